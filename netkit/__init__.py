@@ -1,0 +1,84 @@
+"""netkit: a blocking TCP toolkit with one thread for each client.
+
+    import netkit
+
+    def shout(conn):
+        for line in conn.lines():
+            conn.write(line.upper() + "\\n")
+
+    netkit.serve(shout, port=8080)
+
+The names below are the public ones. Each is imported when it is first used, so that importing
+netkit costs next to nothing, and the command line can take care of Ctrl+C before it imports more.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "addresses": ("SocketAddress",),
+    "client": ("connect",),
+    "connection": ("Connection",),
+    "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
+    "errors": (
+        "ConnectionClosedError",
+        "IncompleteReadError",
+        "LineTooLongError",
+        "LocalError",
+        "NetkitError",
+        "PeerError",
+        "ServerStateError",
+        "UnknownEncodingError",
+        "WriteAfterEndError",
+    ),
+    "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
+    "server": ("Server", "StopReport", "create_server"),
+    "signals": ("RunReport", "run", "serve"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__", *sorted(_ROOM_OF)]
+
+if TYPE_CHECKING:
+    from .addresses import SocketAddress as SocketAddress
+    from .client import connect as connect
+    from .connection import Connection as Connection
+    from .encodings import IncrementalDecoder as IncrementalDecoder
+    from .encodings import to_bytes as to_bytes
+    from .encodings import to_str as to_str
+    from .errors import ConnectionClosedError as ConnectionClosedError
+    from .errors import IncompleteReadError as IncompleteReadError
+    from .errors import LineTooLongError as LineTooLongError
+    from .errors import LocalError as LocalError
+    from .errors import NetkitError as NetkitError
+    from .errors import PeerError as PeerError
+    from .errors import ServerStateError as ServerStateError
+    from .errors import UnknownEncodingError as UnknownEncodingError
+    from .errors import WriteAfterEndError as WriteAfterEndError
+    from .handlers import EchoHandler as EchoHandler
+    from .handlers import GreeterHandler as GreeterHandler
+    from .handlers import Handler as Handler
+    from .handlers import LoggerHandler as LoggerHandler
+    from .server import Server as Server
+    from .server import StopReport as StopReport
+    from .server import create_server as create_server
+    from .signals import RunReport as RunReport
+    from .signals import run as run
+    from .signals import serve as serve
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module 'netkit' has no attribute {name!r}")
+    value = getattr(import_module(f".{room}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,100 @@
+"""Which thread accepts for a server, and how the others tell it to stop.
+
+At most one thread at a time is in its turn. It waits on the listener; everybody else waits for it,
+or wakes it, through one Condition.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from . import events
+from .listener import Acceptor, BackOff
+
+
+class Accepting:
+    """The turn of the accepting thread. All methods may be called from any thread.
+
+    `request_stop` may also be called from a signal handler that has interrupted one of the others.
+    """
+
+    def __init__(self) -> None:
+        # Guards what follows; notified when a turn ends. Re-entrant, for the signal handlers.
+        self._changed = threading.Condition()
+        self._acceptor: Acceptor | None = None
+        self._thread: int | None = None
+        self._back_off = BackOff()
+        self.stop_requested = False
+        self.has_begun = False
+        """Whether there ever was a turn."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a thread is in its turn."""
+        return self._acceptor is not None
+
+    def begin(self, listener: socket.socket) -> Acceptor | None:
+        """Begin a turn, for the calling thread or for one that will `take_over`.
+
+        If another thread is in its turn, waits until that has ended. None: do not accept, since
+        that turn was ended, or since a stop was requested before there ever was one.
+        """
+        with self._changed:
+            if self._acceptor is not None:
+                self._wait_for_end()
+                return None
+            if self.stop_requested:
+                self.stop_requested = False
+                return None
+            self._acceptor = Acceptor(listener)
+            self._thread = threading.get_ident()
+            self.has_begun = True
+            return self._acceptor
+
+    def take_over(self) -> None:
+        """The turn is the calling thread's from now on."""
+        self._thread = threading.get_ident()
+
+    def end(self) -> None:
+        """The turn is over."""
+        with self._changed:
+            if self._acceptor is not None:
+                self._acceptor.close()
+            self._acceptor = self._thread = None
+            self.stop_requested = False
+            self._changed.notify_all()
+
+    def request_stop(self) -> None:
+        """Have the turn end soon; if there never was one, the first will end at once."""
+        with self._changed:
+            self.stop_requested = self._acceptor is not None or not self.has_begun
+            if self._acceptor is not None:
+                self._acceptor.wake()
+
+    def wait_for_end(self) -> None:
+        """Wait until the turn has ended; not in the thread whose turn it is."""
+        with self._changed:
+            if self._thread != threading.get_ident():
+                self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        acceptor = self._acceptor
+        while acceptor is not None and self._acceptor is acceptor:
+            self._changed.wait()
+
+    def failed(self, error: BaseException) -> None:
+        """The machine cannot serve one more client: wait a little, and longer each time.
+
+        The wait ends early when a stop is requested.
+        """
+        if self._back_off.begin():
+            events.emit(events.AcceptPaused(error))
+        if self._acceptor is not None:
+            self._acceptor.pause(self._back_off.pause)
+
+    def succeeded(self) -> None:
+        """A client has been accepted and given a thread: the machine is fine again."""
+        seconds = self._back_off.end()
+        if seconds is not None:
+            events.emit(events.AcceptResumed(seconds))

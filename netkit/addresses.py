@@ -1,0 +1,58 @@
+"""Addresses as values: what a socket name looks like, and what a port may be.
+
+Pure: nothing here resolves a name or touches a socket. Family names are those of Node's `net`,
+``"IPv4"`` and ``"IPv6"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
+
+
+@dataclass(frozen=True)
+class SocketAddress:
+    """One end of a TCP connection, or a listener: `address` (numeric), `port`, `family`."""
+
+    address: str
+    port: int
+    family: str
+
+    def __str__(self) -> str:
+        return format_address(self.address, self.port)
+
+    @classmethod
+    def from_sockname(cls, name: Any) -> SocketAddress | None:
+        """From what `socket.getsockname` or `accept` gave; None for a Unix socket's name."""
+        if not isinstance(name, tuple) or len(name) < 2:
+            return None
+        return cls(name[0], name[1], "IPv6" if len(name) == 4 else "IPv4")
+
+
+def format_address(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def describe_peer(client_address: Any) -> str:
+    """A client's address for people: ``127.0.0.1:50312``; a Unix socket's client is ``unix``."""
+    address = SocketAddress.from_sockname(client_address)
+    return str(address) if address else str(client_address or "unix")
+
+
+def check_port(port: int | str) -> int:
+    """`port` as an integer from 0 to 65535; a string of digits will do.
+
+    ValueError if it is out of range or no number, TypeError if it is of another type.
+    """
+    if isinstance(port, bool) or not isinstance(port, (int, str)):
+        raise TypeError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+    if isinstance(port, str):
+        if not (port.isascii() and port.isdigit()):
+            raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+        port = int(port.lstrip("0")[:6] or "0")  # six digits are out of range already
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
+    return port

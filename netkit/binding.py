@@ -1,0 +1,96 @@
+"""Which address a server binds, and errors that say which one could not be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+from .addresses import check_port, format_address
+
+# What says that an address of this family cannot be had here, while another one may be.
+_TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+
+Candidate = tuple[socket.AddressFamily, Any]
+
+
+def candidates(host: str | None, port: int) -> list[Candidate]:
+    """The families and addresses to try in turn for `listen`.
+
+    No host (None, ``""`` or ``"*"``): every address, IPv6 and IPv4 on one socket where the machine
+    has both. A name that does not resolve: socket.gaierror with `address` and `port`.
+    """
+    if host in (None, "", "*"):
+        return [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a name or an address, not {host!r}")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, by RFC 5890
+        raise explain(error, (host, port)) from None
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def worth_another(error: OSError) -> bool:
+    """Whether the next candidate may succeed where this one failed."""
+    return error.errno in _TRY_NEXT
+
+
+def family_of(server_address: Any, family: int) -> int:
+    """`family`, or IPv6 where an IPv4 server is given an IPv6 address."""
+    if family == socket.AF_INET and isinstance(server_address, tuple):
+        host = server_address[0]
+        if isinstance(host, str) and ":" in host:
+            return socket.AF_INET6
+    return family
+
+
+def checked(server_address: Any) -> Any:
+    """`server_address` with a port that can be one; a Unix socket's path passes through."""
+    if isinstance(server_address, tuple) and len(server_address) > 1:
+        host, port, *rest = server_address
+        return (host, check_port(port), *rest)
+    return server_address
+
+
+def prepare(sock: socket.socket, reuse_port: bool) -> None:
+    """The socket options that `socketserver` leaves to chance, before `bind`.
+
+    A server on ``::`` serves IPv4 clients too, whatever the system's default is. OSError if
+    `reuse_port` cannot be had: to share a port or not is nothing to be silent about.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if reuse_port and sock.family in (socket.AF_INET, socket.AF_INET6):
+        if not hasattr(socket, "SO_REUSEPORT"):  # pragma: no cover - Windows
+            raise OSError(errno.EOPNOTSUPP, "this system has no SO_REUSEPORT")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def explain(error: Exception, server_address: Any) -> OSError:
+    """The same error, of the same class, that says what was attempted.
+
+    It has the attributes `address` and `port` (None for a Unix socket), and `syscall`,
+    ``"listen"``, as Node's errors do.
+    """
+    host, port, where = server_address, None, str(server_address)
+    if isinstance(server_address, tuple):
+        host, port, *_ = server_address
+        where = format_address(host, port)
+    explained: OSError
+    if isinstance(error, OSError) and error.errno is not None:
+        name = errno.errorcode.get(error.errno, "ENOTFOUND")
+        explained = type(error)(error.errno, f"listen {name}: {_reason(error)}: {where}")
+    else:
+        text = f"listen ENOTFOUND: not a host name: {where}"
+        explained = socket.gaierror(socket.EAI_NONAME, text)
+    for attribute, value in (("address", host), ("port", port), ("syscall", "listen")):
+        setattr(explained, attribute, value)
+    return explained
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    return os.strerror(error.errno or 0).lower()

@@ -1,0 +1,288 @@
+"""The command line: ``python -m netkit`` and, once installed, ``netkit``.
+
+Exit status: 0 after a graceful stop, 1 for what failed, 2 for a wrong use, 130 after a second
+Ctrl+C. Status lines go to standard error; standard output is for data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import re
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from types import ModuleType
+from typing import Any, BinaryIO, NoReturn
+
+from . import __version__, logs
+from .addresses import MAX_PORT, check_port
+from .handlers import EchoHandler, GreeterHandler, LoggerHandler
+from .options import Options
+from .server import Server, create_server
+from .signals import StopSignals
+
+_EXAMPLES = """\
+examples:
+  python -m netkit echo 8080             then, in another window: nc localhost 8080
+  python -m netkit logger 8080 --hex     what clients send, as a hex dump
+  python -m netkit greeter --host '*'    on every address, at a port that the system chooses
+  python -m netkit serve app:Shout 8080  with the handler Shout, class or function, of app.py
+
+Ctrl+C stops a server gracefully: clients get --drain-timeout seconds to finish what is under way.
+A second Ctrl+C ends it at once.
+"""
+
+_SUGGESTED_PORTS = 20  # how many ports after one in use are looked at for a free one
+
+
+class Failure(Exception):
+    """What cannot be done, in one line for the user."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (None: the process's) and return its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
+    try:
+        handler, settings = _handler(arguments)
+        try:
+            server = create_server(handler, handler_args=settings, **_options(arguments))
+        except (TypeError, ValueError, LookupError) as error:
+            parser.error(str(error))
+        return _serve(server, arguments)
+    except Failure as failure:
+        print(f"netkit: error: {failure}", file=sys.stderr)
+        return 1
+
+
+# The arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, instead of two with the whole usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="netkit",
+        description="TCP servers with one thread for each client.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"netkit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    shared = _shared_arguments()
+
+    def add(name: str, text: str, *parents: _Parser) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=_EXAMPLES,
+            parents=[*parents, shared],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    add("echo", "Send every client back what it sends.")
+    logger = add("logger", "Report who comes and goes, and write what they send to the output.")
+    style = logger.add_mutually_exclusive_group()
+    style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
+    style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
+    logger.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
+    greeter = add("greeter", "Greet every client and hang up.")
+    greeter.add_argument(
+        "--greeting",
+        metavar="TEXT",
+        default=GreeterHandler.greeting,
+        help="{address} and {port} in it stand for the client's",
+    )
+    name = _Parser(add_help=False)
+    name.add_argument(
+        "handler",
+        metavar="MODULE:NAME",
+        type=_checked(_handler_name),
+        help="a function or class in a module of the current directory, or an installed one",
+    )
+    add("serve", "Serve with a handler of your own.", name)
+    return parser
+
+
+def _shared_arguments() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "port",
+        metavar="PORT",
+        nargs="?",
+        default=0,
+        type=_checked(check_port),
+        help="from 1 to 65535; without it the system chooses, and a line tells",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the name or address to listen on, '*' for every one (default: %(default)s)",
+    )
+    for option in fields(Options):
+        if option.metadata:
+            kind = option.metadata["kind"]
+            parser.add_argument(
+                "--" + option.name.replace("_", "-"),
+                default=option.default,
+                type=_on_or_off if kind is bool else kind,
+                metavar={float: "SECONDS", int: "BYTES", bool: "on|off", str: "NAME"}[kind],
+                help=f"{option.metadata['help']} (default: {_shown(option.default)})",
+            )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="the least that is reported on standard error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="how it is reported (default: %(default)s)",
+    )
+    return parser
+
+
+def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    def argument(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return argument
+
+
+def _handler_name(text: str) -> str:
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+        raise ValueError(f"a handler is named MODULE:NAME, such as app:Shout, not {text!r}")
+    return text
+
+
+@_checked
+def _on_or_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"on or off, not {text!r}")
+    return text == "on"
+
+
+def _shown(default: object) -> object:
+    return {None: "off", True: "on", False: "off"}.get(default, default)  # type: ignore[call-overload]
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {o.name: getattr(arguments, o.name) for o in fields(Options) if o.metadata}
+
+
+# The handlers
+
+
+def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The handler that the command names, and its arguments."""
+    if arguments.command == "echo":
+        return EchoHandler, {}
+    if arguments.command == "greeter":
+        return GreeterHandler, {"greeting": arguments.greeting.removesuffix("\n") + "\n"}
+    if arguments.command == "logger":
+        style = "hex" if arguments.hex else "raw" if arguments.raw else "text"
+        return LoggerHandler, {"style": style, "output": _open_output(arguments.output)}
+    return _load(arguments.handler), {}
+
+
+def _open_output(path: str | None) -> BinaryIO | None:
+    if path is None:
+        return None
+    try:
+        return open(path, "ab")
+    except OSError as error:
+        raise Failure(f"cannot write to {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def _load(name: str) -> Any:
+    """The object that MODULE:NAME names."""
+    module_name, _, attribute = name.partition(":")
+    module = _import(module_name)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, dir(found), 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise Failure(f"{module_name} has no {attribute}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where it is installed, as for `python -m`
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only if it is this module that is missing, not one that it imports.
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise Failure(
+                f"no module named {error.name!r}, neither here ({os.getcwd()}) nor installed"
+            ) from None
+        _print_users_traceback(error)
+    except Exception as error:
+        _print_users_traceback(error)
+    raise Failure(f"{name} could not be imported, see above")
+
+
+def _print_users_traceback(error: Exception) -> None:
+    """The traceback from the user's module on, without the frames that led to its import."""
+    trace = error.__traceback__
+    while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
+
+
+def _is_importing(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+
+
+# Serving
+
+
+def _serve(server: Server, arguments: argparse.Namespace) -> int:
+    # Once it has stopped, the exit status is the report: no later signal may change it.
+    with StopSignals(afterwards=signal.SIG_IGN) as signals:
+        try:
+            server.listen(arguments.port, arguments.host)
+        except OSError as error:
+            raise Failure(_why_not(error, arguments)) from None
+        return signals.supervise(server).exit_status
+
+
+def _why_not(error: OSError, arguments: argparse.Namespace) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return str(error.strerror or error)
+    hint = ", or none, and the system chooses"
+    free = _free_port_after(arguments.port)
+    if free:
+        hint = f", such as {free}{hint}"
+    where = "" if arguments.host == "*" else f" of {arguments.host}"
+    return f"port {arguments.port}{where} is in use: try another one{hint}"
+
+
+def _free_port_after(port: int) -> int | None:
+    for candidate in range(port + 1, min(port + _SUGGESTED_PORTS, MAX_PORT) + 1):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", candidate)) == errno.ECONNREFUSED:
+                return candidate
+    return None

@@ -1,0 +1,388 @@
+"""One TCP connection: what a handler gets, and what `connect` returns.
+
+Rules:
+
+1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
+   threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `cut`,
+   `close`, `destroy`. Closing a descriptor wakes nobody who waits in it, so these shut the socket
+   down and leave the closing to the thread that waits.
+2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
+   so the number cannot belong to another client by then. Nobody waits while holding it.
+3. `_write_lock` is held for the whole of a write and is taken before `_lock`.
+4. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
+   more of a message is under way. A reset is an error, not an end.
+5. Closing never truncates: the end of our side is sent first, and what the peer still sends is
+   swallowed for a while, since closing with unread input makes the kernel reset the connection and
+   throw away what the peer has not read yet (RFC 2525 section 2.17).
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from . import sockets
+from .addresses import SocketAddress, describe_peer
+from .buffer import ReceiveBuffer
+from .encodings import to_bytes
+from .errors import ConnectionClosedError, WriteAfterEndError
+from .reading import CHUNK, Reader
+
+if TYPE_CHECKING:
+    from .serving import ClientServer
+
+Writable = str | bytes | bytearray | memoryview
+_Self = TypeVar("_Self", bound="Connection")
+
+# How long, and for how much, a close waits for the peer to end its side: enough for a client that
+# reads an early reply only after its upload, too little to be worth an attack.
+LINGER_SECONDS = 5.0
+LINGER_BYTES = 16 * 1024 * 1024
+
+# A client of a handler that reads the bare socket is taken for idle after this much silence
+# (seconds): the gaps within a message are shorter, and a stop may well wait that long.
+QUIET_SECONDS = 0.5
+
+_ids = itertools.count(1)
+_ids_lock = threading.Lock()  # `next` on a shared count is not atomic without the GIL
+
+
+class Connection(Reader):
+    """A blocking, two-way stream of bytes.
+
+    Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
+    return an empty one. All of them raise ConnectionResetError if the peer reset the connection,
+    TimeoutError if `set_timeout` was called and nothing came in that time (the connection is still
+    good), and ConnectionClosedError after `close`.
+
+    Use it in a ``with`` block, which closes it: politely (`close`), or at once (`destroy`) if the
+    block raises. A server closes the connections that it hands to handlers.
+
+    Attributes, all of them readable after `close`:
+
+    - `id`, a number that no other connection of this process has;
+    - `server`, the `Server` that accepted it, or None;
+    - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
+      `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
+    - `peer`, the other end for people: ``127.0.0.1:50312``;
+    - `bytes_read` and `bytes_written`;
+    - `error`, the failure that reading or writing met, or None;
+    - `opened_at` on the monotonic clock;
+    - `thread`, the identifier of the thread that serves it, or None;
+    - `socket`, for options that have no method here;
+    - `opaque`: whether a handler reads the socket itself (then nothing is counted);
+    - `encoding` and `max_line`, which may be set.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        client_address: Any = None,
+        *,
+        server: ClientServer | None = None,
+        encoding: str = "utf-8",
+        max_line: int = 64 * 1024,
+        opaque: bool = False,
+    ) -> None:
+        """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it."""
+        super().__init__(encoding, max_line)
+        with _ids_lock:
+            self.id = next(_ids)
+        if client_address is None:
+            client_address = sock.getpeername()
+        self.server = server
+        self.peer = describe_peer(client_address)
+        remote = SocketAddress.from_sockname(client_address)
+        self.remote_address = remote and remote.address
+        self.remote_port = remote and remote.port
+        self.remote_family = remote and remote.family
+        local = _local_address(sock)
+        self.local_address = local and local.address
+        self.local_port = local and local.port
+        self.local_family = local and local.family
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self.error: BaseException | None = None
+        self.opened_at = time.monotonic()
+        self.thread: int | None = None
+        self.socket = sock
+        self.opaque = opaque
+        self._timeout: float | None = None
+        self._eof = False
+        self._peer_ended = False
+        self._ended = False
+        self._write_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._waiting = False  # its thread is in a recv
+        self._draining = False  # no message is to be begun any more
+        self._closing = False
+        self._closed = False
+
+    # Receiving and sending
+
+    def _receive(self) -> bytes:
+        """One chunk from the kernel; ``b""`` at the end of input."""
+        if self._eof:
+            return b""
+        with self._lock:
+            if self._closed or self._closing:
+                raise ConnectionClosedError
+            if self._draining and not self._buffer and not sockets.readable(self.socket):
+                self._eof = True
+                return b""
+            self._waiting = True
+        try:
+            data = self.socket.recv(CHUNK)
+        except OSError as error:
+            raise self._failure(error, "received from") from None
+        finally:
+            self._stop_waiting()
+        self.bytes_read += len(data)
+        if not data:
+            self._eof = True
+            self._peer_ended = not self._draining
+        return data
+
+    def _stop_waiting(self) -> None:
+        with self._lock:
+            self._waiting = False
+            if self._closed:  # another thread has closed it meanwhile and left this to us
+                sockets.force_close(self.socket)
+
+    def _failure(self, error: OSError, what: str) -> OSError:
+        """The exception for a failed system call, which is remembered as this connection's."""
+        failure = error
+        if isinstance(error, BlockingIOError):
+            failure = TimeoutError(
+                errno.ETIMEDOUT, f"nothing {what} {self.peer} for {self._timeout:g} seconds"
+            )
+        elif isinstance(error, BrokenPipeError):
+            text = f"This socket has been ended by the other party ({self.peer})"
+            failure = BrokenPipeError(errno.EPIPE, text)
+        elif isinstance(error, ConnectionResetError):
+            failure = ConnectionResetError(errno.ECONNRESET, f"connection reset by {self.peer}")
+        self.error = failure
+        return failure
+
+    # Writing
+
+    def write(self, data: Writable, encoding: str | None = None) -> int:
+        """Send all of `data` and return its number of bytes once the kernel has them.
+
+        Text is encoded with `encoding`, or else with this connection's. Waits while the peer's
+        window and the kernel's buffer are full: a slow peer slows this thread and no other.
+        Thread-safe: what one call writes stays together.
+
+        WriteAfterEndError after `end`, ConnectionClosedError after `close`, BrokenPipeError or
+        ConnectionResetError if the peer is gone, TimeoutError if `set_timeout` was called and the
+        peer took nothing in that time.
+        """
+        payload: bytes | bytearray | memoryview
+        if isinstance(data, (bytes, bytearray)):
+            payload = data
+        elif isinstance(data, memoryview) and data.c_contiguous:
+            payload = data.cast("B")
+        else:
+            payload = to_bytes(data, encoding or self.encoding)
+        with self._write_lock:
+            if self._closed or self._closing:
+                raise ConnectionClosedError
+            if self._ended:
+                raise WriteAfterEndError
+            if not payload:
+                return 0
+            self._send(payload)
+        return len(payload)
+
+    def _send(self, payload: bytes | bytearray | memoryview) -> None:
+        try:
+            sent = self.socket.send(payload)
+            self.bytes_written += sent
+            if sent < len(payload):
+                rest = memoryview(payload)[sent:]
+                while rest:
+                    sent = self.socket.send(rest)
+                    self.bytes_written += sent
+                    rest = rest[sent:]
+        except OSError as error:
+            raise self._failure(error, "could be sent to") from None
+
+    def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
+        """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
+
+        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError.
+        """
+        if data is not None:
+            self.write(data, encoding)
+        with self._write_lock, self._lock:
+            if not self._closed and not self._ended:
+                self._ended = True
+                sockets.shut_down(self.socket, socket.SHUT_WR)
+
+    # Closing
+
+    def close(self) -> None:
+        """End our side, let the peer have everything, and give the descriptor back. Idempotent.
+
+        Waits up to `LINGER_SECONDS` for the peer to end its side, while there is anything that a
+        reset could destroy. Never raises for what the peer did. From any thread: if another one is
+        waiting in a read, that read returns the end of input and closes the descriptor.
+        """
+        if self.finish():
+            self._release()
+
+    def finish(self) -> bool:
+        """The first part of `close`, all but giving back the descriptor.
+
+        False if there is nothing left to do: it is closed, or another thread is about to close it.
+        """
+        with self._lock:
+            if self._closed or self._closing:
+                return False
+            self._closing = True
+            if self._waiting:
+                self._closed = True
+                sockets.shut_down(self.socket, socket.SHUT_RDWR)
+                return False
+        if self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread may be writing
+            self._write_lock.release()
+            self._linger()
+        else:
+            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+        return True
+
+    def destroy(self) -> None:
+        """Close at once, without waiting for anything. Idempotent, from any thread.
+
+        What was written and not sent yet may be lost; a thread that waits in a read or a write of
+        this connection returns from it.
+        """
+        self._abort(reset=False)
+
+    def reset(self) -> None:
+        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input."""
+        self._abort(reset=True)
+
+    def _abort(self, reset: bool) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if reset:
+                sockets.reset_on_close(self.socket)
+            # A shutdown wakes who waits. It also ends our side, which a reset should not do first.
+            if not reset or self._waiting or self._write_lock.locked():
+                sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            if self._waiting:
+                return
+        self._release()
+
+    def _linger(self) -> None:
+        """Half-close, and swallow what still comes, where closing at once could do harm."""
+        with self._lock:
+            self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
+            self._buffer = ReceiveBuffer()
+        try:
+            done = self._peer_ended or sockets.swallow(self.socket, 0, LINGER_BYTES)
+            # A client has what it wanted, and a stopping server has no time: they wait only for
+            # what the peer's kernel has not got.
+            hurried = self._draining or self.server is None
+            done = done or (hurried and not sockets.unsent(self.socket))
+            sockets.shut_down(self.socket, socket.SHUT_WR)
+            if not done:
+                sockets.swallow(self.socket, LINGER_SECONDS, LINGER_BYTES)
+        finally:
+            self._stop_waiting()
+
+    def _release(self) -> None:
+        with self._write_lock, self._lock:
+            self._closed = True
+            sockets.force_close(self.socket)
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.destroy()
+
+    # Being stopped, by another thread
+
+    def end_input(self) -> float | None:
+        """Ask it to finish: what is under way goes on, and then its input ends.
+
+        An idle connection (its thread waits in a read, with nothing of a message received) sees
+        the end of input at once; a busy one when it has read the message under way. Returns None,
+        or for an opaque one that is busy the seconds after which to ask again.
+        """
+        with self._lock:
+            self._draining = True
+            if self._closed:
+                return None
+            if self.opaque:
+                wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
+                if wait:
+                    return wait
+            elif not self._waiting or self._buffer:
+                return None
+            sockets.shut_down(self.socket, socket.SHUT_RD)
+            return None
+
+    def cut(self) -> bool:
+        """End it now, in both directions; its thread wakes and closes it. False if it was over."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._draining = True
+            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            return True
+
+    # Settings and state
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """How long each read may wait for input, and each write for progress; None: for ever."""
+        sockets.set_timeout(self.socket, seconds)
+        self._timeout = seconds
+
+    def set_no_delay(self, on: bool = True) -> None:
+        """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
+        sockets.set_no_delay(self.socket, on)
+
+    def set_keep_alive(self, on: bool = True) -> None:
+        """Let the kernel probe a silent peer, and reset the connection once it does not answer."""
+        sockets.set_keep_alive(self.socket, on)
+
+    def is_to_blame(self, error: BaseException) -> bool:
+        """Whether `error`, which a handler has raised, comes from this connection's peer."""
+        if self.opaque:
+            return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
+        return error is self.error
+
+    @property
+    def closed(self) -> bool:
+        """Whether this side has closed it."""
+        return self._closed
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed: for `selectors` and for socket options."""
+        return self.socket.fileno()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {self.id} {self.peer} {state}>"
+
+
+def _local_address(sock: socket.socket) -> SocketAddress | None:
+    try:
+        return SocketAddress.from_sockname(sock.getsockname())
+    except OSError:  # some systems answer so for a peer that has reset before it was accepted
+        return None

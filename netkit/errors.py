@@ -1,0 +1,80 @@
+"""What netkit raises, and whose fault each error is.
+
+Where Python has a word for a failure, netkit uses it: ``TimeoutError``, ``ConnectionResetError``,
+``BrokenPipeError``, ``OSError`` with its ``errno``. The classes here are for what Python has no
+word for. Each derives from `NetkitError` and says whose fault it is: `LocalError`, the program that
+called netkit; `PeerError`, the other end of the connection. What the machine does (no descriptors,
+no memory, a port in use) stays an ``OSError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NetkitError(Exception):
+    """Base of every error that netkit itself defines."""
+
+
+class LocalError(NetkitError):
+    """The calling program did something that cannot work; mending it is in its hands."""
+
+
+class PeerError(NetkitError):
+    """The other end sent, or stopped sending, something that the caller cannot accept."""
+
+
+class ServerStateError(LocalError, RuntimeError):
+    """The server is not in a state that allows the call (listening twice, starting unbound)."""
+
+
+class WriteAfterEndError(LocalError, ConnectionError):
+    """`Connection.write` or `Connection.end` with data, after `Connection.end`."""
+
+    def __init__(self) -> None:
+        super().__init__("write after end: this side of the connection has been ended")
+
+
+class ConnectionClosedError(LocalError, ConnectionError):
+    """A read or a write on a connection that this side has closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection is closed")
+
+
+class UnknownEncodingError(LocalError, LookupError):
+    """No encoding has this name. `close` lists the names that look like it, best first."""
+
+    def __init__(self, name: str, close: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
+        super().__init__(f"unknown encoding {name!r}{hint}")
+        self.name = name
+        self.close = tuple(close)
+
+
+class IncompleteReadError(PeerError, EOFError):
+    """The input ended before a read was complete.
+
+    `partial` holds the bytes (or the text) that did come; `expected` is the number of bytes wanted,
+    or None where the read was for a separator. Named as in asyncio.
+    """
+
+    def __init__(self, partial: bytes | str, expected: int | None) -> None:
+        if expected is None:
+            text = f"the input ended {len(partial)} bytes after the last separator"
+        else:
+            text = f"the input ended after {len(partial)} of {expected} bytes"
+        super().__init__(text)
+        self.partial = partial
+        self.expected = expected
+
+
+class LineTooLongError(PeerError, ValueError):
+    """A line (or what `readuntil` looks for) is longer than `limit` bytes.
+
+    The line is dropped, to its end, by the next read; what follows it is read as usual.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"line longer than {limit} bytes; it is skipped")
+        self.limit = limit

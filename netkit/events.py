@@ -1,0 +1,155 @@
+"""What can happen to a server and its connections, as data, and the one seam where it is told.
+
+The server emits; who wants to know subscribes. The log records are such a subscriber, attached from
+outside. An observer runs in the thread in which the thing happened (a client's, the acceptor's), so
+it should be quick; what it raises is dropped, since it is no fault of the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Listening(NamedTuple):
+    """The server is bound to `address` (``127.0.0.1:8080``) and accepts clients."""
+
+    address: str
+
+
+class ConnectionOpened(NamedTuple):
+    """A client has been accepted. `id` is `Connection.id`, `peer` is its address."""
+
+    id: int
+    peer: str
+
+
+class ConnectionClosed(NamedTuple):
+    """A connection is over. The byte counts are None where a handler used the bare socket."""
+
+    id: int
+    peer: str
+    bytes_read: int | None
+    bytes_written: int | None
+    seconds: float
+
+
+class ClientFailed(NamedTuple):
+    """A client hung up, went silent or sent what cannot be accepted, and its handler let it end."""
+
+    id: int
+    peer: str
+    error: BaseException
+
+
+class HandlerFailed(NamedTuple):
+    """A handler raised: a fault of the program's, told with its traceback."""
+
+    id: int
+    peer: str
+    error: BaseException
+
+
+class HookFailed(NamedTuple):
+    """An overridden method of the server (`service_actions`, `handle_error`, ...) raised."""
+
+    hook: str
+    error: BaseException
+
+
+class AcceptFailed(NamedTuple):
+    """One client could not be accepted, by its own fault (a failed TLS handshake)."""
+
+    error: BaseException
+
+
+class AcceptPaused(NamedTuple):
+    """The machine has run out of something; accepting goes on after a pause. Once per episode."""
+
+    error: BaseException
+
+
+class AcceptResumed(NamedTuple):
+    """Accepting works again, `seconds` after it was paused."""
+
+    seconds: float
+
+
+class ListenerLost(NamedTuple):
+    """The listening socket went away without `server_close`; nobody is accepted any more."""
+
+    error: BaseException
+
+
+class SignalsUnavailable(NamedTuple):
+    """`run` or `serve` was called off the main thread, where signals cannot be handled."""
+
+
+class Stopping(NamedTuple):
+    """The server drains: `connections` are open, and have `timeout` seconds to finish."""
+
+    connections: int
+    timeout: float | None
+
+
+class Stopped(NamedTuple):
+    """The server has stopped. The counts are those of `StopReport`."""
+
+    finished: int
+    cut: int
+
+
+class Report(NamedTuple):
+    """What a handler has to say to the operator."""
+
+    id: int
+    peer: str
+    text: str
+
+
+Event = (
+    Listening
+    | ConnectionOpened
+    | ConnectionClosed
+    | ClientFailed
+    | HandlerFailed
+    | HookFailed
+    | AcceptFailed
+    | AcceptPaused
+    | AcceptResumed
+    | ListenerLost
+    | SignalsUnavailable
+    | Stopping
+    | Stopped
+    | Report
+)
+Observer = Callable[[Event], None]
+
+_observers: tuple[Observer, ...] = ()  # replaced as a whole, so that `emit` needs no lock
+_subscribing = threading.Lock()  # held while _observers is replaced
+
+
+def subscribe(observer: Observer) -> Callable[[], None]:
+    """Call `observer` with every event from now on. Returns the function that ends it.
+
+    Thread-safe.
+    """
+    global _observers
+    with _subscribing:
+        _observers = (*_observers, observer)
+
+    def unsubscribe() -> None:
+        global _observers
+        with _subscribing:
+            _observers = tuple(o for o in _observers if o is not observer)
+
+    return unsubscribe
+
+
+def emit(event: Event) -> None:
+    """Tell every observer. Never raises."""
+    for observer in _observers:
+        with contextlib.suppress(Exception):
+            observer(event)

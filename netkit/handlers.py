@@ -1,0 +1,221 @@
+"""What serves a client: the three kinds of handlers, the class to derive from, and three that ship.
+
+A handler is a `socketserver.BaseRequestHandler` class (or what can be called like one), a `Handler`
+class, or a function that takes a `Connection`. `adapt` tells them apart, once for each server.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, ClassVar
+
+from . import events
+from .connection import Connection
+from .encodings import encode_separator, printable
+from .errors import LineTooLongError
+
+Serve = Callable[[Connection], None]
+
+
+class Handler:
+    """Serves one client; made anew for each. Derive from it and override what you need.
+
+    `connected` is called first, `received` with each chunk of input, and `closed` last, whatever
+    happened before; or override `handle` and read the connection yourself. All of them run in the
+    client's own thread and may block. The connection is closed politely after `handle`, even if it
+    raised, and before `closed`.
+
+    Settings of a class are class attributes. A server gives others with ``handler_args``::
+
+        class Greeter(netkit.Handler):
+            greeting = "hello\\n"
+            def connected(self): self.conn.end(self.greeting)
+
+        netkit.create_server(Greeter, handler_args={"greeting": "bonjour\\n"})
+    """
+
+    def __init__(self, conn: Connection, **settings: Any) -> None:
+        """TypeError for a setting that the class has no attribute for."""
+        self.conn = conn
+        for name, value in settings.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}")
+            setattr(self, name, value)
+
+    @property
+    def server(self) -> Any:
+        """The `Server` that accepted the client."""
+        return self.conn.server
+
+    def connected(self) -> None:
+        """The client is there; nothing has been read yet."""
+
+    def handle(self) -> None:
+        """Serve the client until this returns. As it stands: `received` with each chunk."""
+        for data in self.conn:
+            self.received(data)
+
+    def received(self, data: Any) -> None:
+        """A chunk of input has come: bytes, or str after ``self.conn.set_encoding``."""
+
+    def closed(self) -> None:
+        """The connection is closed; its addresses and counts are still there."""
+
+
+class EchoHandler(Handler):
+    """Sends back every byte it gets, while they come."""
+
+    def received(self, data: Any) -> None:
+        self.conn.write(data)
+
+
+class LoggerHandler(Handler):
+    """Reports who connects and leaves, and writes what they send to `output`.
+
+    `style` is ``"text"``: each line, with control characters shown escaped, so that no client can
+    forge a line or command a terminal; ``"hex"``: a dump of each chunk; ``"raw"``: the bytes as
+    they are. `output` is a binary file (None: standard output), shared by all clients: a line is
+    written whole. What goes wrong with it (a full disk, a closed pipe) is raised.
+    """
+
+    style: str = "text"
+    output: BinaryIO | None = None
+    _writing: ClassVar[threading.Lock] = threading.Lock()  # held for one write to any output
+
+    def connected(self) -> None:
+        self._report(f"got connection from {self.conn.peer}")
+
+    def handle(self) -> None:
+        if self.style == "text":
+            while self._log_line():
+                pass
+        else:
+            super().handle()
+
+    def _log_line(self) -> bool:
+        try:
+            line = self.conn.readline()
+        except LineTooLongError as error:
+            self._report(f"{self.conn.peer}: {error}")
+            return True
+        more = bool(line)
+        if more:
+            encoding = self.conn.encoding
+            for ending in "\n\r":
+                line = line.removesuffix(encode_separator(ending, encoding)[0])
+            self._put(printable(line, encoding).encode() + b"\n")
+        return more
+
+    def received(self, data: Any) -> None:
+        self._put(hex_dump(data, self.conn.bytes_read) if self.style == "hex" else data)
+
+    def closed(self) -> None:
+        conn = self.conn
+        seconds = time.monotonic() - conn.opened_at
+        self._report(
+            f"{conn.peer} closed: {conn.bytes_read} bytes received, "
+            f"{conn.bytes_written} sent, {seconds:.1f} s"
+        )
+
+    def _put(self, data: bytes) -> None:
+        output = self.output or sys.stdout.buffer
+        with self._writing:
+            output.write(data)
+            output.flush()
+
+    def _report(self, text: str) -> None:
+        events.emit(events.Report(self.conn.id, self.conn.peer, text))
+
+
+def hex_dump(data: bytes, end: int) -> bytes:
+    """`data` as lines of offset, hexadecimal and text; `end` is the stream offset after it."""
+    lines = []
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        lines.append(f"{end - len(data) + at:08x}  {row.hex(' '):47}  |{text}|\n")
+    return "".join(lines).encode()
+
+
+class GreeterHandler(Handler):
+    """Greets each client with a few lines and ends the connection.
+
+    In `greeting`, ``{address}`` and ``{port}`` stand for the client's. Each line is one write.
+    """
+
+    greeting: str = "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"
+
+    def connected(self) -> None:
+        text = self.greeting.replace("{address}", str(self.conn.remote_address))
+        *first, last = text.replace("{port}", str(self.conn.remote_port)).splitlines(keepends=True)
+        for line in first:
+            self.conn.write(line)
+        self.conn.end(last)
+
+    def handle(self) -> None:
+        """Nothing is read: what the client sends is swallowed when the connection is closed."""
+
+
+def adapt(handler: Any, arguments: Mapping[str, Any]) -> Serve | None:
+    """How `handler` serves a `Connection`; None: it wants the socket, as in `socketserver`.
+
+    TypeError if it can serve neither, or does not take `arguments`, before any client comes.
+    """
+    if isinstance(handler, type) and issubclass(handler, Handler):
+        if handler.__init__ is Handler.__init__:
+            handler(None, **arguments)  # type: ignore[arg-type] # checks the names, does nothing
+        else:
+            _check_call(handler, (None,), arguments)
+        return lambda conn: _serve(handler(conn, **arguments))
+    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
+        return None
+    if not callable(handler):
+        raise TypeError(f"a handler must be a class or a function, not {handler!r}")
+    if _wants_socket(handler, arguments):
+        return None
+    _check_call(handler, (None,), arguments)
+    return lambda conn: handler(conn, **arguments)
+
+
+def _serve(handler: Handler) -> None:
+    try:
+        handler.connected()
+        handler.handle()
+    finally:
+        try:
+            handler.conn.close()
+        finally:
+            handler.closed()
+
+
+def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether it is to be called ``(request, client_address, server)``.
+
+    It is if one argument is not enough for it, or if it takes any number of them, as a wrapper
+    around a request handler class does.
+    """
+    try:
+        parameters = inspect.signature(handler).parameters.values()
+    except (TypeError, ValueError):  # written in C, and keeps it to itself
+        return True
+    required = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and p.default is p.empty
+        and p.name not in arguments
+    ]
+    return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(handler).bind(*positional, **arguments)
+    except TypeError as error:
+        name = getattr(handler, "__name__", repr(handler))
+        raise TypeError(f"handler {name} cannot be called: {error}") from None

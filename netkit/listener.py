@@ -1,0 +1,138 @@
+"""Waiting for clients: the wake-up, the three answers to a failed accept, the back-off.
+
+Nothing here owns the listener; who made it closes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import sys
+import time
+from enum import Enum
+
+if hasattr(selectors, "PollSelector"):
+    _Selector: type[selectors.BaseSelector] = selectors.PollSelector
+else:  # pragma: no cover - Windows
+    _Selector = selectors.SelectSelector
+
+
+class Verdict(Enum):
+    """What to do about an ``accept`` that failed."""
+
+    SKIP = "this client's fault: take the next one"
+    BACK_OFF = "this machine's fault: try again after a pause"
+    STOP = "the listener is gone"
+
+
+# accept(2): errors already pending on the new connection are reported by accept, and the listener
+# is as good as before. EAGAIN: another process, or thread, was faster.
+_CLIENT = (
+    "EAGAIN EWOULDBLOCK EINTR ECONNABORTED ECONNRESET EPROTO EPERM ETIMEDOUT "
+    "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH"
+)
+_GONE = "EBADF EINVAL ENOTSOCK"
+_VERDICTS = {
+    getattr(errno, name): verdict
+    for names, verdict in ((_CLIENT, Verdict.SKIP), (_GONE, Verdict.STOP))
+    for name in names.split()
+    if hasattr(errno, name)
+}
+
+
+def judge(error: BaseException) -> Verdict:
+    """What a failed accept means. What is unknown is taken for the machine's: that cannot spin."""
+    ssl = sys.modules.get("ssl")  # an overridden get_request may shake hands in accept
+    if isinstance(error, TimeoutError) or (ssl and isinstance(error, ssl.SSLError)):
+        return Verdict.SKIP
+    if isinstance(error, OSError) and error.errno is not None:
+        return _VERDICTS.get(error.errno, Verdict.BACK_OFF)
+    return Verdict.BACK_OFF
+
+
+def is_lost_race(error: BaseException) -> bool:
+    """Whether the client simply went away, or to another acceptor: nothing worth telling."""
+    return isinstance(error, (BlockingIOError, ConnectionAbortedError, InterruptedError))
+
+
+class BackOff:
+    """The pauses of one episode in which the machine cannot serve one more client.
+
+    5 ms doubling to 1 s: short enough that a momentary shortage goes unnoticed, long enough that a
+    lasting one costs nothing.
+    """
+
+    FIRST = 0.005  # seconds
+    LONGEST = 1.0  # seconds
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._since = 0.0
+
+    def begin(self) -> bool:
+        """Note a failure. True if it is the first of an episode."""
+        if self._pause:
+            self._pause = min(self._pause * 2, self.LONGEST)
+            return False
+        self._pause = self.FIRST
+        self._since = time.monotonic()
+        return True
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next attempt."""
+        return self._pause
+
+    def end(self) -> float | None:
+        """Note a success. Seconds that the episode has lasted, None if there was none."""
+        if not self._pause:
+            return None
+        self._pause = 0.0
+        return time.monotonic() - self._since
+
+
+class Acceptor:
+    """One thread's wait on one listener, which other threads can end.
+
+    `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
+    handler. The listener is made non-blocking, so that an accept never waits: of several acceptors
+    that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
+    """
+
+    def __init__(self, listener: socket.socket) -> None:
+        if hasattr(os, "set_blocking"):  # pragma: no branch - Windows before 3.12 has none
+            # For the kernel only: the timeout that Python keeps on the socket is the user's.
+            os.set_blocking(listener.fileno(), False)
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector = _Selector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Until a client may be there (True), `wake` is called or `timeout` seconds are over."""
+        ready = [key.fileobj for key, _ in self._selector.select(timeout)]
+        if self._woken in ready:
+            self._woken.recv(64)
+            return False
+        return bool(ready)
+
+    def pause(self, seconds: float) -> None:
+        """For `seconds`, or until `wake` is called."""
+        self._woken.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            self._woken.recv(64)
+
+    def wake(self) -> None:
+        """End the present `wait` or `pause`, or the next one if there is none."""
+        with contextlib.suppress(OSError):  # full: it has been woken already
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        """Give the descriptors back. `wake` does nothing afterwards."""
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()

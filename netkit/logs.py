@@ -1,0 +1,129 @@
+"""Events as log records: the one place that writes to `logging`, under the name ``netkit``.
+
+The server's module attaches it to the events. What comes from a client is escaped, so that it can
+neither forge a record nor command the terminal that shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from . import events
+from .encodings import printable
+
+logger = logging.getLogger("netkit")
+
+_Text = Callable[[Any], str]
+
+
+def _amount(count: int | None) -> str:
+    return "not counted" if count is None else f"{count} bytes"
+
+
+# What each event looks like: its level and its text.
+_RECORDS: dict[type[Any], tuple[int, _Text]] = {
+    events.Listening: (logging.INFO, lambda e: f"listening on {e.address}"),
+    events.ConnectionOpened: (logging.DEBUG, lambda e: f"[{e.id}] {e.peer} connected"),
+    events.ConnectionClosed: (
+        logging.DEBUG,
+        lambda e: (
+            f"[{e.id}] {e.peer} closed after {e.seconds:.3f} s: "
+            f"{_amount(e.bytes_read)} received, {_amount(e.bytes_written)} sent"
+        ),
+    ),
+    events.ClientFailed: (logging.INFO, lambda e: f"[{e.id}] {e.peer}: {_error(e.error)}"),
+    events.HandlerFailed: (
+        logging.ERROR,
+        lambda e: f"[{e.id}] {e.peer}: the handler failed: {_error(e.error)}",
+    ),
+    events.HookFailed: (logging.ERROR, lambda e: f"{e.hook} failed: {_error(e.error)}"),
+    events.AcceptFailed: (
+        logging.WARNING,
+        lambda e: f"a client could not be accepted: {_error(e.error)}",
+    ),
+    events.AcceptPaused: (
+        logging.WARNING,
+        lambda e: f"no new clients for the moment: {_error(e.error)}",
+    ),
+    events.AcceptResumed: (
+        logging.WARNING,
+        lambda e: f"accepting clients again, after {e.seconds:.1f} s",
+    ),
+    events.ListenerLost: (
+        logging.ERROR,
+        lambda e: f"no new clients any more: {_error(e.error)}",
+    ),
+    events.SignalsUnavailable: (
+        logging.WARNING,
+        lambda _: (
+            "signals are not handled here: this is not the main thread; "
+            "call stop() to end the server"
+        ),
+    ),
+    events.Stopping: (
+        logging.INFO,
+        lambda e: f"stopping: {e.connections} connected, up to {e.timeout:.0f} s to finish",
+    ),
+    events.Stopped: (logging.INFO, lambda e: f"stopped: {e.finished} finished, {e.cut} cut"),
+    events.Report: (logging.INFO, lambda e: f"[{e.id}] {e.text}"),
+}
+_WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed)
+
+
+def _error(error: BaseException) -> str:
+    text = printable(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def write(event: events.Event) -> None:
+    """Log one event."""
+    level, text = _RECORDS[type(event)]
+    if logger.isEnabledFor(level):
+        error = event.error if isinstance(event, _WITH_TRACEBACK) else None
+        logger.log(level, text(event), exc_info=error, extra={"event": event})
+
+
+def configure(stream: TextIO, level: str, style: str) -> None:
+    """Send the records of `level` and above to `stream`, as ``"text"`` or as ``"json"``.
+
+    For programs that leave logging to netkit, such as its command line. Level: a name of
+    `logging`'s, in small letters.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class TextFormatter(logging.Formatter):
+    """The message alone; from warnings on with the level before it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno < logging.WARNING:
+            return text
+        return f"{record.levelname.lower()}: {text}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, RFC 3339), level, event, message, and the event's data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        data: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+        }
+        event = getattr(record, "event", None)
+        if event is not None:
+            data["event"] = type(event).__name__
+            data.update(event._asdict())
+        data["message"] = record.getMessage()
+        if record.exc_info:
+            data["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(data, default=str)

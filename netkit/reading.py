@@ -1,0 +1,185 @@
+"""Reading a stream in the units a handler wants: chunks, sizes, separators, lines, text.
+
+Pure: the bytes come from `Reader._receive`, which is the connection's, or a test's. Nothing is read
+that is not asked for: a method receives only while what it holds is not enough.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from .buffer import ReceiveBuffer
+from .encodings import IncrementalDecoder, encode_separator
+from .errors import IncompleteReadError, LineTooLongError
+
+CHUNK = 64 * 1024  # bytes received at once, and the most that one chunk of iteration has
+
+
+class Reader(ABC):
+    """The reading half of a connection. Not thread-safe: it belongs to one thread at a time.
+
+    The methods return ``bytes``, or ``str`` once `set_encoding` was called (typed as Any, since
+    only the caller knows), and an empty one at the end of input. What `_receive` raises passes
+    through, and nothing that was received is lost by it.
+    """
+
+    encoding: str
+    max_line: int
+
+    def __init__(self, encoding: str, max_line: int) -> None:
+        self.encoding = encoding
+        self.max_line = max_line
+        self._buffer = ReceiveBuffer()
+        self._decoder: IncrementalDecoder | None = None
+        self._overlong: tuple[bytes, int] | None = None  # a long line whose rest is to be skipped
+
+    @abstractmethod
+    def _receive(self) -> bytes:
+        """The next bytes, at least one, at most `CHUNK`; ``b""`` at the end, however often."""
+
+    def read(self, size: int = -1) -> Any:
+        """Up to `size` bytes, as soon as there are any; without `size`, everything to the end.
+
+        Waits until something has come. An empty result is the end of input. Text (`set_encoding`)
+        is never cut within a character, and `size` still counts bytes.
+        """
+        if size == 0:
+            return self._decoded(b"")
+        if size < 0:
+            while self._fill():
+                pass
+            return self._decoded(self._buffer.take(len(self._buffer)), final=True)
+        while True:
+            data = self._read_some(size)
+            if self._decoder is None:
+                return data
+            text = self._decoded(data, final=not data)
+            if text or not data:
+                return text
+
+    def __iter__(self) -> Iterator[Any]:
+        """The chunks of input as they come, until it ends."""
+        while chunk := self.read(CHUNK):
+            yield chunk
+
+    def readexactly(self, size: int) -> Any:
+        """Exactly `size` bytes. IncompleteReadError if the input ends before that."""
+        if size < 0:
+            raise ValueError(f"size must be 0 or more, not {size}")
+        while len(self._buffer) < size:
+            if not self._fill():
+                partial = self._buffer.take(size)
+                raise IncompleteReadError(self._decoded(partial, final=True), size)
+        return self._decoded(self._buffer.take(size))
+
+    def readuntil(self, separator: str | bytes = b"\n") -> Any:
+        """Everything up to and including `separator`.
+
+        IncompleteReadError if the input ends before it, LineTooLongError if it does not come within
+        `max_line` bytes; the line is then skipped, to its end, by the next read for a line.
+        """
+        if isinstance(separator, str):
+            found, width = encode_separator(separator, self.encoding)
+        else:
+            found, width = bytes(separator), 1
+        if not found:
+            raise ValueError("the separator must not be empty")
+        line = self._read_until(found, width)
+        if line.endswith(found):
+            return self._decoded(line)
+        raise IncompleteReadError(self._decoded(line, final=True), None)
+
+    def readline(self) -> Any:
+        """One line with its newline; the last one may have none; empty at the end of input.
+
+        LineTooLongError as for `readuntil`.
+        """
+        line = self._read_until(*encode_separator("\n", self.encoding))
+        return self._decoded(line, final=not line)
+
+    def lines(self) -> Iterator[str]:
+        r"""The lines as text, without their endings (``\n`` or ``\r\n``), until the input ends.
+
+        Decoded with the encoding of `set_encoding`, or else with `encoding` (UTF-8), in which what
+        is invalid becomes U+FFFD. LineTooLongError as for `readuntil`: the iterator is still good
+        and goes on with the next line.
+        """
+        newline, width = encode_separator("\n", self.encoding)
+        decoder = self._decoder or IncrementalDecoder(self.encoding)
+
+        def next_line() -> str | None:
+            line = self._read_until(newline, width)
+            if not line:
+                return None
+            text = decoder.decode(line, final=not line.endswith(newline))
+            return text.removesuffix("\n").removesuffix("\r")
+
+        return iter(next_line, None)
+
+    def peek(self, size: int = CHUNK) -> bytes:
+        """Up to `size` bytes that the next read will return, without taking them.
+
+        Waits until there is at least one; ``b""`` at the end of input. Always bytes.
+        """
+        if not self._buffer:
+            self._fill()
+        return self._buffer.peek(size)
+
+    def set_encoding(self, encoding: str | None = "utf-8") -> None:
+        """From now on, reads return text in this encoding; None: bytes again.
+
+        Applies to what has been received and not read. A character that arrives in pieces is
+        returned whole. `encoding` also becomes the one that `write` uses. UnknownEncodingError.
+        """
+        self._decoder = None if encoding is None else IncrementalDecoder(encoding)
+        self.encoding = encoding or self.encoding
+
+    def _decoded(self, data: bytes, final: bool = False) -> Any:
+        return data if self._decoder is None else self._decoder.decode(data, final)
+
+    def _read_some(self, size: int) -> bytes:
+        if self._buffer:
+            return self._buffer.take(size)
+        data = self._receive()
+        if len(data) <= size:
+            return data
+        self._buffer.feed(data)
+        return self._buffer.take(size)
+
+    def _fill(self) -> bool:
+        """Receive one more chunk into the buffer. False at the end of input."""
+        data = self._receive()
+        self._buffer.feed(data)
+        return bool(data)
+
+    def _read_until(self, separator: bytes, width: int) -> bytes:
+        """Up to and including `separator`, or all there is if the input ends before it."""
+        self._skip_overlong()
+        self._buffer.restart_search()
+        while (end := self._buffer.find(separator, width)) < 0:
+            if len(self._buffer) >= self.max_line + len(separator):
+                self._overlong = separator, width
+                raise LineTooLongError(self.max_line)
+            if not self._fill():
+                return self._buffer.take(len(self._buffer))
+        line = self._buffer.take(end)
+        if end > self.max_line + len(separator):
+            raise LineTooLongError(self.max_line)
+        return line
+
+    def _skip_overlong(self) -> None:
+        """Drop the rest of a line that was too long, piece by piece, to and including its end."""
+        if self._overlong is None:
+            return
+        separator, width = self._overlong
+        self._buffer.restart_search()
+        while (end := self._buffer.find(separator, width)) < 0:
+            spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
+            self._buffer.take(spare - spare % width)
+            if not self._fill():
+                end = len(self._buffer)
+                break
+        self._buffer.take(end)
+        self._overlong = None

@@ -1,0 +1,152 @@
+"""The live connections of a server, and the wait until there are none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from . import events
+from .connection import Connection
+from .deadline import Deadline
+
+
+class Registry:
+    """Who is connected. All methods may be called from any thread.
+
+    Keyed by what `socketserver` calls the request, the accepted socket, since its methods hand on
+    nothing else. Adding and removing take constant time.
+    """
+
+    def __init__(self) -> None:
+        # Guards what follows; notified when a connection is over or the limit has changed.
+        # Re-entrant, since a signal handler may stop the server from within.
+        self._changed = threading.Condition()
+        self._live: dict[Any, Connection] = {}
+        self._draining = False
+        self._limit = Deadline(None)
+        self._involved = 0  # connections that the present drain began with, or took in
+        self._cut = 0  # those of them that were cut
+
+    def add(self, connection: Connection) -> None:
+        """Note a connection, before a thread is started for it."""
+        with self._changed:
+            self._live[connection.socket] = connection
+            self._involved += 1
+            draining = self._draining
+        events.emit(events.ConnectionOpened(connection.id, connection.peer))
+        if draining:
+            connection.end_input()
+
+    def get(self, request: Any) -> Connection | None:
+        """The connection of an accepted socket."""
+        return self._live.get(request)
+
+    def adopt(self, request: Any) -> Connection | None:
+        """The connection of the calling thread, which from now on goes by `request`.
+
+        For servers that wrap the accepted socket in another one (TLS) before they serve it.
+        """
+        thread = threading.get_ident()
+        with self._changed:
+            for connection in self._live.values():
+                if connection.thread == thread:
+                    del self._live[connection.socket]
+                    connection.socket = request
+                    self._live[request] = connection
+                    return connection
+        return None
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is over. Idempotent."""
+        with self._changed:
+            if self._live.pop(connection.socket, None) is None:
+                return
+            self._changed.notify_all()
+        seconds = time.monotonic() - connection.opened_at
+        read: int | None = connection.bytes_read
+        written: int | None = connection.bytes_written
+        if connection.opaque:
+            read = written = None
+        events.emit(events.ConnectionClosed(connection.id, connection.peer, read, written, seconds))
+
+    def live(self) -> tuple[Connection, ...]:
+        """The connections that are open now."""
+        with self._changed:
+            return tuple(self._live.values())
+
+    def serves(self, thread: int) -> bool:
+        """Whether the thread with this identifier serves one of them."""
+        return any(connection.thread == thread for connection in self.live())
+
+    # Draining
+
+    def limit(self, deadline: Deadline) -> None:
+        """Drain until `deadline` at the latest; the earliest of several counts."""
+        with self._changed:
+            self._limit = self._limit.earlier(deadline)
+            self._changed.notify_all()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._limit.remaining() is not None
+
+    def out_of_time(self) -> bool:
+        """Whether the limit has passed."""
+        return self._limit.expired()
+
+    def begin_draining(self) -> None:
+        """Ask all connections, and those to come, to finish: `Connection.end_input`."""
+        with self._changed:
+            self._draining = True
+            self._involved = len(self._live)
+            self._cut = 0
+        if self._live:
+            events.emit(events.Stopping(len(self._live), self._limit.remaining()))
+        self._end_inputs()
+
+    def _end_inputs(self) -> float | None:
+        """Seconds until it is worth asking again; None: never."""
+        waits = [connection.end_input() for connection in self.live()]
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def wait_while_draining(self, spare: int) -> None:
+        """Until all have finished, or the limit has passed."""
+        while not self._limit.expired():
+            again = self._end_inputs()
+            left = self._limit.remaining()
+            if self.wait_until_empty(again if left is None else min(again or left, left), spare):
+                return
+
+    def wait_until_empty(self, timeout: float | None, spare: int) -> bool:
+        """Until all are over but those that the thread `spare` serves.
+
+        False if that has not come about within `timeout` seconds, or before the limit changed.
+        """
+        deadline = Deadline(timeout)
+        limit = self._limit
+        with self._changed:
+            while any(connection.thread != spare for connection in self._live.values()):
+                if self._limit is not limit or deadline.expired():
+                    return False
+                self._changed.wait(deadline.remaining())
+            return True
+
+    def cut(self, spare: int) -> None:
+        """`Connection.cut` for all but those that the thread `spare` serves."""
+        with self._changed:
+            for connection in self._live.values():
+                if connection.thread != spare and connection.cut():
+                    self._cut += 1
+
+    def drained(self) -> tuple[int, int]:
+        """How many connections have finished since `begin_draining`, and how many were cut."""
+        with self._changed:
+            return self._involved - self._cut, self._cut
+
+    def reopen(self) -> None:
+        """Connections that come from now on are not asked to finish."""
+        with self._changed:
+            self._draining = False
+            self._limit = Deadline(None)

@@ -1,0 +1,252 @@
+"""One client's way through a server: registered, given a thread, verified, handled, closed.
+
+The words are `socketserver`'s, and each of these methods may be overridden as there. All but
+`get_request`, and `verify_request` where `process_request` is overridden (who schedules clients
+himself expects them verified), run in the client's own thread: nothing that one client does, or
+fails to do, holds up another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from . import events, logs, sockets
+from .accepting import Accepting
+from .addresses import describe_peer
+from .connection import Connection
+from .errors import PeerError
+from .handlers import adapt
+from .listener import Verdict, is_lost_race, judge
+from .options import Options
+from .registry import Registry
+from .threads import ClientThreads
+
+events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
+
+# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
+INHERITS_OPTIONS = sys.platform == "linux"
+
+_Serve = Callable[[Any, Any], None]
+
+
+class ClientServer(socketserver.ThreadingTCPServer):
+    """What `Server` does with a client. Not used by itself."""
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
+    allow_reuse_port = False
+    request_queue_size = 511  # with 5, the sixth client of a burst waits for a second
+    # A closed server waits for its threads, and so does the interpreter's exit, but not for ever: a
+    # handler that never ends cannot keep the process from ending.
+    daemon_threads = True
+    block_on_close = True
+
+    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
+        self.options = options
+        self._accepting = Accepting()
+        self._connections = Registry()
+        self._client_threads = ClientThreads(self.daemon_threads)
+        socketserver.BaseServer.__init__(self, server_address, handler)
+
+    @property
+    def RequestHandlerClass(self) -> Any:
+        """The handler, of whichever kind. May be set; TypeError if it cannot be one."""
+        return self._handler
+
+    @RequestHandlerClass.setter
+    def RequestHandlerClass(self, handler: Any) -> None:
+        self._serve = adapt(handler, self.options.handler_args)
+        self._handler = handler
+
+    @property
+    def _threads(
+        self,
+    ) -> list[threading.Thread]:  # `socketserver` has this name, and programs use it
+        return self._client_threads.threads()
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections that are open now."""
+        return self._connections.live()
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open now."""
+        return len(self._connections.live())
+
+    # In the accepting thread
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one client: its socket, blocking, and its address."""
+        request, client_address = super().get_request()
+        if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
+            request.setblocking(True)
+        return request, client_address
+
+    def _accept_one(self) -> Verdict | None:
+        """Accept a client and see it on its way. None if that worked, or else what went wrong."""
+        try:
+            request, client_address = self.get_request()
+        except Exception as error:
+            verdict = judge(error)
+            if verdict is Verdict.BACK_OFF:
+                self._accepting.failed(error)
+            elif verdict is Verdict.STOP and not self._accepting.stop_requested:
+                events.emit(events.ListenerLost(error))
+            elif verdict is Verdict.SKIP and not is_lost_race(error):
+                events.emit(events.AcceptFailed(error))
+            return verdict
+        try:
+            self._dispatch(request, client_address)
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self._tell_error(request, client_address)
+            self._forget(request)
+            if not isinstance(error, Exception):
+                raise
+        return None
+
+    def _dispatch(self, request: Any, client_address: Any) -> None:
+        self._register(request, client_address)
+        if not self._overrides("process_request"):
+            self._start_client(request, client_address, self._verify_and_process)
+        elif self.verify_request(request, client_address):
+            self.process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def _register(self, request: Any, client_address: Any) -> Connection:
+        opaque = self._serve is None
+        options = self.options
+        connection = Connection(
+            request,
+            client_address,
+            server=self,
+            encoding=options.encoding,
+            max_line=options.max_line,
+            opaque=opaque,
+        )
+        if not INHERITS_OPTIONS:  # pragma: no cover - see there
+            self._configure(request)
+        if options.idle_timeout is not None:
+            (request.settimeout if opaque else connection.set_timeout)(options.idle_timeout)
+        self._connections.add(connection)
+        return connection
+
+    def _configure(self, sock: socket.socket) -> None:
+        sockets.set_no_delay(sock, self.options.no_delay)
+        sockets.set_keep_alive(sock, self.options.keep_alive)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have `process_request_thread` run in a thread of the client's own."""
+        self._start_client(request, client_address, self.process_request_thread)
+
+    def _start_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
+        job = partial(self._serve_client, request, client_address, serve)
+        while True:
+            try:
+                self._client_threads.run(job)
+            except RuntimeError as error:
+                if "interpreter shutdown" in str(error):  # nobody can be served any more
+                    events.emit(events.ListenerLost(error))
+                    self._accepting.request_stop()
+                if self._accepting.stop_requested or not self._accepting.under_way:
+                    return self._forget(request)
+                self._accepting.failed(error)  # the client waits: a thread may end soon
+            else:
+                return self._accepting.succeeded()
+
+    # In the client's thread
+
+    def _serve_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
+        connection = self._connections.get(request)
+        if connection is not None:
+            threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
+            connection.thread = threading.get_ident()
+        try:
+            serve(request, client_address)
+        finally:
+            if connection is not None:  # an overridden close_request may not have told us
+                self._connections.remove(connection)
+
+    def _verify_and_process(self, request: Any, client_address: Any) -> None:
+        verified = False
+        try:
+            verified = self.verify_request(request, client_address)
+        except Exception:
+            self._tell_error(request, client_address)
+        if verified:
+            self.process_request_thread(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one client to its end, in the calling thread."""
+        connection = self._connections.get(request)
+        if connection is not None:
+            connection.thread = threading.get_ident()
+        try:
+            self.finish_request(request, client_address)
+        except Exception:
+            self._tell_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
+        connection = self._connections.get(request) or self._connections.adopt(request)
+        if self._serve is None:
+            self._handler(request, client_address, self, **self.options.handler_args)
+        else:
+            self._serve(connection or self._register(request, client_address))
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection so that its client gets all that was written to it."""
+        connection = self._connections.get(request)
+        if connection is None:
+            sockets.shut_down(request, socket.SHUT_WR)
+        else:
+            connection.finish()
+        self.close_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Close a connection's descriptor, whoever still has a file made of it."""
+        self._forget(request)
+
+    def _forget(self, request: Any) -> None:
+        connection = self._connections.get(request)
+        if connection is None:
+            sockets.force_close(request)
+        else:
+            connection.destroy()
+            self._connections.remove(connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of the exception being handled: in one line if the client is to blame for it."""
+        error = sys.exc_info()[1]
+        assert error is not None, "to be called while an exception is being handled"
+        connection = self._connections.get(request)
+        event: type[events.ClientFailed | events.HandlerFailed] = events.HandlerFailed
+        if isinstance(error, PeerError) or (connection and connection.is_to_blame(error)):
+            event = events.ClientFailed
+        events.emit(event(connection.id if connection else 0, describe_peer(client_address), error))
+
+    def _tell_error(self, request: Any, client_address: Any) -> None:
+        self._call_hook("handle_error", request, client_address)
+
+    def _call_hook(self, name: str, *arguments: Any) -> None:
+        """Call an overridable method whose failure is to harm nobody."""
+        try:
+            getattr(self, name)(*arguments)
+        except Exception as error:
+            events.emit(events.HookFailed(name, error))
+
+    def _overrides(self, name: str) -> bool:
+        own = getattr(getattr(self, name), "__func__", None)
+        return own is not getattr(ClientServer, name)

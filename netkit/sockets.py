@@ -1,0 +1,168 @@
+"""What netkit asks of a socket beyond Python's own methods: one small function each.
+
+All of them take a connected or listening ``socket.socket`` and touch nothing else. What a platform
+cannot tell is answered on the careful side, as each function says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+import sys
+import time
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # pragma: no cover - Windows
+    _SIOCOUTQ = None
+else:
+    _SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
+
+# A peer that has died is found after 60 + 6 * 10 seconds: late enough not to wake a phone that
+# sleeps, and soon enough that its thread is not kept for the kernel's two hours.
+KEEP_ALIVE_IDLE = 60  # seconds of silence before the first probe
+KEEP_ALIVE_INTERVAL = 10  # seconds between probes
+KEEP_ALIVE_COUNT = 6  # unanswered probes that make a dead peer
+
+# Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
+_LAST_DATA_SENT = 44
+_LAST_DATA_RECEIVED = 52
+
+
+def set_no_delay(sock: socket.socket, on: bool) -> None:
+    """TCP_NODELAY (tcp(7)); nothing on a socket that is not TCP."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
+
+
+def set_keep_alive(sock: socket.socket, on: bool) -> None:
+    """Keep-alive probes (RFC 9293 section 3.8.4); nothing on a socket that is not TCP."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on)
+    if on:
+        # macOS calls TCP_KEEPIDLE by another name, and Python knows it there from 3.10 on.
+        idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
+        for option, value in (
+            (idle, KEEP_ALIVE_IDLE),
+            (getattr(socket, "TCP_KEEPINTVL", None), KEEP_ALIVE_INTERVAL),
+            (getattr(socket, "TCP_KEEPCNT", None), KEEP_ALIVE_COUNT),
+        ):
+            if option is not None:  # pragma: no branch - every Linux has the three
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def set_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """Bound each wait of a blocking socket: recv and send then raise BlockingIOError.
+
+    Done by the kernel (SO_RCVTIMEO and SO_SNDTIMEO, socket(7)), since ``settimeout`` costs a
+    ``poll()`` for each call. A send that makes progress starts its time anew.
+    """
+    if sys.platform == "win32":  # pragma: no cover - another layout of the option
+        sock.settimeout(seconds)
+        return
+    whole, fraction = divmod(seconds or 0.0, 1)
+    # A timeval of zero means no limit, so the smallest limit is a microsecond.
+    microseconds = max(int(fraction * 1_000_000), 1 if seconds and not whole else 0)
+    limit = struct.pack("@ll", int(whole), microseconds)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def readable(sock: socket.socket) -> bool:
+    """Whether a recv would return at once, with data or with the end of input."""
+    return bool(_poll_now(sock, select.POLLIN))
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Whether the connection is over in both directions: reset, or closed by both ends."""
+    return sock.fileno() < 0 or bool(_poll_now(sock, 0) & (select.POLLHUP | select.POLLERR))
+
+
+def _poll_now(sock: socket.socket, events: int) -> int:
+    poll = select.poll()
+    poll.register(sock, events)
+    ready = poll.poll(0)
+    return ready[0][1] if ready else 0
+
+
+def unsent(sock: socket.socket) -> bool:
+    """Whether bytes that were written still wait for the peer's kernel to have them.
+
+    True where the platform cannot tell (it can on Linux: SIOCOUTQ, tcp(7)).
+    """
+    if _SIOCOUTQ is None:  # pragma: no cover - not Linux
+        return True
+    return any(fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))
+
+
+def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
+    """How long until the peer can be taken for idle, seen from the kernel alone; 0.0: it is.
+
+    For connections that are read by code we do not see. A peer is idle if we have sent something
+    since it last did (a reply: the request is over), or if it has sent nothing for `quiet` seconds.
+    Where the kernel does not say (it does on Linux: TCP_INFO, tcp(7)), 0.0.
+    """
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
+    except OSError:  # it is closed
+        return 0.0
+    since_sent: int = struct.unpack_from("=I", info, _LAST_DATA_SENT)[0]
+    since_received: int = struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0]
+    if since_sent < since_received:
+        return 0.0
+    return max(0.0, quiet - since_received / 1000)
+
+
+def shut_down(sock: socket.socket, how: int) -> None:
+    """``sock.shutdown(how)``, and nothing if there is no longer a connection to shut down."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(how)
+
+
+def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
+    """Read and drop what the peer still sends, until it ends its side.
+
+    For at most `seconds` in all and about `size` bytes. True if the end of input was seen.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(OSError):  # a reset, or our time is up: there is nobody to wait for
+        while size > 0:
+            sock.settimeout(max(0.0, until - time.monotonic()))
+            received = len(sock.recv(64 * 1024))
+            if not received:
+                return True
+            size -= received
+    return False
+
+
+def force_close(sock: socket.socket) -> None:
+    """Close the descriptor, even if a ``makefile`` of the socket is still open somewhere.
+
+    ``socket.close`` leaves it open until the last such file is gone, which may be never.
+    """
+    with contextlib.suppress(OSError):
+        sock.close()
+    if sock.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            os.close(sock.detach())
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Make the coming close send a reset: no linger, what is unsent is dropped (socket(7))."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+
+
+def is_hang_up(error: BaseException) -> bool:
+    """Whether `error` is what a socket says once its peer is gone."""
+    return isinstance(error, ConnectionError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOTCONN, errno.ETIMEDOUT)
+    )

@@ -1,0 +1,38 @@
+"""What the distribution is called and consists of; its tools are configured in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "netkit/__init__.py").read_text())
+assert version
+
+setup(
+    name="netkit-tcp",  # the name netkit belongs to another project
+    version=version[1],
+    description="A blocking TCP toolkit with one thread for each client",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=["netkit"],
+    package_data={"netkit": ["py.typed"]},
+    python_requires=">=3.10",
+    entry_points={"console_scripts": ["netkit = netkit.__main__:run"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Internet",
+        "Topic :: System :: Networking",
+        "Typing :: Typed",
+    ],
+)

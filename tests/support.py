@@ -1,0 +1,174 @@
+"""What several test modules use: servers, raw clients, waits, and the command line as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import netkit
+from netkit import events
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 15.0  # seconds after which what should happen at once counts as not happening
+
+
+def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
+    """Return once `condition` holds; fail if it does not within `PATIENCE`."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def serving(handler: Any, **options: Any) -> Iterator[netkit.Server]:
+    """A netkit server on a port of 127.0.0.1, which serves in the background."""
+    with netkit.create_server(handler, **options).listen(0, "127.0.0.1") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving_forever(server: netkit.Server) -> Iterator[threading.Thread]:
+    """`server.serve_forever` in a thread, which is waited for at the end."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        server.server_close()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def client(server: netkit.Server) -> Iterator[socket.socket]:
+    """A plain socket connected to `server`, with a time limit so that no test hangs."""
+    address = server.server_address
+    with socket.create_connection(address[:2], timeout=PATIENCE) as sock:
+        yield sock
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    """Everything up to the end of input."""
+    return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def exchange(server: netkit.Server, data: bytes) -> bytes:
+    """Connect, send `data`, end our side, and return all that comes back."""
+    with client(server) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return receive_all(sock)
+
+
+@contextlib.contextmanager
+def observed(*kinds: type) -> Iterator[list[Any]]:
+    """The events of these kinds (all, if none is named) that are emitted meanwhile."""
+    seen: list[Any] = []
+    unsubscribe = events.subscribe(
+        lambda event: seen.append(event) if not kinds or isinstance(event, kinds) else None
+    )
+    try:
+        yield seen
+    finally:
+        unsubscribe()
+
+
+def tool(name: str) -> str:
+    """The path of a program. Without it the test is skipped, but fails where CI=true."""
+    path = shutil.which(name)
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+class Cli:
+    """``python -m netkit ARGUMENTS`` as a process, with its port once it listens."""
+
+    def __init__(self, *arguments: str, cwd: Any = ROOT, listening: bool = True) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "netkit", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=environment,
+        )
+        self.lines: list[str] = []
+        """What it wrote to standard error so far."""
+        self.port = 0
+        self._reader = threading.Thread(target=self._read_lines)
+        self._reader.start()
+        if listening:
+            pattern = re.compile(r"listening on .*:(\d+)")
+            self.wait_for_line(pattern)
+            self.port = int(next(m[1] for m in map(pattern.search, self.lines) if m))
+
+    def _read_lines(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line.decode(errors="replace").rstrip("\n"))
+
+    def wait_for_line(self, pattern: str | re.Pattern[str]) -> None:
+        """Until a line on standard error matches."""
+        wait_until(
+            lambda: any(re.search(pattern, line) for line in list(self.lines))
+            or self.process.poll() is not None,
+            f"a line {pattern!r}",
+        )
+        assert any(re.search(pattern, line) for line in self.lines), self.lines
+
+    def connect(self) -> socket.socket:
+        """A plain socket connected to it; the caller closes it."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def send_signal(self, signum: int = signal.SIGINT) -> None:
+        self.process.send_signal(signum)
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended; all it has written is in `lines` then."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def __enter__(self) -> Cli:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout and self.process.stderr
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@contextlib.contextmanager
+def silent_log() -> Iterator[None]:
+    """No log records on standard error, for tests that provoke errors on purpose."""
+    logger = logging.getLogger("netkit")
+    logger.addHandler(handler := logging.NullHandler())
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
