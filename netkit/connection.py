@@ -120,6 +120,7 @@ class Connection(Reader):
         self._lock = threading.Lock()
         self._waiting = False  # its thread is in a recv
         self._draining = False  # no message is to be begun any more
+        self._was_cut = False
         self._closing = False
         self._closed = False
 
@@ -157,7 +158,10 @@ class Connection(Reader):
     def _failure(self, error: OSError, what: str) -> OSError:
         """The exception for a failed system call, which is remembered as this connection's."""
         failure = error
-        if isinstance(error, BlockingIOError):
+        if self._was_cut:
+            text = f"the connection to {self.peer} was cut, since the server stops"
+            failure = ConnectionAbortedError(errno.ECONNABORTED, text)
+        elif isinstance(error, BlockingIOError):
             failure = TimeoutError(
                 errno.ETIMEDOUT, f"nothing {what} {self.peer} for {self._timeout:g} seconds"
             )
@@ -342,7 +346,7 @@ class Connection(Reader):
         with self._lock:
             if self._closed:
                 return False
-            self._draining = True
+            self._draining = self._was_cut = True
             sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
 

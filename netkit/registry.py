@@ -114,24 +114,23 @@ class Registry:
     def wait_while_draining(self, spare: int) -> None:
         """Until all have finished, or the limit has passed."""
         while not self._limit.expired():
-            again = self._end_inputs()
-            left = self._limit.remaining()
-            if self.wait_until_empty(again if left is None else min(again or left, left), spare):
-                return
+            again = Deadline(self._end_inputs())
+            with self._changed:
+                while self._any_but(spare):
+                    until = again.earlier(self._limit)  # which may change during the wait
+                    if until.expired():
+                        break
+                    self._changed.wait(until.remaining())
+                else:
+                    return
 
-    def wait_until_empty(self, timeout: float | None, spare: int) -> bool:
-        """Until all are over but those that the thread `spare` serves.
-
-        False if that has not come about within `timeout` seconds, or before the limit changed.
-        """
-        deadline = Deadline(timeout)
-        limit = self._limit
+    def wait_until_empty(self, seconds: float, spare: int) -> bool:
+        """Until all are over but those that the thread `spare` serves; False if time ran out."""
         with self._changed:
-            while any(connection.thread != spare for connection in self._live.values()):
-                if self._limit is not limit or deadline.expired():
-                    return False
-                self._changed.wait(deadline.remaining())
-            return True
+            return self._changed.wait_for(lambda: not self._any_but(spare), seconds)
+
+    def _any_but(self, spare: int) -> bool:
+        return any(connection.thread != spare for connection in self._live.values())
 
     def cut(self, spare: int) -> None:
         """`Connection.cut` for all but those that the thread `spare` serves."""

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 
 from . import binding, events
+from .accepting import Accepting
 from .addresses import SocketAddress, check_port
 from .deadline import Deadline
 from .errors import ServerStateError
@@ -87,6 +88,7 @@ class Server(ClientServer):
         self._changed = threading.Condition()
         self._state = State.NEW
         self._background: threading.Thread | None = None
+        self._closing_thread: int | None = None
         self._serve_in_with = False
         self._report = StopReport(0, 0)
         if server_address is not None:
@@ -150,11 +152,11 @@ class Server(ClientServer):
         with self._changed:
             if self._state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {self._state.value} on {self._where()}")
-            if self._state is State.CLOSED:  # a new life
-                self._accepting.has_begun = False
-                self._connections.reopen()
-                self._client_threads = ClientThreads(self.daemon_threads)
-                self._state = State.NEW
+            # Whatever was stopped before, this is a new life.
+            self._state = State.NEW
+            self._accepting = Accepting()
+            self._connections.reopen()
+            self._client_threads = ClientThreads(self.daemon_threads)
         if backlog is not None:
             self.request_queue_size = backlog
         if sock is not None:
@@ -321,12 +323,14 @@ class Server(ClientServer):
         With `block_on_close` False: closes the listener, and leaves those who are connected.
         """
         with self._changed:
-            if self._state is State.DRAINING and not self._connections.serves(_me()):
+            # Whom the stop under way waits for, or has interrupted, cannot wait for it.
+            if self._closing_thread != _me() and not self._connections.serves(_me()):
                 while self._state is State.DRAINING:
                     self._changed.wait()
             if self._state in (State.DRAINING, State.CLOSED) or not hasattr(self, "socket"):
                 return
             self._enter(State.DRAINING)
+            self._closing_thread = _me()
         drain = self.block_on_close or self._connections.limited
         try:
             self.shutdown()
@@ -338,6 +342,7 @@ class Server(ClientServer):
         finally:
             self.socket.close()
             self._client_threads.close()
+            self._closing_thread = None
             self._enter(State.CLOSED)
 
     def _drain(self) -> None:
@@ -353,7 +358,8 @@ class Server(ClientServer):
         connections.wait_until_empty(CUT_GRACE, spare=_me())
         self._client_threads.join(CUT_GRACE)
         self._report = StopReport(*connections.drained())
-        events.emit(events.Stopped(*self._report))
+        if self._accepting.has_begun:
+            events.emit(events.Stopped(*self._report))
 
     def _accept_queued(self) -> None:
         """Take in who has connected before the stop: at most what the kernel's queue can hold."""

@@ -110,6 +110,8 @@ class ClientServer(socketserver.ThreadingTCPServer):
             self._forget(request)
             if not isinstance(error, Exception):
                 raise
+        else:
+            self._accepting.succeeded()
         return None
 
     def _dispatch(self, request: Any, client_address: Any) -> None:
@@ -157,10 +159,11 @@ class ClientServer(socketserver.ThreadingTCPServer):
                     events.emit(events.ListenerLost(error))
                     self._accepting.request_stop()
                 if self._accepting.stop_requested or not self._accepting.under_way:
-                    return self._forget(request)
+                    self._forget(request)
+                    return
                 self._accepting.failed(error)  # the client waits: a thread may end soon
             else:
-                return self._accepting.succeeded()
+                return
 
     # In the client's thread
 

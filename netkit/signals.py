@@ -78,6 +78,8 @@ class StopSignals:
         thread.start()
         stopping = interrupted = False
         while (signum := self._inbox.recv(1)[0]) != _DONE:
+            if signum not in self.SIGNALS:
+                continue  # another one that the program handles
             if not stopping:
                 stopping = True
                 server.request_stop()

@@ -1,0 +1,164 @@
+"""Every example of the README runs, and every name in it exists."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, ROOT, Cli, receive_all, tool, wait_until
+
+import netkit
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def python_block(words: str) -> str:
+    (block,) = [block for block in blocks("python") if words in block]
+    return block
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Example:
+    """A block of the README as a program, with a free port instead of 8080."""
+
+    def __init__(self, block: str, folder: Path) -> None:
+        self.port = free_port()
+        script = folder / "example.py"
+        script.write_text(block.replace("8080", str(self.port)))
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            text=True,
+        )
+
+    def exchange(self, data: bytes) -> bytes:
+        with contextlib.ExitStack() as stack:
+
+            def connected() -> bool:
+                with contextlib.suppress(ConnectionRefusedError):
+                    self.sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+                    return True
+                return False
+
+            wait_until(connected, "listening")
+            sock = stack.enter_context(self.sock)
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            return receive_all(sock)
+
+    def interrupt(self) -> tuple[int, str]:
+        """Its exit status after Ctrl+C, and what it printed."""
+        self.process.send_signal(signal.SIGINT)
+        output, _ = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, output
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[Callable[[str], Example]]:
+    """Starts an example, which is ended with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(block: str) -> Example:
+            program = Example(block, tmp_path)
+            stack.callback(program.process.communicate)
+            stack.callback(program.process.kill)
+            return program
+
+        yield start
+
+
+def test_the_function_handler_shouts_until_ctrl_c(example: Callable[[str], Example]) -> None:
+    program = example(python_block("netkit.serve(shout"))
+    assert program.exchange(b"hello\nthere") == b"HELLO\nTHERE\n"
+    assert program.interrupt() == (0, "")
+
+
+def test_the_class_handler_greets_shouts_and_says_bye(example: Callable[[str], Example]) -> None:
+    program = example(python_block("class Shout(netkit.Handler)"))
+    output, _ = program.process.communicate(timeout=PATIENCE)
+    assert sorted(output.splitlines()) == ["b'what?\\nHELLO\\n'", "bye, 127.0.0.1"]
+    assert program.process.returncode == 0
+
+
+def test_the_socketserver_handler_runs_as_it_is(example: Callable[[str], Example]) -> None:
+    program = example(python_block("socketserver.StreamRequestHandler"))
+    assert program.exchange(b"hello\nthere\n") == b"HELLO\nTHERE\n"
+    _, output = program.interrupt()
+    assert output.rstrip().endswith("KeyboardInterrupt")  # nobody handles it there
+
+
+def test_run_reports_what_became_of_the_clients(example: Callable[[str], Example]) -> None:
+    program = example(python_block("netkit.run(server"))
+    assert program.exchange(b"hello") == b"hello"
+    status, output = program.interrupt()
+    assert status == 0
+    assert re.fullmatch(r"stopped: [01] finished, 0 cut\n", output)
+
+
+def test_each_python_block_has_a_test_here() -> None:
+    assert len(blocks("python")) == 4
+
+
+def test_the_session_with_nc_is_as_shown() -> None:
+    nc = tool("nc")
+    served, typed, stopped = blocks("console")
+    assert served == "$ python3 -m netkit echo 8080\nlistening on 127.0.0.1:8080\n"
+    assert typed == "$ nc localhost 8080\nhello\nhello\n"
+    with Cli("echo") as server:
+        with subprocess.Popen(
+            [nc, "localhost", str(server.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as client:
+            assert client.stdin
+            assert client.stdout
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"hello\n"
+            server.send_signal(signal.SIGINT)
+            assert server.wait() == 0
+        assert "\n".join(server.lines[1:]) == stopped.removeprefix("^C").rstrip("\n")
+
+
+def test_the_two_commands_are_what_the_repository_has() -> None:
+    assert [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()] == [
+        "python3 -m netkit echo 8080",
+        "bin/test",
+    ]
+    assert os.access(ROOT / "bin/test", os.X_OK)
+
+
+def test_every_name_that_is_mentioned_exists() -> None:
+    for owner, thing in (
+        ("netkit", netkit),
+        ("conn", netkit.Connection),
+        ("server", netkit.Server),
+    ):
+        for name in set(re.findall(rf"\b{owner}\.(\w+)\b(?!/)", README)):
+            if name in ("getConnections", "py"):  # Node's
+                continue
+            if owner == "conn" and name in ("remote_address", "server"):  # set when it is made
+                continue
+            assert hasattr(thing, name) or name in ("events",), f"{owner}.{name}"
+
+
+def test_files_that_it_links_to_exist() -> None:
+    for path in re.findall(r"\]\(([\w/.]+)\)", README):
+        assert (ROOT / path).exists(), path
