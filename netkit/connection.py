@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import sockets
 from .addresses import SocketAddress, describe_peer
@@ -32,9 +32,6 @@ from .buffer import ReceiveBuffer
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
 from .reading import CHUNK, Reader
-
-if TYPE_CHECKING:
-    from .serving import ClientServer
 
 Writable = str | bytes | bytearray | memoryview
 _Self = TypeVar("_Self", bound="Connection")
@@ -84,7 +81,7 @@ class Connection(Reader):
         sock: socket.socket,
         client_address: Any = None,
         *,
-        server: ClientServer | None = None,
+        server: Any = None,
         encoding: str = "utf-8",
         max_line: int = 64 * 1024,
         opaque: bool = False,

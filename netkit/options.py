@@ -40,9 +40,9 @@ class Options:
     handler_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_seconds("drain_timeout", self.drain_timeout)
+        check_seconds("drain_timeout", self.drain_timeout)
         if self.idle_timeout is not None:
-            _check_seconds("idle_timeout", self.idle_timeout, zero=False)
+            check_seconds("idle_timeout", self.idle_timeout, zero=False)
         check_encoding(self.encoding)
         if isinstance(self.max_line, bool) or not isinstance(self.max_line, int):
             raise TypeError(f"max_line must be a number of bytes, not {self.max_line!r}")
@@ -64,7 +64,8 @@ class Options:
         return cls(**given)
 
 
-def _check_seconds(name: str, value: object, zero: bool = True) -> None:
+def check_seconds(name: str, value: object, zero: bool = True) -> None:
+    """TypeError or ValueError, with `name`, unless `value` is a finite time, positive or 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):

@@ -27,7 +27,7 @@ from .addresses import SocketAddress, check_port
 from .deadline import Deadline
 from .errors import ServerStateError
 from .listener import Acceptor, Verdict
-from .options import Options
+from .options import Options, check_seconds
 from .serving import INHERITS_OPTIONS, ClientServer
 from .threads import ClientThreads
 
@@ -152,11 +152,7 @@ class Server(ClientServer):
         with self._changed:
             if self._state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {self._state.value} on {self._where()}")
-            # Whatever was stopped before, this is a new life.
-            self._state = State.NEW
-            self._accepting = Accepting()
-            self._connections.reopen()
-            self._client_threads = ClientThreads(self.daemon_threads)
+            self._begin_new_life()
         if backlog is not None:
             self.request_queue_size = backlog
         if sock is not None:
@@ -168,6 +164,14 @@ class Server(ClientServer):
         self._serve_in_with = True
         return self
 
+    def _begin_new_life(self) -> None:
+        """Not bound, and whatever was stopped before is forgotten."""
+        with self._changed:
+            self._state = State.NEW
+            self._accepting = Accepting()
+            self._connections.reopen()
+            self._client_threads = ClientThreads(self.daemon_threads)
+
     def _listen_on(self, candidates: list[binding.Candidate]) -> None:
         *others, last = candidates
         for family, address in others:
@@ -177,7 +181,7 @@ class Server(ClientServer):
             except OSError as error:
                 if not binding.worth_another(error):
                     raise
-                self._enter(State.NEW)
+                self._begin_new_life()  # the failed attempt has closed it
         self._make_socket(*last)
         return self._bind_and_activate()
 
@@ -307,8 +311,9 @@ class Server(ClientServer):
         Idempotent; a second call, from another thread, waits for the first, and the shorter of the
         two time limits counts. In a handler, its own connection is left out.
         """
+        seconds = self.options.drain_timeout if timeout is None else timeout
+        check_seconds("timeout", seconds)
         if self._state is not State.CLOSED:
-            seconds = self.options.drain_timeout if timeout is None else timeout
             self._connections.limit(Deadline(seconds))
             self.server_close()
         return self._report
