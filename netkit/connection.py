@@ -125,11 +125,11 @@ class Connection(Reader):
 
     def _receive(self) -> bytes:
         """One chunk from the kernel; ``b""`` at the end of input."""
-        if self._eof:
-            return b""
         with self._lock:
             if self._closed or self._closing:
                 raise ConnectionClosedError
+            if self._eof:
+                return b""
             if self._draining and not self._buffer and not sockets.readable(self.socket):
                 self._eof = True
                 return b""

@@ -152,10 +152,10 @@ class GreeterHandler(Handler):
 
     def connected(self) -> None:
         text = self.greeting.replace("{address}", str(self.conn.remote_address))
-        *first, last = text.replace("{port}", str(self.conn.remote_port)).splitlines(keepends=True)
-        for line in first:
+        text = text.replace("{port}", str(self.conn.remote_port))
+        for line in text.splitlines(keepends=True):
             self.conn.write(line)
-        self.conn.end(last)
+        self.conn.end()
 
     def handle(self) -> None:
         """Nothing is read: what the client sends is swallowed when the connection is closed."""
@@ -172,11 +172,10 @@ def adapt(handler: Any, arguments: Mapping[str, Any]) -> Serve | None:
         else:
             _check_call(handler, (None,), arguments)
         return lambda conn: _serve(handler(conn, **arguments))
-    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
-        return None
     if not callable(handler):
         raise TypeError(f"a handler must be a class or a function, not {handler!r}")
     if _wants_socket(handler, arguments):
+        _check_call(handler, (None, None, None), arguments)
         return None
     _check_call(handler, (None,), arguments)
     return lambda conn: handler(conn, **arguments)
@@ -199,6 +198,8 @@ def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     It is if one argument is not enough for it, or if it takes any number of them, as a wrapper
     around a request handler class does.
     """
+    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
+        return True
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # written in C, and keeps it to itself
@@ -215,7 +216,11 @@ def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
 
 def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
     try:
-        inspect.signature(handler).bind(*positional, **arguments)
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # written in C: its first client will tell
+        return
+    try:
+        signature.bind(*positional, **arguments)
     except TypeError as error:
         name = getattr(handler, "__name__", repr(handler))
         raise TypeError(f"handler {name} cannot be called: {error}") from None

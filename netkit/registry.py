@@ -129,6 +129,11 @@ class Registry:
         with self._changed:
             return self._changed.wait_for(lambda: not self._any_but(spare), seconds)
 
+    def wait_for_one(self, seconds: float) -> None:
+        """Until one of them is over, or the limit changes, or `seconds` have passed."""
+        with self._changed:
+            self._changed.wait(seconds)
+
     def _any_but(self, spare: int) -> bool:
         return any(connection.thread != spare for connection in self._live.values())
 

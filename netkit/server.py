@@ -26,7 +26,7 @@ from .accepting import Accepting
 from .addresses import SocketAddress, check_port
 from .deadline import Deadline
 from .errors import ServerStateError
-from .listener import Acceptor, Verdict
+from .listener import Acceptor, BackOff, Verdict
 from .options import Options, check_seconds
 from .serving import INHERITS_OPTIONS, ClientServer
 from .threads import ClientThreads
@@ -367,19 +367,21 @@ class Server(ClientServer):
             events.emit(events.Stopped(*self._report))
 
     def _accept_queued(self) -> None:
-        """Take in who has connected before the stop: at most what the kernel's queue can hold."""
+        """Take in who has connected before the stop: at most what the kernel's queue can hold.
+
+        The listener does not block any more, and no new descriptor is needed to ask it.
+        """
         if not self._accepting.has_begun or self.socket.fileno() < 0:
             return
-        own_turn = None if self._accepting.under_way else self._accepting.begin(self.socket)
-        try:
-            for _ in range(self.request_queue_size + 1):
-                if self._connections.out_of_time():
-                    break
-                if self._accept_one() in (Verdict.SKIP, Verdict.STOP):
-                    break
-        finally:
-            if own_turn is not None:
-                self._accepting.end()
+        left = self.request_queue_size + 1
+        while left and not self._connections.out_of_time():
+            verdict = self._accept_one()
+            if verdict is Verdict.BACK_OFF:
+                self._connections.wait_for_one(BackOff.LONGEST)  # it frees what is short
+            elif verdict is not None:
+                return
+            else:
+                left -= 1
 
     def __enter__(self: _Self) -> _Self:
         if self._serve_in_with and not self._accepting.under_way:

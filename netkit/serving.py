@@ -153,17 +153,17 @@ class ClientServer(socketserver.ThreadingTCPServer):
         job = partial(self._serve_client, request, client_address, serve)
         while True:
             try:
-                self._client_threads.run(job)
+                return self._client_threads.run(job)
             except RuntimeError as error:
                 if "interpreter shutdown" in str(error):  # nobody can be served any more
                     events.emit(events.ListenerLost(error))
                     self._accepting.request_stop()
-                if self._accepting.stop_requested or not self._accepting.under_way:
-                    self._forget(request)
-                    return
-                self._accepting.failed(error)  # the client waits: a thread may end soon
-            else:
-                return
+                elif self._accepting.under_way and not self._accepting.stop_requested:
+                    self._accepting.failed(error)  # the client waits: a thread may end soon
+                    continue
+                else:
+                    events.emit(events.AcceptFailed(error))
+                return self._forget(request)
 
     # In the client's thread
 
