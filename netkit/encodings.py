@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import binascii
 import codecs
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def check_encoding(name: str) -> str:
     return name
 
 
+@functools.lru_cache(maxsize=32)  # every line that is read asks for one, and always for the same
 def encode_separator(text: str, encoding: str) -> tuple[bytes, int]:
     """What `text` looks like within a stream in `encoding`, and the size of the code unit.
 
@@ -329,7 +331,10 @@ _MARKED_ESCAPES = _Escapes(_ESCAPES | {0xDC00 + byte: f"\\x{byte:02x}" for byte 
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Undecodable bytes become the lone surrogates from U+DC00 up, which no text decodes to."""
+    """Undecodable bytes become the lone surrogates from U+DC00 up.
+
+    No codec decodes to those of its own accord, but for utf-7 and those of Python's escapes.
+    """
     assert isinstance(error, UnicodeDecodeError)
     wrong = error.object[error.start : error.end]
     return "".join(chr(0xDC00 + byte) for byte in wrong), error.end

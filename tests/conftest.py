@@ -39,7 +39,6 @@ def nothing_leaks() -> Iterator[None]:
     yield
     deadline = time.monotonic() + SETTLING
     while True:
-        gc.collect()
         more_threads = set(threading.enumerate()) - threads
         more_descriptors = _descriptors() - descriptors
         children = _children()
@@ -47,5 +46,6 @@ def nothing_leaks() -> Iterator[None]:
             return
         if time.monotonic() > deadline:
             break
-        time.sleep(0.01)
+        gc.collect()  # only now: it takes longer than most tests
+        time.sleep(0.005)
     pytest.fail(f"left behind: {more_threads or ''} {more_descriptors or ''} {children or ''}")

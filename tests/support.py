@@ -9,11 +9,12 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,63 @@ def exchange(server: netkit.Server, data: bytes) -> bytes:
         return receive_all(sock)
 
 
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """`size` bytes; an AssertionError that shows what there is if the input ends before."""
+    received = bytearray()
+    while len(received) < size:
+        chunk = sock.recv(size - len(received))
+        assert chunk, bytes(received)
+        received += chunk
+    return bytes(received)
+
+
+def send_and_end(sock: socket.socket, data: bytes) -> None:
+    """Send all of `data`, then end our side."""
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close it so that the other end sees a reset (SO_LINGER with no time, socket(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+    sock.close()
+
+
+@contextlib.contextmanager
+def in_thread(function: Callable[..., Any], *arguments: Any) -> Iterator[None]:
+    """Call it in a thread meanwhile, wait for it at the end, and raise what it raised."""
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function(*arguments)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), function
+    if errors:
+        raise errors[0]
+
+
+def in_threads(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> None:
+    """Call it with each tuple of arguments, all at once; raise what one of them raised."""
+    with contextlib.ExitStack() as stack:
+        for arguments in calls:
+            stack.enter_context(in_thread(function, *arguments))
+
+
+def exchange_much(server: netkit.Server, data: bytes) -> bytes:
+    """As `exchange`, for more than the kernel's buffers hold."""
+    with client(server) as sock, in_thread(send_and_end, sock, data):
+        return receive_all(sock)
+
+
 @contextlib.contextmanager
 def observed(*kinds: type) -> Iterator[list[Any]]:
     """The events of these kinds (all, if none is named) that are emitted meanwhile."""
@@ -129,8 +187,10 @@ class Cli:
     def wait_for_line(self, pattern: str | re.Pattern[str]) -> None:
         """Until a line on standard error matches."""
         wait_until(
-            lambda: any(re.search(pattern, line) for line in list(self.lines))
-            or self.process.poll() is not None,
+            lambda: (
+                any(re.search(pattern, line) for line in list(self.lines))
+                or self.process.poll() is not None
+            ),
             f"a line {pattern!r}",
         )
         assert any(re.search(pattern, line) for line in self.lines), self.lines
