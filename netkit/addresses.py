@@ -6,14 +6,12 @@ Pure: nothing here resolves a name or touches a socket. Family names are those o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 
 
-@dataclass(frozen=True)
-class SocketAddress:
+class SocketAddress(NamedTuple):
     """One end of a TCP connection, or a listener: `address` (numeric), `port`, `family`."""
 
     address: str

@@ -7,7 +7,6 @@ Ctrl+C. Status lines go to standard error; standard output is for data.
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import os
@@ -17,14 +16,13 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
 
 from . import __version__, logs
 from .addresses import MAX_PORT, check_port
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
-from .options import Options
+from .options import FLAGS, Options
 from .server import Server, create_server
 from .signals import StopSignals
 
@@ -133,16 +131,16 @@ def _shared_arguments() -> _Parser:
         default="127.0.0.1",
         help="the name or address to listen on, '*' for every one (default: %(default)s)",
     )
-    for option in fields(Options):
-        if option.metadata:
-            kind = option.metadata["kind"]
-            parser.add_argument(
-                "--" + option.name.replace("_", "-"),
-                default=option.default,
-                type=_on_or_off if kind is bool else kind,
-                metavar={float: "SECONDS", int: "BYTES", bool: "on|off", str: "NAME"}[kind],
-                help=f"{option.metadata['help']} (default: {_shown(option.default)})",
-            )
+    defaults = Options()
+    for name, flag in FLAGS.items():
+        default = getattr(defaults, name)
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            default=default,
+            type=_on_or_off if flag.type is bool else flag.type,
+            metavar=flag.metavar,
+            help=f"{flag.help} (default: {_shown(default)})",
+        )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
@@ -186,7 +184,7 @@ def _shown(default: object) -> object:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {o.name: getattr(arguments, o.name) for o in fields(Options) if o.metadata}
+    return {name: getattr(arguments, name) for name in FLAGS}
 
 
 # The handlers
@@ -220,6 +218,8 @@ def _load(name: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
+            import difflib  # here because only a mistake needs it
+
             close = difflib.get_close_matches(part, dir(found), 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise Failure(f"{module_name} has no {attribute}{hint}")

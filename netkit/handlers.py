@@ -6,7 +6,6 @@ class, or a function that takes a `Connection`. `adapt` tells them apart, once f
 
 from __future__ import annotations
 
-import inspect
 import socketserver
 import sys
 import threading
@@ -200,6 +199,8 @@ def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     """
     if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
         return True
+    import inspect  # here because classes, the common case, do without
+
     try:
         parameters = inspect.signature(handler).parameters.values()
     except (TypeError, ValueError):  # written in C, and keeps it to itself
@@ -215,6 +216,8 @@ def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+    import inspect
+
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):  # written in C: its first client will tell

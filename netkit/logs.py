@@ -6,7 +6,6 @@ neither forge a record nor command the terminal that shows it.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -113,6 +112,12 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (UTC, RFC 3339), level, event, message, and the event's data."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        import json  # here because most programs never need it
+
+        self._dumps = json.dumps
+
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         data: dict[str, Any] = {
@@ -126,4 +131,4 @@ class JsonFormatter(logging.Formatter):
         data["message"] = record.getMessage()
         if record.exc_info:
             data["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(data, default=str)
+        return self._dumps(data, default=str)

@@ -83,7 +83,7 @@ class Server(ClientServer):
         OSError, with the attributes `address` and `port`, if the address cannot be bound.
         """
         server_address = binding.checked(server_address)
-        super().__init__(server_address, RequestHandlerClass, Options.of(options))
+        super().__init__(server_address, RequestHandlerClass, Options(**options))
         # Guards the state; notified when it changes. Re-entrant, for signal handlers.
         self._changed = threading.Condition()
         self._state = State.NEW
