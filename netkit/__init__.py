@@ -12,10 +12,9 @@ The names below are the public ones. Each is imported when it is first used, so 
 netkit costs next to nothing, and the command line can take care of Ctrl+C before it imports more.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # for type checkers, which know the name; importing anything takes time
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -71,10 +70,12 @@ if TYPE_CHECKING:
     from .signals import serve as serve
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     room = _ROOM_OF.get(name)
     if room is None:
         raise AttributeError(f"module 'netkit' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f".{room}", __name__), name)
     globals()[name] = value
     return value

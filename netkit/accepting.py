@@ -27,7 +27,7 @@ class Accepting:
         self._back_off = BackOff()
         self.stop_requested = False
         self.has_begun = False
-        """Whether there ever was a turn."""
+        """Whether there ever was a turn, if only one that ended at once."""
 
     @property
     def under_way(self) -> bool:
@@ -44,12 +44,12 @@ class Accepting:
             if self._acceptor is not None:
                 self._wait_for_end()
                 return None
+            self.has_begun = True
             if self.stop_requested:
                 self.stop_requested = False
                 return None
             self._acceptor = Acceptor(listener)
             self._thread = threading.get_ident()
-            self.has_begun = True
             return self._acceptor
 
     def take_over(self) -> None:

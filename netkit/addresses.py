@@ -35,9 +35,14 @@ def format_address(host: str, port: int) -> str:
 
 
 def describe_peer(client_address: Any) -> str:
-    """A client's address for people: ``127.0.0.1:50312``; a Unix socket's client is ``unix``."""
+    """A client's address for people: ``127.0.0.1:50312``; a Unix socket's client is ``unix``.
+
+    Or the path that it has bound, which it is free to choose: shown in one line that is printable.
+    """
     address = SocketAddress.from_sockname(client_address)
-    return str(address) if address else str(client_address or "unix")
+    if isinstance(client_address, str):
+        client_address = repr(client_address)[1:-1]
+    return str(address or client_address or "unix")
 
 
 def check_port(port: int | str) -> int:

@@ -82,6 +82,8 @@ def explain(error: Exception, server_address: Any) -> OSError:
     if isinstance(error, OSError) and error.errno is not None:
         name = errno.errorcode.get(error.errno, "ENOTFOUND")
         explained = type(error)(error.errno, f"listen {name}: {_reason(error)}: {where}")
+    elif isinstance(error, OSError):  # a path that is too long
+        explained = type(error)(f"listen: {error}: {where}")
     else:
         text = f"listen ENOTFOUND: not a host name: {where}"
         explained = socket.gaierror(socket.EAI_NONAME, text)

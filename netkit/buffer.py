@@ -35,21 +35,22 @@ class ReceiveBuffer:
         self._searched = 0
         return taken
 
-    def find(self, separator: bytes, width: int = 1) -> int:
+    def find(self, separator: bytes, width: int = 1, phase: int = 0) -> int:
         """Where `separator` ends (an index for `take`), or -1 if it has not come yet.
 
         `width`: the separator counts only at a multiple of it, which is how a newline is told
-        from its two bytes in the midst of UTF-16. A later call with the same separator goes on
-        where this one stopped; call `restart_search` before looking for another one.
+        from its two bytes in the midst of UTF-16; `phase`: where the first multiple is. A later
+        call with the same arguments goes on where this one stopped; call `restart_search` before
+        looking for another separator.
         """
         at = self._data.find(separator, self._searched)
-        while at >= 0 and at % width:
+        while at >= 0 and at % width != phase:
             at = self._data.find(separator, at + 1)
         if at >= 0:
             self._searched = at
             return at + len(separator)
         tail = len(self._data) - len(separator) + 1  # a separator may have come in half
-        self._searched = max(self._searched, tail - tail % width)
+        self._searched = max(self._searched, tail)
         return -1
 
     def restart_search(self) -> None:

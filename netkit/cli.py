@@ -7,6 +7,7 @@ Ctrl+C. Status lines go to standard error; standard output is for data.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -16,13 +17,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any, BinaryIO, NoReturn
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
 
 from . import __version__, logs
 from .addresses import MAX_PORT, check_port
+from .binding import candidates
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
-from .options import FLAGS, Options
+from .options import FLAGS, Flag, Options
 from .server import Server, create_server
 from .signals import StopSignals
 
@@ -51,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
     try:
         handler, settings = _handler(arguments)
-        try:
-            server = create_server(handler, handler_args=settings, **_options(arguments))
-        except (TypeError, ValueError, LookupError) as error:
-            parser.error(str(error))
-        return _serve(server, arguments)
+        with settings.get("output") or contextlib.nullcontext():
+            try:
+                server = create_server(handler, handler_args=settings, **_options(arguments))
+            except TypeError as error:
+                parser.error(str(error))
+            return _serve(server, arguments)
     except Failure as failure:
         print(f"netkit: error: {failure}", file=sys.stderr)
         return 1
@@ -137,7 +140,7 @@ def _shared_arguments() -> _Parser:
         parser.add_argument(
             "--" + name.replace("_", "-"),
             default=default,
-            type=_on_or_off if flag.type is bool else flag.type,
+            type=_on_or_off if flag.type is bool else _flag_value(flag),
             metavar=flag.metavar,
             help=f"{flag.help} (default: {_shown(default)})",
         )
@@ -160,10 +163,23 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     def argument(text: str) -> Any:
         try:
             return check(text)
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return argument
+
+
+def _flag_value(flag: Flag) -> Callable[[str], Any]:
+    def value(text: str) -> Any:
+        try:
+            found = flag.type(text)
+        except ValueError:
+            kind = flag.metavar.lower()
+            raise ValueError(f"it must be a number of {kind}, not {text!r}") from None
+        flag.check("it", found)
+        return found
+
+    return _checked(value)
 
 
 def _handler_name(text: str) -> str:
@@ -198,17 +214,62 @@ def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return GreeterHandler, {"greeting": arguments.greeting.removesuffix("\n") + "\n"}
     if arguments.command == "logger":
         style = "hex" if arguments.hex else "raw" if arguments.raw else "text"
-        return LoggerHandler, {"style": style, "output": _open_output(arguments.output)}
+        return _Logger, {"style": style, "output": _Output(arguments.output)}
     return _load(arguments.handler), {}
 
 
-def _open_output(path: str | None) -> BinaryIO | None:
-    if path is None:
-        return None
-    try:
-        return open(path, "ab")
-    except OSError as error:
-        raise Failure(f"cannot write to {path}: {(error.strerror or str(error)).lower()}") from None
+class _Output:
+    """Where the logger writes. Once that has failed (nobody reads the pipe, the disk is full):
+    `error`, with which the command fails when the server has stopped.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.error: OSError | None = None
+        self._name = "standard output" if path is None else path
+        if path is None and sys.stdout is None:
+            raise Failure("standard output is closed: name a file with --output")
+        # A buffer of our own for standard output: what cannot be written is not tried again, with a
+        # complaint, when Python flushes its own in the end.
+        target = sys.stdout.fileno() if path is None else path
+        try:
+            self._file = open(target, "ab", closefd=path is not None)  # noqa: SIM115 - by __exit__
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if kind is None and self.error is not None:
+            raise self._failure(self.error)
+
+    def _failure(self, error: OSError) -> Failure:
+        return Failure(f"cannot write to {self._name}: {os.strerror(error.errno or 0).lower()}")
+
+
+class _Logger(LoggerHandler):
+    """Stops the server once its output is gone: nobody would know what came."""
+
+    output: Any
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError as error:
+            if self.conn.is_to_blame(error):
+                raise
+            self.output.error = error
+            self.server.request_stop()
 
 
 def _load(name: str) -> Any:
@@ -273,16 +334,17 @@ def _why_not(error: OSError, arguments: argparse.Namespace) -> str:
     if error.errno != errno.EADDRINUSE:
         return str(error.strerror or error)
     hint = ", or none, and the system chooses"
-    free = _free_port_after(arguments.port)
+    free = _free_port_after(arguments.port, arguments.host)
     if free:
         hint = f", such as {free}{hint}"
-    where = "" if arguments.host == "*" else f" of {arguments.host}"
+    where = "" if arguments.host in ("", "*") else f" of {arguments.host}"
     return f"port {arguments.port}{where} is in use: try another one{hint}"
 
 
-def _free_port_after(port: int) -> int | None:
+def _free_port_after(port: int, host: str) -> int | None:
     for candidate in range(port + 1, min(port + _SUGGESTED_PORTS, MAX_PORT) + 1):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", candidate)) == errno.ECONNREFUSED:
-                return candidate
+        family, address = candidates(host, candidate)[0]
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind(address)
+            return candidate
     return None

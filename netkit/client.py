@@ -17,5 +17,9 @@ def connect(
     as long as the system tries). OSError of the last attempt; ValueError for a port that is none.
     """
     sock = socket.create_connection((host, check_port(port)), timeout)
-    sock.settimeout(None)
-    return Connection(sock)
+    try:
+        sock.settimeout(None)
+        return Connection(sock)
+    except BaseException:  # the server may have reset it already: then it has no address
+        sock.close()
+        raise

@@ -31,6 +31,7 @@ from .addresses import SocketAddress, describe_peer
 from .buffer import ReceiveBuffer
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
+from .options import check_seconds
 from .reading import CHUNK, Reader
 
 Writable = str | bytes | bytearray | memoryview
@@ -45,8 +46,12 @@ LINGER_BYTES = 16 * 1024 * 1024
 # (seconds): the gaps within a message are shorter, and a stop may well wait that long.
 QUIET_SECONDS = 0.5
 
+# How often a stop looks whether a slow peer's kernel has got the rest of a reply (seconds). Ending
+# the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
+UNSENT_SECONDS = 0.05
+
 _ids = itertools.count(1)
-_ids_lock = threading.Lock()  # `next` on a shared count is not atomic without the GIL
+_ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
 
 
 class Connection(Reader):
@@ -72,6 +77,7 @@ class Connection(Reader):
     - `opened_at` on the monotonic clock;
     - `thread`, the identifier of the thread that serves it, or None;
     - `socket`, for options that have no method here;
+    - `was_cut`: whether a stopping server has ended it before its handler was done;
     - `opaque`: whether a handler reads the socket itself (then nothing is counted);
     - `encoding` and `max_line`, which may be set.
     """
@@ -114,10 +120,10 @@ class Connection(Reader):
         self._peer_ended = False
         self._ended = False
         self._write_lock = threading.Lock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop the server from within
         self._waiting = False  # its thread is in a recv
         self._draining = False  # no message is to be begun any more
-        self._was_cut = False
+        self.was_cut = False
         self._closing = False
         self._closed = False
 
@@ -142,6 +148,8 @@ class Connection(Reader):
             self._stop_waiting()
         self.bytes_read += len(data)
         if not data:
+            if self.was_cut and self._buffer:  # half a message is not to pass for a whole one
+                raise self._failure(OSError(), "received from")
             self._eof = True
             self._peer_ended = not self._draining
         return data
@@ -149,19 +157,21 @@ class Connection(Reader):
     def _stop_waiting(self) -> None:
         with self._lock:
             self._waiting = False
-            if self._closed:  # another thread has closed it meanwhile and left this to us
-                sockets.force_close(self.socket)
+            closed = self._closed
+        if closed:  # another thread has closed it meanwhile and left this to us
+            self._release()
 
     def _failure(self, error: OSError, what: str) -> OSError:
         """The exception for a failed system call, which is remembered as this connection's."""
         failure = error
-        if self._was_cut:
+        if self.was_cut:
             text = f"the connection to {self.peer} was cut, since the server stops"
             failure = ConnectionAbortedError(errno.ECONNABORTED, text)
         elif isinstance(error, BlockingIOError):
-            failure = TimeoutError(
-                errno.ETIMEDOUT, f"nothing {what} {self.peer} for {self._timeout:g} seconds"
-            )
+            text = f"nothing {what} {self.peer} for {self._timeout or 0:g} seconds"
+            failure = TimeoutError(errno.ETIMEDOUT, text)
+        elif isinstance(error, BrokenPipeError) and (self._closed or self._closing):
+            failure = ConnectionClosedError()  # by another thread, during the call
         elif isinstance(error, BrokenPipeError):
             text = f"This socket has been ended by the other party ({self.peer})"
             failure = BrokenPipeError(errno.EPIPE, text)
@@ -205,11 +215,11 @@ class Connection(Reader):
             sent = self.socket.send(payload)
             self.bytes_written += sent
             if sent < len(payload):
-                rest = memoryview(payload)[sent:]
-                while rest:
-                    sent = self.socket.send(rest)
-                    self.bytes_written += sent
-                    rest = rest[sent:]
+                with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
+                    while sent < len(whole):
+                        more = self.socket.send(whole[sent:])
+                        self.bytes_written += more
+                        sent += more
         except OSError as error:
             raise self._failure(error, "could be sent to") from None
 
@@ -276,9 +286,12 @@ class Connection(Reader):
             self._closed = True
             if reset:
                 sockets.reset_on_close(self.socket)
-            # A shutdown wakes who waits. It also ends our side, which a reset should not do first.
-            if not reset or self._waiting or self._write_lock.locked():
-                sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            # A shutdown wakes who waits. It also ends our side, which a reset should not do first:
+            # where nobody writes, ending the input is enough.
+            how = socket.SHUT_RDWR
+            if reset and not self._write_lock.locked():
+                how = socket.SHUT_RD
+            sockets.shut_down(self.socket, how)
             if self._waiting:
                 return
         self._release()
@@ -296,7 +309,8 @@ class Connection(Reader):
             done = done or (hurried and not sockets.unsent(self.socket))
             sockets.shut_down(self.socket, socket.SHUT_WR)
             if not done:
-                sockets.swallow(self.socket, LINGER_SECONDS, LINGER_BYTES)
+                swallow = sockets.swallow_until_sent if hurried else sockets.swallow
+                swallow(self.socket, LINGER_SECONDS, LINGER_BYTES)
         finally:
             self._stop_waiting()
 
@@ -323,12 +337,15 @@ class Connection(Reader):
 
         An idle connection (its thread waits in a read, with nothing of a message received) sees
         the end of input at once; a busy one when it has read the message under way. Returns None,
-        or for an opaque one that is busy the seconds after which to ask again.
+        or the seconds after which to ask again: for an opaque one that is busy, and for one that
+        waits in `close` for the peer to get the rest.
         """
         with self._lock:
             self._draining = True
             if self._closed:
                 return None
+            if self._closing and sockets.unsent(self.socket):
+                return UNSENT_SECONDS
             if self.opaque:
                 wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
                 if wait:
@@ -343,14 +360,19 @@ class Connection(Reader):
         with self._lock:
             if self._closed:
                 return False
-            self._draining = self._was_cut = True
+            self._draining = self.was_cut = True
             sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
 
     # Settings and state
 
     def set_timeout(self, seconds: float | None) -> None:
-        """How long each read may wait for input, and each write for progress; None: for ever."""
+        """How long each read may wait for input, and each write for progress; None: for ever.
+
+        TypeError or ValueError unless it is more than 0.
+        """
+        if seconds is not None:
+            check_seconds("timeout", seconds, zero=False)
         sockets.set_timeout(self.socket, seconds)
         self._timeout = seconds
 

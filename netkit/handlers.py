@@ -191,6 +191,19 @@ def _serve(handler: Handler) -> None:
             handler.closed()
 
 
+def error_of_handle(error: BaseException) -> BaseException:
+    """What a request handler's `handle` had raised, if `error` is of its `finish`; else `error`.
+
+    `socketserver` calls `finish` in a ``finally``, so that the later error replaces the first.
+    """
+    first = error.__context__
+    if first is None or first.__traceback__ is None:
+        return error
+    # Its outermost frame: of the constructor, if it had left `handle`; if not, it was caught there.
+    code = first.__traceback__.tb_frame.f_code
+    return first if code is socketserver.BaseRequestHandler.__init__.__code__ else error
+
+
 def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     """Whether it is to be called ``(request, client_address, server)``.
 

@@ -94,18 +94,22 @@ class BackOff:
         return time.monotonic() - self._since
 
 
+def unblock(listener: socket.socket) -> None:
+    """Have no accept wait, for the kernel only: Python's timeout on the socket is the user's."""
+    if hasattr(os, "set_blocking"):  # pragma: no branch - Windows before 3.12 has none
+        os.set_blocking(listener.fileno(), False)
+
+
 class Acceptor:
     """One thread's wait on one listener, which other threads can end.
 
     `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
     handler. The listener is made non-blocking, so that an accept never waits: of several acceptors
-    that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
+    that see one client, all but one get BlockingIOError. Holds two descriptors until `close`.
     """
 
     def __init__(self, listener: socket.socket) -> None:
-        if hasattr(os, "set_blocking"):  # pragma: no branch - Windows before 3.12 has none
-            # For the kernel only: the timeout that Python keeps on the socket is the user's.
-            os.set_blocking(listener.fileno(), False)
+        unblock(listener)
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._selector = _Selector()

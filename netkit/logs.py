@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -21,6 +22,10 @@ _Text = Callable[[Any], str]
 
 def _amount(count: int | None) -> str:
     return "not counted" if count is None else f"{count} bytes"
+
+
+def _limit(seconds: float | None) -> str:
+    return "any time" if seconds is None else f"{seconds:.0f} s"
 
 
 # What each event looks like: its level and its text.
@@ -65,7 +70,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.Stopping: (
         logging.INFO,
-        lambda e: f"stopping: {e.connections} connected, up to {e.timeout:.0f} s to finish",
+        lambda e: f"stopping: {e.connections} connected, up to {_limit(e.timeout)} to finish",
     ),
     events.Stopped: (logging.INFO, lambda e: f"stopped: {e.finished} finished, {e.cut} cut"),
     events.Report: (logging.INFO, lambda e: f"[{e.id}] {e.text}"),
@@ -73,9 +78,39 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
 _WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed)
 
 
+def _str(thing: object) -> str:
+    try:
+        return str(thing)
+    except Exception:  # its own fault, and no reason to say nothing of it
+        return ""
+
+
 def _error(error: BaseException) -> str:
-    text = printable(str(error))
+    text = printable(_str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _traceback(error: BaseException) -> str:
+    """As Python shows it, but that what each exception says takes one line, and is printable."""
+    text = "".join(traceback.format_exception(error)).removesuffix("\n")
+    chain: list[BaseException] = [error]
+    for link in chain:
+        for said in (_str(link), *map(_str, getattr(link, "__notes__", ()))):
+            if "\n" in said and not said.isspace():
+                text = text.replace(said, printable(said))
+        others = (link.__cause__, link.__context__)
+        chain += [other for other in others if other is not None and other not in chain]
+    return "\n".join(printable(line).replace(r"\\", "\\") for line in text.split("\n"))
+
+
+def _add_traceback(record: logging.LogRecord) -> bool:
+    """Format the traceback here, lest another formatter pass on what a client has sent."""
+    if record.exc_info and record.exc_info[1]:
+        record.exc_text = _traceback(record.exc_info[1])
+    return True
+
+
+logger.addFilter(_add_traceback)
 
 
 def write(event: events.Event) -> None:
@@ -131,4 +166,4 @@ class JsonFormatter(logging.Formatter):
         data["message"] = record.getMessage()
         if record.exc_info:
             data["traceback"] = self.formatException(record.exc_info)
-        return self._dumps(data, default=str)
+        return self._dumps(data, default=_str)

@@ -7,6 +7,7 @@ the table below. Times are seconds, sizes are bytes, None disables.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -55,6 +56,10 @@ def check_seconds(name: str, value: object, zero: bool = True) -> None:
     if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} seconds, not {value!r}")
+    if value > threading.TIMEOUT_MAX:  # about 300 years
+        raise ValueError(
+            f"{name} must be at most {threading.TIMEOUT_MAX:.0f} seconds, not {value!r}"
+        )
 
 
 def _check_limit(name: str, value: object) -> None:

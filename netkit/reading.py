@@ -6,12 +6,13 @@ that is not asked for: a method receives only while what it holds is not enough.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 from .buffer import ReceiveBuffer
-from .encodings import IncrementalDecoder, encode_separator
+from .encodings import IncrementalDecoder, encode_separator, to_bytes
 from .errors import IncompleteReadError, LineTooLongError
 
 CHUNK = 64 * 1024  # bytes received at once, and the most that one chunk of iteration has
@@ -33,7 +34,8 @@ class Reader(ABC):
         self.max_line = max_line
         self._buffer = ReceiveBuffer()
         self._decoder: IncrementalDecoder | None = None
-        self._overlong: tuple[bytes, int] | None = None  # a long line whose rest is to be skipped
+        self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
+        self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
 
     @abstractmethod
     def _receive(self) -> bytes:
@@ -47,6 +49,7 @@ class Reader(ABC):
         """
         if size == 0:
             return self._decoded(b"")
+        self._skip_overlong()
         if size < 0:
             while self._fill():
                 pass
@@ -68,6 +71,7 @@ class Reader(ABC):
         """Exactly `size` bytes. IncompleteReadError if the input ends before that."""
         if size < 0:
             raise ValueError(f"size must be 0 or more, not {size}")
+        self._skip_overlong()
         while len(self._buffer) < size:
             if not self._fill():
                 partial = self._buffer.take(size)
@@ -78,16 +82,16 @@ class Reader(ABC):
         """Everything up to and including `separator`.
 
         IncompleteReadError if the input ends before it, LineTooLongError if it does not come within
-        `max_line` bytes; the line is then skipped, to its end, by the next read for a line.
+        `max_line` bytes; the line is then skipped, to its end, by the next read of any kind.
         """
         if isinstance(separator, str):
             found, width = encode_separator(separator, self.encoding)
         else:
-            found, width = bytes(separator), 1
+            found, width = to_bytes(separator), 1
         if not found:
             raise ValueError("the separator must not be empty")
-        line = self._read_until(found, width)
-        if line.endswith(found):
+        line, complete = self._read_until(found, width)
+        if complete:
             return self._decoded(line)
         raise IncompleteReadError(self._decoded(line, final=True), None)
 
@@ -96,8 +100,12 @@ class Reader(ABC):
 
         LineTooLongError as for `readuntil`.
         """
-        line = self._read_until(*encode_separator("\n", self.encoding))
-        return self._decoded(line, final=not line)
+        newline, width = encode_separator("\n", self.encoding)
+        while True:  # a line that is no text (base64) may only complete what comes after it
+            line, complete = self._read_until(newline, width)
+            text = self._decoded(line, final=not complete)
+            if text or not line:
+                return text
 
     def lines(self) -> Iterator[str]:
         r"""The lines as text, without their endings (``\n`` or ``\r\n``), until the input ends.
@@ -110,10 +118,12 @@ class Reader(ABC):
         decoder = self._decoder or IncrementalDecoder(self.encoding)
 
         def next_line() -> str | None:
-            line = self._read_until(newline, width)
-            if not line:
+            line, complete = self._read_until(newline, width)
+            if decoder is self._decoder:
+                self._decoded_size += len(line)
+            text = decoder.decode(line, final=not complete)
+            if not (line or text):
                 return None
-            text = decoder.decode(line, final=not line.endswith(newline))
             return text.removesuffix("\n").removesuffix("\r")
 
         return iter(next_line, None)
@@ -123,6 +133,7 @@ class Reader(ABC):
 
         Waits until there is at least one; ``b""`` at the end of input. Always bytes.
         """
+        self._skip_overlong()
         if not self._buffer:
             self._fill()
         return self._buffer.peek(size)
@@ -134,10 +145,14 @@ class Reader(ABC):
         returned whole. `encoding` also becomes the one that `write` uses. UnknownEncodingError.
         """
         self._decoder = None if encoding is None else IncrementalDecoder(encoding)
+        self._decoded_size = 0
         self.encoding = encoding or self.encoding
 
     def _decoded(self, data: bytes, final: bool = False) -> Any:
-        return data if self._decoder is None else self._decoder.decode(data, final)
+        if self._decoder is None:
+            return data
+        self._decoded_size += len(data)
+        return self._decoder.decode(data, final)
 
     def _read_some(self, size: int) -> bytes:
         if self._buffer:
@@ -154,32 +169,41 @@ class Reader(ABC):
         self._buffer.feed(data)
         return bool(data)
 
-    def _read_until(self, separator: bytes, width: int) -> bytes:
-        """Up to and including `separator`, or all there is if the input ends before it."""
+    def _read_until(self, separator: bytes, width: int) -> tuple[bytes, bool]:
+        """Up to and including `separator` (True), or all there is if the input ends before it."""
         self._skip_overlong()
         self._buffer.restart_search()
-        while (end := self._buffer.find(separator, width)) < 0:
-            if len(self._buffer) >= self.max_line + len(separator):
-                self._overlong = separator, width
-                raise LineTooLongError(self.max_line)
+        phase = self._phase(width)
+        longest = self.max_line + len(separator)
+        while (end := self._buffer.find(separator, width, phase)) < 0:
+            if len(self._buffer) >= longest:
+                break
             if not self._fill():
-                return self._buffer.take(len(self._buffer))
-        line = self._buffer.take(end)
-        if end > self.max_line + len(separator):
+                return self._buffer.take(len(self._buffer)), False
+        if end < 0 or end > longest:
+            self._overlong = separator, width, phase
             raise LineTooLongError(self.max_line)
-        return line
+        return self._buffer.take(end), True
+
+    def _phase(self, width: int) -> int:
+        """Where code units of `width` bytes begin: the decoder may hold the first part of one."""
+        return 0 if self._decoder is None else -self._decoded_size % width
 
     def _skip_overlong(self) -> None:
         """Drop the rest of a line that was too long, piece by piece, to and including its end."""
         if self._overlong is None:
             return
-        separator, width = self._overlong
+        separator, width, phase = self._overlong
         self._buffer.restart_search()
-        while (end := self._buffer.find(separator, width)) < 0:
+        while (end := self._buffer.find(separator, width, phase)) < 0:
             spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
-            self._buffer.take(spare - spare % width)
+            self._buffer.take(spare - spare % width)  # whole code units: the phase stays
             if not self._fill():
                 end = len(self._buffer)
                 break
         self._buffer.take(end)
         self._overlong = None
+        if self._decoder is not None:  # what it holds of the line is dropped, too
+            with contextlib.suppress(UnicodeError):
+                self._decoder.decode(b"", final=True)
+            self._decoded_size = 0

@@ -42,15 +42,35 @@ class Registry:
         """The connection of an accepted socket."""
         return self._live.get(request)
 
+    def claim(self, connection: Connection) -> bool:
+        """The calling thread is about to serve a connection. False if it was abandoned."""
+        with self._changed:
+            if connection.socket not in self._live:
+                return False
+            connection.thread = threading.get_ident()
+            return True
+
+    def abandon(self, request: Any) -> bool:
+        """Forget a connection, unless a thread has claimed it: then False."""
+        with self._changed:
+            connection = self._live.get(request)
+            if connection is None or connection.thread is not None:
+                return connection is None
+            self.remove(connection)
+            return True
+
     def adopt(self, request: Any) -> Connection | None:
         """The connection of the calling thread, which from now on goes by `request`.
 
-        For servers that wrap the accepted socket in another one (TLS) before they serve it.
+        For servers that wrap the accepted socket in another one before they serve it. If that has
+        not taken over the descriptor (as TLS does), and a handler reads it, we watch the old one.
         """
         thread = threading.get_ident()
         with self._changed:
             for connection in self._live.values():
                 if connection.thread == thread:
+                    if connection.opaque and connection.fileno() >= 0:
+                        return connection
                     del self._live[connection.socket]
                     connection.socket = request
                     self._live[request] = connection
@@ -143,6 +163,15 @@ class Registry:
             for connection in self._live.values():
                 if connection.thread != spare and connection.cut():
                     self._cut += 1
+            self._changed.notify_all()
+
+    def finish_spared(self, seconds: float, spare: int) -> None:
+        """Give who was spared by a drain `seconds` to finish, and then cut them, too."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(c.was_cut or c.thread == spare for c in self._live.values()), seconds
+            )
+        self.cut(spare)
 
     def drained(self) -> tuple[int, int]:
         """How many connections have finished since `begin_draining`, and how many were cut."""

@@ -26,7 +26,7 @@ from .accepting import Accepting
 from .addresses import SocketAddress, check_port
 from .deadline import Deadline
 from .errors import ServerStateError
-from .listener import Acceptor, BackOff, Verdict
+from .listener import Acceptor, BackOff, Verdict, unblock
 from .options import Options, check_seconds
 from .serving import INHERITS_OPTIONS, ClientServer
 from .threads import ClientThreads
@@ -115,11 +115,15 @@ class Server(ClientServer):
 
     def server_bind(self) -> None:
         """Bind the socket to `server_address`, which becomes the address that it got."""
+        reuse_port = self.allow_reuse_port
         try:
-            binding.prepare(self.socket, self.allow_reuse_port)
+            binding.prepare(self.socket, reuse_port)
+            self.allow_reuse_port = False  # done; `socketserver` would try Unix sockets, too
             super().server_bind()
         except OSError as error:
             raise binding.explain(error, self.server_address) from None
+        finally:
+            self.allow_reuse_port = reuse_port
 
     def server_activate(self) -> None:
         """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
@@ -309,13 +313,16 @@ class Server(ClientServer):
         Nobody is accepted any more but who is queued already; idle clients see the end of input;
         busy ones get `timeout` seconds (None: the option `drain_timeout`), then they are cut.
         Idempotent; a second call, from another thread, waits for the first, and the shorter of the
-        two time limits counts. In a handler, its own connection is left out.
+        two time limits counts. In a handler, its own connection is left out; other threads that
+        call this later, and the interpreter's exit, give that one its time.
         """
         seconds = self.options.drain_timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
         if self._state is not State.CLOSED:
             self._connections.limit(Deadline(seconds))
             self.server_close()
+        if self._state is State.CLOSED and self._connections.limited:
+            self._connections.finish_spared(seconds, spare=_me())
         return self._report
 
     def close(self) -> StopReport:
@@ -373,6 +380,7 @@ class Server(ClientServer):
         """
         if not self._accepting.has_begun or self.socket.fileno() < 0:
             return
+        unblock(self.socket)  # for the case that the stop came before the first turn
         left = self.request_queue_size + 1
         while left and not self._connections.out_of_time():
             verdict = self._accept_one()
@@ -418,3 +426,4 @@ def _close_all() -> None:
     for server in list(_to_be_closed):
         with contextlib.suppress(Exception):
             server.server_close()
+            server.stop()  # for a handler that has stopped its server, and is not done

@@ -22,7 +22,7 @@ from .accepting import Accepting
 from .addresses import describe_peer
 from .connection import Connection
 from .errors import PeerError
-from .handlers import adapt
+from .handlers import adapt, error_of_handle
 from .listener import Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
@@ -57,12 +57,15 @@ class ClientServer(socketserver.ThreadingTCPServer):
     @property
     def RequestHandlerClass(self) -> Any:
         """The handler, of whichever kind. May be set; TypeError if it cannot be one."""
-        return self._handler
+        return self._handler_class
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
-        self._serve = adapt(handler, self.options.handler_args)
-        self._handler = handler
+        if handler is None and self._overrides("finish_request"):  # which needs none
+            self._serve = None
+        else:
+            self._serve = adapt(handler, self.options.handler_args)
+        self._handler_class = handler
 
     @property
     def _threads(
@@ -103,18 +106,19 @@ class ClientServer(socketserver.ThreadingTCPServer):
                 events.emit(events.AcceptFailed(error))
             return verdict
         try:
-            self._dispatch(request, client_address)
+            self._admit(request, client_address)
         except BaseException as error:
-            if isinstance(error, Exception):
-                self._tell_error(request, client_address)
-            self._forget(request)
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception):  # Ctrl+C: maybe its thread was just starting
+                if self._connections.abandon(request):
+                    self._forget(request)
                 raise
+            self._tell_error(request, client_address)
+            self._forget(request)
         else:
             self._accepting.succeeded()
         return None
 
-    def _dispatch(self, request: Any, client_address: Any) -> None:
+    def _admit(self, request: Any, client_address: Any) -> None:
         self._register(request, client_address)
         if not self._overrides("process_request"):
             self._start_client(request, client_address, self._verify_and_process)
@@ -150,7 +154,9 @@ class ClientServer(socketserver.ThreadingTCPServer):
         self._start_client(request, client_address, self.process_request_thread)
 
     def _start_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
-        job = partial(self._serve_client, request, client_address, serve)
+        connection = self._connections.get(request)
+        job = partial(self._serve_client, connection, request, client_address, serve)
+        self._client_threads.daemon = self.daemon_threads
         while True:
             try:
                 return self._client_threads.run(job)
@@ -167,11 +173,13 @@ class ClientServer(socketserver.ThreadingTCPServer):
 
     # In the client's thread
 
-    def _serve_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
-        connection = self._connections.get(request)
+    def _serve_client(
+        self, connection: Connection | None, request: Any, client_address: Any, serve: _Serve
+    ) -> None:
         if connection is not None:
+            if not self._connections.claim(connection):
+                return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
-            connection.thread = threading.get_ident()
         try:
             serve(request, client_address)
         finally:
@@ -193,19 +201,27 @@ class ClientServer(socketserver.ThreadingTCPServer):
         """Serve one client to its end, in the calling thread."""
         connection = self._connections.get(request)
         if connection is not None:
-            connection.thread = threading.get_ident()
+            self._connections.claim(connection)
         try:
             self.finish_request(request, client_address)
         except Exception:
             self._tell_error(request, client_address)
         finally:
-            self.shutdown_request(request)
+            if connection is None:
+                self.shutdown_request(request)
+            else:  # its socket may be another one by now, see finish_request
+                self.shutdown_request(connection.socket)
+                self._connections.remove(connection)
+                if connection.socket is not request:
+                    self._forget(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
         connection = self._connections.get(request) or self._connections.adopt(request)
+        if connection is not None:
+            self._connections.claim(connection)
         if self._serve is None:
-            self._handler(request, client_address, self, **self.options.handler_args)
+            self._handler_class(request, client_address, self, **self.options.handler_args)
         else:
             self._serve(connection or self._register(request, client_address))
 
@@ -235,10 +251,14 @@ class ClientServer(socketserver.ThreadingTCPServer):
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
         connection = self._connections.get(request)
-        event: type[events.ClientFailed | events.HandlerFailed] = events.HandlerFailed
-        if isinstance(error, PeerError) or (connection and connection.is_to_blame(error)):
-            event = events.ClientFailed
-        events.emit(event(connection.id if connection else 0, describe_peer(client_address), error))
+        number = connection.id if connection else 0
+        peer = describe_peer(client_address)
+        # A `finish` that fails, since the client is gone, must not hide what `handle` had raised.
+        faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
+        if faults:
+            events.emit(events.HandlerFailed(number, peer, faults[0]))
+        else:
+            events.emit(events.ClientFailed(number, peer, error))
 
     def _tell_error(self, request: Any, client_address: Any) -> None:
         self._call_hook("handle_error", request, client_address)
@@ -253,3 +273,8 @@ class ClientServer(socketserver.ThreadingTCPServer):
     def _overrides(self, name: str) -> bool:
         own = getattr(getattr(self, name), "__func__", None)
         return own is not getattr(ClientServer, name)
+
+
+def _is_clients(error: BaseException, connection: Connection | None) -> bool:
+    """Whether a client is to blame for what its handler has raised."""
+    return isinstance(error, PeerError) or bool(connection and connection.is_to_blame(error))

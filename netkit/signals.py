@@ -9,6 +9,7 @@ something else, and no moment is too early or too late.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -17,9 +18,10 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from . import events
+from .options import check_seconds
 from .server import Server, StopReport, create_server
 
-_DONE = 0  # the byte that says that the server has stopped; no signal has this number
+_NEWS = b"\0"  # wakes the main thread when the server has ended; no signal has this number
 
 SignalHandler = Callable[[int, Any], Any] | int | None
 
@@ -72,14 +74,16 @@ class StopSignals:
             except BaseException as error:
                 outcome.append(error)
             finally:
-                self._outbox.send(bytes([_DONE]))
+                with contextlib.suppress(BlockingIOError):  # it is full: there is news enough
+                    self._outbox.send(_NEWS)
 
         thread = threading.Thread(target=serve, name="netkit-serve", daemon=True)
         thread.start()
         stopping = interrupted = False
-        while (signum := self._inbox.recv(1)[0]) != _DONE:
+        while not outcome:
+            signum = self._inbox.recv(1)[0]
             if signum not in self.SIGNALS:
-                continue  # another one that the program handles
+                continue  # the end of the server, or a signal that the program itself handles
             if not stopping:
                 stopping = True
                 server.request_stop()
@@ -119,6 +123,8 @@ def run(server: Server, drain_timeout: float | None = None) -> RunReport:
     Off the main thread, where Python cannot handle signals, it says so in the log and serves until
     `Server.stop` or `Server.close` is called.
     """
+    if drain_timeout is not None:
+        check_seconds("drain_timeout", drain_timeout)
     if threading.current_thread() is not threading.main_thread():
         events.emit(events.SignalsUnavailable())
         server.serve_forever()

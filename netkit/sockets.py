@@ -29,6 +29,10 @@ KEEP_ALIVE_IDLE = 60  # seconds of silence before the first probe
 KEEP_ALIVE_INTERVAL = 10  # seconds between probes
 KEEP_ALIVE_COUNT = 6  # unanswered probes that make a dead peer
 
+# Peers acknowledge what they have received after up to 40 ms (Linux), or 500 (RFC 9293 section
+# 3.8.6.3), and no event tells that they did: it is asked for so often (seconds).
+ACKNOWLEDGEMENT = 0.005
+
 # Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
 _LAST_DATA_SENT = 44
 _LAST_DATA_RECEIVED = 52
@@ -98,7 +102,7 @@ def unsent(sock: socket.socket) -> bool:
     """
     if _SIOCOUTQ is None:  # pragma: no cover - not Linux
         return True
-    return any(fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))
+    return sock.fileno() >= 0 and any(fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))
 
 
 def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
@@ -140,6 +144,15 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
             if not received:
                 return True
             size -= received
+    return False
+
+
+def swallow_until_sent(sock: socket.socket, seconds: float, size: int) -> bool:
+    """As `swallow`, but only while bytes that were written, or our end, are `unsent`."""
+    until = time.monotonic() + seconds
+    while unsent(sock) and not hung_up(sock) and time.monotonic() < until:
+        if swallow(sock, ACKNOWLEDGEMENT, size):
+            return True
     return False
 
 

@@ -6,6 +6,7 @@ client waits a while for the next one. A thread that is not needed for a while g
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -21,31 +22,38 @@ MAX_PARKED = 64  # how many wait at most: what a burst leaves behind; each costs
 class ClientThreads:
     """Runs each job in a thread of its own, kept from an earlier job where there is one.
 
-    Thread-safe. `daemon`: whether the interpreter may exit while the threads run.
+    Thread-safe. `daemon`: whether the interpreter may exit while the threads run; it may be set,
+    for the threads to come.
     """
 
     def __init__(self, daemon: bool) -> None:
-        self._daemon = daemon
-        self._lock = threading.Lock()  # guards what follows; the queue guards itself
+        self.daemon = daemon
+        # Guards what follows; the queue guards itself. Re-entrant, for signal handlers that stop a
+        # server in the thread that accepts for it.
+        self._lock = threading.RLock()
         self._parked = 0  # threads that wait for a job that is not in the queue yet
         self._threads: set[threading.Thread] = set()
         self._closed = False
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def run(self, job: Job) -> None:
-        """Have `job` run. RuntimeError, and nothing is run, if no thread can be started."""
+        """Have `job` run. RuntimeError, and nothing is run, if no thread can be started.
+
+        What else is raised (KeyboardInterrupt) leaves open whether the job runs.
+        """
         with self._lock:
             if self._parked:
                 self._parked -= 1
                 self._jobs.put(job)
                 return
-            thread = threading.Thread(target=self._work, args=(job,), daemon=self._daemon)
+            thread = threading.Thread(target=self._work, args=(job,), daemon=self.daemon)
             self._threads.add(thread)
         try:
             thread.start()
         except BaseException:
-            with self._lock:
-                self._threads.discard(thread)
+            if thread.ident is None:  # not even a Ctrl+C while waiting for a thread that runs
+                with self._lock:
+                    self._threads.discard(thread)
             raise
 
     def _work(self, job: Job | None) -> None:
@@ -60,6 +68,8 @@ class ClientThreads:
                 self._threads.discard(threading.current_thread())
 
     def _next(self) -> Job | None:
+        if not threading.current_thread().daemon:  # the interpreter's exit would wait for it
+            return None
         with self._lock:
             if self._closed or self._parked >= MAX_PARKED:
                 return None
@@ -96,5 +106,6 @@ class ClientThreads:
         until = Deadline(timeout)
         for thread in self.threads():
             if thread is not threading.current_thread():
-                thread.join(until.remaining())
+                with contextlib.suppress(RuntimeError):  # it is about to be started
+                    thread.join(until.remaining())
         return all(thread is threading.current_thread() for thread in self.threads())

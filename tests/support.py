@@ -63,6 +63,27 @@ def client(server: netkit.Server) -> Iterator[socket.socket]:
         yield sock
 
 
+@contextlib.contextmanager
+def tcp_pair(
+    host: str = "127.0.0.1", receive_buffer: int | None = None
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection over the loopback: ours, blocking, and a peer with a time limit.
+
+    `receive_buffer`: what the peer's kernel takes before it is read (bytes, about).
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        with socket.socket(family) as peer:
+            peer.settimeout(PATIENCE)
+            if receive_buffer is not None:
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            peer.connect(listener.getsockname()[:2])
+            ours, _ = listener.accept()
+            with ours:
+                listener.close()
+                yield ours, peer
+
+
 def receive_all(sock: socket.socket) -> bytes:
     """Everything up to the end of input."""
     return b"".join(iter(lambda: sock.recv(65536), b""))
@@ -144,6 +165,17 @@ def observed(*kinds: type) -> Iterator[list[Any]]:
         yield seen
     finally:
         unsubscribe()
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="no IPv6 here")
 
 
 def tool(name: str) -> str:

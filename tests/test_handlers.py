@@ -10,6 +10,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -413,7 +414,14 @@ def test_a_hex_dump_holds_every_byte_and_is_printable() -> None:
 
 
 def test_the_lines_of_many_clients_do_not_mix() -> None:
-    output = io.BytesIO()
+    class Dawdling(io.BytesIO):
+        def write(self, data: Any) -> int:
+            for part in (data[:9], data[9:]):
+                time.sleep(0)  # so that another thread may come in between
+                super().write(part)
+            return len(data)
+
+    output = Dawdling()
     with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
 
         def send(letter: str) -> None:

@@ -1,0 +1,89 @@
+"""Addresses and ports as values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netkit.addresses import SocketAddress, check_port, describe_peer, format_address
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "text"),
+    [
+        (("127.0.0.1", 80), SocketAddress("127.0.0.1", 80, "IPv4"), "127.0.0.1:80"),
+        (("::1", 80, 0, 0), SocketAddress("::1", 80, "IPv6"), "[::1]:80"),
+        (("fe80::1%lo", 1, 0, 1), SocketAddress("fe80::1%lo", 1, "IPv6"), "[fe80::1%lo]:1"),
+    ],
+)
+def test_a_socket_name_becomes_an_address(name: Any, address: SocketAddress, text: str) -> None:
+    assert SocketAddress.from_sockname(name) == address
+    assert str(address) == text
+    assert describe_peer(name) == text
+
+
+@pytest.mark.parametrize("name", ["", "/run/x.sock", b"\0abstract", None, (), ("alone",)])
+def test_the_name_of_a_unix_socket_is_no_address(name: Any) -> None:
+    assert SocketAddress.from_sockname(name) is None
+
+
+def test_an_address_can_be_taken_apart() -> None:
+    address, port, family = SocketAddress("::1", 80, "IPv6")
+    assert (address, port, family) == ("::1", 80, "IPv6")
+
+
+def test_only_ipv6_gets_brackets() -> None:
+    assert format_address("localhost", 8080) == "localhost:8080"
+    assert format_address("::", 0) == "[::]:0"
+
+
+@pytest.mark.parametrize(
+    ("client_address", "shown"),
+    [
+        (None, "unix"),
+        ("", "unix"),
+        (b"", "unix"),
+        ("/run/client.sock", "/run/client.sock"),
+        (b"\0name", r"b'\x00name'"),
+    ],
+)
+def test_a_unix_client_is_shown_by_its_path_if_it_has_one(client_address: Any, shown: str) -> None:
+    assert describe_peer(client_address) == shown
+
+
+@given(st.text(st.characters()))
+def test_a_path_that_a_client_has_chosen_is_shown_in_one_printable_line(path: str) -> None:
+    assert describe_peer(path).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("port", "expected"),
+    [(0, 0), (65535, 65535), ("0", 0), ("8080", 8080), ("65535", 65535), ("0080", 80)],
+)
+def test_a_port_may_be_a_number_or_digits(port: int | str, expected: int) -> None:
+    assert check_port(port) == expected
+
+
+@pytest.mark.parametrize(
+    ("port", "shown"),
+    [(-1, "-1"), (65536, "65536"), ("65536", "65536"), ("9" * 5000, "999999")],
+)
+def test_a_port_out_of_range_is_a_value_error(port: int | str, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"^port must be a number from 0 to 65535, not {shown}$"):
+        check_port(port)
+
+
+@pytest.mark.parametrize("port", ["", " ", "abc", "-1", "+1", "0x50", "8 0", "1.5", "٨", "²", "\0"])
+def test_a_port_that_is_no_number_is_a_value_error(port: str) -> None:
+    with pytest.raises(ValueError, match="^port must be a number from 0 to 65535, not ") as caught:
+        check_port(port)
+    assert repr(port) in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [None, True, False, 80.0, b"80", [80], float("nan")])
+def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
+    with pytest.raises(TypeError, match="^port must be a number from 0 to 65535, not "):
+        check_port(port)

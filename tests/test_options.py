@@ -1,0 +1,121 @@
+"""The options of a server, as values."""
+
+from __future__ import annotations
+
+import threading
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from netkit.errors import UnknownEncodingError
+from netkit.options import FLAGS, Options, check_seconds
+
+
+def test_the_defaults_are_these() -> None:
+    assert Options()._asdict() == {
+        "drain_timeout": 10.0,
+        "idle_timeout": None,
+        "encoding": "utf-8",
+        "max_line": 65536,
+        "no_delay": True,
+        "keep_alive": True,
+        "handler_args": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("drain_timeout", 0),
+        ("drain_timeout", 1.5),
+        ("idle_timeout", None),
+        ("idle_timeout", 0.001),
+        ("encoding", "shift_jis"),
+        ("max_line", 1),
+        ("no_delay", False),
+        ("keep_alive", False),
+        ("handler_args", {"greeting": "hello"}),
+        ("handler_args", MappingProxyType({})),
+    ],
+)
+def test_an_option_that_is_given_is_kept_and_the_others_have_their_defaults(
+    name: str, value: Any
+) -> None:
+    options = Options(**{name: value})
+    assert getattr(options, name) == value
+    assert {**options._asdict(), name: None} == {**Options()._asdict(), name: None}
+
+
+def test_options_cannot_be_changed() -> None:
+    options = Options()
+    with pytest.raises(AttributeError):
+        options.max_line = 5  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        options.other = 5  # type: ignore[attr-defined]
+
+
+def test_options_are_taken_by_name_only() -> None:
+    with pytest.raises(TypeError):
+        Options(10.0)  # type: ignore[call-arg]
+
+
+def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(TypeError) as caught:
+        Options(max_lines=5)
+    assert str(caught.value) == (
+        "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, encoding, "
+        "max_line, no_delay, keep_alive, handler_args"
+    )
+
+
+TOO_LONG = threading.TIMEOUT_MAX * 2
+LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "text"),
+    [
+        ("drain_timeout", -1, ValueError, "drain_timeout must be 0 or more seconds, not -1"),
+        ("drain_timeout", float("nan"), ValueError, "must be 0 or more seconds, not nan"),
+        ("drain_timeout", float("inf"), ValueError, "must be 0 or more seconds, not inf"),
+        ("drain_timeout", TOO_LONG, ValueError, f"drain_timeout must be at most {LONGEST} seconds"),
+        ("drain_timeout", None, TypeError, "drain_timeout must be a number of seconds, not None"),
+        ("drain_timeout", "1", TypeError, "drain_timeout must be a number of seconds, not '1'"),
+        ("drain_timeout", True, TypeError, "drain_timeout must be a number of seconds, not True"),
+        ("idle_timeout", 0, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
+        ("idle_timeout", "1", TypeError, "idle_timeout must be a number of seconds, not '1'"),
+        ("encoding", 5, TypeError, "an encoding is a str, not int"),
+        ("encoding", "utf9", UnknownEncodingError, "unknown encoding 'utf9'"),
+        ("max_line", 0, ValueError, "max_line must be at least 1 byte, not 0"),
+        ("max_line", 1.0, TypeError, "max_line must be a number of bytes, not 1.0"),
+        ("max_line", True, TypeError, "max_line must be a number of bytes, not True"),
+        ("no_delay", 1, TypeError, "no_delay must be True or False, not 1"),
+        ("keep_alive", None, TypeError, "keep_alive must be True or False, not None"),
+        ("handler_args", [], TypeError, r"handler_args must be a mapping, not []"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_and_named(
+    name: str, value: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        Options(**{name: value})
+    assert text in str(caught.value)
+
+
+def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
+    check_seconds("time", threading.TIMEOUT_MAX)
+    with threading.Condition() as condition:
+        condition.wait_for(lambda: True, threading.TIMEOUT_MAX)
+
+
+def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments() -> None:
+    assert set(FLAGS) == set(Options._fields) - {"handler_args"}
+    for flag in FLAGS.values():
+        assert flag.help
+        assert flag.metavar
+
+
+def test_the_defaults_pass_their_own_checks() -> None:
+    for name, flag in FLAGS.items():
+        flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))
