@@ -10,10 +10,21 @@ no memory, a port in use) stays an ``OSError``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class NetkitError(Exception):
-    """Base of every error that netkit itself defines."""
+    """Base of every error that netkit itself defines. Can be copied, and sent between processes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # an exception's own would call `__init__` with `args`
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[NetkitError], args: tuple[Any, ...], state: dict[str, Any]) -> NetkitError:
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(state)
+    return error
 
 
 class LocalError(NetkitError):

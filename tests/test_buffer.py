@@ -75,7 +75,7 @@ def test_another_separator_is_found_after_the_search_was_restarted() -> None:
         (b"\n\x00", 2, 0, 2),
         (b"\x0a\x0a\x00\x00", 2, 0, -1),  # U+0A0A, U+0000: no newline
         (b"\x0a\x0a\x00\x00", 2, 1, 3),
-        (b"\x41\x0a\x00\x0a\x0a\x00\x0a\x00", 2, 0, 8),
+        (b"\x41\x0a\x00\x0a\x0a\x00\x0a\x00", 2, 0, 6),
         (b"\x00\x00\x00\x0a\x00\x00\x00\x0a\x00", 4, 3, 5),
     ],
 )

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from support import in_thread
 
 from netkit.errors import UnknownEncodingError
 from netkit.options import FLAGS, Options, check_seconds
@@ -105,8 +106,14 @@ def test_a_value_that_cannot_be_meant_is_refused_and_named(
 
 def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
     check_seconds("time", threading.TIMEOUT_MAX)
-    with threading.Condition() as condition:
-        condition.wait_for(lambda: True, threading.TIMEOUT_MAX)
+    condition = threading.Condition()
+
+    def notify() -> None:
+        with condition:
+            condition.notify()
+
+    with condition, in_thread(notify):
+        assert condition.wait(threading.TIMEOUT_MAX)
 
 
 def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments() -> None:

@@ -95,7 +95,8 @@ def test_the_function_handler_shouts_until_ctrl_c(example: Callable[[str], Examp
 def test_the_class_handler_greets_shouts_and_says_bye(example: Callable[[str], Example]) -> None:
     program = example(python_block("class Shout(netkit.Handler)"))
     output, _ = program.process.communicate(timeout=PATIENCE)
-    assert sorted(output.splitlines()) == ["b'what?\\nHELLO\\n'", "bye, 127.0.0.1"]
+    assert "b'what?\\nHELLO\\n'" in output
+    assert "bye, 127.0.0.1" in output  # printed by another thread, so the lines may mix
     assert program.process.returncode == 0
 
 
