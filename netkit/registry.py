@@ -43,20 +43,15 @@ class Registry:
         return self._live.get(request)
 
     def claim(self, connection: Connection) -> bool:
-        """The calling thread is about to serve a connection. False if it was abandoned."""
-        with self._changed:
-            if connection.socket not in self._live:
-                return False
-            connection.thread = threading.get_ident()
-            return True
+        """Make the calling thread the one that serves it, or that closes it unserved.
 
-    def abandon(self, request: Any) -> bool:
-        """Forget a connection, unless a thread has claimed it: then False."""
+        False if another thread is that already, or if it is over.
+        """
+        me = threading.get_ident()
         with self._changed:
-            connection = self._live.get(request)
-            if connection is None or connection.thread is not None:
-                return connection is None
-            self.remove(connection)
+            if connection.thread not in (None, me) or connection.socket not in self._live:
+                return False
+            connection.thread = me
             return True
 
     def adopt(self, request: Any) -> Connection | None:

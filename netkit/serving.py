@@ -108,8 +108,9 @@ class ClientServer(socketserver.ThreadingTCPServer):
         try:
             self._admit(request, client_address)
         except BaseException as error:
-            if not isinstance(error, Exception):  # Ctrl+C: maybe its thread was just starting
-                if self._connections.abandon(request):
+            if not isinstance(error, Exception):  # Ctrl+C, and its thread may be running already
+                connection = self._connections.get(request)
+                if connection is None or self._connections.claim(connection):
                     self._forget(request)
                 raise
             self._tell_error(request, client_address)

@@ -41,6 +41,8 @@ class StopSignals:
         self._previous: dict[signal.Signals, SignalHandler] = {}
 
     def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("signals can only be handled in the main thread")
         self._inbox, self._outbox = socket.socketpair()
         self._outbox.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._outbox.fileno(), warn_on_full_buffer=False)

@@ -154,6 +154,21 @@ def exchange_much(server: netkit.Server, data: bytes) -> bytes:
         return receive_all(sock)
 
 
+class CountingBytes(bytearray):
+    """Counts the bytes that searches and slices may look at."""
+
+    touched = 0
+
+    def find(self, wanted: Any, start: Any = 0, end: Any = None) -> int:
+        self.touched += max(0, len(self) - start)
+        return super().find(wanted, start)
+
+    def __getitem__(self, key: Any) -> Any:
+        part = super().__getitem__(key)
+        self.touched += len(part) if isinstance(key, slice) else 1
+        return part
+
+
 @contextlib.contextmanager
 def observed(*kinds: type) -> Iterator[list[Any]]:
     """The events of these kinds (all, if none is named) that are emitted meanwhile."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import CountingBytes
 
 from netkit.buffer import ReceiveBuffer
 
@@ -108,27 +107,12 @@ def test_it_behaves_as_a_string_of_bytes_does(steps: list[bytes | int | None]) -
         assert len(buffer) == len(model)
 
 
-class Counting(bytearray):
-    """Counts the bytes that searches and slices may look at."""
-
-    touched = 0
-
-    def find(self, wanted: Any, start: Any = 0, end: Any = None) -> int:
-        self.touched += max(0, len(self) - start)
-        return super().find(wanted, start)
-
-    def __getitem__(self, key: Any) -> Any:
-        part = super().__getitem__(key)
-        self.touched += len(part) if isinstance(key, slice) else 1
-        return part
-
-
 @pytest.mark.parametrize("separator", [b"\n", b"--|"])
 @pytest.mark.parametrize("lines", [1, 100])
 def test_no_byte_is_searched_or_copied_more_than_a_few_times(separator: bytes, lines: int) -> None:
     """Each byte comes by itself, and is searched for at once: what costs a square if done badly."""
     buffer = ReceiveBuffer()
-    data = Counting()
+    data = CountingBytes()
     buffer._data = data
     size, taken = 20_000, 0
     stream = (b"-" * (size // lines) + separator) * lines

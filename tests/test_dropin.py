@@ -445,6 +445,14 @@ def test_a_handler_in_a_pool_may_close_the_server() -> None:
     assert stopped[0].cut == 0
 
 
+def test_a_program_may_accept_clients_itself_and_hand_them_to_process_request() -> None:
+    with netkit.Server(LOCAL, Shout) as server, client(server) as sock:
+        sock.sendall(b"hello\n")
+        sock.shutdown(socket.SHUT_WR)
+        server.process_request(*server.get_request())
+        assert receive_all(sock) == b"HELLO\n"
+
+
 def test_process_request_may_serve_in_the_accepting_thread_itself() -> None:
     class Server(netkit.Server):
         def process_request(self, request: Any, client_address: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections import Counter
@@ -453,14 +454,23 @@ def test_a_with_block_leaves_serving_to_the_program_as_in_socketserver() -> None
             assert exchange(server, b"x") == b"x"
 
 
+def waits(thread: threading.Thread) -> bool:
+    """Whether the thread is in `Condition.wait`."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is threading.Condition.wait.__code__
+
+
 def test_a_second_serve_forever_waits_until_the_first_has_ended() -> None:
     with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
         with serving_forever(server) as first:
             assert exchange(server, b"x") == b"x"
-            with in_thread(server.serve_forever):
+            with serving_forever(server) as second:
+                wait_until(lambda: waits(second), "waiting")
                 assert exchange(server, b"y") == b"y"
                 server.shutdown()
-            assert not first.is_alive()
+                for thread in (first, second):
+                    thread.join(PATIENCE)
+                    assert not thread.is_alive()
 
 
 def test_a_server_can_be_shut_down_and_serve_again() -> None:

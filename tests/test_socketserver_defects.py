@@ -353,6 +353,35 @@ print(netkit.run(server))
         assert script.wait() == (0, "stopped: 1 finished, 0 cut\n", "")
 
 
+@pytest.mark.parametrize("started", [True, False])
+def test_L7_ctrl_c_while_a_clients_thread_starts_leaves_no_client_half_served(
+    started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        if started:
+            start(thread)
+            wait_until(lambda: server.connections[0].thread)
+        raise KeyboardInterrupt
+
+    start = threading.Thread.start
+    threads: list[threading.Thread] = []
+    with netkit.Server(LOCAL, Shout) as server, client(server) as sock:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server.serve_forever()
+        if started:
+            assert ask(sock, b"a\n") == b"A\n"
+            return
+        assert sock.recv(1) == b""
+        assert not server.connections
+        with observed(events.HandlerFailed) as failures:
+            start(threads[0])  # which was just about to
+            wait_until(lambda: threads[0].name == "netkit-parked")
+        assert not failures
+
+
 def test_L8_sigterm_lets_the_client_under_way_finish() -> None:
     source = """
 server = netkit.Server(("127.0.0.1", 0), Slow)
@@ -626,7 +655,8 @@ def test_O1_running_out_of_descriptors_costs_nothing_and_harms_nobody_connected(
             for episode in (1, 2):
                 with socket.socket() as late:
                     late.settimeout(PATIENCE)
-                    gc.collect()  # nothing else gives a descriptor back meanwhile
+                    gc.collect()  # so that nothing gives a descriptor back meanwhile
+                    wait_until(lambda: server.connection_count == 1)
                     with no_descriptors_left():
                         server.attempts = 0
                         late.connect(server.server_address)
@@ -644,8 +674,10 @@ def test_O1_running_out_of_descriptors_costs_nothing_and_harms_nobody_connected(
 def test_O1_a_paused_acceptor_stops_at_once() -> None:
     pytest.importorskip("resource")
     with netkit.Server(LOCAL, Shout, drain_timeout=1) as server, serving_forever(server):
+        assert exchange(server, b"a\n") == b"A\n"
         with observed(events.AcceptPaused) as paused, socket.socket() as late:
             gc.collect()
+            wait_until(lambda: not server.connections)
             with no_descriptors_left():
                 late.connect(server.server_address)
                 wait_until(lambda: paused)

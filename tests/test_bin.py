@@ -1,0 +1,129 @@
+"""The scripts in bin/: from any directory, by any path, with signals and arguments handed on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE, ROOT, receive_all, send_and_end, tool
+
+SERVERS = ["echo-server", "greeter-server", "logger-server"]
+
+
+@contextlib.contextmanager
+def script(*command: str | Path, cwd: Path) -> Iterator[tuple[Any, int]]:
+    """A script as a process, with its port."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    with subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env={**environment, "PYTHON": sys.executable},
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr
+            line = process.stderr.readline()
+            assert line.startswith("listening on "), line + process.stderr.read()
+            yield process, int(line.rpartition(":")[2])
+        finally:
+            process.kill()
+
+
+def ask(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        send_and_end(sock, b"hello\n")
+        return receive_all(sock)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_script_serves_from_another_directory_until_a_signal(name: str, tmp_path: Path) -> None:
+    with script(ROOT / "bin" / name, cwd=tmp_path) as (process, port):
+        reply = ask(port)
+        process.send_signal(signal.SIGTERM)  # it arrives: the shell has been replaced
+        output, lines = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert lines.splitlines()[-1].startswith("stopped: ")
+    if name == "echo-server":
+        assert reply == b"hello\n"
+    elif name == "greeter-server":
+        assert reply.startswith(b"Hello, 127.0.0.1:")
+    else:
+        assert output == "hello\n"
+
+
+def test_a_script_works_through_symbolic_links(tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to(ROOT / "bin" / "echo-server")
+    (tmp_path / "second").symlink_to("first")
+    with script("./second", cwd=tmp_path) as (_, port):
+        assert ask(port) == b"hello\n"
+
+
+def test_a_script_works_in_a_folder_whose_name_is_difficult(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s a $HOME  of * "quotes"'
+    for part in ("bin", "netkit"):
+        shutil.copytree(ROOT / part, folder / part)
+    with script(folder / "bin" / "echo-server", cwd=tmp_path) as (_, port):
+        assert ask(port) == b"hello\n"
+
+
+def test_a_folder_called_netkit_in_the_current_directory_does_not_matter(tmp_path: Path) -> None:
+    """As next to a checkout of that name."""
+    (tmp_path / "netkit").mkdir()
+    with script(ROOT / "bin" / "echo-server", cwd=tmp_path) as (_, port):
+        assert ask(port) == b"hello\n"
+
+
+def test_arguments_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    greeting = "two  words, 'quotes' and * $HOME"
+    with script(ROOT / "bin" / "greeter-server", "--greeting", greeting, cwd=tmp_path) as (_, port):
+        assert ask(port) == greeting.encode() + b"\n"
+
+
+def test_an_error_has_the_status_and_the_line_of_the_command(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [ROOT / "bin" / "echo-server", "no-port"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable},
+        timeout=PATIENCE,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("netkit echo: error: argument PORT: ")
+
+
+def test_the_netkit_script_runs_a_handler_of_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def shout(conn): conn.end(conn.read().upper())\n")
+    with script(ROOT / "bin" / "netkit", "serve", "app:shout", cwd=tmp_path) as (_, port):
+        assert ask(port) == b"HELLO\n"
+
+
+def test_a_python_path_of_the_user_is_kept(tmp_path: Path) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "app.py").write_text("def shout(conn): conn.end(conn.read().upper())\n")
+    command = f'PYTHONPATH="$1" exec "{ROOT}/bin/netkit" serve app:shout'
+    with script("sh", "-c", command, "sh", modules, cwd=tmp_path) as (_, port):
+        assert ask(port) == b"HELLO\n"
+
+
+def test_all_scripts_are_executable_and_pass_shellcheck() -> None:
+    scripts = [*(ROOT / "bin").iterdir(), ROOT / ".ci/run"]
+    assert {"netkit", "test", "run", *SERVERS} <= {path.name for path in scripts}
+    for path in scripts:
+        assert os.access(path, os.X_OK), path
+        assert path.read_text().startswith("#!/bin/sh\n"), path
+    result = subprocess.run([tool("shellcheck"), *scripts], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")

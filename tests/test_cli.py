@@ -1,0 +1,727 @@
+"""The command line: what it prints, what it refuses and how, and what its servers do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support import (
+    PATIENCE,
+    ROOT,
+    Cli,
+    in_thread,
+    needs_ipv6,
+    observed,
+    receive_all,
+    receive_exactly,
+    send_and_end,
+    wait_until,
+)
+
+import netkit
+from netkit import __main__ as entry
+from netkit import cli, events, logs
+from netkit.signals import StopSignals
+
+
+class Result(NamedTuple):
+    status: int | str | None
+    out: bytes
+    lines: list[str]  # of standard error
+
+
+Run = Callable[..., Result]
+During = Callable[[int], object]
+
+
+@pytest.fixture
+def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Run]:
+    """Runs a command in this process. With `during`, which gets the port, and then Ctrl+C."""
+    handlers = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+    level, propagate = logs.logger.level, logs.logger.propagate
+
+    def call(*argv: str, during: During | None = None, stop: bool = True) -> Result:
+        before = list(logs.logger.handlers)
+
+        def act() -> None:
+            wait_until(lambda: seen, "listening")
+            try:
+                if during:
+                    during(int(seen[0].address.rpartition(":")[2]))
+            finally:
+                if stop:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        status: int | str | None
+        with contextlib.ExitStack() as stack:
+            seen = stack.enter_context(observed(events.Listening))
+            if during:
+                stack.enter_context(in_thread(act))
+            try:
+                status = cli.main(argv)
+            except SystemExit as end:
+                status = end.code
+        for handler in set(logs.logger.handlers) - set(before):
+            logs.logger.removeHandler(handler)
+        out, err = capfdbinary.readouterr()
+        return Result(status, out, err.decode().splitlines())
+
+    yield call
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    logs.logger.setLevel(level)
+    logs.logger.propagate = propagate
+
+
+def ask(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
+    with socket.create_connection((host, port), PATIENCE) as sock:
+        send_and_end(sock, data)
+        return receive_all(sock)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Writes a module into the current directory, and has it forgotten in the end."""
+    names: list[str] = []
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path)
+
+    def write(source: str, name: str = "app") -> Path:
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        names.append(name)
+        return path
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+# Help
+
+
+def test_the_help_lists_the_commands_and_shows_examples(run: Run) -> None:
+    status, out, lines = run("--help")
+    assert (status, lines) == (0, [])
+    text = out.decode()
+    for command in ("echo", "logger", "greeter", "serve"):
+        assert re.search(rf"^ +{command} +\w", text, re.MULTILINE)
+        assert f"\n  python -m netkit {command} " in text
+    assert "Ctrl+C stops a server gracefully" in text
+
+
+@pytest.mark.parametrize("command", ["echo", "logger", "greeter", "serve"])
+def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: Run) -> None:
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    text = out.decode()
+    for option in netkit.server.Options._fields:
+        assert (f"--{option.replace('_', '-')} " in text) == (option != "handler_args")
+    for flag in ("--host HOST", "--log-level {debug,", "--log-format {text,json}", "PORT"):
+        assert flag in text
+    assert "examples:\n  python -m netkit" in text
+    assert "None" not in text
+    assert "True" not in text
+
+
+def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
+    commands = re.findall(r"^  python -m netkit (.*?)  ", cli._EXAMPLES, re.MULTILINE)
+    assert len(commands) == 4
+    for command in commands:
+        assert cli._parser().parse_args(command.replace("'", "").split())
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == (0, f"netkit {netkit.__version__}\n".encode(), [])
+
+
+# Errors: one line each
+
+
+def taken() -> contextlib.AbstractContextManager[socket.socket]:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("", "netkit: error: the following arguments are required: COMMAND"),
+        ("frob", r"netkit: error: argument COMMAND: invalid choice: 'frob' \(choose from .*\)"),
+        *(
+            (
+                f"echo {port}",
+                "netkit echo: error: argument PORT: "
+                f"port must be a number from 0 to 65535, not {shown}",
+            )
+            for port, shown in (("-1", "'-1'"), ("65536", "65536"), ("abc", "'abc'"))
+        ),
+        ("echo 1 2", "netkit: error: unrecognized arguments: 2"),
+        *(
+            (f"echo {argv}", f"netkit echo: error: argument {message}")
+            for argv, message in (
+                ("--drain-timeout -1", "--drain-timeout: it must be 0 or more seconds, not -1.0"),
+                ("--drain-timeout nan", "--drain-timeout: it must be 0 or more seconds, not nan"),
+                ("--drain-timeout x", "--drain-timeout: it must be a number of seconds, not 'x'"),
+                ("--idle-timeout 0", "--idle-timeout: it must be more than 0 seconds, not 0.0"),
+                ("--max-line 0", "--max-line: it must be at least 1 byte, not 0"),
+                ("--max-line 1.5", "--max-line: it must be a number of bytes, not '1.5'"),
+                ("--encoding nope", "--encoding: unknown encoding 'nope'"),
+                (
+                    "--encoding utf9",
+                    "--encoding: unknown encoding 'utf9'; did you mean 'utf8', 'utf-8'[?]",
+                ),
+                ("--no-delay maybe", "--no-delay: on or off, not 'maybe'"),
+                ("--log-level loud", r"--log-level: invalid choice: 'loud' \(choose from .*\)"),
+            )
+        ),
+        (
+            "logger --hex --raw",
+            "netkit logger: error: argument --raw: not allowed with argument --hex",
+        ),
+        (
+            "serve",
+            "netkit serve: error: the following arguments are required: MODULE:NAME(, PORT)?",
+        ),
+        *(
+            (
+                f"serve {name}",
+                "netkit serve: error: argument MODULE:NAME: "
+                f"a handler is named MODULE:NAME, such as app:Shout, not '{name}'",
+            )
+            for name in ("app", "app:", ":Shout", "app:Shout:x", "./app.py:Shout", "app.:x")
+        ),
+        (
+            "serve json:__name__",
+            "netkit: error: a handler must be a class or a function, not 'json'",
+        ),
+    ],
+)
+def test_a_wrong_use_is_told_in_one_line(argv: str, message: str, run: Run) -> None:
+    status, out, lines = run(*argv.split())
+    assert (status, out, len(lines)) == (2, b"", 1)
+    assert re.fullmatch(message + r" \(see netkit( \w+)? --help\)", lines[0])
+
+
+def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> None:
+    module("def handler(*, key): pass")
+    status, _, lines = run("serve", "app:handler")
+    assert (status, len(lines)) == (2, 1)
+    assert lines[0].startswith("netkit: error: handler handler cannot be called: ")
+
+
+def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
+    status, out, lines = run("echo", "8080", "--host", "no.such.host.invalid")
+    assert (status, out, len(lines)) == (1, b"", 1)
+    assert re.fullmatch(
+        r"netkit: error: listen ENOTFOUND: .*: no\.such\.host\.invalid:8080", lines[0]
+    )
+
+
+def test_an_address_of_another_machine_is_told(run: Run) -> None:
+    assert run("echo", "8080", "--host", "192.0.2.1") == (
+        1,
+        b"",
+        ["netkit: error: listen EADDRNOTAVAIL: cannot assign requested address: 192.0.2.1:8080"],
+    )
+
+
+IN_USE = r"netkit: error: port (\d+)(.*) is in use: try another one, such as (\d+), or none, .*"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "*", ""])
+def test_a_port_in_use_is_named_and_another_one_suggested(host: str, run: Run) -> None:
+    with taken() as sock:
+        port = sock.getsockname()[1]
+        status, _, lines = run("echo", str(port), "--host", host)
+    assert (status, len(lines)) == (1, 1)
+    match = re.fullmatch(IN_USE, lines[0])
+    assert match
+    assert (int(match[1]), match[2]) == (port, " of 127.0.0.1" if host == "127.0.0.1" else "")
+    with socket.create_server(("127.0.0.1", int(match[3]))):
+        pass
+
+
+def test_a_port_that_is_suggested_is_free_on_the_very_host(run: Run) -> None:
+    while True:
+        with taken() as sock, contextlib.suppress(OSError):
+            port = sock.getsockname()[1]
+            with socket.create_server(("127.0.0.1", port + 1)):
+                match = re.fullmatch(IN_USE, run("echo", str(port)).lines[0])
+                break
+    assert match
+    assert int(match[3]) > port + 1
+
+
+def test_no_port_is_suggested_where_there_is_none(run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cli, "_SUGGESTED_PORTS", 0)
+    with taken() as sock:
+        port = sock.getsockname()[1]
+        assert run("echo", str(port)).lines == [
+            f"netkit: error: port {port} of 127.0.0.1 is in use: "
+            "try another one, or none, and the system chooses"
+        ]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [(".", "is a directory"), ("no/such", "no such file or directory")]
+)
+def test_an_output_that_cannot_be_opened_is_told(
+    path: str, reason: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("logger", "--output", path) == (
+        1,
+        b"",
+        [f"netkit: error: cannot write to {path}: {reason}"],
+    )
+
+
+def test_a_closed_standard_output_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("logger").lines == [
+        "netkit: error: standard output is closed: name a file with --output"
+    ]
+
+
+# Handlers of one's own
+
+
+def test_a_missing_module_is_told_in_one_line(module: Any, run: Run) -> None:
+    status, _, lines = run("serve", "nosuch:Shout")
+    assert (status, lines) == (
+        1,
+        [f"netkit: error: no module named 'nosuch', neither here ({os.getcwd()}) nor installed"],
+    )
+    assert (
+        run("serve", "json.nosuch:Shout")
+        .lines[0]
+        .startswith("netkit: error: no module named 'json.nosuch', ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("app:shuot", "app has no shuot; did you mean shout?"),
+        ("app:frobnicate", "app has no frobnicate"),
+        ("app:Group.innner", "app has no Group.innner; did you mean inner?"),
+    ],
+)
+def test_a_missing_name_is_told_with_what_is_close(
+    name: str, message: str, module: Any, run: Run
+) -> None:
+    module("def shout(conn): pass\nclass Group:\n    def inner(conn): pass\n")
+    assert run("serve", name) == (1, b"", [f"netkit: error: {message}"])
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("def work():\n    1 / 0\n\nwork()\n", "ZeroDivisionError: division by zero"),
+        ("import no_such_thing\n", "ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("import app.parts\n", "ModuleNotFoundError: No module named 'app.parts'; .*"),
+        ("from json import nothing\n", "ImportError: cannot import name 'nothing' .*"),
+        ("def (:\n", "SyntaxError: .*"),
+    ],
+)
+def test_a_module_that_fails_shows_its_own_traceback_and_none_of_ours(
+    source: str, error: str, module: Any, run: Run
+) -> None:
+    path = module(source)
+    status, out, lines = run("serve", "app:Shout")
+    assert (status, out) == (1, b"")
+    frames = [line for line in lines if line.startswith("  File ")]
+    assert frames[0].startswith(f'  File "{path}", line ')
+    assert not any("netkit" in frame or "importlib" in frame for frame in frames)
+    assert re.fullmatch(error, lines[-2])
+    assert lines[-1] == "netkit: error: app could not be imported, see above"
+
+
+def test_a_module_may_end_the_program(module: Any, run: Run) -> None:
+    module("raise SystemExit('not today')")
+    assert run("serve", "app:Shout").status == "not today"
+
+
+HANDLERS = """
+import socketserver
+import netkit
+
+def function(conn):
+    conn.end(conn.read().upper())
+
+class Class(netkit.Handler):
+    def received(self, data):
+        self.conn.write(data.upper())
+
+class Old(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+class Group:
+    inner = function
+"""
+
+
+@pytest.mark.parametrize("name", ["function", "Class", "Old", "Group.inner"])
+def test_serve_runs_a_handler_of_the_current_directory(name: str, module: Any, run: Run) -> None:
+    module(HANDLERS)
+    replies: list[bytes] = []
+    result = run("serve", f"app:{name}", during=lambda port: replies.append(ask(port, b"hello")))
+    assert (result.status, replies) == (0, [b"HELLO"])
+
+
+def test_an_installed_command_finds_the_module_in_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "netkit"
+    script.write_text("import sys\nfrom netkit.__main__ import run\nsys.exit(run())\n")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "app.py").write_text(HANDLERS)
+    with subprocess.Popen(
+        [sys.executable, str(script), "serve", "app:function"],
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr
+            line = process.stderr.readline()
+            assert line.startswith("listening on 127.0.0.1:"), line + process.stderr.read()
+            assert ask(int(line.rpartition(":")[2]), b"hello") == b"HELLO"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
+def test_the_entry_point_leaves_a_ctrl_c_handler_alone_that_is_not_pythons(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a program which runs netkit as a part of itself, or of `nohup`."""
+    monkeypatch.setattr(sys, "argv", ["netkit", "--version"])
+    for handler, expected in (
+        (signal.SIG_IGN, signal.SIG_IGN),
+        (signal.default_int_handler, signal.SIG_DFL),
+    ):
+        signal.signal(signal.SIGINT, handler)
+        with pytest.raises(SystemExit):
+            entry.run()
+        assert signal.getsignal(signal.SIGINT) is expected
+
+
+# Servers
+
+
+def test_echo_listens_on_loopback_says_where_and_sends_everything_back(run: Run) -> None:
+    def use(port: int) -> None:
+        ports.append(port)
+        assert ask(port, bytes(range(256))) == bytes(range(256))
+
+    ports: list[int] = []
+    status, out, lines = run("echo", during=use)
+    assert (status, out) == (0, b"")
+    assert lines[0] == f"listening on 127.0.0.1:{ports[0]}"
+    assert re.fullmatch(r"stopped: [01] finished, 0 cut", lines[-1])
+
+
+def test_a_port_that_is_named_is_the_one(run: Run) -> None:
+    with taken() as sock:
+        port = sock.getsockname()[1]
+    assert run("echo", str(port), during=lambda used: None).lines[0].endswith(f":{port}")
+
+
+@needs_ipv6
+def test_the_host_star_is_reached_by_ipv4_and_ipv6(run: Run) -> None:
+    def use(port: int) -> None:
+        assert ask(port, b"four", "127.0.0.1") == b"four"
+        assert ask(port, b"six", "::1") == b"six"
+
+    result = run("echo", "--host", "*", during=use)
+    assert result.lines[0].startswith("listening on [::]:")
+
+
+@pytest.mark.parametrize(
+    ("options", "greeting"),
+    [
+        ([], "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"),
+        (["--greeting", "hi"], "hi\n"),
+        (["--greeting", "one\ntwo\n"], "one\ntwo\n"),
+        (["--greeting", "{port} {} {x} {address}"], "{port} {} {x} {address}\n"),
+        (["--greeting", "grüß dich", "--encoding", "latin-1"], "grüß dich\n"),
+    ],
+)
+def test_greeter_greets_and_ends(options: list[str], greeting: str, run: Run) -> None:
+    def use(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            address, own = sock.getsockname()
+            expected = greeting.replace("{address}", address).replace("{port}", str(own))
+            encoding = options[3] if len(options) > 2 else "utf-8"
+            assert receive_all(sock) == expected.encode(encoding)
+
+    assert run("greeter", *options, during=use).status == 0
+
+
+HOSTILE = (
+    b"plain\n"
+    b"crlf\r\n"
+    b"[7] got connection from 1.2.3.4:5\rforged\n"
+    b"\x1b[2J\x1b]0;title\x07 \x00 \x7f \xc2\x9b\n"
+    b"\xff\xfe caf\xc3\xa9 \\n\n"
+    b"\xe2\x80\xae\xe2\x80\xa8\n"
+    b"no newline"
+)
+ESCAPED = (
+    "plain\n"
+    "crlf\n"
+    "[7] got connection from 1.2.3.4:5\\rforged\n"
+    "\\x1b[2J\\x1b]0;title\\x07 \\x00 \\x7f \\u009b\n"
+    "\\xff\\xfe café \\\\n\n"
+    "\\u202e\\u2028\n"
+    "no newline\n"
+).encode()
+
+
+def send_and_wait(*pieces: bytes) -> During:
+    """Sends each piece as a client of its own, which has been served when this returns."""
+
+    def use(port: int) -> None:
+        for piece in pieces:
+            assert ask(port, piece) == b""
+
+    return use
+
+
+def test_logger_writes_lines_with_all_that_could_deceive_escaped(run: Run) -> None:
+    status, out, lines = run("logger", during=send_and_wait(HOSTILE))
+    assert (status, out) == (0, ESCAPED)
+    assert re.fullmatch(r"\[(\d+)\] got connection from 127\.0\.0\.1:\d+", lines[1])
+    assert re.fullmatch(
+        rf"\[\d+\] 127\.0\.0\.1:\d+ closed: {len(HOSTILE)} bytes received, 0 sent, \d+\.\d s",
+        lines[2],
+    )
+    assert not any("forged" in line for line in lines)
+
+
+def test_logger_reports_no_more_lines_than_things_that_happened(run: Run) -> None:
+    _, out, lines = run("logger", during=send_and_wait(b"a\n", b"b\n"))
+    assert out == b"a\nb\n"
+    assert len(lines) in (6, 7)  # listening, two for each client, perhaps stopping, stopped
+
+
+def test_logger_raw_writes_the_bytes_as_they_are(run: Run) -> None:
+    assert run("logger", "--raw", during=send_and_wait(HOSTILE)).out == HOSTILE
+
+
+def test_logger_hex_writes_a_dump(run: Run) -> None:
+    assert run("logger", "--hex", during=send_and_wait(b"GET / HTTP/1.1\r\nx\x1b\n")).out == (
+        b"00000000  47 45 54 20 2f 20 48 54 54 50 2f 31 2e 31 0d 0a  |GET / HTTP/1.1..|\n"
+        b"00000010  78 1b 0a                                         |x..|\n"
+    )
+
+
+def test_logger_decodes_and_limits_lines_as_it_is_told(run: Run) -> None:
+    status, out, lines = run(
+        "logger", "--encoding", "latin-1", "--max-line", "5",
+        during=send_and_wait(b"caf\xe9\nmuch too long\nend\n"),
+    )  # fmt: skip
+    assert (status, out) == (0, "café\nend\n".encode())
+    assert any(line.endswith(": line longer than 5 bytes; it is skipped") for line in lines)
+
+
+def test_logger_appends_to_a_file(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"before\n")
+    status, out, _ = run("logger", "--output", str(path), during=send_and_wait(b"after\n"))
+    assert (status, out, path.read_bytes()) == (0, b"", b"before\nafter\n")
+
+
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+
+
+@needs_dev_full
+@pytest.mark.parametrize("style", [[], ["--hex"], ["--raw"]])
+def test_a_full_disk_ends_the_logger_with_one_line(style: list[str], run: Run) -> None:
+    status, _, lines = run(
+        "logger", "--output", "/dev/full", *style, during=send_and_wait(b"hello\n"), stop=False
+    )
+    assert (status, lines[-1]) == (
+        1,
+        "netkit: error: cannot write to /dev/full: no space left on device",
+    )
+    assert lines[-2].startswith("stopped: ")
+    assert sum("error" in line for line in lines) == 1
+
+
+def test_a_client_that_resets_is_no_fault_of_the_output(run: Run) -> None:
+    def reset(port: int) -> None:
+        with observed(events.ClientFailed) as seen:
+            sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.close()
+            wait_until(lambda: seen, "the report")
+        assert ask(port, b"hello\n") == b""
+
+    status, out, lines = run("logger", during=reset)
+    assert (status, out) == (0, b"hello\n")
+    failures = [line for line in lines if "ConnectionResetError" in line]
+    assert len(failures) == 1
+    assert re.fullmatch(r"\[\d+\] \S+: .*connection reset by 127\.0\.0\.1:\d+", failures[0])
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_the_logger_with_one_line() -> None:
+    with Cli("logger") as server, server.connect() as idle:
+        assert server.process.stdout
+        with server.connect() as sock:
+            sock.sendall(b"one\n")
+            assert server.process.stdout.readline() == b"one\n"
+            server.process.stdout.close()
+            sock.sendall(b"two\nthree\n")
+            assert receive_all(sock) == b""
+        assert receive_all(idle) == b""
+        assert server.wait() == 1
+        assert server.lines[-1] == "netkit: error: cannot write to standard output: broken pipe"
+        assert sum("rror" in line for line in server.lines) == 1
+
+
+@needs_dev_full
+def test_a_standard_output_that_is_full_is_not_tried_again_at_the_exit() -> None:
+    with (
+        open("/dev/full", "wb") as full,
+        subprocess.Popen(
+            [sys.executable, "-m", "netkit", "logger"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+        ) as process,
+    ):
+        assert process.stderr
+        port = int(process.stderr.readline().rpartition(":")[2])
+        assert ask(port, b"hello\n") == b""
+        lines = process.stderr.read().splitlines()
+        assert process.wait(PATIENCE) == 1
+    assert lines[-1].endswith("cannot write to standard output: no space left on device")
+    assert not any("Exception" in line or "Traceback" in line for line in lines)
+
+
+def test_a_server_goes_on_when_nobody_reads_its_reports() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "netkit", "echo", "--log-level", "debug"],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        assert process.stderr
+        port = int(process.stderr.readline().rpartition(b":")[2])
+        process.stderr.close()
+        for _ in range(3):
+            assert ask(port, b"hello") == b"hello"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) in (0, 120)  # 120: Python could not flush the reports
+
+
+# Logs
+
+
+def test_json_reports_are_one_object_a_line(run: Run) -> None:
+    _, _, lines = run("logger", "--log-format", "json", during=send_and_wait(b"hello\n"))
+    records = [json.loads(line) for line in lines]
+    assert [record["event"] for record in records][:3] == ["Listening", "Report", "Report"]
+    assert records[-1]["event"] == "Stopped"
+    for record in records:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", record["time"])
+        assert record["level"] == "info"
+    assert records[0]["message"] == f"listening on {records[0]['address']}"
+    assert records[1]["peer"] in records[1]["message"]
+    assert records[-1]["cut"] == 0
+
+
+def test_json_reports_carry_the_traceback_of_a_handler(module: Any, run: Run) -> None:
+    module("def handler(conn): 1 / 0")
+    _, _, lines = run("serve", "app:handler", "--log-format", "json", during=send_and_wait(b""))
+    (record,) = [record for record in map(json.loads, lines) if record["level"] == "error"]
+    assert record["event"] == "HandlerFailed"
+    assert "ZeroDivisionError" in record["traceback"]
+
+
+def test_the_log_level_is_the_least_that_is_reported(run: Run) -> None:
+    assert run("echo", "--log-level", "warning", during=send_and_wait()).lines == []
+    lines = run("echo", "--log-level", "debug", during=lambda port: ask(port, b"x")).lines
+    assert any(line.endswith("1 bytes received, 1 bytes sent") for line in lines)
+
+
+def test_an_idle_client_is_let_go_after_the_idle_timeout(run: Run) -> None:
+    def wait(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            sock.sendall(b"x")
+            assert receive_exactly(sock, 1) == b"x"
+            assert receive_all(sock) == b""
+
+    lines = run("echo", "--idle-timeout", "0.1", during=wait).lines
+    assert any("TimeoutError" in line for line in lines)
+
+
+@pytest.mark.parametrize("value", ["on", "off"])
+def test_switches_reach_the_connections(value: str, module: Any, run: Run) -> None:
+    module(
+        "import socket\n"
+        "def show(conn):\n"
+        "    on = conn.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)\n"
+        "    conn.write('on' if on else 'off')\n"
+    )
+    replies: list[bytes] = []
+    run(
+        "serve", "app:show", "--no-delay", value,
+        during=lambda port: replies.append(ask(port, b"")),
+    )  # fmt: skip
+    assert replies == [value.encode()]
+
+
+# Start-up
+
+
+def seconds_until_a_line(*command: str) -> float:
+    quick = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "COVERAGE"))}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=quick,
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - start
+        process.kill()
+    assert b" on " in line, line
+    return seconds
+
+
+def test_it_listens_nearly_as_soon_as_the_http_server_of_python(
+    record_property: Callable[[str, object], None],
+) -> None:
+    pairs = [
+        (
+            seconds_until_a_line("netkit", "echo"),
+            seconds_until_a_line("http.server", "0", "--bind", "127.0.0.1"),
+        )
+        for _ in range(15)
+    ]
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    record_property("ratio", round(ours / theirs, 2))
+    print(f"start to listening: {ours:.3f} s, http.server {theirs:.3f} s: {ours / theirs:.2f}")
+    assert ours < 5 * theirs

@@ -1,0 +1,686 @@
+"""Reading in the units a handler wants, from a stream that comes in any pieces."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support import CountingBytes
+
+from netkit.encodings import IncrementalDecoder
+from netkit.errors import IncompleteReadError, LineTooLongError, UnknownEncodingError
+from netkit.reading import CHUNK, Reader
+
+
+class Pieces(Reader):
+    """Receives these pieces in turn; an exception among them is raised once."""
+
+    def __init__(
+        self, *pieces: bytes | Exception, encoding: str = "utf-8", max_line: int = 65536
+    ) -> None:
+        super().__init__(encoding, max_line)
+        self.pieces = list(reversed(pieces))
+        self.received = 0
+        self.most_held = 0
+
+    def _receive(self) -> bytes:
+        self.most_held = max(self.most_held, len(self._buffer))
+        if not self.pieces:
+            return b""
+        piece = self.pieces.pop()
+        if isinstance(piece, Exception):
+            raise piece
+        self.received += len(piece)
+        return piece
+
+
+def in_pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    """`data` cut into pieces of these sizes, over and over."""
+    pieces, at, repeated = [], 0, itertools.cycle(sizes)
+    while at < len(data):
+        size = next(repeated)
+        pieces.append(data[at : at + size])
+        at += size
+    return pieces
+
+
+def byte_by_byte(data: bytes, **settings: Any) -> Pieces:
+    return Pieces(*in_pieces(data, [1]), **settings)
+
+
+# --- Any pieces, any mixture of methods ---
+
+
+NEWLINES = {
+    "utf-8": (b"\n", 1),
+    "latin1": (b"\n", 1),
+    "shift_jis": (b"\n", 1),
+    "base64": (b"\n", 1),
+    "utf16le": (b"\n\0", 2),
+    "utf-16-be": (b"\0\n", 2),
+    "utf-32-le": (b"\n\0\0\0", 4),
+}
+
+
+class Reference:
+    """What reading means, on the joined bytes: nothing here waits, buffers or remembers."""
+
+    def __init__(self, data: bytes, max_line: int) -> None:
+        self.data, self.max_line = data, max_line
+        self.at = 0
+        self.encoding = "utf-8"
+        self.decoder: IncrementalDecoder | None = None
+        self.origin = 0  # where a code unit began
+        self.skip_to: int | None = None
+
+    def skip(self) -> None:
+        if self.skip_to is not None:
+            self.at, self.skip_to = self.skip_to, None
+            if self.decoder:
+                self.decoder, self.origin = IncrementalDecoder(self.encoding), self.at
+
+    def take(self, size: int) -> bytes:
+        taken = self.data[self.at : self.at + size]
+        self.at += len(taken)
+        return taken
+
+    def text(self, data: bytes, final: bool = False) -> Any:
+        return self.decoder.decode(data, final) if self.decoder else data
+
+    def up_to(self, separator: bytes, width: int) -> tuple[bytes, bool]:
+        self.skip()
+        origin = self.origin if self.decoder else self.at
+        found = [
+            at + len(separator)
+            for at in range(self.at, len(self.data))
+            if self.data.startswith(separator, at) and (at - origin) % width == 0
+        ]
+        end = found[0] if found else len(self.data)
+        too_long = end - self.at - self.max_line - len(separator)
+        if too_long > 0 or (not found and too_long == 0):
+            self.skip_to = end
+            raise LineTooLongError(self.max_line)
+        return self.take(end - self.at), bool(found)
+
+    def read_all(self) -> Any:
+        self.skip()
+        return self.text(self.take(len(self.data)), final=True)
+
+    def read_byte(self) -> Any:
+        self.skip()
+        while True:
+            byte = self.take(1)
+            text = self.text(byte, final=not byte)
+            if text or not byte:
+                return text
+
+    def readexactly(self, size: int) -> Any:
+        self.skip()
+        taken = self.take(size)
+        if len(taken) < size:
+            raise IncompleteReadError(self.text(taken, final=True), size)
+        return self.text(taken)
+
+    def readuntil(self, separator: str | bytes) -> Any:
+        if isinstance(separator, str):
+            line, complete = self.up_to(*NEWLINES[self.encoding])
+        else:
+            line, complete = self.up_to(separator, 1)
+        if not complete:
+            raise IncompleteReadError(self.text(line, final=True), None)
+        return self.text(line)
+
+    def readline(self) -> Any:
+        while True:
+            line, complete = self.up_to(*NEWLINES[self.encoding])
+            text = self.text(line, final=not complete)
+            if text or not line:
+                return text
+
+    def next_line(self, decoder: IncrementalDecoder | None) -> str | None:
+        line, complete = self.up_to(*NEWLINES[self.encoding])
+        text = (self.decoder or decoder or IncrementalDecoder(self.encoding)).decode(
+            line, not complete
+        )
+        return text.removesuffix("\n").removesuffix("\r") if line or text else None
+
+    def set_encoding(self, encoding: str | None) -> None:
+        self.decoder = None if encoding is None else IncrementalDecoder(encoding)
+        self.encoding = encoding or self.encoding
+        self.origin = self.skip_to or self.at
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What it returns, or what can be known of what it raises. Time-outs are tried again."""
+    while True:
+        try:
+            return call()
+        except TimeoutError:
+            continue
+        except (LineTooLongError, IncompleteReadError) as error:
+            return type(error), str(error), vars(error)
+
+
+def lines_of(iterator: Iterator[str], count: int) -> Any:
+    """The first lines and the errors in between, on one iterator."""
+    return [outcome(lambda: next(iterator, None)) for _ in range(count)]
+
+
+def compare(reader: Reader, reference: Reference, step: tuple[str, Any]) -> None:
+    """Do the same with both, and see the same."""
+    method, argument = step
+    if method == "some":
+        if reference.decoder:
+            method, argument = "byte", None  # more than one are cut where the pieces are
+        else:
+            reference.skip()
+            data = outcome(lambda: reader.read(argument))
+            assert data == reference.take(len(data))
+            assert len(data) <= argument
+            assert data or reference.at == len(reference.data)
+            return
+    if method == "byte":
+        assert outcome(lambda: reader.read(1)) == reference.read_byte()
+    elif method == "all":
+        assert outcome(reader.read) == reference.read_all()
+    elif method == "nothing":
+        assert not reader.read(0)
+    elif method == "peek":
+        reference.skip()
+        seen = outcome(lambda: reader.peek(argument))
+        assert type(seen) is bytes
+        assert len(seen) <= argument
+        assert reference.data.startswith(seen, reference.at)
+        assert seen or reference.at == len(reference.data)
+    elif method == "encoding":
+        reader.set_encoding(argument)
+        reference.set_encoding(argument)
+    elif method == "lines":
+        decoder = IncrementalDecoder(reference.encoding)
+        expected = [outcome(lambda: reference.next_line(decoder)) for _ in range(argument)]
+        assert lines_of(reader.lines(), argument) == expected
+    else:
+        arguments = () if argument is None else (argument,)
+        expected = outcome(lambda: getattr(reference, method)(*arguments))
+        assert outcome(lambda: getattr(reader, method)(*arguments)) == expected
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("some"), st.integers(1, 8)),
+    st.tuples(st.just("byte"), st.none()),
+    st.tuples(st.just("nothing"), st.none()),
+    st.tuples(st.just("peek"), st.integers(1, 8)),
+    st.tuples(st.just("readexactly"), st.integers(0, 8)),
+    st.tuples(st.just("readuntil"), st.sampled_from(["\n", b"\n", b"ab", b"\r\n", b"\0\0"])),
+    st.tuples(st.just("readline"), st.none()),
+    st.tuples(st.just("readline"), st.none()),
+    st.tuples(st.just("lines"), st.integers(1, 4)),
+)
+TOKENS = st.one_of(
+    st.sampled_from([b"\n", b"\r\n", b"a", b"ab", b"\0", b"\n\0", b"\0\n", b"a\0", b"\x0a\x0a"]),
+    st.sampled_from(["é", "日本", "\U0001f600"]).flatmap(
+        lambda text: st.sampled_from(["utf-8", "utf-16-le", "utf-16-be"]).map(text.encode)
+    ),
+    st.sampled_from(["日本\n", "ソ\n"]).map(lambda text: text.encode("shift_jis")),
+    st.binary(max_size=4),
+)
+DATA = st.lists(TOKENS, max_size=14).map(b"".join)
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+
+
+def run(
+    data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str | None
+) -> None:
+    pieces: list[bytes | Exception] = []
+    for piece in in_pieces(data, sizes):
+        pieces += [TimeoutError(), piece]  # nothing may be lost by it, wherever it comes
+    reader, reference = Pieces(*pieces, max_line=max_line), Reference(data, max_line)
+    if encoding:
+        compare(reader, reference, ("encoding", encoding))
+    for step in (*steps, ("all", None), ("all", None)):
+        compare(reader, reference, step)
+
+
+@settings(max_examples=200, deadline=None)
+@given(DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12))
+@example(b"aaaa\nab\n", [1], [("readline", None), ("some", 3)], 2)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("peek", 3), ("readexactly", 3)], 2)
+def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
+    data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int
+) -> None:
+    run(data, sizes, steps, max_line, None)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12), st.sampled_from(sorted(NEWLINES))
+)
+@example(
+    "ab\ncd\n".encode("utf-16-le"), [2], [("readexactly", 3), ("readline", None)], 9, "utf16le"
+)
+@example(
+    "abcd\nef\n".encode("utf-16-le"), [5], [("readexactly", 1), ("readline", None)], 2, "utf16le"
+)
+@example("ソ\n".encode("shift_jis") * 3, [1], [("readline", None), ("lines", 2)], 9, "shift_jis")
+@example(b"ab\xc3", [1], [("readline", None), ("readline", None)], 9, "utf-8")
+@example(b"a\n" * 4, [3], [("readline", None), ("lines", 2)], 9, "base64")
+def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
+    data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str
+) -> None:
+    run(data, sizes, steps, max_line, encoding)
+
+
+@settings(max_examples=100, deadline=None)
+@given(DATA, SIZES, st.integers(1, 9), st.sampled_from([None, *sorted(NEWLINES)]))
+def test_the_chunks_are_the_whole_input_in_order(
+    data: bytes, sizes: list[int], size: int, encoding: str | None
+) -> None:
+    reader = Pieces(*in_pieces(data, sizes))
+    expected: Any = data
+    if encoding:
+        reader.set_encoding(encoding)
+        expected = IncrementalDecoder(encoding).decode(data, final=True)
+    chunks = list(reader)
+    assert all(chunks)
+    assert expected[:0].join(chunks) == expected
+    again = Pieces(*in_pieces(data, sizes))
+    again.set_encoding(encoding)
+    assert expected[:0].join(iter(lambda: again.read(size), expected[:0])) == expected
+
+
+# --- Each method by itself ---
+
+
+def test_read_returns_what_there_is_as_soon_as_there_is_any() -> None:
+    reader = Pieces(b"hello", b"world")
+    assert reader.read(3) == b"hel"
+    assert reader.read(3) == b"lo"
+    assert reader.read(9) == b"world"
+    assert reader.read(9) == b""
+    assert reader.read(9) == b""
+
+
+def test_read_without_a_size_returns_everything_to_the_end() -> None:
+    reader = Pieces(b"hello", b"world")
+    assert reader.read() == b"helloworld"
+    assert reader.read() == b""
+
+
+def test_nothing_is_received_before_it_is_asked_for() -> None:
+    reader = Pieces(b"ab", b"cd", b"ef")
+    assert reader.received == 0
+    assert reader.read(0) == b""
+    assert reader.received == 0
+    assert reader.readexactly(2) == b"ab"
+    assert reader.received == 2
+    assert reader.peek(1) == b"c"
+    assert reader.received == 4
+
+
+def test_iterating_gives_the_chunks_as_they_come_until_the_end() -> None:
+    assert list(Pieces(b"ab", b"cd")) == [b"ab", b"cd"]
+
+
+def test_iterating_goes_on_with_what_other_methods_have_left() -> None:
+    reader = Pieces(b"ab\ncd", b"ef")
+    assert reader.readline() == b"ab\n"
+    assert list(reader) == [b"cd", b"ef"]
+
+
+def test_a_chunk_is_never_larger_than_promised() -> None:
+    reader = Pieces(b"x" * CHUNK, b"x" * CHUNK, b"\n")
+    reader.max_line = 10 * CHUNK
+    assert reader.peek(1) == b"x"
+    assert [len(chunk) for chunk in reader] == [CHUNK, CHUNK, 1]
+
+
+def test_readexactly_waits_for_all_of_it() -> None:
+    reader = byte_by_byte(b"abcdef")
+    assert reader.readexactly(4) == b"abcd"
+    assert reader.readexactly(0) == b""
+    assert reader.readexactly(2) == b"ef"
+
+
+def test_input_that_ends_too_early_is_an_error_that_has_what_came() -> None:
+    reader = Pieces(b"ab", b"c")
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readexactly(5)
+    assert (caught.value.partial, caught.value.expected) == (b"abc", 5)
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readexactly(1)
+    assert caught.value.partial == b""
+    assert reader.read() == b""
+
+
+def test_a_negative_size_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="^size must be 0 or more, not -1$"):
+        Pieces(b"ab").readexactly(-1)
+
+
+@pytest.mark.parametrize("separator", ["::", b"::", bytearray(b"::"), memoryview(b"::")])
+def test_readuntil_returns_up_to_and_including_the_separator(separator: Any) -> None:
+    reader = byte_by_byte(b"a:b::c::")
+    assert reader.readuntil(separator) == b"a:b::"
+    assert reader.readuntil(separator) == b"c::"
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readuntil(separator)
+    assert (caught.value.partial, caught.value.expected) == (b"", None)
+
+
+def test_input_that_ends_before_the_separator_is_an_error_that_has_what_came() -> None:
+    reader = byte_by_byte(b"a::b:")
+    assert reader.readuntil("::") == b"a::"
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readuntil("::")
+    assert caught.value.partial == b"b:"
+
+
+@pytest.mark.parametrize("separator", ["", b"", bytearray()])
+def test_an_empty_separator_is_a_value_error(separator: Any) -> None:
+    with pytest.raises(ValueError, match="^the separator must not be empty$"):
+        Pieces(b"a").readuntil(separator)
+
+
+@pytest.mark.parametrize("separator", [0, 10, None, ["\n"]])
+def test_a_separator_that_is_no_text_and_no_bytes_is_a_type_error(separator: Any) -> None:
+    with pytest.raises(TypeError, match="^expected str or a bytes-like object, not "):
+        Pieces(b"\0" * 20).readuntil(separator)
+
+
+def test_a_separator_that_ends_in_half_a_code_unit_does_not_count() -> None:
+    reader = Pieces(b"\x41\x0a\x00", encoding="utf16le")
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readuntil("\n")
+    assert caught.value.partial == b"\x41\x0a\x00"
+
+
+def test_readline_keeps_the_newline_and_the_last_line_needs_none() -> None:
+    reader = byte_by_byte(b"a\r\n\nb")
+    assert [reader.readline() for _ in range(5)] == [b"a\r\n", b"\n", b"b", b"", b""]
+
+
+def test_lines_are_text_without_their_endings() -> None:
+    data = "é\n\nb\r\n\r\nc\r\rd\n e ".encode()
+    expected = ["é", "", "b", "", "c\r\rd", " e "]
+    assert list(byte_by_byte(data).lines()) == expected
+    assert list(Pieces(data).lines()) == expected
+
+
+def test_one_carriage_return_belongs_to_the_ending_and_others_do_not() -> None:
+    assert list(byte_by_byte(b"a\r\r\nb\r").lines()) == ["a\r", "b"]
+
+
+def test_nul_bytes_are_text_as_any_other() -> None:
+    assert list(byte_by_byte(b"a\0b\n\0\n\0").lines()) == ["a\0b", "\0", "\0"]
+    assert byte_by_byte(b"a\0b\n").readline() == b"a\0b\n"
+
+
+def test_only_a_newline_ends_a_line() -> None:
+    text = "a\x0bb\x0cc\x1cd\x85e\u2028f\rg"
+    assert list(byte_by_byte(f"{text}\n{text}".encode()).lines()) == [text, text]
+
+
+def test_invalid_utf_8_becomes_the_replacement_character_and_harms_no_other_line() -> None:
+    data = b"a\xff\nb\xc3\n\xe2\x82\nc\n\xf0\x9f"
+    assert list(byte_by_byte(data).lines()) == ["a\ufffd", "b\ufffd", "\ufffd", "c", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("utf-8", "日本\nprêt\r\n\U0001f600"),
+        ("utf16le", "日本\n\u0a00\u000a0\u0a0a\r\n\U0001f600"),
+        ("utf-16-be", "日本\nêt\u0a00\u0a0a\r\n"),
+        ("utf-32-le", "日本\nab\r\n\U0001f600"),
+        ("shift_jis", "日本\nソース\r\n表示"),
+        ("latin1", "prêt\nà\r\n"),
+        ("euc_kr", "한국\n어"),
+        ("gb18030", "中文\n€\r\n"),
+    ],
+)
+def test_lines_are_lines_in_any_encoding(encoding: str, text: str) -> None:
+    codec = {"utf16le": "utf-16-le"}.get(encoding, encoding)
+    expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    assert list(byte_by_byte(text.encode(codec), encoding=encoding).lines()) == expected
+    reader = byte_by_byte(text.encode(codec))
+    reader.set_encoding(encoding)
+    assert list(reader.lines()) == expected
+    reader = byte_by_byte(text.encode(codec))
+    reader.set_encoding(encoding)
+    assert list(iter(reader.readline, "")) == text.splitlines(keepends=True)
+
+
+def test_an_incomplete_character_at_the_end_belongs_to_the_last_line() -> None:
+    reader = byte_by_byte(b"ab\xc3")
+    reader.set_encoding()
+    assert reader.readline() == "ab\ufffd"
+    assert reader.readline() == ""
+
+
+def test_a_line_of_base64_that_is_not_complete_does_not_look_like_the_end() -> None:
+    reader = byte_by_byte(b"a\nbc\nd\n")
+    reader.set_encoding("base64")
+    assert list(iter(reader.readline, "")) == ["YQpi", "Ywpk", "Cg=="]
+
+
+def test_peek_shows_what_the_next_read_returns() -> None:
+    reader = Pieces(b"ab", b"cd")
+    assert reader.peek() == b"ab"
+    assert reader.peek(1) == b"a"
+    assert reader.read() == b"abcd"
+    assert reader.peek() == b""
+
+
+def test_peek_gives_bytes_in_text_mode_too() -> None:
+    reader = Pieces("é".encode())
+    reader.set_encoding()
+    assert reader.peek(1) == b"\xc3"
+    assert reader.read() == "é"
+
+
+# --- Text ---
+
+
+def test_a_character_that_comes_in_pieces_is_read_whole() -> None:
+    reader = byte_by_byte("日é".encode())
+    reader.set_encoding()
+    assert reader.read(1) == "日"
+    assert list(reader) == ["é"]
+    assert reader.read(1) == ""
+
+
+def test_the_encoding_may_be_set_late_and_applies_to_what_was_not_read() -> None:
+    reader = Pieces("é\nü\nö".encode(), b"!")
+    assert reader.readline() == "é\n".encode()
+    reader.set_encoding()
+    assert reader.readline() == "ü\n"
+    assert reader.read() == "ö!"
+
+
+def test_the_encoding_may_be_taken_back() -> None:
+    reader = Pieces("é\nü\nö\n".encode())
+    reader.set_encoding("utf-8")
+    assert reader.readline() == "é\n"
+    reader.set_encoding(None)
+    assert reader.readline() == "ü\n".encode()
+    assert reader.encoding == "utf-8"
+    assert list(reader.lines()) == ["ö"]
+
+
+def test_an_odd_number_of_bytes_before_utf_16_is_no_hindrance() -> None:
+    reader = byte_by_byte(b"\x01\x02\x03" + "日\nb\n".encode("utf-16-le"))
+    assert reader.readexactly(3) == b"\x01\x02\x03"
+    reader.set_encoding("utf16le")
+    assert list(reader.lines()) == ["日", "b"]
+
+
+def test_half_a_code_unit_that_was_read_does_not_hide_the_next_newline() -> None:
+    reader = byte_by_byte("ab\ncd\nef\n".encode("utf-16-le"))
+    reader.set_encoding("utf16le")
+    assert reader.readexactly(3) == "a"
+    assert reader.readline() == "b\n"
+    assert reader.readuntil("\n") == "cd\n"
+    assert reader.readexactly(1) == ""
+    assert list(reader.lines()) == ["ef"]
+
+
+def test_text_mode_reports_what_came_as_text() -> None:
+    reader = Pieces("né".encode()[:-1])
+    reader.set_encoding()
+    with pytest.raises(IncompleteReadError) as caught:
+        reader.readexactly(9)
+    assert caught.value.partial == "n\ufffd"
+
+
+def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
+    reader = Pieces("é".encode())
+    reader.set_encoding()
+    with pytest.raises(UnknownEncodingError):
+        reader.set_encoding("utf-9")
+    assert reader.read() == "é"
+    assert reader.encoding == "utf-8"
+
+
+# --- Lines that are too long ---
+
+
+@pytest.mark.parametrize("sizes", [[1], [3], [64], [7, 1]])
+def test_a_line_may_have_max_line_bytes_before_its_newline_and_no_more(sizes: list[int]) -> None:
+    data = b"12345\n123456\n1234567\n12345\n"
+    reader = Pieces(*in_pieces(data, sizes), max_line=6)
+    assert reader.readline() == b"12345\n"
+    assert reader.readline() == b"123456\n"
+    with pytest.raises(LineTooLongError, match="^line longer than 6 bytes; it is skipped$"):
+        reader.readline()
+    assert reader.readline() == b"12345\n"
+    assert reader.readline() == b""
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda reader: reader.readline(), b"ok\n"),
+        (lambda reader: reader.readuntil(b"k"), b"ok"),
+        (lambda reader: reader.readexactly(2), b"ok"),
+        (lambda reader: reader.read(), b"ok\n"),
+        (lambda reader: reader.read(1), b"o"),
+        (lambda reader: next(iter(reader)), b"o"),
+        (lambda reader: next(reader.lines()), "ok"),
+        (lambda reader: reader.peek(1), b"o"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [(b"123456789\no", b"k\n"), in_pieces(b"123456789\nok\n", [1])])
+def test_whatever_is_read_after_a_line_that_is_too_long_is_what_follows_it(
+    read: Callable[[Reader], Any], expected: Any, pieces: Any
+) -> None:
+    reader = Pieces(*pieces, max_line=4)
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert read(reader) == expected
+
+
+def test_lines_goes_on_after_a_line_that_was_too_long() -> None:
+    lines = byte_by_byte(b"one\nmuch too long\ntwo\nagain too long\n\nthree", max_line=5).lines()
+    assert next(lines) == "one"
+    with pytest.raises(LineTooLongError):
+        next(lines)
+    assert next(lines) == "two"
+    with pytest.raises(LineTooLongError):
+        next(lines)
+    assert list(lines) == ["", "three"]
+
+
+def test_a_last_line_that_is_too_long_is_an_error_and_then_the_end() -> None:
+    reader = byte_by_byte(b"123456", max_line=4)
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert reader.readline() == b""
+
+
+def test_the_limit_holds_for_any_separator() -> None:
+    reader = byte_by_byte(b"12345::67890--::ab::", max_line=5)
+    assert reader.readuntil("::") == b"12345::"
+    with pytest.raises(LineTooLongError):
+        reader.readuntil("::")
+    assert reader.readuntil("::") == b"ab::"
+
+
+def test_what_the_decoder_holds_of_a_skipped_line_is_skipped_with_it() -> None:
+    reader = byte_by_byte("much too long\nab\n".encode("utf-16-le"), max_line=8)
+    reader.set_encoding("utf16le")
+    assert reader.readexactly(1) == ""
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert reader.read() == "ab\n"
+
+
+def test_a_decoder_that_objects_to_the_end_of_a_skipped_line_harms_nothing() -> None:
+    reader = byte_by_byte(b"xn--\x80 much too long\nab", max_line=8)
+    reader.set_encoding("idna")
+    assert reader.readexactly(5) == ""
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert reader.read() == "ab"
+
+
+def test_what_interrupts_the_skipping_of_a_line_loses_nothing() -> None:
+    reader = Pieces(b"123456", TimeoutError(), b"78", TimeoutError(), b"9\nok\n", max_line=4)
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            reader.readline()
+    assert reader.readline() == b"ok\n"
+
+
+# --- What it costs ---
+
+
+def test_ten_megabytes_without_a_newline_are_never_held() -> None:
+    size = 10 * 1024 * 1024
+    rest = [b"x" * CHUNK] * (size // CHUNK)
+    reader = Pieces(*rest, b"\nok\n", max_line=65536)
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert reader.received <= 65536 + CHUNK
+    assert reader.readline() == b"ok\n"
+    assert reader.received == size + 4
+    assert reader.most_held <= 65536 + CHUNK
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda r: list(r.lines()), id="lines"),
+        pytest.param(lambda r: list(iter(r.readline, b"")), id="readline"),
+        pytest.param(lambda r: r.readuntil(b"::"), id="readuntil"),
+        pytest.param(lambda r: r.readexactly(20_000), id="readexactly"),
+        pytest.param(lambda r: r.read(), id="read"),
+        pytest.param(lambda r: [r.peek() + r.read(1) for _ in range(20_000)], id="peek"),
+    ],
+)
+@pytest.mark.parametrize("data", [b"x" * 20_000 + b"::", b"xy\n" * 6_668 + b"::"])
+def test_single_bytes_cost_no_more_than_a_few_looks_at_each(
+    read: Callable[[Reader], Any], data: bytes
+) -> None:
+    reader = byte_by_byte(data)
+    counting = CountingBytes()
+    reader._buffer._data = counting
+    read(reader)
+    assert counting.touched <= 6 * len(data)
+
+
+def test_skipping_a_long_line_costs_no_more_than_a_few_looks_at_each_byte() -> None:
+    data = b"x" * 20_000 + b"\n"
+    reader = byte_by_byte(data, max_line=100)
+    counting = CountingBytes()
+    reader._buffer._data = counting
+    with pytest.raises(LineTooLongError):
+        reader.readline()
+    assert reader.readline() == b""
+    assert counting.touched <= 6 * len(data)

@@ -1,0 +1,480 @@
+"""Ctrl+C and SIGTERM: real signals, to processes and to this one."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    ROOT,
+    Cli,
+    client,
+    in_thread,
+    observed,
+    receive_all,
+    receive_exactly,
+    silent_log,
+    wait_until,
+)
+
+import netkit
+from netkit import events
+from netkit.signals import StopSignals
+
+LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
+SHORT = 0.1  # seconds: a deadline that is to pass
+
+
+def kill(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+def new_server(handler: Any = netkit.EchoHandler, **options: Any) -> netkit.Server:
+    return netkit.create_server(handler, **options).listen(0, "127.0.0.1")
+
+
+@contextlib.contextmanager
+def meanwhile(server: netkit.Server, action: Callable[[], object]) -> Iterator[None]:
+    """`action` in another thread, once the server serves; if it fails, the server is closed."""
+
+    def act() -> None:
+        try:
+            with client(server) as sock:
+                sock.shutdown(socket.SHUT_WR)
+                receive_all(sock)
+            wait_until(lambda: not server.connections)
+            action()
+        except BaseException:
+            server.close()
+            raise
+
+    with in_thread(act):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back() -> Iterator[None]:
+    before = [signal.getsignal(signum) for signum in StopSignals.SIGNALS]
+    yield
+    assert [signal.getsignal(signum) for signum in StopSignals.SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+# The command line as a process
+
+
+@contextlib.contextmanager
+def busy_client(server: Cli) -> Iterator[socket.socket]:
+    """A client of `echo`'s lines who is in the middle of one."""
+    with server.connect() as sock:
+        sock.sendall(b"one\nhal")
+        assert receive_exactly(sock, 4) == b"ONE\n"
+        yield sock
+
+
+@pytest.fixture
+def shouting(tmp_path: Any) -> Callable[..., Cli]:
+    """`netkit serve` with a handler that answers lines."""
+    (tmp_path / "app.py").write_text(
+        "def shout(conn):\n"
+        "    for line in conn.lines():\n"
+        "        conn.write(line.upper() + '\\n')\n"
+    )
+    return lambda *options: Cli("serve", "app:shout", *options, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_an_idle_server(signum: int) -> None:
+    with Cli("echo") as server, server.connect() as sock:
+        sock.sendall(b"hello")
+        assert receive_exactly(sock, 5) == b"hello"
+        server.send_signal(signum)
+        assert receive_all(sock) == b""
+        assert server.wait() == 0
+        assert server.lines[1:] == [
+            "stopping: 1 connected, up to 10 s to finish",
+            "stopped: 1 finished, 0 cut",
+        ]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_busy_client_gets_its_answer(signum: int, shouting: Callable[..., Cli]) -> None:
+    with shouting() as server, busy_client(server) as sock:
+        server.send_signal(signum)
+        server.wait_for_line("stopping: 1 connected")
+        sock.sendall(b"f\n")
+        assert receive_all(sock) == b"HALF\n"
+        assert server.wait() == 0
+        assert server.lines[-1] == "stopped: 1 finished, 0 cut"
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_cuts_at_once(first: int, shouting: Callable[..., Cli]) -> None:
+    with shouting("--drain-timeout", "60") as server, busy_client(server) as sock:
+        server.send_signal(first)
+        server.wait_for_line("stopping: 1 connected")
+        server.send_signal(signal.SIGINT)
+        assert receive_all(sock) == b""
+        assert server.wait() == 130
+        assert server.lines[-1] == "stopped: 0 finished, 1 cut"
+
+
+def test_a_second_sigterm_cuts_nobody(shouting: Callable[..., Cli]) -> None:
+    with shouting() as server, busy_client(server) as sock:
+        server.send_signal(signal.SIGTERM)
+        server.wait_for_line("stopping: 1 connected")
+        server.send_signal(signal.SIGTERM)
+        sock.sendall(b"f\n")
+        assert receive_all(sock) == b"HALF\n"
+        assert server.wait() == 0
+        assert server.lines[-1] == "stopped: 1 finished, 0 cut"
+
+
+def test_the_deadline_cuts_and_the_status_is_still_0(shouting: Callable[..., Cli]) -> None:
+    with shouting("--drain-timeout", "0.2") as server, busy_client(server) as sock:
+        server.send_signal()
+        assert receive_all(sock) == b""
+        assert server.wait() == 0
+        assert server.lines[-1] == "stopped: 0 finished, 1 cut"
+
+
+def test_two_hundred_idle_clients_are_let_go_at_once() -> None:
+    with Cli("echo", "--drain-timeout", "60") as server, contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(server.connect()) for _ in range(200)]
+        socks[-1].sendall(b"x")
+        assert receive_exactly(socks[-1], 1) == b"x"  # so the others have been accepted, too
+        server.send_signal()
+        assert [receive_all(sock) for sock in socks] == [b""] * 200
+        assert server.wait() == 0
+        assert server.lines[-1] == "stopped: 200 finished, 0 cut"
+
+
+# At any moment
+
+
+class Echo:
+    """`netkit echo` as a process of which nothing is known but how it ends."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "netkit", "echo"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            # Else the hooks of a coverage run, or of an environment, are what is interrupted.
+            env={**os.environ, "COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""},
+        )
+
+    def send(self, signals: Sequence[int], pause: Callable[[], float]) -> None:
+        for signum in signals:
+            time.sleep(pause())
+            if self.process.poll() is not None:
+                return
+            self.process.send_signal(signum)
+
+    def check_end(self) -> int:
+        """Its status, if it ended as it should."""
+        try:
+            _, output = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"it hangs: {self.process.communicate()}")
+        lines = output.decode().splitlines()
+        status = self.process.returncode
+        if any("listening" in line for line in lines):
+            assert "Traceback" not in output.decode()
+            assert status in (0, 130), (status, lines)
+            assert lines[-1].startswith("stopped: "), lines
+        elif lines:  # Python itself was interrupted, before there was anything of ours
+            assert lines[-1].startswith(("KeyboardInterrupt", "  <no Python frame>")), lines
+            assert not re.search(r"netkit/\w+\.py", output.decode()), lines
+        else:
+            assert status in (-signal.SIGINT, -signal.SIGTERM), status
+        return status
+
+
+@pytest.fixture(scope="module")
+def time_to_listen() -> float:
+    def measure() -> float:
+        start = time.monotonic()
+        with Cli("echo"):
+            return time.monotonic() - start
+
+    return sorted(measure() for _ in range(3))[1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment_of_the_start_ends_it_cleanly(
+    signum: int, time_to_listen: float
+) -> None:
+    steps = 10
+    for step in range(steps + 1):
+        echo = Echo()
+        echo.send([signum], lambda step=step: 1.2 * time_to_listen * step / steps)  # type: ignore[misc]
+        assert echo.check_end() != 130
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hundred_signals_at_random_moments_end_it_cleanly(
+    seed: int, time_to_listen: float
+) -> None:
+    rng = random.Random(seed)
+    for longest in (0.0, 0.0005, 0.003):
+        echo = Echo()
+        first = itertools.chain([rng.uniform(0.5, 1.5) * time_to_listen], itertools.repeat(None))
+        echo.send(
+            rng.choices(StopSignals.SIGNALS, k=100),
+            lambda first=first, longest=longest: (  # type: ignore[misc]
+                next(first) or rng.uniform(0, longest)
+            ),
+        )
+        echo.check_end()
+
+
+def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.CUT_GRACE", 0.5)
+    go_on = threading.Event()
+    server = new_server(lambda conn: conn.peek() and go_on.wait(PATIENCE))
+
+    def storm() -> None:
+        with client(server) as sock:
+            sock.sendall(b"x")
+            wait_until(lambda: server.connection_count == 1)
+            kill(signal.SIGINT)
+            wait_until(lambda: not server.listening)
+            for _ in range(1000):  # the socket holds fewer, and nobody reads while the others end
+                kill(signal.SIGINT)
+
+    with meanwhile(server, storm), silent_log():
+        report = netkit.run(server, LONG)
+        go_on.set()
+    assert report == (0, 1, True)
+    assert report.exit_status == 130
+
+
+# In a user's own program
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_run_returns_what_became_of_the_clients(signum: int) -> None:
+    server = new_server()
+
+    def idle_until_stopped() -> None:
+        with client(server) as sock:
+            sock.sendall(b"x")
+            assert receive_exactly(sock, 1) == b"x"
+            kill(signum)
+            assert receive_all(sock) == b""
+
+    with meanwhile(server, idle_until_stopped):
+        report = netkit.run(server)
+    assert report == (1, 0, False)
+    assert report.exit_status == 0
+    assert str(report) == "stopped: 1 finished, 0 cut"
+    assert not server.listening
+
+
+def test_serve_binds_runs_and_returns_the_report() -> None:
+    addresses: list[str] = []
+
+    def interrupt() -> None:
+        wait_until(lambda: seen, "listening")
+        addresses.append(seen[0].address)
+        host, port = seen[0].address.split(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as sock:
+            sock.sendall(b"x")
+            assert receive_exactly(sock, 1) == b"x"
+            kill(signal.SIGINT)
+            assert receive_all(sock) == b""
+
+    with observed(events.Listening) as seen, in_thread(interrupt):
+        report = netkit.serve(netkit.EchoHandler, host="127.0.0.1", drain_timeout=LONG)
+    assert report == (1, 0, False)
+    assert addresses[0].startswith("127.0.0.1:")
+
+
+def test_run_cuts_at_its_own_drain_timeout() -> None:
+    server = new_server(lambda conn: [*conn.lines()], drain_timeout=LONG)
+
+    def stop_mid_line() -> None:
+        with client(server) as sock:
+            sock.sendall(b"hal")
+            wait_until(lambda: [c.bytes_read for c in server.connections] == [3])
+            kill(signal.SIGTERM)
+            assert receive_all(sock) == b""
+
+    with meanwhile(server, stop_mid_line):
+        report = netkit.run(server, SHORT)
+    assert report == (0, 1, False)
+    assert report.exit_status == 0
+
+
+def test_a_drain_timeout_that_cannot_be_meant_is_refused_before_serving() -> None:
+    with new_server() as server, pytest.raises(ValueError, match="drain_timeout must be 0 or more"):
+        netkit.run(server, -1)
+
+
+@pytest.mark.parametrize("how", ["stop", "close", "shutdown"])
+def test_run_ends_when_somebody_else_ends_the_server(how: str) -> None:
+    server = new_server()
+    with meanwhile(server, lambda: getattr(server, how)()):
+        report = netkit.run(server)
+    assert report == (0, 0, False)
+    assert not server.listening
+
+
+def test_a_handler_may_stop_the_server_and_still_answer() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        if conn.readline():
+            conn.server.stop()
+            conn.write("stopped\n")
+
+    server = new_server(handler)
+
+    def ask() -> None:
+        with client(server) as sock:
+            sock.sendall(b"stop\n")
+            assert receive_all(sock) == b"stopped\n"
+
+    with meanwhile(server, ask):
+        report = netkit.run(server)
+    assert (report.cut, report.interrupted) == (0, False)
+
+
+def test_handlers_and_wakeup_descriptor_of_the_program_are_put_back() -> None:
+    server = new_server()
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    mine: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: mine.append(signum))
+    signal.set_wakeup_fd(writing.fileno())
+    try:
+        with meanwhile(server, lambda: kill(signal.SIGTERM)):
+            netkit.run(server)
+        assert mine == []
+        kill(signal.SIGTERM)
+        wait_until(lambda: mine == [signal.SIGTERM])
+        assert reading.recv(1) == bytes([signal.SIGTERM])
+    finally:
+        assert signal.set_wakeup_fd(-1) == writing.fileno()
+        signal.signal(signal.SIGTERM, before)
+        reading.close()
+        writing.close()
+
+
+def test_other_signals_stay_the_programs() -> None:
+    server = new_server()
+    mine = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda signum, frame: mine.set())
+
+    def use_both() -> None:
+        kill(signal.SIGUSR1)
+        assert mine.wait(PATIENCE)
+        assert server.listening
+        kill(signal.SIGINT)
+
+    try:
+        with meanwhile(server, use_both):
+            report = netkit.run(server)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert report.exit_status == 0
+
+
+def test_ctrl_c_after_run_is_the_programs_again() -> None:
+    server = new_server()
+    with meanwhile(server, lambda: kill(signal.SIGINT)):
+        netkit.run(server)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_server_that_fails_raises_from_run() -> None:
+    class Failing(netkit.Server):
+        def serve_forever(self, poll_interval: float = 0.5) -> None:
+            raise RuntimeError("cannot serve today")
+
+    with (
+        Failing(("127.0.0.1", 0), netkit.EchoHandler) as server,
+        pytest.raises(RuntimeError, match="cannot serve today"),
+    ):
+        netkit.run(server)
+
+
+def test_a_closed_server_cannot_be_run() -> None:
+    server = new_server()
+    with meanwhile(server, server.close):
+        netkit.run(server)
+    with pytest.raises(netkit.ServerStateError, match="the server is closed"):
+        netkit.run(server)
+
+
+def test_off_the_main_thread_it_says_that_signals_are_not_handled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = new_server()
+    reports: list[netkit.RunReport] = []
+    with (
+        observed(events.SignalsUnavailable) as seen,
+        in_thread(lambda: reports.append(netkit.run(server))),
+    ):
+        with client(server) as sock:
+            sock.sendall(b"x")
+            assert receive_exactly(sock, 1) == b"x"
+        server.stop()
+    assert len(seen) == 1
+    assert (reports[0].cut, reports[0].exit_status) == (0, 0)
+    assert "signals are not handled here: this is not the main thread" in caplog.text
+
+
+def test_stop_signals_are_for_the_main_thread_only() -> None:
+    errors: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            with StopSignals():
+                pass
+        except ValueError as error:
+            errors.append(error)
+
+    with in_thread(enter):
+        pass
+    assert [str(error) for error in errors] == ["signals can only be handled in the main thread"]
+
+
+def test_afterwards_signals_can_be_ignored() -> None:
+    before = [signal.getsignal(signum) for signum in StopSignals.SIGNALS]
+    try:
+        with StopSignals(afterwards=signal.SIG_IGN):
+            pass
+        kill(signal.SIGINT)
+        kill(signal.SIGTERM)
+    finally:
+        for signum, handler in zip(StopSignals.SIGNALS, before, strict=True):
+            signal.signal(signum, handler)
+
+
+def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
+    server = new_server()
+    with client(server) as sock:
+        sock.sendall(b"x")
+        with StopSignals() as signals:
+            kill(signal.SIGINT)
+            assert signals.supervise(server) == (1, 0, False)
+        assert receive_all(sock) == b"x"

@@ -1,0 +1,309 @@
+"""What netkit asks of sockets, seen from outside: options, buffers, the peer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import time
+from typing import Any
+
+import pytest
+from support import in_thread, reset, tcp_pair, wait_until
+
+from netkit import sockets
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+
+TCP = socket.IPPROTO_TCP
+
+
+@pytest.fixture
+def unix_socket() -> Any:
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        yield ours
+
+
+@pytest.fixture
+def closed_socket() -> socket.socket:
+    with socket.socket() as sock:
+        pass
+    return sock
+
+
+def fill(sock: socket.socket) -> None:
+    """Send until nothing more is taken."""
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(b"x" * 65536)
+    except BlockingIOError:
+        sock.setblocking(True)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_no_delay_is_the_kernels(on: bool) -> None:
+    with tcp_pair() as (ours, _):
+        sockets.set_no_delay(ours, not on)
+        sockets.set_no_delay(ours, on)
+        assert bool(ours.getsockopt(TCP, socket.TCP_NODELAY)) is on
+
+
+@linux_only
+def test_keep_alive_finds_a_dead_peer_within_minutes() -> None:
+    with tcp_pair() as (ours, _):
+        sockets.set_keep_alive(ours, True)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle = ours.getsockopt(TCP, socket.TCP_KEEPIDLE)
+        interval = ours.getsockopt(TCP, socket.TCP_KEEPINTVL)
+        count = ours.getsockopt(TCP, socket.TCP_KEEPCNT)
+        assert idle + interval * count == 120
+        sockets.set_keep_alive(ours, False)
+        assert not ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_the_options_of_tcp_mean_nothing_to_a_unix_socket(unix_socket: socket.socket) -> None:
+    sockets.set_no_delay(unix_socket, True)
+    sockets.set_keep_alive(unix_socket, True)
+    assert not unix_socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.000_000_1])
+def test_a_time_limit_bounds_a_receive_and_a_send(seconds: float) -> None:
+    with tcp_pair() as (ours, _):
+        sockets.set_timeout(ours, seconds)
+        assert ours.gettimeout() is None
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+        with pytest.raises(BlockingIOError):
+            while True:
+                ours.send(b"x" * 1_000_000)
+
+
+def test_a_time_limit_of_seconds_and_a_fraction_is_both() -> None:
+    with tcp_pair() as (ours, _):
+        sockets.set_timeout(ours, 1.05)
+        begun = time.monotonic()
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
+        assert time.monotonic() - begun >= 1.0
+
+
+def test_a_time_limit_can_be_taken_away() -> None:
+    with tcp_pair() as (ours, peer):
+        sockets.set_timeout(ours, 0.000_001)
+        sockets.set_timeout(ours, None)
+        received: list[bytes] = []
+        with in_thread(lambda: received.append(ours.recv(1))):
+            peer.sendall(b"x")
+        assert received == [b"x"]
+
+
+def test_a_socket_is_readable_with_data_and_at_the_end() -> None:
+    with tcp_pair() as (ours, peer):
+        assert not sockets.readable(ours)
+        peer.sendall(b"x")
+        wait_until(lambda: sockets.readable(ours))
+        ours.recv(1)
+        assert not sockets.readable(ours)
+        peer.shutdown(socket.SHUT_WR)
+        wait_until(lambda: sockets.readable(ours))
+
+
+def test_a_connection_has_hung_up_when_it_is_over_both_ways() -> None:
+    with tcp_pair() as (ours, peer):
+        assert not sockets.hung_up(ours)
+        peer.shutdown(socket.SHUT_WR)
+        wait_until(lambda: sockets.readable(ours))
+        assert not sockets.hung_up(ours)
+        ours.shutdown(socket.SHUT_WR)
+        wait_until(lambda: sockets.hung_up(ours))
+    assert sockets.hung_up(ours)
+
+
+def test_a_connection_that_was_reset_has_hung_up() -> None:
+    with tcp_pair() as (ours, peer):
+        reset(peer)
+        wait_until(lambda: sockets.hung_up(ours))
+
+
+@linux_only
+def test_bytes_are_unsent_until_the_peers_kernel_has_them() -> None:
+    with tcp_pair() as (ours, peer):
+        assert not sockets.unsent(ours)
+        fill(ours)
+        assert sockets.unsent(ours)
+        peer.setblocking(False)
+
+        def read_on() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                peer.recv(1_000_000)
+            return not sockets.unsent(ours)
+
+        wait_until(read_on)
+
+
+def test_a_closed_socket_has_nothing_unsent(closed_socket: socket.socket) -> None:
+    assert not sockets.unsent(closed_socket)
+
+
+@linux_only
+def test_who_sent_last_tells_whether_the_peer_is_idle() -> None:
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"request")
+        ours.recv(7)
+        wait = sockets.seconds_until_quiet(ours, 60)
+        assert 50 < wait <= 60
+        wait_until(lambda: sockets.seconds_until_quiet(ours, 60) < wait)  # the time runs
+        time.sleep(0.02)  # the kernel's clock: so that the reply is later by some ticks of it
+        ours.sendall(b"reply")
+        assert sockets.seconds_until_quiet(ours, 60) == 0.0
+
+
+@linux_only
+def test_a_peer_that_has_been_silent_for_long_is_idle() -> None:
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"request")
+        ours.recv(7)
+        wait_until(lambda: sockets.seconds_until_quiet(ours, 0.02) == 0.0)
+
+
+def test_where_the_kernel_does_not_tell_a_peer_is_idle(
+    unix_socket: socket.socket, closed_socket: socket.socket
+) -> None:
+    assert sockets.seconds_until_quiet(unix_socket, 60) == 0.0
+    assert sockets.seconds_until_quiet(closed_socket, 60) == 0.0
+
+
+def test_shutting_down_what_is_over_does_nothing(closed_socket: socket.socket) -> None:
+    sockets.shut_down(closed_socket, socket.SHUT_RDWR)
+    with tcp_pair() as (ours, peer):
+        sockets.shut_down(ours, socket.SHUT_WR)
+        assert peer.recv(1) == b""
+        sockets.shut_down(ours, socket.SHUT_WR)
+
+
+def test_swallowing_goes_on_to_the_end_of_input() -> None:
+    with tcp_pair() as (ours, peer):
+
+        def send() -> None:
+            peer.sendall(b"x" * 1_000_000)
+            peer.shutdown(socket.SHUT_WR)
+
+        with in_thread(send):
+            assert sockets.swallow(ours, 10, 2_000_000)
+
+
+def test_swallowing_ends_after_its_time() -> None:
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"x")
+        begun = time.monotonic()
+        assert not sockets.swallow(ours, 0.05, 1000)
+        assert 0.05 <= time.monotonic() - begun < 5
+
+
+def test_swallowing_ends_after_its_size() -> None:
+    with tcp_pair() as (ours, peer):
+        with in_thread(lambda: peer.sendall(b"x" * 500_000)):
+            assert not sockets.swallow(ours, 60, 100_000)
+            ours.settimeout(10)
+            left = sum(len(ours.recv(1)) for _ in range(10))
+            assert left == 10
+            ours.close()
+            wait_until(lambda: sockets.hung_up(peer))
+            peer.close()
+
+
+def test_swallowing_ends_with_a_reset() -> None:
+    with tcp_pair() as (ours, peer):
+        reset(peer)
+        assert not sockets.swallow(ours, 60, 1000)
+
+
+def test_swallowing_what_is_closed_does_nothing(closed_socket: socket.socket) -> None:
+    assert not sockets.swallow(closed_socket, 60, 1000)
+
+
+@linux_only
+def test_swallowing_until_all_is_sent_ends_once_the_peers_kernel_has_it() -> None:
+    with tcp_pair() as (ours, peer):
+        fill(ours)
+        size = 0
+
+        def read_on() -> None:
+            nonlocal size
+            while not ours_is_done:
+                with contextlib.suppress(TimeoutError):
+                    size += len(peer.recv(1_000_000))
+
+        peer.settimeout(0.05)
+        ours_is_done: list[bool] = []
+        with in_thread(read_on):
+            assert not sockets.swallow_until_sent(ours, 60, 1000)
+            ours_is_done.append(True)
+        assert size > 0
+        assert not sockets.unsent(ours)
+
+
+@linux_only
+def test_swallowing_until_all_is_sent_ends_with_the_peer_and_with_its_time() -> None:
+    with tcp_pair() as (ours, peer):
+        fill(ours)
+        begun = time.monotonic()
+        assert not sockets.swallow_until_sent(ours, 0.05, 1000)
+        assert 0.05 <= time.monotonic() - begun < 5
+        peer.shutdown(socket.SHUT_WR)
+        assert sockets.swallow_until_sent(ours, 60, 1000)
+        reset(peer)
+        wait_until(lambda: sockets.hung_up(ours))
+        assert not sockets.swallow_until_sent(ours, 60, 1000)
+
+
+def test_closing_by_force_closes_even_with_a_file_open() -> None:
+    with tcp_pair() as (ours, peer):
+        file = ours.makefile("rb")
+        sockets.force_close(ours)
+        assert ours.fileno() == -1
+        assert peer.recv(1) == b""
+        sockets.force_close(ours)
+        file.close()
+
+
+def test_closing_by_force_survives_a_descriptor_that_is_gone() -> None:
+    """As left behind by a program that has closed the number behind the socket's back."""
+    sock = socket.socket()
+    file = sock.makefile("rb")
+    os.close(sock.fileno())
+    sockets.force_close(sock)
+    assert sock.fileno() == -1
+    file.close()
+
+
+def test_a_close_can_be_made_a_reset(closed_socket: socket.socket) -> None:
+    with tcp_pair() as (ours, peer):
+        sockets.reset_on_close(ours)
+        ours.close()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+    sockets.reset_on_close(closed_socket)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionResetError(errno.ECONNRESET, ""), True),
+        (BrokenPipeError(errno.EPIPE, ""), True),
+        (ConnectionAbortedError(), True),
+        (OSError(errno.ENOTCONN, ""), True),
+        (TimeoutError(errno.ETIMEDOUT, ""), True),
+        (OSError(errno.EBADF, ""), False),
+        (TimeoutError(), False),
+        (ValueError(), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_what_a_socket_says_once_its_peer_is_gone(error: BaseException, expected: bool) -> None:
+    assert sockets.is_hang_up(error) is expected
