@@ -77,7 +77,7 @@ def explain(error: Exception, server_address: Any) -> OSError:
     host, port, where = server_address, None, str(server_address)
     if isinstance(server_address, tuple):
         host, port, *_ = server_address
-        where = format_address(host, port)
+        where = format_address(os.fsdecode(host), port)  # bytes are an address, too
     explained: OSError
     if isinstance(error, OSError) and error.errno is not None:
         name = errno.errorcode.get(error.errno, "ENOTFOUND")

@@ -123,6 +123,7 @@ class Connection(Reader):
         self._lock = threading.RLock()  # a signal handler may stop the server from within
         self._waiting = False  # its thread is in a recv
         self._draining = False  # no message is to be begun any more
+        self._input_shut = False  # by `end_input`
         self.was_cut = False
         self._closing = False
         self._closed = False
@@ -302,6 +303,9 @@ class Connection(Reader):
             self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
             self._buffer = ReceiveBuffer()
         try:
+            if self._input_shut:
+                # What comes after both have been shut down makes the kernel reset the connection.
+                sockets.wait_until_sent(self.socket, LINGER_SECONDS)
             done = self._peer_ended or sockets.swallow(self.socket, 0, LINGER_BYTES)
             # A client has what it wanted, and a stopping server has no time: they wait only for
             # what the peer's kernel has not got.
@@ -352,6 +356,7 @@ class Connection(Reader):
                     return wait
             elif not self._waiting or self._buffer:
                 return None
+            self._input_shut = True
             sockets.shut_down(self.socket, socket.SHUT_RD)
             return None
 

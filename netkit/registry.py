@@ -156,7 +156,9 @@ class Registry:
         """`Connection.cut` for all but those that the thread `spare` serves."""
         with self._changed:
             for connection in self._live.values():
-                if connection.thread != spare and connection.cut():
+                if connection.thread == spare or connection.was_cut:
+                    continue
+                if connection.cut():
                     self._cut += 1
             self._changed.notify_all()
 

@@ -156,6 +156,18 @@ def swallow_until_sent(sock: socket.socket, seconds: float, size: int) -> bool:
     return False
 
 
+def wait_until_sent(sock: socket.socket, seconds: float) -> None:
+    """While bytes that were written are `unsent`, at most `seconds`; our side is not ended yet.
+
+    Where the platform cannot tell, not at all.
+    """
+    if _SIOCOUTQ is None:  # pragma: no cover - not Linux
+        return
+    until = time.monotonic() + seconds
+    while unsent(sock) and not hung_up(sock) and time.monotonic() < until:
+        time.sleep(ACKNOWLEDGEMENT)
+
+
 def force_close(sock: socket.socket) -> None:
     """Close the descriptor, even if a ``makefile`` of the socket is still open somewhere.
 

@@ -46,7 +46,7 @@ class ClientThreads:
                 self._parked -= 1
                 self._jobs.put(job)
                 return
-            thread = threading.Thread(target=self._work, args=(job,), daemon=self.daemon)
+            thread = threading.Thread(target=self._work, args=([job],), daemon=self.daemon)
             self._threads.add(thread)
         try:
             thread.start()
@@ -56,7 +56,8 @@ class ClientThreads:
                     self._threads.discard(thread)
             raise
 
-    def _work(self, job: Job | None) -> None:
+    def _work(self, first: list[Job]) -> None:
+        job: Job | None = first.pop()  # the thread itself keeps its arguments until it ends
         try:
             while job:
                 job()

@@ -64,7 +64,7 @@ def reading(conn: Connection) -> bool:
 
 def stuck(conn: Connection) -> bool:
     """Whether a write has to wait for the peer."""
-    return conn.bytes_written > 0 and not select.select([], [conn], [], 0)[1]
+    return not select.select([], [conn], [], 0)[1]
 
 
 def says(error: BaseException, number: int, text: str) -> bool:

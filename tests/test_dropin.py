@@ -311,8 +311,8 @@ def test_server_bind_and_server_activate_may_be_replaced() -> None:
         assert shouts(server)
 
 
-class Wrapper:
-    """A socket around a socket, as those of TLS libraries, which turns letters around."""
+class Swapping:
+    """The least that a handler needs of a socket, around one; it turns letters around."""
 
     def __init__(self, wrapped: socket.socket) -> None:
         self._wrapped = wrapped
@@ -322,6 +322,10 @@ class Wrapper:
 
     def sendall(self, data: bytes) -> None:
         self._wrapped.sendall(data.swapcase())
+
+
+class Wrapper(Swapping):
+    """The same with all the rest of a socket, as those of TLS libraries."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
@@ -503,13 +507,14 @@ def test_finish_request_may_do_without_a_handler() -> None:
 def test_finish_request_may_wrap_the_socket() -> None:
     class Server(netkit.Server):
         def finish_request(self, request: Any, client_address: Any) -> None:
-            super().finish_request(Wrapper(request), client_address)
+            super().finish_request(Swapping(request), client_address)
 
     with served(Server(LOCAL, BareShout)) as server:
         with client(server) as sock:
             sock.sendall(b"Hello\n")
             assert sock.recv(9) == b"hello\n"
-        wait_until(lambda: not server.connections)
+            assert server.stop() == netkit.StopReport(finished=1, cut=0)
+            assert sock.recv(9) == b""
 
 
 @pytest.mark.parametrize("handler", [BareShout, lambda conn: [conn.write(x.upper()) for x in conn]])

@@ -228,6 +228,16 @@ def test_a_signal_at_any_moment_of_the_start_ends_it_cleanly(
         assert echo.check_end() != 130
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_until_the_very_end_do_not_change_the_status(signum: int) -> None:
+    with Cli("echo") as server:
+        while server.process.poll() is None:
+            server.send_signal(signum)
+            time.sleep(0.0002)
+        assert server.wait() in ((0, 130) if signum == signal.SIGINT else (0,))
+        assert server.lines[1:] == ["stopped: 0 finished, 0 cut"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_hundred_signals_at_random_moments_end_it_cleanly(
     seed: int, time_to_listen: float
@@ -258,8 +268,9 @@ def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(
             wait_until(lambda: server.connection_count == 1)
             kill(signal.SIGINT)
             wait_until(lambda: not server.listening)
-            for _ in range(1000):  # the socket holds fewer, and nobody reads while the others end
+            for _ in range(500):  # the socket holds fewer, and nobody reads while the others end
                 kill(signal.SIGINT)
+                time.sleep(0.0005)  # signals that are sent faster come as one
 
     with meanwhile(server, storm), silent_log():
         report = netkit.run(server, LONG)

@@ -1,0 +1,206 @@
+"""Which address is bound, and errors that say which one could not be."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import needs_ipv6
+
+import netkit
+from netkit.binding import candidates, checked, explain, family_of, prepare, worth_another
+
+
+@pytest.mark.parametrize("host", [None, "", "*"])
+def test_no_host_is_every_address_of_both_families(host: str | None) -> None:
+    assert candidates(host, 80) == [
+        (socket.AF_INET6, ("::", 80)),
+        (socket.AF_INET, ("0.0.0.0", 80)),
+    ]
+
+
+def test_an_address_is_taken_as_it_is() -> None:
+    assert candidates("127.0.0.1", 80) == [(socket.AF_INET, ("127.0.0.1", 80))]
+    assert candidates("::1", 80) == [(socket.AF_INET6, ("::1", 80, 0, 0))]
+
+
+def test_a_name_has_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def getaddrinfo(*arguments: Any, **options: Any) -> list[Any]:
+        asked.append((arguments, options))
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 80, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert candidates("name", 80) == [
+        (socket.AF_INET6, ("2001:db8::1", 80, 0, 0)),
+        (socket.AF_INET, ("192.0.2.1", 80)),
+    ]
+    options = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+    assert asked == [(("name", 80), options)]
+
+
+@pytest.mark.parametrize("host", [5, b"localhost", ["localhost"], True])
+def test_a_host_of_another_type_is_a_type_error(host: Any) -> None:
+    with pytest.raises(TypeError, match="^host must be a name or an address, not "):
+        candidates(host, 80)
+
+
+@pytest.mark.parametrize("host", ["x" * 64 + ".invalid", "a..b", "::g", "no name"])
+def test_a_name_that_does_not_resolve_is_an_error_that_tells_which(host: str) -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        candidates(host, 80)
+    error: Any = caught.value
+    assert (error.address, error.port, error.syscall) == (host, 80, "listen")
+    assert error.strerror.startswith("listen ENOTFOUND: ")
+    assert error.strerror.endswith(f"{host}:80" if ":" not in host else f"[{host}]:80")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EADDRNOTAVAIL, True),
+        (errno.EAFNOSUPPORT, True),
+        (errno.EPROTONOSUPPORT, True),
+        (errno.ENOPROTOOPT, True),
+        (errno.EADDRINUSE, False),
+        (errno.EACCES, False),
+    ],
+)
+def test_another_address_is_tried_where_this_one_cannot_be_had_here(
+    number: int, expected: bool
+) -> None:
+    assert worth_another(OSError(number, "")) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "expected"),
+    [
+        (("::1", 80), socket.AF_INET, socket.AF_INET6),
+        (("::1", 80), socket.AF_INET6, socket.AF_INET6),
+        (("127.0.0.1", 80), socket.AF_INET, socket.AF_INET),
+        (("", 80), socket.AF_INET, socket.AF_INET),
+        ((b"::1", 80), socket.AF_INET, socket.AF_INET),
+        (("127.0.0.1", 80), socket.AF_INET6, socket.AF_INET6),
+        ("/run/a:b", socket.AF_UNIX, socket.AF_UNIX),
+        ("/run/a:b", socket.AF_INET, socket.AF_INET),
+    ],
+)
+def test_an_ipv6_address_makes_an_ipv6_server(address: Any, family: int, expected: int) -> None:
+    assert family_of(address, family) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (("", "80"), ("", 80)),
+        (("::1", 80, 0, 2), ("::1", 80, 0, 2)),
+        ("/run/x.sock", "/run/x.sock"),
+        (b"\0abstract", b"\0abstract"),
+        (("alone",), ("alone",)),
+        (None, None),
+    ],
+)
+def test_the_port_of_an_address_is_checked_and_a_path_has_none(address: Any, expected: Any) -> None:
+    assert checked(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("port", "kind"), [(70000, ValueError), ("x", ValueError), (None, TypeError)]
+)
+def test_an_address_with_a_bad_port_is_refused(port: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="^port must be a number from 0 to 65535"):
+        checked(("127.0.0.1", port))
+
+
+@needs_ipv6
+def test_an_ipv6_socket_takes_ipv4_clients_whatever_the_system_says() -> None:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        prepare(sock, False)
+        assert not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_port_is_shared_only_if_that_is_wanted(reuse: bool) -> None:
+    with socket.socket() as sock:
+        prepare(sock, reuse)
+        assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)) is reuse
+
+
+def test_sharing_a_port_means_nothing_to_a_unix_socket() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        prepare(sock, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (
+            OSError(errno.EADDRINUSE, "Address already in use"),
+            OSError,
+            "listen EADDRINUSE: address already in use: 127.0.0.1:80",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            PermissionError,
+            "listen EACCES: permission denied: 127.0.0.1:80",
+        ),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            socket.gaierror,
+            "listen ENOTFOUND: Name or service not known: 127.0.0.1:80",
+        ),
+        (
+            UnicodeError("label too long"),
+            socket.gaierror,
+            "listen ENOTFOUND: not a host name: 127.0.0.1:80",
+        ),
+    ],
+)
+def test_an_explained_error_says_what_was_attempted(
+    error: Exception, kind: type[OSError], text: str
+) -> None:
+    explained: Any = explain(error, ("127.0.0.1", 80))
+    assert type(explained) is kind
+    assert explained.strerror == text
+    if isinstance(error, OSError):
+        assert explained.errno == error.errno
+    assert (explained.address, explained.port, explained.syscall) == ("127.0.0.1", 80, "listen")
+
+
+def test_an_explained_error_has_brackets_around_ipv6() -> None:
+    error = OSError(errno.EADDRINUSE, "")
+    assert explain(error, ("::1", 80, 0, 0)).strerror.endswith(": [::1]:80")
+
+
+def test_the_path_of_a_unix_socket_is_its_address_and_it_has_no_port(tmp_path: Path) -> None:
+    class UnixServer(netkit.Server):
+        address_family = socket.AF_UNIX
+
+    path = str(tmp_path / "missing" / "x.sock")
+    with pytest.raises(FileNotFoundError) as caught:
+        UnixServer(path, lambda conn: None)
+    error: Any = caught.value
+    assert (error.address, error.port) == (path, None)
+    assert error.strerror == f"listen ENOENT: no such file or directory: {path}"
+
+    path = str(tmp_path / ("x" * 200))
+    with pytest.raises(OSError, match="too long") as caught_again:
+        UnixServer(path, lambda conn: None)
+    error = caught_again.value
+    assert type(error) is OSError
+    assert str(error) == f"listen: AF_UNIX path too long: {path}"
+    assert (error.address, error.port) == (path, None)
+
+
+def test_an_address_given_as_bytes_is_explained_too() -> None:
+    with pytest.raises(OSError, match="listen EADDRNOTAVAIL: ") as caught:
+        netkit.Server((b"192.0.2.1", 0), lambda conn: None)
+    assert caught.value.address == b"192.0.2.1"  # type: ignore[attr-defined]

@@ -1,0 +1,332 @@
+"""Events as log records: none is forgotten, and none can be forged."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import wait_until
+
+import netkit
+from netkit import events, logs
+
+ERROR = ValueError("what went wrong")
+
+# One event of every kind, the level of its record, and its text.
+RECORDS = [
+    (events.Listening("127.0.0.1:80"), "INFO", "listening on 127.0.0.1:80"),
+    (events.ConnectionOpened(1, "1.2.3.4:5"), "DEBUG", "[1] 1.2.3.4:5 connected"),
+    (
+        events.ConnectionClosed(1, "1.2.3.4:5", 10, 20, 1.5),
+        "DEBUG",
+        "[1] 1.2.3.4:5 closed after 1.500 s: 10 bytes received, 20 bytes sent",
+    ),
+    (
+        events.ConnectionClosed(1, "unix", None, None, 0.0),
+        "DEBUG",
+        "[1] unix closed after 0.000 s: not counted received, not counted sent",
+    ),
+    (events.ClientFailed(1, "p", ERROR), "INFO", "[1] p: ValueError: what went wrong"),
+    (events.ClientFailed(1, "p", EOFError()), "INFO", "[1] p: EOFError"),
+    (
+        events.HandlerFailed(1, "p", ERROR),
+        "ERROR",
+        "[1] p: the handler failed: ValueError: what went wrong",
+    ),
+    (
+        events.HookFailed("service_actions", ERROR),
+        "ERROR",
+        "service_actions failed: ValueError: what went wrong",
+    ),
+    (
+        events.AcceptFailed(ERROR),
+        "WARNING",
+        "a client could not be accepted: ValueError: what went wrong",
+    ),
+    (
+        events.AcceptPaused(ERROR),
+        "WARNING",
+        "no new clients for the moment: ValueError: what went wrong",
+    ),
+    (events.AcceptResumed(1.26), "WARNING", "accepting clients again, after 1.3 s"),
+    (events.ListenerLost(ERROR), "ERROR", "no new clients any more: ValueError: what went wrong"),
+    (
+        events.SignalsUnavailable(),
+        "WARNING",
+        "signals are not handled here: this is not the main thread; call stop() to end the server",
+    ),
+    (events.Stopping(3, 10.0), "INFO", "stopping: 3 connected, up to 10 s to finish"),
+    (events.Stopping(3, None), "INFO", "stopping: 3 connected, up to any time to finish"),
+    (events.Stopped(2, 1), "INFO", "stopped: 2 finished, 1 cut"),
+    (events.Report(1, "p", "said something"), "INFO", "[1] said something"),
+]
+
+
+@pytest.fixture
+def configured() -> Iterator[Callable[..., io.StringIO]]:
+    """`logs.configure` with a stream of ours, undone in the end."""
+    logger = logs.logger
+    before = logger.handlers[:], logger.level, logger.propagate
+
+    def configure(level: str = "debug", style: str = "text") -> io.StringIO:
+        stream = io.StringIO()
+        logs.configure(stream, level, style)
+        return stream
+
+    yield configure
+    logger.handlers[:], logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+def raised(error: BaseException) -> BaseException:
+    """With a traceback."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_every_kind_of_event_has_a_record() -> None:
+    assert {type(event) for event, _, _ in RECORDS} == set(get_args(events.Event))
+    assert set(logs._RECORDS) == set(get_args(events.Event))
+
+
+@pytest.mark.parametrize(("event", "level", "text"), RECORDS)
+def test_each_event_becomes_one_record(
+    event: Any, level: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    logs.write(event)
+    (record,) = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == ("netkit", level, text)
+    assert record.event is event  # type: ignore[attr-defined]
+    assert bool(record.exc_info) is isinstance(event, (events.HandlerFailed, events.HookFailed))
+
+
+def test_what_nobody_wants_to_know_is_not_even_written(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "netkit")
+    logs.write(events.Stopped(2, 1))
+    logs.write(events.Report(1, "p", "said something"))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (events.Stopped(2, 1), "stopped: 2 finished, 1 cut\n"),
+        (events.AcceptResumed(1.0), "warning: accepting clients again, after 1.0 s\n"),
+        (
+            events.ListenerLost(ERROR),
+            "error: no new clients any more: ValueError: what went wrong\n",
+        ),
+    ],
+)
+def test_text_is_the_message_and_from_warnings_on_the_level(
+    event: Any, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured()
+    logs.write(event)
+    assert stream.getvalue() == text
+
+
+@pytest.mark.parametrize(
+    ("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1), ("critical", 0)]
+)
+def test_only_records_of_the_level_and_above_are_shown(
+    level: str, count: int, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured(level)
+    logs.write(events.ConnectionOpened(1, "p"))
+    logs.write(events.Stopped(0, 0))
+    logs.write(events.AcceptResumed(1.0))
+    logs.write(events.ListenerLost(ERROR))
+    assert stream.getvalue().count("\n") == count
+
+
+def test_the_records_are_not_shown_twice(
+    configured: Callable[..., io.StringIO], caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = configured()
+    logs.write(events.Stopped(0, 0))
+    assert stream.getvalue().count("stopped") == 1
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("event", "level", "text"), RECORDS)
+def test_json_is_one_object_a_line_with_the_data_of_the_event(
+    event: Any, level: str, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured(style="json")
+    logs.write(event)
+    (line,) = stream.getvalue().splitlines()
+    data = json.loads(line)
+    assert (data.pop("level"), data.pop("message")) == (level.lower(), text)
+    assert data.pop("event") == type(event).__name__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
+    has_traceback = data.pop("traceback", None) is not None
+    assert has_traceback is isinstance(event, (events.HandlerFailed, events.HookFailed))
+    expected = event._asdict()
+    if "error" in expected:
+        expected["error"] = str(expected["error"])
+    assert data == expected
+
+
+def test_records_that_are_no_events_are_formatted_too(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream, stream_json = configured(), configured(style="json")
+    logs.logger.info("%d things", 5)
+    assert stream.getvalue() == "5 things\n"
+    data = json.loads(stream_json.getvalue())
+    assert (data["message"], data["level"], "event" in data) == ("5 things", "info", False)
+
+
+# --- What comes from a client ---
+
+HOSTILE = "a\nerror: forged\r\n\x1b[31m\x9b2J\x00\x7f\u2028\u2029\x85\u202e\\n\ud800 %s %d {0}"
+
+
+def hostile_events(text: str) -> list[Any]:
+    error = raised(RuntimeError(text))
+    error.__cause__ = raised(KeyError(text))
+    error.__context__ = error
+    error.__cause__.__context__ = raised(OSError(5, text))
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    return [
+        events.ClientFailed(1, "p", error),
+        events.HandlerFailed(1, "p", error),
+        events.HookFailed("handle_error", error),
+        events.AcceptFailed(error),
+        events.AcceptPaused(error),
+        events.ListenerLost(error),
+    ]
+
+
+def lines_of(formatter: logging.Formatter, event: Any) -> list[str]:
+    """The lines of its record."""
+    records: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Collector()
+    logs.logger.addHandler(handler)
+    before, logs.logger.propagate = logs.logger.propagate, False
+    try:
+        logs.write(event)
+    finally:
+        logs.logger.removeHandler(handler)
+        logs.logger.propagate = before
+    (record,) = records
+    return formatter.format(record).split("\n")
+
+
+FORMATTERS = [logs.TextFormatter(), logging.Formatter("%(levelname)s:%(message)s")]
+
+
+def looks_like_a_traceback(line: str) -> bool:
+    return (
+        not line
+        or line.startswith("  ")
+        or line
+        in (
+            "Traceback (most recent call last):",
+            "The above exception was the direct cause of the following exception:",
+            "During handling of the above exception, another exception occurred:",
+        )
+        or re.match(r"(RuntimeError|KeyError|OSError)\b", line) is not None
+    )
+
+
+def check_that_nothing_is_forged(text: str) -> None:
+    for event in hostile_events(text):
+        for formatter in FORMATTERS:
+            first, *others = lines_of(formatter, event)
+            assert all(line.isprintable() for line in (first, *others))
+            if not isinstance(event, (events.HandlerFailed, events.HookFailed)):
+                assert others == []
+            note = logs.printable(text)
+            notes = {note, note.replace(r"\\", "\\")}
+            for line in others:
+                assert looks_like_a_traceback(line) or line in notes, line
+        (line,) = lines_of(logs.JsonFormatter(), event)
+        assert line.isprintable()
+        assert line.isascii()
+        assert json.loads(line)["error"] == text
+
+
+def test_what_a_client_sends_cannot_forge_a_record_or_command_a_terminal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    check_that_nothing_is_forged(HOSTILE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(st.characters(), max_size=20))
+def test_no_text_can_forge_a_record(text: str) -> None:
+    logs.logger.setLevel("DEBUG")
+    try:
+        check_that_nothing_is_forged(text)
+    finally:
+        logs.logger.setLevel("NOTSET")
+
+
+def test_a_traceback_of_plain_exceptions_is_pythons(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured()
+    try:
+        try:
+            int("no number\\")
+        except ValueError as error:
+            raise RuntimeError("failed") from error
+    except RuntimeError as error:
+        logs.write(events.HandlerFailed(1, "p", error))
+        plain = "".join(traceback.format_exception(error))
+    first, rest = stream.getvalue().split("\n", 1)
+    assert first == "error: [1] p: the handler failed: RuntimeError: failed"
+    assert rest == plain
+
+
+def test_an_error_that_cannot_say_what_it_is_is_still_told(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    stream, stream_json = configured(), configured(style="json")
+    logs.write(events.HandlerFailed(1, "p", raised(Mute())))
+    assert stream.getvalue().startswith("error: [1] p: the handler failed: Mute\nTraceback ")
+    assert json.loads(stream_json.getvalue())["message"] == "[1] p: the handler failed: Mute"
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_the_path_of_a_unix_client_cannot_forge_a_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    monkeypatch.chdir(tmp_path)  # the paths of sockets have to be short
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("server")
+    server = netkit.create_server(lambda conn: conn.read()).listen(sock=listener)
+    with server, socket.socket(socket.AF_UNIX) as peer:
+        peer.bind("a\nerror: forged\x1b[31m\udcff")
+        peer.connect("server")
+        wait_until(lambda: server.connections)
+    peers = [record.getMessage() for record in caplog.records if "connected" in record.getMessage()]
+    assert r"a\nerror: forged\x1b[31m\udcff connected" in peers[0]
+    assert all(record.getMessage().isprintable() for record in caplog.records)
