@@ -392,6 +392,8 @@ class Connection(Reader):
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""
         if self.opaque:
+            if isinstance(error, TimeoutError):  # of a read with the time limit of its socket
+                return self.socket.gettimeout() is not None
             return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
         return error is self.error
 

@@ -28,7 +28,7 @@ from .deadline import Deadline
 from .errors import ServerStateError
 from .listener import Acceptor, BackOff, Verdict, unblock
 from .options import Options, check_seconds
-from .serving import INHERITS_OPTIONS, ClientServer
+from .serving import INHERITS_OPTIONS, ClientServer, Shown
 from .threads import ClientThreads
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
@@ -131,7 +131,7 @@ class Server(ClientServer):
         if INHERITS_OPTIONS:
             self._configure(self.socket)
         self._enter(State.LISTENING)
-        events.emit(events.Listening(str(self.address)))
+        events.emit(events.Listening(str(self._where())))
 
     def listen(
         self: _Self,
@@ -189,15 +189,15 @@ class Server(ClientServer):
         self._make_socket(*last)
         return self._bind_and_activate()
 
-    @property
+    @Shown
     def listening(self) -> bool:
         """Whether it is bound and has not been stopped."""
         return self._state is State.LISTENING
 
-    @property
+    @Shown
     def address(self) -> SocketAddress | str | None:
         """Where it listens: a `SocketAddress`, or a Unix socket's path; None if it does not."""
-        return self._where() if self.listening else None
+        return self._where() if self._state is State.LISTENING else None
 
     def _where(self) -> SocketAddress | str:
         return SocketAddress.from_sockname(self.server_address) or str(self.server_address)
@@ -316,7 +316,7 @@ class Server(ClientServer):
         two time limits counts. In a handler, its own connection is left out; other threads that
         call this later, and the interpreter's exit, give that one its time.
         """
-        seconds = self.options.drain_timeout if timeout is None else timeout
+        seconds = self._options.drain_timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
         if self._state is not State.CLOSED:
             self._connections.limit(Deadline(seconds))
@@ -349,7 +349,7 @@ class Server(ClientServer):
             if self._background not in (None, threading.current_thread()):
                 self._background.join()
             if drain:
-                self._connections.limit(Deadline(self.options.drain_timeout))
+                self._connections.limit(Deadline(self._options.drain_timeout))
                 self._drain()
         finally:
             self.socket.close()

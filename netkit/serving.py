@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
 from .accepting import Accepting
@@ -34,6 +34,22 @@ events.subscribe(logs.write)  # who wants more, or less, sets the level of the l
 INHERITS_OPTIONS = sys.platform == "linux"
 
 _Serve = Callable[[Any, Any], None]
+_T = TypeVar("_T")
+
+
+class Shown(Generic[_T]):
+    """A read-only property that an attribute of the same name takes the place of.
+
+    Subclasses written for `socketserver` do not know netkit's names and may have their own use for
+    them, so netkit itself never relies on one of these.
+    """
+
+    def __init__(self, get: Callable[[Any], _T]) -> None:
+        self._get = get
+        self.__doc__ = get.__doc__
+
+    def __get__(self, server: Any, _: type) -> _T:
+        return self if server is None else self._get(server)  # type: ignore[return-value]
 
 
 class ClientServer(socketserver.ThreadingTCPServer):
@@ -48,7 +64,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
     block_on_close = True
 
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        self.options = options
+        self._options = options
         self._accepting = Accepting()
         self._connections = Registry()
         self._client_threads = ClientThreads(self.daemon_threads)
@@ -64,7 +80,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
         if handler is None and self._overrides("finish_request"):  # which needs none
             self._serve = None
         else:
-            self._serve = adapt(handler, self.options.handler_args)
+            self._serve = adapt(handler, self._options.handler_args)
         self._handler_class = handler
 
     @property
@@ -73,12 +89,12 @@ class ClientServer(socketserver.ThreadingTCPServer):
     ) -> list[threading.Thread]:  # `socketserver` has this name, and programs use it
         return self._client_threads.threads()
 
-    @property
+    @Shown
     def connections(self) -> tuple[Connection, ...]:
         """The connections that are open now."""
         return self._connections.live()
 
-    @property
+    @Shown
     def connection_count(self) -> int:
         """How many connections are open now."""
         return len(self._connections.live())
@@ -130,7 +146,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
 
     def _register(self, request: Any, client_address: Any) -> Connection:
         opaque = self._serve is None
-        options = self.options
+        options = self._options
         connection = Connection(
             request,
             client_address,
@@ -147,8 +163,8 @@ class ClientServer(socketserver.ThreadingTCPServer):
         return connection
 
     def _configure(self, sock: socket.socket) -> None:
-        sockets.set_no_delay(sock, self.options.no_delay)
-        sockets.set_keep_alive(sock, self.options.keep_alive)
+        sockets.set_no_delay(sock, self._options.no_delay)
+        sockets.set_keep_alive(sock, self._options.keep_alive)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have `process_request_thread` run in a thread of the client's own."""
@@ -222,7 +238,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
         if connection is not None:
             self._connections.claim(connection)
         if self._serve is None:
-            self._handler_class(request, client_address, self, **self.options.handler_args)
+            self._handler_class(request, client_address, self, **self._options.handler_args)
         else:
             self._serve(connection or self._register(request, client_address))
 

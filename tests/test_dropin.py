@@ -836,3 +836,31 @@ def test_the_socket_receiver_recipe_for_logging_runs_unchanged(
         "no 1",
         "no 2",
     ]
+
+
+def test_a_subclass_may_have_its_own_use_for_netkits_names() -> None:
+    class Chat(netkit.Server):
+        def __init__(self, *arguments: Any) -> None:
+            self.options = self.address = self.listening = None
+            self.connections: list[Any] = []
+            self.connection_count = 0
+            super().__init__(*arguments)
+
+    server = Chat(("127.0.0.1", 0), netkit.EchoHandler)
+    with serving_forever(server):
+        assert exchange(server, b"hello") == b"hello"
+        assert (server.connections, server.connection_count) == ([], 0)
+
+
+def test_a_silent_client_of_a_handler_with_a_timeout_is_one_quiet_line() -> None:
+    class Impatient(socketserver.StreamRequestHandler):
+        timeout = 0.05
+
+        def handle(self) -> None:
+            self.rfile.readline()
+
+    server = netkit.Server(("127.0.0.1", 0), Impatient)
+    with observed(events.ClientFailed, events.HandlerFailed) as failures, serving_forever(server):
+        with client(server) as sock:
+            assert receive_all(sock) == b""
+    assert [type(failure) for failure in failures] == [events.ClientFailed]
