@@ -128,7 +128,7 @@ class Server(ClientServer):
     def server_activate(self) -> None:
         """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
         super().server_activate()
-        if INHERITS_OPTIONS:
+        if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
         self._enter(State.LISTENING)
         events.emit(events.Listening(str(self._where())))

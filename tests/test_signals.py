@@ -200,7 +200,6 @@ class Echo:
             assert status in (0, 130), (status, lines)
             assert lines[-1].startswith("stopped: "), lines
         elif lines:  # Python itself was interrupted, before there was anything of ours
-            assert lines[-1].startswith(("KeyboardInterrupt", "  <no Python frame>")), lines
             assert not re.search(r"netkit/\w+\.py", output.decode()), lines
         else:
             assert status in (-signal.SIGINT, -signal.SIGTERM), status

@@ -1,0 +1,105 @@
+"""What a server does with a client when something on its way is refused or missing."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+from typing import Any
+
+import pytest
+from support import (
+    client,
+    exchange,
+    observed,
+    receive_all,
+    serving_forever,
+    silent_log,
+    wait_until,
+)
+
+import netkit
+from netkit import events
+
+
+def test_a_client_that_is_not_verified_is_not_scheduled() -> None:
+    class Scheduling(netkit.Server):
+        scheduled = 0
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return False
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.scheduled += 1
+
+    server = Scheduling(("127.0.0.1", 0), netkit.EchoHandler)
+    with serving_forever(server):
+        assert exchange(server, b"") == b""
+        assert server.scheduled == 0
+
+
+def test_a_server_whose_interpreter_is_exiting_says_so_once_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), observed(events.ListenerLost, events.HandlerFailed) as seen:
+        with serving_forever(server) as thread:
+            wait_until(lambda: server._accepting.under_way)
+            monkeypatch.setattr(threading.Thread, "start", start)
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+            thread.join()
+            monkeypatch.undo()
+    assert [type(event) for event in seen] == [events.ListenerLost]
+
+
+def test_a_server_that_cannot_start_its_thread_can_be_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        server.start()
+    monkeypatch.undo()
+    with server:
+        assert exchange(server, b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("serve", ["start", "handle_request", "serve_forever"])
+def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        server.shutdown()
+        getattr(server, serve)()  # returns at once
+        with serving_forever(server):
+            assert exchange(server, b"hello") == b"hello"
+
+
+def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> None:
+    class Short(netkit.Server):
+        failures = 0
+
+        def get_request(self) -> tuple[socket.socket, Any]:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().get_request()
+
+    server = Short(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), serving_forever(server) as thread:
+        assert exchange(server, b"hello") == b"hello"
+        server.shutdown()
+        thread.join()
+        with client(server) as queued:
+            queued.sendall(b"late")
+            queued.shutdown(socket.SHUT_WR)
+            server.failures = 1
+            with observed(events.AcceptPaused) as paused:
+                server.stop()
+            assert len(paused) == 1
+            assert receive_all(queued) == b"late"
