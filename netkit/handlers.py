@@ -39,12 +39,20 @@ class Handler:
     """
 
     def __init__(self, conn: Connection, **settings: Any) -> None:
-        """TypeError for a setting that the class has no attribute for."""
+        """As `check_settings` for settings that there are not."""
+        self.check_settings(settings)
         self.conn = conn
-        for name, value in settings.items():
-            if not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__} has no setting {name!r}")
-            setattr(self, name, value)
+        vars(self).update(settings)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """TypeError for a setting that the class has no attribute for. Override it to check more.
+
+        A server calls it once, before any client comes.
+        """
+        for name in settings:
+            if not hasattr(cls, name) or hasattr(Handler, name):
+                raise TypeError(f"{cls.__name__} has no setting {name!r}")
 
     @property
     def server(self) -> Any:
@@ -85,6 +93,14 @@ class LoggerHandler(Handler):
     style: str = "text"
     output: BinaryIO | None = None
     _writing: ClassVar[threading.Lock] = threading.Lock()  # held for one write to any output
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """TypeError also for a style that there is not."""
+        super().check_settings(settings)
+        style = settings.get("style", cls.style)
+        if style not in ("text", "hex", "raw"):
+            raise TypeError(f"style must be text, hex or raw, not {style!r}")
 
     def connected(self) -> None:
         self._report(f"got connection from {self.conn.peer}")
@@ -167,7 +183,7 @@ def adapt(handler: Any, arguments: Mapping[str, Any]) -> Serve | None:
     """
     if isinstance(handler, type) and issubclass(handler, Handler):
         if handler.__init__ is Handler.__init__:
-            handler(None, **arguments)  # type: ignore[arg-type] # checks the names, does nothing
+            handler.check_settings(arguments)
         else:
             _check_call(handler, (None,), arguments)
         return lambda conn: _serve(handler(conn, **arguments))

@@ -35,6 +35,8 @@ from .threads import ClientThreads
 # else is left behind.
 CUT_GRACE = 1.0
 
+_CLOSED = "the server is closed; call listen() to open it again"
+
 _Self = TypeVar("_Self", bound="Server")
 
 
@@ -101,6 +103,8 @@ class Server(ClientServer):
     # Binding
 
     def _make_socket(self, family: int, address: Any) -> None:
+        if hasattr(self, "socket"):  # of an earlier life, or never bound
+            self.socket.close()
         self.address_family = family
         self.server_address = address
         self.socket = socket.socket(family, self.socket_type)
@@ -230,6 +234,8 @@ class Server(ClientServer):
         """
         if self._accepting.under_way:
             raise ServerStateError(f"the server is serving already, on {self._where()}")
+        if self._state is State.CLOSED:
+            raise ServerStateError(_CLOSED)
         acceptor = self._begin_accepting()
         if acceptor is not None:
             self._background = threading.Thread(
@@ -249,7 +255,7 @@ class Server(ClientServer):
         if self._state is State.NEW and not hasattr(self, "socket"):
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
-            raise ServerStateError("the server is closed; call listen() to open it again")
+            raise ServerStateError(_CLOSED)
         acceptor = self._accepting.begin(self.socket)
         _to_be_closed.add(self)
         return acceptor

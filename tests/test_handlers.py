@@ -615,7 +615,7 @@ def test_what_takes_three_arguments_is_called_as_in_socketserver(
         (three, {"loud": 1}, "handler three cannot be called: got an unexpected .*'loud'"),
         (OldStyle, {"colour": "red"}, "handler OldStyle cannot be called: .*'colour'"),
         (OldStyleWithMore, {}, "handler OldStyleWithMore cannot be called: missing .*'colour'"),
-        (netkit.Handler, {"conn": 1}, "multiple values for argument 'conn'"),
+        (netkit.Handler, {"conn": 1}, "Handler has no setting 'conn'"),
         (netkit.GreeterHandler, {"greting": "hi"}, "GreeterHandler has no setting 'greting'"),
     ],
 )
@@ -652,3 +652,14 @@ def test_the_handler_of_a_server_can_be_exchanged_and_is_checked_again() -> None
         with pytest.raises(TypeError, match="a handler must be"):
             server.RequestHandlerClass = "three"
         assert exchange(server, b"") == b"two"
+
+
+@pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])
+def test_what_is_no_setting_is_refused_before_a_client_comes(name: str) -> None:
+    with pytest.raises(TypeError, match=f"EchoHandler has no setting '{name}'"):
+        netkit.create_server(netkit.EchoHandler, handler_args={name: 1})
+
+
+def test_a_style_that_there_is_not_is_refused_before_a_client_comes() -> None:
+    with pytest.raises(TypeError, match="style must be text, hex or raw, not 'foo'"):
+        netkit.create_server(netkit.LoggerHandler, handler_args={"style": "foo"})

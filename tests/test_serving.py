@@ -103,3 +103,18 @@ def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> No
                 server.stop()
             assert len(paused) == 1
             assert receive_all(queued) == b"late"
+
+
+def test_a_closed_server_does_not_start_even_if_it_never_served() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.close()
+    with pytest.raises(netkit.ServerStateError, match="the server is closed"):
+        server.start()
+
+
+def test_listen_closes_the_socket_that_was_not_bound() -> None:
+    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False)
+    unbound = server.socket
+    with server.listen(0, "127.0.0.1"):
+        assert unbound.fileno() == -1
+        assert exchange(server, b"hello") == b"hello"
