@@ -1,4 +1,4 @@
-"""A connection over real sockets: writing, ending, closing, being stopped, and what each peer sees."""
+"""A connection over real sockets: writing, ending, closing, being stopped, and what peers see."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def says(error: BaseException, number: int, text: str) -> bool:
 
 
 def test_both_ends_are_known_and_stay_known_after_close() -> None:
-    with connected() as (conn, peer):
+    with connected() as (conn, _):
         for _ in range(2):
             assert (conn.remote_address, conn.remote_port) == ("127.0.0.1", peer_port(conn))
             assert (conn.local_address, conn.local_family) == ("127.0.0.1", "IPv4")
