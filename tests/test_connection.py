@@ -891,6 +891,21 @@ def test_a_message_under_way_is_read_to_its_end() -> None:
         assert list(lines) == []
 
 
+def test_half_a_message_that_was_received_before_the_stop_is_waited_for() -> None:
+    with connected() as (conn, peer):
+        peer.sendall(b"half ")
+        assert conn.peek() == b"half "
+        conn.end_input()
+
+        def send_the_rest() -> None:
+            wait_until(lambda: reading(conn))
+            peer.sendall(b"a line\n")
+
+        with in_thread(send_the_rest):
+            assert conn.readline() == b"half a line\n"
+        assert conn.readline() == b""
+
+
 def test_a_message_that_is_cut_is_not_taken_for_a_whole_one() -> None:
     with connected() as (conn, peer):
         peer.sendall(b"half a li")
