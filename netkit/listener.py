@@ -9,9 +9,12 @@ import contextlib
 import errno
 import os
 import selectors
+import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from enum import Enum
 
 if hasattr(selectors, "PollSelector"):
@@ -135,8 +138,33 @@ class Acceptor:
         with contextlib.suppress(OSError):  # full: it has been woken already
             self._waker.send(b"\0")
 
+    def waker_fileno(self) -> int:
+        """The descriptor that `wake` writes to; it does not block."""
+        return self._waker.fileno()
+
     def close(self) -> None:
         """Give the descriptors back. `wake` does nothing afterwards."""
         self._selector.close()
         self._woken.close()
         self._waker.close()
+
+
+@contextlib.contextmanager
+def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
+    """In the main thread, have each signal end the wait that it meets.
+
+    Python runs a signal's handler between two instructions: of one that comes just before a wait it
+    would know only after it, which may be never. A wake-up descriptor that another part of the
+    program has set stays.
+    """
+    previous = None
+    if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(ValueError):  # in a subinterpreter, which gets no signals
+            previous = signal.set_wakeup_fd(acceptor.waker_fileno(), warn_on_full_buffer=False)
+    if previous is not None and previous != -1:
+        signal.set_wakeup_fd(previous)
+    try:
+        yield
+    finally:
+        if previous == -1:
+            signal.set_wakeup_fd(-1)

@@ -26,7 +26,7 @@ from .accepting import Accepting
 from .addresses import SocketAddress, check_port
 from .deadline import Deadline
 from .errors import ServerStateError
-from .listener import Acceptor, BackOff, Verdict, unblock
+from .listener import Acceptor, BackOff, Verdict, unblock, woken_by_signals
 from .options import Options, check_seconds
 from .serving import INHERITS_OPTIONS, ClientServer, Shown
 from .threads import ClientThreads
@@ -262,23 +262,27 @@ class Server(ClientServer):
 
     def _accept_until_stopped(self, acceptor: Acceptor, poll_interval: float) -> None:
         self._accepting.take_over()
-        tick = poll_interval if self._overrides("service_actions") else None
-        last_client = time.monotonic()
         try:
-            while not self._accepting.stop_requested:
-                ready = acceptor.wait(_sooner(tick, self.timeout))
-                if self._accepting.stop_requested:
-                    break
-                if ready:
-                    last_client = time.monotonic()
-                    if self._accept_one() is Verdict.STOP:
-                        break
-                elif self.timeout is not None and time.monotonic() - last_client >= self.timeout:
-                    last_client = time.monotonic()
-                    self._call_hook("handle_timeout")
-                self._call_hook("service_actions")
+            with woken_by_signals(acceptor):
+                self._accept_clients(acceptor, poll_interval)
         finally:
             self._accepting.end()
+
+    def _accept_clients(self, acceptor: Acceptor, poll_interval: float) -> None:
+        tick = poll_interval if self._overrides("service_actions") else None
+        last_client = time.monotonic()
+        while not self._accepting.stop_requested:
+            ready = acceptor.wait(_sooner(tick, self.timeout))
+            if self._accepting.stop_requested:
+                return
+            if ready:
+                last_client = time.monotonic()
+                if self._accept_one() is Verdict.STOP:
+                    return
+            elif self.timeout is not None and time.monotonic() - last_client >= self.timeout:
+                last_client = time.monotonic()
+                self._call_hook("handle_timeout")
+            self._call_hook("service_actions")
 
     def handle_request(self) -> None:
         """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds."""
@@ -287,13 +291,14 @@ class Server(ClientServer):
         if acceptor is None:
             return
         try:
-            while not self._accepting.stop_requested:
-                if acceptor.wait(deadline.remaining()):
-                    self._accept_one()
-                    return
-                if deadline.expired():
-                    self.handle_timeout()
-                    return
+            with woken_by_signals(acceptor):
+                while not self._accepting.stop_requested:
+                    if acceptor.wait(deadline.remaining()):
+                        self._accept_one()
+                        return
+                    if deadline.expired():
+                        self.handle_timeout()
+                        return
         finally:
             self._accepting.end()
 
