@@ -360,7 +360,8 @@ class Server(ClientServer):
             if self._background not in (None, threading.current_thread()):
                 self._background.join()
             if drain:
-                self._connections.limit(Deadline(self._options.drain_timeout))
+                if not self._connections.limited:  # not by `stop`
+                    self._connections.limit(Deadline(self._options.drain_timeout))
                 self._drain()
         finally:
             self.socket.close()

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from support import (
+    PATIENCE,
     client,
     exchange,
     observed,
     receive_all,
+    serving,
     serving_forever,
     silent_log,
     wait_until,
@@ -118,3 +120,17 @@ def test_listen_closes_the_socket_that_was_not_bound() -> None:
     with server.listen(0, "127.0.0.1"):
         assert unbound.fileno() == -1
         assert exchange(server, b"hello") == b"hello"
+
+
+def test_a_stop_may_have_more_time_than_the_option_gives() -> None:
+    release = threading.Event()
+
+    def slow(conn: netkit.Connection) -> None:
+        release.wait(PATIENCE)
+        conn.write("done")
+
+    with serving(slow, drain_timeout=0.01) as server, client(server) as sock:
+        wait_until(lambda: server.connection_count == 1)
+        threading.Timer(0.2, release.set).start()
+        assert server.stop(PATIENCE).cut == 0
+        assert receive_all(sock) == b"done"
