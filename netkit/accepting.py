@@ -1,7 +1,8 @@
 """Which thread accepts for a server, and how the others tell it to stop.
 
 At most one thread at a time is in its turn. It waits on the listener; everybody else waits for it,
-or wakes it, through one Condition.
+or wakes it, through one Condition. Threads that are done with a client may lend a hand: they take
+one who is queued already, without waiting, so that a busy server wakes nobody for a new client.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Accepting:
         self._acceptor: Acceptor | None = None
         self._thread: int | None = None
         self._back_off = BackOff()
+        self._shared = False
+        self._hands = 0  # threads that lend a hand just now
         self.stop_requested = False
         self.has_begun = False
         """Whether there ever was a turn, if only one that ended at once."""
@@ -34,9 +37,10 @@ class Accepting:
         """Whether a thread is in its turn."""
         return self._acceptor is not None
 
-    def begin(self, listener: socket.socket) -> Acceptor | None:
+    def begin(self, listener: socket.socket, shared: bool = False) -> Acceptor | None:
         """Begin a turn, for the calling thread or for one that will `take_over`.
 
+        `shared`: whether other threads may lend a hand.
         If another thread is in its turn, waits until that has ended. None: do not accept, since
         that turn was ended, or since a stop was requested before there ever was one.
         """
@@ -49,6 +53,7 @@ class Accepting:
                 self.stop_requested = False
                 return None
             self._acceptor = Acceptor(listener)
+            self._shared = shared
             self._thread = threading.get_ident()
             return self._acceptor
 
@@ -56,9 +61,27 @@ class Accepting:
         """The turn is the calling thread's from now on."""
         self._thread = threading.get_ident()
 
-    def end(self) -> None:
-        """The turn is over."""
+    def lend_a_hand(self) -> bool:
+        """Whether the calling thread may accept, too: once, without waiting, and then `let_go`."""
         with self._changed:
+            if self._shared and not self.stop_requested:
+                self._hands += 1
+                return True
+            return False
+
+    def let_go(self) -> None:
+        """The calling thread has accepted, and noted whom."""
+        with self._changed:
+            self._hands -= 1
+            if not self._hands:
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """The turn is over, and nobody accepts any more."""
+        with self._changed:
+            self._shared = False
+            while self._hands:
+                self._changed.wait()
             if self._acceptor is not None:
                 self._acceptor.close()
             self._acceptor = self._thread = None
@@ -88,13 +111,18 @@ class Accepting:
 
         The wait ends early when a stop is requested.
         """
-        if self._back_off.begin():
+        with self._changed:
+            first = self._back_off.begin()
+        if first:
             events.emit(events.AcceptPaused(error))
         if self._acceptor is not None:
             self._acceptor.pause(self._back_off.pause)
 
     def succeeded(self) -> None:
         """A client has been accepted and given a thread: the machine is fine again."""
-        seconds = self._back_off.end()
+        if not self._back_off.pause:
+            return
+        with self._changed:
+            seconds = self._back_off.end()
         if seconds is not None:
             events.emit(events.AcceptResumed(seconds))

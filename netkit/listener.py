@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import signal
 import socket
@@ -16,11 +17,6 @@ import threading
 import time
 from collections.abc import Iterator
 from enum import Enum
-
-if hasattr(selectors, "PollSelector"):
-    _Selector: type[selectors.BaseSelector] = selectors.PollSelector
-else:  # pragma: no cover - Windows
-    _Selector = selectors.SelectSelector
 
 
 class Verdict(Enum):
@@ -103,26 +99,81 @@ def unblock(listener: socket.socket) -> None:
         os.set_blocking(listener.fileno(), False)
 
 
+class _ExclusiveSelector:
+    """Waits by epoll, with the listener as one that processes share (EPOLLEXCLUSIVE, epoll(7)).
+
+    Of the processes that wait, the kernel wakes one for a client, where poll(2) wakes them all. It
+    asks them in the order in which they have registered, so whoever has been woken registers anew:
+    else the first one in line would have nearly all clients.
+    """
+
+    def __init__(self, listener: int, waker: int) -> None:
+        self._listener = listener
+        self._waker = waker
+        self._epoll = select.epoll()
+        self._epoll.register(waker, select.EPOLLIN)
+        self._stand_in_line()
+
+    def _stand_in_line(self) -> None:
+        self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    def select(self, timeout: float | None) -> set[int]:
+        """The descriptors that are ready; none after `timeout` seconds."""
+        ready = {fd for fd, _ in self._epoll.poll(timeout)}
+        if self._listener in ready:
+            self._epoll.unregister(self._listener)
+            self._stand_in_line()
+        return ready
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
+class _PlainSelector:
+    """The same where there is no such epoll: by poll(2), or select(2)."""
+
+    def __init__(self, listener: int, waker: int) -> None:
+        kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
+        self._selector: selectors.BaseSelector = kind()
+        for descriptor in (listener, waker):
+            self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def select(self, timeout: float | None) -> set[int]:
+        return {key.fd for key, _ in self._selector.select(timeout)}
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+_Selector = _ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else _PlainSelector
+
+
 class Acceptor:
     """One thread's wait on one listener, which other threads can end.
 
     `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
     handler. The listener is made non-blocking, so that an accept never waits: of several acceptors
-    that see one client, all but one get BlockingIOError. Holds two descriptors until `close`.
+    that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
     """
 
     def __init__(self, listener: socket.socket) -> None:
         unblock(listener)
+        self._listener = listener
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._selector = _Selector()
-        self._selector.register(listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        try:
+            self._selector = _Selector(listener.fileno(), self._woken.fileno())
+        except BaseException:
+            self._woken.close()
+            self._waker.close()
+            raise
 
     def wait(self, timeout: float | None) -> bool:
         """Until a client may be there (True), `wake` is called or `timeout` seconds are over."""
-        ready = [key.fileobj for key, _ in self._selector.select(timeout)]
-        if self._woken in ready:
+        if self._listener.fileno() < 0:  # epoll has forgotten it; accept will say so
+            return True
+        ready = self._selector.select(timeout)
+        if self._woken.fileno() in ready:
             self._woken.recv(64)
             return False
         return bool(ready)

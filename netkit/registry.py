@@ -29,13 +29,15 @@ class Registry:
         self._cut = 0  # those of them that were cut
 
     def add(self, connection: Connection) -> None:
-        """Note a connection, before a thread is started for it."""
+        """Note a connection, before a thread is started for it; `announce` it then."""
         with self._changed:
             self._live[connection.socket] = connection
             self._involved += 1
-            draining = self._draining
+
+    def announce(self, connection: Connection) -> None:
+        """Tell of a connection that has been added, and ask it to finish if all others are."""
         events.emit(events.ConnectionOpened(connection.id, connection.peer))
-        if draining:
+        if self._draining:
             connection.end_input()
 
     def get(self, request: Any) -> Connection | None:

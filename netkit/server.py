@@ -29,7 +29,6 @@ from .errors import ServerStateError
 from .listener import Acceptor, BackOff, Verdict, unblock, woken_by_signals
 from .options import Options, check_seconds
 from .serving import INHERITS_OPTIONS, ClientServer, Shown
-from .threads import ClientThreads
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
 # else is left behind.
@@ -178,7 +177,7 @@ class Server(ClientServer):
             self._state = State.NEW
             self._accepting = Accepting()
             self._connections.reopen()
-            self._client_threads = ClientThreads(self.daemon_threads)
+            self._client_threads = self._make_threads()
 
     def _listen_on(self, candidates: list[binding.Candidate]) -> None:
         *others, last = candidates
@@ -222,7 +221,7 @@ class Server(ClientServer):
         Returns at once if `shutdown` was called before the server ever served. ServerStateError if
         it is not bound, or closed.
         """
-        acceptor = self._begin_accepting()
+        acceptor = self._begin_accepting(shared=not self._accepts_alone())
         if acceptor is not None:
             self._accept_until_stopped(acceptor, poll_interval)
 
@@ -236,7 +235,7 @@ class Server(ClientServer):
             raise ServerStateError(f"the server is serving already, on {self._where()}")
         if self._state is State.CLOSED:
             raise ServerStateError(_CLOSED)
-        acceptor = self._begin_accepting()
+        acceptor = self._begin_accepting(shared=not self._accepts_alone())
         if acceptor is not None:
             self._background = threading.Thread(
                 target=self._accept_until_stopped,
@@ -251,12 +250,12 @@ class Server(ClientServer):
                 raise
         return self
 
-    def _begin_accepting(self) -> Acceptor | None:
+    def _begin_accepting(self, shared: bool = False) -> Acceptor | None:
         if self._state is State.NEW and not hasattr(self, "socket"):
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
-        acceptor = self._accepting.begin(self.socket)
+        acceptor = self._accepting.begin(self.socket, shared)
         _to_be_closed.add(self)
         return acceptor
 

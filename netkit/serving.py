@@ -26,7 +26,7 @@ from .handlers import adapt, error_of_handle
 from .listener import Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
-from .threads import ClientThreads
+from .threads import ClientThreads, Job
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
 
@@ -67,8 +67,11 @@ class ClientServer(socketserver.ThreadingTCPServer):
         self._options = options
         self._accepting = Accepting()
         self._connections = Registry()
-        self._client_threads = ClientThreads(self.daemon_threads)
+        self._client_threads = self._make_threads()
         socketserver.BaseServer.__init__(self, server_address, handler)
+
+    def _make_threads(self) -> ClientThreads:
+        return ClientThreads(self.daemon_threads, self._take_next)
 
     @property
     def RequestHandlerClass(self) -> Any:
@@ -113,13 +116,11 @@ class ClientServer(socketserver.ThreadingTCPServer):
         try:
             request, client_address = self.get_request()
         except Exception as error:
-            verdict = judge(error)
+            verdict = self._judge(error)
             if verdict is Verdict.BACK_OFF:
                 self._accepting.failed(error)
             elif verdict is Verdict.STOP and not self._accepting.stop_requested:
                 events.emit(events.ListenerLost(error))
-            elif verdict is Verdict.SKIP and not is_lost_race(error):
-                events.emit(events.AcceptFailed(error))
             return verdict
         try:
             self._admit(request, client_address)
@@ -135,6 +136,12 @@ class ClientServer(socketserver.ThreadingTCPServer):
             self._accepting.succeeded()
         return None
 
+    def _judge(self, error: Exception) -> Verdict:
+        verdict = judge(error)
+        if verdict is Verdict.SKIP and not is_lost_race(error):
+            events.emit(events.AcceptFailed(error))
+        return verdict
+
     def _admit(self, request: Any, client_address: Any) -> None:
         self._register(request, client_address)
         if not self._overrides("process_request"):
@@ -144,7 +151,43 @@ class ClientServer(socketserver.ThreadingTCPServer):
         else:
             self.shutdown_request(request)
 
+    def _accepts_alone(self) -> bool:
+        """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
+        hooks = ("get_request", "process_request", "service_actions")
+        return self.timeout is not None or any(map(self._overrides, hooks))
+
+    def _take_next(self) -> Job | None:
+        """For a thread that is done with its client: the next one, if there is one already.
+
+        What ails the machine is left to the accepting thread, which meets it, too, and waits.
+        """
+        if not self._accepting.lend_a_hand():
+            return None
+        request = None
+        try:
+            request, client_address = self.get_request()
+            connection = self._note(request, client_address)
+        except Exception as error:
+            if request is None:
+                self._judge(error)
+            else:
+                self._tell_error(request, client_address)
+                self._forget(request)
+            return None
+        finally:
+            self._accepting.let_go()
+        self._accepting.succeeded()
+        self._connections.announce(connection)
+        return partial(
+            self._serve_client, connection, request, client_address, self._verify_and_process
+        )
+
     def _register(self, request: Any, client_address: Any) -> Connection:
+        connection = self._note(request, client_address)
+        self._connections.announce(connection)
+        return connection
+
+    def _note(self, request: Any, client_address: Any) -> Connection:
         opaque = self._serve is None
         options = self._options
         connection = Connection(

@@ -19,15 +19,21 @@ PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than 
 MAX_PARKED = 64  # how many wait at most: what a burst leaves behind; each costs about 20 KiB
 
 
+def _no_more() -> Job | None:
+    return None
+
+
 class ClientThreads:
     """Runs each job in a thread of its own, kept from an earlier job where there is one.
 
     Thread-safe. `daemon`: whether the interpreter may exit while the threads run; it may be set,
-    for the threads to come.
+    for the threads to come. `more`: where a thread that is done asks for its next job, before it
+    waits to be given one: nobody need be woken for that.
     """
 
-    def __init__(self, daemon: bool) -> None:
+    def __init__(self, daemon: bool, more: Callable[[], Job | None] = _no_more) -> None:
         self.daemon = daemon
+        self._more = more
         # Guards what follows; the queue guards itself. Re-entrant, for signal handlers that stop a
         # server in the thread that accepts for it.
         self._lock = threading.RLock()
@@ -62,8 +68,7 @@ class ClientThreads:
             while job:
                 job()
                 job = None  # what the client used is let go before the wait
-                threading.current_thread().name = "netkit-parked"
-                job = self._next()
+                job = self._more() or self._next()
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -75,6 +80,7 @@ class ClientThreads:
             if self._closed or self._parked >= MAX_PARKED:
                 return None
             self._parked += 1
+        threading.current_thread().name = "netkit-parked"
         try:
             return self._jobs.get(timeout=PARK_SECONDS)
         except queue.Empty:

@@ -179,3 +179,35 @@ def test_without_a_turn_a_failure_does_not_pause(monkeypatch: pytest.MonkeyPatch
     with observed(AcceptPaused) as seen:
         Accepting().failed(OSError("no descriptors"))
     assert len(seen) == 1
+
+
+def test_a_hand_is_lent_only_in_a_turn_that_is_shared_and_not_to_end(
+    listener: socket.socket,
+) -> None:
+    accepting = Accepting()
+    assert not accepting.lend_a_hand()
+    accepting.begin(listener)
+    assert not accepting.lend_a_hand()
+    accepting.end()
+    accepting.begin(listener, shared=True)
+    assert accepting.lend_a_hand()
+    accepting.let_go()
+    accepting.request_stop()
+    assert not accepting.lend_a_hand()
+    accepting.end()
+    assert not accepting.lend_a_hand()
+
+
+def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
+    accepting = Accepting()
+    accepting.begin(listener, shared=True)
+    assert accepting.lend_a_hand()
+    assert accepting.lend_a_hand()
+    with in_thread(accepting.end):
+        wait_until(lambda: not accepting._shared)
+        accepting.let_go()
+        assert not accepting.lend_a_hand()
+        assert accepting.under_way
+        accepting.let_go()
+        accepting.wait_for_end()
+    assert not accepting.under_way

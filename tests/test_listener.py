@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support import in_thread
+from support import in_thread, wait_until
 
+from netkit import listener as listening
 from netkit.listener import Acceptor, BackOff, Verdict, is_lost_race, judge
+
+SELECTORS = [listening._PlainSelector]
+if hasattr(select, "EPOLLEXCLUSIVE"):
+    SELECTORS.append(listening._ExclusiveSelector)
 
 
 @pytest.fixture
@@ -22,8 +30,11 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-@pytest.fixture
-def acceptor(listener: socket.socket) -> Iterator[Acceptor]:
+@pytest.fixture(params=SELECTORS)
+def acceptor(
+    listener: socket.socket, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Acceptor]:
+    monkeypatch.setattr(listening, "_Selector", request.param)
     acceptor = Acceptor(listener)
     yield acceptor
     acceptor.close()
@@ -179,15 +190,60 @@ def test_the_listeners_own_timeout_is_left_to_the_user(listener: socket.socket) 
     acceptor.close()
 
 
-def test_closing_gives_two_descriptors_back_and_waking_does_nothing_then(
-    listener: socket.socket,
+@pytest.mark.parametrize("kind", SELECTORS)
+def test_closing_gives_the_descriptors_back_and_waking_does_nothing_then(
+    listener: socket.socket, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
 
+    monkeypatch.setattr(listening, "_Selector", kind)
     before = descriptors()
     acceptor = Acceptor(listener)
-    assert descriptors() == before + 2
+    assert before < descriptors() <= before + 3
     acceptor.close()
     assert descriptors() == before
     acceptor.wake()
+
+
+@pytest.mark.skipif(not hasattr(select, "EPOLLEXCLUSIVE"), reason="Linux has it")
+def test_acceptors_that_share_a_listener_are_woken_in_turn(listener: socket.socket) -> None:
+    acceptors = [Acceptor(listener) for _ in range(3)]
+    woken: list[int] = []
+
+    def accept(number: int) -> None:
+        while acceptors[number].wait(None):
+            woken.append(number)
+            listener.accept()[0].close()
+
+    threads = [threading.Thread(target=accept, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)  # all of them wait, which nothing tells
+    for count in range(1, 7):
+        socket.create_connection(listener.getsockname()).close()
+        wait_until(lambda count=count: len(woken) == count)
+    for acceptor in acceptors:
+        acceptor.wake()
+    for thread, acceptor in zip(threads, acceptors, strict=True):
+        thread.join()
+        acceptor.close()
+    assert sorted(set(woken)) == [0, 1, 2]
+
+
+def test_what_an_acceptor_has_taken_is_given_back_when_it_cannot_be_made(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(listening, "_Selector", fail)
+    with pytest.raises(OSError, match="too many"):
+        Acceptor(listener)
+
+
+def test_a_listener_closed_before_a_wait_ends_it(
+    listener: socket.socket, acceptor: Acceptor
+) -> None:
+    listener.close()
+    assert acceptor.wait(None) is True

@@ -46,6 +46,7 @@ def serve(registry: Registry, conn: Connection) -> None:
 def added(registry: Registry, made: list[Connection]) -> None:
     for conn in made:
         registry.add(conn)
+        registry.announce(conn)
 
 
 def test_a_connection_is_live_from_add_to_remove() -> None:
@@ -63,7 +64,7 @@ def test_a_connection_is_live_from_add_to_remove() -> None:
 def test_coming_and_going_is_told_once_each_with_the_counts() -> None:
     registry = Registry()
     with connections(1) as (conn,), observed() as seen:
-        registry.add(conn)
+        added(registry, [conn])
         conn.write("hello")
         registry.remove(conn)
         registry.remove(conn)
@@ -191,7 +192,7 @@ def test_who_comes_while_draining_is_asked_to_finish_and_counted() -> None:
     registry = Registry()
     registry.begin_draining()
     with connections(1) as (conn,):
-        registry.add(conn)
+        added(registry, [conn])
         assert registry.claim(conn)
         assert conn.read() == b""
         registry.remove(conn)

@@ -551,6 +551,47 @@ def test_threads_are_used_again() -> None:
         assert len(set(threads)) < 10
 
 
+def test_a_thread_that_is_done_takes_the_next_client_itself() -> None:
+    """However busy the accepting thread is."""
+    threads: list[threading.Thread] = []
+    gate = Gate()
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.current_thread())
+        gate(conn)
+
+    with serving(handler) as server, client(server) as first:
+        assert first.recv(1) == b"?"
+        # Its selector waits for a wake-up alone from now on.
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda timeout: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wake()
+        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
+        with client(server) as second, client(server) as third:
+            gate.opened.set()
+            for sock in (first, second, third):
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock).endswith(b"!")
+        assert len(threads) == 3
+        assert len(set(threads)) == 1
+
+
+@pytest.mark.parametrize("hook", ["get_request", "process_request", "service_actions"])
+def test_with_a_hook_overridden_only_the_accepting_thread_accepts(hook: str) -> None:
+    callers: set[threading.Thread] = set()
+
+    def call(self: netkit.Server, *arguments: Any) -> Any:
+        callers.add(threading.current_thread())
+        return getattr(netkit.Server, hook)(self, *arguments)
+
+    server = type("Hooked", (netkit.Server,), {hook: call})(None, netkit.EchoHandler)
+    with server.listen(0, "127.0.0.1"):
+        for _ in range(20):
+            assert exchange(server, b"x") == b"x"
+        assert callers == {server._background}
+
+
 def test_a_burst_of_clients_leaves_a_bounded_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
