@@ -36,7 +36,9 @@ _ROOMS = {
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
     "server": ("Server", "StopReport", "create_server"),
-    "signals": ("RunReport", "run", "serve"),
+    "running": ("run", "serve"),
+    "signals": ("RunReport",),
+    "workers": ("Workers", "WorkersFailedError"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -62,12 +64,14 @@ if TYPE_CHECKING:
     from .handlers import GreeterHandler as GreeterHandler
     from .handlers import Handler as Handler
     from .handlers import LoggerHandler as LoggerHandler
+    from .running import run as run
+    from .running import serve as serve
     from .server import Server as Server
     from .server import StopReport as StopReport
     from .server import create_server as create_server
     from .signals import RunReport as RunReport
-    from .signals import run as run
-    from .signals import serve as serve
+    from .workers import Workers as Workers
+    from .workers import WorkersFailedError as WorkersFailedError
 
 
 def __getattr__(name: str) -> "Any":

@@ -17,6 +17,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ from .handlers import EchoHandler, GreeterHandler, LoggerHandler
 from .options import FLAGS, Flag, Options
 from .server import Server, create_server
 from .signals import StopSignals
+from .worker import LoadError, to_be_loaded
+from .workers import Workers, WorkersFailedError, check_workers
 
 _EXAMPLES = """\
 examples:
@@ -42,7 +45,7 @@ A second Ctrl+C ends it at once.
 _SUGGESTED_PORTS = 20  # how many ports after one in use are looked at for a free one
 
 
-class Failure(Exception):
+class Failure(LoadError):
     """What cannot be done, in one line for the user."""
 
 
@@ -52,14 +55,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
     try:
-        handler, settings = _handler(arguments)
+        handler: Any = to_be_loaded
+        settings: dict[str, Any] = {}
+        if arguments.command != "serve" or arguments.workers == 1:
+            handler, settings = _handler(arguments)
         with settings.get("output") or contextlib.nullcontext():
             try:
                 server = create_server(handler, handler_args=settings, **_options(arguments))
             except TypeError as error:
                 parser.error(str(error))
             return _serve(server, arguments)
-    except Failure as failure:
+    except (Failure, WorkersFailedError) as failure:
         print(f"netkit: error: {failure}", file=sys.stderr)
         return 1
 
@@ -95,13 +101,16 @@ def _parser() -> _Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    add("echo", "Send every client back what it sends.")
+    workers = _workers_argument()
+    add("echo", "Send every client back what it sends.", workers)
     logger = add("logger", "Report who comes and goes, and write what they send to the output.")
     style = logger.add_mutually_exclusive_group()
     style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
     style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
     logger.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
-    greeter = add("greeter", "Greet every client and hang up.")
+    # One process: its output is one stream of lines, and once that is gone, nobody serves.
+    logger.set_defaults(workers=1)
+    greeter = add("greeter", "Greet every client and hang up.", workers)
     greeter.add_argument(
         "--greeting",
         metavar="TEXT",
@@ -115,7 +124,20 @@ def _parser() -> _Parser:
         type=_checked(_handler_name),
         help="a function or class in a module of the current directory, or an installed one",
     )
-    add("serve", "Serve with a handler of your own.", name)
+    add("serve", "Serve with a handler of your own.", name, workers)
+    return parser
+
+
+def _workers_argument() -> _Parser:
+    parser = _Parser(add_help=False)
+    parser.add_argument(
+        "--workers",
+        metavar="N|auto",
+        default=1,
+        type=_checked(_worker_count),
+        help="how many processes serve: 'auto' for as many as suit this machine, "
+        "if many clients are busy at once (default: %(default)s)",
+    )
     return parser
 
 
@@ -163,7 +185,7 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     def argument(text: str) -> Any:
         try:
             return check(text)
-        except (ValueError, LookupError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return argument
@@ -180,6 +202,10 @@ def _flag_value(flag: Flag) -> Callable[[str], Any]:
         return found
 
     return _checked(value)
+
+
+def _worker_count(text: str) -> int:
+    return check_workers(int(text) if text.removeprefix("-").isdecimal() else text)
 
 
 def _handler_name(text: str) -> str:
@@ -320,6 +346,12 @@ def _is_importing(filename: str) -> bool:
 # Serving
 
 
+def _load_in_worker(arguments: argparse.Namespace) -> Any:
+    if not logs.logger.handlers:  # it has not been forked
+        logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
+    return _handler(arguments)[0]
+
+
 def _serve(server: Server, arguments: argparse.Namespace) -> int:
     # Once it has stopped, the exit status is the report: no later signal may change it.
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
@@ -327,6 +359,9 @@ def _serve(server: Server, arguments: argparse.Namespace) -> int:
             server.listen(arguments.port, arguments.host)
         except OSError as error:
             raise Failure(_why_not(error, arguments)) from None
+        if arguments.workers > 1:
+            load = partial(_load_in_worker, arguments)
+            return Workers(server, arguments.workers, load).supervise(signals).exit_status
         return signals.supervise(server).exit_status
 
 

@@ -109,6 +109,49 @@ class Report(NamedTuple):
     text: str
 
 
+class WorkersReady(NamedTuple):
+    """So many worker processes accept clients: at the start, or since a change."""
+
+    workers: int
+
+
+class WorkerEnded(NamedTuple):
+    """A worker process ended that was not told to; another one is started after `pause` seconds.
+
+    `status` as `multiprocessing.Process.exitcode`: negative for a signal.
+    """
+
+    pid: int
+    status: int
+    pause: float
+
+
+class WorkerFailed(NamedTuple):
+    """A worker process could not be started; it is tried again after `pause` seconds."""
+
+    reason: str
+    pause: float
+
+
+class WorkersStopping(NamedTuple):
+    """`workers` worker processes drain; their clients have `timeout` seconds to finish."""
+
+    workers: int
+    timeout: float
+
+
+class Reloaded(NamedTuple):
+    """`workers` new worker processes have taken over; the old ones finish with their clients."""
+
+    workers: int
+
+
+class ReloadFailed(NamedTuple):
+    """New worker processes could not be started; the old ones go on as before."""
+
+    reason: str
+
+
 Event = (
     Listening
     | ConnectionOpened
@@ -124,6 +167,12 @@ Event = (
     | Stopping
     | Stopped
     | Report
+    | WorkersReady
+    | WorkerEnded
+    | WorkerFailed
+    | WorkersStopping
+    | Reloaded
+    | ReloadFailed
 )
 Observer = Callable[[Event], None]
 

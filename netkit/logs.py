@@ -7,6 +7,7 @@ neither forge a record nor command the terminal that shows it.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,19 @@ def _amount(count: int | None) -> str:
 
 def _limit(seconds: float | None) -> str:
     return "any time" if seconds is None else f"{seconds:.0f} s"
+
+
+def _status(status: int) -> str:
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"by signal {-status}"
+
+
+def _again(pause: float) -> str:
+    return f"starting another in {pause:g} s" if pause else "starting another"
 
 
 # What each event looks like: its level and its text.
@@ -74,6 +88,24 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.Stopped: (logging.INFO, lambda e: f"stopped: {e.finished} finished, {e.cut} cut"),
     events.Report: (logging.INFO, lambda e: f"[{e.id}] {e.text}"),
+    events.WorkersReady: (logging.INFO, lambda e: f"{e.workers} workers are ready"),
+    events.WorkerEnded: (
+        logging.ERROR,
+        lambda e: f"worker {e.pid} ended {_status(e.status)}; {_again(e.pause)}",
+    ),
+    events.WorkerFailed: (
+        logging.ERROR,
+        lambda e: f"a worker could not be started: {printable(e.reason)}; {_again(e.pause)}",
+    ),
+    events.WorkersStopping: (
+        logging.INFO,
+        lambda e: f"stopping: {e.workers} workers, up to {_limit(e.timeout)} to finish",
+    ),
+    events.Reloaded: (logging.INFO, lambda e: f"reloaded: {e.workers} new workers"),
+    events.ReloadFailed: (
+        logging.ERROR,
+        lambda e: f"not reloaded, the old workers go on: {printable(e.reason)}",
+    ),
 }
 _WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed)
 
@@ -113,9 +145,19 @@ def _add_traceback(record: logging.LogRecord) -> bool:
 logger.addFilter(_add_traceback)
 
 
+_hidden: set[type[Any]] = set()
+
+
+def hide(*kinds: type[Any]) -> None:
+    """Write no more records of these events."""
+    _hidden.update(kinds)
+
+
 def write(event: events.Event) -> None:
     """Log one event."""
     level, text = _RECORDS[type(event)]
+    if type(event) in _hidden:
+        return
     if logger.isEnabledFor(level):
         error = event.error if isinstance(event, _WITH_TRACEBACK) else None
         logger.log(level, text(event), exc_info=error, extra={"event": event})

@@ -10,6 +10,8 @@ from . import events
 from .connection import Connection
 from .deadline import Deadline
 
+_NOW = Deadline(0)
+
 
 class Registry:
     """Who is connected. All methods may be called from any thread.
@@ -24,7 +26,8 @@ class Registry:
         self._changed = threading.Condition()
         self._live: dict[Any, Connection] = {}
         self._draining = False
-        self._limit = Deadline(None)
+        self._limit = self._patience = Deadline(None)
+        self._counting = False
         self._involved = 0  # connections that the present drain began with, or took in
         self._cut = 0  # those of them that were cut
 
@@ -98,16 +101,26 @@ class Registry:
 
     # Draining
 
-    def limit(self, deadline: Deadline) -> None:
-        """Drain until `deadline` at the latest; the earliest of several counts."""
+    def limit(self, deadline: Deadline, patience: Deadline = _NOW) -> None:
+        """Drain until `deadline` at the latest; leave all in peace until `patience`.
+
+        Of several, the earliest counts.
+        """
         with self._changed:
             self._limit = self._limit.earlier(deadline)
+            self._patience = self._patience.earlier(patience)
             self._changed.notify_all()
 
     @property
     def limited(self) -> bool:
         """Whether there is a limit."""
         return self._limit.remaining() is not None
+
+    @property
+    def patient(self) -> bool:
+        """Whether a drain leaves all in peace for a while."""
+        remaining = self._patience.remaining()
+        return remaining is not None and remaining > 0
 
     def out_of_time(self) -> bool:
         """Whether the limit has passed."""
@@ -117,11 +130,16 @@ class Registry:
         """Ask all connections, and those to come, to finish: `Connection.end_input`."""
         with self._changed:
             self._draining = True
-            self._involved = len(self._live)
-            self._cut = 0
+            self._begin_counting_locked()
         if self._live:
             events.emit(events.Stopping(len(self._live), self._limit.remaining()))
         self._end_inputs()
+
+    def _begin_counting_locked(self) -> None:
+        if not self._counting:
+            self._counting = True
+            self._involved = len(self._live)
+            self._cut = 0
 
     def _end_inputs(self) -> float | None:
         """Seconds until it is worth asking again; None: never."""
@@ -140,6 +158,16 @@ class Registry:
                     self._changed.wait(until.remaining())
                 else:
                     return
+
+    def wait_for_leaving(self, spare: int) -> None:
+        """Until all have left by themselves, the patience is over, or the limit has passed."""
+        with self._changed:
+            self._begin_counting_locked()
+            while self._any_but(spare):
+                until = self._patience.earlier(self._limit)  # both may change during the wait
+                if until.expired():
+                    return
+                self._changed.wait(until.remaining())
 
     def wait_until_empty(self, seconds: float, spare: int) -> bool:
         """Until all are over but those that the thread `spare` serves; False if time ran out."""
@@ -180,5 +208,5 @@ class Registry:
     def reopen(self) -> None:
         """Connections that come from now on are not asked to finish."""
         with self._changed:
-            self._draining = False
-            self._limit = Deadline(None)
+            self._draining = self._counting = False
+            self._limit = self._patience = Deadline(None)

@@ -92,6 +92,7 @@ class Server(ClientServer):
         self._closing_thread: int | None = None
         self._serve_in_with = False
         self._report = StopReport(0, 0)
+        self._stop_order: tuple[float | None, float] = (None, 0.0)
         if server_address is not None:
             self._make_socket(
                 binding.family_of(server_address, self.address_family), server_address
@@ -171,10 +172,21 @@ class Server(ClientServer):
         self._serve_in_with = True
         return self
 
+    def take_over(self, listener: socket.socket) -> None:
+        """Serve on a listener that another process has made; nothing of its life counts here.
+
+        For worker processes. The hooks of binding are not called again.
+        """
+        self._begin_new_life()
+        self.socket, self.address_family = listener, listener.family
+        self.server_address = listener.getsockname()
+        self._enter(State.LISTENING)
+
     def _begin_new_life(self) -> None:
         """Not bound, and whatever was stopped before is forgotten."""
         with self._changed:
             self._state = State.NEW
+            self._stop_order = (None, 0.0)
             self._accepting = Accepting()
             self._connections.reopen()
             self._client_threads = self._make_threads()
@@ -303,9 +315,16 @@ class Server(ClientServer):
 
     # Stopping
 
-    def request_stop(self) -> None:
-        """End `serve_forever` soon; returns at once, from wherever it is called."""
+    def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
+        """End `serve_forever` soon; returns at once, from wherever it is called.
+
+        `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
+        """
+        self._stop_order = (timeout, patience)
         self._accepting.request_stop()
+        if self._state is State.DRAINING:
+            seconds = self._options.drain_timeout if timeout is None else timeout
+            self._connections.limit(Deadline(patience + seconds), Deadline(patience))
 
     def shutdown(self) -> None:
         """End `serve_forever`, and wait until it has ended (milliseconds).
@@ -317,19 +336,23 @@ class Server(ClientServer):
         self._accepting.request_stop()
         self._accepting.wait_for_end()
 
-    def stop(self, timeout: float | None = None) -> StopReport:
+    def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
         """Stop gracefully, and say what became of the clients.
 
-        Nobody is accepted any more but who is queued already; idle clients see the end of input;
+        Nobody is accepted any more but who is queued already. For `patience` seconds nobody is
+        disturbed: clients may go on, and leave by themselves. Then idle ones see the end of input;
         busy ones get `timeout` seconds (None: the option `drain_timeout`), then they are cut.
         Idempotent; a second call, from another thread, waits for the first, and the shorter of the
         two time limits counts. In a handler, its own connection is left out; other threads that
         call this later, and the interpreter's exit, give that one its time.
         """
+        if timeout is None:
+            timeout, patience = self._stop_order
         seconds = self._options.drain_timeout if timeout is None else timeout
         check_seconds("timeout", seconds)
+        check_seconds("patience", patience)
         if self._state is not State.CLOSED:
-            self._connections.limit(Deadline(seconds))
+            self._connections.limit(Deadline(patience + seconds), Deadline(patience))
             self.server_close()
         if self._state is State.CLOSED and self._connections.limited:
             self._connections.finish_spared(seconds, spare=_me())
@@ -371,6 +394,10 @@ class Server(ClientServer):
     def _drain(self) -> None:
         connections = self._connections
         try:
+            if connections.patient:
+                self._accept_queued()
+                self.socket.close()
+                connections.wait_for_leaving(spare=_me())
             connections.begin_draining()
             self._accept_queued()
             self.socket.close()

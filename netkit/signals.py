@@ -17,21 +17,49 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from . import events
-from .options import check_seconds
-from .server import Server, StopReport, create_server
+from .server import Server, StopReport
 
-_NEWS = b"\0"  # wakes the main thread when the server has ended; no signal has this number
+NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
 
 SignalHandler = Callable[[int, Any], Any] | int | None
+
+
+class Mailbox:
+    """Numbers from 0 to 255 for one thread, posted by any other, or by a signal's C handler."""
+
+    def __init__(self) -> None:
+        self._inbox, self._outbox = socket.socketpair()
+        self._outbox.setblocking(False)
+
+    def post(self, number: int) -> None:
+        """Never blocks: where the box is full, there is news enough. Nothing once it is closed."""
+        with contextlib.suppress(OSError):
+            self._outbox.send(bytes([number]))
+
+    def take(self) -> int:
+        """Wait for the next one."""
+        return self._inbox.recv(1)[0]
+
+    def fileno(self) -> int:
+        """The descriptor to wait for, in `select`."""
+        return self._inbox.fileno()
+
+    def outbox_fileno(self) -> int:
+        """The descriptor that `post` writes to; it does not block."""
+        return self._outbox.fileno()
+
+    def close(self) -> None:
+        """Give its descriptors back."""
+        self._inbox.close()
+        self._outbox.close()
 
 
 class StopSignals:
     """SIGINT and SIGTERM, caught while the ``with`` block runs; main thread only.
 
-    The handlers that were there before are put back at its end, or `afterwards` if it is given
-    (``signal.SIG_IGN`` for a program that is about to exit with a status of its own).
-    ValueError off the main thread.
+    They, and those given to `catch`, are posted to `mailbox`. The handlers that were there before
+    are put back at the end, or `afterwards` if it is given (``signal.SIG_IGN`` for a program that
+    is about to exit with a status of its own). ValueError off the main thread.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,22 +71,27 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can only be handled in the main thread")
-        self._inbox, self._outbox = socket.socketpair()
-        self._outbox.setblocking(False)
-        self._previous_fd = signal.set_wakeup_fd(self._outbox.fileno(), warn_on_full_buffer=False)
-        for signum in self.SIGNALS:
-            self._previous[signum] = signal.signal(signum, _ignore)
+        self.mailbox = Mailbox()
+        outbox = self.mailbox.outbox_fileno()
+        self._previous_fd = signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
+        self.catch(*self.SIGNALS)
         return self
+
+    def catch(self, *signals: signal.Signals) -> None:
+        """Have these posted, too."""
+        for signum in signals:
+            self._previous[signum] = signal.signal(signum, _ignore)
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
         for signum, previous in self._previous.items():
-            after = previous if self._afterwards is None else self._afterwards
+            after = previous
+            if self._afterwards is not None and signum in self.SIGNALS:
+                after = self._afterwards
             signal.signal(signum, signal.SIG_DFL if after is None else after)
         signal.set_wakeup_fd(self._previous_fd)
-        self._inbox.close()
-        self._outbox.close()
+        self.mailbox.close()
 
     def supervise(self, server: Server, drain_timeout: float | None = None) -> RunReport:
         """Serve until a signal comes or somebody stops the server; then drain, and report.
@@ -76,14 +109,13 @@ class StopSignals:
             except BaseException as error:
                 outcome.append(error)
             finally:
-                with contextlib.suppress(BlockingIOError):  # it is full: there is news enough
-                    self._outbox.send(_NEWS)
+                self.mailbox.post(NEWS)
 
         thread = threading.Thread(target=serve, name="netkit-serve", daemon=True)
         thread.start()
         stopping = interrupted = False
         while not outcome:
-            signum = self._inbox.recv(1)[0]
+            signum = self.mailbox.take()
             if signum not in self.SIGNALS:
                 continue  # the end of the server, or a signal that the program itself handles
             if not stopping:
@@ -112,32 +144,6 @@ class RunReport(NamedTuple):
     def exit_status(self) -> int:
         """For `sys.exit`: 0 after a drain, 130 (128 + SIGINT) after a second Ctrl+C."""
         return 128 + signal.SIGINT if self.interrupted else 0
-
-
-def run(server: Server, drain_timeout: float | None = None) -> RunReport:
-    """Serve until Ctrl+C or SIGTERM, then stop gracefully: the whole life of a program.
-
-    No one is accepted any more; who is queued already is served; idle clients see the end of input;
-    busy ones get `drain_timeout` seconds (None: the server's option) and are then cut. A second
-    Ctrl+C cuts at once. `server` is bound already. The signal handlers that were there before are
-    put back.
-
-    Off the main thread, where Python cannot handle signals, it says so in the log and serves until
-    `Server.stop` or `Server.close` is called.
-    """
-    if drain_timeout is not None:
-        check_seconds("drain_timeout", drain_timeout)
-    if threading.current_thread() is not threading.main_thread():
-        events.emit(events.SignalsUnavailable())
-        server.serve_forever()
-        return RunReport(*server.stop(drain_timeout), False)
-    with StopSignals() as signals:
-        return signals.supervise(server, drain_timeout)
-
-
-def serve(handler: Any, port: int | str = 0, host: str | None = None, **options: Any) -> RunReport:
-    """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`."""
-    return run(create_server(handler, **options).listen(port, host))
 
 
 def _ignore(signum: int, frame: object) -> None:

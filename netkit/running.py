@@ -1,0 +1,51 @@
+"""The whole life of a program that serves: `run` a server, or `serve` with a handler."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from . import events
+from .options import check_seconds
+from .server import Server, create_server
+from .signals import RunReport, StopSignals
+from .workers import Workers, check_workers
+
+
+def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
+    """Serve until Ctrl+C or SIGTERM, then stop gracefully.
+
+    No one is accepted any more; who is queued already is served; idle clients see the end of input;
+    busy ones get `drain_timeout` seconds (None: the server's option) and are then cut. A second
+    Ctrl+C cuts at once. `server` is bound already. The signal handlers that were there before are
+    put back.
+
+    `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
+    `Workers`, which also says what it raises.
+
+    Off the main thread, where Python cannot handle signals, it says so in the log and serves until
+    `Server.stop` or `Server.close` is called.
+    """
+    if drain_timeout is not None:
+        check_seconds("drain_timeout", drain_timeout)
+    if check_workers(workers) > 1:
+        return Workers(server, workers).run(drain_timeout)
+    if threading.current_thread() is not threading.main_thread():
+        events.emit(events.SignalsUnavailable())
+        server.serve_forever()
+        return RunReport(*server.stop(drain_timeout), False)
+    with StopSignals() as signals:
+        return signals.supervise(server, drain_timeout)
+
+
+def serve(
+    handler: Any,
+    port: int | str = 0,
+    host: str | None = None,
+    *,
+    workers: int | str = 1,
+    **options: Any,
+) -> RunReport:
+    """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`."""
+    check_workers(workers)
+    return run(create_server(handler, **options).listen(port, host), workers=workers)

@@ -1,0 +1,220 @@
+"""One worker process: a server of its own, on the listener of its parent.
+
+Both ends of the channel between the two are here. The parent gives orders, the worker tells that it
+is ready, or what is wrong, and in the end what became of its clients; and each sees by the end of
+input that the other one is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import events, logs
+from .server import Server, StopReport
+from .signals import StopSignals
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection as Channel
+    from multiprocessing.context import BaseContext
+
+Load = Callable[[], Any]
+
+# What a parent handles and passes on as orders. All of them may come to the whole process group,
+# from a terminal: a worker must not take them for its own.
+PARENTS_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name)
+)
+_HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
+
+
+class Stop(NamedTuple):
+    """The order to stop: see `Server.stop`."""
+
+    timeout: float | None
+    patience: float = 0.0
+
+
+def to_be_loaded(connection: Any, **_: Any) -> None:
+    """What stands for a handler until a worker has loaded its own."""
+
+
+class LoadError(Exception):
+    """Raised by a `Load`: there is no such handler, and the message says all there is to say."""
+
+
+class Failed(NamedTuple):
+    """Why a worker cannot serve."""
+
+    reason: str
+
+
+class Ready(NamedTuple):
+    """A worker accepts clients."""
+
+
+class Recipe(NamedTuple):
+    """How another process makes the same server: what can be pickled of it."""
+
+    kind: type[Server]
+    handler: Any
+    options: dict[str, Any]
+    listener: socket.socket
+
+    def make(self) -> Server:
+        """The server, not listening yet."""
+        return self.kind(None, self.handler, **self.options)
+
+
+class Worker:
+    """A worker process, as its parent sees it."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        source: Server | Recipe,
+        load: Load | None,
+        generation: int,
+        others: Iterable[Worker],
+    ) -> None:
+        """Start it, beside `others`.
+
+        OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
+        """
+        self.generation = generation
+        self.round = 0  # of the parent's starting workers
+        self.ready = False
+        self.leaving = False  # it has been told to stop
+        self.failure: str | None = None
+        self.report = StopReport(0, 0)
+        self.status = 0
+        self.started_at = time.monotonic()
+        self.channel, theirs = context.Pipe()
+        # A forked process has a copy of all our ends, and as long as it is open, no end is seen.
+        ours = [self.channel, *(other.channel for other in others)]
+        inherited = ours if isinstance(source, Server) else []
+        try:
+            self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
+                target=work, args=(source, load, theirs, inherited), name="netkit-worker"
+            )
+            with _signals_held_back():
+                self.process.start()
+        except BaseException:
+            self.channel.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid: int = self.process.pid
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self.started_at
+
+    def tell(self, order: Stop) -> None:
+        """Give an order; nothing if it is gone."""
+        self.leaving = True
+        with contextlib.suppress(OSError):
+            self.channel.send(order)
+
+    def listen(self) -> None:
+        """Take in what it has told so far."""
+        try:
+            while not self.channel.closed and self.channel.poll():
+                news = self.channel.recv()
+                if isinstance(news, Ready):
+                    self.ready = True
+                elif isinstance(news, Failed):
+                    self.failure = news.reason
+                else:
+                    self.report = news
+        except (EOFError, OSError):  # that was all
+            self.channel.close()
+
+    def ended(self) -> bool:
+        """Whether it is gone; then its last words have been taken in, and all it held is free."""
+        status = self.process.exitcode
+        if status is None:
+            return False
+        self.listen()
+        self.status = status
+        self.channel.close()
+        self.process.close()
+        return True
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Any:
+    """For the start of a worker, which inherits it: no signal is to find it without handlers."""
+    if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# In the worker's process
+
+
+def work(
+    source: Server | Recipe, load: Load | None, channel: Channel, inherited: Iterable[Channel]
+) -> None:
+    """The life of a worker. `source`: the parent's own server (fork), or how to make one (spawn).
+
+    `load` gets its handler, in this process, so that each worker has the present code.
+    """
+    for parents in inherited:
+        parents.close()
+    logs.hide(events.Stopping, events.Stopped)  # the parent tells, once for all workers
+    with StopSignals(afterwards=signal.SIG_IGN) as signals:
+        for signum in PARENTS_SIGNALS:
+            signal.signal(signum, signal.SIG_IGN)
+        if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - Windows has none
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        try:
+            server = _make(source, load)
+        except LoadError as error:
+            _say(channel, Failed(str(error)))
+            sys.exit(1)
+        except Exception as error:
+            _say(channel, Failed(f"{type(error).__name__}: {error}"))
+            sys.exit(1)
+        threading.Thread(
+            target=_obey, args=(server, channel), name="netkit-orders", daemon=True
+        ).start()
+        _say(channel, Ready())
+        report = signals.supervise(server)
+        _say(channel, StopReport(report.finished, report.cut))
+
+
+def _make(source: Server | Recipe, load: Load | None) -> Server:
+    if isinstance(source, Recipe):
+        server, listener = source.make(), source.listener
+    else:
+        server, listener = source, source.socket
+    if load is not None:
+        server.RequestHandlerClass = load()
+    server.take_over(listener)
+    return server
+
+
+def _say(channel: Channel, news: Ready | Failed | StopReport) -> None:
+    with contextlib.suppress(OSError):  # the parent is gone
+        channel.send(news)
+
+
+def _obey(server: Server, channel: Channel) -> None:
+    """Wait for orders; without a parent, stop as if it had said so."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            server.request_stop(*channel.recv())
+    server.request_stop()

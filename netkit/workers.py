@@ -1,0 +1,365 @@
+"""Several worker processes on one listener, and the parent that keeps them.
+
+Why processes: with the GIL, the threads of one process run Python one at a time, and many busy ones
+hinder each other. Without it (free-threaded builds) one process uses all cores.
+
+Rules:
+
+1. The parent opens the listener: what the kernel has queued outlives any worker. It accepts nobody,
+   and starts no thread, so that it may fork.
+2. It waits in one place, for its workers, for signals and for orders; nothing polls.
+3. A worker that ends untold is replaced: at once if it had served for a while, else after a pause
+   that doubles. If none of them ever comes to serve, the parent gives up.
+4. A reload starts the new workers first. Only when all of them are ready do the old ones stop
+   accepting; they go on serving their clients. If a new one fails, the old ones stay.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import events
+from .deadline import Deadline
+from .errors import NetkitError
+from .options import check_seconds
+from .server import CUT_GRACE, Server
+from .signals import NEWS, Mailbox, RunReport, StopSignals
+from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+# With the GIL: as few threads as possible contend for each one. More than this did not help, and a
+# process has its price in memory (docs/benchmarks).
+WORKERS_PER_CORE = 4
+MAX_WORKERS = 1024  # what is more must be a mistake
+
+STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
+FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
+LONGEST_PAUSE = 5.0
+MAX_FAILURES = 8  # rounds of failing workers, with none that serves, until the parent gives up
+
+
+class WorkersFailedError(NetkitError):
+    """No worker process could be brought to serve."""
+
+
+def check_workers(count: object) -> int:
+    """How many processes `count` means. TypeError or ValueError if it cannot be meant.
+
+    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
+    """
+    if count == "auto":
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            return 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0)) * WORKERS_PER_CORE
+        return (os.cpu_count() or 1) * WORKERS_PER_CORE  # pragma: no cover - macOS
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
+    if not 1 <= count <= MAX_WORKERS:
+        raise ValueError(f"workers must be from 1 to {MAX_WORKERS}, not {count}")
+    if count > 1 and os.name != "posix":  # pragma: no cover - Windows
+        raise ValueError("worker processes need a POSIX system; leave workers at 1")
+    return count
+
+
+class Workers:
+    """`count` processes that serve what `server` is bound to. ``netkit.run(server, workers=4)``.
+
+    `run` serves; `resize`, `reload` and `stop` may be called meanwhile, from any thread. In the
+    main thread, signals do the same: SIGTTIN and SIGTTOU for one more or less, SIGHUP to reload,
+    SIGINT and SIGTERM to stop.
+
+    `load`, if it is given, is called in each worker and returns its handler: the parent itself then
+    never imports it. Else the workers have the handler of `server`.
+
+    How processes are started: forked, where that is safe (Linux, and no other thread in this
+    process), else spawned; or as `multiprocessing.set_start_method` says. A spawned worker imports
+    the main module anew, so that a script must start its server under
+    ``if __name__ == "__main__"``, and makes the server anew: the handler must be a function or
+    class at the top of a module. So it is with a reload, unless there is a `load`.
+    """
+
+    def __init__(self, server: Server, count: int | str = "auto", load: Load | None = None) -> None:
+        """TypeError or ValueError for a count that is none."""
+        self._server = server
+        self._load = load
+        self._orders: deque[tuple[Any, ...]] = deque()  # from other threads; append is atomic
+        self._mailbox: Mailbox | None = None
+        self._count = check_workers(count)
+        self._workers: list[Worker] = []
+        self._generation = 0
+        self._reloading = False
+        self._announced = 0  # how many workers the last `WorkersReady` told of
+        self._round = 0  # of starting workers
+        self._failed_round = 0  # the last one that had a failure
+        self._failures = 0
+        self._not_before = Deadline(0)  # the next round
+        self._stopping = False
+        self._kill_at = Deadline(None)
+        self._why_failed: str | None = None
+        self._finished = self._cut = 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that there are, those included that finish with their clients."""
+        return tuple(worker.pid for worker in tuple(self._workers))
+
+    def resize(self, count: int | str) -> None:
+        """From now on, have so many. Who is too many finishes with its clients, and ends.
+
+        TypeError or ValueError for a count that is none.
+        """
+        self._order(self._resize, check_workers(count))
+
+    def reload(self) -> None:
+        """Replace all by new ones, which have the handler's present code."""
+        self._order(self._begin_reload)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """End `run` gracefully, as `Server.stop` does; returns at once."""
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        self._order(self._stop, timeout)
+
+    def _order(self, *order: Any) -> None:
+        self._orders.append(order)
+        mailbox = self._mailbox
+        if mailbox is not None:
+            mailbox.post(NEWS)
+
+    # The parent's life
+
+    def run(self, drain_timeout: float | None = None) -> RunReport:
+        """Serve until a signal or `stop`, and report what became of all the clients.
+
+        `drain_timeout`: as for `netkit.run`. WorkersFailedError if no worker can be brought to
+        serve. Off the main thread there are no signals, and `stop` is the way to end it.
+        """
+        if threading.current_thread() is threading.main_thread():
+            with StopSignals() as signals:
+                return self.supervise(signals, drain_timeout)
+        events.emit(events.SignalsUnavailable())
+        mailbox = Mailbox()
+        try:
+            return self._supervise(mailbox, drain_timeout)
+        finally:
+            self._mailbox = None
+            mailbox.close()
+
+    def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
+        """As `run`, where the stop signals are being caught already; main thread only."""
+        signals.catch(*PARENTS_SIGNALS, signal.SIGCHLD)
+        try:
+            return self._supervise(signals.mailbox, drain_timeout)
+        finally:
+            self._mailbox = None
+
+    def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
+        from multiprocessing.connection import wait
+
+        self._mailbox = mailbox
+        mailbox.post(NEWS)  # there may be orders from before
+        interrupted = False
+        try:
+            while self._workers or not self._stopping:
+                self._fill()
+                inbox = mailbox.fileno()
+                ready = wait([inbox, *self._descriptors()], self._patience())
+                if inbox in ready:
+                    signum = mailbox.take()
+                    if signum == signal.SIGINT and self._stopping:
+                        interrupted = True
+                    self._obey(signum, drain_timeout)
+                for worker in tuple(self._workers):
+                    self._look_after(worker)
+                self._end_reload()
+                if self._kill_at.expired():
+                    self._kill()
+        finally:
+            self._kill()
+            self._server.server_close()
+        if self._why_failed is not None:
+            raise WorkersFailedError(self._why_failed)
+        events.emit(events.Stopped(self._finished, self._cut))
+        return RunReport(self._finished, self._cut, interrupted)
+
+    def _descriptors(self) -> Iterable[Any]:
+        for worker in self._workers:
+            yield worker.process.sentinel
+            if not worker.channel.closed:
+                yield worker.channel
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do by itself; None: never."""
+        wake = self._kill_at
+        if not self._stopping and len(self._current()) < self._wanted():
+            wake = wake.earlier(self._not_before)
+        return wake.remaining()
+
+    def _obey(self, signum: int, drain_timeout: float | None) -> None:
+        while self._orders:
+            method, *arguments = self._orders.popleft()
+            method(*arguments)
+        if signum == signal.SIGTERM or (signum == signal.SIGINT and not self._stopping):
+            self._stop(drain_timeout)
+        elif signum == signal.SIGINT:
+            self._stop(0)
+        elif signum == getattr(signal, "SIGHUP", None):
+            self._begin_reload()
+        elif signum == getattr(signal, "SIGTTIN", None):
+            self._resize(min(self._count + 1, MAX_WORKERS))
+        elif signum == getattr(signal, "SIGTTOU", None):
+            self._resize(max(self._count - 1, 1))
+
+    # Workers that come and go
+
+    def _current(self) -> list[Worker]:
+        return [w for w in self._workers if w.generation == self._generation and not w.leaving]
+
+    def _wanted(self) -> int:
+        """How many of the present generation there should be: of the first one, one to try."""
+        proven = self._generation or any(worker.ready for worker in self._workers)
+        return self._count if proven else 1
+
+    def _fill(self) -> None:
+        """Start the workers that are missing, unless it is too early after a failure."""
+        missing = self._wanted() - len(self._current())
+        if missing <= 0 or self._stopping or not self._not_before.expired():
+            return
+        self._round += 1
+        for _ in range(missing):
+            try:
+                worker = Worker(*self._ingredients(), self._generation, self._workers)
+            except Exception as error:  # no process to be had; or nothing that can be pickled
+                self._failed(f"{type(error).__name__}: {error}", self._round)
+                return
+            worker.round = self._round
+            self._workers.append(worker)
+
+    def _ingredients(self) -> tuple[BaseContext, Server | Recipe, Load | None]:
+        import multiprocessing
+
+        method = multiprocessing.get_start_method(allow_none=True)
+        if method is None:
+            alone = threading.active_count() == 1 and sys.platform == "linux"
+            method = "fork" if alone else "spawn"
+        if self._generation and self._load is None:
+            method = "spawn"  # a copy of this process would have the code that it has
+        context = multiprocessing.get_context(method)
+        server = self._server
+        if method == "fork":
+            return context, server, self._load
+        handler = server.RequestHandlerClass if self._load is None else to_be_loaded
+        options = server._options._asdict()
+        options["handler_args"] = dict(options["handler_args"])
+        return context, Recipe(type(server), handler, options, server.socket), self._load
+
+    def _look_after(self, worker: Worker) -> None:
+        worker.listen()
+        if not worker.ended():
+            return
+        self._workers.remove(worker)
+        self._finished += worker.report.finished
+        self._cut += worker.report.cut
+        if worker.leaving:
+            return
+        reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"
+        self._failed(reason, worker.round, worker)
+
+    def _failed(self, reason: str, round_: int, worker: Worker | None = None) -> None:
+        """Note a worker that could not be started, or has ended untold."""
+        steady = worker is not None and worker.ready and worker.age >= STEADY_SECONDS
+        if self._reloading and (worker is None or worker.generation == self._generation):
+            return self._abandon_reload(reason)
+        pause = 0.0
+        if steady:
+            self._failures = 0
+        else:
+            if round_ > self._failed_round:  # all that fail together count once
+                self._failed_round = self._round
+                self._failures += 1
+            if self._failures > 1 or worker is None:
+                pause = min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
+        self._not_before = Deadline(pause)
+        if self._should_give_up(worker):
+            self._why_failed = reason
+            return self._stop(None)
+        if worker is None or worker.failure is not None:
+            events.emit(events.WorkerFailed(reason, pause))
+        else:
+            events.emit(events.WorkerEnded(worker.pid, worker.status, pause))
+        return None
+
+    def _should_give_up(self, worker: Worker | None) -> bool:
+        if any(other.ready and other.age >= STEADY_SECONDS for other in self._workers):
+            return False
+        first_has_failed = worker is not None and worker.failure is not None and not self._announced
+        return first_has_failed or self._failures >= MAX_FAILURES
+
+    def _resize(self, count: int) -> None:
+        self._count = count
+        for worker in self._current()[count:]:
+            worker.tell(self._leave())
+
+    def _leave(self) -> Stop:
+        """Finish with the clients: they get the drain's time to leave by themselves, and again."""
+        return Stop(None, self._server._options.drain_timeout)
+
+    def _begin_reload(self) -> None:
+        if self._stopping or self._reloading:
+            return
+        self._reloading = True
+        self._generation += 1
+
+    def _end_reload(self) -> None:
+        """Once all new workers are ready, the old ones may leave."""
+        current = self._current()
+        ready = len(current) >= self._count and all(worker.ready for worker in current)
+        if self._stopping or not ready:
+            return
+        if self._reloading:
+            self._reloading = False
+            for worker in self._workers:
+                if worker.generation < self._generation and not worker.leaving:
+                    worker.tell(self._leave())
+            events.emit(events.Reloaded(len(current)))
+        elif self._announced != len(current):
+            events.emit(events.WorkersReady(len(current)))
+        self._announced = len(current)
+
+    def _abandon_reload(self, reason: str) -> None:
+        for worker in self._current():
+            worker.tell(Stop(None))
+        self._reloading = False
+        self._generation = max(
+            (worker.generation for worker in self._workers if not worker.leaving), default=0
+        )
+        events.emit(events.ReloadFailed(reason))
+
+    # Stopping
+
+    def _stop(self, timeout: float | None) -> None:
+        seconds = self._server._options.drain_timeout if timeout is None else timeout
+        if not self._stopping:
+            self._stopping = True
+            self._server.server_close()  # our copy of the listener
+            events.emit(events.WorkersStopping(len(self._workers), seconds))
+        for worker in self._workers:
+            worker.tell(Stop(seconds))
+        # They end by themselves, and cut in time, unless they hang.
+        self._kill_at = self._kill_at.earlier(Deadline(seconds + 4 * CUT_GRACE))
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+        self._kill_at = Deadline(None)
