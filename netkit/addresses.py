@@ -29,6 +29,54 @@ class SocketAddress(NamedTuple):
         return cls(name[0], name[1], "IPv6" if len(name) == 4 else "IPv4")
 
 
+class Ends:
+    """The names of the two ends of a connection, taken apart when somebody asks.
+
+    For classes that have `_remote_name` and `_local_name`: what `accept` and `getsockname` gave,
+    or None. All are None for a Unix socket.
+    """
+
+    __slots__ = ()
+    _remote_name: Any
+    _local_name: Any
+
+    @property
+    def remote_address(self) -> str | None:
+        """The numeric address of the other end."""
+        remote = SocketAddress.from_sockname(self._remote_name)
+        return remote and remote.address
+
+    @property
+    def remote_port(self) -> int | None:
+        """The port of the other end."""
+        remote = SocketAddress.from_sockname(self._remote_name)
+        return remote and remote.port
+
+    @property
+    def remote_family(self) -> str | None:
+        """``"IPv4"`` or ``"IPv6"``."""
+        remote = SocketAddress.from_sockname(self._remote_name)
+        return remote and remote.family
+
+    @property
+    def local_address(self) -> str | None:
+        """The numeric address of our end."""
+        local = SocketAddress.from_sockname(self._local_name)
+        return local and local.address
+
+    @property
+    def local_port(self) -> int | None:
+        """The port of our end."""
+        local = SocketAddress.from_sockname(self._local_name)
+        return local and local.port
+
+    @property
+    def local_family(self) -> str | None:
+        """``"IPv4"`` or ``"IPv6"``."""
+        local = SocketAddress.from_sockname(self._local_name)
+        return local and local.family
+
+
 def format_address(host: str, port: int) -> str:
     """``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,7 +8,9 @@ Rules:
    down and leave the closing to the thread that waits.
 2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
    so the number cannot belong to another client by then. Nobody waits while holding it.
-3. `_write_lock` is held for the whole of a write and is taken before `_lock`.
+3. `_reading` is held during a wait for input, `_write_lock` for the whole of a write; both come
+   before `_lock`. A read and a write take one lock each, and look at one flag, `_changed`, for all
+   that may have happened: locks are most of what they cost.
 4. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
    more of a message is under way. A reset is an error, not an end.
 5. Closing never truncates: the end of our side is sent first, and what the peer still sends is
@@ -27,7 +29,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import sockets
-from .addresses import SocketAddress, describe_peer
+from .addresses import Ends, describe_peer
 from .buffer import ReceiveBuffer
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
@@ -35,6 +37,7 @@ from .options import check_seconds
 from .reading import CHUNK, Reader
 
 Writable = str | bytes | bytearray | memoryview
+_Bytes = bytes | bytearray | memoryview
 _Self = TypeVar("_Self", bound="Connection")
 
 # How long, and for how much, a close waits for the peer to end its side: enough for a client that
@@ -50,11 +53,17 @@ QUIET_SECONDS = 0.5
 # the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
 UNSENT_SECONDS = 0.05
 
+# A wait for input keeps the memory that it asks for, and most connections wait most of the time. So
+# it starts with what Python's allocator of small objects holds (512 bytes, less the 33 of a bytes
+# object), and with each chunk that fills it asks for more, up to CHUNK.
+FIRST_CHUNK = 512 - 33
+CHUNK_GROWTH = 8
+
 _ids = itertools.count(1)
 _ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
 
 
-class Connection(Reader):
+class Connection(Reader, Ends):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
@@ -82,6 +91,17 @@ class Connection(Reader):
     - `encoding` and `max_line`, which may be set.
     """
 
+    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The one among them is
+    # for those that a program sets, and made when it does.
+    __slots__ = (
+        *("id", "server", "peer", "socket", "thread", "opaque", "opened_at"),
+        *("bytes_read", "bytes_written", "error", "was_cut"),
+        *("_remote_name", "_local_name", "_timeout", "_chunk"),
+        *("_lock", "_reading", "_write_lock"),
+        *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
+        *("_closing", "_closed", "__dict__", "__weakref__"),
+    )
+
     def __init__(
         self,
         sock: socket.socket,
@@ -100,14 +120,11 @@ class Connection(Reader):
             client_address = sock.getpeername()
         self.server = server
         self.peer = describe_peer(client_address)
-        remote = SocketAddress.from_sockname(client_address)
-        self.remote_address = remote and remote.address
-        self.remote_port = remote and remote.port
-        self.remote_family = remote and remote.family
-        local = _local_address(sock)
-        self.local_address = local and local.address
-        self.local_port = local and local.port
-        self.local_family = local and local.family
+        self._remote_name = client_address
+        try:
+            self._local_name = sock.getsockname()
+        except OSError:  # some systems answer so if the peer has reset before it was accepted
+            self._local_name = None
         self.bytes_read = 0
         self.bytes_written = 0
         self.error: BaseException | None = None
@@ -116,12 +133,14 @@ class Connection(Reader):
         self.socket = sock
         self.opaque = opaque
         self._timeout: float | None = None
+        self._chunk = FIRST_CHUNK
+        self._changed = False  # one of the flags below is set that says more than "open"
         self._eof = False
         self._peer_ended = False
         self._ended = False
+        self._reading = threading.Lock()
         self._write_lock = threading.Lock()
         self._lock = threading.RLock()  # a signal handler may stop the server from within
-        self._waiting = False  # its thread is in a recv
         self._draining = False  # no message is to be begun any more
         self._input_shut = False  # by `end_input`
         self.was_cut = False
@@ -132,35 +151,60 @@ class Connection(Reader):
 
     def _receive(self) -> bytes:
         """One chunk from the kernel; ``b""`` at the end of input."""
-        with self._lock:
-            if self._closed or self._closing:
-                raise ConnectionClosedError
-            if self._eof:
-                return b""
-            if self._draining and not self._buffer and not sockets.readable(self.socket):
-                self._eof = True
-                return b""
-            self._waiting = True
         try:
-            data = self.socket.recv(CHUNK)
+            with self._reading:
+                if self._changed and self._is_at_end():
+                    return b""
+                data = self.socket.recv(self._chunk)
         except OSError as error:
             raise self._failure(error, "received from") from None
         finally:
-            self._stop_waiting()
-        self.bytes_read += len(data)
+            if self._changed:
+                self._stop_waiting()
         if not data:
-            if self.was_cut and self._buffer:  # half a message is not to pass for a whole one
-                raise self._failure(OSError(), "received from")
-            self._eof = True
-            self._peer_ended = not self._draining
+            return self._note_end()
+        size = len(data)
+        self.bytes_read += size
+        if size == self._chunk:
+            self._chunk = min(size * CHUNK_GROWTH, CHUNK)
         return data
+
+    def _is_at_end(self) -> bool:
+        if self._closed or self._closing:
+            raise ConnectionClosedError
+        if self._draining and not self._buffer and not sockets.readable(self.socket):
+            self._eof = True
+        return self._eof
+
+    def _note_end(self) -> bytes:
+        if self.was_cut and self._buffer:  # half a message is not to pass for a whole one
+            raise self._failure(OSError(), "received from")
+        self._eof = self._changed = True
+        self._peer_ended = not self._draining
+        return b""
+
+    def _is_waiting(self) -> bool:
+        """Whether a thread is in a recv. Ask only once `_changed` has been set, see there."""
+        if self._reading.acquire(blocking=False):
+            self._reading.release()
+            return False
+        return True
 
     def _stop_waiting(self) -> None:
         with self._lock:
-            self._waiting = False
             closed = self._closed
         if closed:  # another thread has closed it meanwhile and left this to us
             self._release()
+
+    def _note_change(self) -> None:
+        """Have every thread that comes to a wait, or leaves one, look at the flags.
+
+        In a step of its own, and before the question who is waiting: then either we find a thread
+        in its wait, or it finds the flags. (Taking and giving back the lock keeps this order also
+        where processors do not.)
+        """
+        with self._lock:
+            self._changed = True
 
     def _failure(self, error: OSError, what: str) -> OSError:
         """The exception for a failed system call, which is remembered as this connection's."""
@@ -194,35 +238,40 @@ class Connection(Reader):
         ConnectionResetError if the peer is gone, TimeoutError if `set_timeout` was called and the
         peer took nothing in that time.
         """
-        payload: bytes | bytearray | memoryview
-        if isinstance(data, (bytes, bytearray)):
-            payload = data
-        elif isinstance(data, memoryview) and data.c_contiguous:
-            payload = data.cast("B")
-        else:
-            payload = to_bytes(data, encoding or self.encoding)
+        payload = data if type(data) is bytes else self._encoded(data, encoding)
         with self._write_lock:
-            if self._closed or self._closing:
-                raise ConnectionClosedError
-            if self._ended:
-                raise WriteAfterEndError
+            if self._changed:
+                self._check_writable()
             if not payload:
                 return 0
-            self._send(payload)
+            try:
+                sent = self.socket.send(payload)
+                self.bytes_written += sent
+                if sent < len(payload):
+                    self._send_rest(payload, sent)
+            except OSError as error:
+                raise self._failure(error, "could be sent to") from None
         return len(payload)
 
-    def _send(self, payload: bytes | bytearray | memoryview) -> None:
-        try:
-            sent = self.socket.send(payload)
-            self.bytes_written += sent
-            if sent < len(payload):
-                with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
-                    while sent < len(whole):
-                        more = self.socket.send(whole[sent:])
-                        self.bytes_written += more
-                        sent += more
-        except OSError as error:
-            raise self._failure(error, "could be sent to") from None
+    def _encoded(self, data: Writable, encoding: str | None) -> _Bytes:
+        if isinstance(data, (bytes, bytearray)):
+            return data
+        if isinstance(data, memoryview) and data.c_contiguous:
+            return data.cast("B")
+        return to_bytes(data, encoding or self.encoding)
+
+    def _check_writable(self) -> None:
+        if self._closed or self._closing:
+            raise ConnectionClosedError
+        if self._ended:
+            raise WriteAfterEndError
+
+    def _send_rest(self, payload: _Bytes, sent: int) -> None:
+        with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
+            while sent < len(whole):
+                more = self.socket.send(whole[sent:])
+                self.bytes_written += more
+                sent += more
 
     def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
         """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
@@ -231,6 +280,7 @@ class Connection(Reader):
         """
         if data is not None:
             self.write(data, encoding)
+        self._note_change()
         with self._write_lock, self._lock:
             if not self._closed and not self._ended:
                 self._ended = True
@@ -253,11 +303,12 @@ class Connection(Reader):
 
         False if there is nothing left to do: it is closed, or another thread is about to close it.
         """
+        self._note_change()
         with self._lock:
             if self._closed or self._closing:
                 return False
             self._closing = True
-            if self._waiting:
+            if self._is_waiting():
                 self._closed = True
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
                 return False
@@ -281,6 +332,7 @@ class Connection(Reader):
         self._abort(reset=True)
 
     def _abort(self, reset: bool) -> None:
+        self._note_change()
         with self._lock:
             if self._closed:
                 return
@@ -289,20 +341,19 @@ class Connection(Reader):
                 sockets.reset_on_close(self.socket)
             # A shutdown wakes who waits. It also ends our side, which a reset should not do first:
             # where nobody writes, ending the input is enough.
-            how = socket.SHUT_RDWR
-            if reset and not self._write_lock.locked():
-                how = socket.SHUT_RD
-            sockets.shut_down(self.socket, how)
-            if self._waiting:
+            waiting = self._is_waiting()
+            writing = self._write_lock.locked()
+            if waiting or writing or not self._closing:  # else `finish` has done it
+                how = socket.SHUT_RD if reset and not writing else socket.SHUT_RDWR
+                sockets.shut_down(self.socket, how)
+            if waiting:
                 return
         self._release()
 
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""
-        with self._lock:
-            self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
-            self._buffer = ReceiveBuffer()
-        try:
+        self._buffer = ReceiveBuffer()
+        with self._reading:  # so that `end_input`, `cut` and `destroy` can end it
             if self._input_shut:
                 # What comes after both have been shut down makes the kernel reset the connection.
                 sockets.wait_until_sent(self.socket, LINGER_SECONDS)
@@ -315,8 +366,7 @@ class Connection(Reader):
             if not done:
                 swallow = sockets.swallow_until_sent if hurried else sockets.swallow
                 swallow(self.socket, LINGER_SECONDS, LINGER_BYTES)
-        finally:
-            self._stop_waiting()
+        self._stop_waiting()
 
     def _release(self) -> None:
         with self._write_lock, self._lock:
@@ -344,6 +394,7 @@ class Connection(Reader):
         or the seconds after which to ask again: for an opaque one that is busy, and for one that
         waits in `close` for the peer to get the rest.
         """
+        self._note_change()
         with self._lock:
             self._draining = True
             if self._closed:
@@ -354,7 +405,7 @@ class Connection(Reader):
                 wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
                 if wait:
                     return wait
-            elif not self._waiting or self._buffer:
+            elif not self._is_waiting() or self._buffer:
                 return None
             self._input_shut = True
             sockets.shut_down(self.socket, socket.SHUT_RD)
@@ -362,6 +413,7 @@ class Connection(Reader):
 
     def cut(self) -> bool:
         """End it now, in both directions; its thread wakes and closes it. False if it was over."""
+        self._note_change()
         with self._lock:
             if self._closed:
                 return False
@@ -409,10 +461,3 @@ class Connection(Reader):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<{type(self).__name__} {self.id} {self.peer} {state}>"
-
-
-def _local_address(sock: socket.socket) -> SocketAddress | None:
-    try:
-        return SocketAddress.from_sockname(sock.getsockname())
-    except OSError:  # some systems answer so for a peer that has reset before it was accepted
-        return None

@@ -113,12 +113,16 @@ class IncrementalDecoder:
 
         `final`: the stream ends after `data`, which may be empty; the next call starts another.
         """
-        decode, kept = self._decode, self._kept
-        kept += _raw(data)
+        decode, kept, raw = self._decode, self._kept, _raw(data)
         if final:  # first, because a codec may raise
             self._restart()
-        text, used = decode(kept, final)
-        del kept[:used]
+        if kept:
+            kept += raw
+            text, used = decode(kept, final)
+            del kept[:used]
+        else:
+            text, used = decode(raw, final)
+            kept += raw[used:]
         return text
 
 

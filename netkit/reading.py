@@ -26,12 +26,11 @@ class Reader(ABC):
     through, and nothing that was received is lost by it.
     """
 
-    encoding: str
-    max_line: int
+    __slots__ = ("_buffer", "_decoded_size", "_decoder", "_overlong", "encoding", "max_line")
 
     def __init__(self, encoding: str, max_line: int) -> None:
-        self.encoding = encoding
-        self.max_line = max_line
+        self.encoding: str = encoding
+        self.max_line: int = max_line
         self._buffer = ReceiveBuffer()
         self._decoder: IncrementalDecoder | None = None
         self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
@@ -64,7 +63,13 @@ class Reader(ABC):
 
     def __iter__(self) -> Iterator[Any]:
         """The chunks of input as they come, until it ends."""
-        while chunk := self.read(CHUNK):
+        while True:
+            if self._buffer or self._decoder or self._overlong:
+                chunk = self.read(CHUNK)
+            else:
+                chunk = self._receive()
+            if not chunk:
+                return
             yield chunk
 
     def readexactly(self, size: int) -> Any:
@@ -172,10 +177,17 @@ class Reader(ABC):
     def _read_until(self, separator: bytes, width: int) -> tuple[bytes, bool]:
         """Up to and including `separator` (True), or all there is if the input ends before it."""
         self._skip_overlong()
+        longest = self.max_line + len(separator)
+        if not self._buffer and width == 1:  # most lines come whole, and alone
+            data = self._receive()
+            if data.find(separator) == len(data) - len(separator) >= 0 and len(data) <= longest:
+                return data, True
+            self._buffer.feed(data)
+            if not data:
+                return data, False
         self._buffer.restart_search()
         phase = self._phase(width)
-        longest = self.max_line + len(separator)
-        while (end := self._buffer.find(separator, width, phase)) < 0:
+        while (end := self._buffer.search(separator, width, phase)) < 0:
             if len(self._buffer) >= longest:
                 break
             if not self._fill():
@@ -195,7 +207,7 @@ class Reader(ABC):
             return
         separator, width, phase = self._overlong
         self._buffer.restart_search()
-        while (end := self._buffer.find(separator, width, phase)) < 0:
+        while (end := self._buffer.search(separator, width, phase)) < 0:
             spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
             self._buffer.take(spare - spare % width)  # whole code units: the phase stays
             if not self._fill():

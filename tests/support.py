@@ -22,6 +22,7 @@ import pytest
 
 import netkit
 from netkit import events
+from netkit.buffer import ReceiveBuffer
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 15.0  # seconds after which what should happen at once counts as not happening
@@ -154,7 +155,7 @@ def exchange_much(server: netkit.Server, data: bytes) -> bytes:
         return receive_all(sock)
 
 
-class CountingBytes(bytearray):
+class CountingBuffer(ReceiveBuffer):
     """Counts the bytes that searches and slices may look at."""
 
     touched = 0

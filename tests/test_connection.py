@@ -59,7 +59,7 @@ def connected(
 
 def reading(conn: Connection) -> bool:
     """Whether its thread waits in a read."""
-    return conn._waiting
+    return conn._reading.locked()
 
 
 def stuck(conn: Connection) -> bool:

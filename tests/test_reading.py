@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import CountingBytes
+from support import CountingBuffer
 
 from netkit.encodings import IncrementalDecoder
 from netkit.errors import IncompleteReadError, LineTooLongError, UnknownEncodingError
@@ -669,8 +669,7 @@ def test_single_bytes_cost_no_more_than_a_few_looks_at_each(
     read: Callable[[Reader], Any], data: bytes
 ) -> None:
     reader = byte_by_byte(data)
-    counting = CountingBytes()
-    reader._buffer._data = counting
+    counting = reader._buffer = CountingBuffer()
     read(reader)
     assert counting.touched <= 6 * len(data)
 
@@ -678,8 +677,7 @@ def test_single_bytes_cost_no_more_than_a_few_looks_at_each(
 def test_skipping_a_long_line_costs_no_more_than_a_few_looks_at_each_byte() -> None:
     data = b"x" * 10_000 + b"\n"
     reader = byte_by_byte(data, max_line=100)
-    counting = CountingBytes()
-    reader._buffer._data = counting
+    counting = reader._buffer = CountingBuffer()
     with pytest.raises(LineTooLongError):
         reader.readline()
     assert reader.readline() == b""
