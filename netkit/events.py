@@ -7,7 +7,6 @@ it should be quick; what it raises is dropped, since it is no fault of the serve
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -200,5 +199,7 @@ def subscribe(observer: Observer) -> Callable[[], None]:
 def emit(event: Event) -> None:
     """Tell every observer. Never raises."""
     for observer in _observers:
-        with contextlib.suppress(Exception):
+        try:  # costs nothing, unlike contextlib.suppress: this runs for each client
             observer(event)
+        except Exception:
+            continue

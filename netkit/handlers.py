@@ -193,6 +193,8 @@ def adapt(handler: Any, arguments: Mapping[str, Any]) -> Serve | None:
         _check_call(handler, (None, None, None), arguments)
         return None
     _check_call(handler, (None,), arguments)
+    if not arguments:
+        return handler  # type: ignore[no-any-return] # the least stack for each client
     return lambda conn: handler(conn, **arguments)
 
 

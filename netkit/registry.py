@@ -21,9 +21,10 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        # Guards what follows; notified when a connection is over or the limit has changed.
-        # Re-entrant, since a signal handler may stop the server from within.
-        self._changed = threading.Condition()
+        # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
+        self._lock = threading.RLock()
+        # Notified when a connection is over or the limit has changed.
+        self._changed = threading.Condition(self._lock)
         self._live: dict[Any, Connection] = {}
         self._draining = False
         self._limit = self._patience = Deadline(None)
@@ -33,7 +34,7 @@ class Registry:
 
     def add(self, connection: Connection) -> None:
         """Note a connection, before a thread is started for it; `announce` it then."""
-        with self._changed:
+        with self._lock:
             self._live[connection.socket] = connection
             self._involved += 1
 
@@ -53,7 +54,7 @@ class Registry:
         False if another thread is that already, or if it is over.
         """
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             if connection.thread not in (None, me) or connection.socket not in self._live:
                 return False
             connection.thread = me
@@ -66,7 +67,7 @@ class Registry:
         not taken over the descriptor (as TLS does), and a handler reads it, we watch the old one.
         """
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             for connection in self._live.values():
                 if connection.thread == thread:
                     if connection.opaque and connection.fileno() >= 0:
@@ -79,7 +80,7 @@ class Registry:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over. Idempotent."""
-        with self._changed:
+        with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return
             self._changed.notify_all()
@@ -92,7 +93,7 @@ class Registry:
 
     def live(self) -> tuple[Connection, ...]:
         """The connections that are open now."""
-        with self._changed:
+        with self._lock:
             return tuple(self._live.values())
 
     def serves(self, thread: int) -> bool:

@@ -14,7 +14,6 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
@@ -178,9 +177,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
             self._accepting.let_go()
         self._accepting.succeeded()
         self._connections.announce(connection)
-        return partial(
-            self._serve_client, connection, request, client_address, self._verify_and_process
-        )
+        return self._job(connection, request, client_address, self._verify_and_process)
 
     def _register(self, request: Any, client_address: Any) -> Connection:
         connection = self._note(request, client_address)
@@ -215,7 +212,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
 
     def _start_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
         connection = self._connections.get(request)
-        job = partial(self._serve_client, connection, request, client_address, serve)
+        job = self._job(connection, request, client_address, serve)
         self._client_threads.daemon = self.daemon_threads
         while True:
             try:
@@ -230,6 +227,12 @@ class ClientServer(socketserver.ThreadingTCPServer):
                 else:
                     events.emit(events.AcceptFailed(error))
                 return self._forget(request)
+
+    def _job(
+        self, connection: Connection | None, request: Any, client_address: Any, serve: _Serve
+    ) -> Job:
+        # Not a partial: a call of Python code from C takes a kilobyte of each client's stack.
+        return lambda: self._serve_client(connection, request, client_address, serve)
 
     # In the client's thread
 
