@@ -35,8 +35,9 @@ _ROOMS = {
         "WriteAfterEndError",
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
-    "server": ("Server", "StopReport", "create_server"),
+    "registry": ("StopReport",),
     "running": ("run", "serve"),
+    "server": ("Server", "create_server"),
     "signals": ("RunReport",),
     "workers": ("Workers", "WorkersFailedError"),
 }
@@ -64,10 +65,10 @@ if TYPE_CHECKING:
     from .handlers import GreeterHandler as GreeterHandler
     from .handlers import Handler as Handler
     from .handlers import LoggerHandler as LoggerHandler
+    from .registry import StopReport as StopReport
     from .running import run as run
     from .running import serve as serve
     from .server import Server as Server
-    from .server import StopReport as StopReport
     from .server import create_server as create_server
     from .signals import RunReport as RunReport
     from .workers import Workers as Workers

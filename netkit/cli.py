@@ -103,13 +103,9 @@ def _parser() -> _Parser:
 
     workers = _workers_argument()
     add("echo", "Send every client back what it sends.", workers)
-    logger = add("logger", "Report who comes and goes, and write what they send to the output.")
-    style = logger.add_mutually_exclusive_group()
-    style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
-    style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
-    logger.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
-    # One process: its output is one stream of lines, and once that is gone, nobody serves.
-    logger.set_defaults(workers=1)
+    _add_logger_arguments(
+        add("logger", "Report who comes and goes, and write what they send to the output.")
+    )
     greeter = add("greeter", "Greet every client and hang up.", workers)
     greeter.add_argument(
         "--greeting",
@@ -126,6 +122,15 @@ def _parser() -> _Parser:
     )
     add("serve", "Serve with a handler of your own.", name, workers)
     return parser
+
+
+def _add_logger_arguments(logger: argparse.ArgumentParser) -> None:
+    style = logger.add_mutually_exclusive_group()
+    style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
+    style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
+    logger.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
+    # One process: its output is one stream of lines, and once that is gone, nobody serves.
+    logger.set_defaults(workers=1)
 
 
 def _workers_argument() -> _Parser:

@@ -217,11 +217,8 @@ class Connection(Reader, Ends):
             failure = TimeoutError(errno.ETIMEDOUT, text)
         elif isinstance(error, BrokenPipeError) and (self._closed or self._closing):
             failure = ConnectionClosedError()  # by another thread, during the call
-        elif isinstance(error, BrokenPipeError):
-            text = f"This socket has been ended by the other party ({self.peer})"
-            failure = BrokenPipeError(errno.EPIPE, text)
-        elif isinstance(error, ConnectionResetError):
-            failure = ConnectionResetError(errno.ECONNRESET, f"connection reset by {self.peer}")
+        else:
+            failure = sockets.explain(error, self.peer)
         self.error = failure
         return failure
 
@@ -354,18 +351,15 @@ class Connection(Reader, Ends):
         """Half-close, and swallow what still comes, where closing at once could do harm."""
         self._buffer = ReceiveBuffer()
         with self._reading:  # so that `end_input`, `cut` and `destroy` can end it
-            if self._input_shut:
-                # What comes after both have been shut down makes the kernel reset the connection.
-                sockets.wait_until_sent(self.socket, LINGER_SECONDS)
-            done = self._peer_ended or sockets.swallow(self.socket, 0, LINGER_BYTES)
-            # A client has what it wanted, and a stopping server has no time: they wait only for
-            # what the peer's kernel has not got.
-            hurried = self._draining or self.server is None
-            done = done or (hurried and not sockets.unsent(self.socket))
-            sockets.shut_down(self.socket, socket.SHUT_WR)
-            if not done:
-                swallow = sockets.swallow_until_sent if hurried else sockets.swallow
-                swallow(self.socket, LINGER_SECONDS, LINGER_BYTES)
+            sockets.linger(
+                self.socket,
+                LINGER_SECONDS,
+                LINGER_BYTES,
+                ended=self._peer_ended,
+                input_shut=self._input_shut,
+                # A client has what it wanted, and a stopping server has no time.
+                hurried=self._draining or self.server is None,
+            )
         self._stop_waiting()
 
     def _release(self) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import events
 from .connection import Connection
 from .deadline import Deadline
 
 _NOW = Deadline(0)
+
+
+class StopReport(NamedTuple):
+    """What became of the clients that were connected, or queued, when a server was stopped."""
+
+    finished: int
+    cut: int
+
+    def __str__(self) -> str:
+        return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
 class Registry:
@@ -201,10 +211,10 @@ class Registry:
             )
         self.cut(spare)
 
-    def drained(self) -> tuple[int, int]:
+    def drained(self) -> StopReport:
         """How many connections have finished since `begin_draining`, and how many were cut."""
         with self._changed:
-            return self._involved - self._cut, self._cut
+            return StopReport(self._involved - self._cut, self._cut)
 
     def reopen(self) -> None:
         """Connections that come from now on are not asked to finish."""

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from . import binding, events
 from .accepting import Accepting
@@ -28,6 +28,7 @@ from .deadline import Deadline
 from .errors import ServerStateError
 from .listener import Acceptor, BackOff, Verdict, unblock, woken_by_signals
 from .options import Options, check_seconds
+from .registry import StopReport
 from .serving import INHERITS_OPTIONS, ClientServer, Shown
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
@@ -46,16 +47,6 @@ class State(Enum):
     LISTENING = "listening"  # clients are accepted while it serves, else queued by the kernel
     DRAINING = "stopping"  # no new clients; the others finish
     CLOSED = "closed"
-
-
-class StopReport(NamedTuple):
-    """What became of the clients that were connected, or queued, when a server was stopped."""
-
-    finished: int
-    cut: int
-
-    def __str__(self) -> str:
-        return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
 class Server(ClientServer):
@@ -407,7 +398,7 @@ class Server(ClientServer):
         self._client_threads.close()
         connections.wait_until_empty(CUT_GRACE, spare=_me())
         self._client_threads.join(CUT_GRACE)
-        self._report = StopReport(*connections.drained())
+        self._report = connections.drained()
         if self._accepting.has_begun:
             events.emit(events.Stopped(*self._report))
 

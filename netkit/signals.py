@@ -17,7 +17,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from .server import Server, StopReport
+from .registry import StopReport
+from .server import Server
 
 NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
 

@@ -168,6 +168,28 @@ def wait_until_sent(sock: socket.socket, seconds: float) -> None:
         time.sleep(ACKNOWLEDGEMENT)
 
 
+def linger(
+    sock: socket.socket,
+    seconds: float,
+    size: int,
+    *,
+    ended: bool,
+    input_shut: bool,
+    hurried: bool,
+) -> None:
+    """End our side, and swallow what still comes, for at most `seconds` and about `size` bytes.
+
+    `ended`: the peer has ended its side, and nothing more comes. `input_shut`: we have shut down
+    our input. `hurried`: wait only for what the peer's kernel has not got yet.
+    """
+    if input_shut:  # what comes after both have been shut down makes the kernel reset it
+        wait_until_sent(sock, seconds)
+    done = ended or swallow(sock, 0, size) or (hurried and not unsent(sock))
+    shut_down(sock, socket.SHUT_WR)
+    if not done:
+        (swallow_until_sent if hurried else swallow)(sock, seconds, size)
+
+
 def force_close(sock: socket.socket) -> None:
     """Close the descriptor, even if a ``makefile`` of the socket is still open somewhere.
 
@@ -184,6 +206,17 @@ def reset_on_close(sock: socket.socket) -> None:
     """Make the coming close send a reset: no linger, what is unsent is dropped (socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+
+
+def explain(error: OSError, peer: str) -> OSError:
+    """The same error, in words that name the peer, where it tells that the peer is gone."""
+    if isinstance(error, BrokenPipeError):
+        return BrokenPipeError(
+            errno.EPIPE, f"This socket has been ended by the other party ({peer})"
+        )
+    if isinstance(error, ConnectionResetError):
+        return ConnectionResetError(errno.ECONNRESET, f"connection reset by {peer}")
+    return error
 
 
 def is_hang_up(error: BaseException) -> bool:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
-from .server import Server, StopReport
+from .registry import StopReport
+from .server import Server
 from .signals import StopSignals
 
 if TYPE_CHECKING:

@@ -69,6 +69,26 @@ RECORDS = [
     (events.Stopping(3, None), "INFO", "stopping: 3 connected, up to any time to finish"),
     (events.Stopped(2, 1), "INFO", "stopped: 2 finished, 1 cut"),
     (events.Report(1, "p", "said something"), "INFO", "[1] said something"),
+    (events.WorkersReady(4), "INFO", "4 workers are ready"),
+    (events.WorkerEnded(7, -9, 0.0), "ERROR", "worker 7 ended by SIGKILL; starting another"),
+    (
+        events.WorkerEnded(7, 1, 0.2),
+        "ERROR",
+        "worker 7 ended with status 1; starting another in 0.2 s",
+    ),
+    (events.WorkerEnded(7, -50, 0.0), "ERROR", "worker 7 ended by signal 50; starting another"),
+    (
+        events.WorkerFailed("no\nmodule", 5.0),
+        "ERROR",
+        "a worker could not be started: no\\nmodule; starting another in 5 s",
+    ),
+    (events.WorkersStopping(4, 10.0), "INFO", "stopping: 4 workers, up to 10 s to finish"),
+    (events.Reloaded(4), "INFO", "reloaded: 4 new workers"),
+    (
+        events.ReloadFailed("SyntaxError"),
+        "ERROR",
+        "not reloaded, the old workers go on: SyntaxError",
+    ),
 ]
 
 

@@ -23,10 +23,11 @@ ORDER = [
     *("sockets", "listener", "binding", "logs", "connection", "client"),
     *("registry", "threads", "accepting"),
     *("handlers", "serving", "server", "signals"),
+    *("worker", "workers", "running"),
     *("__init__", "cli", "__main__"),
 ]
 
-LONGEST_MODULE = 450  # lines
+LONGEST_MODULE = 460  # lines
 LONGEST_FUNCTION = 45  # lines
 
 
@@ -65,6 +66,8 @@ def test_the_public_names_are_these() -> None:
         "SocketAddress",
         "StopReport",
         "UnknownEncodingError",
+        "Workers",
+        "WorkersFailedError",
         "WriteAfterEndError",
         "connect",
         "create_server",
