@@ -351,7 +351,8 @@ class Workers:
         if not self._stopping:
             self._stopping = True
             self._server.server_close()  # our copy of the listener
-            events.emit(events.WorkersStopping(len(self._workers), seconds))
+            if self._workers:
+                events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
             worker.tell(Stop(seconds))
         # They end by themselves, and cut in time, unless they hang.
