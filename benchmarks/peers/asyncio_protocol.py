@@ -1,0 +1,37 @@
+"""asyncio's protocols: `asyncio_protocol.py asyncio|uvloop PORT KIND [AMOUNT]`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib import import_module
+from typing import cast
+
+from work import BACKLOG, HOST, from_arguments
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if work.kind == "sleep":
+            asyncio.get_running_loop().call_later(work.seconds, self.transport.write, data)
+            return
+        work.block()
+        self.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.transport.resume_reading()
+
+
+async def main() -> None:
+    server = await asyncio.get_running_loop().create_server(Echo, HOST, port, backlog=BACKLOG)
+    await server.serve_forever()
+
+
+port, work = from_arguments(1)
+import_module(sys.argv[1]).run(main())
