@@ -21,8 +21,9 @@ class Accepting:
     """
 
     def __init__(self) -> None:
-        # Guards what follows; notified when a turn ends. Re-entrant, for the signal handlers.
-        self._changed = threading.Condition()
+        # Guards what follows. Re-entrant, for the signal handlers.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # notified when a turn ends
         self._acceptor: Acceptor | None = None
         self._thread: int | None = None
         self._back_off = BackOff()
@@ -63,7 +64,7 @@ class Accepting:
 
     def lend_a_hand(self) -> bool:
         """Whether the calling thread may accept, too: once, without waiting, and then `let_go`."""
-        with self._changed:
+        with self._lock:
             if self._shared and not self.stop_requested:
                 self._hands += 1
                 return True
@@ -71,9 +72,9 @@ class Accepting:
 
     def let_go(self) -> None:
         """The calling thread has accepted, and noted whom."""
-        with self._changed:
+        with self._lock:
             self._hands -= 1
-            if not self._hands:
+            if not self._hands and not self._shared:  # `end` waits for this
                 self._changed.notify_all()
 
     def end(self) -> None:

@@ -87,10 +87,11 @@ def describe_peer(client_address: Any) -> str:
 
     Or the path that it has bound, which it is free to choose: shown in one line that is printable.
     """
-    address = SocketAddress.from_sockname(client_address)
+    if isinstance(client_address, tuple) and len(client_address) > 1:
+        return format_address(client_address[0], client_address[1])
     if isinstance(client_address, str):
         client_address = repr(client_address)[1:-1]
-    return str(address or client_address or "unix")
+    return str(client_address or "unix")
 
 
 def check_port(port: int | str) -> int:

@@ -68,6 +68,15 @@ def prepare(sock: socket.socket, reuse_port: bool) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
+def name_of_all(listener: socket.socket) -> Any:
+    """What `getsockname` says of every connection it accepts; None if that is not known.
+
+    It is not if it listens on several addresses.
+    """
+    name = listener.getsockname()
+    return None if isinstance(name, tuple) and name[0] in ("0.0.0.0", "::") else name
+
+
 def explain(error: Exception, server_address: Any) -> OSError:
     """The same error, of the same class, that says what was attempted.
 

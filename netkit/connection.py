@@ -99,20 +99,24 @@ class Connection(Reader, Ends):
         *("_remote_name", "_local_name", "_timeout", "_chunk"),
         *("_lock", "_reading", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
-        *("_closing", "_closed", "__dict__", "__weakref__"),
+        *("_closing", "_finished", "_closed", "__dict__", "__weakref__"),
     )
 
     def __init__(
         self,
         sock: socket.socket,
         client_address: Any = None,
+        local_name: Any = None,
         *,
         server: Any = None,
         encoding: str = "utf-8",
         max_line: int = 64 * 1024,
         opaque: bool = False,
     ) -> None:
-        """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it."""
+        """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it.
+
+        `client_address` and `local_name`: its peer's name and its own, where they are known.
+        """
         super().__init__(encoding, max_line)
         with _ids_lock:
             self.id = next(_ids)
@@ -121,10 +125,7 @@ class Connection(Reader, Ends):
         self.server = server
         self.peer = describe_peer(client_address)
         self._remote_name = client_address
-        try:
-            self._local_name = sock.getsockname()
-        except OSError:  # some systems answer so if the peer has reset before it was accepted
-            self._local_name = None
+        self._local_name = local_name or sockets.local_name(sock)
         self.bytes_read = 0
         self.bytes_written = 0
         self.error: BaseException | None = None
@@ -145,6 +146,7 @@ class Connection(Reader, Ends):
         self._input_shut = False  # by `end_input`
         self.was_cut = False
         self._closing = False
+        self._finished = False
         self._closed = False
 
     # Receiving and sending
@@ -300,6 +302,8 @@ class Connection(Reader, Ends):
 
         False if there is nothing left to do: it is closed, or another thread is about to close it.
         """
+        if self._closed:
+            return False
         self._note_change()
         with self._lock:
             if self._closed or self._closing:
@@ -309,11 +313,15 @@ class Connection(Reader, Ends):
                 self._closed = True
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
                 return False
-        if self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread may be writing
-            self._write_lock.release()
-            self._linger()
-        else:
+        if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
             sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            return True
+        self._write_lock.release()
+        if self._peer_ended and not self._input_shut:  # most clients are the first to leave
+            sockets.shut_down(self.socket, socket.SHUT_WR)
+        else:
+            self._linger()
+        self._finished = True
         return True
 
     def destroy(self) -> None:
@@ -329,10 +337,14 @@ class Connection(Reader, Ends):
         self._abort(reset=True)
 
     def _abort(self, reset: bool) -> None:
+        if self._closed:
+            return None
+        if self._finished and not reset:
+            return self._release()
         self._note_change()
         with self._lock:
             if self._closed:
-                return
+                return None
             self._closed = True
             if reset:
                 sockets.reset_on_close(self.socket)
@@ -340,12 +352,11 @@ class Connection(Reader, Ends):
             # where nobody writes, ending the input is enough.
             waiting = self._is_waiting()
             writing = self._write_lock.locked()
-            if waiting or writing or not self._closing:  # else `finish` has done it
-                how = socket.SHUT_RD if reset and not writing else socket.SHUT_RDWR
-                sockets.shut_down(self.socket, how)
+            how = socket.SHUT_RD if reset and not writing else socket.SHUT_RDWR
+            sockets.shut_down(self.socket, how)
             if waiting:
-                return
-        self._release()
+                return None
+        return self._release()
 
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""

@@ -90,6 +90,8 @@ class Registry:
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over. Idempotent."""
+        if connection.socket not in self._live:
+            return
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return

@@ -123,6 +123,7 @@ class Server(ClientServer):
     def server_activate(self) -> None:
         """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
         super().server_activate()
+        self._local_name = binding.name_of_all(self.socket)
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
         self._enter(State.LISTENING)
@@ -171,6 +172,7 @@ class Server(ClientServer):
         self._begin_new_life()
         self.socket, self.address_family = listener, listener.family
         self.server_address = listener.getsockname()
+        self._local_name = binding.name_of_all(listener)
         self._enter(State.LISTENING)
 
     def _begin_new_life(self) -> None:
@@ -224,7 +226,7 @@ class Server(ClientServer):
         Returns at once if `shutdown` was called before the server ever served. ServerStateError if
         it is not bound, or closed.
         """
-        acceptor = self._begin_accepting(shared=not self._accepts_alone())
+        acceptor = self._begin_accepting()
         if acceptor is not None:
             self._accept_until_stopped(acceptor, poll_interval)
 
@@ -238,7 +240,7 @@ class Server(ClientServer):
             raise ServerStateError(f"the server is serving already, on {self._where()}")
         if self._state is State.CLOSED:
             raise ServerStateError(_CLOSED)
-        acceptor = self._begin_accepting(shared=not self._accepts_alone())
+        acceptor = self._begin_accepting()
         if acceptor is not None:
             self._background = threading.Thread(
                 target=self._accept_until_stopped,
@@ -253,12 +255,14 @@ class Server(ClientServer):
                 raise
         return self
 
-    def _begin_accepting(self, shared: bool = False) -> Acceptor | None:
+    def _begin_accepting(self, single: bool = False) -> Acceptor | None:
         if self._state is State.NEW and not hasattr(self, "socket"):
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
-        acceptor = self._accepting.begin(self.socket, shared)
+        acceptor = self._accepting.begin(
+            self.socket, shared=not single and not self._accepts_alone()
+        )
         _to_be_closed.add(self)
         return acceptor
 
@@ -289,7 +293,7 @@ class Server(ClientServer):
     def handle_request(self) -> None:
         """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds."""
         deadline = Deadline(_sooner(self.timeout, self.socket.gettimeout()))
-        acceptor = self._begin_accepting()
+        acceptor = self._begin_accepting(single=True)
         if acceptor is None:
             return
         try:

@@ -67,6 +67,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
         self._accepting = Accepting()
         self._connections = Registry()
         self._client_threads = self._make_threads()
+        self._local_name: Any = None  # of all connections, unless the listener has several
         socketserver.BaseServer.__init__(self, server_address, handler)
 
     def _make_threads(self) -> ClientThreads:
@@ -105,7 +106,13 @@ class ClientServer(socketserver.ThreadingTCPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept one client: its socket, blocking, and its address."""
-        request, client_address = super().get_request()
+        listener = self.socket
+        request: socket.socket
+        if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
+            descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
+            request = socket.socket(self.address_family, self.socket_type, 0, descriptor)
+        else:  # TLS, say
+            request, client_address = listener.accept()
         if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
             request.setblocking(True)
         return request, client_address
@@ -153,7 +160,8 @@ class ClientServer(socketserver.ThreadingTCPServer):
     def _accepts_alone(self) -> bool:
         """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
         hooks = ("get_request", "process_request", "service_actions")
-        return self.timeout is not None or any(map(self._overrides, hooks))
+        timers = (self.timeout, self.socket.gettimeout())
+        return timers != (None, None) or any(map(self._overrides, hooks))
 
     def _take_next(self) -> Job | None:
         """For a thread that is done with its client: the next one, if there is one already.
@@ -166,6 +174,8 @@ class ClientServer(socketserver.ThreadingTCPServer):
         try:
             request, client_address = self.get_request()
             connection = self._note(request, client_address)
+        except BlockingIOError:
+            return None
         except Exception as error:
             if request is None:
                 self._judge(error)
@@ -190,6 +200,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
         connection = Connection(
             request,
             client_address,
+            self._local_name,
             server=self,
             encoding=options.encoding,
             max_line=options.max_line,

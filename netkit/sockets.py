@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+from typing import Any
 
 try:
     import fcntl
@@ -76,6 +77,14 @@ def set_timeout(sock: socket.socket, seconds: float | None) -> None:
     limit = struct.pack("@ll", int(whole), microseconds)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+def local_name(sock: socket.socket) -> Any:
+    """``getsockname()``; None where the system has none for a peer that has reset already."""
+    try:
+        return sock.getsockname()
+    except OSError:
+        return None
 
 
 def readable(sock: socket.socket) -> bool:
@@ -195,11 +204,14 @@ def force_close(sock: socket.socket) -> None:
 
     ``socket.close`` leaves it open until the last such file is gone, which may be never.
     """
-    with contextlib.suppress(OSError):
-        sock.close()
-    if sock.fileno() >= 0:
-        with contextlib.suppress(OSError):
-            os.close(sock.detach())
+    try:
+        if type(sock) is not socket.socket:  # TLS has more to give back
+            sock.close()
+        descriptor = sock.detach()
+        if descriptor >= 0:
+            os.close(descriptor)
+    except OSError:
+        return
 
 
 def reset_on_close(sock: socket.socket) -> None:

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
+from .deadline import Deadline
 from .registry import StopReport
-from .server import Server
+from .server import CUT_GRACE, Server
 from .signals import StopSignals
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ PARENTS_SIGNALS = tuple(
 )
 _HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
 
+KILL_GRACE = 4 * CUT_GRACE  # seconds that one gets to end by itself, once its clients are cut
+
 
 class Stop(NamedTuple):
     """The order to stop: see `Server.stop`."""
 
-    timeout: float | None
+    timeout: float
     patience: float = 0.0
 
 
@@ -91,7 +94,8 @@ class Worker:
         self.generation = generation
         self.round = 0  # of the parent's starting workers
         self.ready = False
-        self.leaving = False  # it has been told to stop
+        self.told: Stop | None = None
+        self.kill_at = Deadline(None)
         self.failure: str | None = None
         self.report = StopReport(0, 0)
         self.status = 0
@@ -118,11 +122,29 @@ class Worker:
         """Seconds since it was started."""
         return time.monotonic() - self.started_at
 
+    @property
+    def leaving(self) -> bool:
+        """Whether it has been told to stop."""
+        return self.told is not None
+
     def tell(self, order: Stop) -> None:
-        """Give an order; nothing if it is gone."""
-        self.leaving = True
+        """Give an order, and time to obey it; nothing if it is gone.
+
+        An order that is no stricter than those before is not given: of one that hangs, and reads
+        none, the channel would be full some day, and its parent hang, too.
+        """
+        self.kill_at = self.kill_at.earlier(Deadline(sum(order) + KILL_GRACE))
+        strictest = order if self.told is None else Stop(*map(min, order, self.told))
+        if strictest == self.told:
+            return
+        self.told = strictest
         with contextlib.suppress(OSError):
             self.channel.send(order)
+
+    def kill(self) -> None:
+        """End it at once, and wait for that."""
+        self.process.kill()
+        self.process.join()
 
     def listen(self) -> None:
         """Take in what it has told so far."""

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .deadline import Deadline
-from .errors import NetkitError
+from .errors import NetkitError, ServerStateError
 from .options import check_seconds
-from .server import CUT_GRACE, Server
+from .server import Server, State
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
 
@@ -97,13 +97,13 @@ class Workers:
         self._workers: list[Worker] = []
         self._generation = 0
         self._reloading = False
+        self._reload_again = False
         self._announced = 0  # how many workers the last `WorkersReady` told of
         self._round = 0  # of starting workers
         self._failed_round = 0  # the last one that had a failure
         self._failures = 0
         self._not_before = Deadline(0)  # the next round
         self._stopping = False
-        self._kill_at = Deadline(None)
         self._why_failed: str | None = None
         self._finished = self._cut = 0
 
@@ -141,7 +141,8 @@ class Workers:
         """Serve until a signal or `stop`, and report what became of all the clients.
 
         `drain_timeout`: as for `netkit.run`. WorkersFailedError if no worker can be brought to
-        serve. Off the main thread there are no signals, and `stop` is the way to end it.
+        serve; ServerStateError if the server is not bound, or closed. Off the main thread there
+        are no signals, and `stop` is the way to end it.
         """
         if threading.current_thread() is threading.main_thread():
             with StopSignals() as signals:
@@ -163,33 +164,45 @@ class Workers:
             self._mailbox = None
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
-        from multiprocessing.connection import wait
-
+        state, options = self._server._state, self._server._options
+        if state is not State.LISTENING:
+            raise ServerStateError(f"the server is {state.value}; call listen() first")
+        if drain_timeout is not None:  # for those, too, whom a signal stops directly
+            self._server._options = options._replace(drain_timeout=drain_timeout)
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
-        interrupted = False
         try:
-            while self._workers or not self._stopping:
-                self._fill()
-                inbox = mailbox.fileno()
-                ready = wait([inbox, *self._descriptors()], self._patience())
-                if inbox in ready:
-                    signum = mailbox.take()
-                    if signum == signal.SIGINT and self._stopping:
-                        interrupted = True
-                    self._obey(signum, drain_timeout)
-                for worker in tuple(self._workers):
-                    self._look_after(worker)
-                self._end_reload()
-                if self._kill_at.expired():
-                    self._kill()
+            interrupted = self._live(mailbox)
         finally:
-            self._kill()
+            for worker in self._workers:
+                worker.kill()
             self._server.server_close()
+            self._server._options = options
         if self._why_failed is not None:
             raise WorkersFailedError(self._why_failed)
         events.emit(events.Stopped(self._finished, self._cut))
         return RunReport(self._finished, self._cut, interrupted)
+
+    def _live(self, mailbox: Mailbox) -> bool:
+        """Until all have ended. Whether that was by a Ctrl+C while they were ending."""
+        from multiprocessing.connection import wait
+
+        interrupted = False
+        while self._workers or not self._stopping:
+            inbox = mailbox.fileno()
+            ready = wait([inbox, *self._descriptors()], self._patience())
+            if inbox in ready:
+                signum = mailbox.take()
+                if signum == signal.SIGINT and self._stopping:
+                    interrupted = True
+                self._obey(signum)
+            for worker in tuple(self._workers):
+                if worker.kill_at.expired():
+                    worker.kill()
+                self._look_after(worker)
+            self._end_reload()
+            self._fill()
+        return interrupted
 
     def _descriptors(self) -> Iterable[Any]:
         for worker in self._workers:
@@ -199,17 +212,19 @@ class Workers:
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do by itself; None: never."""
-        wake = self._kill_at
+        wake = Deadline(None)
+        for worker in self._workers:
+            wake = wake.earlier(worker.kill_at)
         if not self._stopping and len(self._current()) < self._wanted():
             wake = wake.earlier(self._not_before)
         return wake.remaining()
 
-    def _obey(self, signum: int, drain_timeout: float | None) -> None:
+    def _obey(self, signum: int) -> None:
         while self._orders:
             method, *arguments = self._orders.popleft()
             method(*arguments)
         if signum == signal.SIGTERM or (signum == signal.SIGINT and not self._stopping):
-            self._stop(drain_timeout)
+            self._stop()
         elif signum == signal.SIGINT:
             self._stop(0)
         elif signum == getattr(signal, "SIGHUP", None):
@@ -238,14 +253,16 @@ class Workers:
         for _ in range(missing):
             try:
                 worker = Worker(*self._ingredients(), self._generation, self._workers)
-            except Exception as error:  # no process to be had; or nothing that can be pickled
-                self._failed(f"{type(error).__name__}: {error}", self._round)
+            except Exception as error:
+                hopeless = not isinstance(error, OSError)  # not the machine, but what is pickled
+                self._failed(f"{type(error).__name__}: {error}", self._round, hopeless)
                 return
             worker.round = self._round
             self._workers.append(worker)
 
     def _ingredients(self) -> tuple[BaseContext, Server | Recipe, Load | None]:
         import multiprocessing
+        from multiprocessing import resource_tracker
 
         method = multiprocessing.get_start_method(allow_none=True)
         if method is None:
@@ -257,6 +274,7 @@ class Workers:
         server = self._server
         if method == "fork":
             return context, server, self._load
+        resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
         handler = server.RequestHandlerClass if self._load is None else to_be_loaded
         options = server._options._asdict()
         options["handler_args"] = dict(options["handler_args"])
@@ -272,9 +290,12 @@ class Workers:
         if worker.leaving:
             return
         reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"
-        self._failed(reason, worker.round, worker)
+        hopeless = worker.status >= 0 and not worker.ready  # nobody has killed it
+        self._failed(reason, worker.round, hopeless, worker)
 
-    def _failed(self, reason: str, round_: int, worker: Worker | None = None) -> None:
+    def _failed(
+        self, reason: str, round_: int, hopeless: bool, worker: Worker | None = None
+    ) -> None:
         """Note a worker that could not be started, or has ended untold."""
         steady = worker is not None and worker.ready and worker.age >= STEADY_SECONDS
         if self._reloading and (worker is None or worker.generation == self._generation):
@@ -287,22 +308,22 @@ class Workers:
                 self._failed_round = self._round
                 self._failures += 1
             if self._failures > 1 or worker is None:
-                pause = min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
+                doublings = min(self._failures, MAX_FAILURES) - 1  # no number is too big then
+                pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
         self._not_before = Deadline(pause)
-        if self._should_give_up(worker):
+        if self._should_give_up(hopeless):
             self._why_failed = reason
-            return self._stop(None)
+            return self._stop()
         if worker is None or worker.failure is not None:
             events.emit(events.WorkerFailed(reason, pause))
         else:
             events.emit(events.WorkerEnded(worker.pid, worker.status, pause))
         return None
 
-    def _should_give_up(self, worker: Worker | None) -> bool:
+    def _should_give_up(self, hopeless: bool) -> bool:
         if any(other.ready and other.age >= STEADY_SECONDS for other in self._workers):
             return False
-        first_has_failed = worker is not None and worker.failure is not None and not self._announced
-        return first_has_failed or self._failures >= MAX_FAILURES
+        return (hopeless and not self._announced) or self._failures >= MAX_FAILURES
 
     def _resize(self, count: int) -> None:
         self._count = count
@@ -311,12 +332,17 @@ class Workers:
 
     def _leave(self) -> Stop:
         """Finish with the clients: they get the drain's time to leave by themselves, and again."""
-        return Stop(None, self._server._options.drain_timeout)
+        seconds = self._server._options.drain_timeout
+        return Stop(seconds, seconds)
 
     def _begin_reload(self) -> None:
-        if self._stopping or self._reloading:
+        if self._stopping:
+            return
+        if self._reloading:
+            self._reload_again = True  # some may have loaded already, and not what there is now
             return
         self._reloading = True
+        self._reload_again = False
         self._generation += 1
 
     def _end_reload(self) -> None:
@@ -331,22 +357,27 @@ class Workers:
                 if worker.generation < self._generation and not worker.leaving:
                     worker.tell(self._leave())
             events.emit(events.Reloaded(len(current)))
+            if self._reload_again:
+                self._begin_reload()
         elif self._announced != len(current):
             events.emit(events.WorkersReady(len(current)))
         self._announced = len(current)
 
     def _abandon_reload(self, reason: str) -> None:
         for worker in self._current():
-            worker.tell(Stop(None))
+            worker.tell(Stop(self._server._options.drain_timeout))
         self._reloading = False
         self._generation = max(
             (worker.generation for worker in self._workers if not worker.leaving), default=0
         )
+        self._resize(self._count)  # which may have changed meanwhile
         events.emit(events.ReloadFailed(reason))
+        if self._reload_again:
+            self._begin_reload()
 
     # Stopping
 
-    def _stop(self, timeout: float | None) -> None:
+    def _stop(self, timeout: float | None = None) -> None:
         seconds = self._server._options.drain_timeout if timeout is None else timeout
         if not self._stopping:
             self._stopping = True
@@ -355,12 +386,3 @@ class Workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
             worker.tell(Stop(seconds))
-        # They end by themselves, and cut in time, unless they hang.
-        self._kill_at = self._kill_at.earlier(Deadline(seconds + 4 * CUT_GRACE))
-
-    def _kill(self) -> None:
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-        self._kill_at = Deadline(None)
