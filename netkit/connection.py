@@ -145,9 +145,7 @@ class Connection(Reader, Ends):
         self._draining = False  # no message is to be begun any more
         self._input_shut = False  # by `end_input`
         self.was_cut = False
-        self._closing = False
-        self._finished = False
-        self._closed = False
+        self._closing = self._finished = self._closed = False
 
     # Receiving and sending
 

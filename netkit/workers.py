@@ -252,7 +252,7 @@ class Workers:
         self._round += 1
         for _ in range(missing):
             try:
-                worker = Worker(*self._ingredients(), self._generation, self._workers)
+                worker = self._start()
             except Exception as error:
                 hopeless = not isinstance(error, OSError)  # not the machine, but what is pickled
                 self._failed(f"{type(error).__name__}: {error}", self._round, hopeless)
@@ -260,11 +260,20 @@ class Workers:
             worker.round = self._round
             self._workers.append(worker)
 
-    def _ingredients(self) -> tuple[BaseContext, Server | Recipe, Load | None]:
+    def _start(self) -> Worker:
+        import multiprocessing
+
+        chosen = multiprocessing.get_start_method(allow_none=True)
+        try:
+            return Worker(*self._ingredients(chosen), self._generation, self._workers)
+        finally:
+            if chosen is None:  # the program has not chosen; a spawn makes it so that it has
+                multiprocessing.set_start_method(None, force=True)
+
+    def _ingredients(self, method: str | None) -> tuple[BaseContext, Server | Recipe, Load | None]:
         import multiprocessing
         from multiprocessing import resource_tracker
 
-        method = multiprocessing.get_start_method(allow_none=True)
         if method is None:
             alone = threading.active_count() == 1 and sys.platform == "linux"
             method = "fork" if alone else "spawn"

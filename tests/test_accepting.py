@@ -211,3 +211,12 @@ def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
         accepting.let_go()
         accepting.wait_for_end()
     assert not accepting.under_way
+
+
+def test_of_two_that_end_an_episode_one_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    accepting = Accepting()
+    accepting._back_off.begin()
+    monkeypatch.setattr(accepting._back_off, "end", lambda: None)  # another one was faster
+    with observed(AcceptResumed) as seen:
+        accepting.succeeded()
+    assert not seen

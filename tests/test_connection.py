@@ -1054,3 +1054,46 @@ def test_a_server_stops_while_clients_are_in_every_state() -> None:
             report = server.stop(PATIENCE)
             assert (report.finished, report.cut) == (20, 0)
             assert {receive_all(peer) for peer in peers} == {b""}
+
+
+def test_a_read_asks_for_more_once_its_chunks_are_full() -> None:
+    with connected() as (conn, peer):
+        sizes: list[int] = []
+        with in_thread(peer.sendall, bytes(400_000)):
+            while sum(sizes) < 400_000:
+                sizes.append(len(conn.read(connection.CHUNK)))
+        assert sizes[0] == connection.FIRST_CHUNK
+        assert max(sizes) > 8 * connection.FIRST_CHUNK
+        peer.sendall(b"x" * 300)
+        assert len(conn.read(connection.CHUNK)) == 300
+
+
+def test_a_program_may_keep_what_it_likes_on_a_connection() -> None:
+    with connected() as (conn, _):
+        conn.user = "ada"  # type: ignore[attr-defined]
+        assert conn.user == "ada"  # type: ignore[attr-defined]
+        conn.destroy()
+
+
+def test_finishing_twice_and_destroying_twice_is_fine() -> None:
+    with connected() as (conn, peer):
+        peer.close()
+        assert conn.read() == b""
+        assert conn.finish()
+        assert not conn.finish()
+        conn.destroy()
+        assert conn.fileno() == -1
+        conn.destroy()
+
+
+def test_of_two_threads_that_destroy_a_connection_one_does() -> None:
+    with connected() as (conn, _):
+        with conn._lock:
+            destroying = threading.Thread(target=conn.destroy)
+            destroying.start()
+            time.sleep(0.05)  # it waits for the lock, which nothing tells
+            conn._closed = True
+        destroying.join()
+        assert conn.fileno() >= 0
+        conn._closed = False
+        conn.destroy()

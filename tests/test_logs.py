@@ -350,3 +350,14 @@ def test_the_path_of_a_unix_client_cannot_forge_a_record(
     peers = [record.getMessage() for record in caplog.records if "connected" in record.getMessage()]
     assert r"a\nerror: forged\x1b[31m\udcff connected" in peers[0]
     assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_events_can_be_hidden(
+    configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_hidden", set())
+    stream = configured()
+    logs.hide(events.Stopped)
+    logs.write(events.Stopped(2, 1))
+    logs.write(events.Report(1, "p", "said something"))
+    assert stream.getvalue() == "[1] said something\n"

@@ -350,3 +350,37 @@ def test_a_signal_handler_may_stop_everybody_from_within() -> None:
             registry.begin_draining()
             registry.cut(NOBODY)
         assert conn.was_cut
+
+
+def test_of_many_threads_that_remove_a_connection_one_tells() -> None:
+    registry = Registry()
+    with connections(1) as (conn,), observed(events.ConnectionClosed) as seen:
+        added(registry, [conn])
+        with registry._lock:
+            removing = [threading.Thread(target=registry.remove, args=(conn,)) for _ in range(4)]
+            for thread in removing:
+                thread.start()
+            time.sleep(0.05)  # all of them have seen it, which nothing tells
+        for thread in removing:
+            thread.join()
+    assert len(seen) == 1
+
+
+def test_with_patience_nobody_is_disturbed_until_it_is_over_and_who_leaves_is_counted() -> None:
+    registry = Registry()
+    with connections(2) as (one, two):
+        added(registry, [one, two])
+        assert not registry.patient
+        registry.limit(Deadline(PATIENCE), Deadline(PATIENCE))
+        assert registry.patient
+        with in_thread(registry.wait_for_leaving, NOBODY):
+            wait_until(lambda: registry._counting)
+            registry.remove(one)
+            assert not two._draining
+            registry.limit(Deadline(PATIENCE))  # a stop without patience
+        assert not registry.patient
+        registry.begin_draining()
+        assert two._draining
+        registry.remove(two)
+        registry.wait_for_leaving(NOBODY)
+    assert registry.drained() == (2, 0)

@@ -134,3 +134,73 @@ def test_a_stop_may_have_more_time_than_the_option_gives() -> None:
         threading.Timer(0.2, release.set).start()
         assert server.stop(PATIENCE).cut == 0
         assert receive_all(sock) == b"done"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BlockingIOError(errno.EAGAIN, "nobody"), []),
+        (ConnectionAbortedError(errno.ECONNABORTED, "gone"), []),
+        (OSError(errno.EPROTO, "a bad client"), [events.AcceptFailed]),
+        (OSError(errno.EMFILE, "no descriptors"), []),
+    ],
+)
+def test_what_a_thread_that_lends_a_hand_meets_ends_nothing(
+    error: OSError, told: list[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ails the machine is left to the accepting thread, which waits."""
+
+    def fail() -> Any:
+        raise error
+
+    with serving(netkit.EchoHandler) as server, silent_log(), observed() as seen:
+        wait_until(lambda: server._accepting.under_way)
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "get_request", fail)
+            assert server._take_next() is None
+        assert exchange(server, b"x") == b"x"
+    failures = (events.AcceptFailed, events.AcceptPaused, events.ListenerLost)
+    assert [type(event) for event in seen if isinstance(event, failures)] == told
+
+
+def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ValueError("a setting that cannot be")
+
+    with silent_log(), serving(netkit.EchoHandler) as server:
+        wait_until(lambda: server._accepting.under_way)
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda timeout: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wake()
+        with client(server) as sock, observed(events.HandlerFailed) as failures:
+            with monkeypatch.context() as patch:
+                patch.setattr(server, "_note", fail)
+                wait_until(lambda: server._take_next() is not None or failures)
+            assert receive_all(sock) == b""
+        assert isinstance(failures[0].error, ValueError)
+
+
+def test_a_listener_with_a_time_limit_of_its_own_is_left_to_the_accepting_thread() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    assert not server._accepts_alone()
+    server.socket.settimeout(5)
+    assert server._accepts_alone()
+    with server:
+        assert exchange(server, b"x") == b"x"
+
+
+def test_the_name_of_our_end_is_known_whatever_the_server_listens_on() -> None:
+    names: list[Any] = []
+
+    def note(conn: netkit.Connection) -> None:
+        names.append((conn.local_address, conn.local_port, conn.local_family))
+
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with netkit.create_server(note).listen(0, host) as server:
+            port = server.server_address[1]
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+                assert receive_all(sock) == b""
+        assert names.pop() == ("127.0.0.1", port, "IPv4")

@@ -18,6 +18,7 @@ from support import (
     PATIENCE,
     ROOT,
     client,
+    in_thread,
     observed,
     receive_all,
     receive_exactly,
@@ -566,3 +567,48 @@ def test_the_report_counts_and_is_one_line() -> None:
     assert str(report) == "stopped: 2 finished, 0 cut"
     assert [type(event) for event in seen] == [events.Stopping, events.Stopped]
     assert seen[1] == (report.finished, report.cut)
+
+
+def test_during_the_patience_of_a_stop_clients_go_on_and_nobody_new_is_served() -> None:
+    with serving(netkit.EchoHandler) as server, client(server) as idle, client(server) as leaving:
+        for sock in (idle, leaving):
+            sock.sendall(b"1")
+            assert sock.recv(1) == b"1"
+        reports: list[netkit.StopReport] = []
+        with in_thread(lambda: reports.append(server.stop(PATIENCE, patience=PATIENCE))):
+            wait_until(lambda: server.socket.fileno() < 0)
+            with pytest.raises(ConnectionRefusedError):
+                client(server).__enter__()
+            for sock in (idle, leaving):
+                sock.sendall(b"2")
+                assert sock.recv(1) == b"2"
+            leaving.close()
+            wait_until(lambda: server.connection_count == 1)
+            server.request_stop()  # which has none
+            assert receive_all(idle) == b""
+            idle.close()
+        assert reports == [(2, 0)]
+
+
+def test_the_patience_of_a_stop_ends_by_itself_and_then_the_idle_see_the_end() -> None:
+    with serving(netkit.EchoHandler) as server, client(server) as sock:
+        sock.sendall(b"1")
+        assert sock.recv(1) == b"1"
+        with in_thread(server.stop, PATIENCE, 0.1):
+            assert receive_all(sock) == b""
+            sock.close()
+
+
+def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
+    with serving(netkit.EchoHandler, drain_timeout=1000.0) as server, client(server) as sock:
+        sock.sendall(b"1")
+        assert sock.recv(1) == b"1"
+        server.request_stop(timeout=0.0)
+        assert server.stop() == (0, 1)
+
+
+@pytest.mark.parametrize("patience", [-1, "1", float("nan")])
+def test_patience_is_a_number_of_seconds(patience: Any) -> None:
+    with serving(netkit.EchoHandler) as server:
+        with pytest.raises((TypeError, ValueError), match="patience must be"):
+            server.stop(1, patience)
