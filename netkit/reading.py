@@ -178,13 +178,17 @@ class Reader(ABC):
         """Up to and including `separator` (True), or all there is if the input ends before it."""
         self._skip_overlong()
         longest = self.max_line + len(separator)
-        if not self._buffer and width == 1:  # most lines come whole, and alone
-            data = self._receive()
-            if data.find(separator) == len(data) - len(separator) >= 0 and len(data) <= longest:
-                return data, True
-            self._buffer.feed(data)
-            if not data:
-                return data, False
+        if width == 1:  # most lines come whole: alone, or many at once
+            if not self._buffer:
+                data = self._receive()
+                if data.find(separator) == len(data) - len(separator) >= 0 and len(data) <= longest:
+                    return data, True
+                self._buffer.feed(data)
+                if not data:
+                    return data, False
+            at = self._buffer.find(separator)
+            if 0 <= at <= self.max_line:
+                return self._buffer.take(at + len(separator)), True
         self._buffer.restart_search()
         phase = self._phase(width)
         while (end := self._buffer.search(separator, width, phase)) < 0:

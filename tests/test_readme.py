@@ -87,7 +87,7 @@ def example(tmp_path: Path) -> Iterator[Callable[[str], Example]]:
 
 
 def test_the_function_handler_shouts_until_ctrl_c(example: Callable[[str], Example]) -> None:
-    program = example(python_block("netkit.serve(shout"))
+    program = example(python_block("netkit.serve(shout, port=8080)"))
     assert program.exchange(b"hello\nthere") == b"HELLO\nTHERE\n"
     assert program.interrupt() == (0, "")
 
@@ -115,8 +115,15 @@ def test_run_reports_what_became_of_the_clients(example: Callable[[str], Example
     assert re.fullmatch(r"stopped: [01] finished, 0 cut\n", output)
 
 
+def test_several_processes_shout_until_ctrl_c(example: Callable[[str], Example]) -> None:
+    program = example(python_block('workers="auto"'))
+    for _ in range(4):
+        assert program.exchange(b"hello\nthere") == b"HELLO\nTHERE\n"
+    assert program.interrupt() == (0, "")
+
+
 def test_each_python_block_has_a_test_here() -> None:
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_the_session_with_nc_is_as_shown() -> None:
