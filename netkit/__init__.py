@@ -32,6 +32,7 @@ _ROOMS = {
         "PeerError",
         "ServerStateError",
         "UnknownEncodingError",
+        "WorkersFailedError",
         "WriteAfterEndError",
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
@@ -39,7 +40,7 @@ _ROOMS = {
     "running": ("run", "serve"),
     "server": ("Server", "create_server"),
     "signals": ("RunReport",),
-    "workers": ("Workers", "WorkersFailedError"),
+    "workers": ("Workers",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import PeerError as PeerError
     from .errors import ServerStateError as ServerStateError
     from .errors import UnknownEncodingError as UnknownEncodingError
+    from .errors import WorkersFailedError as WorkersFailedError
     from .errors import WriteAfterEndError as WriteAfterEndError
     from .handlers import EchoHandler as EchoHandler
     from .handlers import GreeterHandler as GreeterHandler
@@ -72,7 +74,6 @@ if TYPE_CHECKING:
     from .server import create_server as create_server
     from .signals import RunReport as RunReport
     from .workers import Workers as Workers
-    from .workers import WorkersFailedError as WorkersFailedError
 
 
 def __getattr__(name: str) -> "Any":

@@ -24,12 +24,11 @@ from typing import Any, NoReturn
 from . import __version__, logs
 from .addresses import MAX_PORT, check_port
 from .binding import candidates
+from .errors import LoadError, WorkersFailedError
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
-from .options import FLAGS, Flag, Options
+from .options import FLAGS, Flag, Options, check_workers
 from .server import Server, create_server
 from .signals import StopSignals
-from .worker import LoadError, to_be_loaded
-from .workers import Workers, WorkersFailedError, check_workers
 
 _EXAMPLES = """\
 examples:
@@ -55,10 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
     try:
-        handler: Any = to_be_loaded
-        settings: dict[str, Any] = {}
-        if arguments.command != "serve" or arguments.workers == 1:
-            handler, settings = _handler(arguments)
+        handler, settings = _handler_or_stand_in(arguments)
         with settings.get("output") or contextlib.nullcontext():
             try:
                 server = create_server(handler, handler_args=settings, **_options(arguments))
@@ -237,6 +233,15 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 # The handlers
 
 
+def _handler_or_stand_in(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """As `_handler`; but what workers load, so that a reload gets it anew, is not loaded here."""
+    if arguments.command != "serve" or arguments.workers == 1:
+        return _handler(arguments)
+    from .worker import to_be_loaded
+
+    return to_be_loaded, {}
+
+
 def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The handler that the command names, and its arguments."""
     if arguments.command == "echo":
@@ -365,6 +370,8 @@ def _serve(server: Server, arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise Failure(_why_not(error, arguments)) from None
         if arguments.workers > 1:
+            from .workers import Workers  # here because most programs have one process
+
             load = partial(_load_in_worker, arguments)
             return Workers(server, arguments.workers, load).supervise(signals).exit_status
         return signals.supervise(server).exit_status

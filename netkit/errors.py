@@ -89,3 +89,11 @@ class LineTooLongError(PeerError, ValueError):
     def __init__(self, limit: int) -> None:
         super().__init__(f"line longer than {limit} bytes; it is skipped")
         self.limit = limit
+
+
+class WorkersFailedError(NetkitError):
+    """No worker process could be brought to serve."""
+
+
+class LoadError(Exception):
+    """A handler cannot be loaded: the message is all there is to say."""

@@ -7,12 +7,19 @@ the table below. Times are seconds, sizes are bytes, None disables.
 from __future__ import annotations
 
 import math
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .encodings import check_encoding
+
+# With the GIL: as few threads as possible contend for each one. More than this did not help, and a
+# process has its price in memory (docs/benchmarks).
+WORKERS_PER_CORE = 4
+MAX_WORKERS = 1024  # what is more must be a mistake
 
 
 class _Values(NamedTuple):
@@ -60,6 +67,26 @@ def check_seconds(name: str, value: object, zero: bool = True) -> None:
         raise ValueError(
             f"{name} must be at most {threading.TIMEOUT_MAX:.0f} seconds, not {value!r}"
         )
+
+
+def check_workers(count: object) -> int:
+    """How many processes `count` means. TypeError or ValueError if it cannot be meant.
+
+    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
+    """
+    if count == "auto":
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            return 1
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0)) * WORKERS_PER_CORE
+        return (os.cpu_count() or 1) * WORKERS_PER_CORE  # pragma: no cover - macOS
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
+    if not 1 <= count <= MAX_WORKERS:
+        raise ValueError(f"workers must be from 1 to {MAX_WORKERS}, not {count}")
+    if count > 1 and os.name != "posix":  # pragma: no cover - Windows
+        raise ValueError("worker processes need a POSIX system; leave workers at 1")
+    return count
 
 
 def _check_limit(name: str, value: object) -> None:

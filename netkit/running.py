@@ -6,10 +6,9 @@ import threading
 from typing import Any
 
 from . import events
-from .options import check_seconds
+from .options import check_seconds, check_workers
 from .server import Server, create_server
 from .signals import RunReport, StopSignals
-from .workers import Workers, check_workers
 
 
 def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
@@ -29,6 +28,8 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     if drain_timeout is not None:
         check_seconds("drain_timeout", drain_timeout)
     if check_workers(workers) > 1:
+        from .workers import Workers  # here because most programs have one process
+
         return Workers(server, workers).run(drain_timeout)
     if threading.current_thread() is not threading.main_thread():
         events.emit(events.SignalsUnavailable())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
 from .deadline import Deadline
+from .errors import LoadError
 from .registry import StopReport
 from .server import CUT_GRACE, Server
 from .signals import StopSignals
@@ -47,10 +48,6 @@ class Stop(NamedTuple):
 
 def to_be_loaded(connection: Any, **_: Any) -> None:
     """What stands for a handler until a worker has loaded its own."""
-
-
-class LoadError(Exception):
-    """Raised by a `Load`: there is no such handler, and the message says all there is to say."""
 
 
 class Failed(NamedTuple):

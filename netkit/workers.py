@@ -16,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -26,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .deadline import Deadline
-from .errors import NetkitError, ServerStateError
-from .options import check_seconds
+from .errors import ServerStateError, WorkersFailedError
+from .options import MAX_WORKERS, check_seconds, check_workers
 from .server import Server, State
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
@@ -35,39 +34,10 @@ from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-# With the GIL: as few threads as possible contend for each one. More than this did not help, and a
-# process has its price in memory (docs/benchmarks).
-WORKERS_PER_CORE = 4
-MAX_WORKERS = 1024  # what is more must be a mistake
-
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
 LONGEST_PAUSE = 5.0
 MAX_FAILURES = 8  # rounds of failing workers, with none that serves, until the parent gives up
-
-
-class WorkersFailedError(NetkitError):
-    """No worker process could be brought to serve."""
-
-
-def check_workers(count: object) -> int:
-    """How many processes `count` means. TypeError or ValueError if it cannot be meant.
-
-    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
-    """
-    if count == "auto":
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            return 1
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0)) * WORKERS_PER_CORE
-        return (os.cpu_count() or 1) * WORKERS_PER_CORE  # pragma: no cover - macOS
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
-    if not 1 <= count <= MAX_WORKERS:
-        raise ValueError(f"workers must be from 1 to {MAX_WORKERS}, not {count}")
-    if count > 1 and os.name != "posix":  # pragma: no cover - Windows
-        raise ValueError("worker processes need a POSIX system; leave workers at 1")
-    return count
 
 
 class Workers:
