@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -25,6 +25,8 @@ from netkit import events
 from netkit.buffer import ReceiveBuffer
 
 ROOT = Path(__file__).resolve().parent.parent
+_Self = TypeVar("_Self", bound="Program")
+
 PATIENCE = 15.0  # seconds after which what should happen at once counts as not happening
 
 
@@ -204,18 +206,20 @@ def tool(name: str) -> str:
     return path
 
 
-class Cli:
-    """``python -m netkit ARGUMENTS`` as a process, with its port once it listens."""
+class Program:
+    """A process, in a session of its own, with its port once it listens."""
 
-    def __init__(self, *arguments: str, cwd: Any = ROOT, listening: bool = True) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    def __init__(self, *command: Any, cwd: Any = ROOT, listening: bool = True) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment["PYTHONWARNINGS"] = "default"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "netkit", *arguments],
-            stdin=subprocess.DEVNULL,
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
             env=environment,
+            start_new_session=True,
         )
         self.lines: list[str] = []
         """What it wrote to standard error so far."""
@@ -223,9 +227,16 @@ class Cli:
         self._reader = threading.Thread(target=self._read_lines)
         self._reader.start()
         if listening:
-            pattern = re.compile(r"listening on .*:(\d+)")
+            self._find_port()
+
+    def _find_port(self) -> None:
+        pattern = re.compile(r"listening on .*:(\d+)")
+        try:
             self.wait_for_line(pattern)
-            self.port = int(next(m[1] for m in map(pattern.search, self.lines) if m))
+        except BaseException:
+            self.__exit__()
+            raise
+        self.port = int(next(m[1] for m in map(pattern.search, self.lines) if m))
 
     def _read_lines(self) -> None:
         assert self.process.stderr
@@ -256,17 +267,55 @@ class Cli:
         self._reader.join(PATIENCE)
         return status
 
-    def __enter__(self) -> Cli:
+    def children(self) -> list[int]:
+        """The processes that it has started and that have not ended."""
+        return [pid for pid, parent, _ in _processes() if parent == self.process.pid]
+
+    def left_behind(self) -> list[int]:
+        """Those of its group that have not ended, itself included."""
+        return [pid for pid, _, group in _processes() if group == self.process.pid]
+
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
+        for pid in self.left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         self._reader.join()
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.process.stdin.close()
         self.process.stdout.close()
         self.process.stderr.close()
+
+
+class Cli(Program):
+    """``python -m netkit ARGUMENTS``."""
+
+    def __init__(self, *arguments: str, cwd: Any = ROOT, listening: bool = True) -> None:
+        super().__init__(sys.executable, "-m", "netkit", *arguments, cwd=cwd, listening=listening)
+
+
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Each process that has not ended: its number, its parent's, and its group's."""
+    for pid, state, parent, group in _proc() if os.path.isdir("/proc/self") else _ps():
+        if not state.startswith("Z"):
+            yield int(pid), int(parent), int(group)
+
+
+def _proc() -> Iterator[list[str]]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            yield [path.parent.name, *path.read_text().rpartition(")")[2].split()[:3]]
+
+
+def _ps() -> Iterator[list[str]]:
+    command = ["ps", "-A", "-o", "pid=,stat=,ppid=,pgid="]
+    for line in subprocess.check_output(command, text=True).splitlines():
+        yield line.split()
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from support import (
 import netkit
 from netkit import __main__ as entry
 from netkit import cli, events, logs
+from netkit.options import check_workers
 from netkit.signals import StopSignals
 
 
@@ -133,6 +134,7 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
     for flag in ("--host HOST", "--log-level {debug,", "--log-format {text,json}", "PORT"):
         assert flag in text
     assert "examples:\n  python -m netkit" in text
+    assert ("--workers N|auto " in text) == (command != "logger")
     assert "None" not in text
     assert "True" not in text
 
@@ -185,12 +187,26 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
                 ),
                 ("--no-delay maybe", "--no-delay: on or off, not 'maybe'"),
                 ("--log-level loud", r"--log-level: invalid choice: 'loud' \(choose from .*\)"),
+                *(
+                    (f"--workers {n}", f"--workers: workers must be from 1 to 1024, not {n}")
+                    for n in (0, -1, 5000)
+                ),
+                *(
+                    (
+                        f"--workers {word}",
+                        "--workers: workers must be a number of processes, or 'auto', "
+                        f"not '{re.escape(word)}'",
+                    )
+                    for word in ("many", "1.5", "True", "+4", "²", "Auto")
+                ),
+                ("--workers", "--workers: expected one argument"),
             )
         ),
         (
             "logger --hex --raw",
             "netkit logger: error: argument --raw: not allowed with argument --hex",
         ),
+        ("logger 0 --workers 2", "netkit: error: unrecognized arguments: --workers 2"),
         (
             "serve",
             "netkit serve: error: the following arguments are required: MODULE:NAME(, PORT)?",
@@ -638,6 +654,55 @@ def test_a_server_goes_on_when_nobody_reads_its_reports() -> None:
             assert ask(port, b"hello") == b"hello"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) in (0, 120)  # 120: Python could not flush the reports
+
+
+# Workers (what they do: test_workers)
+
+
+def handler_in_a_worker(*argv: str) -> tuple[int, Any]:
+    """How many workers there are, and what one of them would load."""
+    arguments = cli._parser().parse_args(argv)
+    return arguments.workers, cli._load_in_worker(arguments)
+
+
+def test_one_process_serves_unless_more_are_asked_for(run: Run) -> None:
+    pids: list[bytes] = []
+    lines = run("echo", "--workers", "1", during=lambda port: pids.append(ask(port, b"x"))).lines
+    assert pids == [b"x"]
+    assert not any("workers" in line for line in lines)
+    assert cli._parser().parse_args(["echo"]).workers == 1
+
+
+def test_workers_load_the_handler_of_the_command(module: Any) -> None:
+    before = list(logs.logger.handlers)
+    module(HANDLERS)
+    try:
+        assert handler_in_a_worker("echo", "--workers", "3") == (3, netkit.EchoHandler)
+        assert handler_in_a_worker("greeter", "--workers", "1") == (1, netkit.GreeterHandler)
+        count, handler = handler_in_a_worker("serve", "app:Class", "--workers", "auto")
+        assert count == check_workers("auto")
+        assert handler is sys.modules["app"].Class
+    finally:
+        for added in set(logs.logger.handlers) - set(before):
+            logs.logger.removeHandler(added)
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_worker_that_was_not_forked_writes_its_reports_as_it_is_told(
+    style: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs.logger, "propagate", logs.logger.propagate)
+    monkeypatch.setattr(logs.logger, "handlers", [])
+    level = logs.logger.level
+    try:
+        handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
+        handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
+        logs.write(events.Stopped(1, 0))
+        logs.write(events.AcceptResumed(1.0))
+    finally:
+        logs.logger.setLevel(level)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("{" if style == "json" else "warning: accepting clients again")
 
 
 # Logs

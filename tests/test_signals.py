@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -32,7 +33,7 @@ from support import (
 
 import netkit
 from netkit import events
-from netkit.signals import StopSignals
+from netkit.signals import NEWS, Mailbox, StopSignals
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -491,3 +492,63 @@ def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
             kill(signal.SIGINT)
             assert signals.supervise(server) == (1, 0, False)
         assert receive_all(sock) == b"x"
+
+
+# The mailbox
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    mailbox = Mailbox()
+    yield mailbox
+    mailbox.close()
+
+
+def test_what_is_posted_is_taken_in_order(mailbox: Mailbox) -> None:
+    for number in (NEWS, 2, 255):
+        mailbox.post(number)
+    assert select.select([mailbox], [], [], 0)[0] == [mailbox]
+    assert [mailbox.take() for _ in range(3)] == [NEWS, 2, 255]
+    assert select.select([mailbox], [], [], 0)[0] == []
+
+
+def test_who_takes_waits_for_a_post(mailbox: Mailbox) -> None:
+    taken: list[int] = []
+    with in_thread(lambda: taken.append(mailbox.take())):
+        time.sleep(0.05)
+        assert taken == []
+        mailbox.post(7)
+    assert taken == [7]
+
+
+def test_a_full_mailbox_holds_up_nobody(mailbox: Mailbox) -> None:
+    for _ in range(10_000):
+        mailbox.post(NEWS)
+    assert mailbox.take() == NEWS
+
+
+def test_a_post_to_a_closed_mailbox_is_lost(mailbox: Mailbox) -> None:
+    mailbox.close()
+    mailbox.post(NEWS)
+
+
+def test_other_signals_are_caught_only_if_they_are_asked_for() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    with StopSignals() as signals:
+        assert signal.getsignal(signal.SIGUSR1) is before
+        signals.catch(signal.SIGUSR1)
+        kill(signal.SIGUSR1)
+        assert signals.mailbox.take() == signal.SIGUSR1
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_afterwards_is_for_the_stop_signals_only() -> None:
+    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+    usr1 = signal.getsignal(signal.SIGUSR1)
+    try:
+        with StopSignals(afterwards=signal.SIG_IGN) as signals:
+            signals.catch(signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is usr1
+    finally:
+        for signum, handler in before.items():
+            assert signal.signal(signum, handler) is signal.SIG_IGN

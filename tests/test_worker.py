@@ -1,0 +1,274 @@
+"""One worker process: how it is started, what it is told, what it tells, and how it is missed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import pickle
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import client, in_thread, receive_all, receive_exactly, wait_until
+
+import netkit
+from netkit import worker
+from netkit.registry import StopReport
+from netkit.worker import PARENTS_SIGNALS, Failed, Ready, Recipe, Stop, Worker
+
+LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
+
+
+class FakeProcess:
+    """What `multiprocessing` makes, but that nothing runs."""
+
+    pid = 7
+
+    def __init__(self, target: Any, args: Any, name: str) -> None:
+        self.arguments = args
+        self.exitcode: int | None = None
+        self.calls: list[str] = []
+        self.held_back: set[int] = set()
+
+    def start(self) -> None:
+        self.held_back = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    def join(self) -> None:
+        self.calls.append("join")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+class FakeContext:
+    """Makes such processes, and keeps the other end of their channels."""
+
+    Process: Any = FakeProcess
+
+    def __init__(self) -> None:
+        self.theirs: list[Any] = []
+
+    def Pipe(self) -> Any:
+        ours, theirs = multiprocessing.Pipe()
+        self.theirs.append(multiprocessing.connection.Connection(socket.dup(theirs.fileno())))
+        return ours, theirs
+
+
+@pytest.fixture
+def context() -> Iterator[FakeContext]:
+    context = FakeContext()
+    yield context
+    for channel in context.theirs:
+        channel.close()
+
+
+@pytest.fixture
+def server() -> Iterator[netkit.Server]:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worker, Any]]:
+    """A worker, and the other end of its channel."""
+    made = Worker(context, source, None, 0, others)
+    try:
+        yield made, context.theirs[-1]
+    finally:
+        made.channel.close()
+
+
+# The parent's view
+
+
+def test_a_signal_finds_no_worker_without_handlers(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with started(context, server) as (made, _):
+        assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= made.process.held_back
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing_behind(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    class Failing(FakeProcess):
+        def start(self) -> None:
+            raise BlockingIOError("no more processes")
+
+    context.Process = Failing
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with pytest.raises(BlockingIOError, match="no more processes"):
+        Worker(context, server, None, 0, [])  # type: ignore[arg-type]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    with pytest.raises(EOFError):
+        context.theirs[0].recv()
+
+
+def test_a_forked_worker_closes_its_parents_ends_of_all_channels(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    recipe = Recipe(netkit.Server, netkit.EchoHandler, {}, server.socket)
+    with started(context, server) as (one, _), started(context, server, [one]) as (two, _):
+        assert list(two.process.arguments[3]) == [two.channel, one.channel]
+        with started(context, recipe, [one, two]) as (spawned, _):
+            assert spawned.process.arguments[3] == []
+
+
+def test_what_it_tells_is_taken_in(context: FakeContext, server: netkit.Server) -> None:
+    with started(context, server) as (made, theirs):
+        made.listen()
+        assert (made.ready, made.failure, made.report) == (False, None, (0, 0))
+        theirs.send(Ready())
+        theirs.send(StopReport(3, 1))
+        made.listen()
+        assert (made.ready, made.failure, made.report) == (True, None, (3, 1))
+        theirs.send(Failed("no such module"))
+        theirs.close()
+        assert not made.ended()
+        made.process.exitcode = 1
+        assert made.ended()
+        assert (made.failure, made.status) == ("no such module", 1)
+        assert made.process.calls == ["close"]
+        assert made.channel.closed
+
+
+def test_words_that_break_off_are_an_end(context: FakeContext, server: netkit.Server) -> None:
+    with started(context, server) as (made, theirs):
+        with socket.socket(fileno=socket.dup(theirs.fileno())) as sock:
+            sock.sendall(b"\0\0\0\x50half")
+        theirs.close()
+        made.listen()
+        assert made.channel.closed
+        made.listen()
+
+
+def test_an_order_reaches_it_unless_it_is_gone(context: FakeContext, server: netkit.Server) -> None:
+    with started(context, server) as (made, theirs):
+        assert not made.leaving
+        made.tell(Stop(10, 5))
+        assert made.leaving
+        assert theirs.recv() == (10, 5)
+        theirs.close()
+        made.tell(Stop(0))
+
+
+def test_only_a_stricter_order_is_given(context: FakeContext, server: netkit.Server) -> None:
+    with started(context, server) as (made, theirs):
+        for _ in range(10_000):  # more than the channel holds
+            made.tell(Stop(10, 10))
+        for order in (Stop(20), Stop(20), Stop(5, 20), Stop(10, 10), Stop(0), Stop(0)):
+            made.tell(order)
+        told = []
+        while theirs.poll():
+            told.append(theirs.recv())
+    assert told == [(10, 10), (20, 0), (5, 20), (0, 0)]
+
+
+def test_it_is_due_to_be_killed_a_while_after_it_should_have_ended(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    with started(context, server) as (made, _):
+        assert made.kill_at.remaining() is None
+        made.tell(Stop(50, 30))
+        remaining = made.kill_at.remaining()
+        assert remaining is not None
+        assert 80 < remaining <= 80 + worker.KILL_GRACE
+        made.tell(Stop(20))
+        made.tell(Stop(40))
+        remaining = made.kill_at.remaining()
+        assert remaining is not None
+        assert remaining <= 20 + worker.KILL_GRACE
+        made.kill()
+        assert made.process.calls == ["kill", "join"]
+
+
+def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.Server) -> None:
+    with started(context, server) as (made, _):
+        time.sleep(0.02)
+        assert 0.02 <= made.age < LONG
+
+
+# In the worker's process
+
+
+class Shouting(netkit.Server):
+    """With hooks of its own."""
+
+
+def shout(conn: netkit.Connection) -> None:
+    conn.end(conn.read().upper())
+
+
+def whisper(conn: netkit.Connection) -> None:
+    conn.end(conn.read().lower())
+
+
+def test_a_recipe_makes_the_same_server(server: netkit.Server) -> None:
+    options = {"drain_timeout": 3.0, "handler_args": {}}
+    made = Recipe(Shouting, shout, options, server.socket).make()
+    assert type(made) is Shouting
+    assert made.RequestHandlerClass is shout
+    assert made._options.drain_timeout == 3.0
+    assert not made.listening
+
+
+@pytest.mark.parametrize(
+    ("load", "answer"), [(None, b"HELLO THERE"), (lambda: whisper, b"hello there")]
+)
+def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> None:
+    parent = netkit.create_server(shout).listen(0, "127.0.0.1")
+    recipe = Recipe(Shouting, shout, {}, parent.socket)
+    made = worker._make(recipe, load)
+    assert made.address == parent.address
+    with made, made.start(), client(made) as sock:
+        sock.sendall(b"hello There")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == answer
+    parent.close()
+
+
+@contextlib.contextmanager
+def obeying(server: netkit.Server) -> Iterator[Any]:
+    """The server takes orders; the parent's end of the channel."""
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs, in_thread(worker._obey, server, theirs):
+        yield ours
+
+
+def test_an_order_stops_its_server(server: netkit.Server) -> None:
+    with client(server) as sock, obeying(server) as channel:
+        sock.sendall(b"x")
+        assert receive_exactly(sock, 1) == b"x"
+        channel.send(Stop(LONG, LONG))
+        wait_until(lambda: not server._accepting.under_way)
+        assert server._stop_order == (LONG, LONG)
+        channel.close()
+
+
+def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
+    with obeying(server) as channel:
+        channel.close()
+        wait_until(lambda: not server._accepting.under_way)
+        assert server._stop_order == (None, 0.0)
+
+
+def test_what_nobody_hears_any_more_is_not_said() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    with theirs:
+        ours.close()
+        worker._say(theirs, Ready())
+
+
+@pytest.mark.parametrize("thing", [Ready(), Failed("why"), Stop(1.5, 2.5), StopReport(1, 2)])
+def test_orders_and_news_arrive_as_what_they_are(thing: Any) -> None:
+    copy = pickle.loads(pickle.dumps(thing))
+    assert copy == thing
+    assert type(copy) is type(thing)

@@ -1,0 +1,1142 @@
+"""Several processes behind one port: who serves, who is replaced, and how they all end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Cli, Program, in_thread, receive_all, send_and_end, wait_until
+
+import netkit
+from netkit.options import MAX_WORKERS, WORKERS_PER_CORE, check_workers
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
+
+# A handler that says which process serves, and what code it has; and that does as it is told.
+APP = """
+import os, signal, threading, time
+import netkit
+
+VERSION = "one"
+
+def who(conn):
+    for line in conn.lines():
+        word, _, argument = line.partition(" ")
+        if word == "exit":
+            os._exit(int(argument))
+        elif word == "stop":
+            conn.server.stop()
+        elif word == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif word == "sleep":
+            time.sleep(float(argument))
+        conn.write(f"{os.getpid()} {VERSION}\\n")
+"""
+
+
+class Client:
+    """One who talks to `who`."""
+
+    def __init__(self, program: Program) -> None:
+        self.sock = program.connect()
+        self.pid = 0
+        self.version = ""
+
+    def ask(self, order: str = "who") -> None:
+        """Have it say who serves; what it has said before must still hold."""
+        self.say(order)
+        self.hear()
+
+    def say(self, order: str) -> None:
+        self.sock.sendall(order.encode() + b"\n")
+
+    def hear(self) -> None:
+        answer = b""
+        while not answer.endswith(b"\n"):
+            chunk = self.sock.recv(100)
+            assert chunk, answer
+            answer += chunk
+        pid, version = answer.split()
+        assert (self.pid, self.version) in ((0, ""), (int(pid), version.decode()))
+        self.pid, self.version = int(pid), version.decode()
+
+    def is_let_go(self) -> bool:
+        """Whether the server has ended it, once it does."""
+        try:
+            return receive_all(self.sock) == b""
+        except ConnectionError:
+            return False
+
+    def __enter__(self) -> Client:
+        self.ask()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+@contextlib.contextmanager
+def clients_of_all(program: Program, workers: int) -> Iterator[list[Client]]:
+    """A client of each worker, and perhaps more of some."""
+    with contextlib.ExitStack() as stack:
+        clients: list[Client] = []
+
+        def come() -> bool:
+            clients.append(stack.enter_context(Client(program)))
+            return len({client.pid for client in clients}) == workers
+
+        wait_until(come, f"a client of each of {workers} workers")
+        yield clients
+
+
+def pids_of(program: Program, workers: int) -> set[int]:
+    with clients_of_all(program, workers) as clients:
+        return {client.pid for client in clients}
+
+
+SERVE = """
+import logging, sys
+logging.basicConfig(level="INFO", format="%(message)s")
+report = netkit.serve(who, host="127.0.0.1", workers=2, drain_timeout=60)
+sys.exit(report.exit_status)
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Callable[..., Cli]:
+    """`netkit serve` with `who`, in a folder with its module."""
+    (tmp_path / "app.py").write_text(APP)
+    return lambda *options, **more: Cli("serve", "app:who", *options, cwd=tmp_path, **more)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Program]:
+    """A program with `who` in it, and with what it does."""
+
+    def run(does: str = SERVE, start_method: str = "", guard: bool = True, **more: Any) -> Program:
+        if start_method:
+            does = (
+                f"import multiprocessing\nmultiprocessing.set_start_method({start_method!r}, True)"
+                + does
+            )
+        if guard:
+            does = 'if __name__ == "__main__":\n' + textwrap.indent(does, "    ")
+        path = tmp_path / "script.py"
+        path.write_text(APP + does)
+        return Program(sys.executable, path, cwd=tmp_path, **more)
+
+    return run
+
+
+def ends(program: Program, status: int = 0) -> list[str]:
+    """Its last lines, once it has ended with this status and left nothing behind."""
+    assert program.wait() == status, program.lines
+    wait_until(lambda: not program.left_behind(), "the end of all its processes")
+    assert not any("netkit/" in line or "Warning" in line for line in program.lines)
+    return program.lines
+
+
+def stop(program: Program, signum: int = signal.SIGTERM) -> list[str]:
+    program.send_signal(signum)
+    return ends(program)
+
+
+# Who serves
+
+
+def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
+    with app("--workers", "3") as program:
+        program.wait_for_line("3 workers are ready")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(Client(program)) for _ in range(30)]
+            counts = Counter(client.pid for client in clients)
+            assert sorted(counts) == sorted(program.children())
+            assert min(counts.values()) >= 3
+            for client in clients:
+                client.ask()
+        stop(program)
+
+
+def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            lines = stop(program)
+            assert all(client.is_let_go() for client in clients)
+    assert lines[1:] == [
+        "2 workers are ready",
+        "stopping: 2 workers, up to 10 s to finish",
+        f"stopped: {len(clients)} finished, 0 cut",
+    ]
+
+
+START_METHODS = ["fork", "spawn", "forkserver"]
+
+
+@pytest.mark.parametrize("start_method", ["", *START_METHODS])
+def test_a_script_may_say_how_its_workers_are_started(
+    start_method: str, script: Callable[..., Program]
+) -> None:
+    with script(start_method=start_method) as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            program.send_signal(signal.SIGINT)
+            assert all(client.is_let_go() for client in clients)
+        assert ends(program)[-1] == f"stopped: {len(clients)} finished, 0 cut"
+
+
+@linux
+def test_a_script_that_is_forked_needs_no_main_guard(script: Callable[..., Program]) -> None:
+    with script(guard=False) as program:
+        pids_of(program, 2)
+        stop(program)
+
+
+@linux
+def test_a_script_without_a_main_guard_cannot_be_spawned_and_is_told(
+    script: Callable[..., Program],
+) -> None:
+    with script(guard=False, start_method="spawn") as program:
+        assert program.wait() == 1
+        wait_until(lambda: not program.left_behind())
+    assert any("An attempt has been made to start a new process" in line for line in program.lines)
+    assert re.search(r"WorkersFailedError: worker \d+ ended with status 1$", program.lines[-1])
+
+
+HANDLERS = """
+import socketserver
+import netkit
+
+def function(conn):
+    conn.end(conn.read().upper())
+
+class Class(netkit.Handler):
+    suffix = ""
+
+    def received(self, data):
+        self.conn.write(data.upper() + self.suffix.encode())
+
+class Old(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+class Group:
+    inner = function
+
+class Greeting(netkit.Server):
+    address_seen = None
+
+    def server_bind(self):
+        super().server_bind()
+        self.address_seen = self.server_address
+
+    def finish_request(self, request, client_address):
+        request.sendall(b"hi ")
+        super().finish_request(request, client_address)
+"""
+
+
+def exchange(program: Program, data: bytes = b"hello") -> bytes:
+    with program.connect() as sock:
+        send_and_end(sock, data)
+        return receive_all(sock)
+
+
+@pytest.mark.parametrize("name", ["function", "Class", "Old", "Group.inner"])
+def test_serve_runs_any_handler_in_its_workers(name: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HANDLERS)
+    with Cli("serve", f"app:{name}", "--workers", "2", cwd=tmp_path) as program:
+        assert [exchange(program) for _ in range(4)] == [b"HELLO"] * 4
+        stop(program)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("server", "answer"),
+    [
+        ("create_server(function)", b"HELLO"),
+        ("create_server(Class, handler_args={'suffix': '!'})", b"HELLO!"),
+        ("create_server(Old)", b"HELLO"),
+        ("Greeting(None, Class, handler_args={'suffix': '!'})", b"hi HELLO!"),
+    ],
+)
+def test_a_program_serves_with_any_handler_and_server(
+    server: str, answer: bytes, start_method: str, tmp_path: Path
+) -> None:
+    server = server.replace("create", "netkit.create")
+    path = tmp_path / "script.py"
+    path.write_text(
+        HANDLERS
+        + f"""
+if __name__ == "__main__":
+    import logging, multiprocessing
+    logging.basicConfig(level="INFO", format="%(message)s")
+    multiprocessing.set_start_method("{start_method}")
+    netkit.run({server}.listen(0, "127.0.0.1"), workers=2)
+"""
+    )
+    with Program(sys.executable, path) as program:
+        assert [exchange(program) for _ in range(3)] == [answer] * 3
+        stop(program)
+
+
+def test_the_ready_made_servers_have_workers_too() -> None:
+    with Cli("echo", "--workers", "2") as program:
+        assert exchange(program) == b"hello"
+        stop(program)
+    with Cli("greeter", "--workers", "2", "--greeting", "hi") as program:
+        assert exchange(program) == b"hi\n"
+        stop(program)
+
+
+def test_the_parent_itself_never_imports_the_handler(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP + "print('imported by', os.getpid(), flush=True)")
+    with Cli("serve", "app:who", "--workers", "2", cwd=tmp_path) as program:
+        pids = pids_of(program, 2)
+        stop(program)
+        assert program.process.stdout
+        lines = program.process.stdout.read().decode().splitlines()
+    assert {int(line.split()[-1]) for line in lines} == pids
+
+
+# Who cannot serve
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "error"),
+    [
+        ("nosuch:x", "", r"no module named 'nosuch', neither here \(.*\) nor installed"),
+        ("app:whp", APP, r"app has no whp; did you mean who\?"),
+        ("app:x", "1 / 0", "app could not be imported, see above"),
+        ("app:x", "x = 5", "TypeError: a handler must be a class or a function, not 5"),
+        ("app:x", "raise SystemExit('not today')", r"worker \d+ ended with status 1"),
+        ("app:x", "import os; os._exit(3)", r"worker \d+ ended with status 3"),
+    ],
+)
+def test_a_handler_that_cannot_be_had_is_told_once_and_nobody_serves(
+    name: str, source: str, error: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(source)
+    with Cli("serve", name, "--workers", "3", cwd=tmp_path) as program:
+        assert program.wait() == 1
+        assert re.fullmatch(f"netkit: error: {error}", program.lines[-1]), program.lines
+        assert sum("rror:" in line for line in program.lines) == (2 if "above" in error else 1)
+        assert not any("netkit/" in line for line in program.lines)
+        assert not program.left_behind()
+
+
+IMPATIENT = """
+import netkit.workers
+netkit.workers.FIRST_PAUSE = 0.01
+netkit.workers.MAX_FAILURES = 3
+"""
+
+
+def test_workers_that_do_not_outlive_their_first_client_are_given_up(
+    script: Callable[..., Program],
+) -> None:
+    with script(IMPATIENT + SERVE) as program:
+        while program.process.poll() is None:
+            with contextlib.suppress(ConnectionError), program.connect() as sock:
+                sock.sendall(b"exit 3\n")
+                receive_all(sock)
+        assert program.wait() == 1
+        assert not program.left_behind()
+    assert re.fullmatch(
+        r"netkit\.errors\.WorkersFailedError: worker \d+ ended with status 3", program.lines[-1]
+    )
+
+
+NO_FORK = """
+import errno, os
+fork, attempts = os.fork, []
+def failing_fork():
+    attempts.append(1)
+    if {first} <= len(attempts) <= {last}:
+        raise OSError(errno.EAGAIN, "no more processes")
+    return fork()
+os.fork = failing_fork
+import multiprocessing
+multiprocessing.set_start_method("fork")
+"""
+NO_PROCESS = "a worker could not be started: BlockingIOError: [Errno 11] no more processes"
+
+
+def test_a_machine_without_room_for_a_process_is_asked_again_after_a_while(
+    script: Callable[..., Program],
+) -> None:
+    with script(NO_FORK.format(first=1, last=3) + SERVE) as program:
+        pids_of(program, 2)
+        lines = stop(program)
+    assert lines[1:4] == [
+        f"{NO_PROCESS}; starting another in {pause} s" for pause in ("0.1", "0.2", "0.4")
+    ]
+
+
+def test_a_machine_that_never_has_room_for_a_process_is_given_up(
+    script: Callable[..., Program],
+) -> None:
+    with script(NO_FORK.format(first=1, last=99) + IMPATIENT + SERVE) as program:
+        assert program.wait() == 1
+    assert sum(NO_PROCESS in line for line in program.lines) == 2
+    assert program.lines[-1].endswith("WorkersFailedError: " + NO_PROCESS.partition(": ")[2])
+
+
+def test_failures_without_number_end_nothing_while_others_serve(
+    script: Callable[..., Program],
+) -> None:
+    quick = "import netkit.workers as w\nw.FIRST_PAUSE = w.LONGEST_PAUSE = w.STEADY_SECONDS = 0.0\n"
+    with script(NO_FORK.format(first=2, last=1200) + quick + SERVE) as program:
+        pids_of(program, 2)
+        lines = stop(program)
+    assert sum(NO_PROCESS in line for line in lines) == 1199
+
+
+# Who is replaced
+
+
+def test_a_killed_worker_is_replaced_and_only_its_clients_notice(app: Callable[..., Cli]) -> None:
+    with app("--workers", "3") as program, clients_of_all(program, 3) as clients:
+        program.wait_for_line("3 workers are ready")
+        victim = clients[0].pid
+        others = [client for client in clients if client.pid != victim]
+        os.kill(victim, signal.SIGKILL)
+        assert clients[0].is_let_go() in (True, False)  # it sees an end, or a reset
+        program.wait_for_line(f"error: worker {victim} ended by SIGKILL; starting another")
+        for client in others:
+            client.ask()
+        pids = pids_of(program, 3)
+        assert victim not in pids
+        assert {client.pid for client in others} < pids
+        for client in others:
+            client.ask()
+        stop(program)
+
+
+def test_workers_that_have_served_for_a_while_are_replaced_at_once(
+    script: Callable[..., Program],
+) -> None:
+    steady = "import netkit.workers\nnetkit.workers.STEADY_SECONDS = 0.0\n"
+    with script(steady + SERVE) as program:
+        for _ in range(4):
+            victim = pids_of(program, 2).pop()
+            os.kill(victim, signal.SIGKILL)
+            program.wait_for_line(f"worker {victim} ended by SIGKILL; starting another$")
+        stop(program)
+
+
+def test_workers_that_end_soon_are_replaced_after_longer_and_longer_pauses(
+    script: Callable[..., Program],
+) -> None:
+    with script() as program:
+        for pause in ("", " in 0.2 s", " in 0.4 s"):
+            victim = pids_of(program, 2).pop()
+            os.kill(victim, signal.SIGKILL)
+            program.wait_for_line(f"worker {victim} ended by SIGKILL; starting another{pause}$")
+        stop(program)
+
+
+def test_an_error_of_the_program_ends_all_workers(script: Callable[..., Program]) -> None:
+    failing = (
+        "def fail(signum, frame):\n    raise RuntimeError('enough')\n"
+        "signal.signal(signal.SIGALRM, fail)\n"
+    )
+    with script(failing + SERVE) as program, clients_of_all(program, 2) as clients:
+        program.send_signal(signal.SIGALRM)
+        assert program.wait() == 1
+        assert program.lines[-1] == "RuntimeError: enough"
+        assert not program.left_behind()
+        for client in clients:
+            client.is_let_go()
+
+
+def test_a_worker_that_is_told_to_end_finishes_with_its_clients_and_is_replaced(
+    app: Callable[..., Cli],
+) -> None:
+    with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
+        program.wait_for_line("2 workers are ready")
+        victim, other = clients[0], clients[-1]
+        victim.sock.sendall(b"wh")
+        os.kill(victim.pid, signal.SIGTERM)
+        time.sleep(0.2)
+        victim.say("o")
+        victim.hear()
+        assert victim.is_let_go()
+        program.wait_for_line(f"worker {victim.pid} ended with status 0; starting another")
+        other.ask()
+        assert victim.pid not in pids_of(program, 2)
+        stop(program)
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_what_is_meant_for_the_parent_is_nothing_to_a_worker(
+    start_method: str, script: Callable[..., Program]
+) -> None:
+    with script(start_method=start_method) as program, clients_of_all(program, 2) as clients:
+        program.wait_for_line("2 workers are ready")
+        for client in clients:
+            for signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+                os.kill(client.pid, signum)
+            client.ask()
+        assert len(stop(program)) == 4
+
+
+def test_a_handler_that_stops_its_server_ends_its_worker_and_still_answers(
+    app: Callable[..., Cli],
+) -> None:
+    with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
+        program.wait_for_line("2 workers are ready")
+        clients[0].ask("stop")
+        assert clients[0].is_let_go()
+        program.wait_for_line(f"worker {clients[0].pid} ended with status 0; starting another")
+        clients[-1].ask()
+        stop(program)
+
+
+def refuses(program: Program) -> bool:
+    try:
+        program.connect().close()
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_workers_whose_parent_is_killed_finish_with_their_clients_and_end(
+    start_method: str, script: Callable[..., Program]
+) -> None:
+    with script(start_method=start_method) as program, clients_of_all(program, 2) as clients:
+        busy = clients[0]
+        busy.sock.sendall(b"wh")
+        time.sleep(0.2)
+        program.process.kill()
+        assert all(client.is_let_go() for client in clients[1:])
+        wait_until(lambda: refuses(program))
+        assert busy.pid in program.left_behind()
+        busy.say("o")
+        busy.hear()
+        assert busy.is_let_go()
+        wait_until(lambda: not program.left_behind(), "the end of the workers")
+
+
+# More, fewer, other ones
+
+
+def test_signals_make_workers_more_and_fewer_but_at_least_one(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2") as program:
+        for signum, count in [
+            (signal.SIGTTIN, 3),
+            (signal.SIGTTOU, 2),
+            (signal.SIGTTOU, 1),
+            (signal.SIGTTIN, 2),
+        ]:
+            program.wait_for_line("workers are ready")
+            program.lines.clear()
+            program.send_signal(signum)
+            program.wait_for_line(f"{count} workers are ready")
+            wait_until(lambda count=count: len(program.children()) == count)  # type: ignore[misc]
+        for _ in range(3):
+            program.send_signal(signal.SIGTTOU)
+            time.sleep(0.05)
+        wait_until(lambda: len(program.children()) == 1)
+        assert exchange(program, b"who\n")
+        stop(program)
+
+
+def test_a_worker_too_many_serves_its_clients_until_they_leave(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            program.send_signal(signal.SIGTTOU)
+            program.wait_for_line("1 workers are ready")
+            (staying,) = pids_of(program, 1)
+            (leaving,) = {client.pid for client in clients} - {staying}
+            for client in clients * 2:
+                client.ask()
+            assert leaving in program.children()
+            for client in clients:
+                if client.pid == leaving:
+                    client.sock.close()
+            wait_until(lambda: program.children() == [staying])
+            next(client for client in clients if client.pid == staying).ask()
+            stop(program)
+
+
+def test_a_worker_too_many_ends_even_if_its_clients_stay(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2", "--drain-timeout", "0.5") as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            clients[0].sock.sendall(b"wh")
+            program.send_signal(signal.SIGTTOU)
+            wait_until(lambda: len(program.children()) == 1)
+            (staying,) = program.children()
+            for client in clients:
+                if client.pid == staying:
+                    client.say("o" if client is clients[0] else "who")
+                    client.hear()
+                else:
+                    assert client.is_let_go()
+        stop(program)
+
+
+def change(tmp_path: Path, version: str, name: str = "app.py") -> None:
+    path = tmp_path / name
+    path.write_text(re.sub("VERSION = .*", f"VERSION = {version}", path.read_text()))
+
+
+def versions_of(program: Program, count: int = 8) -> set[str]:
+    """What code new clients meet."""
+    with contextlib.ExitStack() as stack:
+        return {stack.enter_context(Client(program)).version for _ in range(count)}
+
+
+def only_serves(program: Program, version: str) -> None:
+    """Once the old ones have heard that they are to leave, that is."""
+    wait_until(lambda: versions_of(program) == {version})
+    assert versions_of(program) == {version}
+
+
+def test_a_reload_serves_the_code_that_there_is_now(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            change(tmp_path, "'two'")
+            assert versions_of(program) == {"one"}
+            program.send_signal(signal.SIGHUP)
+            program.wait_for_line("reloaded: 2 new workers")
+            only_serves(program, "two")
+            for client in clients:
+                client.ask()  # by the same process as before
+        wait_until(lambda: len(program.children()) == 2)
+        assert not {client.pid for client in clients} & set(program.children())
+        stop(program)
+
+
+def test_a_reload_to_code_that_is_broken_changes_nothing(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers are ready")
+        pids = pids_of(program, 2)
+        change(tmp_path, "1 / 0")
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line(
+            "error: not reloaded, the old workers go on: app could not be imported, see above"
+        )
+        wait_until(lambda: len(program.children()) == 2)
+        assert pids_of(program, 2) == pids
+        change(tmp_path, "'three'")
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("reloaded: 2 new workers")
+        only_serves(program, "three")
+        stop(program)
+
+
+@pytest.mark.parametrize("start_method", ["", "spawn", "forkserver"])
+def test_a_script_is_reloaded_too(
+    start_method: str, script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with script(start_method=start_method) as program:
+        program.wait_for_line("2 workers are ready")
+        pids = pids_of(program, 2)
+        change(tmp_path, "'two'", "script.py")
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("reloaded: 2 new workers")
+        only_serves(program, "two")
+        change(tmp_path, "1 / 0", "script.py")
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("not reloaded, the old workers go on: worker .* ended with status 1")
+        only_serves(program, "two")
+        assert not pids & pids_of(program, 2)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
+        wait_until(lambda: not program.left_behind())
+
+
+def test_what_changes_during_a_reload_is_served_after_it(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers are ready")
+        change(tmp_path, "'two'; time.sleep(1)")
+        program.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(program.children()) == 4)
+        time.sleep(0.5)  # they have read it by now
+        change(tmp_path, "'three'")
+        program.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGTTOU)
+        wait_until(lambda: sum("reloaded" in line for line in program.lines) == 2)
+        only_serves(program, "three")
+        wait_until(lambda: len(program.children()) == 1)
+        stop(program)
+
+
+def test_what_changes_during_a_reload_that_fails_is_served_after_it(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "3") as program:
+        program.wait_for_line("3 workers are ready")
+        change(tmp_path, "time.sleep(1) or 1 / 0")
+        program.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(program.children()) == 6)
+        time.sleep(0.5)
+        change(tmp_path, "'three'")
+        program.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGTTOU)
+        program.wait_for_line("reloaded: 2 new workers")
+        assert any("not reloaded" in line for line in program.lines)
+        only_serves(program, "three")
+        wait_until(lambda: len(program.children()) == 2)
+        stop(program)
+
+
+def test_workers_that_went_unneeded_during_a_reload_that_fails_leave_after_it(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "3") as program:
+        program.wait_for_line("3 workers are ready")
+        pids = pids_of(program, 3)
+        change(tmp_path, "time.sleep(1) or 1 / 0")
+        program.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(program.children()) == 6)
+        program.send_signal(signal.SIGTTOU)
+        program.wait_for_line("not reloaded, the old workers go on")
+        wait_until(lambda: len(program.children()) == 2)
+        assert set(program.children()) < pids
+        stop(program)
+
+
+# Under load
+
+
+class Load:
+    """Clients without end, each of whom must get all that is due."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.over = threading.Event()
+        self.done = 0  # clients
+
+    def short(self) -> None:
+        while not self.over.is_set():
+            answer = exchange(self.program, b"who\nwho\n")
+            assert re.fullmatch(rb"(\d+ \w+\n)\1", answer), answer
+            self.done += 1  # one too few now and then: good enough
+
+    def long(self) -> None:
+        while not self.over.is_set():
+            with Client(self.program) as client:
+                until = time.monotonic() + 1.5
+                while time.monotonic() < until and not self.over.is_set():
+                    client.ask()
+                    time.sleep(0.001)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for what in [self.short] * 4 + [self.long] * 4:
+                stack.enter_context(in_thread(what))
+            stack.callback(self.over.set)
+            yield
+
+
+def test_no_client_notices_that_workers_come_and_go(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "2", "--drain-timeout", "20") as program:
+        load = Load(program)
+        program.wait_for_line("2 workers are ready")
+        with load.going_on():
+            for number in range(1, 7):
+                change(tmp_path, f"'v{number}'")
+                program.send_signal(signal.SIGHUP)
+                program.send_signal(signal.SIGTTIN if number % 2 else signal.SIGTTOU)
+                wait_until(
+                    lambda number=number: (  # type: ignore[misc]
+                        sum("reloaded" in line for line in program.lines) == number
+                    )
+                )
+            wait_until(lambda: load.done > 2000)
+        only_serves(program, "v6")
+        wait_until(lambda: len(program.children()) == 2)
+        stop(program)
+    assert not any("rror" in line for line in program.lines), program.lines
+
+
+def test_no_client_notices_a_reload_by_spawning(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with script() as program:
+        load = Load(program)
+        program.wait_for_line("2 workers are ready")
+        with load.going_on():
+            for number in range(1, 3):
+                change(tmp_path, f"'v{number}'", "script.py")
+                program.send_signal(signal.SIGHUP)
+                wait_until(
+                    lambda number=number: (  # type: ignore[misc]
+                        sum("reloaded" in line for line in program.lines) == number
+                    )
+                )
+        only_serves(program, "v2")
+        stop(program)
+
+
+def test_a_stop_under_load_cuts_no_reply_short(app: Callable[..., Cli]) -> None:
+    with app("--workers", "3") as program:
+        load = Load(program)
+        program.wait_for_line("3 workers are ready")
+
+        def come() -> None:
+            with contextlib.suppress(ConnectionRefusedError):
+                load.short()
+
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):
+                stack.enter_context(in_thread(come))
+            stack.callback(load.over.set)
+            wait_until(lambda: load.done > 50)
+            program.send_signal(signal.SIGTERM)
+            assert program.wait() == 0
+        assert re.fullmatch(r"stopped: \d+ finished, 0 cut", program.lines[-1])
+        assert not program.left_behind()
+
+
+# How they end
+
+
+def test_busy_clients_of_all_workers_get_their_answers(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
+        for client in clients:
+            client.sock.sendall(b"wh")
+        time.sleep(0.2)
+        program.send_signal(signal.SIGTERM)
+        program.wait_for_line("stopping: 2 workers, up to 10 s to finish")
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+            program.send_signal(signum)  # none of which matters any more
+        wait_until(lambda: refuses(program))
+        for client in clients:
+            client.say("o")
+            client.hear()
+            assert client.is_let_go()
+        assert re.fullmatch(r"stopped: \d+ finished, 0 cut", ends(program)[-1])
+
+
+def send_to_all(program: Program, signum: int) -> None:
+    """As a terminal does, or a supervisor."""
+    os.killpg(program.process.pid, signum)
+
+
+@pytest.mark.parametrize("send", [Program.send_signal, send_to_all])
+def test_the_deadline_cuts_in_all_workers_and_the_status_is_still_0(
+    send: Callable[[Program, int], None], app: Callable[..., Cli]
+) -> None:
+    with app("--workers", "2", "--drain-timeout", "0.5") as program:
+        with clients_of_all(program, 2) as clients:
+            for client in clients:
+                client.sock.sendall(b"wh")
+            time.sleep(0.2)
+            send(program, signal.SIGTERM)
+            assert ends(program)[-1] == f"stopped: 0 finished, {len(clients)} cut"
+
+
+@pytest.mark.parametrize("send", [Program.send_signal, send_to_all])
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_cuts_in_all_workers(
+    first: int, send: Callable[[Program, int], None], app: Callable[..., Cli]
+) -> None:
+    with app("--workers", "2", "--drain-timeout", "60") as program:
+        with clients_of_all(program, 2) as clients:
+            for client in clients:
+                client.sock.sendall(b"wh")
+            time.sleep(0.2)
+            send(program, first)
+            program.wait_for_line("stopping: 2 workers")
+            wait_until(lambda: refuses(program))
+            send(program, signal.SIGINT)
+            last_line = ends(program, 130)[-1]
+            assert re.fullmatch(rf"stopped: \d+ finished, {len(clients)} cut", last_line)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_is_one_stop_with_the_time_that_run_was_given(
+    signum: int, script: Callable[..., Program]
+) -> None:
+    serve = SERVE.replace(
+        'netkit.serve(who, host="127.0.0.1", workers=2, drain_timeout=60)',
+        "netkit.run("
+        'netkit.create_server(who, drain_timeout=0).listen(0, "127.0.0.1"), 60, workers=2)',
+    )
+    with script(serve) as program, clients_of_all(program, 2) as clients:
+        clients[0].sock.sendall(b"wh")
+        time.sleep(0.2)
+        send_to_all(program, signum)
+        assert all(client.is_let_go() for client in clients[1:])
+        wait_until(lambda: refuses(program))
+        clients[0].say("o")
+        clients[0].hear()
+        assert re.fullmatch(r"stopped: \d+ finished, 0 cut", ends(program)[-1])
+
+
+LITTLE_GRACE = """
+import netkit.worker
+netkit.worker.KILL_GRACE = 0.5
+"""
+LITTLE_TIME = SERVE.replace("drain_timeout=60", "drain_timeout=1")
+
+
+def test_a_worker_that_hangs_is_killed_in_the_end(script: Callable[..., Program]) -> None:
+    with script(LITTLE_GRACE + LITTLE_TIME) as program:
+        with clients_of_all(program, 2) as clients:
+            clients[0].say("freeze")
+            time.sleep(0.2)
+            for _ in range(600):  # more than its channel can hold
+                program.send_signal(signal.SIGTERM)
+                time.sleep(0.0005)
+            ends(program)
+
+
+def test_a_worker_that_hangs_when_it_is_to_leave_is_killed(script: Callable[..., Program]) -> None:
+    with script(LITTLE_GRACE + LITTLE_TIME) as program:
+        program.wait_for_line("2 workers are ready")
+        with clients_of_all(program, 2) as clients:
+            for client in clients:
+                client.say("freeze")
+            program.send_signal(signal.SIGHUP)
+            program.wait_for_line("reloaded: 2 new workers")
+            wait_until(lambda: not {client.pid for client in clients} & set(program.children()))
+        stop(program)
+
+
+# In a program of one's own
+
+WORKERS = """
+import logging, sys, threading
+logging.basicConfig(level="INFO", format="%(message)s")
+server = netkit.create_server(who).listen(0, "127.0.0.1")
+workers = netkit.Workers(server, 2)
+def obey():
+    while order := os.read(0, 1000):
+        print(eval(order), flush=True)
+"""
+
+
+def tell(program: Program, expression: str) -> str:
+    """What it is worth in the program."""
+    assert program.process.stdin and program.process.stdout
+    program.process.stdin.write(expression.encode())
+    program.process.stdin.flush()
+    return program.process.stdout.readline().decode().rstrip("\n")
+
+
+MAIN_THREAD = "threading.Thread(target=obey, daemon=True).start()\nprint(workers.run())\n"
+OTHER_THREAD = (
+    "thread = threading.Thread(target=lambda: print(workers.run()))\n"
+    "thread.start()\nobey()\nthread.join()\n"
+)
+
+
+@pytest.mark.parametrize("thread", [MAIN_THREAD, OTHER_THREAD])
+def test_a_program_may_change_and_stop_them_from_any_thread(
+    thread: str, script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with script(WORKERS + thread) as program:
+        program.wait_for_line("2 workers are ready")
+        unavailable = "signals are not handled here: this is not the main thread"
+        assert any(unavailable in line for line in program.lines) == (thread == OTHER_THREAD)
+        assert set(eval(tell(program, "workers.pids"))) == pids_of(program, 2)
+        tell(program, "workers.resize(3)")
+        program.wait_for_line("3 workers are ready")
+        change(tmp_path, "'two'", "script.py")
+        tell(program, "workers.reload()")
+        program.wait_for_line("reloaded: 3 new workers")
+        only_serves(program, "two")
+        wait_until(lambda: len(eval(tell(program, "workers.pids"))) == 3)
+        assert set(eval(tell(program, "workers.pids"))) == pids_of(program, 3)
+        with Client(program) as client:
+            client.sock.sendall(b"wh")
+            time.sleep(0.2)
+            tell(program, "workers.stop(0)")
+            assert client.is_let_go()
+        assert program.process.stdin and program.process.stdout
+        assert tell(program, "__import__('multiprocessing').get_start_method(True)") == "None"
+        program.process.stdin.close()
+        assert re.fullmatch(rb"stopped: \d+ finished, 1 cut\n", program.process.stdout.read())
+        ends(program)
+
+
+def test_orders_may_come_before_they_run(script: Callable[..., Program]) -> None:
+    before = "workers.resize(3)\nassert workers.pids == ()\n"
+    with script(WORKERS + before + "workers.run()") as program:
+        pids_of(program, 3)
+        stop(program)
+    with script(WORKERS + "workers.stop()\nprint(*workers.run())") as program:
+        assert ends(program)[1:] == ["stopped: 0 finished, 0 cut"]
+        assert program.process.stdout
+        assert program.process.stdout.read() == b"0 0 False\n"
+
+
+def test_a_stop_may_come_again_and_the_shorter_time_counts(script: Callable[..., Program]) -> None:
+    with script(WORKERS + MAIN_THREAD) as program, clients_of_all(program, 2) as clients:
+        for client in clients:
+            client.sock.sendall(b"wh")
+        time.sleep(0.2)
+        for seconds in (60, 70, 50):
+            tell(program, f"workers.stop({seconds})")
+        wait_until(lambda: refuses(program))
+        clients[0].say("o")
+        clients[0].hear()
+        tell(program, "workers.stop(0)")
+        ends(program)
+        assert sum("stopping" in line for line in program.lines) == 1
+
+
+def test_a_program_with_threads_and_a_handler_that_cannot_be_spawned_is_told(
+    script: Callable[..., Program],
+) -> None:
+    local = (
+        "import logging, threading\n"
+        'logging.basicConfig(level="INFO", format="%(message)s")\n'
+        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        'netkit.serve(lambda conn: None, host="127.0.0.1", workers=2)\n'
+    )
+    with script(local) as program:
+        assert program.wait() == 1
+    assert re.search(r"WorkersFailedError: .*(pickle|lambda)", program.lines[-1])
+    assert not any("starting another" in line for line in program.lines)
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ("netkit.create_server(who)", "the server is not bound; call listen() first"),
+        ("closed", "the server is closed; call listen() first"),
+    ],
+)
+def test_a_server_that_does_not_listen_is_refused(server: str, message: str) -> None:
+    closed = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    closed.close()
+    if server != "closed":
+        closed = netkit.create_server(netkit.EchoHandler)
+    with pytest.raises(netkit.ServerStateError, match=re.escape(message)):
+        netkit.Workers(closed, 2).run()
+
+
+def test_they_run_once_for_each_listen(script: Callable[..., Program]) -> None:
+    again = "workers.stop()\nworkers.run()\nworkers.run()"
+    with script(WORKERS + again) as program:
+        assert program.wait() == 1
+    assert program.lines[-1].endswith("ServerStateError: the server is closed; call listen() first")
+
+
+def test_the_hooks_of_the_program_see_what_happens(script: Callable[..., Program]) -> None:
+    observe = (
+        "from netkit import events\n"
+        "events.subscribe(lambda event: print(*event._asdict().items(), flush=True)\n"
+        "    if type(event).__name__.startswith(('Worker', 'Reload')) else None)\n"
+    )
+    with script(WORKERS + observe + "workers.run()") as program:
+        assert program.process.stdout
+        program.wait_for_line("2 workers are ready")
+        victim = pids_of(program, 2).pop()
+        os.kill(victim, signal.SIGKILL)
+        program.wait_for_line(f"worker {victim} ended by SIGKILL; starting another")
+        stop(program)
+        lines = program.process.stdout.read().decode().splitlines()
+    assert lines[:2] == [
+        "('workers', 2)",
+        f"('pid', {victim}) ('status', -9) ('pause', 0.0)",
+    ]
+    assert lines[-1] in [f"('workers', {n}) ('timeout', 10.0)" for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [(0, ValueError), (-1, ValueError), (5000, ValueError)]
+    + [(count, TypeError) for count in ("many", "2", 1.5, True, None)],
+)
+def test_a_count_that_cannot_be_meant_is_refused_everywhere(count: Any, error: type) -> None:
+    message = re.escape(f"{count!r}") + "$"
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        for call in (
+            lambda: netkit.run(server, workers=count),
+            lambda: netkit.serve(netkit.EchoHandler, workers=count),
+            lambda: netkit.Workers(server, count),
+            lambda: netkit.Workers(server, 2).resize(count),
+        ):
+            with pytest.raises(error, match=message):
+                call()
+
+
+def test_a_time_that_cannot_be_meant_is_refused() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        with pytest.raises(ValueError, match="timeout must be 0 or more seconds, not -1"):
+            netkit.Workers(server, 2).stop(-1)
+        with pytest.raises(ValueError, match="drain_timeout must be 0 or more seconds, not -1"):
+            netkit.run(server, -1, workers=2)
+
+
+def test_auto_is_some_for_each_core_and_one_without_the_gil(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert check_workers("auto") == 1
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
+    if hasattr(os, "sched_getaffinity"):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 7})
+        assert check_workers("auto") == 3 * WORKERS_PER_CORE
+    assert 1 <= check_workers("auto") <= MAX_WORKERS
+
+
+# Idle
+
+
+def wakeups(pid: int) -> int:
+    """How often its threads have waited."""
+    return sum(
+        int(re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status.read_text())[0])
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+    )
+
+
+@linux
+def test_nobody_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
+    with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
+        program.wait_for_line("2 workers are ready")
+        time.sleep(0.3)
+        pids = [program.process.pid, *program.children()]
+        before = [wakeups(pid) for pid in pids]
+        time.sleep(2)
+        assert [wakeups(pid) for pid in pids] == before
+        assert len(pids) == 3
+        assert len(os.listdir(f"/proc/{pids[0]}/task")) == 1
+        for client in clients:
+            client.ask()
+        stop(program)
+
+
+@linux
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_signals_find_no_worker_without_its_handlers(
+    start_method: str, script: Callable[..., Program]
+) -> None:
+    """From a terminal, they come to all at once, whatever these are at."""
+    for step in range(3):
+        with script(start_method=start_method) as program:
+            wait_until(program.children)
+            time.sleep(0.1 * step)
+            send_to_all(program, signal.SIGINT)
+            ends(program)
