@@ -36,6 +36,15 @@ def test_take_removes_from_the_front_and_peek_does_not() -> None:
     assert len(buffer) == 0
 
 
+def test_what_is_put_back_comes_first_and_is_searched_again() -> None:
+    buffer = filled(b"ab;cd")
+    taken = buffer.take(3)
+    assert buffer.search(b";") == -1
+    buffer.put_back(taken)
+    assert buffer.search(b";") == 3
+    assert buffer.take(9) == b"ab;cd"
+
+
 def test_what_is_returned_is_bytes_that_later_input_does_not_change() -> None:
     buffer = filled(b"ab")
     peeked, taken = buffer.peek(1), buffer.take(1)

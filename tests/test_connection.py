@@ -38,6 +38,7 @@ from netkit.errors import (
     UnknownEncodingError,
     WriteAfterEndError,
 )
+from netkit.reading import CHUNK, FIRST_CHUNK
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 
@@ -308,6 +309,19 @@ def test_reading_and_writing_after_close_are_errors_of_the_program(
             with pytest.raises(ConnectionClosedError, match="^the connection is closed$"):
                 late()
         conn.end()
+
+
+@pytest.mark.parametrize("read", [Connection.readline, lambda conn: next(conn.lines())])
+def test_what_was_received_and_not_read_is_gone_after_close(
+    read: Callable[[Connection], Any],
+) -> None:
+    with connected() as (conn, peer):
+        peer.sendall(b"one\ntwo\nthree\n")
+        assert conn.peek(14) == b"one\ntwo\nthree\n"
+        assert read(conn) in (b"one\n", "one")
+        conn.close()
+        with pytest.raises(ConnectionClosedError):
+            read(conn)
 
 
 def test_a_peer_that_has_closed_is_a_broken_pipe() -> None:
@@ -1056,16 +1070,19 @@ def test_a_server_stops_while_clients_are_in_every_state() -> None:
             assert {receive_all(peer) for peer in peers} == {b""}
 
 
-def test_a_read_asks_for_more_once_its_chunks_are_full() -> None:
+def test_a_read_asks_for_more_once_its_chunks_are_full_and_for_less_when_little_comes() -> None:
     with connected() as (conn, peer):
         sizes: list[int] = []
         with in_thread(peer.sendall, bytes(400_000)):
             while sum(sizes) < 400_000:
-                sizes.append(len(conn.read(connection.CHUNK)))
-        assert sizes[0] == connection.FIRST_CHUNK
-        assert max(sizes) > 8 * connection.FIRST_CHUNK
-        peer.sendall(b"x" * 300)
-        assert len(conn.read(connection.CHUNK)) == 300
+                sizes.append(len(conn.read(CHUNK)))
+        assert sizes[0] == FIRST_CHUNK
+        assert max(sizes) > 8 * FIRST_CHUNK
+        for _ in range(8):
+            peer.sendall(b"x" * 300)
+            assert len(conn.read(CHUNK)) == 300
+        peer.sendall(bytes(400_000))
+        assert len(conn.read(CHUNK)) == FIRST_CHUNK
 
 
 def test_a_program_may_keep_what_it_likes_on_a_connection() -> None:

@@ -21,6 +21,7 @@ from netkit.encodings import (
     IncrementalDecoder,
     check_encoding,
     encode_separator,
+    is_utf8,
     printable,
     to_bytes,
     to_str,
@@ -102,6 +103,11 @@ def test_a_known_name_is_returned_as_it_was_given() -> None:
     assert [check_encoding(name) for name in names] == names
 
 
+def test_utf_8_is_known_by_nodes_names_for_it() -> None:
+    assert [name for name in EVERY_NODE_NAME if is_utf8(name)] == NODE["utf8"]
+    assert not any(map(is_utf8, PYTHON))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -146,6 +152,7 @@ def test_what_is_no_text_encoding_is_unknown(name: str) -> None:
         lambda name: encode_separator("\n", name),
         IncrementalDecoder,
         check_encoding,
+        is_utf8,
     ],
 )
 def test_every_function_refuses_an_unknown_encoding(call: Callable[[object], object]) -> None:

@@ -11,9 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import CountingBuffer
 
+from netkit.buffer import ReceiveBuffer
 from netkit.encodings import IncrementalDecoder
 from netkit.errors import IncompleteReadError, LineTooLongError, UnknownEncodingError
-from netkit.reading import CHUNK, Reader
+from netkit.reading import AHEAD, CHUNK, FIRST_CHUNK, Reader, next_chunk
 
 
 class Pieces(Reader):
@@ -546,6 +547,84 @@ def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
     assert reader.encoding == "utf-8"
 
 
+# --- Many lines at once ---
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (lambda reader: reader.readline(), b"two\r\n"),
+        (lambda reader: reader.readuntil(b"th"), b"two\r\nth"),
+        (lambda reader: reader.readexactly(6), b"two\r\nt"),
+        (lambda reader: reader.read(), b"two\r\nthree\n\nfour"),
+        (lambda reader: reader.read(1), b"t"),
+        (lambda reader: b"".join(reader), b"two\r\nthree\n\nfour"),
+        (lambda reader: reader.peek(3), b"two"),
+        (lambda reader: list(reader.lines()), ["two", "three", "", "four"]),
+    ],
+)
+def test_whatever_is_read_after_a_line_is_what_follows_it(
+    read: Callable[[Reader], Any], expected: Any
+) -> None:
+    reader = Pieces(b"one\ntwo\r\nthree\n\nfo", b"ur")
+    assert next(reader.lines()) == "one"
+    assert read(reader) == expected
+
+
+def test_lines_and_other_reads_may_take_turns() -> None:
+    reader = Pieces(b"3\nabc2\nde4\nf\ngh\nend")
+    lines = reader.lines()
+    assert [(size, reader.readexactly(int(size))) for size in itertools.islice(lines, 3)] == [
+        ("3", b"abc"),
+        ("2", b"de"),
+        ("4", b"f\ngh"),
+    ]
+    assert list(lines) == ["", "end"]
+
+
+def test_iterators_over_the_lines_may_take_turns() -> None:
+    reader = Pieces("é\né\né\né\n".encode())
+    one, other = reader.lines(), reader.lines()
+    assert [next(one), next(other), next(one)] == ["é"] * 3
+    reader.set_encoding("latin1")
+    assert next(reader.lines()) == "Ã©"
+    assert list(one) == list(other) == []
+
+
+@pytest.mark.parametrize("size", [AHEAD - 2, AHEAD - 1, AHEAD, AHEAD + 1, 2 * AHEAD])
+def test_long_lines_among_many_short_ones_are_whole(size: int) -> None:
+    expected = [*["short"] * 9, "x" * size, *["short"] * 1000, "", "x" * size, "end"]
+    assert list(Pieces("\n".join(expected).encode()).lines()) == expected
+
+
+def test_a_lower_limit_counts_for_lines_that_have_been_received_already() -> None:
+    reader = Pieces(b"12345\n12345\n1234\n12345\n")
+    lines = reader.lines()
+    assert next(lines) == "12345"
+    reader.max_line = 4
+    with pytest.raises(LineTooLongError):
+        next(lines)
+    assert next(lines) == "1234"
+    with pytest.raises(LineTooLongError):
+        next(lines)
+    assert list(lines) == []
+
+
+def test_lines_that_other_reads_come_between_are_not_split_off_again_and_again() -> None:
+    times: list[bytes] = []
+
+    class Watched(ReceiveBuffer):
+        def put_back(self, data: bytes) -> None:
+            times.append(data)
+            super().put_back(data)
+
+    reader = Pieces(b"1\nx" * 1000)
+    reader._buffer = Watched()
+    assert [reader.readexactly(int(size)) for size in reader.lines()] == [b"x"] * 1000
+    assert len(times) == 1
+    assert len(times[0]) <= AHEAD
+
+
 # --- Lines that are too long ---
 
 
@@ -639,6 +718,40 @@ def test_what_interrupts_the_skipping_of_a_line_loses_nothing() -> None:
 
 
 # --- What it costs ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "came", "next_asked"),
+    [
+        (FIRST_CHUNK, 1, FIRST_CHUNK),
+        (FIRST_CHUNK, FIRST_CHUNK - 1, FIRST_CHUNK),
+        (FIRST_CHUNK, FIRST_CHUNK, 8 * FIRST_CHUNK),
+        (CHUNK // 2, CHUNK // 2, CHUNK),
+        (CHUNK, CHUNK, CHUNK),
+        (CHUNK, CHUNK // 8, CHUNK),
+        (CHUNK, CHUNK // 8 - 1, CHUNK // 2),
+        (2 * FIRST_CHUNK, FIRST_CHUNK, 2 * FIRST_CHUNK),
+        (2 * FIRST_CHUNK, FIRST_CHUNK - 1, FIRST_CHUNK),
+        (2 * FIRST_CHUNK - 1, 1, FIRST_CHUNK),
+    ],
+)
+def test_a_full_chunk_is_followed_by_a_larger_one_and_a_rather_empty_one_by_a_smaller_one(
+    asked: int, came: int, next_asked: int
+) -> None:
+    assert next_chunk(asked, came) == next_asked
+
+
+@pytest.mark.parametrize("size", [1, 200, FIRST_CHUNK, 2000, 4096, 50_000, CHUNK])
+def test_messages_of_one_size_soon_come_in_one_piece(size: int) -> None:
+    chunk, receives = FIRST_CHUNK, 0
+    for message in range(20):
+        left = size
+        while left:
+            came = min(left, chunk)
+            left -= came
+            receives += message >= 10
+            chunk = next_chunk(chunk, came)
+    assert receives == 10
 
 
 def test_ten_megabytes_without_a_newline_are_never_held() -> None:
