@@ -32,6 +32,11 @@ class ReceiveBuffer(bytearray):
         self._searched = 0
         return taken
 
+    def put_back(self, data: bytes) -> None:
+        """Put `data`, which has been taken, in front of what is left."""
+        self[:0] = data
+        self._searched = 0
+
     def search(self, separator: bytes, width: int = 1, phase: int = 0) -> int:
         """Where `separator` ends (an index for `take`), or -1 if it has not come yet.
 

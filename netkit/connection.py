@@ -30,11 +30,10 @@ from typing import Any, TypeVar
 
 from . import sockets
 from .addresses import Ends, describe_peer
-from .buffer import ReceiveBuffer
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
 from .options import check_seconds
-from .reading import CHUNK, Reader
+from .reading import FIRST_CHUNK, Reader, next_chunk
 
 Writable = str | bytes | bytearray | memoryview
 _Bytes = bytes | bytearray | memoryview
@@ -52,12 +51,6 @@ QUIET_SECONDS = 0.5
 # How often a stop looks whether a slow peer's kernel has got the rest of a reply (seconds). Ending
 # the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
 UNSENT_SECONDS = 0.05
-
-# A wait for input keeps the memory that it asks for, and most connections wait most of the time. So
-# it starts with what Python's allocator of small objects holds (512 bytes, less the 33 of a bytes
-# object), and with each chunk that fills it asks for more, up to CHUNK.
-FIRST_CHUNK = 512 - 33
-CHUNK_GROWTH = 8
 
 _ids = itertools.count(1)
 _ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
@@ -155,7 +148,8 @@ class Connection(Reader, Ends):
             with self._reading:
                 if self._changed and self._is_at_end():
                     return b""
-                data = self.socket.recv(self._chunk)
+                chunk = self._chunk
+                data = self.socket.recv(chunk)
         except OSError as error:
             raise self._failure(error, "received from") from None
         finally:
@@ -165,8 +159,8 @@ class Connection(Reader, Ends):
             return self._note_end()
         size = len(data)
         self.bytes_read += size
-        if size == self._chunk:
-            self._chunk = min(size * CHUNK_GROWTH, CHUNK)
+        if size == chunk or chunk > FIRST_CHUNK:
+            self._chunk = next_chunk(chunk, size)
         return data
 
     def _is_at_end(self) -> bool:
@@ -312,11 +306,13 @@ class Connection(Reader, Ends):
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
                 return False
         if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
-            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            with self._lock:
+                sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
         self._write_lock.release()
         if self._peer_ended and not self._input_shut:  # most clients are the first to leave
-            sockets.shut_down(self.socket, socket.SHUT_WR)
+            with self._lock:
+                sockets.shut_down(self.socket, socket.SHUT_WR)
         else:
             self._linger()
         self._finished = True
@@ -358,7 +354,7 @@ class Connection(Reader, Ends):
 
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""
-        self._buffer = ReceiveBuffer()
+        self._forget_received()
         with self._reading:  # so that `end_input`, `cut` and `destroy` can end it
             sockets.linger(
                 self.socket,

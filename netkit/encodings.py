@@ -51,6 +51,11 @@ def to_str(data: str | ReadableBuffer, encoding: str = "utf-8") -> str:
     return node.decode(_raw(data), True)[0] if node else _decode_whole(_raw(data), encoding)
 
 
+def is_utf8(name: str) -> bool:
+    """Whether it is one of Node's names of UTF-8, in which each newline is a byte of its own."""
+    return _lookup(name) is _UTF8
+
+
 def check_encoding(name: str) -> str:
     """`name`, if it is an encoding."""
     _lookup(name)
@@ -113,7 +118,8 @@ class IncrementalDecoder:
 
         `final`: the stream ends after `data`, which may be empty; the next call starts another.
         """
-        decode, kept, raw = self._decode, self._kept, _raw(data)
+        raw = data if type(data) is bytes else _raw(data)
+        decode, kept = self._decode, self._kept
         if final:  # first, because a codec may raise
             self._restart()
         if kept:
@@ -122,7 +128,8 @@ class IncrementalDecoder:
             del kept[:used]
         else:
             text, used = decode(raw, final)
-            kept += raw[used:]
+            if used < len(raw):
+                kept += raw[used:]
         return text
 
 

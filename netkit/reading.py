@@ -12,10 +12,33 @@ from collections.abc import Iterator
 from typing import Any
 
 from .buffer import ReceiveBuffer
-from .encodings import IncrementalDecoder, encode_separator, to_bytes
+from .encodings import IncrementalDecoder, encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError
 
-CHUNK = 64 * 1024  # bytes received at once, and the most that one chunk of iteration has
+CHUNK = 64 * 1024  # the most bytes received at once, and that one chunk of iteration has
+
+# A wait for input keeps the memory that it asks for, and most connections wait most of the time. So
+# the first one asks for what Python's allocator of small objects holds: 512 bytes, less the 33 of a
+# bytes object.
+FIRST_CHUNK = 512 - 33
+CHUNK_GROWTH = 8
+
+# How much of what has been received `lines` splits at once (bytes): many short lines, and little
+# memory, even if each is empty.
+AHEAD = 2048
+
+
+def next_chunk(chunk: int, size: int) -> int:
+    """How many bytes to ask for next, after `chunk` were asked for and `size` came.
+
+    Bulk is soon received in the largest chunks. They get smaller again step by step, so that
+    neither an odd small message nor the end of a large one cuts the next one into pieces.
+    """
+    if size == chunk:
+        return min(chunk * CHUNK_GROWTH, CHUNK)
+    if size < max(chunk // CHUNK_GROWTH, FIRST_CHUNK):
+        return max(chunk // 2, FIRST_CHUNK)
+    return chunk
 
 
 class Reader(ABC):
@@ -26,7 +49,10 @@ class Reader(ABC):
     through, and nothing that was received is lost by it.
     """
 
-    __slots__ = ("_buffer", "_decoded_size", "_decoder", "_overlong", "encoding", "max_line")
+    __slots__ = (
+        *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong"),
+        *("encoding", "max_line"),
+    )
 
     def __init__(self, encoding: str, max_line: int) -> None:
         self.encoding: str = encoding
@@ -35,6 +61,8 @@ class Reader(ABC):
         self._decoder: IncrementalDecoder | None = None
         self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
         self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
+        self._ahead: list[bytes] | None = None  # lines before the buffer, without \n, last first
+        self._mixed = False  # other reads come between lines: no more are split off ahead of time
 
     @abstractmethod
     def _receive(self) -> bytes:
@@ -48,7 +76,7 @@ class Reader(ABC):
         """
         if size == 0:
             return self._decoded(b"")
-        self._skip_overlong()
+        self._settle()
         if size < 0:
             while self._fill():
                 pass
@@ -64,7 +92,7 @@ class Reader(ABC):
     def __iter__(self) -> Iterator[Any]:
         """The chunks of input as they come, until it ends."""
         while True:
-            if self._buffer or self._decoder or self._overlong:
+            if self._buffer or self._decoder or self._overlong or self._ahead:
                 chunk = self.read(CHUNK)
             else:
                 chunk = self._receive()
@@ -76,7 +104,7 @@ class Reader(ABC):
         """Exactly `size` bytes. IncompleteReadError if the input ends before that."""
         if size < 0:
             raise ValueError(f"size must be 0 or more, not {size}")
-        self._skip_overlong()
+        self._settle()
         while len(self._buffer) < size:
             if not self._fill():
                 partial = self._buffer.take(size)
@@ -121,9 +149,15 @@ class Reader(ABC):
         """
         newline, width = encode_separator("\n", self.encoding)
         decoder = self._decoder or IncrementalDecoder(self.encoding)
+        simple = newline == b"\n" and is_utf8(decoder.encoding)  # it keeps nothing after a line
 
         def next_line() -> str | None:
+            ahead = self._ahead
+            if ahead and simple and len(ahead[-1]) <= self.max_line:
+                return ahead.pop().decode("utf-8", "replace").removesuffix("\r")
             line, complete = self._read_until(newline, width)
+            if simple and self._buffer and not self._mixed:
+                self._split_ahead()
             if decoder is self._decoder:
                 self._decoded_size += len(line)
             text = decoder.decode(line, final=not complete)
@@ -138,7 +172,7 @@ class Reader(ABC):
 
         Waits until there is at least one; ``b""`` at the end of input. Always bytes.
         """
-        self._skip_overlong()
+        self._settle()
         if not self._buffer:
             self._fill()
         return self._buffer.peek(size)
@@ -176,7 +210,7 @@ class Reader(ABC):
 
     def _read_until(self, separator: bytes, width: int) -> tuple[bytes, bool]:
         """Up to and including `separator` (True), or all there is if the input ends before it."""
-        self._skip_overlong()
+        self._settle()
         longest = self.max_line + len(separator)
         if width == 1:  # most lines come whole: alone, or many at once
             if not self._buffer:
@@ -205,11 +239,26 @@ class Reader(ABC):
         """Where code units of `width` bytes begin: the decoder may hold the first part of one."""
         return 0 if self._decoder is None else -self._decoded_size % width
 
-    def _skip_overlong(self) -> None:
+    def _split_ahead(self) -> None:
+        end = self._buffer.rfind(b"\n", 0, AHEAD)
+        if end >= 0:
+            self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")
+            self._ahead.reverse()
+
+    def _forget_received(self) -> None:
+        self._buffer, self._ahead = ReceiveBuffer(), None
+
+    def _settle(self) -> None:
+        """Before any read: the buffer begins with what is to be read next."""
+        if self._ahead:
+            self._buffer.put_back(b"\n".join([*reversed(self._ahead), b""]))
+            self._ahead = None
+            self._mixed = True
+        if self._overlong:
+            self._skip_overlong(*self._overlong)
+
+    def _skip_overlong(self, separator: bytes, width: int, phase: int) -> None:
         """Drop the rest of a line that was too long, piece by piece, to and including its end."""
-        if self._overlong is None:
-            return
-        separator, width, phase = self._overlong
         self._buffer.restart_search()
         while (end := self._buffer.search(separator, width, phase)) < 0:
             spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
