@@ -1,4 +1,4 @@
-"""Waiting for clients: the wake-up, the three answers to a failed accept, the back-off.
+"""Waiting for clients: the wake-up, the four answers to a failed accept, the back-off.
 
 Nothing here owns the listener; who made it closes it.
 """
@@ -22,21 +22,27 @@ from enum import Enum
 class Verdict(Enum):
     """What to do about an ``accept`` that failed."""
 
+    NOBODY = "nobody is there: wait for one"
     SKIP = "this client's fault: take the next one"
     BACK_OFF = "this machine's fault: try again after a pause"
     STOP = "the listener is gone"
 
 
 # accept(2): errors already pending on the new connection are reported by accept, and the listener
-# is as good as before. EAGAIN: another process, or thread, was faster.
+# is as good as before.
 _CLIENT = (
-    "EAGAIN EWOULDBLOCK EINTR ECONNABORTED ECONNRESET EPROTO EPERM ETIMEDOUT "
+    "EINTR ECONNABORTED ECONNRESET EPROTO EPERM ETIMEDOUT "
     "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH"
 )
+_NOBODY = "EAGAIN EWOULDBLOCK"  # another process, or thread, was faster
 _GONE = "EBADF EINVAL ENOTSOCK"
 _VERDICTS = {
     getattr(errno, name): verdict
-    for names, verdict in ((_CLIENT, Verdict.SKIP), (_GONE, Verdict.STOP))
+    for names, verdict in (
+        (_NOBODY, Verdict.NOBODY),
+        (_CLIENT, Verdict.SKIP),
+        (_GONE, Verdict.STOP),
+    )
     for name in names.split()
     if hasattr(errno, name)
 }
@@ -45,7 +51,9 @@ _VERDICTS = {
 def judge(error: BaseException) -> Verdict:
     """What a failed accept means. What is unknown is taken for the machine's: that cannot spin."""
     ssl = sys.modules.get("ssl")  # an overridden get_request may shake hands in accept
-    if isinstance(error, TimeoutError) or (ssl and isinstance(error, ssl.SSLError)):
+    if isinstance(error, TimeoutError):  # of the listener's own time limit
+        return Verdict.NOBODY
+    if ssl and isinstance(error, ssl.SSLError):
         return Verdict.SKIP
     if isinstance(error, OSError) and error.errno is not None:
         return _VERDICTS.get(error.errno, Verdict.BACK_OFF)

@@ -315,11 +315,15 @@ class Server(ClientServer):
 
         `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
         """
-        self._stop_order = (timeout, patience)
+        with self._changed:
+            self._stop_order = (timeout, patience)
+            if self._state is State.DRAINING:
+                self._limit(timeout, patience)
         self._accepting.request_stop()
-        if self._state is State.DRAINING:
-            seconds = self._options.drain_timeout if timeout is None else timeout
-            self._connections.limit(Deadline(patience + seconds), Deadline(patience))
+
+    def _limit(self, timeout: float | None, patience: float) -> None:
+        seconds = self._options.drain_timeout if timeout is None else timeout
+        self._connections.limit(Deadline(patience + seconds), Deadline(patience))
 
     def shutdown(self) -> None:
         """End `serve_forever`, and wait until it has ended (milliseconds).
@@ -341,15 +345,18 @@ class Server(ClientServer):
         two time limits counts. In a handler, its own connection is left out; other threads that
         call this later, and the interpreter's exit, give that one its time.
         """
-        if timeout is None:
-            timeout, patience = self._stop_order
-        seconds = self._options.drain_timeout if timeout is None else timeout
-        check_seconds("timeout", seconds)
-        check_seconds("patience", patience)
-        if self._state is not State.CLOSED:
-            self._connections.limit(Deadline(patience + seconds), Deadline(patience))
-            self.server_close()
+        with self._changed:
+            if timeout is None:
+                timeout, patience = self._stop_order
+            else:
+                check_seconds("timeout", timeout)
+                check_seconds("patience", patience)
+                self._stop_order = (None, 0.0)  # an order that comes from now on counts, too
+            if self._state is not State.CLOSED:
+                self._limit(timeout, patience)
+        self.server_close()
         if self._state is State.CLOSED and self._connections.limited:
+            seconds = self._options.drain_timeout if timeout is None else timeout
             self._connections.finish_spared(seconds, spare=_me())
         return self._report
 
@@ -371,6 +378,8 @@ class Server(ClientServer):
                 return
             self._enter(State.DRAINING)
             self._closing_thread = _me()
+            if self._stop_order[0] is not None:  # it came since, or is all that was said
+                self._limit(*self._stop_order)
         drain = self.block_on_close or self._connections.limited
         try:
             self.shutdown()
@@ -419,7 +428,7 @@ class Server(ClientServer):
             verdict = self._accept_one()
             if verdict is Verdict.BACK_OFF:
                 self._connections.wait_for_one(BackOff.LONGEST)  # it frees what is short
-            elif verdict is not None:
+            elif verdict in (Verdict.NOBODY, Verdict.STOP):
                 return
             else:
                 left -= 1

@@ -144,7 +144,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
 
     def _judge(self, error: Exception) -> Verdict:
         verdict = judge(error)
-        if verdict is Verdict.SKIP and not is_lost_race(error):
+        if verdict in (Verdict.SKIP, Verdict.NOBODY) and not is_lost_race(error):
             events.emit(events.AcceptFailed(error))
         return verdict
 

@@ -136,8 +136,10 @@ def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
 
 def shut_down(sock: socket.socket, how: int) -> None:
     """``sock.shutdown(how)``, and nothing if there is no longer a connection to shut down."""
-    with contextlib.suppress(OSError):
+    try:
         sock.shutdown(how)
+    except OSError:
+        return
 
 
 def swallow(sock: socket.socket, seconds: float, size: int) -> bool:

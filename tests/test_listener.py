@@ -1,4 +1,4 @@
-"""Waiting for clients: the wake-up, the three answers to a failed accept, the back-off."""
+"""Waiting for clients: the wake-up, the four answers to a failed accept, the back-off."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def acceptor(
     [
         *(
             (OSError(getattr(errno, name), ""), Verdict.SKIP)
-            for name in ("EAGAIN", "EINTR", "ECONNABORTED", "ECONNRESET", "EPROTO", "EPERM")
+            for name in ("EINTR", "ECONNABORTED", "ECONNRESET", "EPROTO", "EPERM")
         ),
         *(
             (OSError(getattr(errno, name), ""), Verdict.BACK_OFF)
@@ -55,14 +55,15 @@ def acceptor(
             (OSError(getattr(errno, name), ""), Verdict.STOP)
             for name in ("EBADF", "EINVAL", "ENOTSOCK")
         ),
-        (TimeoutError(), Verdict.SKIP),
+        (OSError(errno.EAGAIN, ""), Verdict.NOBODY),
+        (TimeoutError(), Verdict.NOBODY),
         (ssl.SSLError(1, "bad handshake"), Verdict.SKIP),
         (OSError("without a number"), Verdict.BACK_OFF),
         (RuntimeError("can't start new thread"), Verdict.BACK_OFF),
         (ValueError(), Verdict.BACK_OFF),
     ],
 )
-def test_a_failed_accept_has_three_answers(error: Exception, verdict: Verdict) -> None:
+def test_a_failed_accept_has_one_of_four_answers(error: Exception, verdict: Verdict) -> None:
     assert judge(error) is verdict
 
 

@@ -27,7 +27,7 @@ ORDER = [
     *("__init__", "cli", "__main__"),
 ]
 
-LONGEST_MODULE = 470  # lines
+LONGEST_MODULE = 475  # lines
 LONGEST_FUNCTION = 45  # lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -600,11 +601,38 @@ def test_the_patience_of_a_stop_ends_by_itself_and_then_the_idle_see_the_end() -
 
 
 def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
-    with serving(netkit.EchoHandler, drain_timeout=1000.0) as server, client(server) as sock:
-        sock.sendall(b"1")
-        assert sock.recv(1) == b"1"
+    released = threading.Event()
+
+    def busy(conn: netkit.Connection) -> None:
+        conn.write("?")
+        released.wait(PATIENCE)
+
+    with serving(busy, drain_timeout=1000.0) as server, client(server) as sock:
+        assert sock.recv(1) == b"?"
         server.request_stop(timeout=0.0)
         assert server.stop() == (0, 1)
+        released.set()
+
+
+def test_an_order_that_comes_as_the_stop_begins_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+
+    def busy(conn: netkit.Connection) -> None:
+        conn.write("?")
+        released.wait(PATIENCE)
+
+    with serving(busy, drain_timeout=1000.0) as server, client(server) as sock:
+        assert sock.recv(1) == b"?"
+        close = server.server_close
+
+        def order_and_close() -> None:
+            server.request_stop(timeout=0.0)
+            close()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "server_close", order_and_close)
+            assert server.stop(1000) == (0, 1)
+        released.set()
 
 
 @pytest.mark.parametrize("patience", [-1, "1", float("nan")])
@@ -612,3 +640,24 @@ def test_patience_is_a_number_of_seconds(patience: Any) -> None:
     with serving(netkit.EchoHandler) as server:
         with pytest.raises((TypeError, ValueError), match="patience must be"):
             server.stop(1, patience)
+
+
+def test_a_stop_takes_in_who_is_queued_behind_a_client_that_went_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
+    server._accepting.has_begun = True  # it has served, and was shut down
+    accept = server.get_request
+    errors = [ConnectionAbortedError(errno.ECONNABORTED, "gone"), None, None]
+
+    def get_request() -> Any:
+        error = errors.pop(0)
+        if error:
+            raise error
+        return accept()
+
+    monkeypatch.setattr(server, "get_request", get_request)
+    with client(server) as sock:
+        sock.sendall(b"hello")
+        assert server.stop() == (1, 0)
+        assert receive_all(sock) == b"hello"
