@@ -673,34 +673,35 @@ def test_one_process_serves_unless_more_are_asked_for(run: Run) -> None:
     assert cli._parser().parse_args(["echo"]).workers == 1
 
 
-def test_workers_load_the_handler_of_the_command(module: Any) -> None:
-    before = list(logs.logger.handlers)
-    module(HANDLERS)
-    try:
-        assert handler_in_a_worker("echo", "--workers", "3") == (3, netkit.EchoHandler)
-        assert handler_in_a_worker("greeter", "--workers", "1") == (1, netkit.GreeterHandler)
-        count, handler = handler_in_a_worker("serve", "app:Class", "--workers", "auto")
-        assert count == check_workers("auto")
-        assert handler is sys.modules["app"].Class
-    finally:
-        for added in set(logs.logger.handlers) - set(before):
-            logs.logger.removeHandler(added)
-
-
-@pytest.mark.parametrize("style", ["text", "json"])
-def test_a_worker_that_was_not_forked_writes_its_reports_as_it_is_told(
-    style: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has not been forked from one that writes reports."""
+    level = logs.logger.level
     monkeypatch.setattr(logs.logger, "propagate", logs.logger.propagate)
     monkeypatch.setattr(logs.logger, "handlers", [])
-    level = logs.logger.level
-    try:
-        handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
-        handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
-        logs.write(events.Stopped(1, 0))
-        logs.write(events.AcceptResumed(1.0))
-    finally:
-        logs.logger.setLevel(level)
+    yield
+    logs.logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_workers_load_the_handler_of_the_command(module: Any) -> None:
+    module(HANDLERS)
+    assert handler_in_a_worker("echo", "--workers", "3") == (3, netkit.EchoHandler)
+    assert handler_in_a_worker("greeter", "--workers", "1") == (1, netkit.GreeterHandler)
+    count, handler = handler_in_a_worker("serve", "app:Class", "--workers", "auto")
+    assert count == check_workers("auto")
+    assert handler is sys.modules["app"].Class
+
+
+@pytest.mark.usefixtures("unconfigured")
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_worker_that_was_not_forked_writes_its_reports_as_it_is_told(
+    style: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
+    handler_in_a_worker("echo", "--log-level", "warning", "--log-format", style)
+    logs.write(events.Stopped(1, 0))
+    logs.write(events.AcceptResumed(1.0))
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("{" if style == "json" else "warning: accepting clients again")
 
