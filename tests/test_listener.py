@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -214,14 +215,15 @@ def test_acceptors_that_share_a_listener_are_woken_in_turn(listener: socket.sock
 
     def accept(number: int) -> None:
         while acceptors[number].wait(None):
-            woken.append(number)
-            listener.accept()[0].close()
+            with contextlib.suppress(BlockingIOError):  # one that was just going to wait took it
+                listener.accept()[0].close()
+                woken.append(number)
 
     threads = [threading.Thread(target=accept, args=(number,)) for number in range(3)]
     for thread in threads:
         thread.start()
     time.sleep(0.05)  # all of them wait, which nothing tells
-    for count in range(1, 7):
+    for count in range(1, 61):
         socket.create_connection(listener.getsockname()).close()
         wait_until(lambda count=count: len(woken) == count)
     for acceptor in acceptors:
@@ -229,7 +231,7 @@ def test_acceptors_that_share_a_listener_are_woken_in_turn(listener: socket.sock
     for thread, acceptor in zip(threads, acceptors, strict=True):
         thread.join()
         acceptor.close()
-    assert sorted(set(woken)) == [0, 1, 2]
+    assert min(map(woken.count, range(3))) >= 5  # in line, the first one would have nearly all
 
 
 def test_what_an_acceptor_has_taken_is_given_back_when_it_cannot_be_made(
