@@ -214,7 +214,7 @@ class Registry:
         self.cut(spare)
 
     def drained(self) -> StopReport:
-        """How many connections have finished since `begin_draining`, and how many were cut."""
+        """What became of the connections since the drain began, its patience included."""
         with self._changed:
             return StopReport(self._involved - self._cut, self._cut)
 

@@ -600,7 +600,9 @@ def test_the_patience_of_a_stop_ends_by_itself_and_then_the_idle_see_the_end() -
             sock.close()
 
 
-def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
+@contextlib.contextmanager
+def serving_a_busy_client() -> Iterator[netkit.Server]:
+    """Its handler sees no end of input, and is not done before the end of the block."""
     released = threading.Event()
 
     def busy(conn: netkit.Connection) -> None:
@@ -609,20 +611,18 @@ def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
 
     with serving(busy, drain_timeout=1000.0) as server, client(server) as sock:
         assert sock.recv(1) == b"?"
-        server.request_stop(timeout=0.0)
-        assert server.stop() == (0, 1)
+        yield server
         released.set()
 
 
+def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
+    with serving_a_busy_client() as server:
+        server.request_stop(timeout=0.0)
+        assert server.stop() == (0, 1)
+
+
 def test_an_order_that_comes_as_the_stop_begins_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-
-    def busy(conn: netkit.Connection) -> None:
-        conn.write("?")
-        released.wait(PATIENCE)
-
-    with serving(busy, drain_timeout=1000.0) as server, client(server) as sock:
-        assert sock.recv(1) == b"?"
+    with serving_a_busy_client() as server:
         close = server.server_close
 
         def order_and_close() -> None:
@@ -632,7 +632,6 @@ def test_an_order_that_comes_as_the_stop_begins_counts(monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             patch.setattr(server, "server_close", order_and_close)
             assert server.stop(1000) == (0, 1)
-        released.set()
 
 
 @pytest.mark.parametrize("patience", [-1, "1", float("nan")])
