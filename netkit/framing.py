@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 _VARINT_BYTES = 10  # what 64 bits take, seven in each byte
 _VARINT_TOP = 1  # the most that the tenth of them may hold: one bit is left
 _NETSTRING_DIGITS = 20  # what the largest number of 64 bits has
+_LENGTHS = {
+    (order, size): struct.Struct(sign + code).unpack_from  # nothing is copied for it
+    for order, sign in (("big", ">"), ("little", "<"))
+    for size, code in ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))
+}
 _ZERO, _COLON, _COMMA = b"0:,"
 
 
@@ -89,7 +95,7 @@ class LengthPrefix(Framing):
         header = self.size
         if len(received) < header:
             return header, 0, 0
-        end = header + int.from_bytes(received[:header], self.byteorder)
+        end = header + _LENGTHS[self.byteorder, header](received)[0]
         _check_length(end - header, limit)
         return end, header, end
 

@@ -200,18 +200,18 @@ class Reader(ABC):
         self._settle()
         self._buffer.restart_search()
         limit = self.max_message if framing.max_message is None else framing.max_message
+        size = 1
         while True:
+            needed = size or len(self._buffer) + 1
+            while len(self._buffer) < needed:
+                if not self._fill():
+                    partial = self._buffer.take(needed)
+                    if not partial:
+                        return None
+                    raise IncompleteReadError(partial, size or None)
             size, start, end = framing.measure(self._buffer, limit)
             if 0 < size <= len(self._buffer):
                 return self._buffer.take(size)[start:end]
-            while self._fill():
-                if len(self._buffer) >= size:
-                    break
-            else:
-                partial = self._buffer.take(len(self._buffer))
-                if not partial:
-                    return None
-                raise IncompleteReadError(partial, size or None)
 
     def peek(self, size: int = CHUNK) -> bytes:
         """Up to `size` bytes that the next read will return, without taking them.
