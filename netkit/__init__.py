@@ -25,15 +25,25 @@ _ROOMS = {
     "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
     "errors": (
         "ConnectionClosedError",
+        "FramingError",
         "IncompleteReadError",
         "LineTooLongError",
         "LocalError",
+        "MessageTooLongError",
         "NetkitError",
         "PeerError",
         "ServerStateError",
         "UnknownEncodingError",
         "WorkersFailedError",
         "WriteAfterEndError",
+    ),
+    "framing": (
+        "Delimiter",
+        "FixedSize",
+        "Framing",
+        "LengthPrefix",
+        "Netstrings",
+        "VarintPrefix",
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
     "registry": ("StopReport",),
@@ -54,15 +64,23 @@ if TYPE_CHECKING:
     from .encodings import to_bytes as to_bytes
     from .encodings import to_str as to_str
     from .errors import ConnectionClosedError as ConnectionClosedError
+    from .errors import FramingError as FramingError
     from .errors import IncompleteReadError as IncompleteReadError
     from .errors import LineTooLongError as LineTooLongError
     from .errors import LocalError as LocalError
+    from .errors import MessageTooLongError as MessageTooLongError
     from .errors import NetkitError as NetkitError
     from .errors import PeerError as PeerError
     from .errors import ServerStateError as ServerStateError
     from .errors import UnknownEncodingError as UnknownEncodingError
     from .errors import WorkersFailedError as WorkersFailedError
     from .errors import WriteAfterEndError as WriteAfterEndError
+    from .framing import Delimiter as Delimiter
+    from .framing import FixedSize as FixedSize
+    from .framing import Framing as Framing
+    from .framing import LengthPrefix as LengthPrefix
+    from .framing import Netstrings as Netstrings
+    from .framing import VarintPrefix as VarintPrefix
     from .handlers import EchoHandler as EchoHandler
     from .handlers import GreeterHandler as GreeterHandler
     from .handlers import Handler as Handler

@@ -81,7 +81,7 @@ class Connection(Reader, Ends):
     - `socket`, for options that have no method here;
     - `was_cut`: whether a stopping server has ended it before its handler was done;
     - `opaque`: whether a handler reads the socket itself (then nothing is counted);
-    - `encoding` and `max_line`, which may be set.
+    - `encoding`, `max_line` and `max_message`, which may be set.
     """
 
     # Slots, since a dictionary of so many attributes costs each client 2 KiB. The one among them is
@@ -104,13 +104,14 @@ class Connection(Reader, Ends):
         server: Any = None,
         encoding: str = "utf-8",
         max_line: int = 64 * 1024,
+        max_message: int | None = None,
         opaque: bool = False,
     ) -> None:
         """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it.
 
         `client_address` and `local_name`: its peer's name and its own, where they are known.
         """
-        super().__init__(encoding, max_line)
+        super().__init__(encoding, max_line, max_message)
         with _ids_lock:
             self.id = next(_ids)
         if client_address is None:

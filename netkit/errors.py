@@ -91,6 +91,30 @@ class LineTooLongError(PeerError, ValueError):
         self.limit = limit
 
 
+class MessageTooLongError(PeerError, ValueError):
+    """A message, or what a read asks for, has more than `limit` bytes.
+
+    `size` is the number of bytes that it has, where that is known, or else None. Nothing of it has
+    been taken from the input: where the next message begins, nobody knows, so close the connection.
+    """
+
+    def __init__(self, limit: int, size: int | None = None) -> None:
+        if size is None:
+            text = f"message longer than {limit} bytes"
+        else:
+            text = f"message of {size} bytes, where {limit} are allowed"
+        super().__init__(text)
+        self.limit = limit
+        self.size = size
+
+
+class FramingError(PeerError, ValueError):
+    """What came is no message of the framing that is expected: the message says what it is.
+
+    Where the next message begins, nobody knows, so close the connection.
+    """
+
+
 class WorkersFailedError(NetkitError):
     """No worker process could be brought to serve."""
 

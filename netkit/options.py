@@ -27,6 +27,7 @@ class _Values(NamedTuple):
     idle_timeout: float | None = None
     encoding: str = "utf-8"
     max_line: int = 64 * 1024
+    max_message: int | None = 16 * 1024 * 1024
     # Replies are written whole, so that waiting to fill a packet (RFC 896) only delays them.
     no_delay: bool = True
     # A peer that lost its power never says goodbye: without probes its thread waits for ever.
@@ -94,11 +95,21 @@ def _check_limit(name: str, value: object) -> None:
         check_seconds(name, value, zero=False)
 
 
-def _check_bytes(name: str, value: object) -> None:
+def check_bytes(name: str, value: object) -> None:
+    """TypeError or ValueError, with `name`, unless `value` is a number of bytes, at least one."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a number of bytes, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1 byte, not {value}")
+
+
+def _check_bytes_or_none(name: str, value: object) -> None:
+    if value is not None:
+        check_bytes(name, value)
+
+
+def _bytes_or_off(text: str) -> int | None:
+    return None if text == "off" else int(text)
 
 
 def _check_switch(name: str, value: object) -> None:
@@ -114,7 +125,7 @@ class Flag(NamedTuple):
     """How an option is checked, and how the command line takes it."""
 
     check: Callable[[str, Any], None]
-    type: type
+    type: Callable[[str], Any]
     metavar: str
     help: str
 
@@ -127,7 +138,10 @@ FLAGS = {
         _check_limit, float, "SECONDS", "what a read or a write may wait for its client"
     ),
     "encoding": Flag(_check_encoding, str, "NAME", "how text is written, and lines are read"),
-    "max_line": Flag(_check_bytes, int, "BYTES", "what a line may have"),
+    "max_line": Flag(check_bytes, int, "BYTES", "what a line may have"),
+    "max_message": Flag(
+        _check_bytes_or_none, _bytes_or_off, "BYTES", "what a message may have, or 'off'"
+    ),
     "no_delay": Flag(_check_switch, bool, "on|off", "send small writes at once (TCP_NODELAY)"),
     "keep_alive": Flag(_check_switch, bool, "on|off", "probe silent clients, to find dead ones"),
 }

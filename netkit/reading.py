@@ -1,4 +1,4 @@
-"""Reading a stream in the units a handler wants: chunks, sizes, separators, lines, text.
+"""Reading a stream in the units a handler wants: chunks, sizes, separators, lines, text, messages.
 
 Pure: the bytes come from `Reader._receive`, which is the connection's, or a test's. Nothing is read
 that is not asked for: a method receives only while what it holds is not enough.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .buffer import ReceiveBuffer
 from .encodings import IncrementalDecoder, encode_separator, is_utf8, to_bytes
-from .errors import IncompleteReadError, LineTooLongError
+from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
+
+if TYPE_CHECKING:  # it stands above: a program that has no messages does not import it
+    from .framing import Framing
 
 CHUNK = 64 * 1024  # the most bytes received at once, and that one chunk of iteration has
 
@@ -51,12 +54,16 @@ class Reader(ABC):
 
     __slots__ = (
         *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong"),
-        *("encoding", "max_line"),
+        *("encoding", "max_line", "max_message"),
     )
 
-    def __init__(self, encoding: str, max_line: int) -> None:
+    def __init__(
+        self, encoding: str, max_line: int, max_message: int | None = 16 * 1024 * 1024
+    ) -> None:
+        """`max_message`: the most bytes that one read may gather; None: no limit."""
         self.encoding: str = encoding
         self.max_line: int = max_line
+        self.max_message: int | None = max_message
         self._buffer = ReceiveBuffer()
         self._decoder: IncrementalDecoder | None = None
         self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
@@ -72,14 +79,19 @@ class Reader(ABC):
         """Up to `size` bytes, as soon as there are any; without `size`, everything to the end.
 
         Waits until something has come. An empty result is the end of input. Text (`set_encoding`)
-        is never cut within a character, and `size` still counts bytes.
+        is never cut within a character, and `size` still counts bytes. MessageTooLongError if there
+        are more than `max_message` bytes to the end; nothing is taken then.
         """
         if size == 0:
             return self._decoded(b"")
         self._settle()
         if size < 0:
-            while self._fill():
-                pass
+            limit = self.max_message
+            while limit is None or len(self._buffer) <= limit:
+                if not self._fill():
+                    break
+            else:
+                raise MessageTooLongError(limit)
             return self._decoded(self._buffer.take(len(self._buffer)), final=True)
         while True:
             data = self._read_some(size)
@@ -101,9 +113,14 @@ class Reader(ABC):
             yield chunk
 
     def readexactly(self, size: int) -> Any:
-        """Exactly `size` bytes. IncompleteReadError if the input ends before that."""
+        """Exactly `size` bytes. IncompleteReadError if the input ends before that.
+
+        MessageTooLongError if `size` is more than `max_message`; nothing is received then.
+        """
         if size < 0:
             raise ValueError(f"size must be 0 or more, not {size}")
+        if self.max_message is not None and size > self.max_message:
+            raise MessageTooLongError(self.max_message, size)
         self._settle()
         while len(self._buffer) < size:
             if not self._fill():
@@ -166,6 +183,35 @@ class Reader(ABC):
             return text.removesuffix("\n").removesuffix("\r")
 
         return iter(next_line, None)
+
+    def messages(self, framing: Framing) -> Iterator[bytes]:
+        """The messages, until the input ends after one. Always bytes. Errors: `read_message`."""
+        return iter(lambda: self.read_message(framing), None)
+
+    def read_message(self, framing: Framing) -> bytes | None:
+        """One message, always bytes; None if the input ends before it begins.
+
+        IncompleteReadError if the input ends within one, also within its length: `partial` is what
+        came of it, with the length, and `expected` what it needs at least. MessageTooLongError if
+        it has more than `max_message` bytes (the framing's, or else the reader's), as soon as that
+        is known. FramingError if it is none. After the last two every further call raises the same,
+        since nothing has been taken: close the connection.
+        """
+        self._settle()
+        self._buffer.restart_search()
+        limit = self.max_message if framing.max_message is None else framing.max_message
+        size = 1
+        while True:
+            needed = size or len(self._buffer) + 1
+            while len(self._buffer) < needed:
+                if not self._fill():
+                    partial = self._buffer.take(needed)
+                    if not partial:
+                        return None
+                    raise IncompleteReadError(partial, size or None)
+            size, start, end = framing.measure(self._buffer, limit)
+            if 0 < size <= len(self._buffer):
+                return self._buffer.take(size)[start:end]
 
     def peek(self, size: int = CHUNK) -> bytes:
         """Up to `size` bytes that the next read will return, without taking them.

@@ -204,6 +204,7 @@ class ClientServer(socketserver.ThreadingTCPServer):
             server=self,
             encoding=options.encoding,
             max_line=options.max_line,
+            max_message=options.max_message,
             opaque=opaque,
         )
         if not INHERITS_OPTIONS:  # pragma: no cover - see there

@@ -180,6 +180,8 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
                 ("--idle-timeout 0", "--idle-timeout: it must be more than 0 seconds, not 0.0"),
                 ("--max-line 0", "--max-line: it must be at least 1 byte, not 0"),
                 ("--max-line 1.5", "--max-line: it must be a number of bytes, not '1.5'"),
+                ("--max-message 0", "--max-message: it must be at least 1 byte, not 0"),
+                ("--max-message on", "--max-message: it must be a number of bytes, not 'on'"),
                 ("--encoding nope", "--encoding: unknown encoding 'nope'"),
                 (
                     "--encoding utf9",

@@ -49,6 +49,17 @@ from netkit import errors
             (errors.PeerError, ValueError),
             "line longer than 10 bytes; it is skipped",
         ),
+        (
+            errors.MessageTooLongError(10),
+            (errors.PeerError, ValueError),
+            "message longer than 10 bytes",
+        ),
+        (
+            errors.MessageTooLongError(10, 11),
+            (errors.PeerError, ValueError),
+            "message of 11 bytes, where 10 are allowed",
+        ),
+        (errors.FramingError("x"), (errors.PeerError, ValueError), "x"),
     ],
 )
 def test_each_error_says_what_happened_and_whose_fault_it_is(
@@ -67,6 +78,8 @@ def test_what_a_program_needs_to_go_on_is_in_the_error() -> None:
     incomplete = errors.IncompleteReadError("ab", 5)
     assert (incomplete.partial, incomplete.expected) == ("ab", 5)
     assert errors.LineTooLongError(10).limit == 10
+    too_long = errors.MessageTooLongError(10, 11)
+    assert (too_long.limit, too_long.size) == (10, 11)
 
 
 def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> None:
@@ -84,6 +97,8 @@ def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> Non
         errors.UnknownEncodingError("utf9", ["utf8"]),
         errors.IncompleteReadError(b"abc", 5),
         errors.LineTooLongError(10),
+        errors.MessageTooLongError(10, 11),
+        errors.FramingError("x"),
     ],
 )
 def test_errors_survive_being_copied_and_sent_to_another_process(

@@ -19,6 +19,7 @@ def test_the_defaults_are_these() -> None:
         "idle_timeout": None,
         "encoding": "utf-8",
         "max_line": 65536,
+        "max_message": 16 * 1024 * 1024,
         "no_delay": True,
         "keep_alive": True,
         "handler_args": {},
@@ -34,6 +35,8 @@ def test_the_defaults_are_these() -> None:
         ("idle_timeout", 0.001),
         ("encoding", "shift_jis"),
         ("max_line", 1),
+        ("max_message", 1),
+        ("max_message", None),
         ("no_delay", False),
         ("keep_alive", False),
         ("handler_args", {"greeting": "hello"}),
@@ -66,7 +69,7 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
         Options(max_lines=5)
     assert str(caught.value) == (
         "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, encoding, "
-        "max_line, no_delay, keep_alive, handler_args"
+        "max_line, max_message, no_delay, keep_alive, handler_args"
     )
 
 
@@ -91,6 +94,8 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("max_line", 0, ValueError, "max_line must be at least 1 byte, not 0"),
         ("max_line", 1.0, TypeError, "max_line must be a number of bytes, not 1.0"),
         ("max_line", True, TypeError, "max_line must be a number of bytes, not True"),
+        ("max_message", 0, ValueError, "max_message must be at least 1 byte, not 0"),
+        ("max_message", "1", TypeError, "max_message must be a number of bytes, not '1'"),
         ("no_delay", 1, TypeError, "no_delay must be True or False, not 1"),
         ("keep_alive", None, TypeError, "keep_alive must be True or False, not None"),
         ("handler_args", [], TypeError, r"handler_args must be a mapping, not []"),
@@ -121,6 +126,13 @@ def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments
     for flag in FLAGS.values():
         assert flag.help
         assert flag.metavar
+
+
+def test_off_on_the_command_line_is_no_limit_of_a_message() -> None:
+    assert FLAGS["max_message"].type("off") is None
+    assert FLAGS["max_message"].type("10") == 10
+    with pytest.raises(ValueError, match="invalid literal"):
+        FLAGS["max_message"].type("on")
 
 
 def test_the_defaults_pass_their_own_checks() -> None:

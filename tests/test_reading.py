@@ -13,7 +13,13 @@ from support import CountingBuffer
 
 from netkit.buffer import ReceiveBuffer
 from netkit.encodings import IncrementalDecoder
-from netkit.errors import IncompleteReadError, LineTooLongError, UnknownEncodingError
+from netkit.errors import (
+    IncompleteReadError,
+    LineTooLongError,
+    MessageTooLongError,
+    UnknownEncodingError,
+)
+from netkit.framing import Delimiter, Framing, LengthPrefix
 from netkit.reading import AHEAD, CHUNK, FIRST_CHUNK, Reader, next_chunk
 
 
@@ -21,9 +27,13 @@ class Pieces(Reader):
     """Receives these pieces in turn; an exception among them is raised once."""
 
     def __init__(
-        self, *pieces: bytes | Exception, encoding: str = "utf-8", max_line: int = 65536
+        self,
+        *pieces: bytes | Exception,
+        encoding: str = "utf-8",
+        max_line: int = 65536,
+        max_message: int | None = None,
     ) -> None:
-        super().__init__(encoding, max_line)
+        super().__init__(encoding, max_line, max_message)
         self.pieces = list(reversed(pieces))
         self.received = 0
         self.most_held = 0
@@ -67,11 +77,16 @@ NEWLINES = {
 }
 
 
+BY_LENGTH = LengthPrefix(1)
+BY_DELIMITER = Delimiter(b"ab")
+
+
 class Reference:
     """What reading means, on the joined bytes: nothing here waits, buffers or remembers."""
 
-    def __init__(self, data: bytes, max_line: int) -> None:
+    def __init__(self, data: bytes, max_line: int, max_message: int | None) -> None:
         self.data, self.max_line = data, max_line
+        self.max_message = len(data) + 1000 if max_message is None else max_message
         self.at = 0
         self.encoding = "utf-8"
         self.decoder: IncrementalDecoder | None = None
@@ -109,6 +124,8 @@ class Reference:
 
     def read_all(self) -> Any:
         self.skip()
+        if len(self.data) - self.at > self.max_message:
+            raise MessageTooLongError(self.max_message)
         return self.text(self.take(len(self.data)), final=True)
 
     def read_byte(self) -> Any:
@@ -120,6 +137,8 @@ class Reference:
                 return text
 
     def readexactly(self, size: int) -> Any:
+        if size > self.max_message:
+            raise MessageTooLongError(self.max_message, size)
         self.skip()
         taken = self.take(size)
         if len(taken) < size:
@@ -142,6 +161,26 @@ class Reference:
             if text or not line:
                 return text
 
+    def read_message(self, framing: Framing) -> bytes | None:
+        self.skip()
+        rest = self.data[self.at :]
+        if not rest:
+            return None
+        size = rest[0] if framing is BY_LENGTH else None
+        message, separator, _ = rest.partition(b"ab")
+        if framing is BY_LENGTH:
+            message, complete = rest[1 : 1 + rest[0]], len(rest) > rest[0]
+            too_long = rest[0] > self.max_message
+        else:
+            complete = bool(separator)
+            too_long = len(message) - (0 if complete else 1) > self.max_message
+        if too_long:
+            raise MessageTooLongError(self.max_message, size)
+        if not complete:
+            raise IncompleteReadError(self.take(len(rest)), None if size is None else size + 1)
+        self.take(len(message) + (1 if framing is BY_LENGTH else 2))
+        return message
+
     def next_line(self, decoder: IncrementalDecoder | None) -> str | None:
         line, complete = self.up_to(*NEWLINES[self.encoding])
         text = (self.decoder or decoder or IncrementalDecoder(self.encoding)).decode(
@@ -162,7 +201,7 @@ def outcome(call: Callable[[], Any]) -> Any:
             return call()
         except TimeoutError:
             continue
-        except (LineTooLongError, IncompleteReadError) as error:
+        except (LineTooLongError, MessageTooLongError, IncompleteReadError) as error:
             return type(error), str(error), vars(error)
 
 
@@ -187,7 +226,7 @@ def compare(reader: Reader, reference: Reference, step: tuple[str, Any]) -> None
     if method == "byte":
         assert outcome(lambda: reader.read(1)) == reference.read_byte()
     elif method == "all":
-        assert outcome(reader.read) == reference.read_all()
+        assert outcome(reader.read) == outcome(reference.read_all)
     elif method == "nothing":
         assert not reader.read(0)
     elif method == "peek":
@@ -220,7 +259,9 @@ STEPS = st.one_of(
     st.tuples(st.just("readline"), st.none()),
     st.tuples(st.just("readline"), st.none()),
     st.tuples(st.just("lines"), st.integers(1, 4)),
+    st.tuples(st.just("read_message"), st.sampled_from([BY_LENGTH, BY_DELIMITER])),
 )
+LIMITS = st.none() | st.integers(1, 12)
 TOKENS = st.one_of(
     st.sampled_from([b"\n", b"\r\n", b"a", b"ab", b"\0", b"\n\0", b"\0\n", b"a\0", b"\x0a\x0a"]),
     st.sampled_from(["é", "日本", "\U0001f600"]).flatmap(
@@ -234,12 +275,18 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
 def run(
-    data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str | None
+    data: bytes,
+    sizes: list[int],
+    steps: list[tuple[str, Any]],
+    max_line: int,
+    encoding: str | None,
+    max_message: int | None,
 ) -> None:
     pieces: list[bytes | Exception] = []
     for piece in in_pieces(data, sizes):
         pieces += [TimeoutError(), piece]  # nothing may be lost by it, wherever it comes
-    reader, reference = Pieces(*pieces, max_line=max_line), Reference(data, max_line)
+    reader = Pieces(*pieces, max_line=max_line, max_message=max_message)
+    reference = Reference(data, max_line, max_message)
     if encoding:
         compare(reader, reference, ("encoding", encoding))
     for step in (*steps, ("all", None), ("all", None)):
@@ -247,14 +294,19 @@ def run(
 
 
 @settings(max_examples=150, deadline=None)
-@given(DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12))
-@example(b"aaaa\nab\n", [1], [("readline", None), ("some", 3)], 2)
-@example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2)
-@example(b"aaaa\nab\n", [8], [("readline", None), ("peek", 3), ("readexactly", 3)], 2)
+@given(DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12), LIMITS)
+@example(b"aaaa\nab\n", [1], [("readline", None), ("some", 3)], 2, None)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2, None)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("peek", 3), ("readexactly", 3)], 2, None)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("read_message", BY_DELIMITER)], 2, None)
 def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
-    data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int
+    data: bytes,
+    sizes: list[int],
+    steps: list[tuple[str, Any]],
+    max_line: int,
+    max_message: int | None,
 ) -> None:
-    run(data, sizes, steps, max_line, None)
+    run(data, sizes, steps, max_line, None, max_message)
 
 
 @settings(max_examples=200, deadline=None)
@@ -273,7 +325,7 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
 def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
     data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str
 ) -> None:
-    run(data, sizes, steps, max_line, encoding)
+    run(data, sizes, steps, max_line, encoding, None)
 
 
 @settings(max_examples=100, deadline=None)
@@ -715,6 +767,52 @@ def test_what_interrupts_the_skipping_of_a_line_loses_nothing() -> None:
         with pytest.raises(TimeoutError):
             reader.readline()
     assert reader.readline() == b"ok\n"
+
+
+# --- Reads that would gather too much ---
+
+
+@pytest.mark.parametrize("sizes", [[1], [64]])
+def test_read_to_the_end_gathers_max_message_bytes_and_no_more(sizes: list[int]) -> None:
+    assert Pieces(*in_pieces(b"12345", sizes), max_message=5).read() == b"12345"
+    reader = Pieces(*in_pieces(b"123456", sizes), max_message=5)
+    for _ in range(2):
+        with pytest.raises(MessageTooLongError, match="^message longer than 5 bytes$"):
+            reader.read()
+    assert reader.read(3) == b"123"
+    assert reader.read() == b"456"
+
+
+def test_a_flood_is_not_gathered_by_a_read_to_the_end() -> None:
+    reader = Pieces(*[b"x" * CHUNK] * 100, max_message=CHUNK)
+    with pytest.raises(MessageTooLongError):
+        reader.read()
+    assert reader.received == 2 * CHUNK
+
+
+def test_readexactly_refuses_too_large_a_size_before_it_receives_anything() -> None:
+    reader = Pieces(b"123456", max_message=5)
+    text = "^message of 6 bytes, where 5 are allowed$"
+    with pytest.raises(MessageTooLongError, match=text) as caught:
+        reader.readexactly(6)
+    assert (caught.value.limit, caught.value.size) == (5, 6)
+    assert reader.received == 0
+    assert reader.readexactly(5) == b"12345"
+
+
+def test_what_is_bounded_by_its_own_size_has_no_other_limit() -> None:
+    reader = Pieces(b"123456", b"78", max_message=2)
+    assert reader.peek(5) == b"12345"
+    assert reader.read(4) == b"1234"
+    assert list(reader) == [b"56", b"78"]
+
+
+def test_a_reader_gathers_16_mib_unless_told_otherwise() -> None:
+    class Silent(Reader):
+        def _receive(self) -> bytes:
+            return b""
+
+    assert Silent("utf-8", 100).max_message == 16 * 1024 * 1024
 
 
 # --- What it costs ---
