@@ -6,9 +6,13 @@ Pure: nothing here resolves a name or touches a socket. Family names are those o
 
 from __future__ import annotations
 
+import re
+import socket
 from typing import Any, NamedTuple
 
 MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
+
+_MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # of an IPv4 address as IPv6, RFC 4291 section 2.5.5.2
 
 
 class SocketAddress(NamedTuple):
@@ -27,6 +31,22 @@ class SocketAddress(NamedTuple):
         if not isinstance(name, tuple) or len(name) < 2:
             return None
         return cls(name[0], name[1], "IPv6" if len(name) == 4 else "IPv4")
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress | None:
+        """From ``127.0.0.1:80`` or ``[::1]:80``; None for anything else.
+
+        Stricter than a URL, and than Node: four decimal numbers, and a port of digits.
+        """
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        address = host[1:-1] if bracketed else host
+        if not colon or is_ip(address) != (6 if bracketed else 4) or not port.isdecimal():
+            return None
+        try:
+            return cls(address, check_port(port), "IPv6" if bracketed else "IPv4")
+        except ValueError:
+            return None
 
 
 class Ends:
@@ -108,3 +128,55 @@ def check_port(port: int | str) -> int:
     if not 0 <= port <= MAX_PORT:
         raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
     return port
+
+
+def parse_ip(text: str) -> bytes | None:
+    """An IPv4 or IPv6 address in its 4 or 16 bytes; None if it is neither. A zone is ignored."""
+    family = socket.AF_INET
+    if ":" in text:
+        family, text = socket.AF_INET6, text.partition("%")[0]
+    try:
+        return socket.inet_pton(family, text)
+    except (OSError, ValueError):  # ValueError: a null character, or none of ASCII
+        return None
+
+
+_ZONE = re.compile(r"[0-9a-zA-Z\-.:]+")
+
+
+def is_ip(text: str) -> int:
+    """4 for an IPv4 address, 6 for an IPv6 address (``%zone`` allowed), 0 for anything else.
+
+    Leading zeros, white space and prefix lengths are allowed in neither.
+    """
+    address, percent, zone = text.partition("%")
+    if percent and (":" not in address or not _ZONE.fullmatch(zone)):
+        return 0
+    packed = parse_ip(address)
+    return 0 if packed is None else 4 if len(packed) == 4 else 6
+
+
+def is_ipv4(text: str) -> bool:
+    """Whether `text` is an IPv4 address, see `is_ip`."""
+    return is_ip(text) == 4
+
+
+def is_ipv6(text: str) -> bool:
+    """Whether `text` is an IPv6 address, see `is_ip`."""
+    return is_ip(text) == 6
+
+
+def network_of(address: str) -> str:
+    """Under which name one client counts: an IPv4 address, or the /64 network of an IPv6 one.
+
+    Whoever has an IPv6 address has a whole such network (RFC 6177). What is no address stands for
+    itself.
+    """
+    if ":" not in address:
+        return address
+    packed = parse_ip(address)
+    if packed is None:
+        return address
+    if packed[:12] == _MAPPED_PREFIX:
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netkit import addresses
 from netkit.addresses import SocketAddress, check_port, describe_peer, format_address
 
 
@@ -87,3 +88,63 @@ def test_a_port_that_is_no_number_is_a_value_error(port: str) -> None:
 def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
     with pytest.raises(TypeError, match="^port must be a number from 0 to 65535, not "):
         check_port(port)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("127.0.0.1", 4),
+        ("::1", 6),
+        ("::ffff:1.2.3.4", 6),
+        ("fe80::1%eth0", 6),
+        ("::1%", 0),
+        ("::1%a b", 0),
+        ("1.2.3.4%eth0", 0),
+        ("01.2.3.4", 0),
+        (" 1.2.3.4", 0),
+        ("1.2.3.4/8", 0),
+        ("1.2.3", 0),
+        ("localhost", 0),
+        ("", 0),
+        ("1.2.3.4\0", 0),
+        ("\u0661.2.3.4", 0),
+    ],
+)
+def test_what_is_an_ip_address(text: str, version: int) -> None:
+    assert addresses.is_ip(text) == version
+    assert addresses.is_ipv4(text) == (version == 4)
+    assert addresses.is_ipv6(text) == (version == 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("1.2.3.4:80", ("1.2.3.4", 80, "IPv4")),
+        ("[::1]:80", ("::1", 80, "IPv6")),
+        ("[::1]", None),
+        ("::1:80", None),
+        ("[1.2.3.4]:80", None),
+        ("1.2.3.4:65536", None),
+        ("1.2.3.4:", None),
+        ("1.2.3.4:+1", None),
+        ("1.2.3.4:\u00b2", None),
+        ("1.2.3.4", None),
+        ("256.1.1.1:80", None),
+    ],
+)
+def test_a_socket_address_is_parsed(text: str, parsed: Any) -> None:
+    assert SocketAddress.parse(text) == parsed
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("x:y", "x:y"),
+    ],
+)
+def test_one_client_counts_under_one_name(address: str, network: str) -> None:
+    assert addresses.network_of(address) == network
