@@ -3,40 +3,29 @@
 Rules:
 
 1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
-   threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `cut`,
-   `close`, `destroy`. Closing a descriptor wakes nobody who waits in it, so these shut the socket
-   down and leave the closing to the thread that waits.
+   threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `interrupt`,
+   `cut`, `close`, `destroy`. Closing a descriptor wakes nobody who waits in it, so these shut the
+   socket down and leave the closing to the thread that waits.
 2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
-   so the number cannot belong to another client by then. Nobody waits while holding it.
-3. `_reading` is held during a wait for input, `_write_lock` for the whole of a write; both come
-   before `_lock`. A read and a write take one lock each, and look at one flag, `_changed`, for all
-   that may have happened: locks are most of what they cost.
-4. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
-   more of a message is under way. A reset is an error, not an end.
-5. Closing never truncates: the end of our side is sent first, and what the peer still sends is
+   so the number cannot belong to another client by then. (Its reads and writes, and what they lock,
+   are in `netkit.stream`.)
+3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
    swallowed for a while, since closing with unread input makes the kernel reset the connection and
    throw away what the peer has not read yet (RFC 2525 section 2.17).
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
 import socket
-import threading
 import time
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import sockets
-from .addresses import Ends, describe_peer
-from .encodings import to_bytes
-from .errors import ConnectionClosedError, WriteAfterEndError
-from .options import check_seconds
-from .reading import FIRST_CHUNK, Reader, next_chunk
+from .options import TimeLimits, check_seconds
+from .stream import Stream, Writable
+from .timing import Timer
 
-Writable = str | bytes | bytearray | memoryview
-_Bytes = bytes | bytearray | memoryview
 _Self = TypeVar("_Self", bound="Connection")
 
 # How long, and for how much, a close waits for the peer to end its side: enough for a client that
@@ -52,11 +41,8 @@ QUIET_SECONDS = 0.5
 # the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
 UNSENT_SECONDS = 0.05
 
-_ids = itertools.count(1)
-_ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
 
-
-class Connection(Reader, Ends):
+class Connection(Stream):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
@@ -84,16 +70,7 @@ class Connection(Reader, Ends):
     - `encoding`, `max_line` and `max_message`, which may be set.
     """
 
-    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The one among them is
-    # for those that a program sets, and made when it does.
-    __slots__ = (
-        *("id", "server", "peer", "socket", "thread", "opaque", "opened_at"),
-        *("bytes_read", "bytes_written", "error", "was_cut"),
-        *("_remote_name", "_local_name", "_timeout", "_chunk"),
-        *("_lock", "_reading", "_write_lock"),
-        *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
-        *("_closing", "_finished", "_closed", "__dict__", "__weakref__"),
-    )
+    __slots__ = ("opened_at", "server", "thread", "ticket")
 
     def __init__(
         self,
@@ -111,159 +88,13 @@ class Connection(Reader, Ends):
 
         `client_address` and `local_name`: its peer's name and its own, where they are known.
         """
-        super().__init__(encoding, max_line, max_message)
-        with _ids_lock:
-            self.id = next(_ids)
-        if client_address is None:
-            client_address = sock.getpeername()
+        super().__init__(sock, client_address, local_name, opaque, encoding, max_line, max_message)
         self.server = server
-        self.peer = describe_peer(client_address)
-        self._remote_name = client_address
-        self._local_name = local_name or sockets.local_name(sock)
-        self.bytes_read = 0
-        self.bytes_written = 0
-        self.error: BaseException | None = None
         self.opened_at = time.monotonic()
         self.thread: int | None = None
-        self.socket = sock
-        self.opaque = opaque
-        self._timeout: float | None = None
-        self._chunk = FIRST_CHUNK
-        self._changed = False  # one of the flags below is set that says more than "open"
-        self._eof = False
-        self._peer_ended = False
-        self._ended = False
-        self._reading = threading.Lock()
-        self._write_lock = threading.Lock()
-        self._lock = threading.RLock()  # a signal handler may stop the server from within
-        self._draining = False  # no message is to be begun any more
-        self._input_shut = False  # by `end_input`
-        self.was_cut = False
-        self._closing = self._finished = self._closed = False
+        self.ticket: Any = None  # what admitted it to its server
 
-    # Receiving and sending
-
-    def _receive(self) -> bytes:
-        """One chunk from the kernel; ``b""`` at the end of input."""
-        try:
-            with self._reading:
-                if self._changed and self._is_at_end():
-                    return b""
-                chunk = self._chunk
-                data = self.socket.recv(chunk)
-        except OSError as error:
-            raise self._failure(error, "received from") from None
-        finally:
-            if self._changed:
-                self._stop_waiting()
-        if not data:
-            return self._note_end()
-        size = len(data)
-        self.bytes_read += size
-        if size == chunk or chunk > FIRST_CHUNK:
-            self._chunk = next_chunk(chunk, size)
-        return data
-
-    def _is_at_end(self) -> bool:
-        if self._closed or self._closing:
-            raise ConnectionClosedError
-        if self._draining and not self._buffer and not sockets.readable(self.socket):
-            self._eof = True
-        return self._eof
-
-    def _note_end(self) -> bytes:
-        if self.was_cut and self._buffer:  # half a message is not to pass for a whole one
-            raise self._failure(OSError(), "received from")
-        self._eof = self._changed = True
-        self._peer_ended = not self._draining
-        return b""
-
-    def _is_waiting(self) -> bool:
-        """Whether a thread is in a recv. Ask only once `_changed` has been set, see there."""
-        if self._reading.acquire(blocking=False):
-            self._reading.release()
-            return False
-        return True
-
-    def _stop_waiting(self) -> None:
-        with self._lock:
-            closed = self._closed
-        if closed:  # another thread has closed it meanwhile and left this to us
-            self._release()
-
-    def _note_change(self) -> None:
-        """Have every thread that comes to a wait, or leaves one, look at the flags.
-
-        In a step of its own, and before the question who is waiting: then either we find a thread
-        in its wait, or it finds the flags. (Taking and giving back the lock keeps this order also
-        where processors do not.)
-        """
-        with self._lock:
-            self._changed = True
-
-    def _failure(self, error: OSError, what: str) -> OSError:
-        """The exception for a failed system call, which is remembered as this connection's."""
-        failure = error
-        if self.was_cut:
-            text = f"the connection to {self.peer} was cut, since the server stops"
-            failure = ConnectionAbortedError(errno.ECONNABORTED, text)
-        elif isinstance(error, BlockingIOError):
-            text = f"nothing {what} {self.peer} for {self._timeout or 0:g} seconds"
-            failure = TimeoutError(errno.ETIMEDOUT, text)
-        elif isinstance(error, BrokenPipeError) and (self._closed or self._closing):
-            failure = ConnectionClosedError()  # by another thread, during the call
-        else:
-            failure = sockets.explain(error, self.peer)
-        self.error = failure
-        return failure
-
-    # Writing
-
-    def write(self, data: Writable, encoding: str | None = None) -> int:
-        """Send all of `data` and return its number of bytes once the kernel has them.
-
-        Text is encoded with `encoding`, or else with this connection's. Waits while the peer's
-        window and the kernel's buffer are full: a slow peer slows this thread and no other.
-        Thread-safe: what one call writes stays together.
-
-        WriteAfterEndError after `end`, ConnectionClosedError after `close`, BrokenPipeError or
-        ConnectionResetError if the peer is gone, TimeoutError if `set_timeout` was called and the
-        peer took nothing in that time.
-        """
-        payload = data if type(data) is bytes else self._encoded(data, encoding)
-        with self._write_lock:
-            if self._changed:
-                self._check_writable()
-            if not payload:
-                return 0
-            try:
-                sent = self.socket.send(payload)
-                self.bytes_written += sent
-                if sent < len(payload):
-                    self._send_rest(payload, sent)
-            except OSError as error:
-                raise self._failure(error, "could be sent to") from None
-        return len(payload)
-
-    def _encoded(self, data: Writable, encoding: str | None) -> _Bytes:
-        if isinstance(data, (bytes, bytearray)):
-            return data
-        if isinstance(data, memoryview) and data.c_contiguous:
-            return data.cast("B")
-        return to_bytes(data, encoding or self.encoding)
-
-    def _check_writable(self) -> None:
-        if self._closed or self._closing:
-            raise ConnectionClosedError
-        if self._ended:
-            raise WriteAfterEndError
-
-    def _send_rest(self, payload: _Bytes, sent: int) -> None:
-        with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
-            while sent < len(whole):
-                more = self.socket.send(whole[sent:])
-                self.bytes_written += more
-                sent += more
+    # Ending
 
     def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
         """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
@@ -368,6 +199,12 @@ class Connection(Reader, Ends):
             )
         self._stop_waiting()
 
+    def _stop_waiting(self) -> None:
+        with self._lock:
+            closed = self._closed
+        if closed:  # another thread has closed it meanwhile and left this to us
+            self._release()
+
     def _release(self) -> None:
         with self._write_lock, self._lock:
             self._closed = True
@@ -411,14 +248,33 @@ class Connection(Reader, Ends):
             sockets.shut_down(self.socket, socket.SHUT_RD)
             return None
 
+    def interrupt(self, reason: OSError, hard: bool = False) -> bool:
+        """Wake its thread from a read or a write, and raise `reason` there; from any thread.
+
+        If it does neither, the next read or write raises it. If the handler lets it pass, the
+        client gets what has been written, and the log has the reason. A handler that catches it
+        finds its input ended, and may write a last word, unless it was a write that was ended, or
+        this is `hard`. One that reads the socket itself sees the end of both. False if the
+        connection was over.
+        """
+        return self._end_now(reason, hard)
+
     def cut(self) -> bool:
         """End it now, in both directions; its thread wakes and closes it. False if it was over."""
+        return self._end_now(None, True)
+
+    def _end_now(self, reason: OSError | None, hard: bool) -> bool:
         self._note_change()
         with self._lock:
             if self._closed:
                 return False
-            self._draining = self.was_cut = True
-            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            if reason is None:
+                self._draining = self.was_cut = True
+            else:
+                self._interruption = reason
+                self._input_shut = True
+            hard = hard or self.opaque or self._closing or self._write_lock.locked()
+            sockets.shut_down(self.socket, socket.SHUT_RDWR if hard else socket.SHUT_RD)
             return True
 
     # Settings and state
@@ -426,12 +282,18 @@ class Connection(Reader, Ends):
     def set_timeout(self, seconds: float | None) -> None:
         """How long each read may wait for input, and each write for progress; None: for ever.
 
-        TypeError or ValueError unless it is more than 0.
+        Instead of the options `idle_timeout` and `write_timeout`. TypeError or ValueError unless it
+        is more than 0.
         """
         if seconds is not None:
             check_seconds("timeout", seconds, zero=False)
-        sockets.set_timeout(self.socket, seconds)
-        self._timeout = seconds
+        self.set_limits(self._limits._replace(idle_timeout=seconds, write_timeout=seconds))
+
+    def set_limits(self, limits: TimeLimits) -> None:
+        """Replace all time limits of reading and writing; a wait under way may keep its own."""
+        self._limits = limits
+        timer = Timer(self.socket, limits, self.peer)  # which takes former ones from the kernel
+        self._timer = timer if any(limits) else None
 
     def set_no_delay(self, on: bool = True) -> None:
         """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""

@@ -62,21 +62,28 @@ def set_keep_alive(sock: socket.socket, on: bool) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def set_timeout(sock: socket.socket, seconds: float | None) -> None:
-    """Bound each wait of a blocking socket: recv and send then raise BlockingIOError.
+def set_receive_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """Bound each wait of a blocking socket for input: recv then raises BlockingIOError.
 
-    Done by the kernel (SO_RCVTIMEO and SO_SNDTIMEO, socket(7)), since ``settimeout`` costs a
-    ``poll()`` for each call. A send that makes progress starts its time anew.
+    Done by the kernel (SO_RCVTIMEO, socket(7)), since ``settimeout`` costs a ``poll()`` for each
+    call.
     """
+    _set_kernel_timeout(sock, socket.SO_RCVTIMEO, seconds)
+
+
+def set_send_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """As `set_receive_timeout`, for a send (SO_SNDTIMEO) that can send nothing."""
+    _set_kernel_timeout(sock, socket.SO_SNDTIMEO, seconds)
+
+
+def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float | None) -> None:
     if sys.platform == "win32":  # pragma: no cover - another layout of the option
         sock.settimeout(seconds)
         return
     whole, fraction = divmod(seconds or 0.0, 1)
     # A timeval of zero means no limit, so the smallest limit is a microsecond.
     microseconds = max(int(fraction * 1_000_000), 1 if seconds and not whole else 0)
-    limit = struct.pack("@ll", int(whole), microseconds)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(whole), microseconds))
 
 
 def local_name(sock: socket.socket) -> Any:

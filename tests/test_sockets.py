@@ -74,7 +74,8 @@ def test_the_options_of_tcp_mean_nothing_to_a_unix_socket(unix_socket: socket.so
 @pytest.mark.parametrize("seconds", [0.05, 0.000_000_1])
 def test_a_time_limit_bounds_a_receive_and_a_send(seconds: float) -> None:
     with tcp_pair() as (ours, _):
-        sockets.set_timeout(ours, seconds)
+        sockets.set_receive_timeout(ours, seconds)
+        sockets.set_send_timeout(ours, seconds)
         assert ours.gettimeout() is None
         with pytest.raises(BlockingIOError):
             ours.recv(1)
@@ -85,7 +86,7 @@ def test_a_time_limit_bounds_a_receive_and_a_send(seconds: float) -> None:
 
 def test_a_time_limit_of_seconds_and_a_fraction_is_both() -> None:
     with tcp_pair() as (ours, _):
-        sockets.set_timeout(ours, 1.05)
+        sockets.set_receive_timeout(ours, 1.05)
         begun = time.monotonic()
         with pytest.raises(BlockingIOError):
             ours.recv(1)
@@ -94,8 +95,8 @@ def test_a_time_limit_of_seconds_and_a_fraction_is_both() -> None:
 
 def test_a_time_limit_can_be_taken_away() -> None:
     with tcp_pair() as (ours, peer):
-        sockets.set_timeout(ours, 0.000_001)
-        sockets.set_timeout(ours, None)
+        sockets.set_receive_timeout(ours, 0.000_001)
+        sockets.set_receive_timeout(ours, None)
         received: list[bytes] = []
         with in_thread(lambda: received.append(ours.recv(1))):
             peer.sendall(b"x")

@@ -1,0 +1,241 @@
+"""Bytes to and from one connected socket, within time limits.
+
+The reading and the writing half of a `Connection`, which adds its life: closing it, and being
+stopped. Rules:
+
+1. `_reading` is held during a wait for input, `_write_lock` for the whole of a write; both come
+   before `_lock`, which guards the flags and is never held while waiting. A read and a write take
+   one lock each, and look at one flag, `_changed`, for all that may have happened: locks are most
+   of what they cost.
+2. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
+   more of a message is under way. A reset is an error, not an end.
+3. Without time limits nothing lies between a read, or a write, and its system call.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import socket
+import threading
+from typing import Any
+
+from . import sockets
+from .addresses import Ends, describe_peer
+from .encodings import to_bytes
+from .errors import ConnectionClosedError, WriteAfterEndError
+from .options import TimeLimits
+from .reading import FIRST_CHUNK, Reader, next_chunk
+from .timing import Timer
+
+Writable = str | bytes | bytearray | memoryview
+_Bytes = bytes | bytearray | memoryview
+
+_ids = itertools.count(1)
+_ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
+
+
+class Stream(Reader, Ends):
+    """What `Connection` derives from; not used by itself."""
+
+    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The one among them is
+    # for those that a program sets, and made when it does.
+    __slots__ = (
+        *("id", "peer", "socket", "opaque"),
+        *("bytes_read", "bytes_written", "error", "was_cut"),
+        *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
+        *("_lock", "_reading", "_write_lock"),
+        *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
+        *("_interruption", "_closing", "_finished", "_closed"),
+        *("__dict__", "__weakref__"),
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        client_address: Any,
+        local_name: Any,
+        opaque: bool,
+        encoding: str,
+        max_line: int,
+        max_message: int | None,
+    ) -> None:
+        super().__init__(encoding, max_line, max_message)
+        with _ids_lock:
+            self.id = next(_ids)
+        if client_address is None:
+            client_address = sock.getpeername()
+        self.peer = describe_peer(client_address)
+        self._remote_name = client_address
+        self._local_name = local_name or sockets.local_name(sock)
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self.error: BaseException | None = None
+        self.socket = sock
+        self.opaque = opaque
+        self._limits = TimeLimits()
+        self._timer: Timer | None = None
+        self._chunk = FIRST_CHUNK
+        self._changed = False  # one of the flags below is set that says more than "open"
+        self._eof = False
+        self._peer_ended = False
+        self._ended = False
+        self._reading = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may stop the server from within
+        self._draining = False  # no message is to be begun any more
+        self._input_shut = False  # by `end_input` or `interrupt`
+        self._interruption: OSError | None = None  # to be raised in the next read or write
+        self.was_cut = False
+        self._closing = self._finished = self._closed = False
+
+    # Receiving
+
+    def _receive(self) -> bytes:
+        """One chunk from the kernel; ``b""`` at the end of input."""
+        try:
+            with self._reading:
+                if self._changed and self._is_at_end():
+                    return b""
+                chunk, timer = self._chunk, self._timer
+                data = (
+                    self.socket.recv(chunk)
+                    if timer is None
+                    else self._receive_in_time(timer, chunk)
+                )
+        except OSError as error:
+            raise self._failure(error) from None
+        finally:
+            if self._changed:
+                self._stop_waiting()
+        if not data:
+            return self._note_end()
+        size = len(data)
+        self.bytes_read += size
+        if size == chunk or chunk > FIRST_CHUNK:
+            self._chunk = next_chunk(chunk, size)
+        return data
+
+    def _receive_in_time(self, timer: Timer, size: int) -> bytes:
+        held = len(self._buffer)
+        place = self.bytes_read - held
+        timer.before_receive(place, held, self._overlong is not None)
+        while True:
+            try:
+                return self.socket.recv(size)
+            except BlockingIOError:
+                timer.after_wait()
+
+    def _is_at_end(self) -> bool:
+        if self._closed or self._closing:
+            raise ConnectionClosedError
+        if self._interruption is not None:
+            raise self._interruption
+        if self._draining and not self._buffer and not sockets.readable(self.socket):
+            self._eof = True
+        return self._eof
+
+    def _note_end(self) -> bytes:
+        if self._interruption is not None or (self.was_cut and self._buffer):
+            # Half a message is not to pass for a whole one.
+            raise self._failure(OSError())
+        self._eof = self._changed = True
+        self._peer_ended = not self._draining
+        return b""
+
+    def _stop_waiting(self) -> None:
+        """What is to be done after a wait during which something has changed."""
+        raise NotImplementedError  # pragma: no cover - `Connection` has it
+
+    def _is_waiting(self) -> bool:
+        """Whether a thread is in a recv. Ask only once `_changed` has been set, see there."""
+        if self._reading.acquire(blocking=False):
+            self._reading.release()
+            return False
+        return True
+
+    def _note_change(self) -> None:
+        """Have every thread that comes to a wait, or leaves one, look at the flags.
+
+        In a step of its own, and before the question who is waiting: then either we find a thread
+        in its wait, or it finds the flags. (Taking and giving back the lock keeps this order also
+        where processors do not.)
+        """
+        with self._lock:
+            self._changed = True
+
+    def _failure(self, error: OSError) -> OSError:
+        """The exception for a failed system call, which is remembered as this connection's."""
+        failure = error
+        if self.was_cut:
+            text = f"the connection to {self.peer} was cut, since the server stops"
+            failure = ConnectionAbortedError(errno.ECONNABORTED, text)
+        elif self._interruption is not None:  # once: who catches it may say a last word
+            failure, self._interruption = self._interruption, None
+        elif isinstance(error, BrokenPipeError) and (self._closed or self._closing):
+            failure = ConnectionClosedError()  # by another thread, during the call
+        else:
+            failure = sockets.explain(error, self.peer)
+        self.error = failure
+        return failure
+
+    # Writing
+
+    def write(self, data: Writable, encoding: str | None = None) -> int:
+        """Send all of `data` and return its number of bytes once the kernel has them.
+
+        Text is encoded with `encoding`, or else with this connection's. Waits while the peer's
+        window and the kernel's buffer are full: a slow peer slows this thread and no other.
+        Thread-safe: what one call writes stays together.
+
+        WriteAfterEndError after `end`, ConnectionClosedError after `close`, BrokenPipeError or
+        ConnectionResetError if the peer is gone, TimeoutError once a time limit has passed.
+        """
+        payload = data if type(data) is bytes else self._encoded(data, encoding)
+        with self._write_lock:
+            if self._changed:
+                self._check_writable()
+            if not payload:
+                return 0
+            try:
+                if self._timer is not None:
+                    self._send_rest(payload, 0)
+                else:
+                    sent = self.socket.send(payload)
+                    self.bytes_written += sent
+                    if sent < len(payload):
+                        self._send_rest(payload, sent)
+            except OSError as error:
+                raise self._failure(error) from None
+        return len(payload)
+
+    def _encoded(self, data: Writable, encoding: str | None) -> _Bytes:
+        if isinstance(data, (bytes, bytearray)):
+            return data
+        if isinstance(data, memoryview) and data.c_contiguous:
+            return data.cast("B")
+        return to_bytes(data, encoding or self.encoding)
+
+    def _check_writable(self) -> None:
+        if self._closed or self._closing:
+            raise ConnectionClosedError
+        if self._ended:
+            raise WriteAfterEndError
+        if self._interruption is not None:
+            raise self._failure(self._interruption)
+
+    def _send_rest(self, payload: _Bytes, sent: int) -> None:
+        timer = self._timer
+        began = 0.0 if timer is None else timer.now()
+        with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
+            while sent < len(whole):
+                try:
+                    more = self.socket.send(whole[sent:])
+                except BlockingIOError:
+                    if timer is None:  # somebody has made the socket so
+                        raise
+                    more = 0
+                self.bytes_written += more
+                sent += more
+                if timer is not None and sent < len(whole):
+                    timer.after_send(began, sent, stalled=not more)

@@ -1,0 +1,159 @@
+"""The time limits of one connection, and which of them has passed.
+
+Rules:
+
+1. The kernel ends a wait (SO_RCVTIMEO and SO_SNDTIMEO, socket(7)): no thread watches, and in the
+   common case, a message that comes in one piece, no read and no write costs a further call.
+2. A message has a moment by which it must be there, however many pieces it comes in. Before the
+   wait for another piece, the kernel's time is made shorter if it is longer than what is left.
+3. The kernel's time may be too short, never much too long: when it is over, it is looked up here
+   whether a limit has passed; if none has, the wait goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import sockets
+from .options import TimeLimits
+
+# What a peer gets before its rate counts (seconds): the first packets are slow on any network.
+RATE_GRACE = 5.0
+
+# How much later than its moment a limit may be noticed (a share of what is left): else each piece
+# of a message would cost a call to make the kernel's time a little shorter.
+TOLERANCE = 0.1
+
+
+_TEXTS = {
+    "idle_timeout": "nothing received from {peer} for {limit:g} seconds",
+    "read_timeout": "no whole message from {peer} within {limit:g} seconds",
+    "write_timeout": "nothing could be sent to {peer} for {limit:g} seconds",
+    "min_rate": "{peer} is slower than {limit:g} bytes a second",
+    "lifetime": "the connection to {peer} has lasted {limit:g} seconds",
+}
+
+
+def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
+    """The error that says which limit has passed."""
+    return TimeoutError(errno.ETIMEDOUT, f"{name}: {_TEXTS[name].format(limit=limit, peer=peer)}")
+
+
+class _Due(NamedTuple):
+    """When a limit passes, and which."""
+
+    at: float
+    name: str
+    limit: float
+
+
+class Timer:
+    """Keeps the limits of one connection. One thread may receive while another one sends.
+
+    Its methods raise TimeoutError, naming the limit, once one has passed.
+    """
+
+    __slots__ = (
+        *("_sock", "_limits", "_peer", "_clock", "_kernels"),
+        *("_since", "_place", "_held", "_began", "_skipping"),
+    )
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        limits: TimeLimits,
+        peer: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """For a blocking socket, whose kernel timeouts are this one's from now on."""
+        self._sock = sock
+        self._limits = limits
+        self._peer = peer
+        self._clock = clock
+        self._kernels: float | None = None  # what the kernel gives a wait for input
+        self._since = 0.0  # when this wait has begun
+        self._place = -1  # where in the stream the present message begins
+        self._held = 0  # how many bytes of it are there
+        self._began = 0.0  # when its first bytes were found to be not all of it
+        self._skipping = False  # it is a line that is dropped as it comes
+        self._set_wait(limits.idle_timeout or limits.read_timeout)
+        stall = self._stall()
+        sockets.set_send_timeout(sock, stall.limit if stall else limits.min_rate and RATE_GRACE)
+
+    # Receiving
+
+    def before_receive(self, place: int, held: int, skipping: bool) -> None:
+        """A wait for input is about to begin. `held`: bytes of an unfinished message there are.
+
+        `place`: where in the stream that message begins, which tells it from the one before; but
+        of one that is dropped as it comes (`skipping`), less and less is held.
+        """
+        self._since = now = self._clock()
+        if skipping and self._skipping:
+            held += place - self._place
+        elif held and place != self._place:
+            self._place, self._began = place, now
+        self._held, self._skipping = held, skipping
+        due = self._due()
+        if due is None:
+            return
+        left = self._left(due, now)
+        if self._kernels is None or self._kernels > left * (1 + TOLERANCE):
+            self._set_wait(left)
+
+    def after_wait(self) -> None:
+        """The kernel has ended the wait; unless a limit has passed, try again."""
+        due = self._due()
+        self._set_wait(None if due is None else self._left(due, self._clock()))
+
+    def _due(self) -> _Due | None:
+        idle, read, _, rate = self._limits
+        found = []
+        if idle is not None:
+            found.append(_Due(self._since + idle, "idle_timeout", idle))
+        if read is not None and (self._held or idle is None):
+            since = self._began if self._held else self._since
+            found.append(_Due(since + read, "read_timeout", read))
+        if rate is not None and self._held:
+            found.append(self._at_rate(self._began, self._held, rate))
+        return min(found, default=None)
+
+    def _left(self, due: _Due, now: float) -> float:
+        if now >= due.at:
+            raise timed_out(due.name, due.limit, self._peer)
+        return due.at - now
+
+    def _set_wait(self, seconds: float | None) -> None:
+        self._kernels = seconds
+        sockets.set_receive_timeout(self._sock, seconds)
+
+    # Sending
+
+    def _stall(self) -> _Due | None:
+        for name in ("write_timeout", "idle_timeout"):
+            limit = getattr(self._limits, name)
+            if limit is not None:
+                return _Due(0.0, name, limit)
+        return None
+
+    def now(self) -> float:
+        """When a write begins, for `after_send`."""
+        return self._clock()
+
+    def after_send(self, began: float, sent: int, stalled: bool) -> None:
+        """Of a write that `began`, so much has been sent, and there is more.
+
+        `stalled`: none of it within the kernel's time.
+        """
+        stall = self._stall()
+        if stalled and stall is not None:
+            raise timed_out(stall.name, stall.limit, self._peer)
+        if self._limits.min_rate is not None:
+            self._left(self._at_rate(began, sent, self._limits.min_rate), self._clock())
+
+    def _at_rate(self, began: float, size: int, rate: float) -> _Due:
+        return _Due(began + RATE_GRACE + size / rate, "min_rate", rate)

@@ -1,0 +1,146 @@
+"""The time limits of a connection: which one passes, and when, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+import pytest
+from support import tcp_pair
+
+from netkit.options import TimeLimits
+from netkit.timing import RATE_GRACE, Timer, timed_out
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with tcp_pair() as (ours, _):
+        yield ours
+
+
+def timer(sock: socket.socket, **limits: float) -> tuple[Timer, Clock]:
+    clock = Clock()
+    return Timer(sock, TimeLimits(**limits), "p", clock), clock
+
+
+def kernels(sock: socket.socket, option: int = socket.SO_RCVTIMEO) -> float:
+    """What the kernel gives a wait; 0: for ever."""
+    seconds, microseconds = struct.unpack("@ll", sock.getsockopt(socket.SOL_SOCKET, option, 16))
+    return round(seconds + microseconds / 1e6, 2)
+
+
+def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
+    waits, _ = timer(sock)
+    waits.before_receive(0, 0, False)
+    waits.before_receive(0, 5, False)
+    waits.after_wait()
+    assert kernels(sock) == kernels(sock, socket.SO_SNDTIMEO) == 0
+
+
+def test_the_kernel_gets_the_limits_of_a_wait_once(sock: socket.socket) -> None:
+    timer(sock, idle_timeout=7, read_timeout=3, write_timeout=5)
+    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 5)
+    timer(sock, read_timeout=3)
+    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (3, 0)
+    timer(sock, idle_timeout=7)
+    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 7)
+    timer(sock, min_rate=100)
+    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (0, RATE_GRACE)
+
+
+def test_a_silent_peer_meets_the_idle_timeout(sock: socket.socket) -> None:
+    waits, clock = timer(sock, idle_timeout=7, read_timeout=3)
+    waits.before_receive(0, 0, False)
+    clock.now += 6
+    waits.after_wait()  # the kernel was too early
+    assert kernels(sock) == 1
+    clock.now += 1
+    with pytest.raises(TimeoutError) as caught:
+        waits.after_wait()
+    assert caught.value.strerror == "idle_timeout: nothing received from p for 7 seconds"
+
+
+def test_without_an_idle_timeout_the_wait_for_a_message_counts_as_part_of_it(
+    sock: socket.socket,
+) -> None:
+    waits, clock = timer(sock, read_timeout=3)
+    waits.before_receive(0, 0, False)
+    clock.now += 3
+    with pytest.raises(TimeoutError, match="read_timeout: no whole message from p within 3 sec"):
+        waits.after_wait()
+
+
+def test_a_message_has_a_moment_that_a_trickle_does_not_put_off(sock: socket.socket) -> None:
+    waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
+    for held in range(1, 4):
+        waits.before_receive(10, held, False)
+        assert kernels(sock) == 4 - held
+        clock.now += 1
+    with pytest.raises(TimeoutError, match="read_timeout"):
+        waits.before_receive(10, 4, False)
+
+
+def test_the_next_message_has_a_moment_of_its_own(sock: socket.socket) -> None:
+    waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
+    waits.before_receive(10, 5, False)
+    clock.now += 2.9
+    waits.before_receive(20, 5, False)
+    clock.now += 2.9
+    waits.before_receive(20, 6, False)
+
+
+def test_the_kernels_time_is_not_shortened_for_a_little(sock: socket.socket) -> None:
+    waits, clock = timer(sock, idle_timeout=3, read_timeout=3)
+    waits.before_receive(10, 5, False)
+    clock.now += 0.1
+    waits.before_receive(10, 6, False)
+    assert kernels(sock) == 3
+
+
+def test_a_line_that_is_dropped_as_it_comes_has_one_moment(sock: socket.socket) -> None:
+    waits, clock = timer(sock, read_timeout=3, min_rate=1000)
+    waits.before_receive(10, 5, True)
+    clock.now += 2
+    waits.before_receive(9000, 1, True)
+    clock.now += 1
+    with pytest.raises(TimeoutError, match="read_timeout"):
+        waits.before_receive(18000, 1, True)
+
+
+def test_who_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
+    waits, clock = timer(sock, min_rate=100)
+    waits.before_receive(0, 1, False)
+    clock.now += RATE_GRACE + 5
+    waits.before_receive(0, 501, False)  # one more than in time
+    with pytest.raises(TimeoutError, match="min_rate: p is slower than 100 bytes a second"):
+        waits.before_receive(0, 499, False)
+
+
+def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
+    waits, _ = timer(sock, write_timeout=5, idle_timeout=7)
+    waits.after_send(waits.now(), 10, stalled=False)
+    with pytest.raises(TimeoutError, match="write_timeout: nothing could be sent to p for 5 sec"):
+        waits.after_send(waits.now(), 10, stalled=True)
+
+
+def test_a_write_may_be_too_slow_as_well(sock: socket.socket) -> None:
+    waits, clock = timer(sock, min_rate=100)
+    began = waits.now()
+    waits.after_send(began, 0, stalled=True)
+    clock.now += RATE_GRACE + 1
+    with pytest.raises(TimeoutError, match="min_rate"):
+        waits.after_send(began, 50, stalled=False)
+
+
+def test_each_limit_names_itself() -> None:
+    assert str(timed_out("lifetime", 1.5, "p")).endswith(
+        "lifetime: the connection to p has lasted 1.5 seconds"
+    )
