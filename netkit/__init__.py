@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "addresses": ("SocketAddress",),
+    "addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
+    "blocklist": ("BlockList",),
     "client": ("connect",),
     "connection": ("Connection",),
     "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
@@ -58,6 +59,10 @@ __all__ = ["__version__", *sorted(_ROOM_OF)]
 
 if TYPE_CHECKING:
     from .addresses import SocketAddress as SocketAddress
+    from .addresses import is_ip as is_ip
+    from .addresses import is_ipv4 as is_ipv4
+    from .addresses import is_ipv6 as is_ipv6
+    from .blocklist import BlockList as BlockList
     from .client import connect as connect
     from .connection import Connection as Connection
     from .encodings import IncrementalDecoder as IncrementalDecoder

@@ -96,6 +96,12 @@ class Accepting:
             if self._acceptor is not None:
                 self._acceptor.wake()
 
+    def wake(self) -> None:
+        """Have the accepting thread, if there is one, look around."""
+        with self._lock:
+            if self._acceptor is not None:
+                self._acceptor.wake()
+
     def wait_for_end(self) -> None:
         """Wait until the turn has ended; not in the thread whose turn it is."""
         with self._changed:

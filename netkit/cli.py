@@ -26,7 +26,7 @@ from .addresses import MAX_PORT, check_port
 from .binding import candidates
 from .errors import LoadError, WorkersFailedError
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
-from .options import FLAGS, Flag, Options, check_workers
+from .options import FLAGS, Flag, Options, check_switch, check_workers
 from .server import Server, create_server
 from .signals import StopSignals
 
@@ -163,7 +163,7 @@ def _shared_arguments() -> _Parser:
         parser.add_argument(
             "--" + name.replace("_", "-"),
             default=default,
-            type=_on_or_off if flag.type is bool else _flag_value(flag),
+            type=_on_or_off if flag.check is check_switch else _flag_value(flag),
             metavar=flag.metavar,
             help=f"{flag.help} (default: {_shown(default)})",
         )
@@ -186,7 +186,7 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     def argument(text: str) -> Any:
         try:
             return check(text)
-        except (TypeError, ValueError, LookupError) as error:
+        except (TypeError, ValueError, LookupError, OSError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return argument
@@ -197,6 +197,8 @@ def _flag_value(flag: Flag) -> Callable[[str], Any]:
         try:
             found = flag.type(text)
         except ValueError:
+            if flag.type not in (int, float):
+                raise
             kind = flag.metavar.lower()
             raise ValueError(f"it must be a number of {kind}, not {text!r}") from None
         flag.check("it", found)
@@ -227,7 +229,10 @@ def _shown(default: object) -> object:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in FLAGS}
+    options = {name: getattr(arguments, name) for name in FLAGS}
+    if options["refusal"] is not None:
+        options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
+    return options
 
 
 # The handlers

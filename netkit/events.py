@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Listening(NamedTuple):
@@ -79,6 +79,47 @@ class AcceptResumed(NamedTuple):
 class ListenerLost(NamedTuple):
     """The listening socket went away without `server_close`; nobody is accepted any more."""
 
+    error: BaseException
+
+
+class ClientRefused(NamedTuple):
+    """A client was let in no further than the door, for `reason`: it never costs a thread.
+
+    `remote` and `local`: the `SocketAddress` of each end, None for a Unix socket.
+    """
+
+    peer: str
+    reason: str
+    remote: Any
+    local: Any
+
+
+class Refusing(NamedTuple):
+    """The first of an episode: `reason` keeps clients out. `waiting`: only for the time being."""
+
+    reason: str
+    peer: str
+    waiting: bool
+
+
+class Refused(NamedTuple):
+    """An episode is over: `clients` were refused for `reason` in `seconds`."""
+
+    reason: str
+    clients: int
+    seconds: float
+
+
+class SettingsReloaded(NamedTuple):
+    """What the server's options name has been read again: certificates, lists of addresses."""
+
+    what: str
+
+
+class SettingsKept(NamedTuple):
+    """It has not, since it is no good: what was there before stays."""
+
+    what: str
     error: BaseException
 
 
@@ -162,6 +203,11 @@ Event = (
     | AcceptPaused
     | AcceptResumed
     | ListenerLost
+    | ClientRefused
+    | Refusing
+    | Refused
+    | SettingsReloaded
+    | SettingsKept
     | SignalsUnavailable
     | Stopping
     | Stopped

@@ -25,6 +25,7 @@ class Verdict(Enum):
     NOBODY = "nobody is there: wait for one"
     SKIP = "this client's fault: take the next one"
     BACK_OFF = "this machine's fault: try again after a pause"
+    FULL = "there is no place: wait for one"
     STOP = "the listener is gone"
 
 
@@ -125,9 +126,13 @@ class _ExclusiveSelector:
     def _stand_in_line(self) -> None:
         self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
-    def select(self, timeout: float | None) -> set[int]:
-        """The descriptors that are ready; none after `timeout` seconds."""
+    def select(self, timeout: float | None, also: int | None) -> set[int]:
+        """The descriptors that are ready, `also` among them; none after `timeout` seconds."""
+        if also is not None:
+            self._epoll.register(also, select.EPOLLIN)
         ready = {fd for fd, _ in self._epoll.poll(timeout)}
+        if also is not None:
+            self._epoll.unregister(also)
         if self._listener in ready:
             self._epoll.unregister(self._listener)
             self._stand_in_line()
@@ -140,14 +145,19 @@ class _ExclusiveSelector:
 class _PlainSelector:
     """The same where there is no such epoll: by poll(2), or select(2)."""
 
-    def __init__(self, listener: int, waker: int) -> None:
+    def __init__(self, *descriptors: int) -> None:
         kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
         self._selector: selectors.BaseSelector = kind()
-        for descriptor in (listener, waker):
+        for descriptor in descriptors:
             self._selector.register(descriptor, selectors.EVENT_READ)
 
-    def select(self, timeout: float | None) -> set[int]:
-        return {key.fd for key, _ in self._selector.select(timeout)}
+    def select(self, timeout: float | None, also: int | None) -> set[int]:
+        if also is not None:
+            self._selector.register(also, selectors.EVENT_READ)
+        ready = {key.fd for key, _ in self._selector.select(timeout)}
+        if also is not None:
+            self._selector.unregister(also)
+        return ready
 
     def close(self) -> None:
         self._selector.close()
@@ -176,21 +186,27 @@ class Acceptor:
             self._waker.close()
             raise
 
-    def wait(self, timeout: float | None) -> bool:
-        """Until a client may be there (True), `wake` is called or `timeout` seconds are over."""
+    def wait(self, timeout: float | None, also: int | None = None) -> bool:
+        """Until a client may be there (True), `wake` is called or `timeout` seconds are over.
+
+        Or until another descriptor, `also`, is readable.
+        """
         if self._listener.fileno() < 0:  # epoll has forgotten it; accept will say so
             return True
-        ready = self._selector.select(timeout)
+        ready = self._selector.select(timeout, also)
         if self._woken.fileno() in ready:
             self._woken.recv(64)
             return False
-        return bool(ready)
+        return self._listener.fileno() in ready
 
-    def pause(self, seconds: float) -> None:
-        """For `seconds`, or until `wake` is called."""
-        self._woken.settimeout(seconds)
-        with contextlib.suppress(TimeoutError):
-            self._woken.recv(64)
+    def pause(self, seconds: float | None, also: int | None = None) -> None:
+        """As `wait`, but whether or not there is a client."""
+        selector = _PlainSelector(self._woken.fileno())
+        try:
+            if self._woken.fileno() in selector.select(seconds, also):
+                self._woken.recv(64)
+        finally:
+            selector.close()
 
     def wake(self) -> None:
         """End the present `wait` or `pause`, or the next one if there is none."""

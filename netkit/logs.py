@@ -75,6 +75,24 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.ERROR,
         lambda e: f"no new clients any more: {_error(e.error)}",
     ),
+    events.ClientRefused: (logging.DEBUG, lambda e: f"{e.peer} refused: {e.reason}"),
+    events.Refusing: (
+        logging.WARNING,
+        lambda e: (
+            f"{e.reason}: new clients wait"
+            if e.waiting
+            else f"{e.reason}: refusing clients, {e.peer} first"
+        ),
+    ),
+    events.Refused: (
+        logging.WARNING,
+        lambda e: f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s",
+    ),
+    events.SettingsReloaded: (logging.INFO, lambda e: f"{e.what} reloaded"),
+    events.SettingsKept: (
+        logging.ERROR,
+        lambda e: f"{e.what} not reloaded, the old one stays: {_error(e.error)}",
+    ),
     events.SignalsUnavailable: (
         logging.WARNING,
         lambda _: (

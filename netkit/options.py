@@ -12,9 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .encodings import check_encoding
+
+if TYPE_CHECKING:
+    from .blocklist import BlockList
 
 # With the GIL: as few threads as possible contend for each one. More than this did not help, and a
 # process has its price in memory (docs/benchmarks).
@@ -25,6 +28,17 @@ MAX_WORKERS = 1024  # what is more must be a mistake
 class _Values(NamedTuple):
     drain_timeout: float = 10.0
     idle_timeout: float | None = None
+    read_timeout: float | None = None
+    write_timeout: float | None = None
+    lifetime: float | None = None
+    min_rate: float | None = None
+    max_connections: int | None = None
+    when_full: str | float = "wait"
+    refusal: str | None = None
+    max_connections_per_ip: int | None = None
+    max_connection_rate: float | None = None
+    allow: BlockList | None = None
+    deny: BlockList | None = None
     encoding: str = "utf-8"
     max_line: int = 64 * 1024
     max_message: int | None = 16 * 1024 * 1024
@@ -52,9 +66,30 @@ class Options(_Values):
             if name == "handler_args":
                 if not isinstance(value, Mapping):
                     raise TypeError(f"handler_args must be a mapping, not {value!r}")
+            elif name in ("allow", "deny"):
+                given[name] = _address_list(name, value)
             else:
                 FLAGS[name].check(name, value)
         return super().__new__(cls, **given)
+
+    @property
+    def time_limits(self) -> TimeLimits:
+        """Those of each connection."""
+        return TimeLimits(self.idle_timeout, self.read_timeout, self.write_timeout, self.min_rate)
+
+    @property
+    def has_time_limits(self) -> bool:
+        """Whether a connection has any of them."""
+        return self.time_limits != (None, None, None, None)
+
+
+class TimeLimits(NamedTuple):
+    """What `netkit.timing` keeps for a connection: the options of these names."""
+
+    idle_timeout: float | None = None
+    read_timeout: float | None = None
+    write_timeout: float | None = None
+    min_rate: float | None = None
 
 
 def check_seconds(name: str, value: object, zero: bool = True) -> None:
@@ -95,8 +130,61 @@ def _check_limit(name: str, value: object) -> None:
         check_seconds(name, value, zero=False)
 
 
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a number of connections, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more connections, not {value}")
+
+
+def _check_rate(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number for each second, not {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be more than 0 for each second, not {value!r}")
+
+
+def _check_when_full(name: str, value: object) -> None:
+    if value not in ("wait", "refuse"):
+        if isinstance(value, str):
+            raise ValueError(f"{name} must be 'wait', 'refuse' or seconds to hold, not {value!r}")
+        check_seconds(name, value)
+
+
+def _check_text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} must be text, not {value!r}")
+
+
+def _word_or_seconds(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _address_list(name: str, value: Any) -> BlockList | None:
+    """As for `BlockList.of`; a string has rules with commas between them, or ``@`` and a file."""
+    if value is None:
+        return None
+    from .blocklist import BlockList  # here because most programs do without
+
+    try:
+        if isinstance(value, str):
+            rules = value.split(",")
+            return BlockList.load(value[1:]) if value.startswith("@") else BlockList.of(rules)
+        return BlockList.of(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+
+
 def check_bytes(name: str, value: object) -> None:
-    """TypeError or ValueError, with `name`, unless `value` is a number of bytes, at least one."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a number of bytes, not {value!r}")
     if value < 1:
@@ -109,10 +197,13 @@ def _check_bytes_or_none(name: str, value: object) -> None:
 
 
 def _bytes_or_off(text: str) -> int | None:
+    if text != "off" and not text.isdecimal():
+        raise ValueError(f"it must be a number of bytes or 'off', not {text!r}")
     return None if text == "off" else int(text)
 
 
-def _check_switch(name: str, value: object) -> None:
+def check_switch(name: str, value: object) -> None:
+    """TypeError, with `name`, unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
@@ -124,7 +215,7 @@ def _check_encoding(_: str, value: Any) -> None:
 class Flag(NamedTuple):
     """How an option is checked, and how the command line takes it."""
 
-    check: Callable[[str, Any], None]
+    check: Callable[[str, Any], object]
     type: Callable[[str], Any]
     metavar: str
     help: str
@@ -135,13 +226,39 @@ FLAGS = {
         check_seconds, float, "SECONDS", "what busy clients get to finish when the server stops"
     ),
     "idle_timeout": Flag(
-        _check_limit, float, "SECONDS", "what a read or a write may wait for its client"
+        _check_limit, float, "SECONDS", "what a client may be silent while it is read"
     ),
+    "read_timeout": Flag(
+        _check_limit, float, "SECONDS", "what a line or message may take, from its first byte on"
+    ),
+    "write_timeout": Flag(
+        _check_limit, float, "SECONDS", "what a client may take nothing of what is written to it"
+    ),
+    "lifetime": Flag(_check_limit, float, "SECONDS", "what a connection may last"),
+    "min_rate": Flag(
+        _check_rate, float, "BYTES", "for each second of a message, after the first 5 seconds"
+    ),
+    "max_connections": Flag(_check_count, int, "N", "how many may be connected at once"),
+    "when_full": Flag(
+        _check_when_full,
+        _word_or_seconds,
+        "wait|refuse|SECONDS",
+        "the next ones wait to be accepted, are refused, or are refused after SECONDS",
+    ),
+    "refusal": Flag(_check_text, str, "TEXT", "what a client is told that is refused"),
+    "max_connections_per_ip": Flag(
+        _check_count, int, "N", "how many of one address (IPv6: one /64 network) at once"
+    ),
+    "max_connection_rate": Flag(
+        _check_rate, float, "N", "how many of one address each second, and at once"
+    ),
+    "allow": Flag(_address_list, str, "LIST", "addresses; @FILE for one with a rule a line"),
+    "deny": Flag(_address_list, str, "LIST", "of both lists, the longest prefix counts"),
     "encoding": Flag(_check_encoding, str, "NAME", "how text is written, and lines are read"),
     "max_line": Flag(check_bytes, int, "BYTES", "what a line may have"),
     "max_message": Flag(
         _check_bytes_or_none, _bytes_or_off, "BYTES", "what a message may have, or 'off'"
     ),
-    "no_delay": Flag(_check_switch, bool, "on|off", "send small writes at once (TCP_NODELAY)"),
-    "keep_alive": Flag(_check_switch, bool, "on|off", "probe silent clients, to find dead ones"),
+    "no_delay": Flag(check_switch, bool, "on|off", "send small writes at once (TCP_NODELAY)"),
+    "keep_alive": Flag(check_switch, bool, "on|off", "probe silent clients, to find dead ones"),
 }

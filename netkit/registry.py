@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import events
@@ -23,6 +24,10 @@ class StopReport(NamedTuple):
         return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
+def _nobody_asks(_: Any) -> None:
+    pass
+
+
 class Registry:
     """Who is connected. All methods may be called from any thread.
 
@@ -30,7 +35,10 @@ class Registry:
     nothing else. Adding and removing take constant time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, left: Callable[[Any], None] = _nobody_asks) -> None:
+        """`left` is called with the ticket of each connection that is over."""
+        self._left = left
+        self._waiting = 0  # threads that wait for so many connections
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         self._lock = threading.RLock()
         # Notified when a connection is over or the limit has changed.
@@ -47,6 +55,8 @@ class Registry:
         with self._lock:
             self._live[connection.socket] = connection
             self._involved += 1
+            if self._waiting:
+                self._changed.notify_all()
 
     def announce(self, connection: Connection) -> None:
         """Tell of a connection that has been added, and ask it to finish if all others are."""
@@ -96,6 +106,7 @@ class Registry:
             if self._live.pop(connection.socket, None) is None:
                 return
             self._changed.notify_all()
+        self._left(connection.ticket)
         seconds = time.monotonic() - connection.opened_at
         read: int | None = connection.bytes_read
         written: int | None = connection.bytes_written
@@ -111,6 +122,17 @@ class Registry:
     def serves(self, thread: int) -> bool:
         """Whether the thread with this identifier serves one of them."""
         return any(connection.thread == thread for connection in self.live())
+
+    def wait_for(self, count: int, seconds: float | None) -> bool:
+        """Until there are at least `count` (0: none); False if that takes more than `seconds`."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                return self._changed.wait_for(
+                    lambda: len(self._live) >= count if count else not self._live, seconds
+                )
+            finally:
+                self._waiting -= 1
 
     # Draining
 

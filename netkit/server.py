@@ -25,11 +25,13 @@ from . import binding, events
 from .accepting import Accepting
 from .addresses import SocketAddress, check_port
 from .deadline import Deadline
+from .doorway import INHERITS_OPTIONS
 from .errors import ServerStateError
-from .listener import Acceptor, BackOff, Verdict, unblock, woken_by_signals
+from .lifetimes import Lifetimes
+from .listener import Acceptor, Verdict, woken_by_signals
 from .options import Options, check_seconds
 from .registry import StopReport
-from .serving import INHERITS_OPTIONS, ClientServer, Shown
+from .serving import ClientServer, Shown
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
 # else is left behind.
@@ -183,6 +185,7 @@ class Server(ClientServer):
             self._accepting = Accepting()
             self._connections.reopen()
             self._client_threads = self._make_threads()
+            self._lifetimes = Lifetimes(self._connections.live)
 
     def _listen_on(self, candidates: list[binding.Candidate]) -> None:
         *others, last = candidates
@@ -278,7 +281,7 @@ class Server(ClientServer):
         tick = poll_interval if self._overrides("service_actions") else None
         last_client = time.monotonic()
         while not self._accepting.stop_requested:
-            ready = acceptor.wait(_sooner(tick, self.timeout))
+            ready = self._wait_for_client(acceptor, _sooner(tick, self.timeout))
             if self._accepting.stop_requested:
                 return
             if ready:
@@ -391,7 +394,9 @@ class Server(ClientServer):
                 self._drain()
         finally:
             self.socket.close()
+            self._shut_doors()
             self._client_threads.close()
+            self._lifetimes.close()
             self._closing_thread = None
             self._enter(State.CLOSED)
 
@@ -414,24 +419,6 @@ class Server(ClientServer):
         self._report = connections.drained()
         if self._accepting.has_begun:
             events.emit(events.Stopped(*self._report))
-
-    def _accept_queued(self) -> None:
-        """Take in who has connected before the stop: at most what the kernel's queue can hold.
-
-        The listener does not block any more, and no new descriptor is needed to ask it.
-        """
-        if not self._accepting.has_begun or self.socket.fileno() < 0:
-            return
-        unblock(self.socket)  # for the case that the stop came before the first turn
-        left = self.request_queue_size + 1
-        while left and not self._connections.out_of_time():
-            verdict = self._accept_one()
-            if verdict is Verdict.BACK_OFF:
-                self._connections.wait_for_one(BackOff.LONGEST)  # it frees what is short
-            elif verdict in (Verdict.NOBODY, Verdict.STOP):
-                return
-            else:
-                left -= 1
 
     def __enter__(self: _Self) -> _Self:
         if self._serve_in_with and not self._accepting.under_way:

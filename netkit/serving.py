@@ -8,29 +8,27 @@ fails to do, holds up another.
 
 from __future__ import annotations
 
-import os
 import socket
-import socketserver
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from . import events, logs, sockets
-from .accepting import Accepting
 from .addresses import describe_peer
+from .admission import Ticket
 from .connection import Connection
+from .doorway import INHERITS_OPTIONS, Doorway
 from .errors import PeerError
 from .handlers import adapt, error_of_handle
-from .listener import Verdict, is_lost_race, judge
+from .lifetimes import Lifetimes
 from .options import Options
-from .registry import Registry
-from .threads import ClientThreads, Job
+from .threads import Job
+
+if TYPE_CHECKING:
+    from .places import SharedPlaces
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
-
-# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
-INHERITS_OPTIONS = sys.platform == "linux"
 
 _Serve = Callable[[Any, Any], None]
 _T = TypeVar("_T")
@@ -51,27 +49,12 @@ class Shown(Generic[_T]):
         return self if server is None else self._get(server)  # type: ignore[return-value]
 
 
-class ClientServer(socketserver.ThreadingTCPServer):
+class ClientServer(Doorway):
     """What `Server` does with a client. Not used by itself."""
 
-    allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
-    allow_reuse_port = False
-    request_queue_size = 511  # with 5, the sixth client of a burst waits for a second
-    # A closed server waits for its threads, and so does the interpreter's exit, but not for ever: a
-    # handler that never ends cannot keep the process from ending.
-    daemon_threads = True
-    block_on_close = True
-
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        self._options = options
-        self._accepting = Accepting()
-        self._connections = Registry()
-        self._client_threads = self._make_threads()
-        self._local_name: Any = None  # of all connections, unless the listener has several
-        socketserver.BaseServer.__init__(self, server_address, handler)
-
-    def _make_threads(self) -> ClientThreads:
-        return ClientThreads(self.daemon_threads, self._take_next)
+        super().__init__(server_address, handler, options)
+        self._lifetimes = Lifetimes(self._connections.live)
 
     @property
     def RequestHandlerClass(self) -> Any:
@@ -102,99 +85,77 @@ class ClientServer(socketserver.ThreadingTCPServer):
         """How many connections are open now."""
         return len(self._connections.live())
 
-    # In the accepting thread
+    @Shown
+    def refused_count(self) -> int:
+        """How many clients have been refused so far, by a limit or a list."""
+        return self._refusals.count
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept one client: its socket, blocking, and its address."""
-        listener = self.socket
-        request: socket.socket
-        if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
-            descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
-            request = socket.socket(self.address_family, self.socket_type, 0, descriptor)
-        else:  # TLS, say
-            request, client_address = listener.accept()
-        if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
-            request.setblocking(True)
-        return request, client_address
+    def wait_for_connections(self, count: int, timeout: float | None = None) -> bool:
+        """Wait until at least `count` connections are open; 0: until none is.
 
-    def _accept_one(self) -> Verdict | None:
-        """Accept a client and see it on its way. None if that worked, or else what went wrong."""
-        try:
-            request, client_address = self.get_request()
-        except Exception as error:
-            verdict = self._judge(error)
-            if verdict is Verdict.BACK_OFF:
-                self._accepting.failed(error)
-            elif verdict is Verdict.STOP and not self._accepting.stop_requested:
-                events.emit(events.ListenerLost(error))
-            return verdict
-        try:
-            self._admit(request, client_address)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # Ctrl+C, and its thread may be running already
-                connection = self._connections.get(request)
-                if connection is None or self._connections.claim(connection):
-                    self._forget(request)
-                raise
-            self._tell_error(request, client_address)
-            self._forget(request)
-        else:
-            self._accepting.succeeded()
-        return None
-
-    def _judge(self, error: Exception) -> Verdict:
-        verdict = judge(error)
-        if verdict in (Verdict.SKIP, Verdict.NOBODY) and not is_lost_race(error):
-            events.emit(events.AcceptFailed(error))
-        return verdict
-
-    def _admit(self, request: Any, client_address: Any) -> None:
-        self._register(request, client_address)
-        if not self._overrides("process_request"):
-            self._start_client(request, client_address, self._verify_and_process)
-        elif self.verify_request(request, client_address):
-            self.process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def _accepts_alone(self) -> bool:
-        """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
-        hooks = ("get_request", "process_request", "service_actions")
-        timers = (self.timeout, self.socket.gettimeout())
-        return timers != (None, None) or any(map(self._overrides, hooks))
-
-    def _take_next(self) -> Job | None:
-        """For a thread that is done with its client: the next one, if there is one already.
-
-        What ails the machine is left to the accepting thread, which meets it, too, and waits.
+        False if that takes more than `timeout` seconds.
         """
-        if not self._accepting.lend_a_hand():
-            return None
-        request = None
-        try:
-            request, client_address = self.get_request()
-            connection = self._note(request, client_address)
-        except BlockingIOError:
-            return None
-        except Exception as error:
-            if request is None:
-                self._judge(error)
-            else:
-                self._tell_error(request, client_address)
-                self._forget(request)
-            return None
-        finally:
-            self._accepting.let_go()
-        self._accepting.succeeded()
-        self._connections.announce(connection)
-        return self._job(connection, request, client_address, self._verify_and_process)
+        return self._connections.wait_for(count, timeout)
+
+    # Settings that change while it serves
+
+    def suspend(self) -> None:
+        """Accept nobody until `resume`: new clients wait in the kernel's queue."""
+        self._admission.suspend()
+        self._wake_acceptor()
+
+    def resume(self) -> None:
+        """Accept clients again."""
+        self._admission.resume()
+
+    def configure(self, **options: Any) -> None:
+        """Change options, those of the constructor; who is connected keeps what it has.
+
+        Errors as there, and then nothing is changed. In a worker process: its own, and not how many
+        connections all of them may have together.
+        """
+        given = self._options._asdict()
+        new = Options(**{**given, **options})
+        self._options = new
+        self._admission.configure(new)
+
+    def reload(self) -> bool:
+        """Read the lists of addresses again that come from files.
+
+        One that cannot be read, or is no good, stays as it is, and the log says so. False if there
+        was such a one. SIGHUP does this, where `run` or `serve` was called.
+        """
+        good = True
+        for name in ("allow", "deny"):
+            addresses = getattr(self._options, name)
+            if addresses is not None and addresses.path is not None:
+                try:
+                    addresses.reload()
+                except (OSError, ValueError) as error:
+                    good = False
+                    events.emit(events.SettingsKept(f"the list {name!r}", error))
+                else:
+                    events.emit(events.SettingsReloaded(f"the list {name!r}"))
+        return good
+
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is something to `reload`."""
+        lists = (self._options.allow, self._options.deny)
+        return any(each is not None and each.path is not None for each in lists)
+
+    def share_places(self, places: SharedPlaces) -> None:
+        """Have `max_connections` hold for all worker processes together. For worker processes."""
+        self._admission.share(places)
+
+    # Registered
 
     def _register(self, request: Any, client_address: Any) -> Connection:
-        connection = self._note(request, client_address)
-        self._connections.announce(connection)
+        connection = self._note(request, client_address, None)
+        self._announce(connection)
         return connection
 
-    def _note(self, request: Any, client_address: Any) -> Connection:
+    def _note(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
         opaque = self._serve is None
         options = self._options
         connection = Connection(
@@ -209,10 +170,19 @@ class ClientServer(socketserver.ThreadingTCPServer):
         )
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
             self._configure(request)
-        if options.idle_timeout is not None:
-            (request.settimeout if opaque else connection.set_timeout)(options.idle_timeout)
+        if opaque:
+            limits = (options.idle_timeout, options.read_timeout, options.write_timeout)
+            request.settimeout(next(filter(None, limits), None))
+        elif options.has_time_limits:
+            connection.set_limits(options.time_limits)
+        connection.ticket = ticket
         self._connections.add(connection)
         return connection
+
+    def _announce(self, connection: Connection) -> None:
+        if self._options.lifetime is not None:
+            self._lifetimes.watch(self._options.lifetime)
+        self._connections.announce(connection)
 
     def _configure(self, sock: socket.socket) -> None:
         sockets.set_no_delay(sock, self._options.no_delay)

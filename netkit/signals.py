@@ -22,6 +22,8 @@ from .server import Server
 
 NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
 
+_SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
 SignalHandler = Callable[[int, Any], Any] | int | None
 
 
@@ -112,11 +114,15 @@ class StopSignals:
             finally:
                 self.mailbox.post(NEWS)
 
+        if server.can_reload and _SIGHUP is not None:
+            self.catch(_SIGHUP)
         thread = threading.Thread(target=serve, name="netkit-serve", daemon=True)
         thread.start()
         stopping = interrupted = False
         while not outcome:
             signum = self.mailbox.take()
+            if signum == _SIGHUP and server.can_reload:
+                server.reload()
             if signum not in self.SIGNALS:
                 continue  # the end of the server, or a signal that the program itself handles
             if not stopping:

@@ -8,17 +8,19 @@ input that the other one is gone, however it went.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
 from .deadline import Deadline
 from .errors import LoadError
+from .places import SharedPlaces
 from .registry import StopReport
 from .server import CUT_GRACE, Server
 from .signals import StopSignals
@@ -82,13 +84,16 @@ class Worker:
         source: Server | Recipe,
         load: Load | None,
         generation: int,
-        others: Iterable[Worker],
+        others: Collection[Worker],
+        places: SharedPlaces | None = None,
     ) -> None:
-        """Start it, beside `others`.
+        """Start it, beside `others`, with whom it shares the `places` there are, if they are few.
 
         OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
         """
         self.generation = generation
+        taken = {other.index for other in others}
+        self.index: int = next(index for index in itertools.count() if index not in taken)
         self.round = 0  # of the parent's starting workers
         self.ready = False
         self.told: Stop | None = None
@@ -103,7 +108,9 @@ class Worker:
         inherited = ours if isinstance(source, Server) else []
         try:
             self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
-                target=work, args=(source, load, theirs, inherited), name="netkit-worker"
+                target=work,
+                args=(source, load, theirs, inherited, places, self.index),
+                name="netkit-worker",
             )
             with _signals_held_back():
                 self.process.start()
@@ -186,7 +193,12 @@ def _signals_held_back() -> Any:
 
 
 def work(
-    source: Server | Recipe, load: Load | None, channel: Channel, inherited: Iterable[Channel]
+    source: Server | Recipe,
+    load: Load | None,
+    channel: Channel,
+    inherited: Iterable[Channel],
+    places: SharedPlaces | None,
+    index: int,
 ) -> None:
     """The life of a worker. `source`: the parent's own server (fork), or how to make one (spawn).
 
@@ -202,6 +214,9 @@ def work(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         try:
             server = _make(source, load)
+            if places is not None:
+                places.index = index
+                server.share_places(places)
         except LoadError as error:
             _say(channel, Failed(str(error)))
             sys.exit(1)
@@ -224,6 +239,8 @@ def _make(source: Server | Recipe, load: Load | None) -> Server:
     if load is not None:
         server.RequestHandlerClass = load()
     server.take_over(listener)
+    if server is source:
+        server.reload()  # it has what its parent had read
     return server
 
 

@@ -27,6 +27,7 @@ from . import events
 from .deadline import Deadline
 from .errors import ServerStateError, WorkersFailedError
 from .options import MAX_WORKERS, check_seconds, check_workers
+from .places import SharedPlaces
 from .server import Server, State
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
@@ -76,6 +77,7 @@ class Workers:
         self._stopping = False
         self._why_failed: str | None = None
         self._finished = self._cut = 0
+        self._places: SharedPlaces | None = None  # if there is a limit
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -139,6 +141,8 @@ class Workers:
             raise ServerStateError(f"the server is {state.value}; call listen() first")
         if drain_timeout is not None:  # for those, too, whom a signal stops directly
             self._server._options = options._replace(drain_timeout=drain_timeout)
+        if options.max_connections is not None:
+            self._places = SharedPlaces(options.max_connections)
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
         try:
@@ -148,6 +152,9 @@ class Workers:
                 worker.kill()
             self._server.server_close()
             self._server._options = options
+            if self._places is not None:
+                self._places.close()
+                self._places = None
         if self._why_failed is not None:
             raise WorkersFailedError(self._why_failed)
         events.emit(events.Stopped(self._finished, self._cut))
@@ -235,7 +242,8 @@ class Workers:
 
         chosen = multiprocessing.get_start_method(allow_none=True)
         try:
-            return Worker(*self._ingredients(chosen), self._generation, self._workers)
+            ingredients = self._ingredients(chosen)
+            return Worker(*ingredients, self._generation, self._workers, self._places)
         finally:
             if chosen is None:  # the program has not chosen; a spawn makes it so that it has
                 multiprocessing.set_start_method(None, force=True)
@@ -264,6 +272,8 @@ class Workers:
         if not worker.ended():
             return
         self._workers.remove(worker)
+        if self._places is not None:
+            self._places.reclaim(worker.index)
         self._finished += worker.report.finished
         self._cut += worker.report.cut
         if worker.leaving:

@@ -181,7 +181,10 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
                 ("--max-line 0", "--max-line: it must be at least 1 byte, not 0"),
                 ("--max-line 1.5", "--max-line: it must be a number of bytes, not '1.5'"),
                 ("--max-message 0", "--max-message: it must be at least 1 byte, not 0"),
-                ("--max-message on", "--max-message: it must be a number of bytes, not 'on'"),
+                (
+                    "--max-message on",
+                    "--max-message: it must be a number of bytes or 'off', not 'on'",
+                ),
                 ("--encoding nope", "--encoding: unknown encoding 'nope'"),
                 (
                     "--encoding utf9",

@@ -450,7 +450,7 @@ def test_a_read_that_waits_too_long_is_a_timeout_and_nothing_is_lost() -> None:
         with pytest.raises(TimeoutError) as caught:
             conn.readline()
         assert 0.05 <= time.monotonic() - begun < 5
-        text = f"nothing received from {conn.peer} for 0.05 seconds"
+        text = f"idle_timeout: nothing received from {conn.peer} for 0.05 seconds"
         assert says(caught.value, errno.ETIMEDOUT, text)
         assert conn.is_to_blame(caught.value)
         peer.sendall(b"a line\n")
@@ -466,7 +466,7 @@ def test_a_write_that_waits_too_long_is_a_timeout_and_the_rest_can_be_sent_later
         assert says(
             caught.value,
             errno.ETIMEDOUT,
-            f"nothing could be sent to {conn.peer} for 0.1 seconds",
+            f"write_timeout: nothing could be sent to {conn.peer} for 0.1 seconds",
         )
         sent = conn.bytes_written
         assert 0 < sent < len(data)

@@ -17,6 +17,17 @@ def test_the_defaults_are_these() -> None:
     assert Options()._asdict() == {
         "drain_timeout": 10.0,
         "idle_timeout": None,
+        "read_timeout": None,
+        "write_timeout": None,
+        "lifetime": None,
+        "min_rate": None,
+        "max_connections": None,
+        "when_full": "wait",
+        "refusal": None,
+        "max_connections_per_ip": None,
+        "max_connection_rate": None,
+        "allow": None,
+        "deny": None,
         "encoding": "utf-8",
         "max_line": 65536,
         "max_message": 16 * 1024 * 1024,
@@ -35,6 +46,11 @@ def test_the_defaults_are_these() -> None:
         ("idle_timeout", 0.001),
         ("encoding", "shift_jis"),
         ("max_line", 1),
+        ("max_connections", 0),
+        ("when_full", "refuse"),
+        ("when_full", 2.5),
+        ("refusal", "full"),
+        ("max_connection_rate", 0.5),
         ("max_message", 1),
         ("max_message", None),
         ("no_delay", False),
@@ -68,8 +84,10 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
     with pytest.raises(TypeError) as caught:
         Options(max_lines=5)
     assert str(caught.value) == (
-        "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, encoding, "
-        "max_line, max_message, no_delay, keep_alive, handler_args"
+        "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, read_timeout, "
+        "write_timeout, lifetime, min_rate, max_connections, when_full, refusal, "
+        "max_connections_per_ip, max_connection_rate, allow, deny, encoding, max_line, "
+        "max_message, no_delay, keep_alive, handler_args"
     )
 
 
@@ -87,6 +105,17 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("drain_timeout", None, TypeError, "drain_timeout must be a number of seconds, not None"),
         ("drain_timeout", "1", TypeError, "drain_timeout must be a number of seconds, not '1'"),
         ("drain_timeout", True, TypeError, "drain_timeout must be a number of seconds, not True"),
+        ("max_connections", -1, ValueError, "max_connections must be 0 or more connections"),
+        ("max_connections", True, TypeError, "max_connections must be a number of connections"),
+        ("max_connections_per_ip", "1", TypeError, "must be a number of connections, not '1'"),
+        ("max_connection_rate", 0, ValueError, "max_connection_rate must be more than 0 for each"),
+        ("max_connection_rate", "1", TypeError, "must be a number for each second, not '1'"),
+        ("min_rate", float("inf"), ValueError, "min_rate must be more than 0 for each second"),
+        ("when_full", "drop", ValueError, "when_full must be 'wait', 'refuse' or seconds to hold"),
+        ("when_full", -1, ValueError, "when_full must be 0 or more seconds, not -1"),
+        ("refusal", b"no", TypeError, "refusal must be text, not b'no'"),
+        ("allow", "10.0.0.0/33", ValueError, "allow: not a prefix length from 0 to 32: '33'"),
+        ("deny", 5, TypeError, "deny: a BlockList, a path or a list of rules, not 5"),
         ("idle_timeout", 0, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
         ("idle_timeout", "1", TypeError, "idle_timeout must be a number of seconds, not '1'"),
         ("encoding", 5, TypeError, "an encoding is a str, not int"),
@@ -131,7 +160,7 @@ def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments
 def test_off_on_the_command_line_is_no_limit_of_a_message() -> None:
     assert FLAGS["max_message"].type("off") is None
     assert FLAGS["max_message"].type("10") == 10
-    with pytest.raises(ValueError, match="invalid literal"):
+    with pytest.raises(ValueError, match="it must be a number of bytes or 'off', not 'on'"):
         FLAGS["max_message"].type("on")
 
 

@@ -19,10 +19,11 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 # From the bottom up: a room imports only from those before it.
 ORDER = [
     *("errors", "deadline", "buffer", "addresses", "encodings"),
-    *("options", "events", "reading", "framing"),
-    *("sockets", "listener", "binding", "logs", "connection", "client"),
-    *("registry", "threads", "accepting"),
-    *("handlers", "serving", "server", "signals"),
+    *("blocklist", "options", "events", "reading", "framing"),
+    *("sockets", "timing"),
+    *("listener", "binding", "logs", "stream", "connection", "client"),
+    *("registry", "lifetimes", "threads", "accepting", "places", "admission", "anteroom"),
+    *("handlers", "doorway", "serving", "server", "signals"),
     *("worker", "workers", "running"),
     *("__init__", "cli", "__main__"),
 ]
@@ -48,6 +49,7 @@ def in_a_fresh_interpreter(program: str) -> str:
 def test_the_public_names_are_these() -> None:
     assert netkit.__all__ == [
         "__version__",
+        "BlockList",
         "Connection",
         "ConnectionClosedError",
         "Delimiter",
@@ -79,6 +81,9 @@ def test_the_public_names_are_these() -> None:
         "WriteAfterEndError",
         "connect",
         "create_server",
+        "is_ip",
+        "is_ipv4",
+        "is_ipv6",
         "run",
         "serve",
         "to_bytes",

@@ -17,6 +17,7 @@ from support import (
     serving,
     serving_forever,
     silent_log,
+    tcp_pair,
     wait_until,
 )
 
@@ -173,7 +174,7 @@ def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
         wait_until(lambda: server._accepting.under_way)
         acceptor = server._accepting._acceptor
         assert acceptor is not None
-        acceptor.wait = lambda timeout: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
         acceptor.wake()
         with client(server) as sock, observed(events.HandlerFailed) as failures:
             with monkeypatch.context() as patch:
@@ -204,3 +205,15 @@ def test_the_name_of_our_end_is_known_whatever_the_server_listens_on() -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
                 assert receive_all(sock) == b""
         assert names.pop() == ("127.0.0.1", port, "IPv4")
+
+
+def test_a_socket_from_elsewhere_is_served_like_one_that_was_accepted() -> None:
+    server = netkit.create_server(netkit.EchoHandler, max_connections=0)
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"x")
+        peer.shutdown(socket.SHUT_WR)
+        server.finish_request(ours, ours.getpeername())
+        server.shutdown_request(ours)
+        assert receive_all(peer) == b"x"
+        assert ours.fileno() < 0
+    assert server._admission._count == 0

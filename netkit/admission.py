@@ -1,0 +1,261 @@
+"""Who may come in: judged by whoever accepts, before a thread or a byte of TLS is spent.
+
+Rules:
+
+1. A place is taken before a client is accepted, so that there is never one too many, however many
+   threads, and worker processes, accept at once. It is given back when the connection is over.
+2. The other limits are judged once the address is known. Of two lists of addresses, the longest
+   prefix counts; if there is a list of those allowed, nobody else is.
+3. Whoever is kept out is counted, and told of once an episode.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import events
+from .addresses import SocketAddress, describe_peer, network_of
+from .options import Options
+
+if TYPE_CHECKING:
+    from .places import SharedPlaces
+
+# How long nobody must have been kept out for an episode to be over (seconds).
+EPISODE_QUIET = 5.0
+
+# Of how many networks the rate is kept: those that came last. Each takes about 250 bytes.
+MAX_RATES = 16384
+
+
+class Ticket(NamedTuple):
+    """What a connection has taken, and gives back: a place, and a share of its network's."""
+
+    network: str | None
+
+
+NO_SHARE = Ticket(None)  # of those whose network is not counted
+
+
+class Admission:
+    """The limits of one server. All methods may be called from any thread.
+
+    `wake`: called, with no lock held, when the accepting thread has something to look at: a place,
+    after it has been told that there is none.
+    """
+
+    def __init__(self, options: Options, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
+        self._lock = threading.RLock()
+        self._count = 0  # places taken
+        self._wanted = False  # the accepting thread waits for a place
+        self._suspended = False
+        self._shared: SharedPlaces | None = None
+        self._of_network: dict[str, int] = {}
+        self._rates = _Rates()
+        self._options = options
+
+    def configure(self, options: Options) -> None:
+        """Have other limits from now on; they touch nobody who is in."""
+        with self._lock:
+            self._options = options
+        self._wake()
+
+    def share(self, places: SharedPlaces) -> None:
+        """Have `max_connections` hold for all worker processes together; before any client."""
+        self._shared = places
+
+    # Places
+
+    def enter(self, wanted: bool = False) -> bool:
+        """Take a place for a client about to be accepted, if there is one.
+
+        `wanted`: else have `wake` called once there is.
+        """
+        with self._lock:
+            if self._has_room_locked() and (self._shared is None or self._shared.take()):
+                self._count += 1
+                return True
+            self._wanted = self._wanted or wanted
+            return False
+
+    def leave(self, ticket: Ticket | None) -> None:
+        """Give back what `enter`, and `judge`, have given; None: it was nothing."""
+        if ticket is None:
+            return
+        with self._lock:
+            self._count -= 1
+            if self._shared is not None:
+                self._shared.give_back()
+            self._forgo_locked(ticket)
+            wanted, self._wanted = self._wanted, False
+        if wanted:
+            self._wake()
+
+    def _has_room_locked(self) -> bool:
+        limit = self._options.max_connections
+        if self._suspended:
+            return False
+        return limit is None or self._shared is not None or self._count < limit
+
+    def must_wait(self) -> bool:
+        """Whether new clients are to be left in the kernel's queue; `wake` is called when not."""
+        with self._lock:
+            full = self._suspended or (self._options.when_full == "wait" and self._is_full_locked())
+            self._wanted = self._wanted or full
+            return full
+
+    def _is_full_locked(self) -> bool:
+        if self._shared is not None:
+            return not self._shared.any_free()
+        limit = self._options.max_connections
+        return limit is not None and self._count >= limit
+
+    def suspend(self) -> None:
+        """Let nobody in, for the time being: new clients wait in the kernel's queue."""
+        with self._lock:
+            self._suspended = True
+
+    def resume(self) -> None:
+        """Let clients in again."""
+        with self._lock:
+            self._suspended = False
+        self._wake()
+
+    @property
+    def suspended(self) -> bool:
+        """Whether nobody is let in for the time being."""
+        return self._suspended
+
+    def places_fileno(self) -> int | None:
+        """What becomes readable when another process gives a place back; None: there is none."""
+        return None if self._shared is None else self._shared.fileno()
+
+    # The other limits
+
+    def judge(self, client_address: Any) -> Ticket | str:
+        """What a client that has been accepted takes; or the option that keeps it out."""
+        options = self._options
+        if not isinstance(client_address, tuple):  # of a Unix socket
+            return NO_SHARE
+        address = client_address[0]
+        if options.allow is not None or options.deny is not None:
+            why = _why_not_listed(address, options)
+            if why:
+                return why
+        rate, most = options.max_connection_rate, options.max_connections_per_ip
+        if rate is None and most is None:
+            return NO_SHARE
+        network = network_of(address)
+        with self._lock:
+            if rate is not None and not self._rates.take(network, rate, time.monotonic()):
+                return "max_connection_rate"
+            if most is None:
+                return NO_SHARE
+            taken = self._of_network.get(network, 0)
+            if taken >= most:
+                return "max_connections_per_ip"
+            self._of_network[network] = taken + 1
+            return Ticket(network)
+
+    def forgo(self, ticket: Ticket) -> None:
+        """Give back what `judge` has given, to one that never had a place."""
+        with self._lock:
+            self._forgo_locked(ticket)
+
+    def _forgo_locked(self, ticket: Ticket) -> None:
+        if ticket.network is not None:
+            self._of_network[ticket.network] -= 1
+            if not self._of_network[ticket.network]:
+                del self._of_network[ticket.network]
+
+
+def _why_not_listed(address: str, options: Options) -> str | None:
+    allowed = None if options.allow is None else options.allow.prefix_length(address)
+    denied = None if options.deny is None else options.deny.prefix_length(address)
+    if denied is not None and (allowed is None or denied >= allowed):
+        return "deny"
+    if options.allow is not None and allowed is None:
+        return "allow"
+    return None
+
+
+class _Rates:
+    """A token bucket for each network: `rate` clients a second, and as many at once."""
+
+    def __init__(self) -> None:
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # last used, last
+
+    def take(self, network: str, rate: float, now: float) -> bool:
+        most = max(1.0, rate)
+        tokens, at = self._buckets.pop(network, (most, now))
+        tokens = min(most, tokens + (now - at) * rate)
+        enough = tokens >= 1
+        self._buckets[network] = (tokens - enough, now)
+        if len(self._buckets) > MAX_RATES:
+            self._buckets.popitem(last=False)
+        return enough
+
+
+class _Episode:
+    def __init__(self, now: float) -> None:
+        self.began = self.last = now
+        self.clients = 0
+
+
+class Refusals:
+    """Counts who is kept out, and tells of it once an episode. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()  # guards what follows; signal handlers, as above
+        self._episodes: dict[str, _Episode] = {}
+        self.count = 0
+        """How many have been refused so far."""
+
+    def refused(self, reason: str, client_address: Any, local_name: Any) -> None:
+        """A client has been refused, for `reason`."""
+        peer = describe_peer(client_address)
+        with self._lock:
+            self.count += 1
+            first = self._note_locked(reason)
+            self._episodes[reason].clients += 1
+        if first:
+            events.emit(events.Refusing(reason, peer, False))
+        remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
+        events.emit(events.ClientRefused(peer, reason, remote, local))
+
+    def waiting(self, reason: str) -> None:
+        """New clients have to wait, for `reason`."""
+        with self._lock:
+            first = self._note_locked(reason)
+        if first:
+            events.emit(events.Refusing(reason, "", True))
+
+    def _note_locked(self, reason: str) -> bool:
+        now = self._clock()
+        episode = self._episodes.get(reason)
+        if episode is None:
+            self._episodes[reason] = _Episode(now)
+            return True
+        episode.last = now
+        return False
+
+    def end_episodes(self) -> float | None:
+        """Tell of those that are over. Seconds until it is worth asking again; None: never."""
+        now = self._clock()
+        over = []
+        with self._lock:
+            for reason, episode in list(self._episodes.items()):
+                if now - episode.last >= EPISODE_QUIET:
+                    over.append((reason, self._episodes.pop(reason)))
+            left = [episode.last + EPISODE_QUIET - now for episode in self._episodes.values()]
+        for reason, episode in over:
+            if episode.clients:
+                seconds = episode.last - episode.began
+                events.emit(events.Refused(reason, episode.clients, seconds))
+        return min(left, default=None)

@@ -1,0 +1,114 @@
+"""Clients without a thread: held until there is a place, or turned away and about to be closed.
+
+A client that has sent something before it is turned away would see a reset, and not the message, if
+its socket were closed at once. So its end is sent first, and the socket closed a moment later, by
+the accepting thread, which looks in here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import sockets
+
+LEAVE_SECONDS = 1.0  # what one that was turned away gets to read why
+MAX_LEAVING = 128  # how many of them, and how many are held, at most: each costs a descriptor
+MAX_HELD = 1024
+SWALLOWED = 64 * 1024  # bytes of its input that are dropped before it is closed
+
+
+class Guest(NamedTuple):
+    """One that has been accepted and judged, and has no place yet."""
+
+    request: socket.socket
+    client_address: Any
+    ticket: Any
+    until: float
+
+
+class Anteroom:
+    """Of one server. Thread-safe; `wake` as for `Admission`: there is something to look at."""
+
+    def __init__(
+        self, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wake = wake
+        self._clock = clock
+        self._lock = threading.RLock()  # guards both; re-entrant, for signal handlers
+        self._held: deque[Guest] = deque()
+        self._leaving: deque[tuple[float, socket.socket]] = deque()
+
+    def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
+        """Keep a client until there is a place, at most `seconds`. False: there are too many."""
+        with self._lock:
+            if len(self._held) >= MAX_HELD:
+                return False
+            self._held.append(Guest(request, address, ticket, self._clock() + seconds))
+            return True
+
+    @property
+    def anybody_held(self) -> bool:
+        """Whether somebody waits for a place."""
+        return bool(self._held)
+
+    def next_held(self) -> Guest:
+        """The one who has waited for longest, who leaves the room; there is somebody."""
+        with self._lock:
+            return self._held.popleft()
+
+    def next_overdue(self) -> Guest | None:
+        """One whose time is up, who leaves the room."""
+        with self._lock:
+            if self._held and self._held[0].until <= self._clock():
+                return self._held.popleft()
+            return None
+
+    def turn_away(self, request: socket.socket, message: bytes) -> None:
+        """Send `message`, as far as it goes at once, and the end; close it a moment later."""
+        with contextlib.suppress(OSError):
+            request.setblocking(False)
+            if message:
+                request.send(message)
+        sockets.shut_down(request, socket.SHUT_WR)
+        oldest = None
+        with self._lock:
+            self._leaving.append((self._clock() + LEAVE_SECONDS, request))
+            if len(self._leaving) > MAX_LEAVING:
+                _, oldest = self._leaving.popleft()
+        if oldest is not None:
+            _close(oldest)
+        self._wake()
+
+    def close_those_who_left(self) -> float | None:
+        """Close whose moment is over. Seconds until the next thing to do in here; None: nothing."""
+        now = self._clock()
+        over = []
+        with self._lock:
+            while self._leaving and self._leaving[0][0] <= now:
+                over.append(self._leaving.popleft()[1])
+            due = [until for until, _ in list(self._leaving)[:1]]
+            due += [guest.until for guest in list(self._held)[:1]]
+        for request in over:
+            _close(request)
+        return max(0.0, min(due) - now) if due else None
+
+    def close(self) -> list[Guest]:
+        """Close all who were turned away; those who are held are the caller's now."""
+        with self._lock:
+            leaving, self._leaving = self._leaving, deque()
+            held, self._held = list(self._held), deque()
+        for _, request in leaving:
+            _close(request)
+        return held
+
+
+def _close(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.recv(SWALLOWED)
+    sockets.force_close(request)

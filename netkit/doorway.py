@@ -1,0 +1,281 @@
+"""How a client comes in: accepted, judged, registered, and seen on its way to a thread.
+
+In the accepting thread, or in one that is done with its client and takes the next. Nothing here
+waits for a client; what keeps one out is settled before it costs a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import socketserver
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from . import events, sockets
+from .accepting import Accepting
+from .admission import NO_SHARE, Admission, Refusals, Ticket
+from .anteroom import Anteroom
+from .connection import Connection
+from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge, unblock
+from .options import Options
+from .registry import Registry
+from .threads import ClientThreads, Job
+
+# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
+INHERITS_OPTIONS = sys.platform == "linux"
+
+
+class Doorway(socketserver.ThreadingTCPServer):
+    """The part of `Server` that lets clients in. Not used by itself."""
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
+    allow_reuse_port = False
+    request_queue_size = 511  # with 5, the sixth client of a burst waits for a second
+    # A closed server waits for its threads, and so does the interpreter's exit, but not for ever: a
+    # handler that never ends cannot keep the process from ending.
+    daemon_threads = True
+    block_on_close = True
+
+    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
+        self._options = options
+        self._accepting = Accepting()
+        self._admission = Admission(options, self._wake_acceptor)
+        self._anteroom = Anteroom(self._wake_acceptor)
+        self._refusals = Refusals()
+        self._connections = Registry(self._admission.leave)
+        self._client_threads = self._make_threads()
+        self._local_name: Any = None  # of all connections, unless the listener has several
+        socketserver.BaseServer.__init__(self, server_address, handler)
+
+    # What `ClientServer` does with those who are in.
+    _announce: Callable[[Connection], None]
+    _forget: Callable[[Any], None]
+    _note: Callable[[Any, Any, Ticket | None], Connection]
+    _job: Callable[..., Job]
+    _overrides: Callable[[str], bool]
+    _start_client: Callable[..., None]
+    _tell_error: Callable[[Any, Any], None]
+    _verify_and_process: Callable[[Any, Any], None]
+
+    def _make_threads(self) -> ClientThreads:
+        return ClientThreads(self.daemon_threads, self._take_next)
+
+    def _wake_acceptor(self) -> None:
+        self._accepting.wake()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one client: its socket, blocking, and its address."""
+        listener = self.socket
+        request: socket.socket
+        if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
+            descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
+            request = socket.socket(self.address_family, self.socket_type, 0, descriptor)
+        else:  # TLS, say
+            request, client_address = listener.accept()
+        if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
+            request.setblocking(True)
+        return request, client_address
+
+    # Waiting for somebody
+
+    def _wait_for_client(self, acceptor: Acceptor, seconds: float | None) -> bool:
+        """Until a client may be there (True), for at most `seconds`, or until there is news."""
+        for wait in self._tidy_up():
+            if wait is not None:
+                seconds = wait if seconds is None else min(seconds, wait)
+        if self._admission.must_wait():
+            if not self._admission.suspended:
+                self._refusals.waiting("max_connections")
+            acceptor.pause(seconds, self._admission.places_fileno())
+            return False
+        also = self._admission.places_fileno() if self._anteroom.anybody_held else None
+        return acceptor.wait(seconds, also)
+
+    def _tidy_up(self) -> tuple[float | None, ...]:
+        """Let in and turn out who is held, close who has left. Seconds until the next time."""
+        while self._anteroom.anybody_held and self._admission.enter(wanted=True):
+            guest = self._anteroom.next_held()
+            self._let_in(guest.request, guest.client_address, guest.ticket)
+        while overdue := self._anteroom.next_overdue():
+            self._admission.forgo(overdue.ticket)
+            self._refuse(overdue.request, overdue.client_address, "max_connections")
+        return self._anteroom.close_those_who_left(), self._refusals.end_episodes()
+
+    # In the accepting thread
+
+    def _accept_one(self) -> Verdict | None:
+        """Accept a client and see it on its way. None if that worked, or else what went wrong."""
+        has_place = not self._anteroom.anybody_held and self._admission.enter(wanted=True)
+        if not has_place and self._admission.must_wait():
+            return Verdict.FULL
+        try:
+            request, client_address = self.get_request()
+        except BaseException as error:
+            if has_place:
+                self._admission.leave(NO_SHARE)
+            if not isinstance(error, Exception):
+                raise
+            return self._cannot_accept(error)
+        ticket = self._judge_client(request, client_address, has_place)
+        if ticket is not None:
+            if has_place:
+                self._let_in(request, client_address, ticket)
+            else:
+                self._keep_out(request, client_address, ticket)
+        return None
+
+    def _cannot_accept(self, error: Exception) -> Verdict:
+        verdict = self._judge(error)
+        if verdict is Verdict.BACK_OFF:
+            self._accepting.failed(error)
+        elif verdict is Verdict.STOP and not self._accepting.stop_requested:
+            events.emit(events.ListenerLost(error))
+        return verdict
+
+    def _judge(self, error: Exception) -> Verdict:
+        verdict = judge(error)
+        if verdict in (Verdict.SKIP, Verdict.NOBODY) and not is_lost_race(error):
+            events.emit(events.AcceptFailed(error))
+        return verdict
+
+    def _let_in(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+        """One that has a place goes on to its thread; whatever happens, nobody else is harmed."""
+        try:
+            self._admit(request, client_address, ticket)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # Ctrl+C, and its thread may be running already
+                connection = self._connections.get(request)
+                if connection is None or self._connections.claim(connection):
+                    self._forget(request)
+                raise
+            self._tell_error(request, client_address)
+            self._forget(request)
+        else:
+            self._accepting.succeeded()
+
+    def _admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+        self._announce(self._note_admitted(request, client_address, ticket))
+        if not self._overrides("process_request"):
+            self._start_client(request, client_address, self._verify_and_process)
+        elif self.verify_request(request, client_address):
+            self.process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def _note_admitted(self, request: Any, client_address: Any, ticket: Ticket) -> Connection:
+        try:
+            return self._note(request, client_address, ticket)
+        except BaseException:
+            self._admission.leave(ticket)  # the registry does it for those whom it has
+            raise
+
+    # In a thread that is done with its client
+
+    def _accepts_alone(self) -> bool:
+        """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
+        hooks = ("get_request", "process_request", "service_actions")
+        timers = (self.timeout, self.socket.gettimeout())
+        return timers != (None, None) or any(map(self._overrides, hooks))
+
+    def _take_next(self) -> Job | None:
+        """For a thread that is done with its client: the next one, if there is one already.
+
+        What ails the machine is left to the accepting thread, which meets it, too, and waits.
+        """
+        if not self._accepting.lend_a_hand():
+            return None
+        try:
+            accepted = self._accept_next()
+        finally:
+            self._accepting.let_go()
+        if accepted is None:
+            return None
+        connection, request, client_address = accepted
+        self._accepting.succeeded()
+        self._announce(connection)
+        return self._job(connection, request, client_address, self._verify_and_process)
+
+    def _accept_next(self) -> tuple[Connection, Any, Any] | None:
+        if self._anteroom.anybody_held or not self._admission.enter():
+            return None
+        try:
+            request, client_address = self.get_request()
+        except Exception as error:
+            self._admission.leave(NO_SHARE)
+            if not isinstance(error, BlockingIOError):
+                self._judge(error)
+            return None
+        ticket = self._judge_client(request, client_address, True)
+        if ticket is None:
+            return None
+        try:
+            connection = self._note_admitted(request, client_address, ticket)
+        except Exception:
+            self._tell_error(request, client_address)
+            self._forget(request)
+            return None
+        return connection, request, client_address
+
+    def _accept_queued(self) -> None:
+        """Take in who has connected before the stop: at most what the kernel's queue can hold.
+
+        The listener does not block any more, and no new descriptor is needed to ask it.
+        """
+        if not self._accepting.has_begun or self.socket.fileno() < 0:
+            return
+        unblock(self.socket)  # for the case that the stop came before the first turn
+        left = self.request_queue_size + 1
+        while left and not self._connections.out_of_time():
+            self._tidy_up()  # who is held comes first
+            verdict = self._accept_one()
+            if verdict is None or verdict is Verdict.SKIP:
+                left -= 1
+            elif self._is_queue_empty(verdict):
+                return
+            else:
+                self._connections.wait_for_one(BackOff.LONGEST)  # it frees what is short
+
+    def _is_queue_empty(self, verdict: Verdict) -> bool:
+        if verdict is Verdict.NOBODY:
+            return not self._anteroom.anybody_held
+        return verdict is Verdict.STOP or self._admission.suspended
+
+    # Those who stay outside
+
+    def _judge_client(self, request: Any, client_address: Any, has_place: bool) -> Ticket | None:
+        """What it takes if it may come in; else it is refused."""
+        ticket = self._admission.judge(client_address)
+        if isinstance(ticket, Ticket):
+            return ticket
+        if has_place:
+            self._admission.leave(NO_SHARE)
+        self._refuse(request, client_address, ticket)
+        return None
+
+    def _keep_out(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+        """One for whom there is no place: held for a while, if that is wanted, or refused."""
+        seconds = self._options.when_full
+        if isinstance(seconds, str) or not self._anteroom.hold(
+            request, client_address, ticket, seconds
+        ):
+            self._admission.forgo(ticket)
+            self._refuse(request, client_address, "max_connections")
+
+    def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
+        self._refusals.refused(reason, client_address, sockets.local_name(request))
+        if reason in ("allow", "deny"):  # it gets nothing from us
+            sockets.force_close(request)
+        else:
+            self._anteroom.turn_away(request, self._refusal())
+
+    def _shut_doors(self) -> None:
+        """The server is closed: nobody is held, or about to be closed, any more."""
+        for guest in self._anteroom.close():
+            self._admission.forgo(guest.ticket)
+            sockets.force_close(guest.request)
+
+    def _refusal(self) -> bytes:
+        text = self._options.refusal
+        return b"" if text is None else text.encode(self._options.encoding)

@@ -1,0 +1,226 @@
+"""Who may come in: places, lists, shares, rates, and how those are told of who may not."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from support import in_threads, observed
+
+from netkit import admission, events
+from netkit.admission import NO_SHARE, Admission, Refusals, Ticket
+from netkit.options import Options
+from netkit.places import SharedPlaces
+
+LOCAL = ("127.0.0.1", 5)
+
+
+class Door(Admission):
+    def __init__(self, **options: Any) -> None:
+        self.woken = 0
+        super().__init__(Options(**options), self._count_wakes)
+
+    def _count_wakes(self) -> None:
+        self.woken += 1
+
+
+def test_without_a_limit_everybody_has_a_place() -> None:
+    door = Door()
+    assert all(door.enter() for _ in range(100))
+    assert not door.must_wait()
+    assert door.places_fileno() is None
+
+
+def test_there_are_as_many_places_as_the_limit_says() -> None:
+    door = Door(max_connections=2)
+    assert [door.enter(), door.enter(), door.enter()] == [True, True, False]
+    door.leave(NO_SHARE)
+    assert [door.enter(), door.enter()] == [True, False]
+    door.leave(None)  # of one that had none
+    assert not door.enter()
+
+
+def test_places_are_exact_however_many_threads_come_and_go() -> None:
+    door = Door(max_connections=5)
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def come_and_go() -> None:
+        nonlocal inside, most
+        for _ in range(300):
+            if door.enter():
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                with lock:
+                    inside -= 1
+                door.leave(NO_SHARE)
+
+    in_threads(come_and_go, [()] * 8)
+    assert 1 <= most <= 5
+    assert door._count == 0
+
+
+def test_who_waits_for_a_place_is_woken_when_there_is_one() -> None:
+    door = Door(max_connections=1)
+    assert door.enter()
+    assert door.must_wait()
+    door.leave(NO_SHARE)
+    assert door.woken == 1
+    assert not door.must_wait()
+    door.enter()
+    assert not door.enter(wanted=True)
+    door.leave(NO_SHARE)
+    assert door.woken == 2
+
+
+def test_nobody_waits_where_who_is_too_many_is_refused() -> None:
+    door = Door(max_connections=0, when_full="refuse")
+    assert not door.enter()
+    assert not door.must_wait()
+
+
+def test_while_suspended_all_wait() -> None:
+    door = Door(when_full="refuse")
+    door.suspend()
+    assert door.suspended
+    assert not door.enter()
+    assert door.must_wait()
+    door.resume()
+    assert door.woken == 1
+    assert door.enter()
+
+
+def test_a_new_limit_counts_at_once() -> None:
+    door = Door(max_connections=1)
+    assert [door.enter(), door.enter()] == [True, False]
+    door.configure(Options(max_connections=2))
+    assert [door.enter(), door.enter()] == [True, False]
+    assert door.woken == 1
+
+
+def test_shared_places_are_those_of_all() -> None:
+    places = SharedPlaces(1)
+    try:
+        one, other = Door(max_connections=1), Door(max_connections=1)
+        for door in (one, other):
+            door.share(places)
+        assert one.enter()
+        assert not other.enter()
+        assert other.must_wait()
+        assert other.places_fileno() == places.fileno()
+        one.leave(NO_SHARE)
+        assert not other.must_wait()
+        assert other.enter()
+    finally:
+        places.close()
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "admitted", "refused"),
+    [
+        (None, ["10.0.0.0/8"], ["11.0.0.1", "::1"], ["10.1.2.3", "::ffff:10.1.2.3"]),
+        (["10.0.0.0/8"], None, ["10.1.2.3", "::ffff:10.1.2.3"], ["11.0.0.1", "::1"]),
+        (["10.1.0.0/16"], ["10.0.0.0/8"], ["10.1.2.3"], ["10.2.0.1", "11.0.0.1"]),
+        (["10.0.0.0/8"], ["10.1.0.0/16"], ["10.2.0.1"], ["10.1.2.3", "11.0.0.1"]),
+        (["10.0.0.0/8"], ["10.0.0.0/8"], [], ["10.2.0.1"]),
+    ],
+)
+def test_of_two_lists_the_longest_prefix_counts(
+    allow: Any, deny: Any, admitted: list[str], refused: list[str]
+) -> None:
+    door = Door(allow=allow, deny=deny)
+    assert [door.judge((address, 1)) for address in admitted] == [NO_SHARE] * len(admitted)
+    assert all(door.judge((address, 1)) in ("allow", "deny") for address in refused)
+
+
+def test_the_clients_of_a_unix_socket_have_no_address_to_judge() -> None:
+    assert Door(allow=["10.0.0.0/8"]).judge("") == NO_SHARE
+
+
+def test_each_address_has_its_share_and_ipv6_counts_by_network() -> None:
+    door = Door(max_connections_per_ip=2)
+    tickets = [door.judge(("2001:db8::1", 1, 0, 0)), door.judge(("2001:db8::2", 1, 0, 0))]
+    assert tickets == [Ticket("2001:db8::/64")] * 2
+    assert door.judge(("2001:db8::3", 1, 0, 0)) == "max_connections_per_ip"
+    assert door.judge(("2001:db8:0:1::3", 1, 0, 0)) == Ticket("2001:db8:0:1::/64")
+    assert door.judge(("::ffff:1.2.3.4", 1, 0, 0)) == door.judge(("1.2.3.4", 1))
+    door.enter()
+    door.leave(Ticket("2001:db8::/64"))
+    door.forgo(Ticket("2001:db8::/64"))
+    door.forgo(NO_SHARE)
+    assert isinstance(door.judge(("2001:db8::3", 1, 0, 0)), Ticket)
+    assert "1.2.3.4" in door._of_network
+    door.forgo(Ticket("1.2.3.4"))
+    door.forgo(Ticket("1.2.3.4"))
+    assert "1.2.3.4" not in door._of_network
+
+
+def test_a_rate_allows_a_burst_and_then_so_many_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    door = Door(max_connection_rate=2)
+
+    def come(address: str = "1.2.3.4") -> bool:
+        return door.judge((address, 1)) == NO_SHARE
+
+    assert [come(), come(), come()] == [True, True, False]
+    assert come("1.2.3.5")
+    now += 0.5
+    assert [come(), come()] == [True, False]
+    now += 60
+    assert [come(), come(), come()] == [True, True, False]
+
+
+def test_the_rates_of_a_bounded_number_of_networks_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "MAX_RATES", 3)
+    door = Door(max_connection_rate=1, max_connections_per_ip=1)
+    for number in range(10):
+        assert isinstance(door.judge((f"1.2.3.{number}", 1)), Ticket)
+    assert len(door._rates._buckets) == 3
+
+
+# Telling
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_episode_of_refusals_is_told_of_at_its_begin_and_its_end() -> None:
+    clock = Clock()
+    refusals = Refusals(clock)
+    with observed() as seen:
+        for port in range(3):
+            refusals.refused("deny", ("1.2.3.4", port), LOCAL)
+            clock.now += 1
+        assert refusals.end_episodes() == pytest.approx(admission.EPISODE_QUIET - 1)
+        clock.now += 10
+        assert refusals.end_episodes() is None
+        refusals.refused("deny", ("1.2.3.4", 9), None)
+    kinds = [event for event in seen if not isinstance(event, events.ClientRefused)]
+    assert kinds == [
+        events.Refusing("deny", "1.2.3.4:0", False),
+        events.Refused("deny", 3, 2.0),
+        events.Refusing("deny", "1.2.3.4:9", False),
+    ]
+    assert refusals.count == 4
+    assert seen[1].remote == ("1.2.3.4", 0, "IPv4")
+    assert seen[1].local == ("127.0.0.1", 5, "IPv4")
+
+
+def test_an_episode_of_waiting_ends_silently() -> None:
+    clock = Clock()
+    refusals = Refusals(clock)
+    with observed() as seen:
+        refusals.waiting("max_connections")
+        refusals.waiting("max_connections")
+        clock.now += 10
+        assert refusals.end_episodes() is None
+    assert seen == [events.Refusing("max_connections", "", True)]
+    assert refusals.count == 0

@@ -1,0 +1,125 @@
+"""Connections that have lasted too long."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import time
+
+import pytest
+from support import PATIENCE, client, exchange, observed, receive_all, serving, wait_until
+
+import netkit
+from netkit import events, lifetimes
+
+
+def test_a_connection_ends_when_its_time_is_over_and_the_log_says_why() -> None:
+    with observed(events.ClientFailed) as failed:
+        with serving(netkit.EchoHandler, lifetime=0.1) as server, client(server) as sock:
+            sock.sendall(b"x")
+            assert receive_all(sock) == b"x"
+    assert [str(event.error).split("] ")[1] for event in failed] == [
+        f"lifetime: the connection to {failed[0].peer} has lasted 0.1 seconds"
+    ]
+
+
+def test_a_handler_may_say_a_last_word_and_its_input_is_over() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        with pytest.raises(TimeoutError, match="lifetime"):
+            conn.readline()
+        assert conn.readline() == b""
+        conn.write("bye\n")
+
+    with observed(events.HandlerFailed) as failed:
+        with serving(handler, lifetime=0.05) as server, client(server) as sock:
+            assert receive_all(sock) == b"bye\n"
+    assert failed == []
+
+
+def test_a_handler_that_goes_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes, "LAST_WORD_SECONDS", 0.05)
+    errors: list[OSError] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        while True:
+            try:
+                conn.write(b"x" * 100)
+                time.sleep(0.002)
+            except OSError as error:
+                errors.append(error)
+                if len(errors) == 2:
+                    raise
+
+    with serving(handler, lifetime=0.05) as server, client(server) as sock:
+        assert set(receive_all(sock)) == set(b"x")
+    assert [str(error).split("lifetime")[-1][:1] for error in errors] == [":", ":"]
+
+
+def test_a_write_that_nobody_reads_ends_as_well() -> None:
+    ended = threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.write(bytes(50_000_000))
+        except TimeoutError:
+            ended.set()
+            raise
+
+    with serving(handler, lifetime=0.1) as server, client(server):
+        assert ended.wait(PATIENCE)
+
+
+def test_a_handler_that_reads_the_socket_itself_sees_the_end() -> None:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            assert self.rfile.read() == b""
+
+    with observed(events.ClientFailed, events.HandlerFailed) as seen:
+        with serving(Handler, lifetime=0.05) as server, client(server) as sock:
+            assert receive_all(sock) == b""
+    assert [type(event) for event in seen] == [events.ClientFailed]
+    assert "lifetime" in str(seen[0].error)
+
+
+def test_one_after_the_other_ends_when_its_time_has_come() -> None:
+    with serving(netkit.EchoHandler, lifetime=0.1) as server:
+        for _ in range(3):
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+        assert exchange(server, b"x") == b"x"
+        with client(server) as first:
+            time.sleep(0.03)  # so that the second one is younger
+            with client(server) as second:
+                assert receive_all(first) == receive_all(second) == b""
+
+
+def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
+    with serving(netkit.EchoHandler, lifetime=3600) as server, client(server) as first:
+        server.wait_for_connections(1)
+        server.configure(lifetime=0.05)
+        with client(server) as second:
+            assert receive_all(second) == receive_all(first) == b""
+
+
+def test_the_thread_ends_with_the_server_even_if_a_handler_stops_it() -> None:
+    def stop(event: object) -> None:
+        if isinstance(event, events.ClientFailed):
+            threading.Thread(target=server.close).start()
+
+    unsubscribe = events.subscribe(stop)
+    try:
+        with serving(netkit.EchoHandler, lifetime=0.05) as server, client(server) as sock:
+            assert receive_all(sock) == b""
+            wait_until(lambda: server._state.name == "CLOSED")
+    finally:
+        unsubscribe()
+
+
+def test_after_the_end_nobody_is_watched() -> None:
+    watched = lifetimes.Lifetimes(list)
+    watched.close()
+    watched.watch(5)
+    assert watched._thread is None
+    with socket.socket():
+        watched.close()

@@ -1,0 +1,630 @@
+"""Limits of a whole server: who is kept out and how, and clients that are too slow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    ROOT,
+    Program,
+    client,
+    exchange,
+    in_thread,
+    in_threads,
+    observed,
+    receive_all,
+    receive_exactly,
+    serving,
+    tcp_pair,
+    wait_until,
+)
+
+import netkit
+from netkit import events
+from netkit.options import TimeLimits
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+
+def echo(conn: netkit.Connection) -> None:
+    for data in conn:
+        conn.write(data)
+
+
+HANDLERS = [netkit.EchoHandler, echo, Echo]
+
+
+def answers(sock: socket.socket) -> bool:
+    sock.sendall(b"x")
+    return receive_exactly(sock, 1) == b"x"
+
+
+def is_silent(sock: socket.socket) -> bool:
+    sock.settimeout(0.1)
+    try:
+        return sock.recv(1) == b"none is expected"
+    except TimeoutError:
+        return True
+    finally:
+        sock.settimeout(PATIENCE)
+
+
+# How many
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_when_it_is_full_the_next_client_waits_until_one_leaves(handler: Any) -> None:
+    with observed(events.Refusing) as told:
+        with serving(handler, max_connections=2) as server:
+            with client(server) as first, client(server) as second:
+                assert answers(first)
+                assert answers(second)
+                with client(server) as third:
+                    third.sendall(b"x")
+                    assert is_silent(third)
+                    assert server.connection_count == 2
+                    first.close()
+                    assert receive_exactly(third, 1) == b"x"
+            assert server.refused_count == 0
+    assert told == [events.Refusing("max_connections", "", True)]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_when_it_is_full_the_next_client_may_be_refused_with_a_message(handler: Any) -> None:
+    options = {"max_connections": 1, "when_full": "refuse", "refusal": "come again\n"}
+    with observed(events.ClientRefused) as refused, serving(handler, **options) as server:
+        with client(server) as first:
+            assert answers(first)
+            for _ in range(3):
+                with client(server) as second:
+                    second.sendall(b"what it has to say " * 1000)
+                    assert receive_all(second) == b"come again\n"
+            assert server.refused_count == 3
+            assert answers(first)
+        wait_until(lambda: server.connection_count == 0)
+        assert exchange(server, b"x") == b"x"
+    assert {event.reason for event in refused} == {"max_connections"}
+    assert refused[0].local == (*server.server_address, "IPv4")
+
+
+def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
+    options = {"max_connections": 1, "when_full": 0.2, "refusal": "full"}
+    with serving(netkit.EchoHandler, **options) as server, client(server) as first:
+        assert answers(first)
+        with client(server) as second:
+            assert receive_all(second) == b"full"
+        server.configure(when_full=60.0)
+        with client(server) as third, client(server) as fourth:
+            wait_until(lambda: len(server._anteroom._held) == 2)
+            first.close()
+            assert answers(third)
+            third.close()
+            assert answers(fourth)
+
+
+def test_more_than_can_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netkit.anteroom.MAX_HELD", 0)
+    with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
+        with client(server) as sock:
+            assert receive_all(sock) == b""
+
+
+def test_who_is_held_when_the_server_stops_is_served_if_there_is_a_place() -> None:
+    with serving(netkit.EchoHandler, max_connections=1, when_full=60.0) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"late")
+            wait_until(lambda: server._anteroom.anybody_held)
+            with in_thread(server.stop):
+                assert receive_all(first) == b""
+                first.close()
+                assert receive_all(second) == b"late"
+
+
+def test_who_is_held_when_the_server_is_closed_sees_the_end() -> None:
+    with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
+        with client(server) as sock:
+            wait_until(lambda: server._anteroom.anybody_held)
+            server.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert receive_all(sock) == b""
+
+
+def test_who_waits_in_the_queue_of_a_full_server_is_served_when_it_stops() -> None:
+    with serving(netkit.EchoHandler, max_connections=1) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"late")
+            with in_thread(server.stop):
+                assert receive_all(first) == b""
+                first.close()
+                assert receive_all(second) == b"late"
+
+
+def test_a_suspended_server_that_stops_leaves_who_is_queued() -> None:
+    with serving(netkit.EchoHandler) as server:
+        server.suspend()
+        with client(server):
+            assert server.stop() == (0, 0)
+
+
+def test_the_limit_is_exact_under_a_crowd() -> None:
+    most = []
+    lock = threading.Lock()
+    inside = 0
+
+    def handler(conn: netkit.Connection) -> None:
+        nonlocal inside
+        with lock:
+            inside += 1
+            most.append(inside)
+        conn.write(conn.read(1))
+        with lock:
+            inside -= 1
+
+    with serving(handler, max_connections=3) as server:
+
+        def come() -> None:
+            for _ in range(20):
+                assert exchange(server, b"x") == b"x"
+
+        in_threads(come, [()] * 8)
+    assert max(most) <= 3
+    assert len(most) == 160
+
+
+def test_a_new_limit_counts_at_once_and_harms_nobody() -> None:
+    with serving(netkit.EchoHandler, max_connections=1) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            server.configure(max_connections=2)
+            assert answers(second)
+            server.configure(max_connections=1)
+            assert answers(first)
+            assert answers(second)
+        with pytest.raises(ValueError, match="max_connections must be 0 or more"):
+            server.configure(max_connections=-1)
+        with pytest.raises(TypeError, match="unknown option 'max'"):
+            server.configure(max=1)
+        server.configure(max_connections=None)
+        assert exchange(server, b"x") == b"x"
+
+
+def test_a_suspended_server_accepts_nobody_until_it_goes_on() -> None:
+    with serving(netkit.EchoHandler, max_connections=5, when_full="refuse") as server:
+        with client(server) as first:
+            assert answers(first)
+            server.suspend()
+            with client(server) as second:
+                second.sendall(b"x")
+                assert is_silent(second)
+                assert answers(first)
+                server.resume()
+                assert receive_exactly(second, 1) == b"x"
+
+
+def test_one_can_wait_for_connections() -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert server.wait_for_connections(0)
+        assert not server.wait_for_connections(1, timeout=0.01)
+        results: list[bool] = []
+        with in_thread(lambda: results.append(server.wait_for_connections(2, PATIENCE))):
+            wait_until(lambda: server._connections._waiting)
+            with client(server), client(server):
+                wait_until(lambda: results == [True])
+        assert server.wait_for_connections(0, PATIENCE)
+
+
+# Who
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_who_is_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) -> None:
+    with observed() as seen, serving(handler, deny="127.0.0.0/8", refusal="no") as server:
+        for _ in range(3):
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+        assert server._threads == []
+        assert server.refused_count == 3
+        server.configure(deny=None)
+        assert exchange(server, b"x") == b"x"
+    assert sum(isinstance(event, events.Refusing) for event in seen) == 1
+
+
+def test_a_thread_that_takes_the_next_client_judges_it_as_well() -> None:
+    gate = threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(b"?")
+        gate.wait(PATIENCE)
+
+    with serving(handler) as server, client(server) as first:
+        assert first.recv(1) == b"?"
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wake()
+        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
+        server._admission._options = server._options._replace(deny=netkit.BlockList(["0.0.0.0/0"]))
+        with client(server) as second:
+            first.shutdown(socket.SHUT_WR)
+            gate.set()
+            assert receive_all(second) == b""
+        assert server.refused_count == 1
+
+
+@pytest.mark.parametrize("accepts_alone", [False, True])
+def test_one_who_cannot_be_noted_gives_its_place_back(
+    accepts_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
+        if accepts_alone:
+            monkeypatch.setattr(server, "_take_next", lambda: None)
+        assert exchange(server, b"x") == b"x"
+        note, failed = server._note, threading.Event()
+
+        def fail(*arguments: Any) -> Any:
+            if failed.is_set():
+                return note(*arguments)
+            failed.set()
+            raise MemoryError
+
+        monkeypatch.setattr(server, "_note", fail)
+        with client(server) as sock, contextlib.suppress(ConnectionResetError):
+            assert receive_all(sock) == b""
+        assert exchange(server, b"x") == b"x"
+        assert server._admission._count <= 1
+
+
+def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> Any:
+        raise KeyboardInterrupt
+
+    server = netkit.create_server(netkit.EchoHandler, max_connections=1)
+    monkeypatch.setattr(server, "get_request", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        server._accept_one()
+    assert server._admission._count == 0
+
+
+def test_who_is_on_the_list_is_not_held_either() -> None:
+    options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
+    with serving(netkit.EchoHandler, **options) as server:
+        assert exchange_or_end(server) == b""
+
+
+def test_one_address_has_its_share_only() -> None:
+    options = {"max_connections_per_ip": 2, "refusal": "enough"}
+    with serving(netkit.EchoHandler, **options) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            assert answers(second)
+            with client(server) as third:
+                assert receive_all(third) == b"enough"
+            with socket.socket() as elsewhere:
+                elsewhere.settimeout(PATIENCE)
+                elsewhere.bind(("127.0.0.2", 0))
+                elsewhere.connect(server.server_address)
+                assert answers(elsewhere)
+            first.close()
+            server.wait_for_connections(1)
+            wait_until(lambda: server._admission._of_network.get("127.0.0.1") == 1)
+            with client(server) as fourth:
+                assert answers(fourth)
+
+
+def test_one_address_comes_so_often_only() -> None:
+    with serving(netkit.EchoHandler, max_connection_rate=2, refusal="slowly") as server:
+        assert [exchange(server, b"x") for _ in range(3)] == [b"x", b"x", b"slowly"]
+
+
+def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "deny"
+    path.write_text("127.0.0.0/8\n")
+    with observed(events.SettingsReloaded, events.SettingsKept) as told:
+        with serving(netkit.EchoHandler, deny=path, allow=["::/0"]) as server:
+            assert server.can_reload
+            assert exchange_or_end(server) == b""
+            path.write_text("127.0.0.0/88\n")
+            assert not server.reload()
+            assert exchange_or_end(server) == b""
+            path.write_text("10.0.0.0/8\n")
+            assert server.reload()
+            assert exchange(server, b"x") == b"x"
+    assert [type(event) for event in told] == [events.SettingsKept, events.SettingsReloaded]
+
+
+def exchange_or_end(server: netkit.Server) -> bytes:
+    with client(server) as sock:
+        return receive_all(sock)
+
+
+# How slow
+
+
+def test_a_handler_that_reads_the_socket_has_a_limit_for_each_call_of_it() -> None:
+    with observed(events.ClientFailed) as failed:
+        with serving(Echo, read_timeout=0.1) as server, client(server) as sock:
+            assert answers(sock)
+            assert receive_all(sock) == b""
+    assert isinstance(failed[0].error, TimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "name"),
+    [
+        ({"idle_timeout": 0.1}, b"", "idle_timeout"),
+        ({"read_timeout": 0.1}, b"", "read_timeout"),
+        ({"read_timeout": 0.1, "idle_timeout": 60}, b"half a line", "read_timeout"),
+        ({"idle_timeout": 0.1, "read_timeout": 60}, b"half a line", "idle_timeout"),
+    ],
+)
+def test_a_client_that_says_nothing_more_is_let_go_politely(
+    options: dict[str, Any], sent: bytes, name: str
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("welcome\n")
+        for line in conn.lines():
+            conn.write(line)
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, **options) as server, client(server) as sock:
+            sock.sendall(sent)
+            assert receive_all(sock) == b"welcome\n"
+    assert [str(event.error).split("] ")[1].split(":")[0] for event in failed] == [name]
+
+
+def test_a_line_that_comes_byte_by_byte_is_given_up() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            conn.write(line)
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, read_timeout=0.3) as server, client(server) as sock:
+            sock.settimeout(0.02)
+            for _ in range(500):
+                sock.sendall(b"x")
+                with contextlib.suppress(TimeoutError):
+                    assert sock.recv(1) == b""
+                    break
+    assert "read_timeout" in str(failed[0].error)
+
+
+def test_lines_that_come_in_pieces_and_in_time_are_served_for_as_long_as_they_come() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            conn.write(line + "\n")
+
+    with serving(handler, read_timeout=1.0) as server, client(server) as sock:
+        for _ in range(12):
+            sock.sendall(b"one\ntw")
+            time.sleep(0.1)
+            sock.sendall(b"o\nthr")
+            sock.sendall(b"ee\n")
+            assert receive_exactly(sock, 14) == b"one\ntwo\nthree\n"
+
+
+def test_a_client_that_reads_nothing_is_let_go() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(bytes(50_000_000))
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, write_timeout=0.1) as server, client(server):
+            wait_until(lambda: failed)
+    assert "write_timeout: nothing could be sent to" in str(failed[0].error)
+
+
+def test_a_client_that_reads_too_slowly_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netkit.timing.RATE_GRACE", 0.2)
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(bytes(50_000_000))
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, min_rate=1e9) as server, client(server):
+            wait_until(lambda: failed)
+    assert "min_rate" in str(failed[0].error)
+
+
+def test_the_limits_of_a_connection_may_be_replaced() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        conn.set_limits(TimeLimits(read_timeout=0.05))
+        with pytest.raises(TimeoutError, match="read_timeout"):
+            conn.readline()
+        conn.set_limits(TimeLimits())
+        peer.sendall(b"line\n")
+        assert conn.readline() == b"line\n"
+        conn.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            conn.write(bytes(50_000_000))
+        conn.set_limits(TimeLimits())
+        conn.destroy()
+
+
+def test_a_socket_that_does_not_block_says_so_when_the_kernel_is_full() -> None:
+    with tcp_pair() as (ours, _):
+        conn = netkit.Connection(ours)
+        conn.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            conn.write(bytes(50_000_000))
+        conn.destroy()
+
+
+# Interrupted
+
+
+def test_a_read_that_is_interrupted_raises_the_reason_at_once() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        errors: list[OSError] = []
+
+        def read() -> None:
+            try:
+                conn.readline()
+            except OSError as error:
+                errors.append(error)
+            conn.end("sorry")
+
+        with in_thread(read):
+            wait_until(conn._reading.locked)
+            assert conn.interrupt(reason)
+        assert errors == [reason]
+        assert conn.error is reason
+        assert conn.is_to_blame(reason)
+        assert conn.read() == b""
+        assert receive_all(peer) == b"sorry"
+        conn.close()
+        assert not conn.interrupt(reason)
+
+
+def test_the_next_read_or_write_raises_the_reason_where_nobody_waits() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        conn.interrupt(reason)
+        with pytest.raises(TimeoutError, match="enough"):
+            conn.write("x")
+        conn.write("x")
+        conn.interrupt(reason)
+        with pytest.raises(TimeoutError, match="enough"):
+            conn.read()
+        conn.close()
+        assert receive_all(peer) == b"x"
+
+
+def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
+    with tcp_pair() as (ours, _):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        errors: list[OSError] = []
+
+        def write() -> None:
+            try:
+                conn.write(bytes(50_000_000))
+            except OSError as error:
+                errors.append(error)
+
+        with in_thread(write):
+            wait_until(conn._write_lock.locked)
+            assert conn.interrupt(reason)
+        assert errors == [reason]
+        conn.destroy()
+
+
+# The command line, and worker processes
+
+SCRIPT = """
+import multiprocessing, sys, netkit
+from netkit import logs
+if __name__ == "__main__":
+    multiprocessing.set_start_method(METHOD)
+    logs.configure(sys.stderr, "info", "text")
+    server = netkit.create_server(netkit.EchoHandler, max_connections=2, WHEN)
+    netkit.run(server.listen(0, "127.0.0.1"), workers=3)
+"""
+
+
+@contextlib.contextmanager
+def program(*command: Any, cwd: Any = ROOT) -> Iterator[tuple[Program, tuple[str, int]]]:
+    with Program(sys.executable, *command, cwd=cwd) as running:
+        yield running, ("127.0.0.1", running.port)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(PATIENCE) == 0
+
+
+def connected(stack: contextlib.ExitStack, address: tuple[str, int]) -> socket.socket:
+    return stack.enter_context(socket.create_connection(address, PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("method", "when"), [("fork", ""), ("spawn", ""), ("fork", "when_full=60.0")]
+)
+def test_the_limit_is_one_for_all_workers(tmp_path: Path, method: str, when: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("METHOD", repr(method)).replace("WHEN", when))
+    with program(str(script)) as (running, address), contextlib.ExitStack() as stack:
+        running.wait_for_line("3 workers are ready")
+        for _ in range(3):
+            first, second = connected(stack, address), connected(stack, address)
+            assert answers(first)
+            assert answers(second)
+            third = connected(stack, address)
+            third.sendall(b"x")
+            assert is_silent(third)
+            first.close()
+            assert receive_exactly(third, 1) == b"x"
+            second.close()
+            fourth = connected(stack, address)
+            assert answers(fourth)
+            third.close()
+            fourth.close()
+
+
+def test_the_places_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
+    module = tmp_path / "app.py"
+    module.write_text("import os\ndef pid(conn): conn.write(f'{os.getpid()}\\n'); conn.read()\n")
+    command = ["-m", "netkit", "serve", "app:pid", "--workers", "2", "--max-connections", "1"]
+    with contextlib.ExitStack() as stack:
+        running, address = stack.enter_context(program(*command, cwd=tmp_path))
+        running.wait_for_line("2 workers are ready")
+        first = connected(stack, address)
+        os.kill(int(first.makefile().readline()), signal.SIGKILL)
+        second = connected(stack, address)
+        assert int(second.makefile().readline())
+
+
+def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) -> None:
+    path = tmp_path / "deny"
+    for workers in ("1", "2"):
+        path.write_text("127.0.0.0/8\n")
+        command = ["-m", "netkit", "echo", "--deny", f"@{path}", "--workers", workers]
+        with program(*command) as (running, address), contextlib.ExitStack() as stack:
+            if workers == "2":
+                running.wait_for_line("2 workers are ready")
+            assert receive_all(connected(stack, address)) == b""
+            path.write_text("10.0.0.0/8\n")
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for_line("the list 'deny' reloaded" if workers == "1" else "reloaded: 2")
+            assert answers(connected(stack, address))
+
+
+@pytest.mark.parametrize("when", ["refuse", "0"])
+def test_the_command_line_refuses_with_a_line(when: str) -> None:
+    options = ["--max-connections", "0", "--when-full", when, "--refusal", "full"]
+    with program("-m", "netkit", "echo", *options) as (running, address):
+        with contextlib.ExitStack() as stack:
+            assert receive_all(connected(stack, address)) == b"full\n"
+        running.wait_for_line("max_connections: refusing clients, 127.0.0.1")
+
+
+def test_a_wrong_limit_is_told_in_one_line() -> None:
+    for option, value, text in [
+        ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
+        ("--deny", "@/nowhere", "[Errno 2] No such file or directory: '/nowhere'"),
+        ("--allow", "300.0.0.1", "it: not an IP address: '300.0.0.1'"),
+        ("--max-connections", "many", "it must be a number of n, not 'many'"),
+    ]:
+        command = [sys.executable, "-m", "netkit", "echo", option, value]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 2
+        assert text in result.stderr
+        assert result.stderr.count("\n") == 1
