@@ -245,15 +245,18 @@ class Refusals:
         episode.last = now
         return False
 
-    def end_episodes(self) -> float | None:
-        """Tell of those that are over. Seconds until it is worth asking again; None: never."""
+    def end_episodes(self, quiet: float = EPISODE_QUIET) -> float | None:
+        """Tell of those that are over, after so many seconds in which nobody was kept out.
+
+        Seconds until it is worth asking again; None: never.
+        """
         now = self._clock()
         over = []
         with self._lock:
             for reason, episode in list(self._episodes.items()):
-                if now - episode.last >= EPISODE_QUIET:
+                if now - episode.last >= quiet:
                     over.append((reason, self._episodes.pop(reason)))
-            left = [episode.last + EPISODE_QUIET - now for episode in self._episodes.values()]
+            left = [episode.last + quiet - now for episode in self._episodes.values()]
         for reason, episode in over:
             if episode.clients:
                 seconds = episode.last - episode.began

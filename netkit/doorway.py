@@ -275,6 +275,7 @@ class Doorway(socketserver.ThreadingTCPServer):
         for guest in self._anteroom.close():
             self._admission.forgo(guest.ticket)
             sockets.force_close(guest.request)
+        self._refusals.end_episodes(quiet=0)
 
     def _refusal(self) -> bytes:
         text = self._options.refusal

@@ -304,6 +304,14 @@ def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.Monk
     assert server._admission._count == 0
 
 
+def test_how_many_were_refused_is_told_at_the_latest_when_the_server_stops() -> None:
+    with observed(events.Refused) as told:
+        with serving(netkit.EchoHandler, deny=["127.0.0.1"]) as server:
+            for _ in range(3):
+                assert exchange_or_end(server) == b""
+    assert [event[:2] for event in told] == [("deny", 3)]
+
+
 def test_who_is_on_the_list_is_not_held_either() -> None:
     options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
     with serving(netkit.EchoHandler, **options) as server:
