@@ -883,7 +883,9 @@ def test_a_second_ctrl_c_cuts_in_all_workers(
             wait_until(lambda: refuses(program))
             send(program, signal.SIGINT)
             last_line = ends(program, 130)[-1]
-            assert re.fullmatch(rf"stopped: \d+ finished, {len(clients)} cut", last_line)
+            found = re.fullmatch(r"stopped: \d+ finished, (\d+) cut", last_line)
+            # The last connection of `refuses` that came through may be cut, too.
+            assert found and int(found[1]) in (len(clients), len(clients) + 1)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
