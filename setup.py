@@ -19,6 +19,7 @@ setup(
     packages=["netkit"],
     package_data={"netkit": ["py.typed"]},
     python_requires=">=3.10",
+    extras_require={"tls": ["cryptography"]},  # for certificates that are made on the spot
     entry_points={"console_scripts": ["netkit = netkit.__main__:run"]},
     classifiers=[
         "Development Status :: 4 - Beta",

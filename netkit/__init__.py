@@ -27,13 +27,18 @@ _ROOMS = {
     "errors": (
         "ConnectionClosedError",
         "FramingError",
+        "HandshakeError",
         "IncompleteReadError",
         "LineTooLongError",
         "LocalError",
         "MessageTooLongError",
+        "MissingExtraError",
         "NetkitError",
         "PeerError",
         "ServerStateError",
+        "TlsConfigError",
+        "TlsError",
+        "TruncatedError",
         "UnknownEncodingError",
         "WorkersFailedError",
         "WriteAfterEndError",
@@ -51,6 +56,7 @@ _ROOMS = {
     "running": ("run", "serve"),
     "server": ("Server", "create_server"),
     "signals": ("RunReport",),
+    "tls": ("TlsStream",),
     "workers": ("Workers",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -70,13 +76,18 @@ if TYPE_CHECKING:
     from .encodings import to_str as to_str
     from .errors import ConnectionClosedError as ConnectionClosedError
     from .errors import FramingError as FramingError
+    from .errors import HandshakeError as HandshakeError
     from .errors import IncompleteReadError as IncompleteReadError
     from .errors import LineTooLongError as LineTooLongError
     from .errors import LocalError as LocalError
     from .errors import MessageTooLongError as MessageTooLongError
+    from .errors import MissingExtraError as MissingExtraError
     from .errors import NetkitError as NetkitError
     from .errors import PeerError as PeerError
     from .errors import ServerStateError as ServerStateError
+    from .errors import TlsConfigError as TlsConfigError
+    from .errors import TlsError as TlsError
+    from .errors import TruncatedError as TruncatedError
     from .errors import UnknownEncodingError as UnknownEncodingError
     from .errors import WorkersFailedError as WorkersFailedError
     from .errors import WriteAfterEndError as WriteAfterEndError
@@ -96,6 +107,7 @@ if TYPE_CHECKING:
     from .server import Server as Server
     from .server import create_server as create_server
     from .signals import RunReport as RunReport
+    from .tls import TlsStream as TlsStream
     from .workers import Workers as Workers
 
 

@@ -115,6 +115,35 @@ class FramingError(PeerError, ValueError):
     """
 
 
+class TlsError(PeerError, ConnectionError):
+    """The peer broke TLS, or broke it off: nothing more can be read or written."""
+
+
+class HandshakeError(TlsError):
+    """TLS could not be agreed on with the peer; the message says why, in one line.
+
+    Also raised by a read after the handshake, where the peer rejects our certificate only then
+    (RFC 8446 section 4.4.2.4).
+    """
+
+
+class TruncatedError(TlsError, EOFError):
+    """The TCP input ended without TLS's close_notify, as anybody on the way can make it do."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the peer ended the connection without TLS's close_notify: what came may be only a part"
+        )
+
+
+class TlsConfigError(LocalError, ValueError):
+    """A certificate or a key cannot be used; the message names the file and what is wrong."""
+
+
+class MissingExtraError(LocalError, ImportError):
+    """An optional package is not installed; the message is the command that installs it."""
+
+
 class WorkersFailedError(NetkitError):
     """No worker process could be brought to serve."""
 

@@ -1,0 +1,93 @@
+"""Why TLS failed, in one line for people.
+
+Pure: from what OpenSSL calls the failure, and from the first bytes that the peer sent.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+from .errors import HandshakeError, TlsError
+
+# What a peer's first record may begin with: an alert or a handshake (RFC 8446 section 5.1), or the
+# length of a ClientHello in the frame of SSL 2 (RFC 5246 appendix E.2).
+_FIRST_BYTES = frozenset((21, 22, *range(0x80, 0x100)))
+
+SHOWN = 40  # the most bytes of plain text that a message shows
+
+# RFC 8446 section 6.2, in OpenSSL's words. Each follows "the client" or "the server".
+_ALERTS = {
+    "UNKNOWN_CA": "does not trust our certificate: unknown CA",
+    "BAD_CERTIFICATE": "does not accept our certificate: bad certificate",
+    "CERTIFICATE_UNKNOWN": "does not accept our certificate: certificate unknown",
+    "CERTIFICATE_EXPIRED": "does not accept our certificate: certificate expired",
+    "CERTIFICATE_REVOKED": "does not accept our certificate: certificate revoked",
+    "UNSUPPORTED_CERTIFICATE": "does not accept our certificate: unsupported certificate",
+    "CERTIFICATE_REQUIRED": "requires a certificate, and none was sent",
+    "PROTOCOL_VERSION": "has no protocol version in common with us",
+}
+
+# What OpenSSL finds on our side. "{}" is "client" or "server".
+_REASONS = {
+    "UNSUPPORTED_PROTOCOL": "no protocol version in common with the {}",
+    "WRONG_SSL_VERSION": "no protocol version in common with the {}",
+    "NO_SHARED_CIPHER": "no cipher in common with the {}",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the {} sent no certificate, and one is required",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "the {} sent a damaged or forged record",
+}
+
+_ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13|SSL/TLS)_(?:ALERT_)?(.+)")
+
+
+def plain_text(first: bytes) -> str | None:
+    """The beginning of what cannot be TLS, printable and short; None if `first` can be TLS."""
+    if not first or first[0] in _FIRST_BYTES:
+        return None
+    line = re.split(rb"[\r\n]", first, maxsplit=1)[0] or first
+    shown = repr(line[:SHOWN].decode("ascii", "backslashreplace"))
+    return f"{shown}..." if len(line) > SHOWN else shown
+
+
+def handshake_failure(error: ssl.SSLError | None, peer: str, first: bytes) -> HandshakeError:
+    """`error`: OpenSSL's, or None if the TCP input ended; `peer`: ``"client"`` or ``"server"``.
+
+    `first`: what the peer's input began with, more than `SHOWN` bytes if there were.
+    """
+    text = plain_text(first)
+    if text:
+        return HandshakeError(f"the {peer} sent plain text, not TLS: {text}")
+    if error is None or isinstance(error, ssl.SSLZeroReturnError):
+        return HandshakeError(f"the {peer} left in the middle of the handshake")
+    return HandshakeError(_explained(error, peer, f"the handshake with the {peer} failed"))
+
+
+def failure(error: ssl.SSLError, peer: str) -> TlsError:
+    """As `handshake_failure`, once the handshake is over."""
+    kind = HandshakeError if _alert(error) in _ALERTS else TlsError
+    return kind(_explained(error, peer, f"the {peer} broke TLS"))
+
+
+def _alert(error: ssl.SSLError) -> str | None:
+    """The name of the alert that the peer has sent, if that is what `error` is."""
+    found = _ALERT.fullmatch(error.reason or "")
+    return found[1] if found else None
+
+
+def _explained(error: ssl.SSLError, peer: str, otherwise: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the {peer} is not valid: {error.verify_message}"
+    alert = _alert(error)
+    if alert:
+        known = _ALERTS.get(alert)
+        return f"the {peer} " + (known or f"broke off: {_in_words(alert)}")
+    known = _REASONS.get(error.reason or "")
+    if known:
+        return known.format(peer)
+    # A text ends with the line of Python's source, which helps nobody.
+    text = _in_words(error.reason or "") or re.sub(r" \(_ssl\.c:\d+\)$", "", str(error.args[-1]))
+    return f"{otherwise}: {text}"
+
+
+def _in_words(reason: str) -> str:
+    return reason.lower().replace("_", " ")

@@ -1,0 +1,245 @@
+"""Contexts for TLS: from files, from memory, and for a certificate that is made on the spot.
+
+Rules: OpenSSL says "PEM lib" for most that can be wrong with a file, so the files are looked at
+here first; a message names the file. Nothing ever asks for a password on the terminal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from .errors import MissingExtraError, TlsConfigError
+
+Path = str | os.PathLike[str]
+
+SELF_SIGNED_LIFE = datetime.timedelta(days=30)
+CLOCK_SKEW = datetime.timedelta(hours=1)  # that a client's clock may be behind ours
+
+# No certificate is assigned to a key of another kind than the certificate's.
+_NO_MATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+
+
+class TlsFiles(NamedTuple):
+    """What a server is configured with. `key` None: the key is in the same file as `cert`.
+
+    `key_password` is for all the keys. `client_ca`: clients must have a certificate that one of
+    these has signed. `sni`: other certificates (and their keys), by the name that the client asks
+    for; ``*.example.org`` is for one label in place of the star (RFC 9525 section 6.3). `alpn`: the
+    protocols, best first.
+    """
+
+    cert: Path
+    key: Path | None = None
+    key_password: str | None = None
+    client_ca: Path | None = None
+    sni: Mapping[str, tuple[Path, Path | None]] = MappingProxyType({})
+    alpn: Sequence[str] = ()
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """For TLS 1.2 and later. TlsConfigError if a file cannot be used."""
+    context = _server_context(files, files.cert, files.key)
+    if files.sni:
+        named = {
+            host.lower(): _server_context(files, cert, key)
+            for host, (cert, key) in files.sni.items()
+        }
+
+        def choose(session: Any, name: str | None, _: ssl.SSLContext) -> None:
+            host = (name or "").lower()
+            chosen = named.get(host) or named.get("*." + host.partition(".")[2])
+            if chosen:
+                session.context = chosen
+
+        context.sni_callback = choose
+    return context
+
+
+def client_context(
+    ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+    key_password: str | None = None,
+    alpn: Sequence[str] = (),
+    verify: bool = True,
+) -> ssl.SSLContext:
+    """For TLS 1.2 and later. `ca`: whom to trust, instead of those whom the system does.
+
+    `cert` and `key`: what to show to a server that asks for it. Without `verify` anybody can pass
+    for the server. TlsConfigError if a file cannot be used.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn)
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        _trust(context, ca)
+    if cert is not None:
+        _load(context, cert, key, key_password)
+    return context
+
+
+def context_from_pem(cert_pem: bytes, key_pem: bytes, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+    """A server's context. OpenSSL reads files only: there is one, for us alone, for a moment."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, alpn)
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(key_pem + b"\n" + cert_pem)
+        file.flush()
+        _load(context, file.name, None, None)
+    return context
+
+
+def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
+    """A certificate for these names and addresses, and its key, both in PEM.
+
+    Good for `SELF_SIGNED_LIFE`, and for tests only: nobody has a reason to trust it.
+    MissingExtraError without the package ``cryptography``.
+    """
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import NameOID
+    except ImportError as error:
+        raise MissingExtraError("pip install 'netkit[tls]'") from error
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netkit, self-signed")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + SELF_SIGNED_LIFE)
+        .add_extension(x509.SubjectAlternativeName([_san(x509, host) for host in hosts]), False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    return certificate.public_bytes(pem), key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+class _NoteServerName:
+    """A context's callback for SNI: notes the name, and asks the one that was there before."""
+
+    def __init__(self, then: Callable[..., int | None] | None) -> None:
+        self._then = then
+
+    def __call__(self, session: Any, name: str | None, context: ssl.SSLContext) -> int | None:
+        session.asked_for = name
+        return self._then(session, name, context) if self._then else None
+
+
+def prepare(context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
+    """See to it that any `context` does what a `TlsStream` relies on. Idempotent.
+
+    ValueError if it is to check the server's name, and there is none.
+    """
+    if context.check_hostname and not (server_side or server_hostname):
+        # Python says so for a socket, and checks nothing in memory.
+        raise ValueError("a context with check_hostname needs a server_hostname")
+    # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
+    if not context.options & ssl.OP_NO_RENEGOTIATION:
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    if server_side and not isinstance(context.sni_callback, _NoteServerName):
+        context.sni_callback = _NoteServerName(context.sni_callback)
+
+
+def _san(x509: Any, host: str) -> Any:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host.encode("idna").decode())
+
+
+def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def _server_context(files: TlsFiles, cert: Path, key: Path | None) -> ssl.SSLContext:
+    context = _context(ssl.PROTOCOL_TLS_SERVER, files.alpn)
+    _load(context, cert, key, files.key_password)
+    if files.client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _trust(context, files.client_ca)
+    return context
+
+
+def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str | None) -> None:
+    certificate, key_file = _named("certificate", cert), _named("key", cert if key is None else key)
+    _look_for("certificate", cert, b"CERTIFICATE-----")
+    _look_for("key", cert if key is None else key, b"PRIVATE KEY-----")
+    asked = False
+
+    def give_password() -> str:
+        nonlocal asked
+        asked = True
+        if password is None:
+            raise TlsConfigError(f"{key_file} needs a password, and none is given")
+        return password
+
+    try:
+        context.load_cert_chain(cert, key, give_password)
+    except ssl.SSLError as error:
+        if error.reason in _NO_MATCH:
+            text = f"{key_file} does not match {certificate}"
+        elif asked:
+            text = f"{key_file}: wrong password"
+        elif not _is_certificate(cert):
+            text = f"{certificate} is damaged"
+        else:
+            text = f"{key_file} is damaged, or of a kind that OpenSSL does not take"
+        raise TlsConfigError(text) from None
+    except ValueError as error:  # the password is longer than OpenSSL takes
+        if isinstance(error, TlsConfigError):
+            raise
+        raise TlsConfigError(f"{key_file}: {error}") from None
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    _look_for("CA", ca, b"CERTIFICATE-----")
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError:
+        raise TlsConfigError(f"{_named('CA', ca)} is damaged") from None
+
+
+def _named(what: str, path: Path) -> str:
+    return f"the {what} file {os.fspath(path)!r}"
+
+
+def _look_for(what: str, path: Path, label: bytes) -> None:
+    """TlsConfigError unless there is something with this label (RFC 7468) in the file."""
+    try:
+        with open(path, "rb") as file:
+            found = label in file.read()
+    except OSError as error:
+        raise TlsConfigError(f"{_named(what, path)}: {error.strerror}") from None
+    if not found:
+        thing = "private key" if what == "key" else "certificate"
+        raise TlsConfigError(f"{_named(what, path)} has no {thing} in it (in PEM)")
+
+
+def _is_certificate(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return False
+    return True

@@ -1,0 +1,436 @@
+"""TLS on a connection: one thread reads while others write.
+
+Rules:
+
+1. Two threads cannot use one ``ssl.SSLSocket`` at once: CPython before 3.13 does not lock it, and
+   later ones hold their lock while a read waits. So OpenSSL works in memory here. `_lock` is held
+   for that work alone, never while anybody waits for the network.
+2. `_sending` is held from encrypting until the ciphertext is sent, since records are numbered: they
+   must leave in the order in which they were made. `_receiving` is held from receiving until
+   OpenSSL has the bytes. Both come before `_lock`, and nobody takes one holding the other, but a
+   writer that OpenSSL tells to read first.
+3. Reading may make answers (key updates, alerts). They wait in `_outgoing` for whoever sends next;
+   the reader sends them only when it is about to wait itself, and if no writer is at it. Whoever
+   gives `_sending` back looks for answers again. So a reader never waits for a writer whose peer is
+   slow, and no answer is forgotten.
+4. What came and could be decrypted is delivered, whatever befell the connection after it.
+5. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
+   close_notify ends the stream (RFC 8446 section 6.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from . import alerts
+from .buffer import ReceiveBuffer
+from .certificates import prepare
+from .errors import TlsError, TruncatedError, WriteAfterEndError
+from .reading import CHUNK, FIRST_CHUNK, next_chunk
+
+RECORD = 16 * 1024  # the most plaintext that a record holds, RFC 8446 section 5.1
+_HEADER = 5  # bytes of a record's header, the last two of which are its length
+
+# How much is encrypted, and received, at once (bytes). Half of it costs a tenth of the throughput;
+# OpenSSL's buffers in memory keep the size that they once had.
+PIECE = 128 * 1024
+
+# Bytes of answers that the reader leaves to a writer; with more, it waits for the writer. A peer
+# that asks and asks, and does not read, is not to fill the memory.
+MOST_ANSWERS = 64 * 1024
+
+_Bytes = bytes | bytearray | memoryview
+
+
+class _Records:
+    """Where records end in a stream of ciphertext."""
+
+    __slots__ = ("_head", "_missing", "whole")
+
+    def __init__(self) -> None:
+        self._head = b""  # a header of which a part has come
+        self._missing = 0  # bytes of a record of which a part has come
+        self.whole = True
+        """Whether the stream ends where a record does."""
+
+    def feed(self, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        at, size = self._missing, len(data)
+        while at + _HEADER <= size:
+            at += _HEADER + (data[at + 3] << 8 | data[at + 4])
+        self._missing = max(0, at - size)
+        self._head = data[at:]
+        self.whole = at == size
+
+
+class TlsStream:
+    """What lies between a connection and its socket once TLS has begun: bytes in, bytes out.
+
+    One thread may read while any number of others write. `handshake` comes first: ValueError from
+    `recv` and `send` before it is over.
+
+    `receive(n)` waits for 1 to n bytes of ciphertext, and returns ``b""`` at the end of the TCP
+    input. It is called by a thread that reads, or, when OpenSSL cannot write before it has read
+    more, by one that writes; never by two at once.
+
+    `send(data)` sends all of it, or, if it returns a number, so many bytes of it, at least 1 (as
+    ``socket.send`` does); the rest is given to it again. If it raises, none of `data` has been
+    sent: only then are later calls good. It is never called by two threads at once.
+
+    What the two raise passes through, and a later call goes on where this one was.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[int], bytes],
+        send: Callable[[bytes], object],
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+    ) -> None:
+        """Nothing is sent or received yet.
+
+        `context` is changed: it does not renegotiate, and a server's notes the name in SNI.
+        ValueError for a `server_hostname` that cannot be one, or without one where `context` is to
+        check it.
+        """
+        prepare(context, server_side, server_hostname)
+        self._receive = receive
+        self._send = send
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        self._read, self._write = self._ssl.read, self._ssl.write
+        self._peer = "client" if server_side else "server"
+        self._lock = threading.RLock()  # a signal handler may ask from within
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+        self._records = _Records()
+        self._first: bytes | None = b""  # what the peer began with; None after the handshake
+        self._fed = 0  # how often there was something new from `receive`
+        self._chunk = RECORD  # what `receive` is asked for
+        self._hungry = True  # OpenSSL has read all there is, and more may come
+        self._answered = False  # reading has made answers
+        self._eof = False  # of the TCP input
+        self._closed = False  # the peer has sent its close_notify
+        self._ended = False  # we have sent ours
+        self._failure: TlsError | None = None
+        self._decrypted = ReceiveBuffer()  # ahead of the reader
+        self._unsent = b""  # ciphertext that `send` has not taken
+
+    # The handshake
+
+    def handshake(self) -> None:
+        """Agree on keys with the peer, and check who it is as the context says.
+
+        HandshakeError, for which the peer has been sent an alert as far as possible.
+        """
+        while True:
+            with self._sending:
+                with self._lock:
+                    done = self._shake_hands()
+                    seen = self._fed
+                    flight = self._outgoing.read()
+                if self._failure:
+                    with contextlib.suppress(OSError):
+                        self._transmit(flight)
+                    raise self._failure
+                self._transmit(flight)
+            if done:
+                self._first = None
+                self._chunk = FIRST_CHUNK
+                return
+            self._take_in(seen)
+
+    def _require_handshake(self) -> None:
+        raise self._failure or ValueError("the handshake is not over")
+
+    def _shake_hands(self) -> bool:
+        """One step. True if it was the last one; a failure is noted."""
+        if self._failure:
+            return False
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            if self._eof:
+                self._failure = alerts.handshake_failure(None, self._peer, self._first or b"")
+            return False
+        except ssl.SSLError as error:
+            self._failure = alerts.handshake_failure(error, self._peer, self._first or b"")
+            return False
+        self._hungry = False
+        return True
+
+    # Reading
+
+    def recv(self, size: int) -> bytes:
+        """From 1 to `size` bytes, at most `CHUNK`; ``b""`` after the peer's close_notify.
+
+        Waits for the first of them. TruncatedError if the TCP input ends without a close_notify;
+        TlsError if what came is not what the peer had sent, or if it broke off; HandshakeError if
+        that was for our certificate. For one thread at a time.
+        """
+        if size < 1:
+            raise ValueError(f"size must be at least 1 byte, not {size}")
+        if self._first is not None:
+            self._require_handshake()
+        try:
+            while True:
+                if self._decrypted or not self._hungry:
+                    with self._lock:
+                        data = self._decrypted.take(size) or self._decrypt(size)
+                    if data is not None:
+                        return data
+                if self._answered:
+                    self._send_answers()
+                with self._receiving:
+                    if self._hungry and not self._decrypted:
+                        ciphertext = self._receive(self._chunk)
+                        with self._lock:
+                            self._feed(ciphertext)
+                            data = self._decrypt(size)
+                        if data is not None:
+                            return data
+        except TlsError:
+            self._send_answers()  # the last of them is the alert
+            raise
+
+    def pending(self) -> bool:
+        """Whether `recv` would return, or raise, without waiting for the network."""
+        with self._lock:
+            try:
+                return bool(self._decrypted) or self._decrypt_ahead() is not None
+            except TlsError:
+                return True
+
+    def within_record(self) -> bool:
+        """Whether a part of a record has come, and not a whole one that nobody has read."""
+        with self._lock:
+            return not (self.pending() or self._records.whole)
+
+    def _decrypt_ahead(self) -> bytes | None:
+        data = None if self._hungry else self._decrypt(CHUNK)
+        if data:
+            self._decrypted.feed(data)
+        return data
+
+    def _decrypt(self, size: int) -> bytes | None:
+        """The next plaintext, ``b""`` at the end, or None: OpenSSL is hungry."""
+        if self._failure:
+            raise self._failure.with_traceback(None)
+        if self._closed:
+            return b""
+        if self._first is not None:
+            return None
+        data = None
+        try:
+            data = self._read(size if size < RECORD else RECORD)
+            if not data:
+                self._closed = True
+            elif not (self._incoming.pending or self._ssl.pending() or self._eof):
+                self._hungry = True  # asking it in vain costs an exception
+            elif len(data) < size:
+                data = self._joined(data, size)
+        except ssl.SSLWantReadError:
+            if self._eof:
+                raise TruncatedError from None
+            self._hungry = True
+        except ssl.SSLZeroReturnError:  # an empty read, once we have ended our side
+            self._closed = True
+            data = b""
+        except ssl.SSLError as error:
+            self._failure = alerts.failure(error, self._peer)
+            raise self._failure from None
+        finally:
+            self._answered = self._outgoing.pending > 0
+        return data
+
+    def _joined(self, data: bytes, size: int) -> bytes:
+        """`data`, and what else has come, up to `size` bytes in all."""
+        parts = [data]
+        left = size - len(data)
+        try:
+            while left and not self._hungry and (data := self._read(min(left, RECORD))):
+                parts.append(data)
+                left -= len(data)
+                self._hungry = not (self._incoming.pending or self._ssl.pending() or self._eof)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass  # the next read will meet it again
+        except ssl.SSLError as error:
+            self._failure = alerts.failure(error, self._peer)
+        return b"".join(parts)
+
+    def _feed(self, ciphertext: bytes) -> None:
+        """What `_receive` has returned."""
+        self._fed += 1
+        self._hungry = False
+        size = len(ciphertext)
+        if not size:
+            self._eof = True
+            return
+        self._incoming.write(ciphertext)
+        # One small record is what comes most often.
+        if not (
+            self._records.whole
+            and size > _HEADER
+            and size - _HEADER == ciphertext[3] << 8 | ciphertext[4]
+        ):
+            self._records.feed(ciphertext)
+        chunk = self._chunk
+        if size == chunk or chunk > FIRST_CHUNK:
+            self._chunk = PIECE if size == chunk >= CHUNK else next_chunk(chunk, size)
+        if self._first is not None and len(self._first) <= alerts.SHOWN:
+            self._first += ciphertext
+
+    def _take_in(self, seen: int) -> None:
+        """Wait for more ciphertext, unless another thread has brought some since `seen`."""
+        with self._receiving:
+            if self._fed == seen:
+                ciphertext = self._receive(self._chunk)
+                with self._lock:
+                    self._feed(ciphertext)
+
+    # Writing
+
+    def send(self, data: _Bytes) -> int:
+        """Send all of `data`, and return its number of bytes.
+
+        From any thread: what one call sends stays together. WriteAfterEndError after `end`;
+        TlsError if TLS has failed. After an error of `send`, what it did not take is sent before
+        anything else, so that the peer can still make sense of the stream.
+        """
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        try:
+            with self._sending:
+                if self._first is not None:
+                    self._require_handshake()
+                if self._ended:
+                    raise WriteAfterEndError
+                if 0 < size <= PIECE:
+                    self._transmit(self._encrypted(data))
+                elif size:
+                    with memoryview(data).cast("B") as whole:
+                        for at in range(0, size, PIECE):
+                            self._transmit(self._encrypted(whole[at : at + PIECE]))
+        except TlsError:  # there may be an alert for the peer
+            self._send_answers()
+            raise
+        if self._answered:
+            self._send_answers()
+        return size
+
+    def end(self) -> None:
+        """Send our close_notify: the peer sees the end of input (half-close). Idempotent.
+
+        Reading goes on, up to the peer's close_notify. What `send` raises passes through. Nothing
+        is sent before the handshake is over, or once TLS has failed.
+        """
+        with self._sending:
+            with self._lock:
+                if not self._ended:
+                    self._ended = True
+                    self._shut_down()
+                flight = self._outgoing.read()
+            self._transmit(flight)
+
+    def _encrypted(self, piece: _Bytes) -> bytes:
+        while True:
+            with self._lock:
+                if self._failure:
+                    raise self._failure.with_traceback(None)
+                try:
+                    self._write(piece)
+                    self._answered = False
+                    return self._outgoing.read()
+                except ssl.SSLWantReadError:  # it wants the rest of a message about keys first
+                    seen = self._fed
+                    if self._eof:
+                        raise TruncatedError from None
+                except ssl.SSLError as error:
+                    self._failure = alerts.failure(error, self._peer)
+                    raise self._failure from None
+            self._take_in(seen)
+
+    def _shut_down(self) -> None:
+        if self._first is not None or self._failure:
+            return
+        # Python looks for the peer's close_notify as well, and would fail on data before it.
+        with contextlib.suppress(TlsError):
+            while self._decrypt_ahead():
+                pass
+        if not self._failure:
+            with contextlib.suppress(OSError):  # that it has not come
+                self._ssl.unwrap()
+
+    def _send_answers(self) -> None:
+        """What reading has made, if there is any, and if nobody is at sending who will do it."""
+        while True:
+            with self._lock:
+                waiting = self._outgoing.pending
+                self._answered = bool(waiting)
+            if not waiting or not self._sending.acquire(blocking=waiting > MOST_ANSWERS):
+                return
+            try:
+                with self._lock:
+                    answers = self._outgoing.read()
+                # Nothing may follow a close_notify. A failure is for those who send: what the peer
+                # sent can be read all the same.
+                if not self._ended:
+                    with contextlib.suppress(OSError):
+                        self._transmit(answers)
+            finally:
+                self._sending.release()
+
+    def _transmit(self, ciphertext: bytes) -> None:
+        """Send it after what is left from before. Whoever calls this holds `_sending`."""
+        left = self._unsent + ciphertext if self._unsent else ciphertext
+        while left:
+            self._unsent = left
+            sent = self._send(left)
+            left = left[sent:] if isinstance(sent, int) and sent < len(left) else b""
+        self._unsent = b""
+
+    # What was agreed on
+
+    @property
+    def version(self) -> str | None:
+        """``"TLSv1.3"`` or ``"TLSv1.2"``; None before the handshake is over."""
+        with self._lock:
+            return self._ssl.version() if self._first is None else None
+
+    @property
+    def cipher(self) -> str | None:
+        """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
+        with self._lock:
+            suite = self._ssl.cipher()
+        return suite[0] if suite else None
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None."""
+        with self._lock:
+            return (self._ssl.getpeercert() or None) if self._first is None else None
+
+    @property
+    def peer_certificate_der(self) -> bytes | None:
+        """The peer's certificate, verified or not, in DER; None if it has sent none."""
+        with self._lock:
+            return self._ssl.getpeercert(binary_form=True) if self._first is None else None
+
+    @property
+    def alpn_protocol(self) -> str | None:
+        """The protocol that ALPN chose (RFC 7301), or None."""
+        with self._lock:
+            return self._ssl.selected_alpn_protocol()
+
+    @property
+    def server_name(self) -> str | None:
+        """The host that the client asked for by SNI (RFC 6066 section 3); None in a client."""
+        return getattr(self._ssl, "asked_for", None)

@@ -1,0 +1,322 @@
+"""Contexts for TLS, and what is said of files that cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from secure import Joined, contexts, files, optional, received
+from support import tool
+
+from netkit import certificates
+from netkit.certificates import (
+    TlsFiles,
+    client_context,
+    context_from_pem,
+    self_signed,
+    server_context,
+)
+from netkit.errors import MissingExtraError, TlsConfigError
+
+
+def issuer_of(joined: Joined) -> Any:
+    assert joined.client.peer_certificate
+    return joined.client.peer_certificate["subjectAltName"]
+
+
+def talks(
+    server: ssl.SSLContext, client: ssl.SSLContext, hostname: str | None = "localhost"
+) -> Any:
+    """What the client knows of the server's certificate, once bytes have gone both ways."""
+    joined = Joined(server, client, hostname)
+    joined.client.send(b"hello")
+    assert received(joined.server) == b"hello"
+    joined.server.send(b"good bye")
+    assert received(joined.client) == b"good bye"
+    return joined.client.peer_certificate and issuer_of(joined)
+
+
+# --- Files that can be used ---
+
+
+def test_certificate_and_key_may_be_in_one_file_or_in_two() -> None:
+    paths = [TlsFiles(files().server), TlsFiles(files().cert, files().key)]
+    paths.append(TlsFiles(Path(files().cert), Path(files().key)))
+    for server in map(server_context, paths):
+        assert talks(server, client_context(Path(files().ca)))
+
+
+def test_nothing_older_than_tls_1_2_is_spoken() -> None:
+    for context in (*contexts(), client_context(verify=False)):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_client_verifies_the_server_unless_told_otherwise() -> None:
+    assert client_context().verify_mode == ssl.CERT_REQUIRED
+    assert client_context().check_hostname
+    assert (
+        client_context().cert_store_stats()["x509_ca"] or not ssl.get_default_verify_paths().cafile
+    )
+    lenient = client_context(verify=False)
+    assert talks(contexts()[0], lenient, "example.com") is None
+    assert talks(contexts()[0], lenient, None) is None
+
+
+def test_clients_may_have_to_show_a_certificate() -> None:
+    server = server_context(TlsFiles(files().server, client_ca=files().ca))
+    joined = Joined(server, client_context(files().ca, cert=files().client))
+    assert joined.server.peer_certificate
+    assert joined.server.peer_certificate["subjectAltName"] == (("email", "me@example.org"),)
+
+
+@pytest.mark.parametrize(
+    ("asked", "served"),
+    [
+        ("example.org", "example.org"),
+        ("EXAMPLE.ORG", "example.org"),
+        ("www.example.org", "*.example.org"),
+        ("example.net", "example.net"),
+        ("a.b.example.org", "localhost"),
+        ("org", "localhost"),
+        ("elsewhere.example", "localhost"),
+        (None, "localhost"),
+    ],
+)
+def test_the_certificate_is_that_of_the_name_asked_for(asked: str | None, served: str) -> None:
+    sni = {host.upper(): (path, None) for host, path in files().named.items()}
+    server = server_context(TlsFiles(files().server, sni=sni))
+    client = client_context(files().ca)
+    client.check_hostname = False
+    joined = Joined(server, client, asked)
+    assert issuer_of(joined)[0] == ("DNS", served)
+    assert joined.server.server_name == asked
+
+
+def test_no_context_is_made_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    sni = {host: (path, None) for host, path in files().named.items()}
+    server = server_context(TlsFiles(files().server, sni=sni))
+    client = client_context(files().ca)
+
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(certificates, "_context", fail)
+    for _ in range(2):
+        assert Joined(server, client, "example.net").client.version
+
+
+def test_every_name_demands_the_clients_certificate_and_speaks_the_protocols() -> None:
+    sni = {"example.org": (files().named["example.org"], None)}
+    server = server_context(
+        TlsFiles(files().server, client_ca=files().ca, sni=sni, alpn=("one", "two"))
+    )
+    client = client_context(files().ca, cert=files().client, alpn=("two",))
+    joined = Joined(server, client, "example.org")
+    assert joined.server.alpn_protocol == "two"
+    assert joined.server.peer_certificate
+    refused, _ = Joined(server, client_context(files().ca), "example.org", shake=False).refused()
+    assert str(refused) == "the client sent no certificate, and one is required"
+
+
+# --- Files that cannot ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    text = "-----BEGIN {0}-----\nhello\n-----END {0}-----\n"
+    (tmp_path / "text").write_text("hello\n")
+    (tmp_path / "bad-cert").write_text(text.format("CERTIFICATE"))
+    (tmp_path / "bad-key").write_text(text.format("PRIVATE KEY"))
+    return tmp_path
+
+
+def config_error(*arguments: Any, **named: Any) -> str:
+    with pytest.raises(TlsConfigError) as error:
+        server_context(TlsFiles(*arguments, **named))
+    assert isinstance(error.value, ValueError)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    cert = files().cert
+    assert config_error("/no/cert") == "the certificate file '/no/cert': No such file or directory"
+    assert config_error(cert, "/no/key") == "the key file '/no/key': No such file or directory"
+    assert config_error(files().server, client_ca="/no/ca") == (
+        "the CA file '/no/ca': No such file or directory"
+    )
+    assert config_error(files().server, sni={"a": ("/no/sni", None)}) == (
+        "the certificate file '/no/sni': No such file or directory"
+    )
+
+
+def test_a_folder_is_no_file(folder: Path) -> None:
+    assert config_error(folder) == f"the certificate file '{folder}': Is a directory"
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may read anything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_that_we_may_not_read_is_named(folder: Path) -> None:
+    key = folder / "secret"
+    key.write_bytes(Path(files().key).read_bytes())
+    key.chmod(0)
+    with without_privileges():
+        text = certificate_error(key)
+    assert text == f"the CA file '{key}': Permission denied"
+
+
+def certificate_error(ca: Path) -> str:
+    with pytest.raises(TlsConfigError) as error:
+        client_context(ca)
+    return str(error.value)
+
+
+def test_what_is_no_pem_is_named(folder: Path) -> None:
+    cert, key, text = files().cert, files().key, folder / "text"
+    assert config_error(text) == f"the certificate file '{text}' has no certificate in it (in PEM)"
+    assert (
+        config_error(key, key) == f"the certificate file '{key}' has no certificate in it (in PEM)"
+    )
+    assert config_error(cert, text) == f"the key file '{text}' has no private key in it (in PEM)"
+    assert config_error(cert) == f"the key file '{cert}' has no private key in it (in PEM)"
+    assert certificate_error(text) == f"the CA file '{text}' has no certificate in it (in PEM)"
+
+
+def test_a_damaged_file_is_named(folder: Path) -> None:
+    cert, key = folder / "bad-cert", folder / "bad-key"
+    assert config_error(cert, files().key) == f"the certificate file '{cert}' is damaged"
+    assert config_error(files().cert, key) == (
+        f"the key file '{key}' is damaged, or of a kind that OpenSSL does not take"
+    )
+    assert certificate_error(cert) == f"the CA file '{cert}' is damaged"
+
+
+def test_a_key_must_be_that_of_the_certificate(folder: Path) -> None:
+    rsa = folder / "rsa"
+    subprocess.run(
+        [tool("openssl"), "genpkey", "-algorithm", "RSA", "-out", rsa],
+        check=True,
+        capture_output=True,
+    )
+    cert = files().cert
+    for key in (files().client, rsa):
+        assert config_error(cert, key) == (
+            f"the key file '{key}' does not match the certificate file '{cert}'"
+        )
+
+
+@pytest.mark.parametrize("form", [["ec"], ["pkcs8", "-topk8"]])
+def test_a_key_may_have_a_password(folder: Path, form: list[str]) -> None:
+    cert, key = files().cert, folder / "locked"
+    command = [tool("openssl"), *form, "-in", files().key, "-out", str(key)]
+    command += ["-passout", "pass:sesame", *(["-aes128"] if form == ["ec"] else [])]
+    subprocess.run(command, check=True, capture_output=True)
+    assert talks(server_context(TlsFiles(cert, key, "sesame")), contexts()[1])
+    assert config_error(cert, key, "wrong") == f"the key file '{key}': wrong password"
+    assert config_error(cert, key, "") == f"the key file '{key}': wrong password"
+    assert config_error(cert, key) == f"the key file '{key}' needs a password, and none is given"
+    assert config_error(cert, key, "x" * 2000) == (
+        f"the key file '{key}': password cannot be longer than 1024 bytes"
+    )
+
+
+def test_a_password_that_no_key_needs_is_not_looked_at() -> None:
+    assert server_context(TlsFiles(files().server, key_password="sesame"))
+
+
+# --- Certificates that are made on the spot ---
+
+
+def test_a_self_signed_certificate_is_for_its_hosts() -> None:
+    optional("cryptography")
+    cert, key = self_signed(["localhost", "127.0.0.1", "::1", "m\u00fcnchen.example"])
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(cert)
+        file.flush()
+        trusting = client_context(file.name)
+    for host in ("localhost", "127.0.0.1", "::1", "xn--mnchen-3ya.example"):
+        assert talks(context_from_pem(cert, key), trusting, host) == (
+            ("DNS", "localhost"),
+            ("IP Address", "127.0.0.1"),
+            ("IP Address", "0:0:0:0:0:0:0:1"),
+            ("DNS", "xn--mnchen-3ya.example"),
+        )
+    server = context_from_pem(cert, key)
+    _, refused = Joined(server, trusting, "example.org", shake=False).refused()
+    assert "Hostname mismatch" in str(refused)
+
+
+def test_a_self_signed_certificate_is_good_for_some_days() -> None:
+    optional("cryptography")
+    cert, key = self_signed(["localhost"])
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(cert)
+        file.flush()
+        joined = Joined(context_from_pem(cert, key), client_context(file.name))
+    certificate = joined.client.peer_certificate
+    assert certificate
+    begins, ends = (
+        datetime.datetime.fromtimestamp(ssl.cert_time_to_seconds(certificate[name]))
+        for name in ("notBefore", "notAfter")
+    )
+    now = datetime.datetime.now()
+    assert begins < now - datetime.timedelta(minutes=30)
+    assert ends > now + datetime.timedelta(days=7)
+
+
+def test_without_the_extra_the_error_is_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(MissingExtraError) as error:
+        self_signed(["localhost"])
+    assert str(error.value) == "pip install 'netkit[tls]'"
+    assert isinstance(error.value, ImportError)
+
+
+def test_a_key_from_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    modes: list[int] = []
+    load = certificates._load
+
+    def note_mode(context: Any, cert: str, *rest: Any) -> None:
+        modes.append(os.stat(cert).st_mode & 0o777)
+        load(context, cert, *rest)
+
+    monkeypatch.setattr(certificates, "_load", note_mode)
+    cert, key = (Path(path).read_bytes() for path in (files().cert, files().key))
+    context = context_from_pem(cert, key, alpn=["one"])
+    assert modes == [0o600]
+    assert list(tmp_path.iterdir()) == []
+    assert talks(context, contexts()[1])
+    with pytest.raises(TlsConfigError):
+        context_from_pem(cert, b"no key")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_takes_any_context_of_python() -> None:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files().server)
+    client = ssl.create_default_context(cafile=files().ca)
+    assert talks(server, client)
+    assert server.options & client.options & ssl.OP_NO_RENEGOTIATION
