@@ -124,9 +124,9 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
                 assert seconds is not None
                 raise timed_out("handshake_timeout", seconds, peer)
             selector.unregister(sock)
-            # Past TLS, which takes no flags: what the log is to show if this is no TLS.
-            first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
             try:
+                # Past TLS, which takes no flags: what the log is to show if this is no TLS.
+                first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
                 return sock.do_handshake()
             except ssl.SSLWantReadError:
                 waits_for = selectors.EVENT_READ
@@ -152,7 +152,9 @@ def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import NameOID
     except ImportError as error:
-        raise MissingExtraError("pip install 'netkit[tls]'") from error
+        raise MissingExtraError(
+            "to make a certificate takes the package cryptography: pip install 'netkit-tcp[tls]'"
+        ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netkit, self-signed")])
     now = datetime.datetime.now(datetime.timezone.utc)

@@ -172,7 +172,7 @@ def _shared_arguments() -> _Parser:
     parser.add_argument(
         "--tls-self-signed",
         action="store_true",
-        help="speak TLS with a certificate made now, for trying it out (needs netkit[tls])",
+        help="speak TLS with a certificate made now, for trying it out (needs netkit-tcp[tls])",
     )
     parser.add_argument(
         "--log-level",

@@ -175,9 +175,9 @@ class Connection(Stream):
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
         try:
-            if self.tls is not None or self.opaque:
+            if self.tls is not None:
                 sockets.set_send_timeout(self.socket, LINGER_SECONDS)
-                self._say_goodbye()
+            self._say_goodbye()
         except OSError:  # it takes nothing any more
             pass
         finally:

@@ -47,7 +47,7 @@ class _Values(NamedTuple):
     tls_key: str | os.PathLike[str] | None = None
     tls_key_password: str | None = None
     tls_client_ca: str | os.PathLike[str] | None = None
-    tls_sni: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
+    tls_sni: Mapping[str, tuple[Any, Any]] | None = None
     tls_alpn: Sequence[str] = ()
     starttls: bool = False
     encoding: str = "utf-8"
@@ -196,6 +196,8 @@ def _check_context(name: str, value: object) -> None:
 
 
 def _check_sni(name: str, value: object) -> None:
+    if value is None:
+        return
     good = isinstance(value, Mapping) and all(
         isinstance(host, str) and isinstance(files, tuple) and len(files) == 2
         for host, files in value.items()

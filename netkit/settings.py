@@ -105,7 +105,7 @@ def _tls_context(options: Options) -> ssl.SSLContext | None:
             options.tls_key,
             options.tls_key_password,
             options.tls_client_ca,
-            options.tls_sni,
+            options.tls_sni or {},
             options.tls_alpn,
         )
     )

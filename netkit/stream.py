@@ -272,7 +272,8 @@ class Stream(Reader, Ends):
         self._begin_write(sent)
         with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
             while sent < len(whole):
-                more = self._send_some(whole[sent:])
+                with whole[sent:] as rest:
+                    more = self._send_some(rest)
                 self.bytes_written += more
                 sent += more
 

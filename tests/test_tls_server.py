@@ -26,8 +26,10 @@ from support import (
     observed,
     receive_all,
     receive_exactly,
+    reset,
     serving,
     silent_log,
+    tcp_pair,
     tool,
     wait_until,
 )
@@ -75,6 +77,14 @@ def secure_client(
             yield secured
 
 
+@contextlib.contextmanager
+def own_client(server: Any) -> Iterator[netkit.Connection]:
+    """One that two threads may use, as Python's cannot before 3.13."""
+    with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+        conn.start_tls(contexts()[1], server_hostname="localhost")
+        yield conn
+
+
 def say(sock: ssl.SSLSocket, data: bytes) -> bytes:
     sock.sendall(data)
     return receive_exactly(sock, len(data))
@@ -107,8 +117,8 @@ def test_each_kind_of_handler_speaks_tls_and_says_goodbye(
 @each_handler
 def test_much_goes_both_ways_at_once(handler: Any) -> None:
     with serving(handler, tls_cert=files().cert, tls_key=files().key) as server:
-        with secure_client(server) as sock, in_thread(sock.sendall, BLOCK):
-            assert receive_exactly(sock, len(BLOCK)) == BLOCK
+        with own_client(server) as conn, in_thread(conn.write, BLOCK):
+            assert conn.readexactly(len(BLOCK)) == BLOCK
 
 
 def test_the_connection_tells_what_was_agreed_on() -> None:
@@ -154,9 +164,9 @@ def test_reads_and_writes_of_two_threads_do_not_wait_for_each_other() -> None:
             assert conn.readexactly(len(BLOCK)) == BLOCK
         conn.end()
 
-    with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
-        with in_thread(sock.sendall, BLOCK):
-            assert receive_all(sock) == BLOCK
+    with serving(handler, tls=contexts()[0]) as server, own_client(server) as conn:
+        with in_thread(conn.write, BLOCK):
+            assert conn.read() == BLOCK
 
 
 def test_a_handler_answers_after_the_clients_close_notify() -> None:
@@ -165,8 +175,7 @@ def test_a_handler_answers_after_the_clients_close_notify() -> None:
         conn.write(question.upper())
 
     with serving(handler, tls=contexts()[0]) as server:
-        with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
-            conn.start_tls(contexts()[1], server_hostname="localhost")
+        with own_client(server) as conn:
             conn.end("question")
             assert conn.read() == b"QUESTION"
 
@@ -228,6 +237,31 @@ def test_who_leaves_in_the_middle_of_the_handshake_harms_nobody(handler: Any) ->
         with secure_client(server) as sock:
             assert say_and_end(sock, b"hello") == b"hello"
     assert failures(seen) == ["HandshakeError: the client left in the middle of the handshake"]
+
+
+@each_handler
+def test_a_word_of_clear_text_is_enough(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"hi\n")
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["HandshakeError: the client sent plain text, not TLS: 'hi'"]
+
+
+@each_handler
+def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00")
+            connection = busy_connection(server)
+            # A handshake of Python's own is not to be seen from outside.
+            wait_until(lambda: connection.is_secured() or connection._is_waiting())
+            time.sleep(0.02)
+            reset(sock)
+        wait_until(lambda: seen)
+    (event,) = seen
+    assert isinstance(event.error, (HandshakeError, ConnectionResetError))
 
 
 @each_handler
@@ -397,6 +431,61 @@ def test_tls_needs_a_context_and_begins_once() -> None:
     ]
 
 
+def test_a_handshake_may_take_for_ever_and_comes_before_our_end() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        port = server.server_address[1]
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost", timeout=None)
+            conn.end("hello")
+            assert conn.read() == b"hello"
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.end()
+            with pytest.raises(netkit.WriteAfterEndError):
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+
+
+def test_an_end_for_a_peer_that_is_gone_is_an_end_all_the_same() -> None:
+    ended: list[bool] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("ready")
+        with contextlib.suppress(ConnectionResetError):
+            conn.read()
+        conn.end()
+        ended.append(True)
+
+    with serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server) as sock:
+            receive_exactly(sock, 5)
+            reset(sock)
+        wait_until(lambda: ended)
+
+
+def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> None:
+    with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+
+        class Skipping:
+            """Takes one byte that is no part of a message, and waits for the next one."""
+
+            def recv(self, size: int) -> bytes:
+                conn.socket.recv(1)
+                return conn._receive_raw(size)
+
+            def pending(self) -> bool:
+                return False
+
+            within_record = pending
+
+            def end(self) -> None:
+                pass
+
+        conn.tls = Skipping()  # type: ignore[assignment]
+        conn.set_limits(conn._limits)
+        peer.sendall(b"k")
+        conn.end_input()
+        assert conn.read() == b""
+
+
 def test_a_client_verifies_whom_it_talks_to() -> None:
     with serving(echo, tls=contexts()[0]) as server:
         port = server.server_address[1]
@@ -463,6 +552,22 @@ def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
         with secure_client(server):
             wait_until(lambda: raised)
     assert "write_timeout" in str(raised[0])
+
+
+def test_a_close_does_not_wait_long_for_a_peer_that_takes_no_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 0.05)
+
+    def handler(conn: netkit.Connection) -> None:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                conn.write(bytes(1_000_000))
+
+    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
+        with secure_client(server):
+            server.wait_for_connections(1)
+            assert server.wait_for_connections(0, PATIENCE)
 
 
 # --- Ended by others ---
