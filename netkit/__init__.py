@@ -52,6 +52,7 @@ _ROOMS = {
         "VarintPrefix",
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
+    "handover": ("receive_connection", "send_connection"),
     "registry": ("StopReport",),
     "running": ("run", "serve"),
     "server": ("Server", "create_server"),
@@ -101,6 +102,8 @@ if TYPE_CHECKING:
     from .handlers import GreeterHandler as GreeterHandler
     from .handlers import Handler as Handler
     from .handlers import LoggerHandler as LoggerHandler
+    from .handover import receive_connection as receive_connection
+    from .handover import send_connection as send_connection
     from .registry import StopReport as StopReport
     from .running import run as run
     from .running import serve as serve

@@ -8,7 +8,7 @@ Rules:
    socket down and leave the closing to the thread that waits.
 2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
    so the number cannot belong to another client by then. (Its reads and writes, and what they lock,
-   are in `netkit.stream`.)
+   are in `netkit.stream` and `netkit.writing`.)
 3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
    swallowed for a while, since closing with unread input makes the kernel reset the connection and
    throw away what the peer has not read yet (RFC 2525 section 2.17).
@@ -22,10 +22,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import sockets
-from .errors import HandshakeError, TlsError
+from .errors import ConnectionClosedError, HandshakeError, TlsError
 from .options import TimeLimits, check_seconds
-from .stream import Stream, Writable
 from .timing import HandshakeTimer, Timer
+from .writing import Writable, WritableStream
 
 if TYPE_CHECKING:
     import ssl
@@ -51,7 +51,7 @@ QUIET_SECONDS = 0.5
 UNSENT_SECONDS = 0.05
 
 
-class Connection(Stream):
+class Connection(WritableStream):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
@@ -117,6 +117,7 @@ class Connection(Stream):
         self._note_change()
         with self._write_lock:
             try:
+                self._send_corked()
                 self._say_goodbye()
             except TimeoutError as error:
                 raise self._failure(error) from None
@@ -177,6 +178,7 @@ class Connection(Stream):
         try:
             if self.tls is not None:
                 sockets.set_send_timeout(self.socket, LINGER_SECONDS)
+            self._send_corked()
             self._say_goodbye()
         except OSError:  # it takes nothing any more
             pass
@@ -202,6 +204,27 @@ class Connection(Stream):
     def reset(self) -> None:
         """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input."""
         self._abort(reset=True)
+
+    def detach(self) -> tuple[socket.socket, bytes]:
+        """Give up the socket: it, blocking, and what has been received and not been read.
+
+        This connection is closed, and its peer sees nothing of it: for another library, or another
+        process (`netkit.send_connection`). ConnectionClosedError; ValueError with TLS, while
+        another thread reads, and for a socket that its handler reads itself.
+        """
+        self._note_change()
+        with self._write_lock:
+            self._send_corked()
+            with self._lock:
+                if self._closed or self._closing:
+                    raise ConnectionClosedError
+                if self.is_secured() or self.opaque or self._is_waiting():
+                    raise ValueError("only a connection without TLS that nobody reads is detached")
+                self._closed = True
+                sock = socket.socket(fileno=self.socket.detach())
+        sockets.set_receive_timeout(sock, None)
+        sockets.set_send_timeout(sock, None)
+        return sock, self._forget_received()
 
     def _abort(self, reset: bool) -> None:
         if self._closed:
@@ -340,7 +363,7 @@ class Connection(Stream):
         self._limits = limits
         timer = Timer(self.socket, limits, self.peer)  # which takes former ones from the kernel
         self._timer = timer if any(limits) else None
-        self._special = self.tls is not None or self._timer is not None
+        self._special = self._is_special()
 
     def start_tls(
         self,

@@ -223,6 +223,26 @@ class Reader(ABC):
             self._fill()
         return self._buffer.peek(size)
 
+    def read_into(self, buffer: Any) -> int:
+        """Read into the caller's writable `buffer`; how many bytes, 0 at the end of input.
+
+        For programs that keep one buffer for all they read. ValueError for a buffer without room,
+        and after `set_encoding`.
+        """
+        with memoryview(buffer).cast("B") as room:
+            if not room:
+                raise ValueError("the buffer has no room")
+            if self._decoder is not None:
+                raise ValueError("text cannot be read into a buffer")
+            data = self.read(len(room))
+            room[: len(data)] = data
+        return len(data)
+
+    def unread(self, data: str | bytes) -> None:
+        """Put `data` back: the next read begins with it. Text is encoded as `write` does it."""
+        self._settle()
+        self._buffer.put_back(to_bytes(data, self.encoding))
+
     def set_encoding(self, encoding: str | None = "utf-8") -> None:
         """From now on, reads return text in this encoding; None: bytes again.
 
@@ -291,15 +311,22 @@ class Reader(ABC):
             self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")
             self._ahead.reverse()
 
-    def _forget_received(self) -> None:
-        self._buffer, self._ahead = ReceiveBuffer(), None
+    def _forget_received(self) -> bytes:
+        """All that has been received and not been read, which is given up."""
+        self._join_ahead()
+        data = bytes(self._buffer)
+        self._buffer = ReceiveBuffer()
+        return data
 
-    def _settle(self) -> None:
-        """Before any read: the buffer begins with what is to be read next."""
+    def _join_ahead(self) -> None:
         if self._ahead:
             self._buffer.put_back(b"\n".join([*reversed(self._ahead), b""]))
             self._ahead = None
             self._mixed = True
+
+    def _settle(self) -> None:
+        """Before any read: the buffer begins with what is to be read next."""
+        self._join_ahead()
         if self._overlong:
             self._skip_overlong(*self._overlong)
 

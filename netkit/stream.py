@@ -1,7 +1,7 @@
-"""Bytes to and from one connected socket, through TLS if it has begun, within time limits.
+"""Bytes from one connected socket, through TLS if it has begun, within time limits.
 
-The reading and the writing half of a `Connection`, which adds its life: closing it, and being
-stopped. Rules:
+The reading half of a `Connection`, and the state that its parts share; `netkit.writing` has the
+other half, `netkit.connection` its life: closing it, and being stopped. Rules:
 
 1. `_reading` is held during a wait for input, `_write_lock` for the whole of a write; both come
    before `_lock`, which guards the flags and is never held while waiting. A read and a write take
@@ -24,17 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from . import sockets
 from .addresses import Ends, describe_peer
-from .encodings import to_bytes
-from .errors import ConnectionClosedError, TlsError, TruncatedError, WriteAfterEndError
+from .errors import ConnectionClosedError, TlsError, TruncatedError
 from .options import TimeLimits
 from .reading import FIRST_CHUNK, Reader, next_chunk
 from .timing import Timer
 
 if TYPE_CHECKING:
     from .tls import TlsStream
-
-Writable = str | bytes | bytearray | memoryview
-_Bytes = bytes | bytearray | memoryview
 
 _ids = itertools.count(1)
 _ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
@@ -49,7 +45,7 @@ class Stream(Reader, Ends):
         *("id", "peer", "socket", "opaque", "tls"),
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
-        *("_special", "_handshaking", "_write_began", "_write_sent"),
+        *("_special", "_handshaking"),
         *("_lock", "_reading", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_closing", "_finished", "_closed"),
@@ -85,9 +81,6 @@ class Stream(Reader, Ends):
         self.tls: TlsStream | None = None
         self._special = False
         self._handshaking = False
-        # Of the present write: when it began, and how many bytes of it are sent.
-        self._write_began = 0.0
-        self._write_sent = 0
         self._changed = False  # one of the flags below is set that says more than "open"
         self._eof = False
         self._peer_ended = False
@@ -215,83 +208,3 @@ class Stream(Reader, Ends):
             failure = sockets.explain(error, self.peer)
         self.error = failure
         return failure
-
-    # Writing
-
-    def write(self, data: Writable, encoding: str | None = None) -> int:
-        """Send all of `data` and return its number of bytes once the kernel has them.
-
-        Text is encoded with `encoding`, or else with this connection's. Waits while the peer's
-        window and the kernel's buffer are full: a slow peer slows this thread and no other.
-        Thread-safe: what one call writes stays together.
-
-        WriteAfterEndError after `end`, ConnectionClosedError after `close`, BrokenPipeError or
-        ConnectionResetError if the peer is gone, TimeoutError once a time limit has passed.
-        """
-        payload = data if type(data) is bytes else self._encoded(data, encoding)
-        with self._write_lock:
-            if self._changed:
-                self._check_writable()
-            if not payload:
-                return 0
-            try:
-                if self._special:
-                    self._send_specially(payload)
-                else:
-                    sent = self.socket.send(payload)
-                    self.bytes_written += sent
-                    if sent < len(payload):
-                        self._send_rest(payload, sent)
-            except OSError as error:
-                raise self._failure(error) from None
-        return len(payload)
-
-    def _encoded(self, data: Writable, encoding: str | None) -> _Bytes:
-        if isinstance(data, (bytes, bytearray)):
-            return data
-        if isinstance(data, memoryview) and data.c_contiguous:
-            return data.cast("B")
-        return to_bytes(data, encoding or self.encoding)
-
-    def _check_writable(self) -> None:
-        if self._closed or self._closing:
-            raise ConnectionClosedError
-        if self._ended:
-            raise WriteAfterEndError
-        if self._interruption is not None:
-            raise self._failure(self._interruption)
-
-    def _send_specially(self, payload: _Bytes) -> None:
-        if self.tls is None:
-            self._send_rest(payload, 0)
-        else:
-            self._begin_write(0)
-            self.bytes_written += self.tls.send(payload)
-
-    def _send_rest(self, payload: _Bytes, sent: int) -> None:
-        self._begin_write(sent)
-        with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
-            while sent < len(whole):
-                with whole[sent:] as rest:
-                    more = self._send_some(rest)
-                self.bytes_written += more
-                sent += more
-
-    def _begin_write(self, sent: int) -> None:
-        timer = self._timer
-        self._write_began = 0.0 if timer is None else timer.now()
-        self._write_sent = sent
-
-    def _send_some(self, data: _Bytes) -> int:
-        """Send a part of `data`, within the time limits; how many bytes, maybe none."""
-        timer = self._timer
-        try:
-            size = self.socket.send(data)
-        except BlockingIOError:
-            if timer is None:  # somebody has made the socket so
-                raise
-            size = 0
-        self._write_sent += size
-        if timer is not None and size < len(data):
-            timer.after_send(self._write_began, self._write_sent, stalled=not size)
-        return size

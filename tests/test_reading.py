@@ -893,3 +893,48 @@ def test_skipping_a_long_line_costs_no_more_than_a_few_looks_at_each_byte() -> N
         reader.readline()
     assert reader.readline() == b""
     assert counting.touched <= 6 * len(data)
+
+
+# --- The caller's buffer, and what is put back ---
+
+
+def test_input_is_read_into_the_callers_buffer_until_it_ends() -> None:
+    reader = Pieces(b"abcdef", b"g")
+    buffer = bytearray(4)
+    taken = []
+    while size := reader.read_into(buffer):
+        taken.append(bytes(buffer[:size]))
+    assert taken == [b"abcd", b"ef", b"g"]
+    assert reader.read_into(memoryview(buffer)[2:]) == 0
+
+
+def test_a_buffer_without_room_and_one_for_text_are_refused() -> None:
+    reader = Pieces(b"text")
+    with pytest.raises(ValueError, match="the buffer has no room"):
+        reader.read_into(bytearray())
+    reader.set_encoding()
+    with pytest.raises(ValueError, match="text cannot be read into a buffer"):
+        reader.read_into(bytearray(4))
+    assert reader.read() == "text"
+
+
+def test_what_is_put_back_is_read_first_by_any_method() -> None:
+    reader = Pieces(b"one\ntwo\nthree\nfour")
+    lines = reader.lines()
+    assert [next(lines), next(lines)] == ["one", "two"]
+    reader.unread("two\n")
+    assert reader.readline() == b"two\n"
+    reader.unread(b"the ")
+    assert reader.read(4) == b"the "
+    assert next(lines) == "three"
+    assert reader.read() == b"four"
+    reader.unread("again")
+    assert list(reader) == [b"again"]
+
+
+def test_text_is_put_back_in_its_encoding() -> None:
+    reader = Pieces("äö".encode("utf-16-le"), encoding="utf-16-le")
+    reader.set_encoding("utf-16-le")
+    assert reader.read(2) == "ä"
+    reader.unread("ü")
+    assert reader.read() == "üö"

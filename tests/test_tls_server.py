@@ -618,6 +618,7 @@ def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> No
             stack.enter_context(client(server))
         connection = busy_connection(server)
         wait_until(lambda: connection._is_waiting() and (connection.tls or not shaken))
+        time.sleep(0.02)  # that it is in its recv by now cannot be seen
         getattr(connection, how)()
         wait_until(lambda: ended)
     handshaking = {"cut": "ConnectionAbortedError"}.get(how, "ConnectionClosedError")
