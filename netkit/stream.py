@@ -122,6 +122,7 @@ class Stream(Reader, Ends):
         timer.before_receive(place, held, self._overlong is not None)
         while True:
             try:
+                timer.outlast_signals(writing=False)
                 return self.socket.recv(size)
             except BlockingIOError:
                 timer.after_wait()
@@ -230,6 +231,8 @@ class Stream(Reader, Ends):
         with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
             while sent < len(whole):
                 try:
+                    if timer is not None:
+                        timer.outlast_signals(writing=True)
                     more = self.socket.send(whole[sent:])
                 except BlockingIOError:
                     if timer is None:  # somebody has made the socket so

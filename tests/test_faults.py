@@ -47,6 +47,7 @@ from support import (
     reset,
     serving,
     silent_log,
+    tcp_pair,
     wait_until,
 )
 
@@ -292,6 +293,37 @@ def test_row_signals__in_the_accepting_thread_are_not_noticed(options: dict[str,
             server.listen(0, "127.0.0.1")
             with in_thread(attack):
                 server.serve_forever()
+
+
+class Slow:
+    """What a peer does that does nothing in time, but does not let the test hang."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.over = threading.Event()
+        self.peer = peer
+
+    def __call__(self) -> None:
+        if not self.over.wait(PATIENCE):
+            reset(self.peer)
+
+
+@needs_timer
+@pytest.mark.parametrize("call", ["read", "write"])
+def test_row_signals__do_not_put_off_a_time_limit(call: str) -> None:
+    with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+        slow = Slow(peer)
+        conn.set_timeout(0.1)
+        with in_thread(slow), signals() as got:
+            try:
+                with pytest.raises(TimeoutError, match="for 0.1 seconds"):
+                    if call == "read":
+                        conn.read(1)
+                    else:
+                        conn.write(MUCH * 10)
+            finally:
+                slow.over.set()
+        assert len(got) > 10
+        conn.destroy()
 
 
 # Clients that go away
