@@ -93,7 +93,8 @@ class BlockList:
         if self._path is None:
             return False
         rules = []
-        with open(self._path, encoding="utf-8") as file:
+        # What is no UTF-8 is no rule either: so the error names its line.
+        with open(self._path, encoding="utf-8", errors="backslashreplace") as file:
             for number, line in enumerate(file, 1):
                 text = line.partition("#")[0].strip()
                 try:
@@ -190,7 +191,10 @@ class BlockList:
 
     def from_json(self, text: str) -> None:
         """Add the rules of a JSON array of strings. ValueError, and nothing is added, else."""
-        rules = json.loads(text)
+        try:
+            rules = json.loads(text)
+        except RecursionError:  # brackets without end
+            rules = None
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
             raise ValueError("a BlockList in JSON is an array of strings")
         self.add_many(_shown_rule(rule) for rule in reversed(rules))

@@ -96,18 +96,26 @@ def local_name(sock: socket.socket) -> Any:
 
 def readable(sock: socket.socket) -> bool:
     """Whether a recv would return at once, with data or with the end of input."""
-    return bool(_poll_now(sock, select.POLLIN))
+    return bool(_poll(sock, select.POLLIN, 0))
+
+
+def wait_until_ready(sock: socket.socket, writing: bool, seconds: float) -> bool:
+    """Until a send, or a recv, would not wait; False after so many `seconds`, signals or not.
+
+    The longest wait is 24 days.
+    """
+    return bool(_poll(sock, select.POLLOUT if writing else select.POLLIN, seconds))
 
 
 def hung_up(sock: socket.socket) -> bool:
     """Whether the connection is over in both directions: reset, or closed by both ends."""
-    return sock.fileno() < 0 or bool(_poll_now(sock, 0) & (select.POLLHUP | select.POLLERR))
+    return sock.fileno() < 0 or bool(_poll(sock, 0, 0) & (select.POLLHUP | select.POLLERR))
 
 
-def _poll_now(sock: socket.socket, events: int) -> int:
+def _poll(sock: socket.socket, events: int, seconds: float) -> int:
     poll = select.poll()
     poll.register(sock, events)
-    ready = poll.poll(0)
+    ready = poll.poll(min(seconds * 1000, 2**31 - 1))  # milliseconds, in a C int
     return ready[0][1] if ready else 0
 
 

@@ -141,6 +141,7 @@ class Stream(Reader, Ends):
         timer.before_receive(place, held, self._overlong is not None)
         while True:
             try:
+                timer.outlast_signals(writing=False)
                 return self.socket.recv(size)
             except BlockingIOError:
                 timer.after_wait()

@@ -8,12 +8,15 @@ Rules:
    wait for another piece, the kernel's time is made shorter if it is longer than what is left.
 3. The kernel's time may be too short, never much too long: when it is over, it is looked up here
    whether a limit has passed; if none has, the wait goes on.
+4. After a signal Python begins the kernel's wait anew: a timer could put off a limit for ever. So
+   where signals arrive, in the main thread, poll(2) waits first: it goes on with what is left.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -59,7 +62,7 @@ class Timer:
     """
 
     __slots__ = (
-        *("_sock", "_limits", "_peer", "_clock", "_kernels"),
+        *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send"),
         *("_since", "_place", "_held", "_began", "_skipping"),
     )
 
@@ -83,7 +86,16 @@ class Timer:
         self._skipping = False  # it is a line that is dropped as it comes
         self._set_wait(limits.idle_timeout or limits.read_timeout)
         stall = self._stall()
-        sockets.set_send_timeout(sock, stall.limit if stall else limits.min_rate and RATE_GRACE)
+        self._kernels_send = stall.limit if stall else limits.min_rate and RATE_GRACE
+        sockets.set_send_timeout(sock, self._kernels_send)
+
+    def outlast_signals(self, writing: bool) -> None:
+        """To be called before each recv or send. BlockingIOError, as of those, after its time."""
+        if threading.get_ident() != threading.main_thread().ident:
+            return
+        seconds = self._kernels_send if writing else self._kernels
+        if seconds is not None and not sockets.wait_until_ready(self._sock, writing, seconds):
+            raise BlockingIOError
 
     # Receiving
 
@@ -174,6 +186,7 @@ class HandshakeTimer(Timer):
     ) -> None:
         self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
         super().__init__(sock, TimeLimits(), peer, clock)
+        self._kernels_send = seconds
         sockets.set_send_timeout(sock, seconds)
 
     def _due(self) -> _Due:

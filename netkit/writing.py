@@ -212,6 +212,8 @@ class WritableStream(Stream):
     def _send_in_time(self, send: Callable[[int, int], int], at: int, size: int) -> int:
         timer = self._timer
         try:
+            if timer is not None:
+                timer.outlast_signals(writing=True)
             sent = send(at, size)
         except BlockingIOError:
             if timer is None:  # somebody has made the socket so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -134,6 +135,35 @@ def test_what_is_an_ip_address(text: str, version: int) -> None:
 )
 def test_a_socket_address_is_parsed(text: str, parsed: Any) -> None:
     assert SocketAddress.parse(text) == parsed
+
+
+# What somebody may write for an address: pieces of one in any order, or anything at all.
+pieces = [
+    *("1", "0", "01", "255", "256", "80", "65536", "."),
+    *(":", "::", "ffff", "fe80", "[", "]"),
+]
+pieces += ["%eth0", "%", " ", "\u0661", "x", "1.2.3.4", "::1", "[::1]:80", ":80"]
+texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
+
+
+@given(texts)
+def test_any_text_is_an_address_that_is_written_in_the_same_way_or_none(text: str) -> None:
+    parsed = SocketAddress.parse(text)
+    if parsed is not None:
+        assert addresses.is_ip(parsed.address) == {"IPv4": 4, "IPv6": 6}[parsed.family]
+        assert SocketAddress.parse(str(parsed)) == parsed
+        assert parsed.port == int(text.rpartition(":")[2])
+
+
+@given(texts)
+def test_any_text_is_an_ip_address_where_pythons_module_says_so(text: str) -> None:
+    try:
+        version = ipaddress.ip_address(text).version
+    except ValueError:
+        version = 0
+    if "%" not in text:  # about zones we are stricter
+        assert addresses.is_ip(text) == version
+    assert addresses.network_of(text) or not text
 
 
 @pytest.mark.parametrize(

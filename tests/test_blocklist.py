@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import in_threads
 
@@ -180,6 +181,64 @@ def test_what_is_no_list_in_json_is_refused(text: str) -> None:
         BlockList().from_json(text)
 
 
+# What somebody may write for a rule: pieces of one in any order, or anything at all.
+pieces = [*("1", "0", "10", "255", "256", "33", "129", "."), *(":", "::", "ffff", "fe80", "/", "-")]
+pieces += ["%eth0", " ", "\u0661", "x", "1.2.3.4", "::1", "10.0.0.0", "2001:db8::"]
+rules = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
+
+
+@given(rules)
+def test_any_text_is_a_rule_that_can_be_written_and_read_again_or_a_value_error(text: str) -> None:
+    found = BlockList()
+    try:
+        found.add(text)
+    except ValueError:
+        assert found.rules == []
+    else:
+        again = BlockList()
+        again.from_json(found.to_json())
+        assert again._state.networks == found._state.networks
+        found.remove(text)
+        assert found.rules == []
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.integers(), rules, rules.map("Address: IPv4 {}".format)),
+    lambda values: st.one_of(st.lists(values), st.dictionaries(st.text(), values)),
+)
+
+
+@given(st.one_of(st.text(), json_values.map(json.dumps)))
+@example("[" * 10_000)
+@example("1" * 5_000)
+def test_any_json_is_added_whole_or_is_a_value_error_and_not_added_at_all(text: str) -> None:
+    found = BlockList(["1.2.3.4"])
+    before = found.rules
+    try:
+        found.from_json(text)
+    except ValueError:
+        assert found.rules == before
+    else:
+        assert set(found.rules) == {*before, *json.loads(text)}
+
+
+@given(st.one_of(st.binary(), st.lists(rules).map(lambda lines: "\n".join(lines).encode())))
+@example(b"1.2.3.4\n\xff\n")
+@example(b"1.2.3.4/" + b"1" * 5_000)
+def test_any_file_is_a_list_or_an_error_that_names_it(data: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        try:
+            found = BlockList.load(file.name)
+        except ValueError as error:
+            message = str(error)
+        else:
+            message = f"{file.name}, line "
+            assert len(found) <= len(data.splitlines())
+        assert message.startswith(f"{file.name}, line ")
+
+
 def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
     path = tmp_path / "deny"
     path.write_text("# who is not wanted\n\n10.0.0.0/8  # all of it\n1.2.3.4-1.2.3.9\n")
@@ -195,6 +254,10 @@ def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
         found.reload()
     assert str(caught.value) == f"{path}, line 2: not an IP address: '6.6.6'"
     assert "5.5.5.5" in found
+    path.write_bytes(b"5.5.5.5\n\xff\n")
+    with pytest.raises(ValueError, match="line 2: not an IP address") as caught:
+        found.reload()
+    assert str(caught.value) == f"{path}, line 2: not an IP address: '\\\\xff'"
     path.unlink()
     with pytest.raises(FileNotFoundError):
         found.reload()

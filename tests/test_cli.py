@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import (
     PATIENCE,
     ROOT,
@@ -33,7 +36,8 @@ from support import (
 import netkit
 from netkit import __main__ as entry
 from netkit import cli, events, logs
-from netkit.options import check_workers
+from netkit.addresses import check_port
+from netkit.options import FLAGS, Options, check_workers
 from netkit.signals import StopSignals
 
 
@@ -803,3 +807,45 @@ def test_it_listens_nearly_as_soon_as_the_http_server_of_python(
     record_property("ratio", round(ours / theirs, 2))
     print(f"start to listening: {ours:.3f} s, http.server {theirs:.3f} s: {ours / theirs:.2f}")
     assert ours < 5 * theirs
+
+
+# What somebody may write for a value: pieces of one in any order, or anything at all.
+PIECES = [
+    "0",
+    "1",
+    "64",
+    "1e3",
+    ".",
+    "-",
+    "+",
+    "_",
+    " ",
+    "inf",
+    "nan",
+    "off",
+    "on",
+    "wait",
+    "utf-8",
+]
+PIECES += ["auto", "\u0661", "x", ":", "app", "9" * 5_000, "1.2.3.4", "/8", ",", "refuse"]
+values = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), st.text())
+
+
+@given(st.sampled_from(sorted(FLAGS)), values)
+def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text: str) -> None:
+    if text.startswith("@"):  # a file
+        return
+    try:
+        value = cli._flag_value(FLAGS[name])(text)
+    except argparse.ArgumentTypeError:
+        return
+    Options(**{name: value})
+
+
+@given(values)
+def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> None:
+    for kind in (cli._worker_count, check_port, cli._handler_name):
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            cli._checked(kind)(text)
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        assert cli._on_or_off(text) == (text == "on")

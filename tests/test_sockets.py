@@ -308,3 +308,9 @@ def test_a_close_can_be_made_a_reset(closed_socket: socket.socket) -> None:
 )
 def test_what_a_socket_says_once_its_peer_is_gone(error: BaseException, expected: bool) -> None:
     assert sockets.is_hang_up(error) is expected
+
+
+def test_a_wait_may_be_given_any_time() -> None:
+    with tcp_pair() as (ours, _):
+        assert not sockets.wait_until_ready(ours, writing=False, seconds=0)
+        assert sockets.wait_until_ready(ours, writing=True, seconds=1e9)

@@ -190,6 +190,27 @@ def test_any_pieces_give_the_same_plaintext(
     assert data == b"".join(writes)
 
 
+@given(
+    sizes=st.lists(st.integers(0, 600), max_size=6),
+    rest=st.binary(max_size=4),
+    cuts=st.lists(st.integers(0, 700), max_size=20),
+)
+def test_the_ends_of_records_are_found_in_any_pieces(
+    sizes: list[int], rest: bytes, cuts: list[int]
+) -> None:
+    records = tls._Records()
+    ends, stream = {0}, b""
+    for size in sizes:
+        stream += b"\x17\x03\x03" + size.to_bytes(2, "big") + bytes(size)
+        ends.add(len(stream))
+    stream += rest
+    at = 0
+    for cut in [*cuts, len(stream)]:
+        records.feed(stream[at : at + cut])
+        at = min(len(stream), at + cut)
+        assert records.whole == (at in ends)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     version=st.sampled_from(VERSIONS),
