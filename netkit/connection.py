@@ -16,15 +16,18 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import sockets
+from .errors import ConnectionClosedError
 from .options import TimeLimits, check_seconds
 from .stream import Stream, Writable
 from .timing import Timer
+from .unixsocket import PeerCredentials, peer_credentials
 
 _Self = TypeVar("_Self", bound="Connection")
 
@@ -159,7 +162,12 @@ class Connection(Stream):
         self._abort(reset=False)
 
     def reset(self) -> None:
-        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input."""
+        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input.
+
+        OSError (EOPNOTSUPP), and it stays open, for a Unix socket: it knows no such thing.
+        """
+        if not isinstance(self._remote_name, tuple):
+            raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
         self._abort(reset=True)
 
     def _abort(self, reset: bool) -> None:
@@ -310,6 +318,16 @@ class Connection(Stream):
                 return self.socket.gettimeout() is not None
             return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
         return error is self.error
+
+    @property
+    def peer_credentials(self) -> PeerCredentials:
+        """The process, user and group that connected a Unix socket, as the kernel knows them.
+
+        OSError (EOPNOTSUPP) for any other connection, and ConnectionClosedError after `close`.
+        """
+        if self._closed:
+            raise ConnectionClosedError
+        return peer_credentials(self.socket)
 
     @property
     def closed(self) -> bool:
