@@ -94,7 +94,7 @@ def _parse_address(text: str) -> dict[str, Any]:
             raise ValueError(f"fd must be the number of a descriptor, not {number!r}")
         return {"kind": "fd", "fd": int(number)}
     if "/" in text:
-        raise ValueError(f"a path has unix: before it: 'unix:{text}', not {text!r}")
+        raise ValueError(f"a path has unix: before it: {'unix:' + text!r}, not {text!r}")
     host, colon, port = text.rpartition(":")
     if not colon:
         return {"port": check_port(port)}
@@ -105,7 +105,7 @@ def _parse_address(text: str) -> dict[str, Any]:
     elif ":" in host:
         raise ValueError(f"an IPv6 address has brackets around it: '[::1]:8080', not {text!r}")
     elif not host:
-        raise ValueError(f"the host is missing: '*{text}' is every address, not {text!r}")
+        raise ValueError(f"the host is missing: {'*' + text!r} is every address, not {text!r}")
     return {"host": host, "port": check_port(port)}
 
 
@@ -142,7 +142,9 @@ def _check_path(endpoint: Endpoint) -> None:
     if "\0" in path[1:]:
         raise ValueError(f"a Unix socket's path must not have null characters: {path!r}")
     if abstract and sys.platform != "linux":
-        raise ValueError(f"only Linux has abstract names of Unix sockets, such as '@{path[1:]}'")
+        raise ValueError(
+            f"only Linux has abstract names of Unix sockets, such as {'@' + path[1:]!r}"
+        )
     if abstract and (mode, owner) != (None, None):
         raise ValueError("an abstract name has no mode and no owner: whoever knows it may connect")
     if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int)):
