@@ -50,7 +50,7 @@ class BoundSocket:
     def _bind_path(self, endpoint: Endpoint) -> None:
         try:
             path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
-            self._file = unixsocket.bind(self._socket, path, mode, owner, "bind")
+            self._file = unixsocket.bind(self._socket, path, mode, owner)
         except BaseException:
             self._socket.close()
             raise

@@ -75,7 +75,8 @@ class ListeningServer(ClientServer):
         endpoint, reuse_port = self._endpoint, self.allow_reuse_port
         if endpoint.kind == "unix":
             path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
-            self._file = unixsocket.bind(self.socket, path, mode, owner)
+            backlog = self.request_queue_size
+            self._file = unixsocket.bind(self.socket, path, mode, owner, backlog=backlog)
             self.server_address = self.socket.getsockname()
             return
         try:

@@ -4,10 +4,9 @@ Rules:
 
 1. A file is removed only if it is a socket on which nobody listens. A connection tells: it is
    refused where a server has died without removing its file, and else somebody is there.
-2. Two servers that start at once, on a file that a dead one has left, do not both get it. Whoever
-   removes a file moves it aside first, and asks again: if a server has come to life on it
-   meanwhile, it gets its name back. And whoever listens looks, once it does, whether the name is
-   still its own.
+2. From looking at a file until it listens, a server holds a lock of the folder (flock(2), so that
+   the lock dies with its holder, and there is no other file). So of several that start at once, one
+   gets the name, and none takes it from another that does not listen yet.
 3. Nobody can connect between ``bind`` and ``listen`` (the kernel refuses it), so that is when the
    file gets its mode and its owner. The umask, which all threads share, stays as it is.
 4. In the end a file is removed while its server still listens: only by the process that made it,
@@ -20,17 +19,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import socket
 import stat
 import struct
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .binding import explain
+from .deadline import Deadline
 
-# Each failure means that somebody else has changed the name at this very moment.
-ATTEMPTS = 10
+LISTENS = "another server listens there"
+
+# Servers hold the lock for less than a millisecond, but another program may lock the folder for
+# ever, for reasons of its own (seconds).
+PATIENCE = 1.0
+PAUSE = 0.002
 
 _XUCRED = struct.Struct("@IIhxx16I")  # macOS and FreeBSD, sys/ucred.h: version, uid, groups
 _LOCAL_PEERCRED = 1  # sys/un.h there; the level is SOL_LOCAL, 0
@@ -66,10 +71,10 @@ class SocketFile(NamedTuple):
             with contextlib.suppress(OSError):  # the folder is read-only by now
                 os.unlink(self.path)
 
-    def check(self, syscall: str = "listen") -> None:
+    def check(self) -> None:
         """Once the socket listens: OSError (EADDRINUSE) if another server has got the name."""
         if not self.is_ours():
-            raise _in_use(self.path, "another server has just taken it", syscall)
+            raise _in_use(self.path, "another server has just taken it", "listen")
 
 
 def family() -> int:
@@ -84,58 +89,79 @@ def bind(
     path: str,
     mode: int | None = None,
     owner: str | None = None,
-    syscall: str = "listen",
+    *,
+    backlog: int | None = None,
 ) -> SocketFile | None:
     """Bind to `path`, and return the file that is to be removed in the end; None: there is none.
 
     `mode` and `owner` (``user``, ``user:group`` or ``:group``, by name or number): of the file, if
-    they are not to be the system's choice. A socket there that is dead is removed first.
+    they are not to be the system's choice. `backlog`: listen, too; a socket that does not may be
+    taken for dead, and lose its name. A dead one that has the name is removed first.
     OSError with EADDRINUSE if somebody listens there, or if what is there is no socket. ValueError
-    if there is no such user or group. `syscall` is what errors name.
+    if there is no such user or group.
     """
     ids = (-1, -1) if owner is None else _ids_of(owner)
+    syscall = "bind" if backlog is None else "listen"
+    file = None
     try:
-        _bind_to_what_is_free(sock, path, syscall)
         if path.startswith("\0"):
-            return None
-        file = SocketFile.at(path)
+            sock.bind(path)
+        else:
+            with _alone_in(os.path.dirname(path) or "."):
+                file = _bind_to_file(sock, path, syscall)
+                _hand_over(path, ids, mode)
+                if backlog is not None:
+                    sock.listen(backlog)
     except OSError as error:
-        raise explain(error, path, syscall) from None
-    try:
-        if owner is not None:
-            os.chown(path, *ids, follow_symlinks=False)
-        if mode is not None:
-            os.chmod(path, mode)
-    except OSError as error:
-        file.remove()
-        raise explain(error, path, syscall) from None
+        if file is not None:
+            file.remove()
+        abstract = error.errno == errno.EADDRINUSE and path.startswith("\0")
+        raise explain(error, path, syscall, LISTENS if abstract else None) from None
     return file
 
 
-def _bind_to_what_is_free(sock: socket.socket, path: str, syscall: str) -> None:
-    for _ in range(ATTEMPTS):
-        try:
-            return sock.bind(path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-        if path.startswith("\0"):  # such a name is gone with its server
-            break
-        _remove_if_dead(path, syscall)
-    raise _in_use(path, "another server listens there", syscall)
+def _bind_to_file(sock: socket.socket, path: str, syscall: str) -> SocketFile:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        with contextlib.suppress(FileNotFoundError):  # it is gone by itself
+            occupant = _occupant(path)
+            if occupant is not None:
+                raise _in_use(path, occupant, syscall) from None
+            os.unlink(path)
+        sock.bind(path)
+    return SocketFile.at(path)
 
 
-def _remove_if_dead(path: str, syscall: str) -> None:
-    with contextlib.suppress(FileNotFoundError):  # it is gone by itself
-        occupant = _occupant(path)
-        if occupant is not None:
-            raise _in_use(path, occupant, syscall)
-        aside = os.path.join(os.path.dirname(path), "." + secrets.token_hex(4))
-        os.rename(path, aside)
-        if _occupant(aside) is None:
-            os.unlink(aside)
-        else:
-            os.rename(aside, path)
+def _hand_over(path: str, ids: tuple[int, int], mode: int | None) -> None:
+    if ids != (-1, -1):
+        os.chown(path, *ids, follow_symlinks=False)
+    if mode is not None:
+        os.chmod(path, mode)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Hold the lock of `folder`; where there is none to be had, go on without."""
+    import fcntl  # here because Windows has none
+
+    descriptor = None
+    deadline = Deadline(PATIENCE)
+    try:
+        with contextlib.suppress(OSError):  # we may not read it, or its file system has no locks
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            while not deadline.expired():
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(PAUSE)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _occupant(path: str) -> str | None:
@@ -155,7 +181,7 @@ def _occupant(path: str) -> str | None:
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:  # of datagrams, or packets
                 return "nobody can tell whether a server listens there"
-    return "another server listens there"
+    return LISTENS
 
 
 def _in_use(path: str, reason: str, syscall: str) -> OSError:

@@ -373,16 +373,13 @@ def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:
 def test_who_is_queued_at_any_of_them_is_served_by_a_stop() -> None:
     server = netkit.create_server(lambda conn: conn.end("served"))
     server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+    server.start()
+    server.shutdown()
     with contextlib.ExitStack() as stack:
-        server.suspend()
-        server.start()
         clients = [stack.enter_context(connected(where)) for where in server.addresses * 3]
-        server.resume()
-        server.suspend()
         with in_thread(server.stop):
-            wait_until(lambda: not server.listening)
-            server.resume()
             assert [receive_all(sock) for sock in clients] == [b"served"] * 6
+            stack.close()
 
 
 def test_the_loss_of_one_listener_ends_the_loop() -> None:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import in_threads
 
 from netkit import unixsocket
 from netkit.unixsocket import PeerCredentials, SocketFile, bind, peer_credentials
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
-not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 
@@ -47,7 +49,7 @@ def inode(path: str) -> int:
 
 def refuse(sock: socket.socket, path: str, reason: str) -> None:
     with pytest.raises(OSError, match="^") as caught:
-        bind(sock, path)
+        bind(sock, path, backlog=1)
     error: Any = caught.value
     assert error.errno == errno.EADDRINUSE
     assert error.strerror == f"listen EADDRINUSE: {reason}: {path.replace(chr(0), '@')}"
@@ -140,41 +142,6 @@ def test_a_server_that_cannot_be_asked_keeps_its_file(
     refuse(sock, path, "nobody can tell whether a server listens there")
 
 
-class Meddler:
-    """Changes the name just when it has been looked at, as another server may."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *steps: Any) -> None:
-        self._steps = list(steps)
-        self._look = unixsocket._occupant
-        monkeypatch.setattr(unixsocket, "_occupant", self._and_then)
-
-    def _and_then(self, path: str) -> str | None:
-        seen = self._look(path)
-        if self._steps:
-            self._steps.pop(0)()
-        return seen
-
-
-def test_a_server_that_comes_to_life_meanwhile_gets_its_name_back(
-    path: str, sock: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(path)
-        before = inode(path)
-        Meddler(monkeypatch, other.listen)
-        refuse(sock, path, "another server listens there")
-        assert inode(path) == before
-        assert os.listdir(tmp_path) == [path]
-
-
-def test_a_file_that_another_one_removes_meanwhile_is_no_matter(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_dead(path)
-    Meddler(monkeypatch, lambda: os.unlink(path))
-    assert bind(sock, path) is not None
-
-
 def test_a_file_that_is_gone_before_it_is_looked_at_is_no_matter(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,12 +172,47 @@ def test_one_that_goes_between_two_looks_is_no_matter(
     assert bind(sock, path) is not None
 
 
-def test_a_name_that_is_never_free_is_given_up(
+@pytest.mark.parametrize("_", range(5))
+def test_of_many_that_start_at_once_one_gets_a_dead_ones_name(path: str, _: int) -> None:
+    leave_dead(path)
+    files: list[Any] = []
+    refused: list[str] = []
+    together = threading.Barrier(5)
+
+    def start(sock: socket.socket) -> None:
+        together.wait()
+        try:
+            files.append(bind(sock, path, backlog=1))
+        except OSError as error:
+            refused.append(str(error.strerror))
+
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+        in_threads(start, [(sock,) for sock in socks])
+        assert refused == [f"listen EADDRINUSE: another server listens there: {path}"] * 4
+        (file,) = files
+        file.check()
+
+
+def test_a_folder_that_another_program_keeps_locked_costs_a_little_time_only(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_dead(path)
-    monkeypatch.setattr(unixsocket, "_remove_if_dead", lambda *_: None)
-    refuse(sock, path, "another server listens there")
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(unixsocket, "PATIENCE", 0.01)
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_SH)
+    assert bind(sock, path) is not None
+    os.close(folder)
+
+
+def test_a_folder_that_cannot_be_locked_is_bound_in_without(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(unixsocket.os, "open", unreadable)
+    assert bind(sock, path) is not None
 
 
 def test_a_server_that_has_lost_its_name_before_it_listened_is_told(
@@ -281,7 +283,7 @@ def test_nobody_can_connect_before_the_file_has_its_mode(
             outcomes.append(peer.connect_ex(name))
 
     monkeypatch.setattr(unixsocket.os, "chmod", chmod)
-    bind(sock, path, 0o600)
+    bind(sock, path, 0o600, backlog=1)
     assert outcomes == [errno.ECONNREFUSED]
 
 
@@ -324,7 +326,7 @@ def test_a_file_that_cannot_be_given_away_is_removed_again(
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(unixsocket.os, "chown", chown)
-    text = f"listen EPERM: operation not permitted: {path}"
+    text = f"bind EPERM: operation not permitted: {path}"
     with pytest.raises(PermissionError, match=text):
         bind(sock, path, None, "0:0")
     assert not os.path.exists(path)
@@ -332,12 +334,12 @@ def test_a_file_that_cannot_be_given_away_is_removed_again(
 
 def test_a_folder_that_there_is_not_is_told(sock: socket.socket, path: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        bind(sock, "none/x", syscall="bind")
+        bind(sock, "none/x")
     assert caught.value.strerror == "bind ENOENT: no such file or directory: none/x"
 
 
 def test_a_path_that_is_too_long_is_told(sock: socket.socket) -> None:
-    with pytest.raises(OSError, match=r"^listen: AF_UNIX path too long: /x+$"):
+    with pytest.raises(OSError, match=r"^bind: AF_UNIX path too long: /x+$"):
         bind(sock, "/" + "x" * 108)
 
 
