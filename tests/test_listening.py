@@ -196,6 +196,17 @@ def test_a_client_that_has_bound_a_path_is_shown_by_it() -> None:
             assert receive_all(sock) == b"unix:client"
 
 
+@needs_unix
+def test_a_unix_client_is_greeted_by_what_it_is_and_refused_without_addresses() -> None:
+    options: dict[str, Any] = {"max_connections": 0, "when_full": "refuse"}
+    with netkit.create_server(netkit.GreeterHandler).listen(path="x.sock"):
+        assert ask("x.sock").startswith(b"Hello, unix!\n")
+    with silent_log(), observed(events.ClientRefused) as seen:
+        with netkit.create_server(netkit.GreeterHandler, **options).listen(path="x.sock"):
+            assert ask("x.sock", b"") == b""
+    assert seen == [events.ClientRefused("unix", "max_connections", None, None)]
+
+
 # Descriptors and sockets
 
 
