@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
     "blocklist": ("BlockList",),
+    "bound": ("BoundSocket",),
     "client": ("connect",),
     "connection": ("Connection",),
     "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
@@ -58,6 +59,7 @@ _ROOMS = {
     "server": ("Server", "create_server"),
     "signals": ("RunReport",),
     "tls": ("TlsStream",),
+    "unixsocket": ("PeerCredentials",),
     "workers": ("Workers",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from .addresses import is_ipv4 as is_ipv4
     from .addresses import is_ipv6 as is_ipv6
     from .blocklist import BlockList as BlockList
+    from .bound import BoundSocket as BoundSocket
     from .client import connect as connect
     from .connection import Connection as Connection
     from .encodings import IncrementalDecoder as IncrementalDecoder
@@ -111,6 +114,7 @@ if TYPE_CHECKING:
     from .server import create_server as create_server
     from .signals import RunReport as RunReport
     from .tls import TlsStream as TlsStream
+    from .unixsocket import PeerCredentials as PeerCredentials
     from .workers import Workers as Workers
 
 

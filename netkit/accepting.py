@@ -1,14 +1,16 @@
 """Which thread accepts for a server, and how the others tell it to stop.
 
-At most one thread at a time is in its turn. It waits on the listener; everybody else waits for it,
+At most one thread at a time is in its turn. It waits on the listeners; everybody else waits for it,
 or wakes it, through one Condition. Threads that are done with a client may lend a hand: they take
 one who is queued already, without waiting, so that a busy server wakes nobody for a new client.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 from . import events
 from .listener import Acceptor, BackOff
@@ -23,11 +25,12 @@ class Accepting:
     def __init__(self) -> None:
         # Guards what follows. Re-entrant, for the signal handlers.
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)  # notified when a turn ends
+        self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
         self._acceptor: Acceptor | None = None
         self._thread: int | None = None
         self._back_off = BackOff()
         self._shared = False
+        self._resting = False
         self._hands = 0  # threads that lend a hand just now
         self.stop_requested = False
         self.has_begun = False
@@ -38,7 +41,7 @@ class Accepting:
         """Whether a thread is in its turn."""
         return self._acceptor is not None
 
-    def begin(self, listener: socket.socket, shared: bool = False) -> Acceptor | None:
+    def begin(self, *listeners: socket.socket, shared: bool = False) -> Acceptor | None:
         """Begin a turn, for the calling thread or for one that will `take_over`.
 
         `shared`: whether other threads may lend a hand.
@@ -53,7 +56,7 @@ class Accepting:
             if self.stop_requested:
                 self.stop_requested = False
                 return None
-            self._acceptor = Acceptor(listener)
+            self._acceptor = Acceptor(*listeners)
             self._shared = shared
             self._thread = threading.get_ident()
             return self._acceptor
@@ -76,6 +79,18 @@ class Accepting:
             self._hands -= 1
             if not self._hands and not self._shared:  # `end` waits for this
                 self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Meanwhile its thread does something else, and nobody waits for the end of the turn."""
+        with self._changed:
+            self._resting = True
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._resting = False
 
     def end(self) -> None:
         """The turn is over, and nobody accepts any more."""
@@ -110,7 +125,7 @@ class Accepting:
 
     def _wait_for_end(self) -> None:
         acceptor = self._acceptor
-        while acceptor is not None and self._acceptor is acceptor:
+        while acceptor is not None and self._acceptor is acceptor and not self._resting:
             self._changed.wait()
 
     def failed(self, error: BaseException) -> None:

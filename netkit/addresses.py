@@ -6,6 +6,7 @@ Pure: nothing here resolves a name or touches a socket. Family names are those o
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from typing import Any, NamedTuple
@@ -27,10 +28,16 @@ class SocketAddress(NamedTuple):
 
     @classmethod
     def from_sockname(cls, name: Any) -> SocketAddress | None:
-        """From what `socket.getsockname` or `accept` gave; None for a Unix socket's name."""
+        """From what `socket.getsockname` or `accept` gave; None for a Unix socket's name.
+
+        An IPv4 address in its IPv6 form, as an IPv6 listener gives it, is the IPv4 address.
+        """
         if not isinstance(name, tuple) or len(name) < 2:
             return None
-        return cls(name[0], name[1], "IPv6" if len(name) == 4 else "IPv4")
+        if len(name) == 2:
+            return cls(name[0], name[1], "IPv4")
+        address = unmapped(name[0])
+        return cls(address, name[1], "IPv6" if ":" in address else "IPv4")
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress | None:
@@ -102,16 +109,31 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def describe_peer(client_address: Any) -> str:
-    """A client's address for people: ``127.0.0.1:50312``; a Unix socket's client is ``unix``.
+def unmapped(address: str) -> str:
+    """``1.2.3.4`` for ``::ffff:1.2.3.4`` (RFC 4291 section 2.5.5.2); others as they are."""
+    if address.startswith("::ffff:") and "." in address:
+        return address[7:]
+    return address
 
-    Or the path that it has bound, which it is free to choose: shown in one line that is printable.
+
+def format_unix(name: str | bytes | None) -> str:
+    """A Unix socket's name for people: ``unix:/path``, ``@abstract``, or ``unix`` if it has none.
+
+    A client is free to choose its own: shown in one line that is printable.
     """
+    name = os.fsdecode(name or "")
+    shown = repr(name.removeprefix("\0"))[1:-1]
+    return f"@{shown}" if name.startswith("\0") else f"unix:{shown}" if name else "unix"
+
+
+def describe_peer(client_address: Any) -> str:
+    """A client's address for people: ``127.0.0.1:50312``, or as `format_unix` for the others."""
     if isinstance(client_address, tuple) and len(client_address) > 1:
-        return format_address(client_address[0], client_address[1])
-    if isinstance(client_address, str):
-        client_address = repr(client_address)[1:-1]
-    return str(client_address or "unix")
+        host, port, *more = client_address
+        return format_address(unmapped(host) if more else host, port)
+    if client_address is None or isinstance(client_address, (str, bytes)):
+        return format_unix(client_address)
+    return str(client_address)
 
 
 def check_port(port: int | str) -> int:

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from .addresses import check_port, format_address
+from .addresses import check_port, format_address, format_unix
 
 # What says that an address of this family cannot be had here, while another one may be.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
@@ -15,12 +15,22 @@ _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, err
 Candidate = tuple[socket.AddressFamily, Any]
 
 
-def candidates(host: str | None, port: int) -> list[Candidate]:
+def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
     """The families and addresses to try in turn for `listen`.
 
     No host (None, ``""`` or ``"*"``): every address, IPv6 and IPv4 on one socket where the machine
     has both. A name that does not resolve: socket.gaierror with `address` and `port`.
+    `ipv6_only`: ValueError for a host that has no IPv6 address.
     """
+    found = _all_candidates(host, port)
+    if ipv6_only:
+        found = [candidate for candidate in found if candidate[0] == socket.AF_INET6]
+        if not found:
+            raise ValueError(f"ipv6_only, but {host!r} has no IPv6 address")
+    return found
+
+
+def _all_candidates(host: str | None, port: int) -> list[Candidate]:
     if host in (None, "", "*"):
         return [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
     if not isinstance(host, str):
@@ -54,14 +64,14 @@ def checked(server_address: Any) -> Any:
     return server_address
 
 
-def prepare(sock: socket.socket, reuse_port: bool) -> None:
+def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> None:
     """The socket options that `socketserver` leaves to chance, before `bind`.
 
-    A server on ``::`` serves IPv4 clients too, whatever the system's default is. OSError if
-    `reuse_port` cannot be had: to share a port or not is nothing to be silent about.
+    A server on ``::`` serves IPv4 clients too, unless `ipv6_only`, whatever the system's default
+    is. OSError if `reuse_port` cannot be had: to share a port or not is nothing to be silent about.
     """
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
     if reuse_port and sock.family in (socket.AF_INET, socket.AF_INET6):
         if not hasattr(socket, "SO_REUSEPORT"):  # pragma: no cover - Windows
             raise OSError(errno.EOPNOTSUPP, "this system has no SO_REUSEPORT")
@@ -77,26 +87,55 @@ def name_of_all(listener: socket.socket) -> Any:
     return None if isinstance(name, tuple) and name[0] in ("0.0.0.0", "::") else name
 
 
-def explain(error: Exception, server_address: Any) -> OSError:
+def adopted(fd: int) -> socket.socket:
+    """The socket that a descriptor is, which was opened by another program (systemd, say).
+
+    It is not passed on to programs that this one starts. OSError if it is none, or no stream.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise explain(error, f"fd:{fd}") from None
+    if sock.type != socket.SOCK_STREAM:
+        sock.detach()  # it is not ours to close
+        unfit = OSError(errno.EINVAL, "")
+        raise explain(unfit, f"fd:{fd}", reason="it is no stream socket")
+    sock.set_inheritable(False)
+    return sock
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Whether it is a listener already."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def explain(
+    error: Exception, server_address: Any, syscall: str = "listen", reason: str | None = None
+) -> OSError:
     """The same error, of the same class, that says what was attempted.
 
-    It has the attributes `address` and `port` (None for a Unix socket), and `syscall`,
-    ``"listen"``, as Node's errors do.
+    It has the attributes `address` and `port` (None for a Unix socket), and `syscall`, as Node's
+    errors do; an error that has them already stays as it is. `reason`: instead of the system's.
     """
-    host, port, where = server_address, None, str(server_address)
+    if isinstance(error, OSError) and hasattr(error, "syscall"):
+        return error
+    host, port = server_address, None
     if isinstance(server_address, tuple):
         host, port, *_ = server_address
         where = format_address(os.fsdecode(host), port)  # bytes are an address, too
+    else:
+        where = format_unix(server_address).removeprefix("unix:")
     explained: OSError
     if isinstance(error, OSError) and error.errno is not None:
         name = errno.errorcode.get(error.errno, "ENOTFOUND")
-        explained = type(error)(error.errno, f"listen {name}: {_reason(error)}: {where}")
+        reason = reason or _reason(error)
+        explained = type(error)(error.errno, f"{syscall} {name}: {reason}: {where}")
     elif isinstance(error, OSError):  # a path that is too long
-        explained = type(error)(f"listen: {error}: {where}")
+        explained = type(error)(f"{syscall}: {error}: {where}")
     else:
-        text = f"listen ENOTFOUND: not a host name: {where}"
+        text = f"{syscall} ENOTFOUND: not a host name: {where}"
         explained = socket.gaierror(socket.EAI_NONAME, text)
-    for attribute, value in (("address", host), ("port", port), ("syscall", "listen")):
+    for attribute, value in (("address", host), ("port", port), ("syscall", syscall)):
         setattr(explained, attribute, value)
     return explained
 

@@ -22,8 +22,9 @@ from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import __version__, logs
-from .addresses import MAX_PORT, check_port
+from .addresses import MAX_PORT
 from .binding import candidates
+from .endpoints import Endpoint
 from .errors import LoadError, MissingExtraError, TlsConfigError, WorkersFailedError
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
 from .options import FLAGS, Flag, Options, check_switch, check_workers
@@ -35,6 +36,7 @@ examples:
   python -m netkit echo 8080             then, in another window: nc localhost 8080
   python -m netkit logger 8080 --hex     what clients send, as a hex dump
   python -m netkit greeter --host '*'    on every address, at a port that the system chooses
+  python -m netkit echo 8080 unix:/tmp/x on a port and a Unix socket
   python -m netkit serve app:Shout 8080  with the handler Shout, class or function, of app.py
 
 Ctrl+C stops a server gracefully: clients get --drain-timeout seconds to finish what is under way.
@@ -147,17 +149,19 @@ def _workers_argument() -> _Parser:
 def _shared_arguments() -> _Parser:
     parser = _Parser(add_help=False)
     parser.add_argument(
-        "port",
-        metavar="PORT",
-        nargs="?",
-        default=0,
-        type=_checked(check_port),
-        help="from 1 to 65535; without it the system chooses, and a line tells",
+        "addresses",
+        metavar="ADDRESS",
+        nargs="*",
+        default=(),
+        type=_checked(Endpoint.parse),
+        help="a port, HOST:PORT, [IPV6]:PORT, unix:PATH, unix:PATH?mode=660, @NAME or fd:N, or "
+        "several of them; without one the system chooses a port, and a line tells",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the name or address to listen on, '*' for every one (default: %(default)s)",
+        help="the name or address to listen on, where there is only a port, '*' for every one "
+        "(default: %(default)s)",
     )
     defaults = Options()
     for name, flag in FLAGS.items():
@@ -389,9 +393,9 @@ def _serve(server: Server, arguments: argparse.Namespace) -> int:
     # Once it has stopped, the exit status is the report: no later signal may change it.
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         try:
-            server.listen(arguments.port, arguments.host)
-        except OSError as error:
-            raise Failure(_why_not(error, arguments)) from None
+            server.listen_on(*_endpoints(arguments))
+        except (OSError, ValueError) as error:
+            raise Failure(_why_not(error)) from None
         if arguments.workers > 1:
             from .workers import Workers  # here because most programs have one process
 
@@ -400,15 +404,24 @@ def _serve(server: Server, arguments: argparse.Namespace) -> int:
         return signals.supervise(server).exit_status
 
 
-def _why_not(error: OSError, arguments: argparse.Namespace) -> str:
-    if error.errno != errno.EADDRINUSE:
-        return str(error.strerror or error)
+def _endpoints(arguments: argparse.Namespace) -> list[Endpoint]:
+    return [
+        address._replace(host=arguments.host) if address.host is None else address
+        for address in arguments.addresses or [Endpoint()]
+    ]
+
+
+def _why_not(error: OSError | ValueError) -> str:
+    port = getattr(error, "port", None)
+    if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE or port is None:
+        return str(getattr(error, "strerror", None) or error)
+    host = getattr(error, "address", "")
     hint = ", or none, and the system chooses"
-    free = _free_port_after(arguments.port, arguments.host)
+    free = _free_port_after(port, host)
     if free:
         hint = f", such as {free}{hint}"
-    where = "" if arguments.host in ("", "*") else f" of {arguments.host}"
-    return f"port {arguments.port}{where} is in use: try another one{hint}"
+    where = "" if host in ("0.0.0.0", "::") else f" of {host}"
+    return f"port {port}{where} is in use: try another one{hint}"
 
 
 def _free_port_after(port: int, host: str) -> int | None:

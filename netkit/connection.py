@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from types import TracebackType
@@ -25,6 +26,7 @@ from . import sockets
 from .errors import ConnectionClosedError, HandshakeError, TlsError
 from .options import TimeLimits, check_seconds
 from .timing import HandshakeTimer, Timer
+from .unixsocket import PeerCredentials, peer_credentials
 from .writing import Writable, WritableStream
 
 if TYPE_CHECKING:
@@ -202,7 +204,12 @@ class Connection(WritableStream):
         self._abort(reset=False)
 
     def reset(self) -> None:
-        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input."""
+        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input.
+
+        OSError (EOPNOTSUPP), and it stays open, for a Unix socket: it knows no such thing.
+        """
+        if not isinstance(self._remote_name, tuple):
+            raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
         self._abort(reset=True)
 
     def detach(self) -> tuple[socket.socket, bytes]:
@@ -442,6 +449,16 @@ class Connection(WritableStream):
                 return self.socket.gettimeout() is not None
             return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
         return error is self.error
+
+    @property
+    def peer_credentials(self) -> PeerCredentials:
+        """The process, user and group that connected a Unix socket, as the kernel knows them.
+
+        OSError (EOPNOTSUPP) for any other connection, and ConnectionClosedError after `close`.
+        """
+        if self._closed:
+            raise ConnectionClosedError
+        return peer_credentials(self.socket)
 
     @property
     def closed(self) -> bool:

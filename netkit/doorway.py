@@ -6,10 +6,12 @@ waits for a client; what keeps one out is settled before it costs a thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import socketserver
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +48,11 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._refusals = Refusals()
         self._connections = Registry(self._admission.leave)
         self._client_threads = self._make_threads()
-        self._local_name: Any = None  # of all connections, unless the listener has several
+        self._local_name: Any = None  # of all connections, unless the listeners have several
+        self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`
+        self._next_listener = 0  # who is asked first; only for fairness, so that races do no harm
+        # Whom `for connection in server` has accepted, and not given out; None: there is no such.
+        self._taken: deque[Connection] | None = None
         socketserver.BaseServer.__init__(self, server_address, handler)
 
     # What `ClientServer` does with those who are in.
@@ -67,12 +73,30 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._accepting.wake()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept one client: its socket, blocking, and its address."""
-        listener = self.socket
+        """Accept one client: its socket, blocking, and its address.
+
+        If there are several listeners, of the first one that has a client; each comes first in
+        turn.
+        """
+        if not self._more_sockets:
+            return self._accept_from(self.socket, self.address_family)
+        listeners = self._listeners
+        first = self._next_listener = (self._next_listener + 1) % len(listeners)
+        *others, last = listeners[first:] + listeners[:first]
+        for listener in others:
+            with contextlib.suppress(BlockingIOError):
+                return self._accept_from(listener, listener.family)
+        return self._accept_from(last, last.family)
+
+    @property
+    def _listeners(self) -> tuple[socket.socket, ...]:
+        return (self.socket, *self._more_sockets)
+
+    def _accept_from(self, listener: socket.socket, family: int) -> tuple[socket.socket, Any]:
         request: socket.socket
         if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
             descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
-            request = socket.socket(self.address_family, self.socket_type, 0, descriptor)
+            request = socket.socket(family, self.socket_type, 0, descriptor)
         else:  # TLS, say
             request, client_address = listener.accept()
         if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
@@ -157,8 +181,14 @@ class Doorway(socketserver.ThreadingTCPServer):
             self._accepting.succeeded()
 
     def _admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
-        self._announce(self._note_admitted(request, client_address, ticket))
-        if not self._overrides("process_request"):
+        connection = self._note_admitted(request, client_address, ticket)
+        self._announce(connection)
+        if self._taken is not None:
+            if self.verify_request(request, client_address):
+                self._taken.append(connection)
+            else:
+                self.shutdown_request(request)
+        elif not self._overrides("process_request"):
             self._start_client(request, client_address, self._verify_and_process)
         elif self.verify_request(request, client_address):
             self.process_request(request, client_address)
@@ -220,14 +250,16 @@ class Doorway(socketserver.ThreadingTCPServer):
         return connection, request, client_address
 
     def _accept_queued(self) -> None:
-        """Take in who has connected before the stop: at most what the kernel's queue can hold.
+        """Take in who has connected before the stop: at most what the kernel's queues can hold.
 
-        The listener does not block any more, and no new descriptor is needed to ask it.
+        Listeners do not block any more, and no new descriptor is needed to ask them. Where a
+        program takes connections itself, nobody is there to serve these.
         """
-        if not self._accepting.has_begun or self.socket.fileno() < 0:
+        if not self._accepting.has_begun or self.socket.fileno() < 0 or self._taken is not None:
             return
-        unblock(self.socket)  # for the case that the stop came before the first turn
-        left = self.request_queue_size + 1
+        for listener in self._listeners:
+            unblock(listener)  # for the case that the stop came before the first turn
+        left = (self.request_queue_size + 1) * len(self._listeners)
         while left and not self._connections.out_of_time():
             self._tidy_up()  # who is held comes first
             verdict = self._accept_one()

@@ -160,14 +160,18 @@ def hex_dump(data: bytes, end: int) -> bytes:
 class GreeterHandler(Handler):
     """Greets each client with a few lines and ends the connection.
 
-    In `greeting`, ``{address}`` and ``{port}`` stand for the client's. Each line is one write.
+    In `greeting`, ``{address}`` and ``{port}`` stand for the client's. Each line is one write. A
+    Unix socket's client has no port: it is ``unix``, or the name that it has bound.
     """
 
     greeting: str = "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"
 
     def connected(self) -> None:
-        text = self.greeting.replace("{address}", str(self.conn.remote_address))
-        text = text.replace("{port}", str(self.conn.remote_port))
+        conn, text = self.conn, self.greeting
+        if conn.remote_address is None:
+            text = text.replace("{address}:{port}", "{address}")
+        text = text.replace("{port}", str(conn.remote_port))
+        text = text.replace("{address}", conn.remote_address or conn.peer)
         for line in text.splitlines(keepends=True):
             self.conn.write(line)
         self.conn.end()

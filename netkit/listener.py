@@ -109,22 +109,22 @@ def unblock(listener: socket.socket) -> None:
 
 
 class _ExclusiveSelector:
-    """Waits by epoll, with the listener as one that processes share (EPOLLEXCLUSIVE, epoll(7)).
+    """Waits by epoll, with listeners as such that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
     Of the processes that wait, the kernel wakes one for a client, where poll(2) wakes them all. It
     asks them in the order in which they have registered, so whoever has been woken registers anew:
     else the first one in line would have nearly all clients.
     """
 
-    def __init__(self, listener: int, waker: int) -> None:
-        self._listener = listener
-        self._waker = waker
+    def __init__(self, waker: int, *listeners: int) -> None:
+        self._listeners = listeners
         self._epoll = select.epoll()
         self._epoll.register(waker, select.EPOLLIN)
-        self._stand_in_line()
+        for listener in listeners:
+            self._stand_in_line(listener)
 
-    def _stand_in_line(self) -> None:
-        self._epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+    def _stand_in_line(self, listener: int) -> None:
+        self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def select(self, timeout: float | None, also: int | None) -> set[int]:
         """The descriptors that are ready, `also` among them; none after `timeout` seconds."""
@@ -133,9 +133,10 @@ class _ExclusiveSelector:
         ready = {fd for fd, _ in self._epoll.poll(timeout)}
         if also is not None:
             self._epoll.unregister(also)
-        if self._listener in ready:
-            self._epoll.unregister(self._listener)
-            self._stand_in_line()
+        for listener in self._listeners:
+            if listener in ready:
+                self._epoll.unregister(listener)
+                self._stand_in_line(listener)
         return ready
 
     def close(self) -> None:
@@ -167,20 +168,22 @@ _Selector = _ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else _PlainS
 
 
 class Acceptor:
-    """One thread's wait on one listener, which other threads can end.
+    """One thread's wait on one or more listeners, which other threads can end.
 
     `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
-    handler. The listener is made non-blocking, so that an accept never waits: of several acceptors
+    handler. Listeners are made non-blocking, so that an accept never waits: of several acceptors
     that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
-        unblock(listener)
-        self._listener = listener
+    def __init__(self, *listeners: socket.socket) -> None:
+        for listener in listeners:
+            unblock(listener)
+        self._listeners = listeners
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         try:
-            self._selector = _Selector(listener.fileno(), self._woken.fileno())
+            descriptors = (listener.fileno() for listener in listeners)
+            self._selector = _Selector(self._woken.fileno(), *descriptors)
         except BaseException:
             self._woken.close()
             self._waker.close()
@@ -191,13 +194,14 @@ class Acceptor:
 
         Or until another descriptor, `also`, is readable.
         """
-        if self._listener.fileno() < 0:  # epoll has forgotten it; accept will say so
+        descriptors = [listener.fileno() for listener in self._listeners]
+        if -1 in descriptors:  # epoll has forgotten it; accept will say so
             return True
         ready = self._selector.select(timeout, also)
         if self._woken.fileno() in ready:
             self._woken.recv(64)
             return False
-        return self._listener.fileno() in ready
+        return not ready.isdisjoint(descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but whether or not there is a client."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from . import events
@@ -79,6 +80,16 @@ class Registry:
                 return False
             connection.thread = me
             return True
+
+    @contextlib.contextmanager
+    def claimed(self, connection: Connection) -> Iterator[None]:
+        """Meanwhile the calling thread is the one that serves it."""
+        self.claim(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                connection.thread = None
 
     def adopt(self, request: Any) -> Connection | None:
         """The connection of the calling thread, which from now on goes by `request`.

@@ -1,9 +1,9 @@
-"""The server: its address, its states, serving and stopping.
+"""The server: its states, serving and stopping.
 
-`socketserver`'s words, and Node's, for one engine. What happens to a single client is in
-`netkit.serving`. Rules:
+`socketserver`'s words, and Node's, for one engine. What it listens on is in `netkit.listening`,
+what happens to a single client in `netkit.serving`. Rules:
 
-1. Nothing ends the accept loop but a stop, the loss of the listener, and what is meant to end the
+1. Nothing ends the accept loop but a stop, the loss of a listener, and what is meant to end the
    program (KeyboardInterrupt, SystemExit).
 2. Nothing polls: the loop wakes up for a client, for a stop, and for a hook that asks for it.
 3. Stopping has an order: stop accepting; tell the idle to end; take in who is queued; wait for the
@@ -14,44 +14,33 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import socket
 import threading
 import time
 import weakref
-from enum import Enum
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from . import binding, events
-from .accepting import Accepting
-from .addresses import SocketAddress, check_port
+from .connection import Connection
 from .deadline import Deadline
-from .doorway import INHERITS_OPTIONS
 from .errors import ServerStateError
-from .lifetimes import Lifetimes
 from .listener import Acceptor, Verdict, woken_by_signals
+from .listening import ListeningServer, State
 from .options import Options, check_seconds
 from .registry import StopReport
-from .serving import ClientServer, Shown
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
 # else is left behind.
 CUT_GRACE = 1.0
 
 _CLOSED = "the server is closed; call listen() to open it again"
+_NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
 
 _Self = TypeVar("_Self", bound="Server")
 
 
-class State(Enum):
-    """Where a server is in its life. `Server.listen` leads from CLOSED back to LISTENING."""
-
-    NEW = "not bound"
-    LISTENING = "listening"  # clients are accepted while it serves, else queued by the kernel
-    DRAINING = "stopping"  # no new clients; the others finish
-    CLOSED = "closed"
-
-
-class Server(ClientServer):
+class Server(ListeningServer):
     """A TCP server with a thread for each client; drop-in for `socketserver.ThreadingTCPServer`.
 
     ``Server(server_address, handler)`` binds at once, as there; `create_server` and `listen` are
@@ -78,145 +67,15 @@ class Server(ClientServer):
         """
         server_address = binding.checked(server_address)
         super().__init__(server_address, RequestHandlerClass, Options(**options))
-        # Guards the state; notified when it changes. Re-entrant, for signal handlers.
-        self._changed = threading.Condition()
-        self._state = State.NEW
         self._background: threading.Thread | None = None
         self._closing_thread: int | None = None
-        self._serve_in_with = False
         self._report = StopReport(0, 0)
-        self._stop_order: tuple[float | None, float] = (None, 0.0)
         if server_address is not None:
             self._make_socket(
                 binding.family_of(server_address, self.address_family), server_address
             )
             if bind_and_activate:
                 self._bind_and_activate()
-
-    # Binding
-
-    def _make_socket(self, family: int, address: Any) -> None:
-        if hasattr(self, "socket"):  # of an earlier life, or never bound
-            self.socket.close()
-        self.address_family = family
-        self.server_address = address
-        self.socket = socket.socket(family, self.socket_type)
-
-    def _bind_and_activate(self) -> None:
-        try:
-            self.server_bind()
-            self.server_activate()
-        except BaseException:
-            self.server_close()
-            raise
-
-    def server_bind(self) -> None:
-        """Bind the socket to `server_address`, which becomes the address that it got."""
-        reuse_port = self.allow_reuse_port
-        try:
-            binding.prepare(self.socket, reuse_port)
-            self.allow_reuse_port = False  # done; `socketserver` would try Unix sockets, too
-            super().server_bind()
-        except OSError as error:
-            raise binding.explain(error, self.server_address) from None
-        finally:
-            self.allow_reuse_port = reuse_port
-
-    def server_activate(self) -> None:
-        """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
-        super().server_activate()
-        self._local_name = binding.name_of_all(self.socket)
-        if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
-            self._configure(self.socket)
-        self._enter(State.LISTENING)
-        events.emit(events.Listening(str(self._where())))
-
-    def listen(
-        self: _Self,
-        port: int | str = 0,
-        host: str | None = None,
-        *,
-        backlog: int | None = None,
-        sock: socket.socket | None = None,
-    ) -> _Self:
-        """Bind and listen; returns the server itself.
-
-        `port` 0: the system chooses, see `address`. `host` None: every address, IPv6 and IPv4; a
-        name: the first of its addresses that can be bound. `backlog`: how many clients may wait to
-        be accepted (511; the system may allow fewer). `sock`: listen on this bound socket instead,
-        and close it in the end. Allowed again after the server was closed.
-
-        ServerStateError if it listens already; ValueError for a port that is none; OSError (with
-        the attributes `address`, `port` and `syscall`) if the address cannot be had, and
-        socket.gaierror, which is one, if the name does not resolve.
-        """
-        port = check_port(port)
-        with self._changed:
-            if self._state in (State.LISTENING, State.DRAINING):
-                raise ServerStateError(f"the server is {self._state.value} on {self._where()}")
-            self._begin_new_life()
-        if backlog is not None:
-            self.request_queue_size = backlog
-        if sock is not None:
-            self.socket, self.address_family = sock, sock.family
-            self.server_address = sock.getsockname()
-            self.server_activate()
-        else:
-            self._listen_on(binding.candidates(host, port))
-        self._serve_in_with = True
-        return self
-
-    def take_over(self, listener: socket.socket) -> None:
-        """Serve on a listener that another process has made; nothing of its life counts here.
-
-        For worker processes. The hooks of binding are not called again.
-        """
-        self._begin_new_life()
-        self.socket, self.address_family = listener, listener.family
-        self.server_address = listener.getsockname()
-        self._local_name = binding.name_of_all(listener)
-        self._enter(State.LISTENING)
-
-    def _begin_new_life(self) -> None:
-        """Not bound, and whatever was stopped before is forgotten."""
-        with self._changed:
-            self._state = State.NEW
-            self._stop_order = (None, 0.0)
-            self._accepting = Accepting()
-            self._connections.reopen()
-            self._client_threads = self._make_threads()
-            self._lifetimes = Lifetimes(self._connections.live)
-
-    def _listen_on(self, candidates: list[binding.Candidate]) -> None:
-        *others, last = candidates
-        for family, address in others:
-            try:
-                self._make_socket(family, address)
-                return self._bind_and_activate()
-            except OSError as error:
-                if not binding.worth_another(error):
-                    raise
-                self._begin_new_life()  # the failed attempt has closed it
-        self._make_socket(*last)
-        return self._bind_and_activate()
-
-    @Shown
-    def listening(self) -> bool:
-        """Whether it is bound and has not been stopped."""
-        return self._state is State.LISTENING
-
-    @Shown
-    def address(self) -> SocketAddress | str | None:
-        """Where it listens: a `SocketAddress`, or a Unix socket's path; None if it does not."""
-        return self._where() if self._state is State.LISTENING else None
-
-    def _where(self) -> SocketAddress | str:
-        return SocketAddress.from_sockname(self.server_address) or str(self.server_address)
-
-    def _enter(self, state: State) -> None:
-        with self._changed:
-            self._state = state
-            self._changed.notify_all()
 
     # Serving
 
@@ -239,10 +98,7 @@ class Server(ClientServer):
         The thread is not a daemon: like a server in the foreground, it keeps the process alive.
         ServerStateError if the server is serving already, is not bound, or closed.
         """
-        if self._accepting.under_way:
-            raise ServerStateError(f"the server is serving already, on {self._where()}")
-        if self._state is State.CLOSED:
-            raise ServerStateError(_CLOSED)
+        self._check_not_serving()
         acceptor = self._begin_accepting()
         if acceptor is not None:
             self._background = threading.Thread(
@@ -258,13 +114,23 @@ class Server(ClientServer):
                 raise
         return self
 
-    def _begin_accepting(self, single: bool = False) -> Acceptor | None:
+    def _check_not_serving(self) -> None:
+        if self._accepting.under_way:
+            raise ServerStateError(f"the server is serving already, on {self._where()}")
+        if self._state is State.CLOSED:
+            raise ServerStateError(_CLOSED)
+
+    def _begin_accepting(self, single: bool = False, taken: Any = None) -> Acceptor | None:
         if self._state is State.NEW and not hasattr(self, "socket"):
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
+        if taken is None and self._handler_class is no_handler:
+            raise ServerStateError(_NO_HANDLER)
+        if not self._accepting.under_way:
+            self._taken = taken
         acceptor = self._accepting.begin(
-            self.socket, shared=not single and not self._accepts_alone()
+            *self._listeners, shared=not single and not self._accepts_alone()
         )
         _to_be_closed.add(self)
         return acceptor
@@ -310,6 +176,36 @@ class Server(ClientServer):
                         return
         finally:
             self._accepting.end()
+
+    def __iter__(self) -> Iterator[Connection]:
+        """Accept clients in the calling thread, until the server is stopped.
+
+        Yields each `Connection`, which the caller closes, in whichever thread; the handler is not
+        called. All limits hold. Who is queued when the server is stopped is not served; who is
+        connected has the usual time to finish. ServerStateError as for `start`.
+        """
+        self._check_not_serving()
+        accepting, taken = self._accepting, deque[Connection]()
+        acceptor = self._begin_accepting(single=True, taken=taken)
+        if acceptor is None:
+            return
+        try:
+            while not accepting.stop_requested:
+                if taken:
+                    with accepting.resting(), self._connections.claimed(taken[0]):
+                        yield taken.popleft()
+                elif not self._take_in(acceptor):
+                    return
+        finally:
+            for connection in taken:
+                connection.destroy()
+            accepting.end()
+
+    def _take_in(self, acceptor: Acceptor) -> bool:
+        """Accept a client, if one comes; False if the listener is lost."""
+        with woken_by_signals(acceptor):
+            ready = self._wait_for_client(acceptor, None)
+        return not ready or self._accepting.stop_requested or self._accept_one() is not Verdict.STOP
 
     # Stopping
 
@@ -385,6 +281,7 @@ class Server(ClientServer):
                 self._limit(*self._stop_order)
         drain = self.block_on_close or self._connections.limited
         try:
+            self._remove_files()
             self.shutdown()
             if self._background not in (None, threading.current_thread()):
                 self._background.join()
@@ -393,7 +290,7 @@ class Server(ClientServer):
                     self._connections.limit(Deadline(self._options.drain_timeout))
                 self._drain()
         finally:
-            self.socket.close()
+            self._close_listeners()
             self._shut_doors()
             self._client_threads.close()
             self._lifetimes.close()
@@ -405,11 +302,11 @@ class Server(ClientServer):
         try:
             if connections.patient:
                 self._accept_queued()
-                self.socket.close()
+                self._close_listeners()
                 connections.wait_for_leaving(spare=_me())
             connections.begin_draining()
             self._accept_queued()
-            self.socket.close()
+            self._close_listeners()
             connections.wait_while_draining(spare=_me())
         finally:  # a second Ctrl+C may have ended the wait
             connections.cut(spare=_me())
@@ -421,7 +318,8 @@ class Server(ClientServer):
             events.emit(events.Stopped(*self._report))
 
     def __enter__(self: _Self) -> _Self:
-        if self._serve_in_with and not self._accepting.under_way:
+        idle = not self._accepting.under_way
+        if self._serve_in_with and idle and self._handler_class is not no_handler:
             self.start()
         return self
 
@@ -429,10 +327,16 @@ class Server(ClientServer):
         self.server_close()
 
 
-def create_server(handler: Any, **options: Any) -> Server:
+def no_handler(connection: Connection) -> None:
+    """What stands for the handler of a server that has none."""
+    raise ServerStateError(_NO_HANDLER)
+
+
+def create_server(handler: Any = no_handler, **options: Any) -> Server:
     """A server that is not bound yet: ``create_server(handler).listen(8080)``.
 
     `handler` and `options` as for `Server`; TypeError or ValueError if they cannot be meant.
+    Without a handler, clients are taken by ``for connection in server``.
     """
     return Server(None, handler, **options)
 

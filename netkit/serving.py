@@ -47,6 +47,22 @@ class Shown(Generic[_T]):
         return self if server is None else self._get(server)  # type: ignore[return-value]
 
 
+class TakenConnection(Connection):
+    """One that a program has taken from its server, and closes itself."""
+
+    __slots__ = ()
+
+    def _release(self) -> None:
+        super()._release()
+        self.server._connections.remove(self)
+
+    def detach(self) -> tuple[socket.socket, bytes]:
+        """As of any `Connection`; its place in the server is free then."""
+        detached = super().detach()
+        self.server._connections.remove(self)
+        return detached
+
+
 class ClientServer(AdjustableServer):
     """What `Server` does with a client. Not used by itself."""
 
@@ -103,9 +119,10 @@ class ClientServer(AdjustableServer):
         return connection
 
     def _note(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
-        opaque = self._serve is None
+        taken = self._taken is not None
+        opaque = self._serve is None and not taken
         options = self._options
-        connection = Connection(
+        connection = (TakenConnection if taken else Connection)(
             request,
             client_address,
             self._local_name,

@@ -1,4 +1,4 @@
-"""One worker process: a server of its own, on the listener of its parent.
+"""One worker process: a server of its own, on the listeners of its parent.
 
 Both ends of the channel between the two are here. The parent gives orders, the worker tells that it
 is ready, or what is wrong, and in the end what became of its clients; and each sees by the end of
@@ -68,7 +68,7 @@ class Recipe(NamedTuple):
     kind: type[Server]
     handler: Any
     options: dict[str, Any]
-    listener: socket.socket
+    listeners: tuple[socket.socket, ...]
 
     def make(self) -> Server:
         """The server, not listening yet."""
@@ -233,12 +233,12 @@ def work(
 
 def _make(source: Server | Recipe, load: Load | None) -> Server:
     if isinstance(source, Recipe):
-        server, listener = source.make(), source.listener
+        server, listeners = source.make(), source.listeners
     else:
-        server, listener = source, source.socket
+        server, listeners = source, source._listeners
     if load is not None:
         server.RequestHandlerClass = load()
-    server.take_over(listener)
+    server.take_over(*listeners)
     return server
 
 

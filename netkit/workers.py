@@ -1,12 +1,12 @@
-"""Several worker processes on one listener, and the parent that keeps them.
+"""Several worker processes on the same listeners, and the parent that keeps them.
 
 Why processes: with the GIL, the threads of one process run Python one at a time, and many busy ones
 hinder each other. Without it (free-threaded builds) one process uses all cores.
 
 Rules:
 
-1. The parent opens the listener: what the kernel has queued outlives any worker. It accepts nobody,
-   and starts no thread, so that it may fork.
+1. The parent opens the listeners: what the kernel has queued outlives any worker. It accepts
+   nobody, and starts no thread, so that it may fork.
 2. It waits in one place, for its workers, for signals and for orders; nothing polls.
 3. A worker that ends untold is replaced: at once if it had served for a while, else after a pause
    that doubles. If none of them ever comes to serve, the parent gives up.
@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 from . import events
 from .deadline import Deadline
 from .errors import ServerStateError, WorkersFailedError
+from .listening import State
 from .options import MAX_WORKERS, check_seconds, check_workers
 from .places import SharedPlaces
-from .server import Server, State
+from .server import Server
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
 
@@ -139,6 +140,8 @@ class Workers:
         state, options = self._server._state, self._server._options
         if state is not State.LISTENING:
             raise ServerStateError(f"the server is {state.value}; call listen() first")
+        if self._server._exclusive:
+            raise ServerStateError("the server listens exclusively: workers cannot share it")
         if drain_timeout is not None:  # for those, too, whom a signal stops directly
             self._server._options = options._replace(drain_timeout=drain_timeout)
         if options.max_connections is not None:
@@ -265,7 +268,7 @@ class Workers:
         handler = server.RequestHandlerClass if self._load is None else to_be_loaded
         options = server._options._asdict()
         options["handler_args"] = dict(options["handler_args"])
-        return context, Recipe(type(server), handler, options, server.socket), self._load
+        return context, Recipe(type(server), handler, options, server._listeners), self._load
 
     def _look_after(self, worker: Worker) -> None:
         worker.listen()
@@ -371,7 +374,7 @@ class Workers:
         seconds = self._server._options.drain_timeout if timeout is None else timeout
         if not self._stopping:
             self._stopping = True
-            self._server.server_close()  # our copy of the listener
+            self._server.server_close()  # our copies of the listeners
             if self._workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:

@@ -32,6 +32,19 @@ def test_the_name_of_a_unix_socket_is_no_address(name: Any) -> None:
     assert SocketAddress.from_sockname(name) is None
 
 
+def test_an_ipv4_client_of_an_ipv6_listener_is_shown_by_its_ipv4_address() -> None:
+    name = ("::ffff:192.0.2.1", 80, 0, 0)
+    assert SocketAddress.from_sockname(name) == SocketAddress("192.0.2.1", 80, "IPv4")
+    assert describe_peer(name) == "192.0.2.1:80"
+    other = ("::ffff:c000:201:1", 80, 0, 0)  # which is none
+    assert describe_peer(other) == "[::ffff:c000:201:1]:80"
+
+
+@pytest.mark.parametrize("address", [7, ("alone",)])
+def test_an_address_of_no_known_kind_is_shown_as_it_is(address: Any) -> None:
+    assert describe_peer(address) == str(address)
+
+
 def test_an_address_can_be_taken_apart() -> None:
     address, port, family = SocketAddress("::1", 80, "IPv6")
     assert (address, port, family) == ("::1", 80, "IPv6")
@@ -48,8 +61,10 @@ def test_only_ipv6_gets_brackets() -> None:
         (None, "unix"),
         ("", "unix"),
         (b"", "unix"),
-        ("/run/client.sock", "/run/client.sock"),
-        (b"\0name", r"b'\x00name'"),
+        ("/run/client.sock", "unix:/run/client.sock"),
+        (b"/run/\xff", r"unix:/run/\udcff"),
+        (b"\0name\0", r"@name\x00"),
+        ("\0name", "@name"),
     ],
 )
 def test_a_unix_client_is_shown_by_its_path_if_it_has_one(client_address: Any, shown: str) -> None:

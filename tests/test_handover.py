@@ -113,3 +113,16 @@ def test_what_somebody_reads_or_has_encrypted_is_not_detached() -> None:
             conn.start_tls(contexts()[1], server_hostname="localhost")
             assert conn.read() == b""
     assert raised == ["only a connection without TLS that nobody reads is detached"]
+
+
+def test_one_that_was_taken_from_a_server_and_detached_is_no_longer_its() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    with client(server) as sock:
+        for conn in server:
+            detached, _ = conn.detach()
+            break
+        assert server.connection_count == 0
+        server.close()
+        with detached:
+            detached.sendall(b"still here")
+        assert receive_all(sock) == b"still here"

@@ -18,12 +18,13 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 
 # From the bottom up: a room imports only from those before it.
 ORDER = [
-    *("errors", "deadline", "buffer", "addresses", "encodings"),
+    *("errors", "deadline", "buffer", "addresses", "endpoints", "encodings"),
     *("blocklist", "options", "events", "reading", "framing"),
     *("sockets", "timing", "alerts", "certificates", "tls"),
-    *("listener", "binding", "logs", "stream", "writing", "connection", "handover", "client"),
+    *("listener", "binding", "unixsocket", "bound", "logs"),
+    *("stream", "writing", "connection", "handover", "client"),
     *("registry", "lifetimes", "threads", "accepting", "places", "admission", "anteroom"),
-    *("handlers", "doorway", "settings", "serving", "server", "signals"),
+    *("handlers", "doorway", "settings", "serving", "listening", "server", "signals"),
     *("worker", "workers", "running"),
     *("__init__", "cli", "__main__"),
 ]
@@ -50,6 +51,7 @@ def test_the_public_names_are_these() -> None:
     assert netkit.__all__ == [
         "__version__",
         "BlockList",
+        "BoundSocket",
         "Connection",
         "ConnectionClosedError",
         "Delimiter",
@@ -70,6 +72,7 @@ def test_the_public_names_are_these() -> None:
         "MissingExtraError",
         "NetkitError",
         "Netstrings",
+        "PeerCredentials",
         "PeerError",
         "RunReport",
         "Server",

@@ -282,6 +282,50 @@ def test_curl_as_telnet_talks_and_is_answered() -> None:
         assert run([tool("curl"), "-sS", url], b"hello\n") == b"HELLO\n"
 
 
+# Unix sockets
+
+NODE_UNIX = """
+const socket = require('net').connect({path: process.argv[1], allowHalfOpen: true})
+socket.on('error', (error) => { console.error(error.code); process.exitCode = 1 })
+process.stdin.pipe(socket).pipe(process.stdout)
+"""
+UNIX_TALKERS: dict[str, Callable[[str], list[str]]] = {
+    "nc": lambda path: ["nc", "-N", "-U", path],
+    "ncat": lambda path: ["ncat", "-U", path],
+    "socat": lambda path: ["socat", "-t", "15", "-", f"UNIX-CONNECT:{path}"],
+    "node": lambda path: ["node", "-e", NODE_UNIX, path],
+}
+
+
+@pytest.mark.parametrize("name", UNIX_TALKERS)
+def test_a_megabyte_through_a_unix_socket_comes_back_byte_for_byte(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tool(name)
+    with netkit.create_server(netkit.EchoHandler).listen(path="x.sock"):
+        assert run(UNIX_TALKERS[name]("x.sock"), BINARY) == BINARY
+
+
+def test_a_dead_node_servers_socket_is_replaced_and_a_live_ones_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = "require('net').createServer().listen('x.sock', () => console.log('ready'))"
+    server = netkit.create_server(netkit.EchoHandler)
+    with subprocess.Popen([tool("node"), "-e", program], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            with pytest.raises(OSError, match="another server listens there"):
+                server.listen(path="x.sock")
+        finally:
+            process.kill()
+    with server.listen(path="x.sock"):
+        tool("nc")
+        assert run(UNIX_TALKERS["nc"]("x.sock"), b"hello") == b"hello"
+
+
 # Ends that are not nice
 
 

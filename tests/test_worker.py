@@ -115,7 +115,7 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
 def test_a_forked_worker_closes_its_parents_ends_of_all_channels(
     context: FakeContext, server: netkit.Server
 ) -> None:
-    recipe = Recipe(netkit.Server, netkit.EchoHandler, {}, server.socket)
+    recipe = Recipe(netkit.Server, netkit.EchoHandler, {}, (server.socket,))
     with started(context, server) as (one, _), started(context, server, [one]) as (two, _):
         assert list(two.process.arguments[3]) == [two.channel, one.channel]
         with started(context, recipe, [one, two]) as (spawned, _):
@@ -213,7 +213,7 @@ def whisper(conn: netkit.Connection) -> None:
 
 def test_a_recipe_makes_the_same_server(server: netkit.Server) -> None:
     options = {"drain_timeout": 3.0, "handler_args": {}}
-    made = Recipe(Shouting, shout, options, server.socket).make()
+    made = Recipe(Shouting, shout, options, (server.socket,)).make()
     assert type(made) is Shouting
     assert made.RequestHandlerClass is shout
     assert made._options.drain_timeout == 3.0
@@ -225,7 +225,7 @@ def test_a_recipe_makes_the_same_server(server: netkit.Server) -> None:
 )
 def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> None:
     parent = netkit.create_server(shout).listen(0, "127.0.0.1")
-    recipe = Recipe(Shouting, shout, {}, parent.socket)
+    recipe = Recipe(Shouting, shout, {}, (parent.socket,))
     made = worker._make(recipe, load)
     assert made.address == parent.address
     with made, made.start(), client(made) as sock:

@@ -1,0 +1,164 @@
+"""Where to listen, in one grammar for programs and the command line.
+
+Pure: nothing here resolves a name or touches a socket. Each of these is an address:
+
+    8080   *:8080   127.0.0.1:8080   localhost:8080   [::1]:8080
+    unix:/run/app.sock   @name   fd:3
+
+After a ``?`` come settings, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
+TCP, ``mode=660`` and ``owner=USER:GROUP`` for a Unix socket's file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import Any, NamedTuple
+
+from .addresses import check_port, is_ip
+
+_SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
+_OWNER = re.compile(r"[^:]+(:[^:]+)?|:[^:]+")  # as for chown(1)
+
+
+class Endpoint(NamedTuple):
+    """One address to listen on. What does not belong to its `kind` has its default value.
+
+    `kind` is ``"tcp"``, ``"unix"`` or ``"fd"``. `host` None: none was named. The `path` of an
+    abstract name begins with a null character.
+    """
+
+    kind: str = "tcp"
+    host: str | None = None
+    port: int = 0
+    ipv6_only: bool = False
+    reuse_port: bool = False
+    path: str = ""
+    mode: int | None = None
+    owner: str | None = None
+    fd: int = -1
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """From an address in the grammar. ValueError, in one line, for what is none."""
+        address, question, settings = text.partition("?")
+        endpoint = cls(**_parse_address(address))
+        if question:
+            endpoint = endpoint._replace(**_parse_settings(endpoint.kind, settings))
+        return endpoint._checked()
+
+    @classmethod
+    def of(
+        cls,
+        port: int | str = 0,
+        host: str | None = None,
+        *,
+        path: Any = None,
+        fd: int | None = None,
+        **settings: Any,
+    ) -> Endpoint:
+        """From what `Server.listen` takes. TypeError or ValueError for what cannot be meant."""
+        if [path is not None, fd is not None, (port, host) != (0, None)].count(True) > 1:
+            raise TypeError("a server listens on one of port, path, fd and sock; see listen_on()")
+        if path is not None:
+            endpoint = cls("unix", path=os.fsdecode(path))
+        elif fd is not None:
+            endpoint = cls("fd", fd=fd)
+        else:
+            endpoint = cls("tcp", host, check_port(port))
+        off = (None, False)  # by identity: a mode of 0 is one
+        given = {
+            name: value for name, value in settings.items() if all(value is not x for x in off)
+        }
+        for name in given:
+            _check_setting(endpoint.kind, name, TypeError)
+        return endpoint._replace(**given)._checked()
+
+    def _checked(self) -> Endpoint:
+        if self.kind == "unix":
+            _check_path(self)
+        elif self.kind == "fd":
+            _check_descriptor(self.fd)
+        return self
+
+
+def _parse_address(text: str) -> dict[str, Any]:
+    if text.startswith("unix:"):
+        return {"kind": "unix", "path": text.removeprefix("unix:")}
+    if text.startswith("@"):
+        return {"kind": "unix", "path": "\0" + text[1:]}
+    if text.startswith("fd:"):
+        number = text.removeprefix("fd:")
+        if not re.fullmatch("-?[0-9]{1,9}", number):
+            raise ValueError(f"fd must be the number of a descriptor, not {number!r}")
+        return {"kind": "fd", "fd": int(number)}
+    if "/" in text:
+        raise ValueError(f"a path has unix: before it: {'unix:' + text!r}, not {text!r}")
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return {"port": check_port(port)}
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if is_ip(host) != 6:
+            raise ValueError(f"an IPv6 address belongs into the brackets of {text!r}")
+    elif ":" in host:
+        raise ValueError(f"an IPv6 address has brackets around it: '[::1]:8080', not {text!r}")
+    elif not host:
+        raise ValueError(f"the host is missing: {'*' + text!r} is every address, not {text!r}")
+    return {"host": host, "port": check_port(port)}
+
+
+def _parse_settings(kind: str, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in text.split("&"):
+        name, _, value = setting.partition("=")
+        _check_setting(kind, name, ValueError)
+        if name == "mode":
+            if not re.fullmatch("[0-7]{3,4}", value):
+                raise ValueError(f"mode must be three octal digits, such as 660, not {value!r}")
+            found[name] = int(value, 8)
+        elif name == "owner":
+            found[name] = value
+        elif value in ("on", "off"):
+            found[name] = value == "on"
+        else:
+            raise ValueError(f"{name} must be on or off, not {value!r}")
+    return found
+
+
+def _check_setting(kind: str, name: str, error: type[Exception]) -> None:
+    if name not in _SETTINGS[kind]:
+        what = {"tcp": "a port", "unix": "a Unix socket", "fd": "a descriptor"}[kind]
+        known = " and ".join(_SETTINGS[kind]) or "none"
+        raise error(f"{what} has no setting {name!r}; it has {known}")
+
+
+def _check_path(endpoint: Endpoint) -> None:
+    path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
+    abstract = path.startswith("\0")
+    if path in ("", "\0"):
+        raise ValueError("a Unix socket must have a path or a name")
+    if "\0" in path[1:]:
+        raise ValueError(f"a Unix socket's path must not have null characters: {path!r}")
+    if abstract and sys.platform != "linux":
+        raise ValueError(
+            f"only Linux has abstract names of Unix sockets, such as {'@' + path[1:]!r}"
+        )
+    if abstract and (mode, owner) != (None, None):
+        raise ValueError("an abstract name has no mode and no owner: whoever knows it may connect")
+    if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int)):
+        raise TypeError(f"mode must be a number such as 0o660, not {mode!r}")
+    if mode is not None and not 0 <= mode <= 0o777:
+        raise ValueError(f"mode must be from 0 to 0o777, not {mode:#o}")
+    if owner is not None and not isinstance(owner, str):
+        raise TypeError(f"owner must be text such as 'www-data:www-data', not {owner!r}")
+    if owner is not None and not _OWNER.fullmatch(owner):
+        raise ValueError(f"owner must be USER, USER:GROUP or :GROUP, not {owner!r}")
+
+
+def _check_descriptor(fd: object) -> None:
+    if isinstance(fd, bool) or not isinstance(fd, int):
+        raise TypeError(f"fd must be the number of a descriptor, not {fd!r}")
+    if fd < 0:
+        raise ValueError(f"fd must be the number of a descriptor, not {fd}")

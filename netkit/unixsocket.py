@@ -1,0 +1,228 @@
+"""Unix sockets: the life of a socket's file, and who is at the other end.
+
+Rules:
+
+1. A file is removed only if it is a socket on which nobody listens. A connection tells: it is
+   refused where a server has died without removing its file, and else somebody is there.
+2. From looking at a file until it listens, a server holds a lock of the folder (flock(2), so that
+   the lock dies with its holder, and there is no other file). So of several that start at once, one
+   gets the name, and none takes it from another that does not listen yet.
+3. Nobody can connect between ``bind`` and ``listen`` (the kernel refuses it), so that is when the
+   file gets its mode and its owner. The umask, which all threads share, stays as it is.
+4. In the end a file is removed while its server still listens: only by the process that made it,
+   and only if the name is still its own, and not a successor's. The kernel keeps the inode as long
+   as the socket is open, so its number cannot be another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .binding import explain
+from .deadline import Deadline
+
+LISTENS = "another server listens there"
+
+# Servers hold the lock for less than a millisecond, but another program may lock the folder for
+# ever, for reasons of its own (seconds).
+PATIENCE = 1.0
+PAUSE = 0.002
+
+_XUCRED = struct.Struct("@IIhxx16I")  # macOS and FreeBSD, sys/ucred.h: version, uid, groups
+_LOCAL_PEERCRED = 1  # sys/un.h there; the level is SOL_LOCAL, 0
+
+
+class SocketFile(NamedTuple):
+    """The file of a socket that this process has bound."""
+
+    path: str
+    device: int
+    inode: int
+    pid: int
+
+    @classmethod
+    def at(cls, path: str) -> SocketFile:
+        """The file that has just been bound. OSError if it is gone already."""
+        path = os.path.abspath(path)  # the process may go elsewhere
+        status = os.lstat(path)
+        return cls(path, status.st_dev, status.st_ino, os.getpid())
+
+    def is_ours(self) -> bool:
+        """Whether the name still is that of our socket, and this is the process that made it."""
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return False
+        found = (status.st_dev, status.st_ino, os.getpid())
+        return found == (self.device, self.inode, self.pid)
+
+    def remove(self) -> None:
+        """Remove it, if it is ours; before the socket is closed."""
+        if self.is_ours():
+            with contextlib.suppress(OSError):  # the folder is read-only by now
+                os.unlink(self.path)
+
+    def check(self) -> None:
+        """Once the socket listens: OSError (EADDRINUSE) if another server has got the name."""
+        if not self.is_ours():
+            raise _in_use(self.path, "another server has just taken it", "listen")
+
+
+def family() -> int:
+    """Of Unix sockets. OSError (EAFNOSUPPORT) where there are none."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    return socket.AF_UNIX
+
+
+def bind(
+    sock: socket.socket,
+    path: str,
+    mode: int | None = None,
+    owner: str | None = None,
+    *,
+    backlog: int | None = None,
+) -> SocketFile | None:
+    """Bind to `path`, and return the file that is to be removed in the end; None: there is none.
+
+    `mode` and `owner` (``user``, ``user:group`` or ``:group``, by name or number): of the file, if
+    they are not to be the system's choice. `backlog`: listen, too; a socket that does not may be
+    taken for dead, and lose its name. A dead one that has the name is removed first.
+    OSError with EADDRINUSE if somebody listens there, or if what is there is no socket. ValueError
+    if there is no such user or group.
+    """
+    ids = (-1, -1) if owner is None else _ids_of(owner)
+    syscall = "bind" if backlog is None else "listen"
+    file = None
+    try:
+        if path.startswith("\0"):
+            sock.bind(path)
+        else:
+            with _alone_in(os.path.dirname(path) or "."):
+                file = _bind_to_file(sock, path, syscall)
+                _hand_over(path, ids, mode)
+                if backlog is not None:
+                    sock.listen(backlog)
+    except OSError as error:
+        if file is not None:
+            file.remove()
+        abstract = error.errno == errno.EADDRINUSE and path.startswith("\0")
+        raise explain(error, path, syscall, LISTENS if abstract else None) from None
+    return file
+
+
+def _bind_to_file(sock: socket.socket, path: str, syscall: str) -> SocketFile:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        with contextlib.suppress(FileNotFoundError):  # it is gone by itself
+            occupant = _occupant(path)
+            if occupant is not None:
+                raise _in_use(path, occupant, syscall) from None
+            os.unlink(path)
+        sock.bind(path)
+    return SocketFile.at(path)
+
+
+def _hand_over(path: str, ids: tuple[int, int], mode: int | None) -> None:
+    if ids != (-1, -1):
+        os.chown(path, *ids, follow_symlinks=False)
+    if mode is not None:
+        os.chmod(path, mode)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """Hold the lock of `folder`; where there is none to be had, go on without."""
+    import fcntl  # here because Windows has none
+
+    descriptor = None
+    deadline = Deadline(PATIENCE)
+    try:
+        with contextlib.suppress(OSError):  # we may not read it, or its file system has no locks
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            while not deadline.expired():
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(PAUSE)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _occupant(path: str) -> str | None:
+    """Why nobody else may have the name; None if what has it is dead."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return "what is there is no socket"
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # else a server whose queue is full makes us wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return None
+        except FileNotFoundError:
+            raise
+        except BlockingIOError:  # its queue is full
+            pass
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # of datagrams, or packets
+                return "nobody can tell whether a server listens there"
+    return LISTENS
+
+
+def _in_use(path: str, reason: str, syscall: str) -> OSError:
+    return explain(OSError(errno.EADDRINUSE, ""), path, syscall, reason)
+
+
+def _ids_of(owner: str) -> tuple[int, int]:
+    import grp  # here because Windows has neither
+    import pwd
+
+    user, _, group = owner.partition(":")
+    uid = gid = -1  # chown(2): leave it
+    try:
+        if user:
+            uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+        if group:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise ValueError(f"owner {owner!r}: {error.args[0]}") from None
+    return uid, gid
+
+
+class PeerCredentials(NamedTuple):
+    """Which process has connected a Unix socket, and as whom. `pid` None: the system hides it."""
+
+    pid: int | None
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: Any) -> PeerCredentials:
+    """Of the other end of a Unix socket, as it was when it connected (unix(7)).
+
+    OSError (EOPNOTSUPP) for any other socket, and where the system cannot tell.
+    """
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        raise OSError(errno.EOPNOTSUPP, "only the peer of a Unix socket has credentials")
+    if hasattr(socket, "SO_PEERCRED"):
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return PeerCredentials(*struct.unpack("@iII", data))
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        _, uid, _, gid, *_ = _XUCRED.unpack(sock.getsockopt(0, _LOCAL_PEERCRED, _XUCRED.size))
+        return PeerCredentials(None, uid, gid)
+    raise OSError(errno.EOPNOTSUPP, "this system does not tell who is at the other end")

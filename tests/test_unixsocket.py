@@ -1,0 +1,426 @@
+"""The files of Unix sockets: whose they are, who may remove them; and the peer's credentials."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import in_threads
+
+from netkit import unixsocket
+from netkit.unixsocket import PeerCredentials, SocketFile, bind, peer_credentials
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)  # a path may have 107 bytes only
+    return "x.sock"
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        yield sock
+
+
+def leave_dead(path: str) -> None:
+    """What a server leaves that is killed."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+
+
+def inode(path: str) -> int:
+    return os.lstat(path).st_ino
+
+
+def refuse(sock: socket.socket, path: str, reason: str) -> None:
+    with pytest.raises(OSError, match="^") as caught:
+        bind(sock, path, backlog=1)
+    error: Any = caught.value
+    assert error.errno == errno.EADDRINUSE
+    assert error.strerror == f"listen EADDRINUSE: {reason}: {path.replace(chr(0), '@')}"
+    assert (error.address, error.port, error.syscall) == (path, None, "listen")
+
+
+def test_the_file_is_there_until_it_is_removed(path: str, sock: socket.socket) -> None:
+    file = bind(sock, path)
+    assert file is not None
+    assert stat.S_ISSOCK(os.lstat(path).st_mode)
+    assert file.is_ours()
+    file.check()
+    file.remove()
+    assert not os.path.exists(path)
+    assert not file.is_ours()
+    file.remove()
+
+
+def test_a_relative_path_is_removed_wherever_the_process_goes(
+    path: str, sock: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bind(sock, path)
+    assert file is not None
+    monkeypatch.chdir("/")
+    file.remove()
+    assert not (tmp_path / path).exists()
+
+
+def test_a_dead_servers_file_is_replaced_and_nothing_else_is_left(
+    path: str, sock: socket.socket, tmp_path: Path
+) -> None:
+    leave_dead(path)
+    file = bind(sock, path)
+    assert file is not None
+    assert file.inode == inode(path)
+    assert os.listdir(tmp_path) == [path]
+
+
+def test_a_live_server_keeps_its_file(path: str, sock: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(path)
+        live.listen()
+        before = inode(path)
+        refuse(sock, path, "another server listens there")
+        assert inode(path) == before
+
+
+@linux
+def test_a_live_server_whose_queue_is_full_keeps_its_file(path: str, sock: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as queued:
+        live.bind(path)
+        live.listen(0)
+        queued.connect(path)
+        refuse(sock, path, "another server listens there")
+
+
+def test_a_live_server_of_datagrams_keeps_its_file(path: str, sock: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
+        live.bind(path)
+        refuse(sock, path, "another server listens there")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
+def test_what_is_no_socket_is_never_removed(
+    path: str, sock: socket.socket, kind: str, tmp_path: Path
+) -> None:
+    if kind == "file":
+        Path(path).touch()
+    elif kind == "folder":
+        os.mkdir(path)
+    else:
+        if kind == "link":
+            leave_dead("other")
+        os.symlink("other", path)
+    before = inode(path)
+    refuse(sock, path, "what is there is no socket")
+    assert inode(path) == before
+
+
+def test_a_server_that_cannot_be_asked_keeps_its_file(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_dead(path)
+
+    class Guarded(socket.socket):
+        def connect(self, _: Any) -> None:
+            raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(socket, "socket", Guarded)
+    refuse(sock, path, "nobody can tell whether a server listens there")
+
+
+def test_a_file_that_is_gone_before_it_is_looked_at_is_no_matter(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_dead(path)
+    look, looked = unixsocket.os.lstat, []
+
+    def lstat(name: str) -> os.stat_result:
+        if not looked:
+            looked.append(name)
+            os.unlink(name)
+        return look(name)
+
+    monkeypatch.setattr(unixsocket.os, "lstat", lstat)
+    assert bind(sock, path) is not None
+
+
+def test_one_that_goes_between_two_looks_is_no_matter(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_dead(path)
+
+    class Late(socket.socket):
+        def connect(self, name: Any) -> None:
+            os.unlink(name)
+            super().connect(name)
+
+    monkeypatch.setattr(socket, "socket", Late)
+    assert bind(sock, path) is not None
+
+
+@pytest.mark.parametrize("_", range(5))
+def test_of_many_that_start_at_once_one_gets_a_dead_ones_name(path: str, _: int) -> None:
+    leave_dead(path)
+    files: list[Any] = []
+    refused: list[str] = []
+    together = threading.Barrier(5)
+
+    def start(sock: socket.socket) -> None:
+        together.wait()
+        try:
+            files.append(bind(sock, path, backlog=1))
+        except OSError as error:
+            refused.append(str(error.strerror))
+
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+        in_threads(start, [(sock,) for sock in socks])
+        assert refused == [f"listen EADDRINUSE: another server listens there: {path}"] * 4
+        (file,) = files
+        file.check()
+
+
+def test_a_folder_that_another_program_keeps_locked_costs_a_little_time_only(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(unixsocket, "PATIENCE", 0.01)
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_SH)
+    assert bind(sock, path) is not None
+    os.close(folder)
+
+
+def test_a_folder_that_cannot_be_locked_is_bound_in_without(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(unixsocket.os, "open", unreadable)
+    assert bind(sock, path) is not None
+
+
+def test_a_server_that_has_lost_its_name_before_it_listened_is_told(
+    path: str, sock: socket.socket
+) -> None:
+    file = bind(sock, path)
+    assert file is not None
+    os.unlink(path)
+    Path(path).touch()
+    with pytest.raises(OSError, match="^") as caught:
+        file.check()
+    absolute = os.path.abspath(path)
+    assert caught.value.strerror == (
+        f"listen EADDRINUSE: another server has just taken it: {absolute}"
+    )
+
+
+def test_a_successors_file_stays(path: str, sock: socket.socket) -> None:
+    file = bind(sock, path)
+    assert file is not None
+    os.unlink(path)
+    leave_dead(path)
+    file.remove()
+    assert os.path.exists(path)
+
+
+def test_only_the_process_that_made_a_file_removes_it(path: str, sock: socket.socket) -> None:
+    file = bind(sock, path)
+    assert file is not None
+    file._replace(pid=file.pid + 1).remove()
+    assert os.path.exists(path)
+
+
+def test_a_file_that_cannot_be_removed_is_left(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = bind(sock, path)
+    assert file is not None
+
+    def unlink(_: str) -> None:
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(unixsocket.os, "unlink", unlink)
+    file.remove()
+    assert file.is_ours()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777, 0])
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_the_file_has_the_mode_it_is_given_whatever_the_umask(
+    path: str, sock: socket.socket, mode: int, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        bind(sock, path, mode)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == mode
+
+
+def test_nobody_can_connect_before_the_file_has_its_mode(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = []
+
+    def chmod(name: str, mode: int) -> None:
+        with socket.socket(socket.AF_UNIX) as peer:
+            outcomes.append(peer.connect_ex(name))
+
+    monkeypatch.setattr(unixsocket.os, "chmod", chmod)
+    bind(sock, path, 0o600, backlog=1)
+    assert outcomes == [errno.ECONNREFUSED]
+
+
+@pytest.mark.parametrize("owner", ["{user}", "{user}:{group}", ":{group}"])
+def test_the_file_may_be_given_to_ourselves(path: str, sock: socket.socket, owner: str) -> None:
+    grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
+    names = {"user": pwd.getpwuid(os.getuid())[0], "group": grp.getgrgid(os.getgid())[0]}
+    bind(sock, path, None, owner.format(**names))
+    status = os.lstat(path)
+    assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
+
+
+@root
+def test_the_file_may_be_given_to_others_by_number(path: str, sock: socket.socket) -> None:
+    bind(sock, path, 0o600, "4321:8765")
+    status = os.lstat(path)
+    assert (status.st_uid, status.st_gid) == (4321, 8765)
+
+
+@pytest.mark.parametrize(
+    ("owner", "text"),
+    [
+        ("no-such-user", "owner 'no-such-user': getpwnam(): name not found: 'no-such-user'"),
+        (":no-such-group", "owner ':no-such-group': getgrnam(): name not found: 'no-such-group'"),
+    ],
+)
+def test_an_owner_that_there_is_not_is_told_and_nothing_is_bound(
+    path: str, sock: socket.socket, owner: str, text: str
+) -> None:
+    with pytest.raises(ValueError, match="^") as caught:
+        bind(sock, path, None, owner)
+    assert str(caught.value) == text
+    assert not os.path.exists(path)
+
+
+def test_a_file_that_cannot_be_given_away_is_removed_again(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chown(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(unixsocket.os, "chown", chown)
+    text = f"bind EPERM: operation not permitted: {path}"
+    with pytest.raises(PermissionError, match=text):
+        bind(sock, path, None, "0:0")
+    assert not os.path.exists(path)
+
+
+def test_a_folder_that_there_is_not_is_told(sock: socket.socket, path: str) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        bind(sock, "none/x")
+    assert caught.value.strerror == "bind ENOENT: no such file or directory: none/x"
+
+
+def test_a_path_that_is_too_long_is_told(sock: socket.socket) -> None:
+    with pytest.raises(OSError, match=r"^bind: AF_UNIX path too long: /x+$"):
+        bind(sock, "/" + "x" * 108)
+
+
+@linux
+def test_an_abstract_name_has_no_file_and_is_refused_while_it_is_in_use(
+    sock: socket.socket,
+) -> None:
+    name = f"\0netkit-test-{os.getpid()}"
+    assert bind(sock, name) is None
+    assert sock.getsockname() == name.encode()
+    with socket.socket(socket.AF_UNIX) as other:
+        refuse(other, name, "another server listens there")
+
+
+def test_a_system_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unixsocket.family() == socket.AF_UNIX
+    monkeypatch.delattr(socket, "AF_UNIX")
+    with pytest.raises(OSError, match="this system has no Unix sockets") as caught:
+        unixsocket.family()
+    assert caught.value.errno == errno.EAFNOSUPPORT
+
+
+# Credentials
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@linux
+def test_the_peer_is_known_by_its_process_user_and_group(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    expected = PeerCredentials(os.getpid(), os.getuid(), os.getgid())
+    assert peer_credentials(pair[0]) == expected
+    assert expected.pid == os.getpid()
+
+
+class Answering:
+    """A socket whose option is what another system answers."""
+
+    family = getattr(socket, "AF_UNIX", 1)
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def getsockopt(self, *question: int) -> bytes:
+        assert question == (0, 1, len(self._answer))
+        return self._answer
+
+
+def test_where_the_process_is_hidden_there_are_its_user_and_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
+    monkeypatch.setattr(unixsocket.sys, "platform", "darwin")
+    answer = struct.pack("=IIHxx16I", 0, 501, 2, 20, 12, *[0] * 14)
+    assert peer_credentials(Answering(answer)) == PeerCredentials(None, 501, 20)
+
+
+def test_where_the_system_does_not_tell_it_is_an_error(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
+    monkeypatch.setattr(unixsocket.sys, "platform", "sunos5")
+    with pytest.raises(OSError, match="does not tell who is at the other end") as caught:
+        peer_credentials(pair[0])
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_the_peer_of_a_tcp_connection_has_none() -> None:
+    with socket.socket() as sock:
+        with pytest.raises(OSError, match="only the peer of a Unix socket has credentials"):
+            peer_credentials(sock)
+
+
+def test_what_a_file_is_is_known_by_its_numbers(path: str) -> None:
+    leave_dead(path)
+    status = os.lstat(path)
+    file = SocketFile.at(path)
+    assert file == (os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
