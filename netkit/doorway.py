@@ -18,7 +18,7 @@ from .accepting import Accepting
 from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
-from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge, unblock
+from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
 from .threads import ClientThreads, Job
@@ -221,11 +221,12 @@ class Doorway(socketserver.ThreadingTCPServer):
     def _accept_queued(self) -> None:
         """Take in who has connected before the stop: at most what the kernel's queue can hold.
 
-        The listener does not block any more, and no new descriptor is needed to ask it.
+        The listener does not block any more, nor wait for a time limit that was set on it, and no
+        new descriptor is needed to ask it.
         """
         if not self._accepting.has_begun or self.socket.fileno() < 0:
             return
-        unblock(self.socket)  # for the case that the stop came before the first turn
+        self.socket.settimeout(0)
         left = self.request_queue_size + 1
         while left and not self._connections.out_of_time():
             self._tidy_up()  # who is held comes first
