@@ -848,7 +848,10 @@ def test_a_close_that_lingers_can_be_ended(
         assert conn.fileno() == -1
 
 
-def test_a_read_that_comes_while_another_thread_closes_is_an_error() -> None:
+def test_a_read_that_comes_while_another_thread_closes_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 0.3)
     with connected(server=object()) as (conn, peer):
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))

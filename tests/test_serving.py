@@ -83,7 +83,11 @@ def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> Non
             assert exchange(server, b"hello") == b"hello"
 
 
-def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> None:
+def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.listener.BackOff.LONGEST", 0.1)
+
     class Short(netkit.Server):
         failures = 0
 
