@@ -20,7 +20,7 @@ from .accepting import Accepting
 from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
-from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge, unblock
+from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
 from .threads import ClientThreads, Job
@@ -252,13 +252,13 @@ class Doorway(socketserver.ThreadingTCPServer):
     def _accept_queued(self) -> None:
         """Take in who has connected before the stop: at most what the kernel's queues can hold.
 
-        Listeners do not block any more, and no new descriptor is needed to ask them. Where a
-        program takes connections itself, nobody is there to serve these.
+        Where a program takes connections itself, nobody is there to serve these. No new descriptor
+        is needed to ask.
         """
         if not self._accepting.has_begun or self.socket.fileno() < 0 or self._taken is not None:
             return
         for listener in self._listeners:
-            unblock(listener)  # for the case that the stop came before the first turn
+            listener.settimeout(0)
         left = (self.request_queue_size + 1) * len(self._listeners)
         while left and not self._connections.out_of_time():
             self._tidy_up()  # who is held comes first

@@ -805,7 +805,7 @@ def test_it_listens_nearly_as_soon_as_the_http_server_of_python(
             seconds_until_a_line("netkit", "echo"),
             seconds_until_a_line("http.server", "0", "--bind", "127.0.0.1"),
         )
-        for _ in range(15)
+        for _ in range(7)
     ]
     ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
     record_property("ratio", round(ours / theirs, 2))

@@ -162,6 +162,10 @@ def test_an_abstract_name_is_served() -> None:
             assert ask(server.address) == b"hello"
             with pytest.raises(OSError, match=f"another server listens there: @{name}$"):
                 echo().listen(path=f"\0{name}")
+            with pytest.raises(netkit.ServerStateError, match=f"serving already, on @{name}$"):
+                server.start()
+            with pytest.raises(netkit.ServerStateError, match=f"is listening on @{name}$"):
+                server.listen()
     assert seen == [events.Listening(f"@{name}")]
 
 
@@ -686,7 +690,10 @@ def test_a_stop_from_another_thread_ends_the_loop_and_gives_its_client_time() ->
                 assert queued.recv(1) == b""  # nobody is there to serve it
 
 
-def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop() -> None:
+def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.CUT_GRACE", 0.02)
     server = netkit.create_server().listen(0, "127.0.0.1")
     done = threading.Event()
     with taking(lambda _: done.wait(PATIENCE), server):

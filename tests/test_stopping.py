@@ -45,6 +45,12 @@ TABLE = dict(
 )
 
 
+@pytest.fixture
+def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is cut and does not end is left behind soon."""
+    monkeypatch.setattr("netkit.server.CUT_GRACE", SHORT)
+
+
 @contextlib.contextmanager
 def being_stopped(server: netkit.Server, timeout: float = LONG) -> Iterator[list[Any]]:
     """`server.stop(timeout)` in another thread, already under way; in the end, its report."""
@@ -299,7 +305,7 @@ def test_row_deaf_is_waited_for() -> None:
         assert reports == [(1, 0)]
 
 
-def test_row_deaf_is_left_behind_at_the_deadline() -> None:
+def test_row_deaf_is_left_behind_at_the_deadline(little_grace: None) -> None:
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -615,13 +621,15 @@ def serving_a_busy_client() -> Iterator[netkit.Server]:
         released.set()
 
 
-def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out() -> None:
+def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out(little_grace: None) -> None:
     with serving_a_busy_client() as server:
         server.request_stop(timeout=0.0)
         assert server.stop() == (0, 1)
 
 
-def test_an_order_that_comes_as_the_stop_begins_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_order_that_comes_as_the_stop_begins_counts(
+    monkeypatch: pytest.MonkeyPatch, little_grace: None
+) -> None:
     with serving_a_busy_client() as server:
         close = server.server_close
 

@@ -910,9 +910,9 @@ def test_a_signal_to_the_whole_group_is_one_stop_with_the_time_that_run_was_give
 
 LITTLE_GRACE = """
 import netkit.worker
-netkit.worker.KILL_GRACE = 0.5
+netkit.worker.KILL_GRACE = 0.2
 """
-LITTLE_TIME = SERVE.replace("drain_timeout=60", "drain_timeout=1")
+LITTLE_TIME = SERVE.replace("drain_timeout=60", "drain_timeout=0.3")
 
 
 def test_a_worker_that_hangs_is_killed_in_the_end(script: Callable[..., Program]) -> None:
@@ -1136,7 +1136,7 @@ def test_nobody_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
         time.sleep(0.3)
         pids = [program.process.pid, *program.children()]
         before = [wakeups(pid) for pid in pids]
-        time.sleep(2)
+        time.sleep(1.2)
         assert [wakeups(pid) for pid in pids] == before
         assert len(pids) == 3
         assert len(os.listdir(f"/proc/{pids[0]}/task")) == 1
