@@ -98,7 +98,7 @@ class ListeningServer(ClientServer):
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
         self._enter(State.LISTENING)
-        events.emit(events.Listening(_shown(self._where())))
+        events.emit(events.Listening(self._place()))
 
     def listen(
         self: _Self,
@@ -169,9 +169,7 @@ class ListeningServer(ClientServer):
     ) -> None:
         with self._changed:
             if self._state in (State.LISTENING, State.DRAINING):
-                raise ServerStateError(
-                    f"the server is {self._state.value} on {_shown(self._where())}"
-                )
+                raise ServerStateError(f"the server is {self._state.value} on {self._place()}")
             self._begin_new_life()
         self._backlog = backlog
         if backlog is not None:
@@ -299,6 +297,11 @@ class ListeningServer(ClientServer):
     def _where(self) -> SocketAddress | str:
         return _address(self.server_address)
 
+    def _place(self) -> str:
+        """As `_where`, for people."""
+        where = self._where()
+        return format_unix(where) if isinstance(where, str) else str(where)
+
     def _everywhere(self) -> Iterator[SocketAddress | str]:
         yield self._where()
         for listener in self._more_sockets:
@@ -320,10 +323,6 @@ def _address(name: Any) -> SocketAddress | str:
     return SocketAddress.from_sockname(name) or (
         os.fsdecode(name) if isinstance(name, bytes) else str(name)
     )
-
-
-def _shown(address: SocketAddress | str) -> str:
-    return format_unix(address) if isinstance(address, str) else str(address)
 
 
 def _close(sock: socket.socket, file: SocketFile | None) -> None:

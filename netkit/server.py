@@ -104,7 +104,7 @@ class Server(ListeningServer):
             self._background = threading.Thread(
                 target=self._accept_until_stopped,
                 args=(acceptor, 0.5),
-                name=f"netkit-accept {self._where()}",
+                name=f"netkit-accept {self._place()}",
                 daemon=False,
             )
             try:
@@ -116,7 +116,7 @@ class Server(ListeningServer):
 
     def _check_not_serving(self) -> None:
         if self._accepting.under_way:
-            raise ServerStateError(f"the server is serving already, on {self._where()}")
+            raise ServerStateError(f"the server is serving already, on {self._place()}")
         if self._state is State.CLOSED:
             raise ServerStateError(_CLOSED)
 

@@ -162,6 +162,10 @@ def test_an_abstract_name_is_served() -> None:
             assert ask(server.address) == b"hello"
             with pytest.raises(OSError, match=f"another server listens there: @{name}$"):
                 echo().listen(path=f"\0{name}")
+            with pytest.raises(netkit.ServerStateError, match=f"serving already, on @{name}$"):
+                server.start()
+            with pytest.raises(netkit.ServerStateError, match=f"is listening on @{name}$"):
+                server.listen()
     assert seen == [events.Listening(f"@{name}")]
 
 
