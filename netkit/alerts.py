@@ -35,6 +35,7 @@ _REASONS = {
     "NO_SHARED_CIPHER": "no cipher in common with the {}",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the {} sent no certificate, and one is required",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "the {} sent a damaged or forged record",
+    "RECORD_LAYER_FAILURE": "the {} sent a damaged or forged record",  # OpenSSL 3.5 says so
 }
 
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13|SSL/TLS)_(?:ALERT_)?(.+)")

@@ -685,11 +685,13 @@ def test_a_reader_waits_for_the_writer_if_too_many_answers_are_due(
         received(joined.client)
         ended.set()
 
-    with in_thread(read):
-        with joined.client._sending:  # as a writer holds it
+    with contextlib.ExitStack() as held:
+        held.enter_context(joined.client._sending)  # as a writer holds it
+        with in_thread(read):
             wait_until(lambda: joined.client._answered)
             assert not ended.wait(0.05)
-        assert ended.wait(PATIENCE)
+            held.close()
+            assert ended.wait(PATIENCE)
     assert joined.up.sent
 
 
