@@ -1,25 +1,28 @@
-"""What TLS costs in netkit, beside a bare loop over Python's ``ssl.SSLSocket``.
+"""What TLS costs in netkit, beside a threaded loop over Python's ``ssl.SSLSocket``.
 
     python -m benchmarks.tls [--rounds 7]
 
-Both ends are of the same kind, each in a process of its own, over the loopback. The rounds of the
-two kinds alternate, so that what else the machine does befalls both; the ratio is the median of the
-rounds' ratios, and more than 1 means that netkit is faster. Needs the package ``cryptography``.
+Two servers, each in a process of its own, and the same client for both (an ``SSLSocket``), over the
+loopback. The rounds of the two alternate, so that what else the machine does befalls both; the
+ratio is the median of the rounds' ratios, and more than 1 means that netkit is faster. Needs the
+package ``cryptography``.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import ssl
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import netkit
 from netkit.certificates import client_context, context_from_pem, self_signed
-from netkit.tls import TlsStream
 
 PIECE = 1024 * 1024
 BULK = 200  # pieces
@@ -27,18 +30,43 @@ EXCHANGES = 5000
 HANDSHAKES = 150
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
-
-class Netkit:
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_side: bool) -> None:
-        stream = TlsStream(sock.recv, sock.send, context, server_side=server_side)
-        stream.handshake()
-        self.recv, self.send, self.close = stream.recv, stream.send, sock.close
+# What a client begins with: what it wants of the server.
+ECHO, SINK, SOURCE = b"e", b"k", b"s"
 
 
-class Bare:
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_side: bool) -> None:
-        tls = context.wrap_socket(sock, server_side=server_side)
-        self.recv, self.send, self.close = tls.recv, tls.sendall, tls.close
+def work(end: Any, receive: Callable[[int], bytes], send: Callable[[bytes], object]) -> None:
+    """One client, through the methods of either server's connection."""
+    what = receive(1)
+    if what == ECHO:
+        while data := receive(65536):
+            send(data)
+    elif what == SINK:
+        left = PIECE * BULK
+        while left:
+            left -= len(receive(65536))
+        send(b"!")
+    elif what == SOURCE:
+        piece = bytes(PIECE)
+        for _ in range(BULK):
+            send(piece)
+
+
+def serve_netkit(listener: socket.socket, context: ssl.SSLContext) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        work(conn, conn.read, conn.write)
+
+    server = netkit.create_server(handler, tls=context).listen(sock=listener)
+    server.serve_forever()
+
+
+def serve_bare(listener: socket.socket, context: ssl.SSLContext) -> None:
+    def serve(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # netkit has it, too
+        with context.wrap_socket(sock, server_side=True) as tls:
+            work(tls, tls.recv, tls.sendall)
+
+    while True:
+        threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
 
 def receive(end: Any, size: int) -> None:
@@ -48,66 +76,65 @@ def receive(end: Any, size: int) -> None:
         size -= len(data)
 
 
-def bulk(end: Any, server_side: bool) -> float:
-    """One way; MB/s."""
-    if server_side:
-        receive(end, PIECE * BULK)
-        end.send(b"!")
-        return 0.0
+def upload(connect: Callable[[], Any]) -> float:
+    end = connect()
+    end.sendall(SINK)
     piece = os.urandom(PIECE)
     began = time.perf_counter()
     for _ in range(BULK):
-        end.send(piece)
+        end.sendall(piece)
     receive(end, 1)
     return PIECE * BULK / 1e6 / (time.perf_counter() - began)
 
 
-def exchanges(end: Any, server_side: bool) -> float:
-    """64 bytes there and back; exchanges per second."""
+def download(connect: Callable[[], Any]) -> float:
+    end = connect()
+    began = time.perf_counter()
+    end.sendall(SOURCE)
+    receive(end, PIECE * BULK)
+    return PIECE * BULK / 1e6 / (time.perf_counter() - began)
+
+
+def exchanges(connect: Callable[[], Any]) -> float:
+    end = connect()
+    end.sendall(ECHO)
     message = bytes(64)
     began = time.perf_counter()
     for _ in range(EXCHANGES):
-        if not server_side:
-            end.send(message)
+        end.sendall(message)
         receive(end, 64)
-        if server_side:
-            end.send(message)
     return EXCHANGES / (time.perf_counter() - began)
 
 
-def in_child(serve: Callable[[], None]) -> int:
-    pid = os.fork()
-    if not pid:
-        try:
-            serve()
-        finally:
-            os._exit(0)
-    return pid
+def handshakes(connect: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    for _ in range(HANDSHAKES):
+        with connect() as end:
+            end.sendall(ECHO + b"!")
+            receive(end, 1)
+    return HANDSHAKES / (time.perf_counter() - began)
 
 
-def measure(kind: Any, job: Any, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> float:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def measure(serve: Any, job: Any, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> float:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
+        address = listener.getsockname()
+        pid = os.fork()
+        if not pid:
+            try:
+                serve(listener, contexts[0])
+            finally:
+                os._exit(0)
 
-        def accept() -> Any:
-            return kind(listener.accept()[0], contexts[0], True)
+    def connect() -> ssl.SSLSocket:
+        sock = socket.create_connection(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return contexts[1].wrap_socket(sock)
 
-        def connect() -> Any:
-            return kind(socket.create_connection(listener.getsockname()), contexts[1], False)
-
-        if job is not None:
-            pid = in_child(lambda: job(accept(), True) and None)
-            end = connect()
-            result: float = job(end, False)
-            end.close()
-        else:  # handshakes per second, each with a byte from the server, so that it is done
-            pid = in_child(lambda: [accept().send(b"!") for _ in range(HANDSHAKES)] and None)
-            began = time.perf_counter()
-            for _ in range(HANDSHAKES):
-                end = connect()
-                receive(end, 1)
-                end.close()
-            result = HANDSHAKES / (time.perf_counter() - began)
-    os.waitpid(pid, 0)
+    try:
+        result: float = job(connect)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     return result
 
 
@@ -117,14 +144,19 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     server = context_from_pem(*self_signed(["localhost"]))
     print(f"{'':24}{'SSLSocket':>12}{'netkit':>12}{'ratio':>8}")
-    jobs = {"MB/s, 1 MiB writes": bulk, "exchanges/s, 64 bytes": exchanges, "handshakes/s": None}
+    jobs = {
+        "MB/s to the server": upload,
+        "MB/s from the server": download,
+        "exchanges/s, 64 bytes": exchanges,
+        "handshakes/s": handshakes,
+    }
     for version in VERSIONS:
         client = client_context(verify=False)
         client.maximum_version = version
         print(version.name)
         for name, job in jobs.items():
             pairs = [
-                [measure(kind, job, (server, client)) for kind in (Bare, Netkit)]
+                [measure(kind, job, (server, client)) for kind in (serve_bare, serve_netkit)]
                 for _ in range(rounds)
             ]
             bare, netkit = (statistics.median(column) for column in zip(*pairs, strict=True))

@@ -57,7 +57,7 @@ def handshake_failure(error: ssl.SSLError | None, peer: str, first: bytes) -> Ha
     text = plain_text(first)
     if text:
         return HandshakeError(f"the {peer} sent plain text, not TLS: {text}")
-    if error is None or isinstance(error, ssl.SSLZeroReturnError):
+    if error is None or isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         return HandshakeError(f"the {peer} left in the middle of the handshake")
     return HandshakeError(_explained(error, peer, f"the handshake with the {peer} failed"))
 

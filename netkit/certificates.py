@@ -9,13 +9,18 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import selectors
+import socket
 import ssl
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from .alerts import SHOWN, handshake_failure, plain_text
+from .deadline import Deadline
 from .errors import MissingExtraError, TlsConfigError
+from .timing import timed_out
 
 Path = str | os.PathLike[str]
 
@@ -98,6 +103,43 @@ def context_from_pem(cert_pem: bytes, key_pem: bytes, alpn: Sequence[str] = ()) 
     return context
 
 
+def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A server's TLS socket with the descriptor of `request`; the handshake is still to be done."""
+    return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+
+
+def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
+    """Do a server's handshake, all of it within `seconds`; `sock` does not block after it.
+
+    HandshakeError, or TimeoutError. (Its own timeout would count for each packet anew.)
+    """
+    deadline = Deadline(seconds)
+    sock.settimeout(0.0)
+    first = b""
+    waits_for = selectors.EVENT_READ
+    with selectors.DefaultSelector() as selector:
+        while True:
+            selector.register(sock, waits_for)
+            if not selector.select(deadline.remaining()):
+                assert seconds is not None
+                raise timed_out("handshake_timeout", seconds, peer)
+            selector.unregister(sock)
+            try:
+                # Past TLS, which takes no flags: what the log is to show if this is no TLS.
+                first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
+                return sock.do_handshake()
+            except ssl.SSLWantReadError:
+                waits_for = selectors.EVENT_READ
+                if plain_text(first):
+                    raise handshake_failure(None, "client", first) from None
+            except ssl.SSLWantWriteError:  # pragma: no cover - more than the kernel's buffer
+                waits_for = selectors.EVENT_WRITE
+            except ssl.SSLError as error:
+                raise handshake_failure(error, "client", first) from None
+            except (BlockingIOError, ConnectionError):
+                raise handshake_failure(None, "client", first) from None
+
+
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
     """A certificate for these names and addresses, and its key, both in PEM.
 
@@ -110,7 +152,9 @@ def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.x509.oid import NameOID
     except ImportError as error:
-        raise MissingExtraError("pip install 'netkit[tls]'") from error
+        raise MissingExtraError(
+            "to make a certificate takes the package cryptography: pip install 'netkit-tcp[tls]'"
+        ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netkit, self-signed")])
     now = datetime.datetime.now(datetime.timezone.utc)

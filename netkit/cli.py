@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from . import __version__, logs
 from .addresses import MAX_PORT, check_port
 from .binding import candidates
-from .errors import LoadError, WorkersFailedError
+from .errors import LoadError, MissingExtraError, TlsConfigError, WorkersFailedError
 from .handlers import EchoHandler, GreeterHandler, LoggerHandler
 from .options import FLAGS, Flag, Options, check_switch, check_workers
 from .server import Server, create_server
@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with settings.get("output") or contextlib.nullcontext():
             try:
                 server = create_server(handler, handler_args=settings, **_options(arguments))
-            except TypeError as error:
+            except (TlsConfigError, MissingExtraError) as error:
+                raise Failure(str(error)) from None
+            except (TypeError, ValueError) as error:
                 parser.error(str(error))
             return _serve(server, arguments)
     except (Failure, WorkersFailedError) as failure:
@@ -168,6 +170,11 @@ def _shared_arguments() -> _Parser:
             help=f"{flag.help} (default: {_shown(default)})",
         )
     parser.add_argument(
+        "--tls-self-signed",
+        action="store_true",
+        help="speak TLS with a certificate made now, for trying it out (needs netkit-tcp[tls])",
+    )
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -225,14 +232,25 @@ def _on_or_off(text: str) -> bool:
 
 
 def _shown(default: object) -> object:
-    return {None: "off", True: "on", False: "off"}.get(default, default)  # type: ignore[call-overload]
+    if default is True:
+        return "on"
+    return default or "off"
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {name: getattr(arguments, name) for name in FLAGS}
     if options["refusal"] is not None:
         options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
+    if arguments.tls_self_signed:
+        options["tls"] = _self_signed(arguments.host, options.pop("tls_alpn"))
     return options
+
+
+def _self_signed(host: str, alpn: Sequence[str]) -> Any:
+    from .certificates import context_from_pem, self_signed
+
+    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", host])
+    return context_from_pem(*self_signed([name for name in names if name not in ("", "*")]), alpn)
 
 
 # The handlers

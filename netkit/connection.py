@@ -19,12 +19,18 @@ from __future__ import annotations
 import socket
 import time
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import sockets
+from .errors import HandshakeError, TlsError
 from .options import TimeLimits, check_seconds
 from .stream import Stream, Writable
-from .timing import Timer
+from .timing import HandshakeTimer, Timer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .tls import TlsStream
 
 _Self = TypeVar("_Self", bound="Connection")
 
@@ -32,6 +38,9 @@ _Self = TypeVar("_Self", bound="Connection")
 # reads an early reply only after its upload, too little to be worth an attack.
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
+
+# How long a TLS handshake may take (seconds): several round trips over a bad network.
+HANDSHAKE_SECONDS = 10.0
 
 # A client of a handler that reads the bare socket is taken for idle after this much silence
 # (seconds): the gaps within a message are shorter, and a stop may well wait that long.
@@ -66,6 +75,7 @@ class Connection(Stream):
     - `thread`, the identifier of the thread that serves it, or None;
     - `socket`, for options that have no method here;
     - `was_cut`: whether a stopping server has ended it before its handler was done;
+    - `tls`, the `TlsStream` that says what was agreed on, None without TLS;
     - `opaque`: whether a handler reads the socket itself (then nothing is counted);
     - `encoding`, `max_line` and `max_message`, which may be set.
     """
@@ -99,15 +109,38 @@ class Connection(Stream):
     def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
         """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
 
-        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError.
+        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError. With TLS,
+        whose end is something to be sent, it may raise TimeoutError as a write does.
         """
         if data is not None:
             self.write(data, encoding)
         self._note_change()
-        with self._write_lock, self._lock:
+        with self._write_lock:
+            try:
+                self._say_goodbye()
+            except TimeoutError as error:
+                raise self._failure(error) from None
+            finally:
+                self._end_output()
+
+    def _end_output(self) -> None:
+        with self._lock:
             if not self._closed and not self._ended:
                 self._ended = True
                 sockets.shut_down(self.socket, socket.SHUT_WR)
+
+    def _say_goodbye(self) -> None:
+        """Tell a TLS peer that this is all, and no truncation; the write lock is held."""
+        if self._ended or self._closed:
+            return
+        if self.tls is not None:
+            self._begin_write(0)
+            try:
+                self.tls.end()
+            except (ConnectionError, TlsError):  # it is gone
+                return
+        elif self.opaque:
+            sockets.end_tls(self.socket)
 
     # Closing
 
@@ -141,8 +174,16 @@ class Connection(Stream):
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
-        self._write_lock.release()
-        if self._peer_ended and not self._input_shut:  # most clients are the first to leave
+        try:
+            if self.tls is not None:
+                sockets.set_send_timeout(self.socket, LINGER_SECONDS)
+            self._say_goodbye()
+        except OSError:  # it takes nothing any more
+            pass
+        finally:
+            self._write_lock.release()
+        # Most clients are the first to leave. (Of TLS it is known only that no more is to be read.)
+        if self._peer_ended and self.tls is None and not self._input_shut:
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_WR)
         else:
@@ -192,7 +233,7 @@ class Connection(Stream):
                 self.socket,
                 LINGER_SECONDS,
                 LINGER_BYTES,
-                ended=self._peer_ended,
+                ended=self._peer_ended and self.tls is None,
                 input_shut=self._input_shut,
                 # A client has what it wanted, and a stopping server has no time.
                 hurried=self._draining or self.server is None,
@@ -242,11 +283,16 @@ class Connection(Stream):
                 wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
                 if wait:
                     return wait
-            elif not self._is_waiting() or self._buffer:
+            elif not self._is_idle():
                 return None
             self._input_shut = True
             sockets.shut_down(self.socket, socket.SHUT_RD)
             return None
+
+    def _is_idle(self) -> bool:
+        """Whether its thread waits for a message of which nothing has come."""
+        under_way = self._handshaking or self._buffer or self._is_within_record()
+        return self._is_waiting() and not under_way
 
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
         """Wake its thread from a read or a write, and raise `reason` there; from any thread.
@@ -294,6 +340,69 @@ class Connection(Stream):
         self._limits = limits
         timer = Timer(self.socket, limits, self.peer)  # which takes former ones from the kernel
         self._timer = timer if any(limits) else None
+        self._special = self.tls is not None or self._timer is not None
+
+    def start_tls(
+        self,
+        context: ssl.SSLContext | None = None,
+        *,
+        server_hostname: str | None = None,
+        timeout: float | None = HANDSHAKE_SECONDS,
+    ) -> None:
+        """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
+
+        As the server, if a server has accepted it; without a `context`, with that of its options.
+        As the client else, which verifies that the certificate is for `server_hostname`, if its
+        context says so (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
+
+        HandshakeError if it fails, or if bytes have come that nobody has read: they were not
+        encrypted, whoever sent them. TimeoutError (`handshake_timeout`). ValueError if TLS has
+        begun already, TypeError without a context.
+        """
+        from .tls import TlsStream  # here because most programs do without
+
+        if self.tls is not None:
+            raise ValueError("this connection speaks TLS already")
+        if self._buffer or self._ahead:
+            raise HandshakeError(f"{self.peer} sent more, unencrypted, before TLS began")
+        accepted = self.server is not None
+        if context is None and accepted:
+            context = self.server.tls_context()
+        if context is None:
+            raise TypeError("start_tls() needs an ssl.SSLContext")
+        tls = TlsStream(
+            self._receive_raw,
+            self._send_some,
+            context,
+            server_side=accepted,
+            server_hostname=server_hostname,
+        )
+        try:
+            with self._write_lock:
+                self._shake_hands(tls, timeout)
+        finally:
+            if self._changed:
+                self._stop_waiting()
+
+    def is_secured(self) -> bool:
+        """Whether it speaks TLS, by itself or through its socket."""
+        return self.tls is not None or hasattr(self.socket, "do_handshake")
+
+    def _shake_hands(self, tls: TlsStream, timeout: float | None) -> None:
+        self._handshaking = True
+        try:
+            with self._reading:
+                if self._changed:
+                    self._check_writable()
+                if timeout is not None:
+                    self._timer = HandshakeTimer(self.socket, timeout, self.peer)
+                tls.handshake()
+                self.tls = tls
+                self.set_limits(self._limits)
+        except OSError as error:
+            raise self._failure(error) from None
+        finally:
+            self._handshaking = False
 
     def set_no_delay(self, on: bool = True) -> None:
         """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""

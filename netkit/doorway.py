@@ -55,6 +55,7 @@ class Doorway(socketserver.ThreadingTCPServer):
     _note: Callable[[Any, Any, Ticket | None], Connection]
     _job: Callable[..., Job]
     _overrides: Callable[[str], bool]
+    _speaks_tls: Callable[[], bool]
     _start_client: Callable[..., None]
     _tell_error: Callable[[Any, Any], None]
     _verify_and_process: Callable[[Any, Any], None]
@@ -280,4 +281,5 @@ class Doorway(socketserver.ThreadingTCPServer):
 
     def _refusal(self) -> bytes:
         text = self._options.refusal
-        return b"" if text is None else text.encode(self._options.encoding)
+        # In clear text it would be no good to one who expects TLS.
+        return b"" if text is None or self._speaks_tls() else text.encode(self._options.encoding)

@@ -141,7 +141,7 @@ class TlsConfigError(LocalError, ValueError):
 
 
 class MissingExtraError(LocalError, ImportError):
-    """An optional package is not installed; the message is the command that installs it."""
+    """An optional package is not installed: the message says what for, and how to install it."""
 
 
 class WorkersFailedError(NetkitError):

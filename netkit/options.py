@@ -10,13 +10,15 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .encodings import check_encoding
 
 if TYPE_CHECKING:
+    import ssl
+
     from .blocklist import BlockList
 
 # With the GIL: as few threads as possible contend for each one. More than this did not help, and a
@@ -30,6 +32,7 @@ class _Values(NamedTuple):
     idle_timeout: float | None = None
     read_timeout: float | None = None
     write_timeout: float | None = None
+    handshake_timeout: float | None = 10.0
     lifetime: float | None = None
     min_rate: float | None = None
     max_connections: int | None = None
@@ -39,6 +42,14 @@ class _Values(NamedTuple):
     max_connection_rate: float | None = None
     allow: BlockList | None = None
     deny: BlockList | None = None
+    tls: ssl.SSLContext | None = None
+    tls_cert: str | os.PathLike[str] | None = None
+    tls_key: str | os.PathLike[str] | None = None
+    tls_key_password: str | None = None
+    tls_client_ca: str | os.PathLike[str] | None = None
+    tls_sni: Mapping[str, tuple[Any, Any]] | None = None
+    tls_alpn: Sequence[str] = ()
+    starttls: bool = False
     encoding: str = "utf-8"
     max_line: int = 64 * 1024
     max_message: int | None = 16 * 1024 * 1024
@@ -68,9 +79,22 @@ class Options(_Values):
                     raise TypeError(f"handler_args must be a mapping, not {value!r}")
             elif name in ("allow", "deny"):
                 given[name] = _address_list(name, value)
+            elif name == "tls":
+                _check_context(name, value)
             else:
                 FLAGS[name].check(name, value)
-        return super().__new__(cls, **given)
+        options = super().__new__(cls, **given)
+        options._check_tls()
+        return options
+
+    def _check_tls(self) -> None:
+        if self.tls is not None and self.tls_cert is not None:
+            raise ValueError("tls and tls_cert cannot both be given")
+        for name in ("tls_key", "tls_key_password", "tls_client_ca", "tls_sni", "tls_alpn"):
+            if getattr(self, name) and self.tls_cert is None:
+                raise ValueError(f"{name} needs tls_cert")
+        if self.starttls and self.tls is None and self.tls_cert is None:
+            raise ValueError("starttls needs tls_cert")
 
     @property
     def time_limits(self) -> TimeLimits:
@@ -160,6 +184,51 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be text, not {value!r}")
 
 
+def _check_path(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be the path of a file, not {value!r}")
+
+
+def _check_context(name: str, value: object) -> None:
+    ssl = sys.modules.get("ssl")  # who has a context has imported it
+    if value is not None and not (ssl and isinstance(value, ssl.SSLContext)):
+        raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
+
+
+def _check_sni(name: str, value: object) -> None:
+    if value is None:
+        return
+    good = isinstance(value, Mapping) and all(
+        isinstance(host, str) and isinstance(files, tuple) and len(files) == 2
+        for host, files in value.items()
+    )
+    if not good:
+        raise TypeError(f"{name} must map host names to (certificate, key), not {value!r}")
+
+
+def _check_names(name: str, value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of names, not {value!r}")
+    if not all(isinstance(each, str) and 0 < len(each.encode()) < 256 for each in value):
+        raise ValueError(f"{name} must be names of 1 to 255 bytes, not {value!r}")
+
+
+def _sni_from(text: str) -> dict[str, tuple[str, str | None]]:
+    """``NAME=CERTIFICATE[:KEY]``, with commas between them."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for entry in text.split(","):
+        name, equals, files = entry.partition("=")
+        if not (name and equals and files):
+            raise ValueError(f"it must be NAME=CERTIFICATE:KEY, not {entry!r}")
+        cert, _, key = files.partition(":")
+        found[name] = cert, key or None
+    return found
+
+
+def _names_from(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _word_or_seconds(text: str) -> str | float:
     try:
         return float(text)
@@ -234,6 +303,7 @@ FLAGS = {
     "write_timeout": Flag(
         _check_limit, float, "SECONDS", "what a client may take nothing of what is written to it"
     ),
+    "handshake_timeout": Flag(_check_limit, float, "SECONDS", "what a TLS handshake may take"),
     "lifetime": Flag(_check_limit, float, "SECONDS", "what a connection may last"),
     "min_rate": Flag(
         _check_rate, float, "BYTES", "for each second of a message, after the first 5 seconds"
@@ -254,6 +324,22 @@ FLAGS = {
     ),
     "allow": Flag(_address_list, str, "LIST", "addresses; @FILE for one with a rule a line"),
     "deny": Flag(_address_list, str, "LIST", "of both lists, the longest prefix counts"),
+    "tls_cert": Flag(_check_path, str, "FILE", "speak TLS, with this certificate (chain), in PEM"),
+    "tls_key": Flag(_check_path, str, "FILE", "its key, if it is not in the same file"),
+    "tls_key_password": Flag(_check_text, str, "TEXT", "what the keys are encrypted with"),
+    "tls_client_ca": Flag(
+        _check_path, str, "FILE", "clients must have a certificate that one of these has signed"
+    ),
+    "tls_sni": Flag(
+        _check_sni,
+        _sni_from,
+        "NAME=CERT:KEY,...",
+        "other certificates, by the name that a client asks for; *.NAME for all below",
+    ),
+    "tls_alpn": Flag(_check_names, _names_from, "NAME,...", "protocols for ALPN, best first"),
+    "starttls": Flag(
+        check_switch, bool, "on|off", "clients begin in clear text, and the handler starts TLS"
+    ),
     "encoding": Flag(_check_encoding, str, "NAME", "how text is written, and lines are read"),
     "max_line": Flag(check_bytes, int, "BYTES", "what a line may have"),
     "max_message": Flag(

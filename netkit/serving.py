@@ -12,21 +12,19 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
 from .addresses import describe_peer
 from .admission import Ticket
 from .connection import Connection
-from .doorway import INHERITS_OPTIONS, Doorway
+from .doorway import INHERITS_OPTIONS
 from .errors import PeerError
 from .handlers import adapt, error_of_handle
 from .lifetimes import Lifetimes
 from .options import Options
+from .settings import AdjustableServer
 from .threads import Job
-
-if TYPE_CHECKING:
-    from .places import SharedPlaces
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
 
@@ -49,7 +47,7 @@ class Shown(Generic[_T]):
         return self if server is None else self._get(server)  # type: ignore[return-value]
 
 
-class ClientServer(Doorway):
+class ClientServer(AdjustableServer):
     """What `Server` does with a client. Not used by itself."""
 
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
@@ -96,57 +94,6 @@ class ClientServer(Doorway):
         False if that takes more than `timeout` seconds.
         """
         return self._connections.wait_for(count, timeout)
-
-    # Settings that change while it serves
-
-    def suspend(self) -> None:
-        """Accept nobody until `resume`: new clients wait in the kernel's queue."""
-        self._admission.suspend()
-        self._wake_acceptor()
-
-    def resume(self) -> None:
-        """Accept clients again."""
-        self._admission.resume()
-
-    def configure(self, **options: Any) -> None:
-        """Change options, those of the constructor; who is connected keeps what it has.
-
-        Errors as there, and then nothing is changed. In a worker process: its own, and not how many
-        connections all of them may have together.
-        """
-        given = self._options._asdict()
-        new = Options(**{**given, **options})
-        self._options = new
-        self._admission.configure(new)
-
-    def reload(self) -> bool:
-        """Read the lists of addresses again that come from files.
-
-        One that cannot be read, or is no good, stays as it is, and the log says so. False if there
-        was such a one. SIGHUP does this, where `run` or `serve` was called.
-        """
-        good = True
-        for name in ("allow", "deny"):
-            addresses = getattr(self._options, name)
-            if addresses is not None and addresses.path is not None:
-                try:
-                    addresses.reload()
-                except (OSError, ValueError) as error:
-                    good = False
-                    events.emit(events.SettingsKept(f"the list {name!r}", error))
-                else:
-                    events.emit(events.SettingsReloaded(f"the list {name!r}"))
-        return good
-
-    @property
-    def can_reload(self) -> bool:
-        """Whether there is something to `reload`."""
-        lists = (self._options.allow, self._options.deny)
-        return any(each is not None and each.path is not None for each in lists)
-
-    def share_places(self, places: SharedPlaces) -> None:
-        """Have `max_connections` hold for all worker processes together. For worker processes."""
-        self._admission.share(places)
 
     # Registered
 
@@ -248,9 +195,9 @@ class ClientServer(Doorway):
         if connection is not None:
             self._connections.claim(connection)
         try:
-            self.finish_request(request, client_address)
+            self.finish_request(self._secured(request, connection), client_address)
         except Exception:
-            self._tell_error(request, client_address)
+            self._tell_error(connection.socket if connection else request, client_address)
         finally:
             if connection is None:
                 self.shutdown_request(request)
@@ -260,11 +207,31 @@ class ClientServer(Doorway):
                 if connection.socket is not request:
                     self._forget(request)
 
+    def _secured(self, request: Any, connection: Connection | None) -> Any:
+        """`request`, after the handshake: for a handler that reads it itself, another socket."""
+        if not self._speaks_tls() or connection is None or connection.is_secured():
+            return request
+        context, seconds = self._tls, self._options.handshake_timeout
+        assert context is not None
+        if not connection.opaque:
+            connection.start_tls(context, timeout=seconds)
+            return request
+        from . import certificates  # here because most programs do without
+
+        limit = request.gettimeout()
+        secured = certificates.wrap(request, context)
+        connection = self._connections.adopt(secured)
+        assert connection is not None
+        certificates.shake_hands(secured, seconds, connection.peer)
+        secured.settimeout(limit)
+        return secured
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
         connection = self._connections.get(request) or self._connections.adopt(request)
         if connection is not None:
             self._connections.claim(connection)
+            request = self._secured(request, connection)  # if who has called this has not
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:

@@ -149,6 +149,14 @@ def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
     return max(0.0, quiet - since_received / 1000)
 
 
+def end_tls(sock: Any) -> None:
+    """Have an ``ssl.SSLSocket`` tell its peer that this is all; nothing for any other socket."""
+    if hasattr(sock, "unwrap"):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: there was no handshake
+            sock.settimeout(0.0)  # it would wait for the peer to do the same
+            sock.unwrap()
+
+
 def shut_down(sock: socket.socket, how: int) -> None:
     """``sock.shutdown(how)``, and nothing if there is no longer a connection to shut down."""
     try:

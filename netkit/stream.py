@@ -1,4 +1,4 @@
-"""Bytes to and from one connected socket, within time limits.
+"""Bytes to and from one connected socket, through TLS if it has begun, within time limits.
 
 The reading and the writing half of a `Connection`, which adds its life: closing it, and being
 stopped. Rules:
@@ -8,8 +8,10 @@ stopped. Rules:
    one lock each, and look at one flag, `_changed`, for all that may have happened: locks are most
    of what they cost.
 2. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
-   more of a message is under way. A reset is an error, not an end.
-3. Without time limits nothing lies between a read, or a write, and its system call.
+   more of a message is under way. A reset is an error, not an end; so is the end of the TCP input
+   where TLS's own word for it is due.
+3. In the common case nothing lies between a read, or a write, and its system call: a connection
+   with TLS or with time limits is a `_special` one.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ import errno
 import itertools
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import sockets
 from .addresses import Ends, describe_peer
 from .encodings import to_bytes
-from .errors import ConnectionClosedError, WriteAfterEndError
+from .errors import ConnectionClosedError, TlsError, TruncatedError, WriteAfterEndError
 from .options import TimeLimits
 from .reading import FIRST_CHUNK, Reader, next_chunk
 from .timing import Timer
+
+if TYPE_CHECKING:
+    from .tls import TlsStream
 
 Writable = str | bytes | bytearray | memoryview
 _Bytes = bytes | bytearray | memoryview
@@ -41,9 +46,10 @@ class Stream(Reader, Ends):
     # Slots, since a dictionary of so many attributes costs each client 2 KiB. The one among them is
     # for those that a program sets, and made when it does.
     __slots__ = (
-        *("id", "peer", "socket", "opaque"),
+        *("id", "peer", "socket", "opaque", "tls"),
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
+        *("_special", "_handshaking", "_write_began", "_write_sent"),
         *("_lock", "_reading", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_closing", "_finished", "_closed"),
@@ -76,6 +82,12 @@ class Stream(Reader, Ends):
         self._limits = TimeLimits()
         self._timer: Timer | None = None
         self._chunk = FIRST_CHUNK
+        self.tls: TlsStream | None = None
+        self._special = False
+        self._handshaking = False
+        # Of the present write: when it began, and how many bytes of it are sent.
+        self._write_began = 0.0
+        self._write_sent = 0
         self._changed = False  # one of the flags below is set that says more than "open"
         self._eof = False
         self._peer_ended = False
@@ -97,12 +109,8 @@ class Stream(Reader, Ends):
             with self._reading:
                 if self._changed and self._is_at_end():
                     return b""
-                chunk, timer = self._chunk, self._timer
-                data = (
-                    self.socket.recv(chunk)
-                    if timer is None
-                    else self._receive_in_time(timer, chunk)
-                )
+                chunk = self._chunk
+                data = self._receive_specially(chunk) if self._special else self.socket.recv(chunk)
         except OSError as error:
             raise self._failure(error) from None
         finally:
@@ -116,9 +124,27 @@ class Stream(Reader, Ends):
             self._chunk = next_chunk(chunk, size)
         return data
 
-    def _receive_in_time(self, timer: Timer, size: int) -> bytes:
+    def _receive_specially(self, size: int) -> bytes:
+        if self.tls is None:
+            return self._receive_raw(size)
+        try:
+            return self.tls.recv(size)
+        except TruncatedError:
+            if self._input_shut or self._eof or self._closed or self.was_cut:
+                return b""  # that was us
+            raise
+
+    def _receive_raw(self, size: int) -> bytes:
+        """From the socket, within the time limits."""
+        if self.tls is not None and self._changed and self._is_at_end():
+            return b""
+        timer = self._timer
+        if timer is None:
+            return self.socket.recv(size)
         held = len(self._buffer)
         place = self.bytes_read - held
+        if not held and self._is_within_record():
+            held = 1  # of a message that nobody can read yet
         timer.before_receive(place, held, self._overlong is not None)
         while True:
             try:
@@ -132,9 +158,20 @@ class Stream(Reader, Ends):
             raise ConnectionClosedError
         if self._interruption is not None:
             raise self._interruption
-        if self._draining and not self._buffer and not sockets.readable(self.socket):
+        if self._draining and not self._has_more():
             self._eof = True
         return self._eof
+
+    def _has_more(self) -> bool:
+        """Whether there is a part of a message, or something to receive, without a wait."""
+        return (
+            bool(self._buffer)
+            or (self.tls is not None and (self.tls.pending() or self.tls.within_record()))
+            or sockets.readable(self.socket)
+        )
+
+    def _is_within_record(self) -> bool:
+        return self.tls is not None and self.tls.within_record()
 
     def _note_end(self) -> bytes:
         if self._interruption is not None or (self.was_cut and self._buffer):
@@ -173,7 +210,7 @@ class Stream(Reader, Ends):
             failure = ConnectionAbortedError(errno.ECONNABORTED, text)
         elif self._interruption is not None:  # once: who catches it may say a last word
             failure, self._interruption = self._interruption, None
-        elif isinstance(error, BrokenPipeError) and (self._closed or self._closing):
+        elif isinstance(error, (BrokenPipeError, TlsError)) and (self._closed or self._closing):
             failure = ConnectionClosedError()  # by another thread, during the call
         else:
             failure = sockets.explain(error, self.peer)
@@ -199,8 +236,8 @@ class Stream(Reader, Ends):
             if not payload:
                 return 0
             try:
-                if self._timer is not None:
-                    self._send_rest(payload, 0)
+                if self._special:
+                    self._send_specially(payload)
                 else:
                     sent = self.socket.send(payload)
                     self.bytes_written += sent
@@ -225,20 +262,39 @@ class Stream(Reader, Ends):
         if self._interruption is not None:
             raise self._failure(self._interruption)
 
+    def _send_specially(self, payload: _Bytes) -> None:
+        if self.tls is None:
+            self._send_rest(payload, 0)
+        else:
+            self._begin_write(0)
+            self.bytes_written += self.tls.send(payload)
+
     def _send_rest(self, payload: _Bytes, sent: int) -> None:
-        timer = self._timer
-        began = 0.0 if timer is None else timer.now()
+        self._begin_write(sent)
         with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
             while sent < len(whole):
-                try:
-                    if timer is not None:
-                        timer.outlast_signals(writing=True)
-                    more = self.socket.send(whole[sent:])
-                except BlockingIOError:
-                    if timer is None:  # somebody has made the socket so
-                        raise
-                    more = 0
+                with whole[sent:] as rest:
+                    more = self._send_some(rest)
                 self.bytes_written += more
                 sent += more
-                if timer is not None and sent < len(whole):
-                    timer.after_send(began, sent, stalled=not more)
+
+    def _begin_write(self, sent: int) -> None:
+        timer = self._timer
+        self._write_began = 0.0 if timer is None else timer.now()
+        self._write_sent = sent
+
+    def _send_some(self, data: _Bytes) -> int:
+        """Send a part of `data`, within the time limits; how many bytes, maybe none."""
+        timer = self._timer
+        try:
+            if timer is not None:
+                timer.outlast_signals(writing=True)
+            size = self.socket.send(data)
+        except BlockingIOError:
+            if timer is None:  # somebody has made the socket so
+                raise
+            size = 0
+        self._write_sent += size
+        if timer is not None and size < len(data):
+            timer.after_send(self._write_began, self._write_sent, stalled=not size)
+        return size

@@ -37,6 +37,7 @@ _TEXTS = {
     "read_timeout": "no whole message from {peer} within {limit:g} seconds",
     "write_timeout": "nothing could be sent to {peer} for {limit:g} seconds",
     "min_rate": "{peer} is slower than {limit:g} bytes a second",
+    "handshake_timeout": "no TLS handshake with {peer} within {limit:g} seconds",
     "lifetime": "the connection to {peer} has lasted {limit:g} seconds",
 }
 
@@ -169,3 +170,28 @@ class Timer:
 
     def _at_rate(self, began: float, size: int, rate: float) -> _Due:
         return _Due(began + RATE_GRACE + size / rate, "min_rate", rate)
+
+
+class HandshakeTimer(Timer):
+    """Keeps one limit only, that of a whole TLS handshake, from now on."""
+
+    __slots__ = ("_end",)
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        seconds: float,
+        peer: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
+        super().__init__(sock, TimeLimits(), peer, clock)
+        self._kernels_send = seconds
+        sockets.set_send_timeout(sock, seconds)
+
+    def _due(self) -> _Due:
+        return self._end
+
+    def after_send(self, began: float, sent: int, stalled: bool) -> None:
+        """As of any `Timer`."""
+        self._left(self._end, self._clock())

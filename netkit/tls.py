@@ -159,8 +159,9 @@ class TlsStream:
         try:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
-            if self._eof:
-                self._failure = alerts.handshake_failure(None, self._peer, self._first or b"")
+            first = self._first or b""
+            if self._eof or alerts.plain_text(first):  # OpenSSL would wait for five bytes
+                self._failure = alerts.handshake_failure(None, self._peer, first)
             return False
         except ssl.SSLError as error:
             self._failure = alerts.handshake_failure(error, self._peer, self._first or b"")

@@ -239,8 +239,6 @@ def _make(source: Server | Recipe, load: Load | None) -> Server:
     if load is not None:
         server.RequestHandlerClass = load()
     server.take_over(listener)
-    if server is source:
-        server.reload()  # it has what its parent had read
     return server
 
 

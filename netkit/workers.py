@@ -333,6 +333,7 @@ class Workers:
         self._reloading = True
         self._reload_again = False
         self._generation += 1
+        self._server.reload()  # the new ones have what this one has
 
     def _end_reload(self) -> None:
         """Once all new workers are ready, the old ones may leave."""

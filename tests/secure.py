@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -76,6 +77,7 @@ class Files:
 
 
 _folder = tempfile.TemporaryDirectory(prefix="netkit-tls-")
+atexit.register(_folder.cleanup)
 
 
 @functools.cache

@@ -284,13 +284,15 @@ def test_a_self_signed_certificate_is_good_for_some_days() -> None:
     assert ends > now + datetime.timedelta(days=7)
 
 
-def test_without_the_extra_the_error_is_the_command_that_installs_it(
+def test_without_the_extra_the_error_is_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(MissingExtraError) as error:
         self_signed(["localhost"])
-    assert str(error.value) == "pip install 'netkit[tls]'"
+    assert str(error.value) == (
+        "to make a certificate takes the package cryptography: pip install 'netkit-tcp[tls]'"
+    )
     assert isinstance(error.value, ImportError)
 
 

@@ -19,6 +19,7 @@ def test_the_defaults_are_these() -> None:
         "idle_timeout": None,
         "read_timeout": None,
         "write_timeout": None,
+        "handshake_timeout": 10.0,
         "lifetime": None,
         "min_rate": None,
         "max_connections": None,
@@ -28,6 +29,14 @@ def test_the_defaults_are_these() -> None:
         "max_connection_rate": None,
         "allow": None,
         "deny": None,
+        "tls": None,
+        "tls_cert": None,
+        "tls_key": None,
+        "tls_key_password": None,
+        "tls_client_ca": None,
+        "tls_sni": None,
+        "tls_alpn": (),
+        "starttls": False,
         "encoding": "utf-8",
         "max_line": 65536,
         "max_message": 16 * 1024 * 1024,
@@ -85,9 +94,10 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
         Options(max_lines=5)
     assert str(caught.value) == (
         "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, read_timeout, "
-        "write_timeout, lifetime, min_rate, max_connections, when_full, refusal, "
-        "max_connections_per_ip, max_connection_rate, allow, deny, encoding, max_line, "
-        "max_message, no_delay, keep_alive, handler_args"
+        "write_timeout, handshake_timeout, lifetime, min_rate, max_connections, when_full, "
+        "refusal, max_connections_per_ip, max_connection_rate, allow, deny, tls, tls_cert, "
+        "tls_key, tls_key_password, tls_client_ca, tls_sni, tls_alpn, starttls, encoding, "
+        "max_line, max_message, no_delay, keep_alive, handler_args"
     )
 
 
@@ -151,7 +161,7 @@ def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
 
 
 def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments() -> None:
-    assert set(FLAGS) == set(Options._fields) - {"handler_args"}
+    assert set(FLAGS) == set(Options._fields) - {"handler_args", "tls"}
     for flag in FLAGS.values():
         assert flag.help
         assert flag.metavar

@@ -23,7 +23,7 @@ ORDER = [
     *("sockets", "timing", "alerts", "certificates", "tls"),
     *("listener", "binding", "logs", "stream", "connection", "client"),
     *("registry", "lifetimes", "threads", "accepting", "places", "admission", "anteroom"),
-    *("handlers", "doorway", "serving", "server", "signals"),
+    *("handlers", "doorway", "settings", "serving", "server", "signals"),
     *("worker", "workers", "running"),
     *("__init__", "cli", "__main__"),
 ]

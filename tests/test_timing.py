@@ -10,7 +10,7 @@ import pytest
 from support import tcp_pair
 
 from netkit.options import TimeLimits
-from netkit.timing import RATE_GRACE, Timer, timed_out
+from netkit.timing import RATE_GRACE, HandshakeTimer, Timer, timed_out
 
 
 class Clock:
@@ -144,3 +144,20 @@ def test_each_limit_names_itself() -> None:
     assert str(timed_out("lifetime", 1.5, "p")).endswith(
         "lifetime: the connection to p has lasted 1.5 seconds"
     )
+
+
+def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.socket) -> None:
+    clock = Clock()
+    shaking = HandshakeTimer(sock, 10, "p", clock)
+    assert kernels(sock, socket.SO_SNDTIMEO) == 10
+    for clock.now in (1000, 1003, 1006):
+        shaking.before_receive(0, 0, False)
+        assert kernels(sock) == 1010 - clock.now
+        shaking.after_send(clock.now, 1, stalled=False)
+    clock.now = 1010
+    for step in (shaking.before_receive, shaking.after_send):
+        with pytest.raises(TimeoutError) as caught:
+            step(0, 5, False)
+        assert caught.value.strerror == (
+            "handshake_timeout: no TLS handshake with p within 10 seconds"
+        )

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -1010,3 +1011,18 @@ def test_a_node_server_answers_after_our_end(version: ssl.TLSVersion) -> None:
             stream.end()
             assert everything(stream) == MUCH[:3_000_000]
         assert process.wait(PATIENCE) == 0
+
+
+def test_a_reader_takes_what_a_writer_has_received_meanwhile() -> None:
+    joined = Joined()
+    results: list[bytes] = []
+    joined.client.send(b"hello")
+    server = joined.server
+    with server._receiving:  # as a writer does that has to read first
+        thread = threading.Thread(target=lambda: results.append(server.recv(100)))
+        thread.start()
+        time.sleep(0.05)  # that it waits for the lock cannot be seen from outside
+        with server._lock:
+            server._feed(joined.up.receive(10_000))
+    thread.join()
+    assert results == [b"hello"]

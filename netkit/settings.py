@@ -1,0 +1,111 @@
+"""What can be changed of a server while it serves: its options, and the files that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import events
+from .doorway import Doorway
+from .options import Options
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .places import SharedPlaces
+
+
+class AdjustableServer(Doorway):
+    """The part of `Server` whose methods change it. Not used by itself."""
+
+    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
+        super().__init__(server_address, handler, options)
+        self._tls = _tls_context(options)
+
+    def suspend(self) -> None:
+        """Accept nobody until `resume`: new clients wait in the kernel's queue."""
+        self._admission.suspend()
+        self._wake_acceptor()
+
+    def resume(self) -> None:
+        """Accept clients again."""
+        self._admission.resume()
+
+    def configure(self, **options: Any) -> None:
+        """Change options, those of the constructor; who is connected keeps what it has.
+
+        Errors as there, and then nothing is changed. In a worker process: its own, and not how many
+        connections all of them may have together.
+        """
+        given = self._options._asdict()
+        new = Options(**{**given, **options})
+        if any(name.startswith("tls") for name in options):
+            self._tls = _tls_context(new)
+        self._options = new
+        self._admission.configure(new)
+
+    def reload(self) -> bool:
+        """Read again what the options name by file: certificates, and lists of addresses.
+
+        What cannot be read, or is no good, stays as it is, and the log says so. False if there was
+        such a thing. SIGHUP does this, where `run` or `serve` was called.
+        """
+        good = self.reload_tls()
+        for name in ("allow", "deny"):
+            addresses = getattr(self._options, name)
+            if addresses is not None and addresses.path is not None:
+                good = self._reloaded(f"the list {name!r}", addresses.reload) and good
+        return good
+
+    def reload_tls(self) -> bool:
+        """The same, for certificates and keys only. Connections from now on have the new ones."""
+        return self._options.tls_cert is None or self._reloaded("TLS", self._load_tls)
+
+    def _load_tls(self) -> None:
+        self._tls = _tls_context(self._options)
+
+    def _reloaded(self, what: str, load: Callable[[], object]) -> bool:
+        try:
+            load()
+        except (OSError, ValueError) as error:
+            events.emit(events.SettingsKept(what, error))
+            return False
+        events.emit(events.SettingsReloaded(what))
+        return True
+
+    @property
+    def can_reload(self) -> bool:
+        """Whether there is something to `reload`."""
+        lists = (self._options.allow, self._options.deny)
+        return self._options.tls_cert is not None or any(
+            each is not None and each.path is not None for each in lists
+        )
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What TLS is spoken with to those who connect now; None: it is not."""
+        return self._tls
+
+    def _speaks_tls(self) -> bool:
+        """Whether it does so from a connection's first byte on."""
+        return self._tls is not None and not self._options.starttls
+
+    def share_places(self, places: SharedPlaces) -> None:
+        """Have `max_connections` hold for all worker processes together. For worker processes."""
+        self._admission.share(places)
+
+
+def _tls_context(options: Options) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        return options.tls
+    from .certificates import TlsFiles, server_context  # here because most programs do without
+
+    return server_context(
+        TlsFiles(
+            options.tls_cert,
+            options.tls_key,
+            options.tls_key_password,
+            options.tls_client_ca,
+            options.tls_sni or {},
+            options.tls_alpn,
+        )
+    )

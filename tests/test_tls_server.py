@@ -1,0 +1,745 @@
+"""TLS on a server: every kind of handler, limits, reloading, stopping, and other programs' TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from secure import contexts, each_version, files
+from support import (
+    PATIENCE,
+    Cli,
+    client,
+    in_thread,
+    observed,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+    silent_log,
+    tcp_pair,
+    tool,
+    wait_until,
+)
+
+import netkit
+from netkit import events
+from netkit.certificates import client_context
+from netkit.errors import HandshakeError, TlsConfigError, TruncatedError
+
+BLOCK = bytes(range(256)) * 4096
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with silent_log():
+        yield
+
+
+class Opaque(socketserver.StreamRequestHandler):
+    """Echoes, as written for `socketserver`."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+def echo(conn: netkit.Connection) -> None:
+    for chunk in conn:
+        conn.write(chunk)
+
+
+HANDLERS = [echo, netkit.EchoHandler, Opaque]
+each_handler = pytest.mark.parametrize("handler", HANDLERS, ids=lambda h: h.__name__)
+
+
+@contextlib.contextmanager
+def secure_client(
+    server: Any, context: ssl.SSLContext | None = None, hostname: str = "localhost"
+) -> Iterator[ssl.SSLSocket]:
+    """A client that takes an end without close_notify for an error."""
+    context = context or contexts()[1]
+    with client(server) as sock:
+        secured = context.wrap_socket(sock, server_hostname=hostname, suppress_ragged_eofs=False)
+        with secured:
+            yield secured
+
+
+@contextlib.contextmanager
+def own_client(server: Any) -> Iterator[netkit.Connection]:
+    """One that two threads may use, as Python's cannot before 3.13."""
+    with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+        conn.start_tls(contexts()[1], server_hostname="localhost")
+        yield conn
+
+
+def say(sock: ssl.SSLSocket, data: bytes) -> bytes:
+    sock.sendall(data)
+    return receive_exactly(sock, len(data))
+
+
+def say_and_end(sock: ssl.SSLSocket, data: bytes) -> bytes:
+    """Send, say goodbye, and return what comes up to the other end's goodbye."""
+    reply = say(sock, data)
+    sock.unwrap()  # raises if the other end says none
+    return reply
+
+
+def failures(seen: list[Any]) -> list[str]:
+    return [f"{type(event.error).__name__}: {event.error}" for event in seen]
+
+
+# --- Serving ---
+
+
+@each_handler
+@each_version
+def test_each_kind_of_handler_speaks_tls_and_says_goodbye(
+    handler: Any, version: ssl.TLSVersion
+) -> None:
+    with serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server, contexts(version)[1]) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+
+
+@each_handler
+def test_much_goes_both_ways_at_once(handler: Any) -> None:
+    with serving(handler, tls_cert=files().cert, tls_key=files().key) as server:
+        with own_client(server) as conn, in_thread(conn.write, BLOCK):
+            assert conn.readexactly(len(BLOCK)) == BLOCK
+
+
+def test_the_connection_tells_what_was_agreed_on() -> None:
+    said: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        tls = conn.tls
+        assert tls
+        said.extend((tls.version, tls.alpn_protocol, tls.server_name, tls.peer_certificate))
+        said.append(bool(tls.cipher))
+        conn.end("done")
+
+    client_side = client_context(ca=files().ca, cert=files().client, alpn=["x", "echo"])
+    options = {"tls_cert": files().server, "tls_client_ca": files().ca, "tls_alpn": ["echo"]}
+    with serving(handler, **options) as server, secure_client(server, client_side) as sock:
+        assert receive_all(sock) == b"done"
+        assert sock.selected_alpn_protocol() == "echo"
+    version, alpn, name, certificate, has_cipher = said
+    assert (version, alpn, name, has_cipher) == ("TLSv1.3", "echo", "localhost", True)
+    assert certificate["subjectAltName"] == (("email", "me@example.org"),)
+
+
+def test_a_client_without_the_certificate_that_is_wanted_is_refused() -> None:
+    options = {"tls_cert": files().server, "tls_client_ca": files().ca}
+    with observed(events.ClientFailed) as seen, serving(echo, **options) as server:
+        with pytest.raises(ssl.SSLError), secure_client(server) as sock:
+            sock.recv(1)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["HandshakeError: the client sent no certificate, and one is required"]
+
+
+def test_the_certificate_is_the_one_for_the_name_that_the_client_asks_for() -> None:
+    sni = {host: (path, None) for host, path in files().named.items()}
+    with serving(echo, tls_cert=files().server, tls_sni=sni) as server:
+        for host in ("example.org", "a.example.org", "localhost"):
+            with secure_client(server, hostname=host) as sock:
+                assert say_and_end(sock, b"?") == b"?"
+
+
+def test_reads_and_writes_of_two_threads_do_not_wait_for_each_other() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        with in_thread(conn.write, BLOCK):
+            assert conn.readexactly(len(BLOCK)) == BLOCK
+        conn.end()
+
+    with serving(handler, tls=contexts()[0]) as server, own_client(server) as conn:
+        with in_thread(conn.write, BLOCK):
+            assert conn.read() == BLOCK
+
+
+def test_a_handler_answers_after_the_clients_close_notify() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        question = conn.read()
+        conn.write(question.upper())
+
+    with serving(handler, tls=contexts()[0]) as server:
+        with own_client(server) as conn:
+            conn.end("question")
+            assert conn.read() == b"QUESTION"
+
+
+def test_input_that_is_cut_off_is_no_end() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.read()
+        except TruncatedError as error:
+            raised.append(error)
+            raise
+
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server) as sock:
+            sock.sendall(b"half of ")
+            socket.socket.shutdown(sock, socket.SHUT_WR)  # TCP's end only
+            wait_until(lambda: seen)
+    assert raised
+    assert failures(seen) == [f"TruncatedError: {raised[0]}"]
+
+
+def test_who_schedules_clients_himself_has_tls_too() -> None:
+    class Own(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            try:
+                self.finish_request(request, client_address)
+            finally:
+                self.shutdown_request(request)
+
+    with Own(("127.0.0.1", 0), echo, tls=contexts()[0]) as server:
+        server.start()
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+
+
+# --- Those who cannot, or will not, speak TLS ---
+
+
+@each_handler
+def test_clear_text_on_a_tls_port_is_told_in_one_line(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"GET" not in receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == [
+        "HandshakeError: the client sent plain text, not TLS: 'GET / HTTP/1.1'"
+    ]
+
+
+@each_handler
+def test_who_leaves_in_the_middle_of_the_handshake_harms_nobody(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"\x16\x03\x01")
+        wait_until(lambda: seen)
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+    assert failures(seen) == ["HandshakeError: the client left in the middle of the handshake"]
+
+
+@each_handler
+def test_a_word_of_clear_text_is_enough(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"hi\n")
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["HandshakeError: the client sent plain text, not TLS: 'hi'"]
+
+
+@each_handler
+def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00")
+            connection = busy_connection(server)
+            # A handshake of Python's own is not to be seen from outside.
+            wait_until(lambda: connection.is_secured() or connection._is_waiting())
+            time.sleep(0.02)
+            reset(sock)
+        wait_until(lambda: seen)
+    (event,) = seen
+    assert isinstance(event.error, (HandshakeError, ConnectionResetError))
+
+
+@each_handler
+def test_a_client_that_drips_does_not_defeat_the_handshake_timeout(handler: Any) -> None:
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300)
+    with observed(events.ClientFailed) as seen:
+        with serving(handler, tls=contexts()[0], handshake_timeout=0.2) as server:
+            with client(server) as silent, client(server) as dripping:
+                peers = [sock.getsockname()[1] for sock in (silent, dripping)]
+                with secure_client(server) as good:
+                    for byte in hello:
+                        if len(seen) == 2:
+                            break
+                        with contextlib.suppress(OSError):
+                            dripping.send(bytes([byte]))
+                        assert say(good, b"on") == b"on"
+                        time.sleep(0.01)
+                    good.unwrap()
+    assert sorted(failures(seen)) == sorted(
+        "TimeoutError: [Errno 110] handshake_timeout: "
+        f"no TLS handshake with 127.0.0.1:{port} within 0.2 seconds"
+        for port in peers
+    )
+
+
+def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
+    called: list[Any] = []
+    with observed(events.ClientFailed) as seen, serving(called.append, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"?\n")
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert not called
+
+
+def test_who_is_refused_gets_no_clear_text() -> None:
+    options = {"max_connections": 1, "when_full": "refuse", "refusal": "full"}
+    with serving(echo, tls=contexts()[0], **options) as server, secure_client(server):
+        with client(server) as second:
+            assert receive_all(second) == b""
+
+
+# --- Settings ---
+
+
+def test_certificates_are_read_again_and_bad_ones_are_not_taken(tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+    shutil.copy(files().named["example.org"], pem)
+
+    with serving(echo, tls_cert=pem) as server:
+        assert server.can_reload
+        with secure_client(server, hostname="example.org") as before:
+            shutil.copy(files().server, pem)
+            with observed(events.SettingsReloaded, events.SettingsKept) as seen:
+                assert server.reload_tls()
+                with secure_client(server) as sock:
+                    assert say_and_end(sock, b"new") == b"new"
+                pem.write_text("no certificate")
+                assert not server.reload()
+            with secure_client(server) as sock:
+                assert say_and_end(sock, b"kept") == b"kept"
+            assert say_and_end(before, b"old") == b"old"
+    assert seen[0] == events.SettingsReloaded("TLS")
+    assert isinstance(seen[1].error, TlsConfigError)
+
+
+def test_there_is_nothing_to_reload_without_files() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        assert not server.can_reload
+        assert server.reload()
+
+
+def test_tls_is_configured_while_the_server_runs() -> None:
+    with serving(echo, tls_cert=files().named["example.org"]) as server:
+        server.configure(tls_cert=files().server)
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"new") == b"new"
+        with pytest.raises(TlsConfigError):
+            server.configure(tls_cert="/nonexistent")
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"kept") == b"kept"
+
+
+def test_a_file_that_is_no_good_is_told_at_once() -> None:
+    with pytest.raises(TlsConfigError, match="the certificate file '/nonexistent': No such file"):
+        netkit.create_server(echo, tls_cert="/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls_cert": 5}, "tls_cert must be the path of a file, not 5"),
+        ({"tls": "x"}, "tls must be an ssl.SSLContext, not 'x'"),
+        ({"tls_cert": "x", "tls_sni": ["a"]}, "tls_sni must map host names to"),
+        ({"tls_cert": "x", "tls_alpn": "h2"}, "tls_alpn must be a list of names, not 'h2'"),
+        ({"tls_cert": "x", "tls_alpn": [""]}, "tls_alpn must be names of 1 to 255 bytes"),
+        ({"tls_key": "x"}, "tls_key needs tls_cert"),
+        ({"starttls": True}, "starttls needs tls_cert"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_told(options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        netkit.create_server(echo, **options)
+
+
+def test_a_context_and_a_certificate_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="tls and tls_cert cannot both be given"):
+        netkit.create_server(echo, tls=contexts()[0], tls_cert=files().server)
+
+
+# --- STARTTLS ---
+
+
+def starttls(conn: netkit.Connection) -> None:
+    """A protocol that begins in clear text."""
+    assert conn.readline() == b"STARTTLS\n"
+    conn.write("go on\n")
+    conn.start_tls()
+    for line in conn.lines():
+        conn.write(line.upper() + "\n")
+
+
+def test_a_protocol_begins_in_clear_text_and_goes_on_in_tls() -> None:
+    with serving(starttls, tls_cert=files().server, starttls=True) as server:
+        with client(server) as sock:
+            sock.sendall(b"STARTTLS\n")
+            assert receive_exactly(sock, 6) == b"go on\n"
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                secured.sendall(b"secret\n")
+                assert receive_exactly(secured, 7) == b"SECRET\n"
+                secured.unwrap()
+
+
+def test_what_came_before_tls_is_not_taken_for_what_came_through_it() -> None:
+    with observed(events.ClientFailed) as seen:
+        with serving(starttls, tls_cert=files().server, starttls=True) as server:
+            with client(server) as sock:
+                sock.sendall(b"STARTTLS\nDELETE everything\n")
+                assert receive_all(sock) == b"go on\n"
+                port = sock.getsockname()[1]
+            wait_until(lambda: seen)
+    assert failures(seen) == [
+        f"HandshakeError: 127.0.0.1:{port} sent more, unencrypted, before TLS began"
+    ]
+
+
+def test_tls_needs_a_context_and_begins_once() -> None:
+    raised: list[str] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.start_tls()
+        except TypeError as error:
+            raised.append(str(error))
+        conn.start_tls(contexts()[0])
+        try:
+            conn.start_tls(contexts()[0])
+        except ValueError as error:
+            raised.append(str(error))
+        conn.end()
+
+    with serving(handler) as server, secure_client(server) as sock:
+        assert receive_all(sock) == b""
+    assert raised == [
+        "start_tls() needs an ssl.SSLContext",
+        "this connection speaks TLS already",
+    ]
+
+
+def test_a_handshake_may_take_for_ever_and_comes_before_our_end() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        port = server.server_address[1]
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost", timeout=None)
+            conn.end("hello")
+            assert conn.read() == b"hello"
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.end()
+            with pytest.raises(netkit.WriteAfterEndError):
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+
+
+def test_an_end_for_a_peer_that_is_gone_is_an_end_all_the_same() -> None:
+    ended: list[bool] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("ready")
+        with contextlib.suppress(ConnectionResetError):
+            conn.read()
+        conn.end()
+        ended.append(True)
+
+    with serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server) as sock:
+            receive_exactly(sock, 5)
+            reset(sock)
+        wait_until(lambda: ended)
+
+
+def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> None:
+    with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+
+        class Skipping:
+            """Takes one byte that is no part of a message, and waits for the next one."""
+
+            def recv(self, size: int) -> bytes:
+                conn.socket.recv(1)
+                return conn._receive_raw(size)
+
+            def pending(self) -> bool:
+                return False
+
+            within_record = pending
+
+            def end(self) -> None:
+                pass
+
+        conn.tls = Skipping()  # type: ignore[assignment]
+        conn.set_limits(conn._limits)
+        peer.sendall(b"k")
+        conn.end_input()
+        assert conn.read() == b""
+
+
+def test_a_client_verifies_whom_it_talks_to() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        port = server.server_address[1]
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost")
+            conn.write("hello")
+            assert conn.readexactly(5) == b"hello"
+            assert conn.bytes_read == conn.bytes_written == 5
+        with netkit.connect(port, "127.0.0.1") as conn:
+            with pytest.raises(HandshakeError, match="the certificate of the server is not valid"):
+                conn.start_tls(contexts()[1], server_hostname="example.com")
+
+
+# --- Time limits ---
+
+
+def send_part_of_a_record(sock: ssl.SSLSocket, context_bytes: int = 3) -> None:
+    """A header and a few bytes of a record: a message that nobody can read yet."""
+    socket.socket.send(sock, b"\x17\x03\x03\x01\x00" + bytes(context_bytes))
+
+
+def limits_told(limits: dict[str, Any], act: Any) -> list[str]:
+    with observed(events.ClientFailed) as seen, serving(echo, tls=contexts()[0], **limits) as s:
+        with secure_client(s) as sock:
+            act(sock)
+            wait_until(lambda: seen)
+    return [str(event.error).split(": ")[0].removeprefix("[Errno 110] ") for event in seen]
+
+
+def test_a_silent_client_is_idle() -> None:
+    assert limits_told({"idle_timeout": 0.1}, lambda _: None) == ["idle_timeout"]
+
+
+def test_a_part_of_a_record_is_a_message_under_way() -> None:
+    limits = {"idle_timeout": PATIENCE, "read_timeout": 0.1}
+    assert limits_told(limits, send_part_of_a_record) == ["read_timeout"]
+
+
+def test_a_client_that_takes_nothing_is_given_up() -> None:
+    def fill(sock: ssl.SSLSocket) -> None:
+        sock.settimeout(0.3)
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(BLOCK)
+
+    assert limits_told({"write_timeout": 0.1}, fill) == ["write_timeout"]
+
+
+def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                conn.write(bytes(1_000_000))
+        try:
+            conn.end()
+        except TimeoutError as error:
+            raised.append(error)
+        conn.destroy()
+
+    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
+        with secure_client(server):
+            wait_until(lambda: raised)
+    assert "write_timeout" in str(raised[0])
+
+
+def test_a_close_does_not_wait_long_for_a_peer_that_takes_no_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 0.05)
+
+    def handler(conn: netkit.Connection) -> None:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                conn.write(bytes(1_000_000))
+
+    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
+        with secure_client(server):
+            server.wait_for_connections(1)
+            assert server.wait_for_connections(0, PATIENCE)
+
+
+# --- Ended by others ---
+
+
+def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
+    with serving(echo, tls=contexts()[0]) as server, secure_client(server) as sock:
+        assert say(sock, b"hello") == b"hello"
+        with in_thread(server.stop):
+            assert receive_all(sock) == b""
+
+
+def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        with secure_client(server) as sock, client(server) as slow:
+            slow.sendall(b"\x16")
+            server.wait_for_connections(2)
+            say(sock, b"hello")
+            send_part_of_a_record(sock)
+            with in_thread(server.stop, 0.3):
+                time.sleep(0.1)  # that nothing happens cannot be waited for
+                assert server.connection_count == 2
+        assert server.connection_count == 0
+
+
+def busy_connection(server: Any) -> netkit.Connection:
+    server.wait_for_connections(1)
+    connection: netkit.Connection = server.connections[0]
+    return connection
+
+
+@pytest.mark.parametrize("how", ["close", "destroy", "reset", "cut"])
+@pytest.mark.parametrize("shaken", [True, False], ids=["reading", "handshaking"])
+def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> None:
+    ended: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.start_tls(contexts()[0], timeout=PATIENCE)
+            ended.append(conn.read())
+        except OSError as error:
+            ended.append(type(error).__name__)
+
+    with serving(handler) as server, contextlib.ExitStack() as stack:
+        if shaken:
+            stack.enter_context(secure_client(server))
+        else:
+            stack.enter_context(client(server))
+        connection = busy_connection(server)
+        wait_until(lambda: connection._is_waiting() and (connection.tls or not shaken))
+        getattr(connection, how)()
+        wait_until(lambda: ended)
+    handshaking = {"cut": "ConnectionAbortedError"}.get(how, "ConnectionClosedError")
+    assert ended == [b"" if shaken else handshaking]
+
+
+def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.read()
+        except OSError as error:
+            raised.append(error)
+            conn.write("last word")
+
+    reason = OSError("time to go")
+    with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
+        connection = busy_connection(server)
+        wait_until(lambda: connection.tls and connection._is_waiting())
+        assert connection.interrupt(reason)
+        assert receive_all(sock) == b"last word"
+    assert raised == [reason]
+
+
+# --- The command line, and other programs ---
+
+
+def test_the_command_line_makes_a_certificate_for_trying_it_out() -> None:
+    with Cli("echo", "--tls-self-signed", "--tls-alpn", "a,b") as server:
+        reply = talk_with_openssl(server.port, "-alpn", "b", "-tls1_2")
+        assert b"ALPN protocol: b" in reply
+        assert re.search(rb'CN ?= ?"?netkit, self-signed', reply)
+        server.send_signal()
+        assert server.wait() == 0
+
+
+def talk_with_openssl(port: int, *arguments: str) -> bytes:
+    command = [tool("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", *arguments]
+    done = subprocess.run(
+        command, input=b"Q\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
+    )
+    return done.stdout
+
+
+def test_openssl_trusts_the_certificate_and_gets_its_echo() -> None:
+    with serving(echo, tls_cert=files().server) as server:
+        command = [tool("openssl"), "s_client", "-quiet", "-verify_return_error"]
+        command += ["-CAfile", files().ca, "-connect", f"127.0.0.1:{server.server_address[1]}"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        with process:
+            assert process.stdin and process.stdout
+            process.stdin.write(b"hello\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"hello\n"
+            process.kill()
+
+
+NODE = """
+const socket = require('tls').connect({
+  port: +process.argv[2], host: '127.0.0.1', servername: 'localhost',
+  ca: require('fs').readFileSync(process.argv[3]), allowHalfOpen: true,
+}, () => socket.end('from node'))
+let text = ''
+socket.on('data', data => text += data)
+socket.on('end', () => console.log(text, 'end'))
+socket.on('close', failed => console.log('close', failed))
+"""
+
+
+def test_node_half_closes_and_gets_the_reply_and_the_end(tmp_path: Path) -> None:
+    script = tmp_path / "client.js"
+    script.write_text(NODE)
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end(conn.read() + b" and back")
+
+    with serving(handler, tls_cert=files().server) as server:
+        port = str(server.server_address[1])
+        output = subprocess.run(
+            [tool("node"), script, port, files().ca], stdout=subprocess.PIPE, timeout=PATIENCE
+        ).stdout
+    assert output == b"from node and back end\nclose false\n"
+
+
+def test_sighup_reads_certificates_again_in_workers_too(tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+    shutil.copy(files().named["example.org"], pem)
+    with Cli("echo", "--tls-cert", str(pem), "--workers", "2") as server:
+        server.wait_for_line("2 workers")
+        shutil.copy(files().server, pem)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("TLS reloaded")
+        server.wait_for_line("reloaded: ")
+        reply = talk_with_openssl(server.port, "-CAfile", files().ca)
+        assert b"Verify return code: 0 (ok)" in reply
+        server.send_signal()
+        assert server.wait() == 0
+
+
+def run_netkit(*arguments: str, **options: Any) -> tuple[int, str]:
+    command = [sys.executable, *options.pop("python", ()), "-m", "netkit", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=PATIENCE, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_bad_certificate_fails_and_a_wrong_use_is_a_wrong_use() -> None:
+    status, text = run_netkit("echo", "--tls-cert", "/nonexistent")
+    assert (status, text.count("\n")) == (1, 1)
+    assert text.startswith("netkit: error: the certificate file '/nonexistent': No such file")
+    status, text = run_netkit("echo", "--tls-key", "x")
+    assert (status, text) == (2, "netkit: error: tls_key needs tls_cert (see netkit --help)\n")
+    status, text = run_netkit("echo", "--tls-sni", "x")
+    assert (status, text.count("\n")) == (2, 1)
+    assert "it must be NAME=CERTIFICATE:KEY, not 'x'" in text
+
+
+def test_the_command_line_names_certificates_by_host() -> None:
+    named = files().named
+    sni = f"example.org={named['example.org']},example.net={named['example.net']}:{files().key}"
+    status, text = run_netkit("echo", "--tls-cert", files().server, "--tls-sni", sni)
+    assert status == 1
+    assert "does not match the certificate file" in text
