@@ -104,7 +104,11 @@ def context_from_pem(cert_pem: bytes, key_pem: bytes, alpn: Sequence[str] = ()) 
 
 
 def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A server's TLS socket with the descriptor of `request`; the handshake is still to be done."""
+    """A server's TLS socket with the descriptor of `request`; the handshake is still to be done.
+
+    OSError if the client is gone.
+    """
+    request.getpeername()  # else, before Python 3.12, `wrap_socket` leaves the descriptor to no one
     return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 

@@ -130,9 +130,13 @@ class Registry:
         with self._lock:
             return tuple(self._live.values())
 
+    def of_thread(self, thread: int) -> Connection | None:
+        """The connection that the thread with this identifier serves, if it does serve one."""
+        return next((each for each in self.live() if each.thread == thread), None)
+
     def serves(self, thread: int) -> bool:
-        """Whether the thread with this identifier serves one of them."""
-        return any(connection.thread == thread for connection in self.live())
+        """Whether it serves one."""
+        return self.of_thread(thread) is not None
 
     def wait_for(self, count: int, seconds: float | None) -> bool:
         """Until there are at least `count` (0: none); False if that takes more than `seconds`."""

@@ -280,6 +280,8 @@ class ClientServer(AdjustableServer):
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
         connection = self._connections.get(request)
+        if connection is None:  # finish_request has put another socket in its place
+            connection = self._connections.of_thread(threading.get_ident())
         number = connection.id if connection else 0
         peer = describe_peer(client_address)
         # A `finish` that fails, since the client is gone, must not hide what `handle` had raised.

@@ -7,9 +7,10 @@ for moments. Then, once all clients have left, its threads and descriptors must 
 the start, and its memory must be back: the blocks that Python has allocated, all but `BLOCKS`, and
 the resident set, all but `MEMORY`. No good client may have met an error. Exit status 0 if so.
 
-The start is after a round of each kind of client: until then the interpreter imports, compiles and
-fills its caches, once. For both measurements the server collects garbage, and has the C library
-return what it keeps for later (malloc_trim(3)).
+The start is after the first client, as far as threads and descriptors go. For memory it is after a
+round of each kind of client: until then the interpreter imports, compiles and fills its caches,
+once. For both measurements the server collects garbage, and has the C library return what it keeps
+for later (malloc_trim(3)).
 
 Why there is a tolerance: the blocks are those of caches and of a log record or two, so that one
 object left behind for each of some hundred clients a second shows in seconds. The resident set has
@@ -318,10 +319,13 @@ class Result(NamedTuple):
 def soak(seconds: float, seed: int, say: Callable[[str], Any] = str) -> Result:
     """Errors of good clients are raised."""
     with Served() as served:
+        with good_clients(served.connect, staying=0):
+            pass  # after which all is there that the server itself needs
+        start = served.at_rest()
         with attacked(served, seed) as (good, attack):
             while not all(attack.turns.values()):
                 good.go_on(1)
-        before = served.at_rest()
+        before = served.at_rest(start)
         say(f"before: {before}")
         end = time.monotonic() + seconds
         with attacked(served, seed + 1) as (good, attack):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import in_threads
 
@@ -205,9 +205,11 @@ def test_any_text_is_a_rule_that_can_be_written_and_read_again_or_a_value_error(
 json_values = st.recursive(
     st.one_of(st.none(), st.integers(), rules, rules.map("Address: IPv4 {}".format)),
     lambda values: st.one_of(st.lists(values), st.dictionaries(st.text(), values)),
+    max_leaves=4,
 )
 
 
+@settings(max_examples=50)
 @given(st.one_of(st.text(), json_values.map(json.dumps)))
 @example("[" * 10_000)
 @example("1" * 5_000)

@@ -31,6 +31,7 @@ from support import (
     needs_ipv6,
     observed,
     receive_all,
+    reset,
     serving_forever,
     wait_until,
 )
@@ -539,6 +540,23 @@ def test_finish_request_may_put_another_socket_in_the_place_of_the_accepted_one(
             assert sock.recv(9) == b"IDLE\n"
             assert server.stop() == netkit.StopReport(finished=1, cut=0)
             assert sock.recv(1) == b""
+
+
+def test_an_error_of_a_client_whose_socket_was_replaced_is_told_as_that_clients() -> None:
+    class Server(netkit.Server):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            wrapped = socket.socket(fileno=request.detach())
+            super().finish_request(wrapped, client_address)
+
+    with served(Server(LOCAL, lambda conn: conn.readline())) as server:
+        with observed(events.ClientFailed, events.HandlerFailed) as told:
+            with client(server) as sock:
+                sock.sendall(b"half a li")
+                wait_until(lambda: any(conn.bytes_read for conn in server.connections))
+                (connection,) = server.connections
+                reset(sock)
+            wait_until(lambda: told)
+    assert [(type(event), event.id) for event in told] == [(events.ClientFailed, connection.id)]
 
 
 def test_shutdown_request_and_close_request_are_called_for_each_client() -> None:

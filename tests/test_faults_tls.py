@@ -18,9 +18,6 @@ from support import PATIENCE, observed, reset, wait_until
 
 import netkit
 from netkit import events
-from netkit.options import Options
-
-pytestmark = pytest.mark.skipif("tls_cert" not in Options._fields, reason="servers have no TLS yet")
 
 
 class EchoRequest(socketserver.StreamRequestHandler):
