@@ -20,12 +20,15 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
+    "attempts": ("Cancel",),
     "blocklist": ("BlockList",),
     "bound": ("BoundSocket",),
     "client": ("connect",),
     "connection": ("Connection",),
     "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
     "errors": (
+        "CancelledError",
+        "ConnectError",
         "ConnectionClosedError",
         "FramingError",
         "HandshakeError",
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from .addresses import is_ip as is_ip
     from .addresses import is_ipv4 as is_ipv4
     from .addresses import is_ipv6 as is_ipv6
+    from .attempts import Cancel as Cancel
     from .blocklist import BlockList as BlockList
     from .bound import BoundSocket as BoundSocket
     from .client import connect as connect
@@ -78,6 +82,8 @@ if TYPE_CHECKING:
     from .encodings import IncrementalDecoder as IncrementalDecoder
     from .encodings import to_bytes as to_bytes
     from .encodings import to_str as to_str
+    from .errors import CancelledError as CancelledError
+    from .errors import ConnectError as ConnectError
     from .errors import ConnectionClosedError as ConnectionClosedError
     from .errors import FramingError as FramingError
     from .errors import HandshakeError as HandshakeError

@@ -2,24 +2,89 @@
 
 from __future__ import annotations
 
-import socket
+import os
+from typing import TYPE_CHECKING, Any
 
-from .addresses import check_port
+from .attempts import Waiter
+from .clientoptions import ConnectOptions
 from .connection import Connection
+from .deadline import Deadline
+from .dialling import Dialler, Target, target
+from .errors import CancelledError
+from .options import TimeLimits
+
+if TYPE_CHECKING:
+    import ssl
 
 
 def connect(
-    port: int | str, host: str = "localhost", *, timeout: float | None = None
+    port: int | str | None = None,
+    host: str = "localhost",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Connection:
-    """Connect to a TCP server and return the `Connection`, which the caller closes.
+    """Connect to a server, and return the `Connection`, which the caller closes.
 
-    The addresses of `host` are tried one after the other, each for at most `timeout` seconds (None:
-    as long as the system tries). OSError of the last attempt; ValueError for a port that is none.
+    `path` instead of a port: a Unix socket, ``"\\0name"`` an abstract one (Linux). `options` are
+    those of `ConnectOptions`, such as ``connect_timeout=5`` (30 seconds, in all) and ``tls=True``.
+
+    ConnectError, which is an OSError, with the error of each address that was tried; it is also a
+    ConnectionRefusedError, TimeoutError or PermissionError, if all of them were. socket.gaierror if
+    the name does not resolve, CancelledError, and of TLS HandshakeError and TlsConfigError.
     """
-    sock = socket.create_connection((host, check_port(port)), timeout)
+    chosen = ConnectOptions(**options)
+    aim = target(port, host, path)
+    context = _context(chosen, aim)
+    deadline = Deadline(chosen.connect_timeout)
+    with Waiter(deadline, chosen.cancel) as waiter:
+        conn = Dialler(aim, chosen, waiter).connect()
     try:
-        sock.settimeout(None)
-        return Connection(sock)
-    except BaseException:  # the server may have reset it already: then it has no address
-        sock.close()
+        if context is not None:
+            _start_tls(conn, context, chosen, aim, deadline)
+        conn.set_limits(TimeLimits(*(getattr(chosen, name) for name in TimeLimits._fields)))
+    except BaseException:
+        conn.destroy()
         raise
+    return conn
+
+
+def _context(options: ConnectOptions, aim: Target) -> ssl.SSLContext | None:
+    """What TLS is spoken with. Made first: a bad file is no reason to connect."""
+    if options.tls is False:
+        return None
+    context: ssl.SSLContext = options.tls
+    if options.tls is True:
+        from .certificates import client_context  # here because most programs do without
+
+        context = client_context(
+            options.tls_ca,
+            options.tls_cert,
+            options.tls_key,
+            options.tls_key_password,
+            options.tls_alpn,
+            options.tls_verify,
+        )
+    if context.check_hostname and aim.host is None and options.server_hostname is None:
+        raise ValueError("TLS through a Unix socket needs server_hostname")
+    return context
+
+
+def _start_tls(
+    conn: Connection,
+    context: ssl.SSLContext,
+    options: ConnectOptions,
+    aim: Target,
+    deadline: Deadline,
+) -> None:
+    def interrupt() -> None:
+        conn.interrupt(CancelledError(), hard=True)
+
+    if options.cancel is not None:
+        options.cancel.attach(interrupt)
+    try:
+        hostname = options.server_hostname or aim.host
+        conn.start_tls(context, server_hostname=hostname, timeout=deadline.remaining())
+    finally:
+        if options.cancel is not None:
+            options.cancel.detach(interrupt)

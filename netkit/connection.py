@@ -8,7 +8,7 @@ Rules:
    socket down and leave the closing to the thread that waits.
 2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
    so the number cannot belong to another client by then. (Its reads and writes, and what they lock,
-   are in `netkit.stream` and `netkit.writing`.)
+   are in `netkit.stream`, `netkit.writing` and `netkit.securing`.)
 3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
    swallowed for a while, since closing with unread input makes the kernel reset the connection and
    throw away what the peer has not read yet (RFC 2525 section 2.17).
@@ -20,19 +20,13 @@ import errno
 import socket
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from . import sockets
-from .errors import ConnectionClosedError, HandshakeError, TlsError
-from .options import TimeLimits, check_seconds
-from .timing import HandshakeTimer, Timer
+from .errors import ConnectionClosedError
+from .securing import SecurableStream
 from .unixsocket import PeerCredentials, peer_credentials
-from .writing import Writable, WritableStream
-
-if TYPE_CHECKING:
-    import ssl
-
-    from .tls import TlsStream
+from .writing import Writable
 
 _Self = TypeVar("_Self", bound="Connection")
 
@@ -40,9 +34,6 @@ _Self = TypeVar("_Self", bound="Connection")
 # reads an early reply only after its upload, too little to be worth an attack.
 LINGER_SECONDS = 5.0
 LINGER_BYTES = 16 * 1024 * 1024
-
-# How long a TLS handshake may take (seconds): several round trips over a bad network.
-HANDSHAKE_SECONDS = 10.0
 
 # A client of a handler that reads the bare socket is taken for idle after this much silence
 # (seconds): the gaps within a message are shorter, and a stop may well wait that long.
@@ -53,7 +44,7 @@ QUIET_SECONDS = 0.5
 UNSENT_SECONDS = 0.05
 
 
-class Connection(WritableStream):
+class Connection(SecurableStream):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
@@ -73,6 +64,7 @@ class Connection(WritableStream):
     - `peer`, the other end for people: ``127.0.0.1:50312``;
     - `bytes_read` and `bytes_written`;
     - `error`, the failure that reading or writing met, or None;
+    - `attempted_addresses`, those that `connect` has tried, the last of them with success;
     - `opened_at` on the monotonic clock;
     - `thread`, the identifier of the thread that serves it, or None;
     - `socket`, for options that have no method here;
@@ -83,6 +75,8 @@ class Connection(WritableStream):
     """
 
     __slots__ = ("opened_at", "server", "thread", "ticket")
+
+    attempted_addresses: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -131,19 +125,6 @@ class Connection(WritableStream):
             if not self._closed and not self._ended:
                 self._ended = True
                 sockets.shut_down(self.socket, socket.SHUT_WR)
-
-    def _say_goodbye(self) -> None:
-        """Tell a TLS peer that this is all, and no truncation; the write lock is held."""
-        if self._ended or self._closed:
-            return
-        if self.tls is not None:
-            self._begin_write(0)
-            try:
-                self.tls.end()
-            except (ConnectionError, TlsError):  # it is gone
-                return
-        elif self.opaque:
-            sockets.end_tls(self.socket)
 
     # Closing
 
@@ -355,92 +336,38 @@ class Connection(WritableStream):
 
     # Settings and state
 
-    def set_timeout(self, seconds: float | None) -> None:
-        """How long each read may wait for input, and each write for progress; None: for ever.
-
-        Instead of the options `idle_timeout` and `write_timeout`. TypeError or ValueError unless it
-        is more than 0.
-        """
-        if seconds is not None:
-            check_seconds("timeout", seconds, zero=False)
-        self.set_limits(self._limits._replace(idle_timeout=seconds, write_timeout=seconds))
-
-    def set_limits(self, limits: TimeLimits) -> None:
-        """Replace all time limits of reading and writing; a wait under way may keep its own."""
-        self._limits = limits
-        timer = Timer(self.socket, limits, self.peer)  # which takes former ones from the kernel
-        self._timer = timer if any(limits) else None
-        self._special = self._is_special()
-
-    def start_tls(
-        self,
-        context: ssl.SSLContext | None = None,
-        *,
-        server_hostname: str | None = None,
-        timeout: float | None = HANDSHAKE_SECONDS,
-    ) -> None:
-        """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
-
-        As the server, if a server has accepted it; without a `context`, with that of its options.
-        As the client else, which verifies that the certificate is for `server_hostname`, if its
-        context says so (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
-
-        HandshakeError if it fails, or if bytes have come that nobody has read: they were not
-        encrypted, whoever sent them. TimeoutError (`handshake_timeout`). ValueError if TLS has
-        begun already, TypeError without a context.
-        """
-        from .tls import TlsStream  # here because most programs do without
-
-        if self.tls is not None:
-            raise ValueError("this connection speaks TLS already")
-        if self._buffer or self._ahead:
-            raise HandshakeError(f"{self.peer} sent more, unencrypted, before TLS began")
-        accepted = self.server is not None
-        if context is None and accepted:
-            context = self.server.tls_context()
-        if context is None:
-            raise TypeError("start_tls() needs an ssl.SSLContext")
-        tls = TlsStream(
-            self._receive_raw,
-            self._send_some,
-            context,
-            server_side=accepted,
-            server_hostname=server_hostname,
-        )
-        try:
-            with self._write_lock:
-                self._shake_hands(tls, timeout)
-        finally:
-            if self._changed:
-                self._stop_waiting()
-
-    def is_secured(self) -> bool:
-        """Whether it speaks TLS, by itself or through its socket."""
-        return self.tls is not None or hasattr(self.socket, "do_handshake")
-
-    def _shake_hands(self, tls: TlsStream, timeout: float | None) -> None:
-        self._handshaking = True
-        try:
-            with self._reading:
-                if self._changed:
-                    self._check_writable()
-                if timeout is not None:
-                    self._timer = HandshakeTimer(self.socket, timeout, self.peer)
-                tls.handshake()
-                self.tls = tls
-                self.set_limits(self._limits)
-        except OSError as error:
-            raise self._failure(error) from None
-        finally:
-            self._handshaking = False
-
     def set_no_delay(self, on: bool = True) -> None:
         """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
         sockets.set_no_delay(self.socket, on)
 
-    def set_keep_alive(self, on: bool = True) -> None:
-        """Let the kernel probe a silent peer, and reset the connection once it does not answer."""
-        sockets.set_keep_alive(self.socket, on)
+    def set_keep_alive(
+        self,
+        on: bool = True,
+        idle: float | None = None,
+        interval: float | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Let the kernel probe a silent peer, and reset the connection once it does not answer.
+
+        After `idle` seconds of silence (60), each `interval` seconds (10), `count` times (6). Whole
+        seconds, at least 1: ValueError, or TypeError.
+        """
+        sockets.check_keep_alive(idle, interval, count)
+        sockets.set_keep_alive(self.socket, on, idle, interval, count)
+
+    @property
+    def tos(self) -> int:
+        """The type of service (IP_TOS), or traffic class (IPV6_TCLASS), of what is sent; 0 to 255.
+
+        May be set: TypeError or ValueError for what is none. The kernel may keep the lowest two
+        bits, which are for congestion (RFC 3168). 0 for a Unix socket.
+        """
+        return sockets.tos(self.socket)
+
+    @tos.setter
+    def tos(self, value: int) -> None:
+        sockets.check_tos(value)
+        sockets.set_tos(self.socket, value)
 
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""

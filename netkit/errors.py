@@ -9,6 +9,8 @@ no memory, a port in use) stays an ``OSError``.
 
 from __future__ import annotations
 
+import errno
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +53,57 @@ class ConnectionClosedError(LocalError, ConnectionError):
 
     def __init__(self) -> None:
         super().__init__("the connection is closed")
+
+
+class CancelledError(LocalError, ConnectionAbortedError):
+    """Another thread has cancelled the call."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled")
+
+
+class ConnectError(NetkitError, OSError):
+    """None of the addresses could be connected to; the message says what each of them answered.
+
+    Also a ConnectionRefusedError, TimeoutError or PermissionError, if all of `errors` are, and a
+    TimeoutError if the time was up. `errors` has ``(address, error)`` for each attempt of the last
+    round; `errno` is the first one's.
+    """
+
+    errors: tuple[tuple[str, OSError], ...] = ()
+
+    @classmethod
+    def of(
+        cls, target: str, errors: Sequence[tuple[str, OSError]], timed_out: bool = False
+    ) -> ConnectError:
+        """`target`: what was to be connected to, for people."""
+        kinds = [
+            kind
+            for kind in (ConnectionRefusedError, TimeoutError, PermissionError)
+            if errors and all(isinstance(error, kind) for _, error in errors)
+        ]
+        kind = TimeoutError if timed_out else kinds[0] if kinds else None
+        tried = "; ".join(_attempt(address, error, target) for address, error in errors)
+        text = f"connect to {target} {'timed out' if timed_out else 'failed'}"
+        number = errno.ETIMEDOUT if timed_out or not errors else errors[0][1].errno
+        failure = _connect_error(kind)(number, f"{text}: {tried}" if tried else text)
+        failure.errors = tuple(errors)
+        return failure
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def _attempt(address: str, error: OSError, target: str) -> str:
+    reason = error.strerror or str(error)
+    return reason if address == target else f"{address} {reason}"
+
+
+@functools.cache
+def _connect_error(kind: type[OSError] | None) -> type[ConnectError]:
+    if kind is None:
+        return ConnectError
+    return type("ConnectError", (ConnectError, kind), {"__module__": __name__})
 
 
 class UnknownEncodingError(LocalError, LookupError):

@@ -123,6 +123,26 @@ class SettingsKept(NamedTuple):
     error: BaseException
 
 
+class Resolved(NamedTuple):
+    """A client has found the addresses of `host`, in the order in which they are tried."""
+
+    host: str
+    addresses: tuple[str, ...]
+
+
+class AttemptStarted(NamedTuple):
+    """A client tries to connect to `address`."""
+
+    address: str
+
+
+class AttemptFailed(NamedTuple):
+    """It could not."""
+
+    address: str
+    error: OSError
+
+
 class SignalsUnavailable(NamedTuple):
     """`run` or `serve` was called off the main thread, where signals cannot be handled."""
 
@@ -208,6 +228,9 @@ Event = (
     | Refused
     | SettingsReloaded
     | SettingsKept
+    | Resolved
+    | AttemptStarted
+    | AttemptFailed
     | SignalsUnavailable
     | Stopping
     | Stopped

@@ -93,6 +93,15 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.ERROR,
         lambda e: f"{e.what} not reloaded, the old one stays: {_error(e.error)}",
     ),
+    events.Resolved: (
+        logging.DEBUG,
+        lambda e: f"{e.host} is {', '.join(e.addresses)}",
+    ),
+    events.AttemptStarted: (logging.DEBUG, lambda e: f"connecting to {e.address}"),
+    events.AttemptFailed: (
+        logging.DEBUG,
+        lambda e: f"{e.address}: {e.error.strerror or e.error}",
+    ),
     events.SignalsUnavailable: (
         logging.WARNING,
         lambda _: (

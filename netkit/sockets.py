@@ -45,21 +45,70 @@ def set_no_delay(sock: socket.socket, on: bool) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
 
 
-def set_keep_alive(sock: socket.socket, on: bool) -> None:
-    """Keep-alive probes (RFC 9293 section 3.8.4); nothing on a socket that is not TCP."""
+def check_keep_alive(idle: object, interval: object, count: object) -> None:
+    """TypeError or ValueError unless these are what `set_keep_alive` takes; None: its default."""
+    for name, value, most in (
+        ("idle", idle, 32767),  # tcp(7), as the next ones
+        ("interval", interval, 32767),
+        ("count", count, 127),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, not {value!r}")
+        if not 1 <= value <= most:
+            raise ValueError(f"{name} must be from 1 to {most}, not {value}")
+
+
+def set_keep_alive(
+    sock: socket.socket,
+    on: bool,
+    idle: float | None = None,
+    interval: float | None = None,
+    count: int | None = None,
+) -> None:
+    """Keep-alive probes (RFC 9293 section 3.8.4); nothing on a socket that is not TCP.
+
+    `idle` and `interval` are whole seconds for the kernel: what is between is cut off.
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on)
     if on:
         # macOS calls TCP_KEEPIDLE by another name, and Python knows it there from 3.10 on.
-        idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
+        name = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
         for option, value in (
-            (idle, KEEP_ALIVE_IDLE),
-            (getattr(socket, "TCP_KEEPINTVL", None), KEEP_ALIVE_INTERVAL),
-            (getattr(socket, "TCP_KEEPCNT", None), KEEP_ALIVE_COUNT),
+            (name, idle or KEEP_ALIVE_IDLE),
+            (getattr(socket, "TCP_KEEPINTVL", None), interval or KEEP_ALIVE_INTERVAL),
+            (getattr(socket, "TCP_KEEPCNT", None), count or KEEP_ALIVE_COUNT),
         ):
             if option is not None:  # pragma: no branch - every Linux has the three
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+                sock.setsockopt(socket.IPPROTO_TCP, option, int(value))
+
+
+def check_tos(value: object) -> None:
+    """TypeError or ValueError unless it is a byte."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"tos must be a whole number, not {value!r}")
+    if not 0 <= value <= 255:
+        raise ValueError(f"tos must be from 0 to 255, not {value}")
+
+
+def set_tos(sock: socket.socket, value: int) -> None:
+    """The type of service (IP_TOS), or traffic class (IPV6_TCLASS); nothing on other sockets."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, value)
+    elif sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value)
+
+
+def tos(sock: socket.socket) -> int:
+    """What `set_tos` has set, as far as the kernel lets (it may keep the lowest two bits); or 0."""
+    if sock.family == socket.AF_INET:
+        return sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
+    if sock.family == socket.AF_INET6:
+        return sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
+    return 0
 
 
 def set_receive_timeout(sock: socket.socket, seconds: float | None) -> None:

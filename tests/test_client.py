@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from support import needs_ipv6, reset, serving, tcp_pair, wait_until
+from secure import contexts, files
+from support import (
+    PATIENCE,
+    client,
+    in_thread,
+    needs_ipv6,
+    observed,
+    receive_all,
+    reset,
+    serving,
+    silent_log,
+    tcp_pair,
+    wait_until,
+)
 
 import netkit
-from netkit import sockets
+from netkit import dialling, events, sockets
 from netkit.client import connect
+from netkit.errors import CancelledError, ConnectError, HandshakeError
+
+linux_only = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="abstract names")
 
 
 def shout(conn: netkit.Connection) -> None:
     conn.set_encoding()
     for line in conn.lines():
         conn.write(line.upper() + "\n")
+
+
+@contextlib.contextmanager
+def listener(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port where somebody listens, and accepts nobody."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as sock:
+        yield sock.getsockname()[1]
+
+
+def closed_port() -> int:
+    with listener() as port:
+        return port
+
+
+def resolver(*addresses: str) -> Any:
+    return lambda host, port: addresses
+
+
+# --- Connected ---
 
 
 def test_a_client_talks_to_a_server_in_the_same_words() -> None:
@@ -35,12 +79,16 @@ def test_a_client_knows_both_ends_and_has_no_server() -> None:
             assert server.connections[0].remote_port == conn.local_port
             assert conn.server is None
             assert conn.thread is None
+            assert conn.attempted_addresses == (conn.peer,)
+            assert server.connections[0].attempted_addresses == ()
 
 
-def test_a_port_may_be_digits_and_the_host_is_localhost() -> None:
+def test_a_port_may_be_digits_and_localhost_is_tried_in_both_families() -> None:
     with serving(shout) as server:
-        with connect(str(server.server_address[1])) as conn:
+        port = server.server_address[1]
+        with connect(str(port)) as conn:
             assert conn.remote_address == "127.0.0.1"
+            assert conn.attempted_addresses[-1] == f"127.0.0.1:{port}"
 
 
 @needs_ipv6
@@ -50,45 +98,387 @@ def test_a_client_reaches_an_ipv6_server() -> None:
             assert (conn.remote_address, conn.remote_family) == ("::1", "IPv6")
 
 
-def test_the_time_limit_is_for_connecting_and_not_for_reading() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with connect(listener.getsockname()[1], "127.0.0.1", timeout=5) as conn:
-            assert conn.socket.gettimeout() is None
+@needs_ipv6
+def test_what_was_tried_is_told_in_its_order() -> None:
+    with listener() as port, observed(events.Resolved, events.AttemptFailed) as seen:
+        with connect(port, "somewhere", resolver=resolver("::1", "127.0.0.1")) as conn:
+            assert conn.attempted_addresses == (f"[::1]:{port}", f"127.0.0.1:{port}")
+    assert seen[0] == events.Resolved("somewhere", conn.attempted_addresses)
+    assert seen[1].address == f"[::1]:{port}"
 
 
-def test_connecting_is_given_up_after_the_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        others = []
-        try:
-            with pytest.raises(TimeoutError):
-                for _ in range(20):  # until the queue of those not accepted is full
-                    others.append(connect(port, "127.0.0.1", timeout=0.2))
-        finally:
-            for other in others:
-                other.destroy()
+def test_a_connection_that_is_reset_at_once_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
-
-def test_a_refused_connection_is_an_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(ConnectionRefusedError):
+    monkeypatch.setattr("netkit.dialling.Connection", fail)
+    with listener() as port, pytest.raises(OSError, match="not connected"):
         connect(port, "127.0.0.1")
 
 
-@pytest.mark.parametrize("port", [-1, 65536, "abc"])
-def test_a_port_that_is_none_is_a_value_error(port: int | str) -> None:
-    with pytest.raises(ValueError, match="^port must be a number from 0 to 65535"):
-        connect(port)
+def test_the_time_limit_is_for_connecting_and_not_for_reading() -> None:
+    with listener() as port, connect(port, "127.0.0.1", connect_timeout=5) as conn:
+        assert conn.socket.gettimeout() is None
 
 
-def test_a_server_that_resets_at_once_is_an_error_and_leaves_nothing_open(
-    monkeypatch: pytest.MonkeyPatch,
+def test_it_has_the_options_of_a_connection() -> None:
+    options: dict[str, Any] = {"idle_timeout": 0.02, "max_line": 3, "encoding": "latin1"}
+    with listener() as port, connect(port, "127.0.0.1", **options) as conn:
+        assert (conn.max_line, conn.max_message, conn.encoding) == (3, None, "latin1")
+        with pytest.raises(TimeoutError, match="idle_timeout"):
+            conn.read()
+
+
+def test_an_option_may_be_none_which_is_its_default() -> None:
+    nothing = dict.fromkeys(("block_list", "source_address", "resolver", "cancel", "tos"))
+    with listener() as port, connect(port, "127.0.0.1", send_buffer=None, **nothing) as conn:
+        assert not conn.closed
+
+
+def test_the_socket_has_its_options() -> None:
+    options: dict[str, Any] = {"no_delay": False, "keep_alive": (7, 3, 2), "tos": 0x10}
+    options.update(receive_buffer=5000, send_buffer=6000)
+    with listener() as port, connect(port, "127.0.0.1", **options) as conn:
+        get = conn.socket.getsockopt
+        assert get(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        assert get(socket.SOL_SOCKET, socket.SO_RCVBUF) in (5000, 10000)
+        assert get(socket.SOL_SOCKET, socket.SO_SNDBUF) in (6000, 12000)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert get(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+            assert get(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 3
+            assert get(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 2
+        assert conn.tos == 0x10
+        conn.tos = 0x20
+        assert conn.tos == 0x20
+        conn.set_keep_alive(True, idle=9.9)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert get(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
+        for wrong, error in ((256, ValueError), (-1, ValueError), (True, TypeError)):
+            with pytest.raises(error, match="tos must be"):
+                conn.tos = wrong
+        with pytest.raises(ValueError, match="idle must be from 1 to 32767, not 0"):
+            conn.set_keep_alive(True, idle=0)
+
+
+@needs_ipv6
+def test_the_traffic_class_of_ipv6_is_set_too() -> None:
+    with listener("::1") as port, connect(port, "::1", tos=0x28, keep_alive=False) as conn:
+        assert conn.tos == 0x28
+
+
+def test_it_comes_from_the_address_that_it_is_to_come_from() -> None:
+    with listener() as port:
+        with connect(port, "localhost", source_address=("127.0.0.1", 0)) as conn:
+            assert conn.local_address == "127.0.0.1"
+        source = closed_port()
+        with connect(port, "127.0.0.1", source_address=("127.0.0.1", source)) as conn:
+            assert conn.local_port == source
+
+
+@needs_ipv6
+def test_it_comes_from_an_address_of_the_right_family() -> None:
+    with listener("::1") as port:
+        with connect(port, "localhost", source_address=("::1", 0), resolver=both) as conn:
+            assert conn.local_address == "::1"
+
+
+def both(_: str, __: int) -> tuple[str, ...]:
+    return ("127.0.0.1", "::1")
+
+
+# --- Unix sockets ---
+
+
+@pytest.mark.parametrize("name", ["file", pytest.param("\0netkit-test", marks=linux_only)])
+def test_a_unix_socket_is_connected_by_its_path(name: str, tmp_path: Path) -> None:
+    path = name + str(os.getpid()) if name.startswith("\0") else str(tmp_path / name)
+    with netkit.create_server(shout).listen(path=path):
+        with connect(path=path, tos=8, source_address=("127.0.0.1", 0)) as conn:
+            conn.end("hello\n")
+            assert conn.read() == b"HELLO\n"
+            assert (conn.remote_address, conn.remote_port, conn.tos) == (None, None, 0)
+            assert conn.peer == ("@" + path[1:] if path.startswith("\0") else f"unix:{path}")
+
+
+def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    with pytest.raises(ConnectError) as caught:
+        connect(path=path)
+    assert str(caught.value) == f"connect to unix:{path} failed: no such file or directory"
+    assert caught.value.errno == errno.ENOENT
+
+
+# --- Failed ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((), {}, TypeError, "connect() takes a port or a path"),
+        ((1,), {"path": "x"}, TypeError, "connect() takes a port or a path"),
+        ((1, 5), {}, TypeError, "host must be a name or an address, not 5"),
+        ((70000,), {}, ValueError, "port must be a number from 0 to 65535, not 70000"),
+        ((1,), {"timeout": 5}, TypeError, "unknown option 'timeout'; the options are connect_tim"),
+        ((1,), {"connect_timeout": 0}, ValueError, "connect_timeout must be more than 0"),
+        ((1,), {"attempt_delay": "x"}, TypeError, "attempt_delay must be a number of seconds"),
+        ((1,), {"family": []}, ValueError, "family must be 4, 6, or 0 for both, not []"),
+        ((1,), {"retry": -1}, ValueError, "retry must be 0 or more, not -1"),
+        ((1,), {"retry": 0.5}, TypeError, "retry must be a whole number, not 0.5"),
+        ((1,), {"family": 5}, ValueError, "family must be 4, 6, or 0 for both, not 5"),
+        ((1,), {"source_address": "x"}, TypeError, "source_address must be (address, port)"),
+        ((1,), {"source_address": ("x", 0)}, ValueError, "source_address must have an IP address"),
+        ((1,), {"resolver": "x"}, TypeError, "resolver must be a function, not 'x'"),
+        ((1,), {"cancel": "x"}, TypeError, "cancel must be a netkit.Cancel, not 'x'"),
+        ((1,), {"keep_alive": 5}, TypeError, "keep_alive must be True, False or (idle, interval"),
+        ((1,), {"keep_alive": (1, 1, 200)}, ValueError, "count must be from 1 to 127, not 200"),
+        ((1,), {"keep_alive": (1, None, "x")}, TypeError, "count must be a number, not 'x'"),
+        ((1,), {"tos": 256}, ValueError, "tos must be from 0 to 255, not 256"),
+        ((1,), {"send_buffer": 0}, ValueError, "send_buffer must be at least 1 byte, not 0"),
+        ((1,), {"block_list": ["x"]}, ValueError, "'x'"),
+        ((1,), {"tls": "x"}, TypeError, "tls must be True, False or an ssl.SSLContext, not 'x'"),
+        ((1,), {"tls_ca": "x"}, ValueError, "tls_ca needs tls=True"),
+        ((1,), {"tls": True, "server_hostname": 5}, TypeError, "server_hostname must be a name"),
+        ((), {"path": "x", "tls": True}, ValueError, "TLS through a Unix socket needs server_host"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(
+    arguments: Any, options: Any, error: type[Exception], message: str
 ) -> None:
-    with tcp_pair() as (ours, peer):
-        reset(peer)
-        wait_until(lambda: sockets.hung_up(ours))
-        monkeypatch.setattr(socket, "create_connection", lambda *_: ours)
-        with pytest.raises(OSError, match="not connected|Invalid argument"):
-            connect(80)
-        assert ours.fileno() == -1
+    with pytest.raises(error) as caught:
+        connect(*arguments, **options)
+    assert message in str(caught.value)
+
+
+def test_the_error_of_one_attempt_reads_well() -> None:
+    port = closed_port()
+    with pytest.raises(ConnectionRefusedError) as caught:
+        connect(port, "127.0.0.1")
+    error = caught.value
+    assert isinstance(error, ConnectError)
+    assert str(error) == f"connect to 127.0.0.1:{port} failed: connection refused"
+    assert error.errno == errno.ECONNREFUSED
+    assert [address for address, _ in error.errors] == [f"127.0.0.1:{port}"]
+
+
+@needs_ipv6
+def test_the_errors_of_all_attempts_are_in_one() -> None:
+    port = closed_port()
+    with pytest.raises(ConnectionRefusedError) as caught:
+        connect(port, "somewhere", resolver=resolver("::1", "127.0.0.1"))
+    assert str(caught.value) == (
+        f"connect to somewhere:{port} failed: [::1]:{port} connection refused; "
+        f"127.0.0.1:{port} connection refused"
+    )
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[int]:
+    """A port where connecting gets no answer."""
+    with contextlib.ExitStack() as others:
+        sock = others.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(sock.getsockname())
+        time.sleep(0.01)  # until the kernel has put them into the queue
+        yield sock.getsockname()[1]
+
+
+def test_connecting_is_given_up_after_the_timeout() -> None:
+    with deaf() as port, pytest.raises(TimeoutError) as caught:
+        connect(port, "127.0.0.1", connect_timeout=0.05)
+    assert isinstance(caught.value, ConnectError)
+    assert str(caught.value) == f"connect to 127.0.0.1:{port} timed out: no answer in time"
+
+
+def test_resolving_counts_for_the_timeout() -> None:
+    go_on = threading.Event()
+
+    def slow(host: str, port: int) -> list[str]:
+        go_on.wait(PATIENCE)
+        return []
+
+    with pytest.raises(TimeoutError) as caught:
+        connect(1, "somewhere", connect_timeout=0.02, resolver=slow)
+    assert str(caught.value) == "connect to somewhere:1 timed out"
+    go_on.set()
+
+
+def test_a_name_that_does_not_resolve_is_told() -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        connect(1, "no-such-host.invalid")
+    assert "no-such-host.invalid:1" in str(caught.value)
+    assert (caught.value.address, caught.value.port) == ("no-such-host.invalid", 1)  # type: ignore[attr-defined]
+    with pytest.raises(socket.gaierror, match="not a host name"):
+        connect(1, "a" * 100)
+
+
+def test_a_resolver_is_asked_and_what_it_says_is_checked() -> None:
+    with pytest.raises(ValueError, match="the resolver must return IP addresses, not 'x'"):
+        connect(1, "somewhere", resolver=resolver("x"))
+    with pytest.raises(socket.gaierror):
+        connect(1, "somewhere", resolver=resolver("127.0.0.1"), family=6)
+
+    def fail(host: str, port: int) -> list[str]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        connect(1, "somewhere", resolver=fail)
+
+
+def test_family_chooses_and_a_literal_of_another_one_is_an_error() -> None:
+    with listener() as port:
+        with connect(port, "somewhere", family=4, resolver=both) as conn:
+            assert conn.attempted_addresses == (f"127.0.0.1:{port}",)
+        with pytest.raises(socket.gaierror):
+            connect(port, "127.0.0.1", family=6)
+
+
+def test_blocked_addresses_are_not_tried() -> None:
+    with listener() as port:
+        with pytest.raises(PermissionError) as caught:
+            connect(port, "127.0.0.1", block_list=["127.0.0.0/8"])
+        assert isinstance(caught.value, ConnectError)
+        assert str(caught.value) == (f"connect to 127.0.0.1:{port} failed: the address is blocked")
+        with connect(port, "somewhere", block_list=["::1"], resolver=both) as conn:
+            assert conn.attempted_addresses == (f"127.0.0.1:{port}",)
+
+
+def test_an_error_without_a_common_kind_is_a_connect_error() -> None:
+    port = closed_port()
+    with pytest.raises(ConnectError) as caught:
+        connect(port, "somewhere", block_list=["::1"], resolver=both)
+    assert not isinstance(caught.value, (PermissionError, ConnectionRefusedError))
+
+
+# --- Again ---
+
+
+def test_rounds_are_tried_until_one_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialling, "FIRST_PAUSE", 0.02)
+    port = closed_port()
+    conns: list[Any] = []
+    with in_thread(lambda: conns.append(connect(port, "127.0.0.1", retry=1000))):
+        time.sleep(0.05)  # a round or two
+        with netkit.create_server(shout).listen(port, "127.0.0.1"):
+            wait_until(lambda: conns)
+            with conns[0] as conn:
+                conn.end("hello\n")
+                assert conn.read() == b"HELLO\n"
+                assert len(conn.attempted_addresses) > 1
+
+
+def test_the_last_round_has_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialling, "FIRST_PAUSE", 0.001)
+    with pytest.raises(ConnectionRefusedError):
+        connect(closed_port(), "127.0.0.1", retry=2)
+    with pytest.raises(socket.gaierror):
+        connect(1, "somewhere", retry=1, resolver=resolver())
+    with pytest.raises(TimeoutError):
+        connect(closed_port(), "127.0.0.1", retry=1000, connect_timeout=0.05)
+
+
+# --- Cancelled ---
+
+
+def test_another_thread_cancels_an_attempt_and_a_pause() -> None:
+    for port, options in ((closed_port(), {"retry": 100}), (None, {})):
+        cancel = netkit.Cancel()
+        with deaf() as silent:
+            threading.Timer(0.03, cancel.cancel).start()
+            with pytest.raises(CancelledError):
+                connect(port or silent, "127.0.0.1", cancel=cancel, **options)
+
+
+def test_another_thread_cancels_a_handshake() -> None:
+    cancel = netkit.Cancel()
+    with listener() as port:
+        threading.Timer(0.05, cancel.cancel).start()
+        with pytest.raises(CancelledError):
+            connect(port, cancel=cancel, tls=contexts()[1], family=4)
+
+
+# --- TLS ---
+
+
+@contextlib.contextmanager
+def secure_server(**options: Any) -> Iterator[int]:
+    with silent_log(), serving(shout, tls_cert=files().server, **options) as server:
+        yield server.server_address[1]
+
+
+def says_hello(conn: netkit.Connection) -> bool:
+    conn.end("hello\n")
+    return bool(conn.read() == b"HELLO\n")
+
+
+def test_a_server_is_verified_by_its_name_and_authority() -> None:
+    with secure_server(tls_alpn=["a"]) as port:
+        with connect(port, tls=True, tls_ca=files().ca, tls_alpn=["b", "a"]) as conn:
+            assert conn.tls
+            assert conn.tls.alpn_protocol == "a"
+            assert says_hello(conn)
+        with connect(port, "127.0.0.1", tls=contexts()[1], server_hostname="localhost") as conn:
+            assert says_hello(conn)
+        with pytest.raises(HandshakeError, match="certificate of the server is not valid"):
+            connect(port, tls=True)
+        with pytest.raises(HandshakeError, match="certificate of the server is not valid"):
+            connect(port, tls=True, tls_ca=files().ca, server_hostname="example.com")
+
+
+def test_whoever_says_so_verifies_nothing() -> None:
+    with secure_server() as port, connect(port, tls=True, tls_verify=False) as conn:
+        assert says_hello(conn)
+
+
+def test_a_client_shows_its_certificate() -> None:
+    with secure_server(tls_client_ca=files().ca) as port:
+        options = {"tls_ca": files().ca, "tls_cert": files().client}
+        with connect(port, tls=True, **options) as conn:
+            assert says_hello(conn)
+
+
+def test_the_handshake_counts_for_the_timeout() -> None:
+    with listener() as port, pytest.raises(TimeoutError, match="no TLS handshake"):
+        connect(port, "127.0.0.1", tls=True, tls_verify=False, connect_timeout=0.1)
+
+
+def test_a_context_of_ones_own_has_its_certificates() -> None:
+    with pytest.raises(ValueError, match="a context of your own has its certificates"):
+        connect(1, tls=contexts()[1], tls_ca="x")
+    with pytest.raises(netkit.TlsConfigError):
+        connect(1, tls=True, tls_ca="/nonexistent")
+
+
+# --- Others ---
+
+
+def test_a_peer_that_has_died_is_probed_for() -> None:
+    with tcp_pair() as (ours, _):
+        sockets.set_keep_alive(ours, True, 5)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_a_client_that_is_reset_sees_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        with connect(sock.getsockname()[1], "127.0.0.1") as conn:
+            reset(sock.accept()[0])
+            with pytest.raises(ConnectionResetError):
+                conn.read()
+
+
+def test_an_attempt_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    port = closed_port()
+    with caplog.at_level("DEBUG", "netkit"), pytest.raises(ConnectionRefusedError):
+        connect(port, "127.0.0.1")
+    assert caplog.messages[-2:] == [
+        f"connecting to 127.0.0.1:{port}",
+        f"127.0.0.1:{port}: connection refused",
+    ]
+
+
+def test_a_plain_socket_may_talk_to_the_same_server() -> None:
+    with serving(shout) as server, client(server) as sock:
+        sock.sendall(b"x\n")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b"X\n"

@@ -1,0 +1,276 @@
+"""Which of a host's addresses answers first: attempts that race (Happy Eyeballs, RFC 8305).
+
+Rules:
+
+1. The families alternate, the resolver's first address first; each address is tried once.
+2. The next attempt begins when one has failed, or after a delay, and the earlier ones go on: the
+   first to connect wins, the others are closed.
+3. One thread and one selector, so nothing is left behind whatever happens. Only resolving a name
+   cannot be interrupted: it has a thread of its own, which the wait for it may leave behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from . import events
+from .addresses import describe_peer
+from .deadline import Deadline
+from .errors import CancelledError
+
+_T = TypeVar("_T")
+
+# A Unix listener whose queue is full refuses at once, and nothing tells when there is room (unix(7)
+# has no such event for a socket that does not block): it is asked again after so many seconds.
+QUEUE_PAUSE = 0.01
+
+
+class Candidate(NamedTuple):
+    """What `socket.connect` is given."""
+
+    family: int
+    address: Any
+
+    def __str__(self) -> str:
+        return describe_peer(self.address)
+
+
+class Cancel:
+    """Ends a `connect` from another thread: ``connect(..., cancel=c)`` there, ``c.cancel()`` here.
+
+    For any number of them; those that begin later end at once. From any thread or signal handler.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards what follows; a signal handler may come in between
+        self._callbacks: list[Callable[[], object]] = []
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Have all of them raise CancelledError. Idempotent."""
+        with self._lock:
+            self._cancelled = True
+            for callback in self._callbacks:
+                callback()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` has been called."""
+        return self._cancelled
+
+    def attach(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called by `cancel`, from its thread; at once if that has been called."""
+        with self._lock:
+            self._callbacks.append(callback)
+            if self._cancelled:
+                callback()
+
+    def detach(self, callback: Callable[[], object]) -> None:
+        """Once it returns, `callback` is not called any more."""
+        with self._lock:
+            self._callbacks.remove(callback)
+
+
+class Waiter:
+    """The waits of one `connect`: all end at its deadline, or when it is cancelled."""
+
+    def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
+        self._deadline = deadline
+        self._cancel = cancel
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        if cancel is not None:
+            cancel.attach(self.wake)
+
+    def wake(self) -> None:
+        """End the present wait, or the next one; from any thread."""
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # it has been woken already, or it is over
+            return
+
+    def add(self, sock: socket.socket) -> None:
+        """Wait for this socket to be connected, too."""
+        self._selector.register(sock, selectors.EVENT_WRITE)
+
+    def remove(self, sock: socket.socket) -> None:
+        """Do not."""
+        self._selector.unregister(sock)
+
+    def wait(self, seconds: float | None = None) -> list[socket.socket]:
+        """The sockets for which the wait is over; none after `seconds`, or `wake`.
+
+        TimeoutError at the deadline, CancelledError.
+        """
+        left = self._deadline.remaining()
+        if left is not None:
+            seconds = left if seconds is None else min(left, seconds)
+        ready: list[Any] = [key.fileobj for key, _ in self._selector.select(seconds)]
+        if self._woken in ready:
+            ready.remove(self._woken)
+            self._woken.recv(64)
+        if self._cancel is not None and self._cancel.cancelled:
+            raise CancelledError
+        if not ready and self._deadline.expired():
+            raise TimeoutError(errno.ETIMEDOUT, "timed out")
+        return ready
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call it in a thread, and wait for it; if the wait ends before, it goes on for nobody."""
+        outcome: deque[tuple[_T | None, BaseException | None]] = deque()
+
+        def run() -> None:
+            try:
+                outcome.append((function(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            self.wake()
+
+        # Daemon: resolving may take minutes, and must not keep the process.
+        threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        while not outcome:
+            self.wait()
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def __enter__(self) -> Waiter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cancel is not None:
+            self._cancel.detach(self.wake)
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()
+
+
+def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Each of them once, with alternating families (RFC 8305 section 4)."""
+    families: dict[int, deque[Candidate]] = {}
+    for candidate in dict.fromkeys(candidates):
+        families.setdefault(candidate.family, deque()).append(candidate)
+    ordered = []
+    while families:
+        for family, queue in list(families.items()):
+            ordered.append(queue.popleft())
+            if not queue:
+                del families[family]
+    return ordered
+
+
+class Race:
+    """Attempts at these candidates, in their order, until one of them has connected."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        prepare: Callable[[socket.socket], object],
+        delay: float,
+        waiter: Waiter,
+    ) -> None:
+        """`prepare` sets up each socket before it connects; `delay` in seconds."""
+        self._waiting = deque(candidates)
+        self._prepare = prepare
+        self._delay = delay
+        self._waiter = waiter
+        self._running: dict[socket.socket, Candidate] = {}
+        self.attempted: list[Candidate] = []
+        self.errors: list[tuple[Candidate, OSError]] = []
+
+    def run(self) -> socket.socket | None:
+        """The socket that has connected first, not blocking yet; None if none could.
+
+        TimeoutError and CancelledError as of `Waiter.wait`; `errors` are known then, too.
+        """
+        winner = None
+        try:
+            while winner is None and self._waiting:
+                winner = self._start(self._waiting.popleft())
+                delay = self._delay if self._waiting else None
+                while winner is None and self._running:
+                    ready = self._waiter.wait(delay)
+                    failed = len(self.errors)
+                    for sock in ready:
+                        winner = winner or self._finish(sock)
+                    if delay is not None and (not ready or len(self.errors) > failed):
+                        break
+            return winner
+        finally:
+            for sock, candidate in self._running.items():
+                self._waiter.remove(sock)
+                sock.close()
+                if winner is None:
+                    self._note(candidate, TimeoutError(errno.ETIMEDOUT, "no answer in time"))
+
+    def _start(self, candidate: Candidate) -> socket.socket | None:
+        events.emit(events.AttemptStarted(str(candidate)))
+        self.attempted.append(candidate)
+        sock = None
+        try:
+            sock = socket.socket(candidate.family)
+            self._prepare(sock)
+            sock.setblocking(False)
+            code = self._connect(sock, candidate)
+            if code == errno.EINPROGRESS:
+                self._waiter.add(sock)
+                self._running[sock] = candidate
+                return None
+            return self._judged(sock, candidate, code)
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, OSError) or isinstance(error, (CancelledError, TimeoutError)):
+                raise
+            self._note(candidate, error)
+            return None
+
+    def _connect(self, sock: socket.socket, candidate: Candidate) -> int:
+        while True:
+            code = sock.connect_ex(candidate.address)
+            if code != errno.EAGAIN:
+                return code
+            self._waiter.wait(QUEUE_PAUSE)
+
+    def _finish(self, sock: socket.socket) -> socket.socket | None:
+        candidate = self._running.pop(sock)
+        self._waiter.remove(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return self._judged(sock, candidate, code)
+
+    def _judged(self, sock: socket.socket, candidate: Candidate, code: int) -> socket.socket | None:
+        if not code and _is_to_itself(sock):
+            code = errno.ECONNREFUSED
+        if not code:
+            return sock
+        sock.close()
+        self._note(candidate, OSError(code, _reason(code)))
+        return None
+
+    def _note(self, candidate: Candidate, error: OSError) -> None:
+        self.errors.append((candidate, error))
+        events.emit(events.AttemptFailed(str(candidate), error))
+
+
+def _is_to_itself(sock: socket.socket) -> bool:
+    """Whether the kernel has chosen, for our port, the one that we connect to: nobody listens."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # reset already: whoever reads will see it
+        return False
+
+
+def _reason(code: int) -> str:
+    return os.strerror(code).lower()

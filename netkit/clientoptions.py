@@ -1,0 +1,161 @@
+"""The options of a client, checked in one place. docs/client.md says what each is for.
+
+Times are seconds, sizes are bytes, None disables.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from . import sockets
+from .addresses import check_port, is_ip
+from .attempts import Cancel
+from .blocklist import BlockList
+from .options import FLAGS, check_bytes, check_seconds, check_switch
+
+FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
+
+Resolver = Callable[[str, int], Iterable[str]]
+
+
+class _Values(NamedTuple):
+    connect_timeout: float | None = 30.0
+    attempt_delay: float = 0.25  # RFC 8305 section 8
+    retry: int = 0
+    family: int = 0
+    source_address: tuple[str, int] | None = None
+    resolver: Resolver | None = None
+    block_list: BlockList | None = None
+    cancel: Cancel | None = None
+    no_delay: bool = True
+    keep_alive: Any = True
+    tos: int | None = None
+    receive_buffer: int | None = None
+    send_buffer: int | None = None
+    idle_timeout: float | None = None
+    read_timeout: float | None = None
+    write_timeout: float | None = None
+    min_rate: float | None = None
+    encoding: str = "utf-8"
+    max_line: int = 64 * 1024
+    max_message: int | None = None
+    tls: Any = False
+    tls_ca: str | os.PathLike[str] | None = None
+    tls_cert: str | os.PathLike[str] | None = None
+    tls_key: str | os.PathLike[str] | None = None
+    tls_key_password: str | None = None
+    tls_alpn: tuple[str, ...] = ()
+    tls_verify: bool = True
+    server_hostname: str | None = None
+
+
+class ConnectOptions(_Values):
+    """What `netkit.connect` takes as keyword arguments.
+
+    Immutable. TypeError or ValueError (LookupError for an encoding), naming the option, for a value
+    that cannot be meant; TypeError for an option that there is not.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, **given: Any) -> ConnectOptions:
+        for name, value in given.items():
+            if name not in cls._fields:
+                known = ", ".join(cls._fields)
+                raise TypeError(f"unknown option {name!r}; the options are {known}")
+            if name == "block_list":
+                given[name] = None if value is None else BlockList.of(value)
+            else:
+                check = _CHECKS[name] if name in _CHECKS else FLAGS[name].check
+                check(name, value)
+        options = super().__new__(cls, **given)
+        if options.tls is False:
+            for name in cls._fields[cls._fields.index("tls") + 1 :]:
+                if getattr(options, name) != _Values._field_defaults[name]:
+                    raise ValueError(f"{name} needs tls=True")
+        elif options.tls is not True and (options.tls_ca, options.tls_cert) != (None, None):
+            raise ValueError("a context of your own has its certificates: no tls_ca, no tls_cert")
+        return options
+
+
+def _check_rounds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more, not {value}")
+
+
+def _check_family(name: str, value: object) -> None:
+    if isinstance(value, bool) or value not in tuple(FAMILIES):
+        raise ValueError(f"{name} must be 4, 6, or 0 for both, not {value!r}")
+
+
+def _check_source(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not (isinstance(value, tuple) and len(value) == 2):
+        raise TypeError(f"{name} must be (address, port), not {value!r}")
+    if not (isinstance(value[0], str) and is_ip(value[0])):
+        raise ValueError(f"{name} must have an IP address, not {value[0]!r}")
+    check_port(value[1])
+
+
+def _check_kind(kind: Any, what: str) -> Callable[[str, object], None]:
+    def check(name: str, value: object) -> None:
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be {what}, not {value!r}")
+
+    return check
+
+
+def _check_resolver(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function, not {value!r}")
+
+
+def _check_size(name: str, value: object) -> None:
+    if value is not None:
+        check_bytes(name, value)
+
+
+def _check_keep_alive(name: str, value: object) -> None:
+    if isinstance(value, bool):
+        return
+    if not (isinstance(value, tuple) and len(value) == 3):
+        raise TypeError(f"{name} must be True, False or (idle, interval, count), not {value!r}")
+    sockets.check_keep_alive(*value)
+
+
+def _check_tos(_: str, value: object) -> None:
+    if value is not None:
+        sockets.check_tos(value)
+
+
+def _check_tls(name: str, value: object) -> None:
+    ssl = sys.modules.get("ssl")  # who has a context has imported it
+    if not isinstance(value, bool) and not (ssl and isinstance(value, ssl.SSLContext)):
+        raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {value!r}")
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], object]] = {
+    "connect_timeout": FLAGS["idle_timeout"].check,
+    "attempt_delay": functools.partial(check_seconds, zero=False),
+    "retry": _check_rounds,
+    "family": _check_family,
+    "source_address": _check_source,
+    "resolver": _check_resolver,
+    "cancel": _check_kind(Cancel, "a netkit.Cancel"),
+    "keep_alive": _check_keep_alive,
+    "tos": _check_tos,
+    "receive_buffer": _check_size,
+    "send_buffer": _check_size,
+    "tls": _check_tls,
+    "tls_ca": FLAGS["tls_client_ca"].check,
+    "tls_verify": check_switch,
+    "server_hostname": _check_kind(str, "a name"),
+}

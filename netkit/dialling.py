@@ -1,0 +1,192 @@
+"""Rounds of attempts at a host, or at a Unix socket, until one of them has connected."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import random
+import socket
+from typing import Any, NamedTuple
+
+from . import events, sockets
+from .addresses import check_port, format_address, format_unix, is_ip
+from .attempts import Candidate, Race, Waiter, interleaved
+from .binding import explain
+from .clientoptions import FAMILIES, ConnectOptions
+from .connection import Connection
+from .deadline import Deadline
+from .errors import CancelledError, ConnectError
+
+# The pauses between rounds of attempts (seconds): each about twice the one before, and less by up
+# to a half at random, so that clients of a server that comes back do not come all at once.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
+
+
+class Target(NamedTuple):
+    """What is to be connected to. `host` None: the Unix socket at `path`."""
+
+    host: str | None
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        return format_unix(self.path) if self.host is None else format_address(self.host, self.port)
+
+
+def target(port: int | str | None, host: str, path: Any) -> Target:
+    """From what `connect` takes. TypeError or ValueError for what cannot be meant."""
+    if (port is None) == (path is None):
+        raise TypeError("connect() takes a port or a path")
+    if path is not None:
+        return Target(None, 0, os.fsdecode(path))
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a name or an address, not {host!r}")
+    return Target(host, check_port(port))  # type: ignore[arg-type] # it is not None, see above
+
+
+class Dialler:
+    """One `connect`: rounds of attempts, until one has succeeded."""
+
+    def __init__(self, target: Target, options: ConnectOptions, waiter: Waiter) -> None:
+        self._target = target
+        self._options = options
+        self._waiter = waiter
+        self._attempted: list[Candidate] = []
+        self._errors: list[tuple[str, OSError]] = []
+
+    def connect(self) -> Connection:
+        """The connection, without TLS."""
+        for round_ in range(self._options.retry + 1):
+            try:
+                if round_:
+                    pause = min(FIRST_PAUSE * 2 ** min(round_ - 1, 30), LONGEST_PAUSE)
+                    self._wait(pause * random.uniform(0.5, 1))
+                sock = self._try_all()
+            except CancelledError:
+                raise
+            except TimeoutError:
+                raise self._failure(timed_out=True) from None
+            except socket.gaierror:
+                if round_ == self._options.retry:
+                    raise
+                continue
+            if sock is not None:
+                return self._connection(sock)
+        raise self._failure()
+
+    def _wait(self, seconds: float) -> None:
+        pause = Deadline(seconds)
+        while left := pause.remaining():
+            self._waiter.wait(left)
+
+    def _try_all(self) -> socket.socket | None:
+        self._errors = []
+        race = Race(
+            self._permitted(self._candidates()),
+            functools.partial(_prepare, self._options),
+            self._options.attempt_delay,
+            self._waiter,
+        )
+        try:
+            return race.run()
+        finally:
+            self._attempted += race.attempted
+            self._errors += [(str(candidate), error) for candidate, error in race.errors]
+
+    def _candidates(self) -> list[Candidate]:
+        host, port, path = self._target
+        if host is None:
+            return [Candidate(socket.AF_UNIX, path)]
+        family = FAMILIES[self._options.family]
+        if self._options.source_address is not None:
+            family = socket.AF_INET6 if ":" in self._options.source_address[0] else socket.AF_INET
+        try:
+            found = self._resolve(host, port, family)
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, (CancelledError, TimeoutError)):
+                raise
+            raise explain(error, (host, port), "connect") from None
+        candidates = interleaved(found)
+        events.emit(events.Resolved(host, tuple(map(str, candidates))))
+        return candidates
+
+    def _resolve(self, host: str, port: int, family: int) -> list[Candidate]:
+        if is_ip(host.partition("%")[0]):
+            return _known(host, port, family)
+        resolver = self._options.resolver
+        if resolver is None:
+            found = self._waiter.call(
+                lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            )
+            return [Candidate(each, address) for each, _, _, _, address in found]
+        addresses = self._waiter.call(lambda: list(resolver(host, port)))
+        for address in addresses:
+            if not isinstance(address, str) or not is_ip(address):
+                raise ValueError(f"the resolver must return IP addresses, not {address!r}")
+        wanted = {socket.AF_INET: (4,), socket.AF_INET6: (6,)}.get(socket.AddressFamily(family))
+        fitting = [each for each in addresses if wanted is None or is_ip(each) in wanted]
+        if not fitting:
+            raise socket.gaierror(socket.EAI_NONAME, "the resolver has no address")
+        return [candidate for each in fitting for candidate in _known(each, port, family)]
+
+    def _permitted(self, candidates: list[Candidate]) -> list[Candidate]:
+        blocked = self._options.block_list
+        if blocked is None or self._target.host is None:
+            return candidates
+        permitted = []
+        for candidate in candidates:
+            if blocked.check(candidate.address[0].partition("%")[0]):
+                error = PermissionError(errno.EACCES, "the address is blocked")
+                self._errors.append((str(candidate), error))
+                events.emit(events.AttemptFailed(str(candidate), error))
+            else:
+                permitted.append(candidate)
+        return permitted
+
+    def _connection(self, sock: socket.socket) -> Connection:
+        options = self._options
+        try:
+            sock.setblocking(True)
+            conn = Connection(
+                sock,
+                None if self._target.host is not None else self._target.path,
+                encoding=options.encoding,
+                max_line=options.max_line,
+                max_message=options.max_message,
+            )
+        except BaseException:  # the server may have reset it already: then it has no address
+            sock.close()
+            raise
+        conn.attempted_addresses = tuple(map(str, self._attempted))
+        return conn
+
+    def _failure(self, timed_out: bool = False) -> ConnectError:
+        return ConnectError.of(str(self._target), self._errors, timed_out)
+
+
+def _known(address: str, port: int, family: int) -> list[Candidate]:
+    """Of an address that need not be resolved."""
+    found = socket.getaddrinfo(
+        address, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    return [Candidate(each, name) for each, _, _, _, name in found]
+
+
+def _prepare(options: ConnectOptions, sock: socket.socket) -> None:
+    """Options that count before the connection is made, such as the size of its window."""
+    for option, size in (
+        (socket.SO_RCVBUF, options.receive_buffer),
+        (socket.SO_SNDBUF, options.send_buffer),
+    ):
+        if size is not None:
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+    sockets.set_no_delay(sock, options.no_delay)
+    alive = options.keep_alive
+    sockets.set_keep_alive(sock, bool(alive), *(() if isinstance(alive, bool) else alive))
+    if options.tos is not None:
+        sockets.set_tos(sock, options.tos)
+    if options.source_address is not None and sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(options.source_address)
