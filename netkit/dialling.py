@@ -83,6 +83,7 @@ class Dialler:
 
     def _try_all(self) -> socket.socket | None:
         self._errors = []
+        self._waiter.wait(0)  # it may be cancelled before it begins
         race = Race(
             self._permitted(self._candidates()),
             functools.partial(_prepare, self._options),
