@@ -12,9 +12,12 @@ def run() -> int:
     """Run the command line and return its exit status."""
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    from netkit.cli import main
+    from netkit.cli import drop_unwritten, main
 
-    return main()
+    try:
+        return main()
+    finally:
+        drop_unwritten()
 
 
 if __name__ == "__main__":

@@ -106,8 +106,10 @@ def context_from_pem(cert_pem: bytes, key_pem: bytes, alpn: Sequence[str] = ()) 
 def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A server's TLS socket with the descriptor of `request`; the handshake is still to be done.
 
-    OSError if the client is gone.
+    It takes the end of the TCP input for the end of TLS's, and can be written to after it: a stop
+    ends the input so, and OpenSSL would take it for a failure. OSError if the client is gone.
     """
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # OpenSSL 3
     request.getpeername()  # else, before Python 3.12, `wrap_socket` leaves the descriptor to no one
     return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 

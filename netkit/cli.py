@@ -70,6 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def drop_unwritten() -> None:
+    """Forget what standard error does not take (its disk is full, its reader is gone).
+
+    To be called in the end: else Python would try again, and end with a status of its own, 120.
+    """
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())
+        os.close(null)
+
+
 # The arguments
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import socket
@@ -206,12 +207,21 @@ def end_tls(sock: Any) -> None:
             sock.unwrap()
 
 
+def _below_tls(sock: Any, method: str) -> Any:
+    """The method of the plain socket that an ``ssl.SSLSocket`` is, too."""
+    if isinstance(sock, socket.socket) and hasattr(sock, "do_handshake"):
+        return functools.partial(getattr(socket.socket, method), sock)
+    return getattr(sock, method)
+
+
 def shut_down(sock: socket.socket, how: int) -> None:
-    """``sock.shutdown(how)``, and nothing if there is no longer a connection to shut down."""
-    try:
-        sock.shutdown(how)
-    except OSError:
-        return
+    """``sock.shutdown(how)``, and nothing if there is no longer a connection to shut down.
+
+    Of an ``ssl.SSLSocket`` only what is below TLS: its own shutdown gives TLS up, and what another
+    thread writes after that would go out unencrypted.
+    """
+    with contextlib.suppress(OSError):
+        _below_tls(sock, "shutdown")(how)
 
 
 def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
@@ -220,10 +230,11 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     For at most `seconds` in all and about `size` bytes. True if the end of input was seen.
     """
     until = time.monotonic() + seconds
+    receive = _below_tls(sock, "recv")
     with contextlib.suppress(OSError):  # a reset, or our time is up: there is nobody to wait for
         while size > 0:
             sock.settimeout(max(0.0, until - time.monotonic()))
-            received = len(sock.recv(64 * 1024))
+            received = len(receive(64 * 1024))  # of TLS, too, without decrypting it
             if not received:
                 return True
             size -= received

@@ -854,3 +854,15 @@ def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> Non
             cli._checked(kind)(text)
     with contextlib.suppress(argparse.ArgumentTypeError):
         assert cli._on_or_off(text) == (text == "on")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize(("arguments", "status"), [(["--nonsense"], 2), (["echo", "fd:99"], 1)])
+def test_a_standard_error_that_takes_nothing_does_not_change_the_exit_status(
+    arguments: list[str], status: int
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONUNBUFFERED", None)
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "netkit", *arguments]
+        assert subprocess.run(command, stderr=full, env=environment).returncode == status

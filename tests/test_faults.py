@@ -212,7 +212,7 @@ def test_row_log_full__costs_the_records_and_nothing_else() -> None:
         with good_clients(child.connect) as good:
             fail_often(child.connect)
             good.go_on()
-        assert child.stop() == 0
+        assert child.stop() in (0, 120)  # Python's own, if it cannot write the rest in the end
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes a descriptor by its number")
@@ -227,7 +227,7 @@ def test_row_log_closed__costs_the_records_and_nothing_else(how: str) -> None:
         with good_clients(child.connect) as good:
             fail_often(child.connect)
             good.go_on()
-        assert child.stop() == 0
+        assert child.stop() in (0, 120)  # Python's own, if it cannot write the rest in the end
 
 
 # Signals

@@ -82,6 +82,9 @@ RECORDS = [
         "ERROR",
         "the list 'deny' not reloaded, the old one stays: ValueError: no",
     ),
+    (events.Resolved("h", ("p", "q")), "DEBUG", "h is p, q"),
+    (events.AttemptStarted("p"), "DEBUG", "connecting to p"),
+    (events.AttemptFailed("p", OSError(5, "no")), "DEBUG", "p: no"),
     (events.Report(1, "p", "said something"), "INFO", "[1] said something"),
     (events.WorkersReady(4), "INFO", "4 workers are ready"),
     (events.WorkerEnded(7, -9, 0.0), "ERROR", "worker 7 ended by SIGKILL; starting another"),
@@ -212,7 +215,9 @@ def test_json_is_one_object_a_line_with_the_data_of_the_event(
     expected = event._asdict()
     if "error" in expected:
         expected["error"] = str(expected["error"])
-    assert data == expected
+    assert data == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
+    }
 
 
 def test_records_that_are_no_events_are_formatted_too(

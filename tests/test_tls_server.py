@@ -580,6 +580,32 @@ def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
             assert receive_all(sock) == b""
 
 
+def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted() -> None:
+    class Polite(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"hello")
+            while self.request.recv(100):
+                pass
+            self.request.sendall(b"goodbye")
+
+    with serving(Polite, tls=contexts()[0]) as server, secure_client(server) as sock:
+        assert receive_exactly(sock, 5) == b"hello"
+        with in_thread(server.stop):
+            assert receive_all(sock) == b"goodbye"
+
+
+def test_what_a_handler_of_socketserver_did_not_read_destroys_no_reply() -> None:
+    class Deaf(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+            self.request.sendall(BLOCK)
+
+    with serving(Deaf, tls=contexts()[0]) as server, own_client(server) as conn:
+        with in_thread(conn.write, bytes(500_000)):
+            assert conn.read() == BLOCK
+        conn.end()
+
+
 def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
     with serving(echo, tls=contexts()[0]) as server:
         with secure_client(server) as sock, client(server) as slow:
