@@ -53,6 +53,7 @@ _ROOMS = {
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
     "registry": ("StopReport",),
+    "relaying": ("Relayed", "relay"),
     "running": ("run", "serve"),
     "server": ("Server", "create_server"),
     "signals": ("RunReport",),
@@ -102,6 +103,8 @@ if TYPE_CHECKING:
     from .handlers import Handler as Handler
     from .handlers import LoggerHandler as LoggerHandler
     from .registry import StopReport as StopReport
+    from .relaying import Relayed as Relayed
+    from .relaying import relay as relay
     from .running import run as run
     from .running import serve as serve
     from .server import Server as Server

@@ -20,7 +20,7 @@ import errno
 import itertools
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import sockets
 from .addresses import Ends, describe_peer
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 Writable = str | bytes | bytearray | memoryview
 _Bytes = bytes | bytearray | memoryview
+
+
+class Sink(Protocol):
+    """What bytes are written to: a connection, or a binary file."""
+
+    def write(self, data: bytes, /) -> int | None:
+        """Take `data`, or the first part of it: then return how many bytes."""
+
 
 _ids = itertools.count(1)
 _ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL

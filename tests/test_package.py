@@ -21,10 +21,11 @@ ORDER = [
     *("errors", "deadline", "buffer", "addresses", "encodings"),
     *("blocklist", "options", "events", "reading", "framing"),
     *("sockets", "timing", "alerts", "certificates", "tls"),
-    *("listener", "binding", "logs", "stream", "connection", "client"),
+    *("listener", "binding", "logs", "stream", "connection", "client", "relaying"),
     *("registry", "lifetimes", "threads", "accepting", "places", "admission", "anteroom"),
     *("handlers", "doorway", "settings", "serving", "server", "signals"),
     *("worker", "workers", "running"),
+    *("stdio", "terminal", "progress", "dialling", "conversing", "connecting"),
     *("__init__", "cli", "__main__"),
 ]
 
@@ -71,6 +72,7 @@ def test_the_public_names_are_these() -> None:
         "NetkitError",
         "Netstrings",
         "PeerError",
+        "Relayed",
         "RunReport",
         "Server",
         "ServerStateError",
@@ -90,6 +92,7 @@ def test_the_public_names_are_these() -> None:
         "is_ip",
         "is_ipv4",
         "is_ipv6",
+        "relay",
         "run",
         "serve",
         "to_bytes",
