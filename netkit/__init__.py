@@ -58,6 +58,7 @@ _ROOMS = {
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
     "handover": ("receive_connection", "send_connection"),
     "registry": ("StopReport",),
+    "relaying": ("Relayed", "relay"),
     "running": ("run", "serve"),
     "server": ("Server", "create_server"),
     "signals": ("RunReport",),
@@ -114,6 +115,8 @@ if TYPE_CHECKING:
     from .handover import receive_connection as receive_connection
     from .handover import send_connection as send_connection
     from .registry import StopReport as StopReport
+    from .relaying import Relayed as Relayed
+    from .relaying import relay as relay
     from .running import run as run
     from .running import serve as serve
     from .server import Server as Server

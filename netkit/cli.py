@@ -21,7 +21,7 @@ from functools import partial
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from . import __version__, logs
+from . import __version__, connecting, logs
 from .addresses import MAX_PORT
 from .binding import candidates
 from .endpoints import Endpoint
@@ -38,6 +38,7 @@ examples:
   python -m netkit greeter --host '*'    on every address, at a port that the system chooses
   python -m netkit echo 8080 unix:/tmp/x on a port and a Unix socket
   python -m netkit serve app:Shout 8080  with the handler Shout, class or function, of app.py
+  python -m netkit connect 8080          talk to a server, as with nc; see connect --help
 
 Ctrl+C stops a server gracefully: clients get --drain-timeout seconds to finish what is under way.
 A second Ctrl+C ends it at once.
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (None: the process's) and return its exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.command == "connect":
+        return connecting.run(arguments)
     logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
     try:
         handler, settings = _handler_or_stand_in(arguments)
@@ -98,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="netkit",
-        description="TCP servers with one thread for each client.",
+        description="TCP servers with one thread for each client, and a client to talk to them.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -136,7 +139,21 @@ def _parser() -> _Parser:
         help="a function or class in a module of the current directory, or an installed one",
     )
     add("serve", "Serve with a handler of your own.", name, workers)
+    _add_connect(commands)
     return parser
+
+
+def _add_connect(commands: Any) -> None:
+    text = "Talk to a server: standard input goes to it, and what it sends to standard output."
+    connecting.add_arguments(
+        commands.add_parser(
+            "connect",
+            help=text,
+            description=text,
+            epilog=connecting.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
 
 
 def _add_logger_arguments(logger: argparse.ArgumentParser) -> None:

@@ -24,9 +24,10 @@ from typing import Any, TypeVar
 
 from . import sockets
 from .errors import ConnectionClosedError
+from .reading import CHUNK
 from .securing import SecurableStream
 from .unixsocket import PeerCredentials, peer_credentials
-from .writing import Writable
+from .writing import Sink, Writable
 
 _Self = TypeVar("_Self", bound="Connection")
 
@@ -99,6 +100,27 @@ class Connection(SecurableStream):
         self.opened_at = time.monotonic()
         self.thread: int | None = None
         self.ticket: Any = None  # what admitted it to its server
+
+    # Passing on
+
+    def pipe_to(self, destination: Sink, end: bool = True) -> int:
+        """Copy what comes to a connection or a binary file, until it ends; the number of bytes.
+
+        Always bytes, also after `set_encoding`. In the end a connection's own side is ended, with
+        `end`; a file stays open, and is not flushed. Raises what reading and writing raise:
+        `is_to_blame` tells whose fault it was.
+        """
+        copied = 0
+        self._settle()
+        while data := self._read_some(CHUNK):
+            copied += len(data)
+            rest: bytes | None = data
+            while rest:
+                taken = destination.write(rest)
+                rest = None if taken is None else rest[taken:]
+        if end and isinstance(destination, Connection):
+            destination.end()
+        return copied
 
     # Ending
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
@@ -19,6 +19,14 @@ from .stream import Stream
 
 Writable = str | bytes | bytearray | memoryview
 _Bytes = bytes | bytearray | memoryview
+
+
+class Sink(Protocol):
+    """What bytes are written to: a connection, or a binary file."""
+
+    def write(self, data: bytes, /) -> int | None:
+        """Take `data`, or the first part of it: then return how many bytes."""
+
 
 # How much of a file one system call sends (bytes): between two of them, time limits are looked at.
 AT_ONCE = 1024 * 1024

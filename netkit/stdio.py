@@ -1,0 +1,97 @@
+"""Standard input and output, or files, as the two ends of a transfer: descriptors, no buffers.
+
+What has been read is passed on at once, and what has been written needs no flushing, so a process
+may end while a thread still waits for input. Nothing here closes a descriptor that it was given.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Iterator
+
+PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
+
+
+class OutputClosedError(Exception):
+    """Nobody reads the output any more (EPIPE)."""
+
+
+class Input:
+    """A descriptor that one thread reads in pieces, until it ends or another one says so.
+
+    None stands for an input that is closed: it has ended. OSError with the name of the input, if it
+    cannot be read.
+    """
+
+    def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
+        self.descriptor = descriptor
+        self._name = name
+        self._patience: float | None = None
+        self._wakeup, self._waker = os.pipe()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces as they come."""
+        descriptor = self.descriptor
+        while descriptor is not None and self._wait(descriptor):
+            try:
+                data = os.read(descriptor, PIECE)
+            except BlockingIOError:  # another process has taken it, and made it non-blocking
+                continue
+            except OSError as error:
+                raise _named("read", self._name, error) from None
+            if not data:
+                return
+            yield data
+
+    def end_after(self, seconds: float) -> None:
+        """From now on, so much silence counts as the end; from any thread.
+
+        What is there already is still read, however much: a file to its end.
+        """
+        self._patience = seconds
+        os.write(self._waker, b".")
+
+    def close(self) -> None:
+        """Give back what `end_after` needs; nobody may be reading any more."""
+        os.close(self._wakeup)
+        os.close(self._waker)
+
+    def _wait(self, descriptor: int) -> bool:
+        """Until there is something to read, be it the end. False: its time is up."""
+        while True:
+            ready, _, _ = select.select([descriptor, self._wakeup], [], [], self._patience)
+            if descriptor in ready:
+                return True
+            if not ready:
+                return False
+            os.read(self._wakeup, 1)
+
+
+class Output:
+    """A descriptor that all is written to: OutputClosedError, or an OSError with its name."""
+
+    def __init__(self, descriptor: int, name: str = "standard output") -> None:
+        self._descriptor = descriptor
+        self._name = name
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`; waits where the descriptor is a non-blocking one."""
+        with memoryview(data) as rest:
+            written = 0
+            while written < len(data):
+                try:
+                    written += os.write(self._descriptor, rest[written:])
+                except BlockingIOError:
+                    select.select([], [self._descriptor], [])
+                except BrokenPipeError:
+                    raise OutputClosedError from None
+                except OSError as error:
+                    raise _named("write to", self._name, error) from None
+        return written
+
+
+def _named(what: str, name: str, error: OSError) -> OSError:
+    number = error.errno or errno.EIO
+    return OSError(number, f"cannot {what} {name}: {os.strerror(number).lower()}")

@@ -1,0 +1,215 @@
+"""A conversation on a terminal: lines are typed while text from elsewhere comes in.
+
+Rules:
+
+1. What comes in never commands the terminal: control characters are made visible.
+2. It is shown above the line that is being typed: a row is inserted there, and the cursor is put
+   back where it was (VT100's index, save and restore, and the VT102's insert line). So nobody needs
+   to know what readline has drawn. One system call writes all of that, and the kernel never mixes
+   two of them.
+3. Only the end of the conversation interrupts the input of a line, by a signal: readline then gives
+   the terminal back as it found it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shutil
+import signal
+import sys
+import threading
+import unicodedata
+from collections.abc import Iterator
+from types import TracebackType
+
+from .stdio import Output
+
+# How long the signal that ends the input gets until it is sent again (seconds): one that comes just
+# before readline waits is not noticed there.
+NOTICED = 0.05
+
+
+class _CaretNotation(dict[int, str]):
+    """As ``cat -v``: ``^[`` for escape; what else is not printable by its number."""
+
+    def __missing__(self, code: int) -> str:
+        if code < 0x20 or code == 0x7F:
+            return "^" + chr(code ^ 0x40)
+        if chr(code).isprintable():
+            return chr(code)
+        return ("\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+
+_VISIBLE = _CaretNotation({ord("\n"): "\n", ord("\t"): "\t"})
+
+
+class Visible:
+    r"""Bytes in pieces as text (UTF-8) that is safe to show.
+
+    Lines end with ``\n``, also those that ended with ``\r\n``. Control characters become ``^[``,
+    what else is not printable ``\u202e``, and what is no text ``\xff``.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._return = ""  # a carriage return: whether a newline follows, the next piece tells
+
+    def text(self, data: bytes, final: bool = False) -> str:
+        """The text of one more piece; `final`: of the last one."""
+        text = self._return + self._decoder.decode(data, final)
+        self._return = "\r" if text.endswith("\r") and not final else ""
+        text = text[: len(text) - len(self._return)]
+        return text.replace("\r\n", "\n").translate(_VISIBLE)
+
+
+def rows(line: str, columns: int) -> list[str]:
+    """`line` cut into pieces that take up at most so many columns of a terminal; one at least."""
+    found = [""]
+    room = columns
+    for char in line.expandtabs():
+        width = 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        if width > room:
+            found.append("")
+            room = columns
+        found[-1] += char
+        room -= width
+    return found
+
+
+class Above:
+    """What to write so that text appears above the row where the cursor is, which stays as it is.
+
+    Text that does not end with a newline is shown in a row of its own; when the rest of its line
+    comes, it is put behind it, unless the user has pressed Enter meanwhile.
+    """
+
+    # One row further down, where the screen may have to scroll, and back: now there is room below.
+    # Then save the cursor and insert a row here, which pushes this one down; and down again.
+    _INSERT = "\x1bD\x1b[A\x1b7\r\x1b[L{}\x1b8\x1b[B"
+    _REPLACE = "\x1b7\x1b[A\r\x1b[K{}\x1b8"
+
+    def __init__(self) -> None:
+        self._unfinished = ""
+
+    def entered(self) -> None:
+        """The user has pressed Enter: what was above the cursor no longer is."""
+        self._unfinished = ""
+
+    def show(self, text: str, columns: int) -> str:
+        """For `text`, on a terminal of so many columns."""
+        begun, width = self._unfinished, columns - 1
+        *whole, rest = (begun + text).split("\n")
+        pieces = [piece for line in whole for piece in rows(line, width)]
+        if rest:
+            pieces += rows(rest, width)
+        self._unfinished = pieces[-1] if rest else ""
+        written = [self._INSERT.format(piece) for piece in pieces]
+        if begun:
+            written[0] = self._REPLACE.format(pieces[0])
+        return "".join(written)
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits at a terminal that `Terminal` can use."""
+    try:
+        import readline  # noqa: F401 - not on Windows, and not in every build
+    except ImportError:
+        return False
+    return (
+        os.environ.get("TERM", "dumb") != "dumb"
+        and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+        and (sys.stdin.fileno(), sys.stdout.fileno()) == (0, 1)  # others do not get readline
+    )
+
+
+class _Over(BaseException):
+    """The conversation is over: raised in the midst of the input of a line."""
+
+
+class Terminal:
+    """The process's terminal, in a ``with`` block of the main thread.
+
+    It reads lines with readline: they can be edited, and earlier ones had back. `write` and `end`
+    are for other threads. SIGUSR1 is taken meanwhile, and SIGTERM ends the program with status 143,
+    since the terminal has to be given back as it was.
+    """
+
+    def __init__(self) -> None:
+        self._above = Above()
+        self._lock = threading.Lock()  # guards `_above`, and the order of what it makes
+        self._output = Output(1)
+        self._reading = False
+        self._over = False
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Terminal:
+        import readline
+
+        readline.parse_and_bind("set horizontal-scroll-mode on")  # the line is one row, always
+        # What is typed is passed on as it is, be it text or not.
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+        self._thread = threading.get_ident()
+        self._previous = [
+            (signum, signal.signal(signum, handler))
+            for signum, handler in (
+                (signal.SIGUSR1, self._on_signal),
+                (signal.SIGTERM, _terminate),
+            )
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for signum, handler in self._previous:
+            signal.signal(signum, handler)
+        if kind is not None or self._over:  # the cursor may be within a line
+            self._output.write(b"\n")
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines that are typed, each with its newline; until Ctrl+D, or `end`."""
+        try:
+            while not self._over:
+                line = self._input()
+                with self._lock:
+                    self._above.entered()
+                yield (line + "\n").encode(sys.stdin.encoding, "surrogateescape")
+        except (EOFError, _Over):
+            return
+        finally:
+            self._ended.set()
+
+    def write(self, text: str) -> None:
+        """Show `text`, which must be safe to show."""
+        with self._lock:
+            shown = self._above.show(text, shutil.get_terminal_size().columns)
+            self._output.write(encoded(shown))
+
+    def end(self) -> None:
+        """End `lines`, also while a line is being typed, and return once they have ended."""
+        self._over = True
+        while not self._ended.wait(NOTICED):
+            signal.pthread_kill(self._thread, signal.SIGUSR1)
+
+    def _input(self) -> str:
+        self._reading = True
+        try:
+            return input()
+        finally:
+            self._reading = False
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        if self._over and self._reading:
+            self._reading = False
+            raise _Over
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise SystemExit(128 + signum)
+
+
+def encoded(text: str) -> bytes:
+    """`text` for standard output, with escapes for what that has no characters for."""
+    return text.encode(sys.stdout.encoding, "backslashreplace")
