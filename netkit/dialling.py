@@ -41,11 +41,6 @@ def connect(
     of the last attempt.
     """
     until = time.monotonic() + connect_timeout
-    context = tls
-    if tls is True:
-        from .certificates import client_context  # here because most programs do without
-
-        context = client_context(tls_ca, verify=tls_verify)
     attempted: list[str] = []
     while True:
         try:
@@ -60,13 +55,25 @@ def connect(
         sock.settimeout(None)
         conn = Connection(sock)
         conn.attempted_addresses = attempted  # type: ignore[attr-defined]
-        if not isinstance(context, bool):
+        if tls:
             left = max(until - time.monotonic(), 0.001)
-            conn.start_tls(context, server_hostname=server_hostname or host, timeout=left)
+            conn.start_tls(
+                _context(tls, tls_ca, tls_verify),
+                server_hostname=server_hostname or host,
+                timeout=left,
+            )
         return conn
     except BaseException:
         sock.close()
         raise
+
+
+def _context(tls: bool | ssl.SSLContext, ca: str | None, verify: bool) -> ssl.SSLContext:
+    if not isinstance(tls, bool):
+        return tls
+    from .certificates import client_context  # here because most programs do without
+
+    return client_context(ca, verify=verify)
 
 
 def _open(
