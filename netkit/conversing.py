@@ -225,13 +225,13 @@ def _is_typed(source: Input) -> bool:
 
 
 def _converse(conn: Connection, sender: _Sender, terminal: Terminal, sink: Sink) -> None:
-    errors: list[OSError] = []
+    errors: list[Exception] = []
 
     def receive() -> None:
         try:
             copy(conn, sink)
             sink.write(b"")
-        except OSError as error:
+        except Exception as error:
             errors.append(error)
         finally:
             terminal.end()

@@ -1,6 +1,6 @@
 """To a server: the addresses of a name in turn, again if it is not there yet, with TLS or without.
 
-The signature is that of `netkit.connect`.
+The arguments are a part of those that `netkit.connect` is going to have: it takes its place then.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ import errno
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .addresses import describe_peer
 from .connection import Connection
-
-if TYPE_CHECKING:
-    import ssl
 
 RETRY_PAUSE = 0.5  # seconds before another attempt
 
@@ -27,13 +24,11 @@ def connect(
     *,
     path: str | None = None,
     connect_timeout: float = 30.0,
-    family: int = 0,
     source_address: tuple[str, int] | None = None,
     retry: int = 0,
-    tls: bool | ssl.SSLContext = False,
+    tls: bool = False,
     tls_ca: str | None = None,
     tls_verify: bool = True,
-    server_hostname: str | None = None,
 ) -> Connection:
     """A connection to `host` and `port`, or to the Unix socket `path`; the caller closes it.
 
@@ -44,7 +39,7 @@ def connect(
     attempted: list[str] = []
     while True:
         try:
-            sock = _open(port, host, path, until, family, source_address, attempted)
+            sock = _open(port, host, path, until, source_address, attempted)
             break
         except OSError:
             if not retry or time.monotonic() + RETRY_PAUSE > until:
@@ -56,11 +51,12 @@ def connect(
         conn = Connection(sock)
         conn.attempted_addresses = attempted  # type: ignore[attr-defined]
         if tls:
-            left = max(until - time.monotonic(), 0.001)
+            from .certificates import client_context  # here because most programs do without
+
             conn.start_tls(
-                _context(tls, tls_ca, tls_verify),
-                server_hostname=server_hostname or host,
-                timeout=left,
+                client_context(tls_ca, verify=tls_verify),
+                server_hostname=host,
+                timeout=max(until - time.monotonic(), 0.001),
             )
         return conn
     except BaseException:
@@ -68,47 +64,47 @@ def connect(
         raise
 
 
-def _context(tls: bool | ssl.SSLContext, ca: str | None, verify: bool) -> ssl.SSLContext:
-    if not isinstance(tls, bool):
-        return tls
-    from .certificates import client_context  # here because most programs do without
-
-    return client_context(ca, verify=verify)
-
-
 def _open(
     port: int | None,
     host: str,
     path: str | None,
     until: float,
-    family: int,
     source: tuple[str, int] | None,
     attempted: list[str],
 ) -> socket.socket:
     targets: list[tuple[int, Any]] = [(socket.AF_UNIX, path)]
     if path is None:
         try:
-            found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
             reason = getattr(error, "strerror", "not a host name")
             raise socket.gaierror(socket.EAI_NONAME, f"connect: {reason}: {host}") from None
         targets = [(kind, address) for kind, _, _, _, address in found]
-    for number, (kind, address) in enumerate(targets, 1):
-        name = describe_peer(address)
-        attempted.append(name)
-        with contextlib.ExitStack() as stack:
-            sock = stack.enter_context(socket.socket(kind))
-            try:
-                sock.settimeout(max(until - time.monotonic(), 0.001))
-                if source is not None:
-                    sock.bind(source)
-                sock.connect(address)
-            except OSError as error:
-                if number < len(targets):
-                    continue
-                code = error.errno or errno.ETIMEDOUT
-                text = f"connect: {os.strerror(code).lower()}: {', '.join(attempted)}"
-                raise OSError(code, text) from None
-            stack.pop_all()
-            return sock
-    raise AssertionError("getaddrinfo returns one address at least")
+    *others, last = targets
+    for kind, address in others:
+        with contextlib.suppress(OSError):
+            return _attempt(kind, address, until, source, attempted)
+    return _attempt(*last, until, source, attempted)
+
+
+def _attempt(
+    family: int,
+    address: Any,
+    until: float,
+    source: tuple[str, int] | None,
+    attempted: list[str],
+) -> socket.socket:
+    attempted.append(describe_peer(address))
+    with contextlib.ExitStack() as stack:
+        try:
+            sock = stack.enter_context(socket.socket(family))
+            sock.settimeout(max(until - time.monotonic(), 0.001))
+            if source is not None:
+                sock.bind(source)
+            sock.connect(address)
+        except OSError as error:
+            code = error.errno or errno.ETIMEDOUT
+            text = f"connect: {os.strerror(code).lower()}: {', '.join(attempted)}"
+            raise OSError(code, text) from None
+        stack.pop_all()
+    return sock

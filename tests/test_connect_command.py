@@ -170,6 +170,24 @@ def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+def test_the_addresses_of_a_name_are_tried_in_turn(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(netkit.EchoHandler) as server:
+        addresses = [("127.0.0.1", free_port()), ("127.0.0.1", port_of(server))]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert run("-v", "two.example", "80", data=b"x") == (
+            0,
+            b"x",
+            [
+                f"tried 127.0.0.1:{addresses[0][1]}",
+                f"connected to 127.0.0.1:{addresses[1][1]}",
+                "1 bytes sent, 1 bytes received",
+            ],
+        )
+
+
 # One client
 
 
@@ -217,6 +235,12 @@ def test_an_address_that_is_not_there_gives_way_to_the_next(
     status, _, lines = run("--listen", "1")
     assert (status, len(lines)) == (1, 1)
     assert "EADDRNOTAVAIL" in lines[0]
+    with serving(netkit.EchoHandler) as server:
+        found = [(socket.AF_INET, address) for address in (server.server_address, ("", 0))]
+        monkeypatch.setattr("netkit.binding.candidates", lambda host, port: found)
+        status, _, lines = run("--listen", "1")  # what is in use is no reason to look elsewhere
+    assert (status, len(lines)) == (1, 1)
+    assert "EADDRINUSE" in lines[0]
 
 
 # Whether it can
@@ -467,6 +491,23 @@ def shell(command: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
+def test_what_a_pipe_brings_a_little_later_is_still_sent() -> None:
+    got = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end("your turn\n")
+        got.append(conn.read())
+
+    with serving(handler) as server, start(port_of(server)) as program:
+        assert program.process.stdin and program.process.stdout
+        assert program.process.stdout.readline() == b"your turn\n"
+        program.process.stdin.write(b"thank you")
+        program.process.stdin.close()
+        assert program.wait() == 0
+        wait_until(lambda: got)
+    assert got == [b"thank you"]
+
+
 def test_closed_streams_are_no_trouble() -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
         result = shell(f"CONNECT {port_of(server)} <&-")
@@ -578,8 +619,7 @@ def exchange(client: str, server: str, ends: list[Path]) -> None:
 
 
 def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
+    return hashlib.blake2b(path.read_bytes()).hexdigest()
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")

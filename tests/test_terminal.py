@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -14,10 +15,10 @@ import termios
 from collections.abc import Iterator
 
 import pytest
-from support import PATIENCE, ROOT, serving, wait_until
+from support import PATIENCE, ROOT, in_thread, serving, wait_until
 
 import netkit
-from netkit.terminal import Above, Visible, is_interactive, rows
+from netkit.terminal import Above, Terminal, Visible, is_interactive, rows
 
 # What is safe to show
 
@@ -144,6 +145,20 @@ def test_without_readline_lines_are_not_edited(monkeypatch: pytest.MonkeyPatch) 
     assert not is_interactive()
 
 
+def test_what_has_ended_is_not_read_and_other_signals_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("readline")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"not read\n"), "utf-8"))
+    before = [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM)]
+    with Terminal() as terminal:
+        signal.raise_signal(signal.SIGUSR1)
+        with in_thread(terminal.end):
+            wait_until(lambda: terminal._over)
+            assert list(terminal.lines()) == []
+    assert before == [signal.getsignal(signum) for signum in (signal.SIGUSR1, signal.SIGTERM)]
+
+
 # With a pseudo-terminal
 
 
@@ -245,6 +260,19 @@ def test_a_server_that_ends_ends_the_line_that_is_being_typed() -> None:
             server.stop(0)
             assert user.wait() == 0
             assert user.seen.endswith("\r\n0 bytes sent, 0 bytes received\r\n")
+
+
+def test_a_reset_is_told_below_the_line_that_is_being_typed() -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = server.server_address[1]
+        with session(str(port)) as user:
+            (conn,) = wait_until_some(server)
+            user.wait_for_readline()
+            user.type("half a li")
+            user.look_for("half a li")
+            conn.reset()
+            assert user.wait() == 1
+            assert user.seen == f"\r\nnetkit: error: connection reset by 127.0.0.1:{port}\r\n"
 
 
 def test_ctrl_d_ends_our_side_and_the_rest_is_shown() -> None:
