@@ -117,7 +117,8 @@ def _source(text: str) -> tuple[str, int]:
 def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments` say, and return the exit status; SystemExit for a wrong use."""
     _check(arguments, arguments.fail)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells have it in background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if arguments.probe:
             _dial(arguments).destroy()

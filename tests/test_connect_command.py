@@ -235,8 +235,8 @@ def test_an_address_that_is_not_there_gives_way_to_the_next(
     status, _, lines = run("--listen", "1")
     assert (status, len(lines)) == (1, 1)
     assert "EADDRNOTAVAIL" in lines[0]
-    with serving(netkit.EchoHandler) as server:
-        found = [(socket.AF_INET, address) for address in (server.server_address, ("", 0))]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = [(socket.AF_INET, address) for address in (taken.getsockname(), ("", 0))]
         monkeypatch.setattr("netkit.binding.candidates", lambda host, port: found)
         status, _, lines = run("--listen", "1")  # what is in use is no reason to look elsewhere
     assert (status, len(lines)) == (1, 1)
@@ -313,11 +313,12 @@ def test_it_connects_from_where_is_wanted(run: Run, source: str) -> None:
 
 def test_a_reset_is_a_failure(run: Run) -> None:
     def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(1)
         conn.reset()
 
     with serving(handler) as server:
         port = port_of(server)
-        assert run("127.0.0.1", port) == (
+        assert run("127.0.0.1", port, data=b"x") == (
             1,
             b"",
             [f"netkit: error: connection reset by 127.0.0.1:{port}"],
