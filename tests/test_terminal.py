@@ -240,6 +240,7 @@ def prompt(conn: netkit.Connection) -> None:
 def test_lines_are_edited_and_had_back_and_what_comes_stands_above() -> None:
     with serving(prompt) as server, session(str(server.server_address[1])) as user:
         user.look_for("name? \x1b8")
+        user.wait_for_readline()
         user.type("helo")
         user.look_for("helo")
         user.type("\x1b[Dl\r")  # one to the left, and what is missing there
@@ -255,6 +256,7 @@ def test_a_server_that_ends_ends_the_line_that_is_being_typed() -> None:
     with serving(netkit.EchoHandler) as server:
         with session("-v", str(server.server_address[1])) as user:
             user.look_for("connected to")
+            user.wait_for_readline()
             user.type("half a li")
             user.look_for("half a li")
             server.stop(0)
