@@ -117,7 +117,8 @@ def _source(text: str) -> tuple[str, int]:
 def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments` say, and return the exit status; SystemExit for a wrong use."""
     _check(arguments, arguments.fail)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells have it in background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if arguments.probe:
             _dial(arguments).destroy()
@@ -205,21 +206,26 @@ def _accept(arguments: argparse.Namespace) -> Connection:
 
 def _listener(port: int | str, host: str | None) -> socket.socket:
     if isinstance(port, str):
-        targets: list[tuple[int, Any]] = [(socket.AF_UNIX, port)]
-    else:
-        targets = list(binding.candidates("127.0.0.1" if host is None else host, port))
-    for number, (family, address) in enumerate(targets, 1):
-        with contextlib.ExitStack() as stack:
-            try:
-                sock = stack.enter_context(socket.socket(family))
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                binding.prepare(sock, reuse_port=False)
-                sock.bind(address)
-                sock.listen(1)
-            except OSError as error:
-                if number < len(targets) and binding.worth_another(error):
-                    continue
-                raise binding.explain(error, address) from None
-            stack.pop_all()
-            return sock
-    raise AssertionError("there is one candidate at least")
+        return _bound(socket.AF_UNIX, port)
+    *others, last = binding.candidates("127.0.0.1" if host is None else host, port)
+    for family, address in others:
+        try:
+            return _bound(family, address)
+        except OSError as error:
+            if not binding.worth_another(error):
+                raise
+    return _bound(*last)
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    with contextlib.ExitStack() as stack:
+        try:
+            sock = stack.enter_context(socket.socket(family))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            binding.prepare(sock, reuse_port=False)
+            sock.bind(address)
+            sock.listen(1)
+        except OSError as error:
+            raise binding.explain(error, address) from None
+        stack.pop_all()
+    return sock

@@ -32,6 +32,10 @@ from .writing import Sink
 # pipe brings without a pause is sent, and what nobody writes is not waited for.
 GRACE = 0.5
 
+# What the other thread gets to end when something has failed (seconds). It needs next to nothing,
+# unless another process reads the same input and has been faster: then it waits in a read.
+LEAVING = 1.0
+
 
 def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace) -> Connection:
     """Make the connection, pass on both directions to the end, and return it, closed.
@@ -64,7 +68,9 @@ def _source(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Input
         name, descriptor = arguments.send, file.fileno()
     elif sys.stdin is not None:  # else its number may be the one of our socket
         descriptor = sys.stdin.fileno()
-    return Input(descriptor, name)
+    source = Input(descriptor, name)
+    stack.callback(source.close)
+    return source
 
 
 def _with_progress(
@@ -202,14 +208,14 @@ def _exchange(conn: Connection, sender: _Sender, source: Input, sink: Sink) -> N
     thread.start()
     try:
         copy(conn, sink)
-        sink.write(b"")
+        sink.write(b"")  # the end, for who keeps half a character
+        source.end_after(0 if _is_typed(source) else GRACE)
+        thread.join()
     except BaseException:
         conn.destroy()
         source.end_after(0)
+        thread.join(LEAVING)
         raise
-    source.end_after(0 if _is_typed(source) else GRACE)
-    thread.join()
-    source.close()
     if sender.error is not None:
         raise sender.error
 
@@ -219,13 +225,13 @@ def _is_typed(source: Input) -> bool:
 
 
 def _converse(conn: Connection, sender: _Sender, terminal: Terminal, sink: Sink) -> None:
-    errors: list[OSError] = []
+    errors: list[Exception] = []
 
     def receive() -> None:
         try:
             copy(conn, sink)
             sink.write(b"")
-        except OSError as error:
+        except Exception as error:
             errors.append(error)
         finally:
             terminal.end()

@@ -54,7 +54,7 @@ class Input:
         os.write(self._waker, b".")
 
     def close(self) -> None:
-        """Give back what `end_after` needs; nobody may be reading any more."""
+        """Give back what `end_after` needs; who still reads is left to the end of the process."""
         os.close(self._wakeup)
         os.close(self._waker)
 

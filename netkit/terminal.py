@@ -141,6 +141,7 @@ class Terminal:
         self._output = Output(1)
         self._reading = False
         self._over = False
+        self._interrupted = False
         self._ended = threading.Event()
 
     def __enter__(self) -> Terminal:
@@ -165,7 +166,7 @@ class Terminal:
         self._ended.set()
         for signum, handler in self._previous:
             signal.signal(signum, handler)
-        if kind is not None or self._over:  # the cursor may be within a line
+        if kind is not None or self._interrupted:  # the cursor is within a line
             self._output.write(b"\n")
 
     def lines(self) -> Iterator[bytes]:
@@ -203,6 +204,7 @@ class Terminal:
     def _on_signal(self, signum: int, frame: object) -> None:
         if self._over and self._reading:
             self._reading = False
+            self._interrupted = True
             raise _Over
 
 

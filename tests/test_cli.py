@@ -145,7 +145,7 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
 
 def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
     commands = re.findall(r"^  python -m netkit (.*?)  ", cli._EXAMPLES, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert cli._parser().parse_args(command.replace("'", "").split())
 

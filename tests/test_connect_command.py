@@ -1,0 +1,663 @@
+"""netkit connect: what it sends, receives and says, and how it ends; beside nc, ncat and socat."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pty
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support import (
+    PATIENCE,
+    ROOT,
+    Cli,
+    Program,
+    in_thread,
+    needs_ipv6,
+    receive_exactly,
+    serving,
+    tool,
+    wait_until,
+)
+
+import netkit
+from netkit import cli
+from netkit.dialling import Dialler
+
+BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
+
+
+class Result(NamedTuple):
+    status: int | str | None
+    out: bytes
+    lines: list[str]  # of standard error
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Run]:
+    """Runs `connect` in this process, with these bytes as its standard input."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def call(*argv: object, data: bytes = b"") -> Result:
+        file = tmp_path / "input"
+        file.write_bytes(data)
+        status: int | str | None
+        with open(file, "rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            try:
+                status = cli.main(["connect", *map(str, argv)])
+            except SystemExit as end:
+                status = end.code
+        out, err = capfdbinary.readouterr()
+        return Result(status, out, err.decode().splitlines())
+
+    yield call
+    signal.signal(signal.SIGINT, before)
+
+
+def port_of(server: netkit.Server) -> int:
+    return int(server.server_address[1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+# Both ways
+
+
+def test_what_comes_back_is_what_was_sent_byte_for_byte(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert run("127.0.0.1", port_of(server), data=BINARY) == (0, BINARY, [])
+
+
+def test_without_a_host_it_is_this_machine_and_v_says_what_was_done(run: Run) -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        port = port_of(server)
+        status, out, lines = run("-v", port)
+    assert (status, out) == (0, b"hi\n")
+    assert lines[-2:] == [f"connected to 127.0.0.1:{port}", "0 bytes sent, 3 bytes received"]
+    assert set(lines[:-2]) <= {f"tried [::1]:{port}"}
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+def test_the_end_of_input_is_told_unless_it_is_not_wanted(run: Run, half_close: bool) -> None:
+    ended = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(5)
+        conn.set_timeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            ended.append(conn.read() == b"")
+        conn.write("done")
+
+    with serving(handler) as server:
+        options = [] if half_close else ["--no-half-close"]
+        assert run(port_of(server), *options, data=b"hello") == (0, b"done", [])
+    assert ended == ([True] if half_close else [])
+
+
+def test_a_file_is_sent_to_its_end_although_the_server_has_ended_its_side(run: Run) -> None:
+    got = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end()
+        got.append(conn.read())
+
+    with serving(handler) as server:
+        assert run(port_of(server), data=BINARY) == (0, b"", [])
+        wait_until(lambda: got)
+    assert got == [BINARY]
+
+
+def test_lines_end_with_crlf_if_that_is_wanted(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        _, out, _ = run("--crlf", port_of(server), data=b"a\nb\r\nc\rd\n")
+    assert out == b"a\r\nb\r\nc\rd\r\n"
+
+
+def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
+    from netkit.conversing import _Crlf
+
+    convert = _Crlf()
+    assert [convert(piece) for piece in (b"a\r", b"\n\n", b"\r", b"\r\n", b"x")] == [
+        *(b"a\r", b"\n\r\n", b"\r", b"\r\n", b"x"),
+    ]
+
+
+def test_what_comes_is_dumped_in_hex_if_that_is_wanted(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        _, out, _ = run("--hex", port_of(server), data=b"hello\x00")
+    assert out == f"00000000  {'68 65 6c 6c 6f 00':47}  |hello.|\n".encode()
+
+
+def test_files_are_sent_and_received(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(BINARY)
+    with serving(netkit.EchoHandler) as server:
+        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
+        assert run(*arguments, data=b"this is not") == (0, b"", [])
+        assert (tmp_path / "b").read_bytes() == BINARY
+        run("--hex", "--receive", tmp_path / "b", port_of(server), data=b"x")
+        assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
+
+
+def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
+        listener.wait_for_line(f"^listening on unix:{path}$")
+        assert run(f"unix:{path}", data=b"hello") == (0, b"", [])
+        assert listener.process.stdout
+        assert listener.process.stdout.read() == b"hello"
+        assert listener.wait() == 0
+    assert not os.path.exists(path)
+
+
+def test_the_addresses_of_a_name_are_tried_in_turn(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(netkit.EchoHandler) as server:
+        addresses = [("127.0.0.1", free_port()), ("127.0.0.1", port_of(server))]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert run("-v", "two.example", "80", data=b"x") == (
+            0,
+            b"x",
+            [
+                f"tried 127.0.0.1:{addresses[0][1]}",
+                f"connected to 127.0.0.1:{addresses[1][1]}",
+                "1 bytes sent, 1 bytes received",
+            ],
+        )
+
+
+# One client
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6), "*"])
+def test_it_listens_for_one_client(run: Run, host: str) -> None:
+    port = free_port()
+    answers = []
+
+    def ask() -> None:
+        def connected() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                address = "127.0.0.1" if host == "*" else host
+                socks.append(socket.create_connection((address, port), PATIENCE))
+            return bool(socks)
+
+        socks: list[socket.socket] = []
+        wait_until(connected)
+        with socks[0] as sock:
+            answers.append(receive_exactly(sock, 5))
+            sock.sendall(b"bye")
+
+    with in_thread(ask):
+        status, out, lines = run("--listen", "-v", host, port, data=b"hello")
+    assert (status, out, answers) == (0, b"bye", [b"hello"])
+    assert lines[0].startswith("listening on ")
+    assert lines[0].endswith(f":{port}")
+    assert lines[1].endswith(" connected")
+    assert lines[2:] == ["5 bytes sent, 3 bytes received"]
+
+
+def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        line = f"netkit: error: listen EADDRINUSE: address already in use: 127.0.0.1:{port}"
+        assert run("--listen", port) == (1, b"", [line])
+
+
+def test_an_address_that_is_not_there_gives_way_to_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "netkit.binding.candidates",
+        lambda host, port: [(socket.AF_INET, ("192.0.2.1", port)) for _ in range(2)],
+    )
+    status, _, lines = run("--listen", "1")
+    assert (status, len(lines)) == (1, 1)
+    assert "EADDRNOTAVAIL" in lines[0]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = [(socket.AF_INET, address) for address in (taken.getsockname(), ("", 0))]
+        monkeypatch.setattr("netkit.binding.candidates", lambda host, port: found)
+        status, _, lines = run("--listen", "1")  # what is in use is no reason to look elsewhere
+    assert (status, len(lines)) == (1, 1)
+    assert "EADDRINUSE" in lines[0]
+
+
+# Whether it can
+
+
+def test_a_probe_says_whether_the_port_is_open(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        assert run("--probe", "127.0.0.1", port) == (0, b"", [])
+    line = f"netkit: error: connect to 127.0.0.1:{port} failed: connection refused"
+    assert run("--probe", "127.0.0.1", port) == (1, b"", [line])
+
+
+def test_a_name_that_there_is_not_is_named(run: Run) -> None:
+    status, _, (line,) = run("nobody.invalid", "80")
+    assert status == 1
+    assert line.startswith("netkit: error: connect ")
+    assert line.endswith(": nobody.invalid:80")
+    assert run("x" * 70, "80").status == 1
+
+
+def test_it_tries_again_as_often_as_is_wanted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, servers = free_port(), []
+
+    def late(self: Dialler, _: float) -> None:
+        servers.append(netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1"))
+        servers[0].__enter__()
+
+    monkeypatch.setattr(Dialler, "_wait", late)
+    try:
+        assert run("--retry", "1", "127.0.0.1", port, data=b"x") == (0, b"x", [])
+    finally:
+        servers[0].server_close()
+
+
+def test_connecting_has_a_time_limit(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):  # as many as the queue holds
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(address)
+            status, _, lines = run("--timeout", "0.1", "127.0.0.1", address[1])
+    assert status == 1
+    name = f"127.0.0.1:{address[1]}"
+    assert lines == [f"netkit: error: connect to {name} timed out: no answer in time"]
+
+
+def test_silence_has_a_time_limit(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        status, out, lines = run(
+            "--idle-timeout", "0.05", "--no-half-close", "127.0.0.1", port, data=b"x"
+        )
+    assert (status, out) == (1, b"x")
+    text = f"idle_timeout: nothing received from 127.0.0.1:{port} for 0.05 seconds"
+    assert lines == [f"netkit: error: {text}"]
+
+
+@pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
+def test_it_connects_from_where_is_wanted(run: Run, source: str) -> None:
+    port = free_port()
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as server:
+        source = source.replace("PORT", str(port))
+        _, out, _ = run("--source", source, "127.0.0.1", port_of(server))
+    assert out.decode().startswith(source)
+
+
+def test_a_reset_is_a_failure(run: Run) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(1)
+        conn.reset()
+
+    with serving(handler) as server:
+        port = port_of(server)
+        assert run("127.0.0.1", port, data=b"x") == (
+            1,
+            b"",
+            [f"netkit: error: connection reset by 127.0.0.1:{port}"],
+        )
+
+
+def test_a_server_that_takes_no_more_is_a_failure_and_its_last_word_is_shown(
+    run: Run, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def refuse() -> None:
+            conn, _ = listener.accept()
+            with conn:
+                conn.shutdown(socket.SHUT_RD)
+                conn.sendall(b"too large")
+                threading.Event().wait(0.05)
+
+        with in_thread(refuse):
+            status, out, lines = run(f"unix:{path}", data=BINARY * 4)
+    assert (status, out) == (1, b"too large")
+    assert lines in (
+        [f"netkit: error: This socket has been ended by the other party (unix:{path})"],
+        [f"netkit: error: connection reset by unix:{path}"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--send", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
+        (["--receive", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
+        (["--send", "/proc/self/mem"], "cannot read /proc/self/mem: input/output error"),
+        (["--receive", "/dev/full"], "cannot write to /dev/full: no space left on device"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(run: Run, arguments: list[str], line: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert run(*arguments, port_of(server), data=b"x") == (1, b"", [f"netkit: error: {line}"])
+
+
+def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_text("precious")
+    assert run("--receive", tmp_path / "f", "127.0.0.1", free_port()).status == 1
+    assert (tmp_path / "f").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("80 x", "argument PORT: port must be a number from 0 to 65535, not 'x'"),
+        ("0", "port 0 is only for --listen: the system chooses then"),
+        ("host unix:/s", "a Unix socket has no host"),
+        ("--listen --tls 80", "--listen does not go with --tls"),
+        ("--probe --send f 80", "--probe does not go with --send"),
+        ("--probe --idle-timeout 5 80", "--probe does not go with --idle-timeout"),
+        ("--insecure 80", "--insecure needs --tls"),
+        ("--tls-ca f 80", "--tls-ca needs --tls"),
+        ("--timeout 0 80", "argument --timeout: it must be more than 0 seconds, not 0.0"),
+        ("--timeout x 80", "argument --timeout: it must be a number of seconds, not 'x'"),
+        ("--retry -- 80", "argument --retry: expected one argument"),
+        ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),
+        (
+            "--source me 80",
+            "argument --source: an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'",
+        ),
+    ],
+)
+def test_a_wrong_use_is_told_in_one_line(run: Run, arguments: str, message: str) -> None:
+    line = f"netkit connect: error: {message} (see netkit connect --help)"
+    assert run(*arguments.split()) == (2, b"", [line])
+
+
+# TLS
+
+
+@pytest.fixture
+def certificates() -> Any:
+    pytest.importorskip("trustme")
+    from secure import files
+
+    return files()
+
+
+def test_tls_is_spoken_with_who_can_be_trusted(run: Run, certificates: Any) -> None:
+    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
+        port = port_of(server)
+        options = ("--tls", "--tls-ca", certificates.ca, "-v")
+        status, out, lines = run(*options, "localhost", port, data=BINARY)
+        assert (status, out) == (0, BINARY)
+        assert f"connected to 127.0.0.1:{port} with TLSv1.3" in lines
+        status, out, lines = run("--tls", "localhost", port, data=b"x")
+        assert (status, out, len(lines)) == (1, b"", 1)
+        assert "certificate" in lines[0]
+        assert run("--tls", "--insecure", "localhost", port, data=b"x") == (
+            0,
+            b"x",
+            ["netkit: warning: --insecure: anybody can pass for the server"],
+        )
+        status, _, (line,) = run("--tls", "--tls-ca", "/nowhere", "localhost", port)
+        assert status == 1
+        assert "/nowhere" in line
+
+
+def test_openssl_is_talked_to(run: Run, certificates: Any) -> None:
+    port = free_port()
+    command = [tool("openssl"), "s_server", "-rev", "-quiet", "-naccept", "1"]
+    command += ["-accept", f"127.0.0.1:{port}", "-cert", certificates.server]
+    with Program(*command, listening=False):
+        arguments = ("--tls", "--tls-ca", certificates.ca, "--no-half-close", "--retry", "9")
+        status, out, _ = run(*arguments, "localhost", port, data=b"hello\nCLOSE\n")
+    assert (status, out) == (0, b"olleh\n")
+
+
+# As a process
+
+
+def start(*arguments: object) -> Program:
+    return Cli("connect", *map(str, arguments), listening=False)
+
+
+def test_it_ends_with_the_server_although_input_is_open() -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        with start(port_of(server)) as program:
+            assert program.process.stdout
+            assert program.process.stdout.read() == b"hi\n"
+            assert program.wait() == 0
+            assert program.lines == []
+
+
+def test_ctrl_c_ends_it_without_a_word() -> None:
+    with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
+        assert program.process.stdin and program.process.stdout
+        program.process.stdin.write(b"hello")
+        program.process.stdin.flush()
+        assert program.process.stdout.read(5) == b"hello"
+        program.send_signal()
+        assert program.wait() == 130
+        assert program.lines == []
+
+
+def test_ctrl_c_ends_listening_too() -> None:
+    with start("--listen", "0") as program:
+        program.wait_for_line("listening on")
+        program.send_signal()
+        assert program.wait() == 130
+
+
+def test_an_output_that_nobody_reads_ends_it_quietly() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        while True:
+            conn.write(BINARY)
+
+    with serving(handler) as server, start(port_of(server)) as program:
+        assert program.process.stdout
+        assert len(program.process.stdout.read(10)) == 10
+        program.process.stdout.close()
+        assert program.wait() == 141
+        assert program.lines == []
+
+
+def shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    command = command.replace("CONNECT", f"exec {sys.executable} -m netkit connect")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, timeout=PATIENCE, env=environment
+    )
+
+
+def test_what_a_pipe_brings_a_little_later_is_still_sent() -> None:
+    got = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end("your turn\n")
+        got.append(conn.read())
+
+    with serving(handler) as server, start(port_of(server)) as program:
+        assert program.process.stdin and program.process.stdout
+        assert program.process.stdout.readline() == b"your turn\n"
+        program.process.stdin.write(b"thank you")
+        program.process.stdin.close()
+        assert program.wait() == 0
+        wait_until(lambda: got)
+    assert got == [b"thank you"]
+
+
+def test_closed_streams_are_no_trouble() -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        result = shell(f"CONNECT {port_of(server)} <&-")
+        assert (result.returncode, result.stdout, result.stderr) == (0, b"hi\n", b"")
+        result = shell(f"CONNECT {port_of(server)} </dev/null >&-")
+        assert result.returncode == 1
+        assert result.stderr == (
+            b"netkit: error: standard output is closed: name a file with --receive\n"
+        )
+        assert shell(f"CONNECT 127.0.0.1 {free_port()} 2>&-").stdout == b""
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def seen(terminal: int) -> bytes:
+    data = b""
+    while select.select([terminal], [], [], 0)[0]:
+        data += os.read(terminal, 65536)
+    return data
+
+
+def on_terminal(theirs: int, *arguments: object, **streams: Any) -> int:
+    command = [sys.executable, "-m", "netkit", "connect", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "90"}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs, **streams}
+    return subprocess.run(command, env=environment, timeout=PATIENCE, **streams).returncode
+
+
+def test_on_a_terminal_control_characters_are_shown_and_files_have_a_progress_bar(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").write_bytes(b"\x1b[2Jhi\n\xc3")
+    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
+        assert on_terminal(theirs, "--send", tmp_path / "a", port_of(server)) == 0
+        shown = seen(ours)
+        assert b"^[[2Jhi\r\n" in shown
+        assert b"\\xc3" in shown
+        assert b"\ra  100% [####################]  8 bytes of 8 bytes  " in shown
+        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
+        assert on_terminal(theirs, *arguments) == 0
+        assert b"\rb  8 bytes  " in seen(ours)
+    assert (tmp_path / "b").read_bytes() == b"\x1b[2Jhi\n\xc3"
+
+
+def test_a_terminal_without_abilities_is_read_line_by_line() -> None:
+    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
+        os.write(ours, b"hello\n\x04")
+        assert on_terminal(theirs, port_of(server), stdin=theirs) == 0
+        assert seen(ours).count(b"hello\r\n") == 2
+
+
+# Beside nc, ncat and socat
+
+CLIENTS: dict[str, list[str]] = {
+    "nc": ["nc", "-N", "127.0.0.1", "PORT"],
+    "ncat": ["ncat", "127.0.0.1", "PORT"],
+    "socat": ["socat", "-t", "15", "-", "TCP:127.0.0.1:PORT"],
+    "netkit": [sys.executable, "-m", "netkit", "connect", "127.0.0.1", "PORT"],
+}
+SERVERS: dict[str, list[str]] = {
+    "nc": ["nc", "-lN", "127.0.0.1", "PORT"],
+    "ncat": ["ncat", "-l", "127.0.0.1", "PORT"],
+    "socat": ["socat", "-t", "15", "-", "TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"],
+    "netkit": [sys.executable, "-m", "netkit", "connect", "--listen", "127.0.0.1", "PORT"],
+}
+PAIRS = [
+    *(("netkit", server) for server in SERVERS),
+    *((client, "netkit") for client in CLIENTS if client != "netkit"),
+]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens there, without connecting: the first client is the only one."""
+    wanted = f":{port:04X} 00000000:0000 0A"
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
+def exchange(client: str, server: str, ends: list[Path]) -> None:
+    """Each sends the first or the second file, and writes what comes to the third or the fourth."""
+    port = free_port()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = []
+    with contextlib.ExitStack() as stack:
+        for command, data, got in (
+            (SERVERS[server], ends[0], ends[2]),
+            (CLIENTS[client], ends[1], ends[3]),
+        ):
+            tool(command[0])
+            process = subprocess.Popen(
+                [word.replace("PORT", str(port)) for word in command],
+                stdin=stack.enter_context(open(data, "rb")),
+                stdout=stack.enter_context(open(got, "wb")),
+                stderr=subprocess.DEVNULL,
+                env=environment,
+            )
+            processes.append(stack.enter_context(process))
+            stack.callback(process.kill)
+            if len(processes) == 1:
+                wait_until(lambda: listens(port), "listening")
+        assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+
+
+def digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes()).hexdigest()
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
+
+
+@needs_proc
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_both_ways_at_once_with_the_others(tmp_path: Path, client: str, server: str) -> None:
+    ends = [tmp_path / name for name in ("a", "b", "from-b", "from-a")]
+    ends[0].write_bytes(BINARY)
+    ends[1].write_bytes(BINARY[::-1])
+    exchange(client, server, ends)
+    assert ends[2].read_bytes() == BINARY[::-1]
+    assert ends[3].read_bytes() == BINARY
+
+
+@needs_proc
+def test_a_hundred_megabytes_both_ways(tmp_path: Path) -> None:
+    ends = [tmp_path / name for name in ("a", "b", "from-b", "from-a")]
+    for end in ends[:2]:
+        end.write_bytes(os.urandom(1_000_000) * 100)
+    exchange("netkit", "socat", ends)
+    assert [digest(end) for end in ends[2:]] == [digest(ends[1]), digest(ends[0])]
+
+
+def test_crlf_is_that_of_ncat(run: Run) -> None:
+    text = b"a\nb\r\n\r\n\nc\rd\n"
+    with serving(netkit.EchoHandler) as server:
+        command = [tool("ncat"), "-C", "127.0.0.1", str(port_of(server))]
+        theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE).stdout
+        assert run("--crlf", port_of(server), data=text).out == theirs
+
+
+@pytest.mark.parametrize("port", ["open", "closed"])
+def test_a_probe_has_the_exit_status_of_nc(run: Run, port: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        number = port_of(server) if port == "open" else free_port()
+        theirs = subprocess.run([tool("nc"), "-z", "127.0.0.1", str(number)], timeout=PATIENCE)
+        assert run("--probe", "127.0.0.1", number).status == theirs.returncode
