@@ -11,10 +11,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from . import binding
+from . import binding, events
 from .addresses import SocketAddress, check_port, describe_peer, is_ip
 from .client import connect
 from .connection import Connection
@@ -170,23 +170,39 @@ def _dial(arguments: argparse.Namespace) -> Connection:
     if arguments.insecure:
         _say("netkit: warning: --insecure: anybody can pass for the server")
     path = isinstance(arguments.port, str)
-    conn = connect(
-        None if path else arguments.port,
-        arguments.host or "localhost",
-        path=arguments.port if path else None,
-        connect_timeout=arguments.timeout,
-        source_address=arguments.source,
-        retry=arguments.retry,
-        tls=arguments.tls,
-        tls_ca=arguments.tls_ca,
-        tls_verify=not arguments.insecure,
-    )
+    with _telling(arguments.verbose):
+        conn = connect(
+            None if path else arguments.port,
+            arguments.host or "localhost",
+            path=arguments.port if path else None,
+            connect_timeout=arguments.timeout,
+            source_address=arguments.source,
+            retry=arguments.retry,
+            tls=arguments.tls,
+            tls_ca=arguments.tls_ca,
+            tls_verify=not arguments.insecure,
+        )
     if arguments.verbose:
-        for address in conn.attempted_addresses[:-1]:
-            _say(f"tried {address}")
         secured = f" with {conn.tls.version}" if conn.tls is not None else ""
         _say(f"connected to {conn.peer}{secured}")
     return conn
+
+
+@contextlib.contextmanager
+def _telling(wanted: bool) -> Iterator[None]:
+    """Tell of each attempt meanwhile."""
+    unsubscribe = events.subscribe(_tell) if wanted else bool
+    try:
+        yield
+    finally:
+        unsubscribe()
+
+
+def _tell(event: events.Event) -> None:
+    if isinstance(event, events.AttemptStarted):
+        _say(f"trying {event.address}")
+    elif isinstance(event, events.AttemptFailed):
+        _say(f"{event.address}: {event.error.strerror}")
 
 
 def _accept(arguments: argparse.Namespace) -> Connection:

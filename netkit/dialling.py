@@ -164,7 +164,10 @@ class Dialler:
         return conn
 
     def _failure(self, timed_out: bool = False) -> ConnectError:
-        return ConnectError.of(str(self._target), self._errors, timed_out)
+        failure = ConnectError.of(str(self._target), self._errors, timed_out)
+        failure.address = self._target.host or self._target.path
+        failure.port = self._target.port if self._target.host is not None else None
+        return failure
 
 
 def _known(address: str, port: int, family: int) -> list[Candidate]:

@@ -67,10 +67,14 @@ class ConnectError(NetkitError, OSError):
 
     Also a ConnectionRefusedError, TimeoutError or PermissionError, if all of `errors` are, and a
     TimeoutError if the time was up. `errors` has ``(address, error)`` for each attempt of the last
-    round; `errno` is the first one's.
+    round; `errno` is the first one's. `address` and `port` are what was to be connected to; `port`
+    is None for a Unix socket.
     """
 
     errors: tuple[tuple[str, OSError], ...] = ()
+    address: str | None = None
+    port: int | None = None
+    syscall = "connect"
 
     @classmethod
     def of(
@@ -92,6 +96,19 @@ class ConnectError(NetkitError, OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # its class has no name that pickle could look up
+        kinds = [kind for kind in type(self).__bases__ if kind is not ConnectError]
+        kind = kinds[0] if type(self) is not ConnectError else None
+        return _restored_connect_error, (kind, self.args, vars(self))
+
+
+def _restored_connect_error(
+    kind: type[OSError] | None, args: tuple[Any, ...], state: dict[str, Any]
+) -> ConnectError:
+    error = _connect_error(kind)(*args)
+    vars(error).update(state)
+    return error
 
 
 def _attempt(address: str, error: OSError, target: str) -> str:

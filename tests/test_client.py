@@ -206,6 +206,7 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         connect(path=path)
     assert str(caught.value) == f"connect to unix:{path} failed: no such file or directory"
     assert caught.value.errno == errno.ENOENT
+    assert (caught.value.address, caught.value.port) == (str(path), None)
 
 
 # --- Failed ---
@@ -257,6 +258,7 @@ def test_the_error_of_one_attempt_reads_well() -> None:
     assert isinstance(error, ConnectError)
     assert str(error) == f"connect to 127.0.0.1:{port} failed: connection refused"
     assert error.errno == errno.ECONNREFUSED
+    assert (error.address, error.port, error.syscall) == ("127.0.0.1", port, "connect")
     assert [address for address, _ in error.errors] == [f"127.0.0.1:{port}"]
 
 

@@ -99,6 +99,11 @@ def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> Non
         errors.LineTooLongError(10),
         errors.MessageTooLongError(10, 11),
         errors.FramingError("x"),
+        errors.CancelledError(),
+        errors.HandshakeError("x"),
+        errors.TruncatedError(),
+        errors.TlsConfigError("x"),
+        errors.MissingExtraError("x"),
     ],
 )
 def test_errors_survive_being_copied_and_sent_to_another_process(
@@ -108,3 +113,14 @@ def test_errors_survive_being_copied_and_sent_to_another_process(
         assert type(other) is type(error)
         assert str(other) == str(error)
         assert vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, OSError])
+def test_what_connecting_failed_with_survives_it_too(kind: type[OSError]) -> None:
+    error = errors.ConnectError.of("h:1", [("p", kind(5, "no"))])
+    error.address = "h"
+    for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error)
+        assert isinstance(other, kind)
+        assert str(other) == str(error) == "connect to h:1 failed: p no"
+        assert (other.errno, other.address, len(other.errors)) == (5, "h", 1)
