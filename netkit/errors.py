@@ -104,7 +104,7 @@ class ConnectError(NetkitError, OSError):
 
 
 def _restored_connect_error(
-    kind: type[OSError] | None, args: tuple[Any, ...], state: dict[str, Any]
+    kind: Any, args: tuple[Any, ...], state: dict[str, Any]
 ) -> ConnectError:
     error = _connect_error(kind)(*args)
     vars(error).update(state)
