@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(str(error))
             return _serve(server, arguments)
     except (Failure, WorkersFailedError) as failure:
-        print(f"netkit: error: {failure}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            print(f"netkit: error: {failure}", file=sys.stderr)
         return 1
 
 
@@ -93,6 +94,10 @@ def drop_unwritten() -> None:
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, instead of two with the whole usage first."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with contextlib.suppress(OSError):  # the status says it, too
+            super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

@@ -179,6 +179,11 @@ class Terminal:
                 yield (line + "\n").encode(sys.stdin.encoding, "surrogateescape")
         except (EOFError, _Over):
             return
+        except KeyboardInterrupt:
+            # A second signal at the wrong moment makes Python forget what the first one has raised,
+            # and then it takes an interrupted readline for Ctrl+C.
+            if not self._interrupted:
+                raise
         finally:
             self._ended.set()
 

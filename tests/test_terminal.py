@@ -305,3 +305,20 @@ def test_the_terminal_is_given_back_as_it_was(signum: int, status: int) -> None:
             wait_until(user.echoes, "the end")
             assert user.wait() == status
             assert "Traceback" not in user.seen
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_an_interruption_after_the_end_is_no_ctrl_c(
+    over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    terminal = Terminal()
+    terminal._interrupted = over
+    if over:
+        assert list(terminal.lines()) == []
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            list(terminal.lines())
