@@ -97,14 +97,10 @@ class Options(_Values):
             raise ValueError("starttls needs tls_cert")
 
     @property
-    def time_limits(self) -> TimeLimits:
-        """Those of each connection."""
-        return TimeLimits(self.idle_timeout, self.read_timeout, self.write_timeout, self.min_rate)
-
-    @property
-    def has_time_limits(self) -> bool:
-        """Whether a connection has any of them."""
-        return self.time_limits != (None, None, None, None)
+    def time_limits(self) -> TimeLimits | None:
+        """Those of each connection; None if there are none."""
+        limits = TimeLimits(*(getattr(self, name) for name in TimeLimits._fields))
+        return limits if any(limits) else None
 
 
 class TimeLimits(NamedTuple):

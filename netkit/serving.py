@@ -137,8 +137,8 @@ class ClientServer(AdjustableServer):
         if opaque:
             limits = (options.idle_timeout, options.read_timeout, options.write_timeout)
             request.settimeout(next(filter(None, limits), None))
-        elif options.has_time_limits:
-            connection.set_limits(options.time_limits)
+        elif self._time_limits is not None:
+            connection.set_limits(self._time_limits)
         connection.ticket = ticket
         self._connections.add(connection)
         return connection
@@ -212,7 +212,9 @@ class ClientServer(AdjustableServer):
         if connection is not None:
             self._connections.claim(connection)
         try:
-            self.finish_request(self._secured(request, connection), client_address)
+            if self._tls is not None:
+                request = self._secured(request, connection)
+            self.finish_request(request, client_address)
         except Exception:
             self._tell_error(connection.socket if connection else request, client_address)
         finally:
@@ -248,7 +250,8 @@ class ClientServer(AdjustableServer):
         connection = self._connections.get(request) or self._connections.adopt(request)
         if connection is not None:
             self._connections.claim(connection)
-            request = self._secured(request, connection)  # if who has called this has not
+            if self._tls is not None:  # and who has called this has not done it
+                request = self._secured(request, connection)
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:

@@ -21,6 +21,7 @@ class AdjustableServer(Doorway):
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
         super().__init__(server_address, handler, options)
         self._tls = _tls_context(options)
+        self._time_limits = options.time_limits
 
     def suspend(self) -> None:
         """Accept nobody until `resume`: new clients wait in the kernel's queue."""
@@ -42,6 +43,7 @@ class AdjustableServer(Doorway):
         if any(name.startswith("tls") for name in options):
             self._tls = _tls_context(new)
         self._options = new
+        self._time_limits = new.time_limits
         self._admission.configure(new)
 
     def reload(self) -> bool:
