@@ -86,7 +86,12 @@ class Waiter:
         self._cancel = cancel
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._selector = selectors.DefaultSelector()
+        try:
+            self._selector = selectors.DefaultSelector()
+        except BaseException:  # there are no more descriptors
+            self._woken.close()
+            self._waker.close()
+            raise
         self._selector.register(self._woken, selectors.EVENT_READ)
         if cancel is not None:
             cancel.attach(self.wake)

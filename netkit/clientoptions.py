@@ -16,7 +16,7 @@ from . import sockets
 from .addresses import check_port, is_ip
 from .attempts import Cancel
 from .blocklist import BlockList
-from .options import FLAGS, check_bytes, check_seconds, check_switch
+from .options import FLAGS, check_seconds, check_switch
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -118,11 +118,6 @@ def _check_resolver(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a function, not {value!r}")
 
 
-def _check_size(name: str, value: object) -> None:
-    if value is not None:
-        check_bytes(name, value)
-
-
 def _check_keep_alive(name: str, value: object) -> None:
     if isinstance(value, bool):
         return
@@ -152,8 +147,8 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "cancel": _check_kind(Cancel, "a netkit.Cancel"),
     "keep_alive": _check_keep_alive,
     "tos": _check_tos,
-    "receive_buffer": _check_size,
-    "send_buffer": _check_size,
+    "receive_buffer": FLAGS["max_message"].check,
+    "send_buffer": FLAGS["max_message"].check,
     "tls": _check_tls,
     "tls_ca": FLAGS["tls_client_ca"].check,
     "tls_verify": check_switch,

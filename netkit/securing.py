@@ -43,9 +43,9 @@ class SecurableStream(WritableStream):
         As the client else, which verifies that the certificate is for `server_hostname`, if its
         context says so (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
 
-        HandshakeError if it fails, or if bytes have come that nobody has read: they were not
-        encrypted, whoever sent them. TimeoutError (`handshake_timeout`). ValueError if TLS has
-        begun already, TypeError without a context.
+        HandshakeError if it fails (close the connection then), or if bytes have come that nobody
+        has read: they were not encrypted, whoever sent them. TimeoutError (`handshake_timeout`).
+        ValueError if TLS has begun already, TypeError without a context.
         """
         from .tls import TlsStream  # here because most programs do without
 

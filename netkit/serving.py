@@ -209,6 +209,8 @@ class ClientServer(AdjustableServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client to its end, in the calling thread."""
         connection = self._connections.get(request)
+        if connection is None and self._speaks_tls():  # it was not accepted here
+            connection = self._register(request, client_address)
         if connection is not None:
             self._connections.claim(connection)
         try:
@@ -248,6 +250,8 @@ class ClientServer(AdjustableServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
         connection = self._connections.get(request) or self._connections.adopt(request)
+        if connection is None and self._speaks_tls():
+            connection = self._register(request, client_address)
         if connection is not None:
             self._connections.claim(connection)
             if self._tls is not None:  # and who has called this has not done it

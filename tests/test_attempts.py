@@ -257,3 +257,12 @@ def test_waking_often_or_too_late_does_no_harm() -> None:
             waiter.wake()
         assert waiter.wait() == []
     waiter.wake()
+
+
+def test_a_waiter_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("netkit.attempts.selectors.DefaultSelector", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        Waiter(Deadline(None))

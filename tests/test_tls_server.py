@@ -213,6 +213,27 @@ def test_who_schedules_clients_himself_has_tls_too() -> None:
             assert say_and_end(sock, b"hello") == b"hello"
 
 
+@each_handler
+@pytest.mark.parametrize("method", ["process_request", "finish_request"])
+def test_a_socket_from_elsewhere_is_not_served_in_clear_text(handler: Any, method: str) -> None:
+    with serving(handler, tls=contexts()[0]) as server, tcp_pair() as (ours, peer):
+
+        def finish() -> None:
+            with contextlib.suppress(OSError):
+                server.finish_request(ours, ours.getpeername())
+            server.shutdown_request(server.connections[0].socket)
+
+        peer.sendall(b"hello\n")
+        if method == "finish_request":
+            thread = in_thread(finish)
+        else:
+            thread = in_thread(server.process_request, ours, ours.getpeername())
+        with thread:
+            assert b"hello" not in receive_all(peer)
+            peer.close()
+        assert server.wait_for_connections(0, PATIENCE)
+
+
 # --- Those who cannot, or will not, speak TLS ---
 
 
