@@ -41,7 +41,7 @@ def who(conn):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif word == "sleep":
             time.sleep(float(argument))
-        conn.write(f"{os.getpid()} {VERSION}\\n")
+        conn.write(f"{os.getpid()} {VERSION} {conn.server.listening}\\n")
 """
 
 
@@ -52,6 +52,7 @@ class Client:
         self.sock = program.connect()
         self.pid = 0
         self.version = ""
+        self.others_may_come = True
 
     def ask(self, order: str = "who") -> None:
         """Have it say who serves; what it has said before must still hold."""
@@ -67,7 +68,8 @@ class Client:
             chunk = self.sock.recv(100)
             assert chunk, answer
             answer += chunk
-        pid, version = answer.split()
+        pid, version, listening = answer.split()
+        self.others_may_come = listening == b"True"
         assert (self.pid, self.version) in ((0, ""), (int(pid), version.decode()))
         self.pid, self.version = int(pid), version.decode()
 
@@ -565,10 +567,16 @@ def test_a_worker_too_many_serves_its_clients_until_they_leave(app: Callable[...
         with clients_of_all(program, 2) as clients:
             program.send_signal(signal.SIGTTOU)
             program.wait_for_line("1 workers are ready")
-            (staying,) = pids_of(program, 1)
-            (leaving,) = {client.pid for client in clients} - {staying}
-            for client in clients * 2:
-                client.ask()
+
+            def leave() -> set[int]:
+                for client in clients:
+                    client.ask()
+                return {client.pid for client in clients if not client.others_may_come}
+
+            wait_until(leave, "the end of listening in one of them")
+            (leaving,) = leave()
+            (staying,) = {client.pid for client in clients} - {leaving}
+            assert pids_of(program, 1) == {staying}
             assert leaving in program.children()
             for client in clients:
                 if client.pid == leaving:
@@ -912,11 +920,14 @@ LITTLE_GRACE = """
 import netkit.worker
 netkit.worker.KILL_GRACE = 0.2
 """
+DEAF_TO_MORE = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what it finds again when it has served
+"""
 LITTLE_TIME = SERVE.replace("drain_timeout=60", "drain_timeout=0.3")
 
 
 def test_a_worker_that_hangs_is_killed_in_the_end(script: Callable[..., Program]) -> None:
-    with script(LITTLE_GRACE + LITTLE_TIME) as program:
+    with script(LITTLE_GRACE + DEAF_TO_MORE + LITTLE_TIME) as program:
         with clients_of_all(program, 2) as clients:
             clients[0].say("freeze")
             time.sleep(0.2)
