@@ -130,10 +130,14 @@ class Served:
     def at_rest(self, wanted: Measured | None = None) -> Measured:
         """What it holds without clients: as `wanted`, or else when that changes no more."""
         deadline = time.monotonic() + SETTLING
-        last, measured = wanted, self.measure()
-        while (last is None or measured[:2] != last[:2]) and time.monotonic() < deadline:
+        last, unchanged = self.measure(), 0
+        while (unchanged < 3 if wanted is None else last[:2] != wanted[:2]) and (
+            time.monotonic() < deadline
+        ):
             time.sleep(0.3)  # longer than a thread waits for its next client
-            last, measured = wanted or measured, self.measure()
+            measured = self.measure()
+            unchanged = unchanged + 1 if measured[:2] == last[:2] else 0
+            last = measured
         self.process.send_signal(signal.SIGUSR1)
         blocks = int(self._line())
         return self.measure()._replace(blocks=blocks)

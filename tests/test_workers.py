@@ -41,7 +41,10 @@ def who(conn):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif word == "sleep":
             time.sleep(float(argument))
-        conn.write(f"{os.getpid()} {VERSION} {conn.server.listening}\\n")
+        elif word == "listening":
+            conn.write(f"{conn.server.listening}\\n")
+            continue
+        conn.write(f"{os.getpid()} {VERSION}\\n")
 """
 
 
@@ -52,7 +55,6 @@ class Client:
         self.sock = program.connect()
         self.pid = 0
         self.version = ""
-        self.others_may_come = True
 
     def ask(self, order: str = "who") -> None:
         """Have it say who serves; what it has said before must still hold."""
@@ -63,15 +65,22 @@ class Client:
         self.sock.sendall(order.encode() + b"\n")
 
     def hear(self) -> None:
+        pid, version = self._line().split()
+        assert (self.pid, self.version) in ((0, ""), (int(pid), version.decode()))
+        self.pid, self.version = int(pid), version.decode()
+
+    def others_may_come(self) -> bool:
+        """Whether its worker accepts."""
+        self.say("listening")
+        return self._line() == b"True\n"
+
+    def _line(self) -> bytes:
         answer = b""
         while not answer.endswith(b"\n"):
             chunk = self.sock.recv(100)
             assert chunk, answer
             answer += chunk
-        pid, version, listening = answer.split()
-        self.others_may_come = listening == b"True"
-        assert (self.pid, self.version) in ((0, ""), (int(pid), version.decode()))
-        self.pid, self.version = int(pid), version.decode()
+        return answer
 
     def is_let_go(self) -> bool:
         """Whether the server has ended it, once it does."""
@@ -460,6 +469,8 @@ def test_an_error_of_the_program_ends_all_workers(script: Callable[..., Program]
         "signal.signal(signal.SIGALRM, fail)\n"
     )
     with script(failing + SERVE) as program, clients_of_all(program, 2) as clients:
+        program.wait_for_line("2 workers are ready")
+        time.sleep(0.2)  # while it writes a line of the log, an error is the log's
         program.send_signal(signal.SIGALRM)
         assert program.wait() == 1
         assert program.lines[-1] == "RuntimeError: enough"
@@ -568,13 +579,11 @@ def test_a_worker_too_many_serves_its_clients_until_they_leave(app: Callable[...
             program.send_signal(signal.SIGTTOU)
             program.wait_for_line("1 workers are ready")
 
-            def leave() -> set[int]:
-                for client in clients:
-                    client.ask()
-                return {client.pid for client in clients if not client.others_may_come}
+            def leaving_ones() -> set[int]:
+                return {client.pid for client in clients if not client.others_may_come()}
 
-            wait_until(leave, "the end of listening in one of them")
-            (leaving,) = leave()
+            wait_until(leaving_ones, "the end of listening in one of them")
+            (leaving,) = leaving_ones()
             (staying,) = {client.pid for client in clients} - {leaving}
             assert pids_of(program, 1) == {staying}
             assert leaving in program.children()
