@@ -118,14 +118,15 @@ class BlockList:
 
     def add_many(self, rules: Iterable[Any]) -> None:
         """All of them, or none if one is wrong."""
-        new = [_parse(rule) for rule in rules]
+        self._add([_parse(rule) for rule in rules])
+
+    def _add(self, new: Iterable[_Rule]) -> None:
         with self._changing:
             self._state = _added(self._state, new)
 
     def add_range(self, first: Any, last: Any) -> None:
         """From `first` to `last`, both included. ValueError if it would be empty."""
-        with self._changing:
-            self._state = _added(self._state, [_range(first, last)])
+        self._add([_range(first, last)])
 
     def remove(self, rule: Any) -> None:
         """Exactly this rule, as it was added; nothing if there is none."""
@@ -197,7 +198,7 @@ class BlockList:
             rules = None
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
             raise ValueError("a BlockList in JSON is an array of strings")
-        self.add_many(_shown_rule(rule) for rule in reversed(rules))
+        self._add([_parse_shown(rule) for rule in reversed(rules)])
 
 
 def _restored(path: str | None, rules: str) -> BlockList:
@@ -279,10 +280,11 @@ def _subnet(address: str, prefix: str) -> _Rule:
     if not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
         raise ValueError(f"not a prefix length from 0 to {bits}: {prefix!r}")
     length = int(prefix) + _BITS - bits
-    shown = f"{_shown(number)}/{length - _MAPPED if _is_ipv4(number) else length}"
     if _is_ipv4(number) and length < _MAPPED:  # a network that IPv4 is a part of
-        shown = f"{address}/{prefix}"
-    text = f"Subnet: {_family(number)} {shown}"
+        text = f"Subnet: IPv6 {address}/{prefix}"
+    else:
+        shown = length - _MAPPED if _is_ipv4(number) else length
+        text = f"Subnet: {_family(number)} {_shown(number)}/{shown}"
     return _Rule(text, ((length, number >> (_BITS - length)),))
 
 
@@ -305,9 +307,13 @@ def _networks(low: int, high: int) -> Iterator[_Network]:
         low += 1 << free
 
 
-def _shown_rule(text: str) -> str:
-    """``Subnet: IPv4 10.0.0.0/8`` without what is before the rule itself."""
-    kind, _, rule = text.rpartition(" ")
-    if kind not in {f"{k}: {f}" for k in ("Address", "Range", "Subnet") for f in ("IPv4", "IPv6")}:
+def _parse_shown(text: str) -> _Rule:
+    """``Subnet: IPv4 10.0.0.0/8``: what is before the rule itself must be true of it."""
+    kind, _, given = text.rpartition(" ")
+    rule = _parse(given)
+    shown = rule.text.rpartition(" ")[0]
+    # As in Node, an IPv4 address may be there as an IPv6 one: ::ffff:1.2.3.4.
+    mapped = ":" in given and kind == shown.replace("IPv4", "IPv6")
+    if not mapped and (kind != shown or (":" in given and kind.endswith("IPv4"))):
         raise ValueError(f"not a rule: {text!r}")
     return rule

@@ -103,7 +103,7 @@ def test_rules_are_shown_as_in_node_the_newest_first() -> None:
     found.add("::ffff:0.0.0.0/90")
     found.add("1.2.3.4")
     assert found.rules == [
-        "Subnet: IPv4 ::ffff:0.0.0.0/90",
+        "Subnet: IPv6 ::ffff:0.0.0.0/90",
         "Range: IPv4 10.0.0.1-10.0.0.9",
         "Subnet: IPv6 ::1/64",
         "Subnet: IPv4 192.168.1.7/24",
@@ -213,6 +213,9 @@ json_values = st.recursive(
 @given(st.one_of(st.text(), json_values.map(json.dumps)))
 @example("[" * 10_000)
 @example("1" * 5_000)
+@example('["Address: IPv4 ::"]')
+@example('["Address: IPv4 ::ffff:1.2.3.4"]')
+@example('["Address: IPv4 1.2.3.4/24"]')
 def test_any_json_is_added_whole_or_is_a_value_error_and_not_added_at_all(text: str) -> None:
     found = BlockList(["1.2.3.4"])
     before = found.rules
