@@ -41,10 +41,12 @@ class Accepting:
         """Whether a thread is in its turn."""
         return self._acceptor is not None
 
-    def begin(self, *listeners: socket.socket, shared: bool = False) -> Acceptor | None:
+    def begin(
+        self, *listeners: socket.socket, shared: bool = False, contended: bool = True
+    ) -> Acceptor | None:
         """Begin a turn, for the calling thread or for one that will `take_over`.
 
-        `shared`: whether other threads may lend a hand.
+        `shared`: whether other threads may lend a hand. `contended`: as for `Acceptor`.
         If another thread is in its turn, waits until that has ended. None: do not accept, since
         that turn was ended, or since a stop was requested before there ever was one.
         """
@@ -56,7 +58,7 @@ class Accepting:
             if self.stop_requested:
                 self.stop_requested = False
                 return None
-            self._acceptor = Acceptor(*listeners)
+            self._acceptor = Acceptor(*listeners, contended=contended)
             self._shared = shared
             self._thread = threading.get_ident()
             return self._acceptor

@@ -58,16 +58,22 @@ class Admission:
         self._of_network: dict[str, int] = {}
         self._rates = _Rates()
         self._options = options
+        # What most servers need to know, without a lock and a call.
+        self.unlimited = self.judges = False
+        self._note_limits_locked()
 
     def configure(self, options: Options) -> None:
         """Have other limits from now on; they touch nobody who is in."""
         with self._lock:
             self._options = options
+            self._note_limits_locked()
         self._wake()
 
     def share(self, places: SharedPlaces) -> None:
         """Have `max_connections` hold for all worker processes together; before any client."""
-        self._shared = places
+        with self._lock:
+            self._shared = places
+            self._note_limits_locked()
 
     # Places
 
@@ -77,7 +83,7 @@ class Admission:
         `wanted`: else have `wake` called once there is.
         """
         with self._lock:
-            if self._has_room_locked() and (self._shared is None or self._shared.take()):
+            if self.unlimited or self._take_locked():
                 self._count += 1
                 return True
             self._wanted = self._wanted or wanted
@@ -91,19 +97,31 @@ class Admission:
             self._count -= 1
             if self._shared is not None:
                 self._shared.give_back()
-            self._forgo_locked(ticket)
+            if ticket is not NO_SHARE:
+                self._forgo_locked(ticket)
             wanted, self._wanted = self._wanted, False
         if wanted:
             self._wake()
 
-    def _has_room_locked(self) -> bool:
+    def _take_locked(self) -> bool:
         limit = self._options.max_connections
         if self._suspended:
             return False
-        return limit is None or self._shared is not None or self._count < limit
+        if self._shared is not None:
+            return self._shared.take()
+        return limit is None or self._count < limit
+
+    def _note_limits_locked(self) -> None:
+        options = self._options
+        shared = self._shared is not None
+        self.unlimited = options.max_connections is None and not (self._suspended or shared)
+        others = (options.allow, options.deny, options.max_connection_rate)
+        self.judges = (*others, options.max_connections_per_ip) != (None,) * 4
 
     def must_wait(self) -> bool:
         """Whether new clients are to be left in the kernel's queue; `wake` is called when not."""
+        if self.unlimited:
+            return False
         with self._lock:
             full = self._suspended or (self._options.when_full == "wait" and self._is_full_locked())
             self._wanted = self._wanted or full
@@ -119,11 +137,13 @@ class Admission:
         """Let nobody in, for the time being: new clients wait in the kernel's queue."""
         with self._lock:
             self._suspended = True
+            self._note_limits_locked()
 
     def resume(self) -> None:
         """Let clients in again."""
         with self._lock:
             self._suspended = False
+            self._note_limits_locked()
         self._wake()
 
     @property
@@ -213,7 +233,8 @@ class Refusals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.RLock()  # guards what follows; signal handlers, as above
-        self._episodes: dict[str, _Episode] = {}
+        self.episodes: dict[str, _Episode] = {}
+        """Those under way, by their reason: others only look whether there are any."""
         self.count = 0
         """How many have been refused so far."""
 
@@ -223,7 +244,7 @@ class Refusals:
         with self._lock:
             self.count += 1
             first = self._note_locked(reason)
-            self._episodes[reason].clients += 1
+            self.episodes[reason].clients += 1
         if first:
             events.emit(events.Refusing(reason, peer, False))
         remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
@@ -238,9 +259,9 @@ class Refusals:
 
     def _note_locked(self, reason: str) -> bool:
         now = self._clock()
-        episode = self._episodes.get(reason)
+        episode = self.episodes.get(reason)
         if episode is None:
-            self._episodes[reason] = _Episode(now)
+            self.episodes[reason] = _Episode(now)
             return True
         episode.last = now
         return False
@@ -253,10 +274,10 @@ class Refusals:
         now = self._clock()
         over = []
         with self._lock:
-            for reason, episode in list(self._episodes.items()):
+            for reason, episode in list(self.episodes.items()):
                 if now - episode.last >= quiet:
-                    over.append((reason, self._episodes.pop(reason)))
-            left = [episode.last + quiet - now for episode in self._episodes.values()]
+                    over.append((reason, self.episodes.pop(reason)))
+            left = [episode.last + quiet - now for episode in self.episodes.values()]
         for reason, episode in over:
             if episode.clients:
                 seconds = episode.last - episode.began

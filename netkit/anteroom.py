@@ -41,32 +41,29 @@ class Anteroom:
         self._wake = wake
         self._clock = clock
         self._lock = threading.RLock()  # guards both; re-entrant, for signal handlers
-        self._held: deque[Guest] = deque()
-        self._leaving: deque[tuple[float, socket.socket]] = deque()
+        self.held: deque[Guest] = deque()
+        """Who waits for a place: others only look whether there is somebody."""
+        self.leaving: deque[tuple[float, socket.socket]] = deque()
+        """Who was turned away, and when to close them."""
 
     def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
         """Keep a client until there is a place, at most `seconds`. False: there are too many."""
         with self._lock:
-            if len(self._held) >= MAX_HELD:
+            if len(self.held) >= MAX_HELD:
                 return False
-            self._held.append(Guest(request, address, ticket, self._clock() + seconds))
+            self.held.append(Guest(request, address, ticket, self._clock() + seconds))
             return True
-
-    @property
-    def anybody_held(self) -> bool:
-        """Whether somebody waits for a place."""
-        return bool(self._held)
 
     def next_held(self) -> Guest:
         """The one who has waited for longest, who leaves the room; there is somebody."""
         with self._lock:
-            return self._held.popleft()
+            return self.held.popleft()
 
     def next_overdue(self) -> Guest | None:
         """One whose time is up, who leaves the room."""
         with self._lock:
-            if self._held and self._held[0].until <= self._clock():
-                return self._held.popleft()
+            if self.held and self.held[0].until <= self._clock():
+                return self.held.popleft()
             return None
 
     def turn_away(self, request: socket.socket, message: bytes) -> None:
@@ -78,9 +75,9 @@ class Anteroom:
         sockets.shut_down(request, socket.SHUT_WR)
         oldest = None
         with self._lock:
-            self._leaving.append((self._clock() + LEAVE_SECONDS, request))
-            if len(self._leaving) > MAX_LEAVING:
-                _, oldest = self._leaving.popleft()
+            self.leaving.append((self._clock() + LEAVE_SECONDS, request))
+            if len(self.leaving) > MAX_LEAVING:
+                _, oldest = self.leaving.popleft()
         if oldest is not None:
             _close(oldest)
         self._wake()
@@ -90,10 +87,10 @@ class Anteroom:
         now = self._clock()
         over = []
         with self._lock:
-            while self._leaving and self._leaving[0][0] <= now:
-                over.append(self._leaving.popleft()[1])
-            due = [until for until, _ in list(self._leaving)[:1]]
-            due += [guest.until for guest in list(self._held)[:1]]
+            while self.leaving and self.leaving[0][0] <= now:
+                over.append(self.leaving.popleft()[1])
+            due = [until for until, _ in list(self.leaving)[:1]]
+            due += [guest.until for guest in list(self.held)[:1]]
         for request in over:
             _close(request)
         return max(0.0, min(due) - now) if due else None
@@ -101,8 +98,8 @@ class Anteroom:
     def close(self) -> list[Guest]:
         """Close all who were turned away; those who are held are the caller's now."""
         with self._lock:
-            leaving, self._leaving = self._leaving, deque()
-            held, self._held = list(self._held), deque()
+            leaving, self.leaving = self.leaving, deque()
+            held, self.held = list(self.held), deque()
         for _, request in leaving:
             _close(request)
         return held

@@ -183,8 +183,10 @@ class Connection(SecurableStream):
         try:
             if self.tls is not None:
                 sockets.set_send_timeout(self.socket, LINGER_SECONDS)
-            self._send_corked()
-            self._say_goodbye()
+            if self._corked:
+                self._send_corked()
+            if self.tls is not None or self.opaque:
+                self._say_goodbye()
         except OSError:  # it takes nothing any more
             pass
         finally:

@@ -50,6 +50,9 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._client_threads = self._make_threads()
         self._local_name: Any = None  # of all connections, unless the listeners have several
         self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`
+        # The process that has opened the listeners: none but it accepts from them. 0: unknown.
+        self._opened_by: int | None = None
+        self._schedules = self._verifies = False  # it overrides the method that does
         self._next_listener = 0  # who is asked first; only for fairness, so that races do no harm
         # Whom `for connection in server` has accepted, and not given out; None: there is no such.
         self._taken: deque[Connection] | None = None
@@ -62,9 +65,8 @@ class Doorway(socketserver.ThreadingTCPServer):
     _job: Callable[..., Job]
     _overrides: Callable[[str], bool]
     _speaks_tls: Callable[[], bool]
-    _start_client: Callable[..., None]
+    _start_client: Callable[[Any, Any, bool], None]
     _tell_error: Callable[[Any, Any], None]
-    _verify_and_process: Callable[[Any, Any], None]
 
     def _make_threads(self) -> ClientThreads:
         return ClientThreads(self.daemon_threads, self._take_next)
@@ -115,12 +117,14 @@ class Doorway(socketserver.ThreadingTCPServer):
                 self._refusals.waiting("max_connections")
             acceptor.pause(seconds, self._admission.places_fileno())
             return False
-        also = self._admission.places_fileno() if self._anteroom.anybody_held else None
+        also = self._admission.places_fileno() if self._anteroom.held else None
         return acceptor.wait(seconds, also)
 
     def _tidy_up(self) -> tuple[float | None, ...]:
         """Let in and turn out who is held, close who has left. Seconds until the next time."""
-        while self._anteroom.anybody_held and self._admission.enter(wanted=True):
+        if not (self._anteroom.held or self._anteroom.leaving or self._refusals.episodes):
+            return ()
+        while self._anteroom.held and self._admission.enter(wanted=True):
             guest = self._anteroom.next_held()
             self._let_in(guest.request, guest.client_address, guest.ticket)
         while overdue := self._anteroom.next_overdue():
@@ -132,7 +136,7 @@ class Doorway(socketserver.ThreadingTCPServer):
 
     def _accept_one(self) -> Verdict | None:
         """Accept a client and see it on its way. None if that worked, or else what went wrong."""
-        has_place = not self._anteroom.anybody_held and self._admission.enter(wanted=True)
+        has_place = not self._anteroom.held and self._admission.enter(wanted=True)
         if not has_place and self._admission.must_wait():
             return Verdict.FULL
         try:
@@ -181,28 +185,25 @@ class Doorway(socketserver.ThreadingTCPServer):
             self._accepting.succeeded()
 
     def _admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
-        connection = self._note_admitted(request, client_address, ticket)
+        connection = self._note(request, client_address, ticket)
         self._announce(connection)
         if self._taken is not None:
             if self.verify_request(request, client_address):
                 self._taken.append(connection)
             else:
                 self.shutdown_request(request)
-        elif not self._overrides("process_request"):
-            self._start_client(request, client_address, self._verify_and_process)
+        elif not self._schedules:
+            self._start_client(request, client_address, not self._verifies)
         elif self.verify_request(request, client_address):
             self.process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
-    def _note_admitted(self, request: Any, client_address: Any, ticket: Ticket) -> Connection:
-        try:
-            return self._note(request, client_address, ticket)
-        except BaseException:
-            self._admission.leave(ticket)  # the registry does it for those whom it has
-            raise
-
     # In a thread that is done with its client
+
+    def _note_overrides(self) -> None:
+        self._schedules = self._overrides("process_request")
+        self._verifies = self._overrides("verify_request")
 
     def _accepts_alone(self) -> bool:
         """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
@@ -226,10 +227,10 @@ class Doorway(socketserver.ThreadingTCPServer):
         connection, request, client_address = accepted
         self._accepting.succeeded()
         self._announce(connection)
-        return self._job(connection, request, client_address, self._verify_and_process)
+        return self._job(connection, request, client_address, not self._verifies)
 
     def _accept_next(self) -> tuple[Connection, Any, Any] | None:
-        if self._anteroom.anybody_held or not self._admission.enter():
+        if self._anteroom.held or not self._admission.enter():
             return None
         try:
             request, client_address = self.get_request()
@@ -242,7 +243,7 @@ class Doorway(socketserver.ThreadingTCPServer):
         if ticket is None:
             return None
         try:
-            connection = self._note_admitted(request, client_address, ticket)
+            connection = self._note(request, client_address, ticket)
         except Exception:
             self._tell_error(request, client_address)
             self._forget(request)
@@ -272,13 +273,15 @@ class Doorway(socketserver.ThreadingTCPServer):
 
     def _is_queue_empty(self, verdict: Verdict) -> bool:
         if verdict is Verdict.NOBODY:
-            return not self._anteroom.anybody_held
+            return not self._anteroom.held
         return verdict is Verdict.STOP or self._admission.suspended
 
     # Those who stay outside
 
     def _judge_client(self, request: Any, client_address: Any, has_place: bool) -> Ticket | None:
         """What it takes if it may come in; else it is refused."""
+        if not self._admission.judges:
+            return NO_SHARE
         ticket = self._admission.judge(client_address)
         if isinstance(ticket, Ticket):
             return ticket

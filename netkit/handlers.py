@@ -40,9 +40,10 @@ class Handler:
 
     def __init__(self, conn: Connection, **settings: Any) -> None:
         """As `check_settings` for settings that there are not."""
-        self.check_settings(settings)
         self.conn = conn
-        vars(self).update(settings)
+        if settings:
+            self.check_settings(settings)
+            vars(self).update(settings)
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:

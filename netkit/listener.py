@@ -77,28 +77,24 @@ class BackOff:
     LONGEST = 1.0  # seconds
 
     def __init__(self) -> None:
-        self._pause = 0.0
+        self.pause = 0.0
+        """Seconds to wait before the next attempt; 0.0: the machine is fine."""
         self._since = 0.0
 
     def begin(self) -> bool:
         """Note a failure. True if it is the first of an episode."""
-        if self._pause:
-            self._pause = min(self._pause * 2, self.LONGEST)
+        if self.pause:
+            self.pause = min(self.pause * 2, self.LONGEST)
             return False
-        self._pause = self.FIRST
+        self.pause = self.FIRST
         self._since = time.monotonic()
         return True
 
-    @property
-    def pause(self) -> float:
-        """Seconds to wait before the next attempt."""
-        return self._pause
-
     def end(self) -> float | None:
         """Note a success. Seconds that the episode has lasted, None if there was none."""
-        if not self._pause:
+        if not self.pause:
             return None
-        self._pause = 0.0
+        self.pause = 0.0
         return time.monotonic() - self._since
 
 
@@ -112,12 +108,12 @@ class _ExclusiveSelector:
     """Waits by epoll, with listeners as such that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
     Of the processes that wait, the kernel wakes one for a client, where poll(2) wakes them all. It
-    asks them in the order in which they have registered, so whoever has been woken registers anew:
-    else the first one in line would have nearly all clients.
+    asks them in the order in which they have registered, so whoever has been woken registers anew,
+    if there are others (`contended`): else the first one in line would have nearly all clients.
     """
 
-    def __init__(self, waker: int, *listeners: int) -> None:
-        self._listeners = listeners
+    def __init__(self, contended: bool, waker: int, *listeners: int) -> None:
+        self._to_register_anew = listeners if contended else ()
         self._epoll = select.epoll()
         self._epoll.register(waker, select.EPOLLIN)
         for listener in listeners:
@@ -133,7 +129,7 @@ class _ExclusiveSelector:
         ready = {fd for fd, _ in self._epoll.poll(timeout)}
         if also is not None:
             self._epoll.unregister(also)
-        for listener in self._listeners:
+        for listener in self._to_register_anew:
             if listener in ready:
                 self._epoll.unregister(listener)
                 self._stand_in_line(listener)
@@ -146,7 +142,7 @@ class _ExclusiveSelector:
 class _PlainSelector:
     """The same where there is no such epoll: by poll(2), or select(2)."""
 
-    def __init__(self, *descriptors: int) -> None:
+    def __init__(self, _: bool, *descriptors: int) -> None:
         kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
         self._selector: selectors.BaseSelector = kind()
         for descriptor in descriptors:
@@ -173,9 +169,10 @@ class Acceptor:
     `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
     handler. Listeners are made non-blocking, so that an accept never waits: of several acceptors
     that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
+    `contended`: whether other processes accept from the same listeners.
     """
 
-    def __init__(self, *listeners: socket.socket) -> None:
+    def __init__(self, *listeners: socket.socket, contended: bool = True) -> None:
         for listener in listeners:
             unblock(listener)
         self._listeners = listeners
@@ -183,7 +180,7 @@ class Acceptor:
         self._waker.setblocking(False)
         try:
             descriptors = (listener.fileno() for listener in listeners)
-            self._selector = _Selector(self._woken.fileno(), *descriptors)
+            self._selector = _Selector(contended, self._woken.fileno(), *descriptors)
         except BaseException:
             self._woken.close()
             self._waker.close()
@@ -205,7 +202,7 @@ class Acceptor:
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but whether or not there is a client."""
-        selector = _PlainSelector(self._woken.fileno())
+        selector = _PlainSelector(False, self._woken.fileno())
         try:
             if self._woken.fileno() in selector.select(seconds, also):
                 self._woken.recv(64)

@@ -60,6 +60,8 @@ class ListeningServer(ClientServer):
             self.socket.close()
         self.address_family = family
         self.server_address = address
+        if self._opened_by is None:
+            self._opened_by = os.getpid()
         self.socket = socket.socket(family, self.socket_type)
 
     def _bind_and_activate(self) -> None:
@@ -228,6 +230,7 @@ class ListeningServer(ClientServer):
 
     def _take(self, sock: socket.socket, file: SocketFile | None) -> None:
         """Listen on a socket that is bound."""
+        self._opened_by = 0
         self.socket, self.address_family, self._file = sock, sock.family, file
         self.server_address = sock.getsockname()
         try:
@@ -246,6 +249,7 @@ class ListeningServer(ClientServer):
         For worker processes. The hooks of binding are not called again.
         """
         self._begin_new_life()
+        self._opened_by = 0
         self.socket, *more = listeners
         self._more_sockets = tuple(more)
         self._file, self._more_files = None, ()  # which its maker removes
@@ -259,6 +263,7 @@ class ListeningServer(ClientServer):
         with self._changed:
             self._state = State.NEW
             self._stop_order = (None, 0.0)
+            self._opened_by = None
             self._accepting = Accepting()
             self._connections.reopen()
             self._client_threads = self._make_threads()

@@ -39,12 +39,14 @@ class Registry:
     def __init__(self, left: Callable[[Any], None] = _nobody_asks) -> None:
         """`left` is called with the ticket of each connection that is over."""
         self._left = left
-        self._waiting = 0  # threads that wait for so many connections
+        self._waiting = 0  # threads that wait for a change
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         self._lock = threading.RLock()
         # Notified when a connection is over or the limit has changed.
         self._changed = threading.Condition(self._lock)
         self._live: dict[Any, Connection] = {}
+        # The connection of an accepted socket. The dictionary's own: it is asked all the time.
+        self.get: Callable[[Any], Connection | None] = self._live.get
         self._draining = False
         self._limit = self._patience = Deadline(None)
         self._counting = False
@@ -64,10 +66,6 @@ class Registry:
         events.emit(events.ConnectionOpened(connection.id, connection.peer))
         if self._draining:
             connection.end_input()
-
-    def get(self, request: Any) -> Connection | None:
-        """The connection of an accepted socket."""
-        return self._live.get(request)
 
     def claim(self, connection: Connection) -> bool:
         """Make the calling thread the one that serves it, or that closes it unserved.
@@ -116,7 +114,8 @@ class Registry:
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
         self._left(connection.ticket)
         seconds = time.monotonic() - connection.opened_at
         read: int | None = connection.bytes_read
@@ -140,12 +139,17 @@ class Registry:
 
     def wait_for(self, count: int, seconds: float | None) -> bool:
         """Until there are at least `count` (0: none); False if that takes more than `seconds`."""
+        with self._waiting_for_changes() as changed:
+            return changed.wait_for(
+                lambda: len(self._live) >= count if count else not self._live, seconds
+            )
+
+    @contextlib.contextmanager
+    def _waiting_for_changes(self) -> Iterator[threading.Condition]:
         with self._changed:
             self._waiting += 1
             try:
-                return self._changed.wait_for(
-                    lambda: len(self._live) >= count if count else not self._live, seconds
-                )
+                yield self._changed
             finally:
                 self._waiting -= 1
 
@@ -200,34 +204,34 @@ class Registry:
         """Until all have finished, or the limit has passed."""
         while not self._limit.expired():
             again = Deadline(self._end_inputs())
-            with self._changed:
+            with self._waiting_for_changes() as changed:
                 while self._any_but(spare):
                     until = again.earlier(self._limit)  # which may change during the wait
                     if until.expired():
                         break
-                    self._changed.wait(until.remaining())
+                    changed.wait(until.remaining())
                 else:
                     return
 
     def wait_for_leaving(self, spare: int) -> None:
         """Until all have left by themselves, the patience is over, or the limit has passed."""
-        with self._changed:
+        with self._waiting_for_changes() as changed:
             self._begin_counting_locked()
             while self._any_but(spare):
                 until = self._patience.earlier(self._limit)  # both may change during the wait
                 if until.expired():
                     return
-                self._changed.wait(until.remaining())
+                changed.wait(until.remaining())
 
     def wait_until_empty(self, seconds: float, spare: int) -> bool:
         """Until all are over but those that the thread `spare` serves; False if time ran out."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._any_but(spare), seconds)
+        with self._waiting_for_changes() as changed:
+            return changed.wait_for(lambda: not self._any_but(spare), seconds)
 
     def wait_for_one(self, seconds: float) -> None:
         """Until one of them is over, or the limit changes, or `seconds` have passed."""
-        with self._changed:
-            self._changed.wait(seconds)
+        with self._waiting_for_changes() as changed:
+            changed.wait(seconds)
 
     def _any_but(self, spare: int) -> bool:
         return any(connection.thread != spare for connection in self._live.values())
@@ -244,8 +248,8 @@ class Registry:
 
     def finish_spared(self, seconds: float, spare: int) -> None:
         """Give who was spared by a drain `seconds` to finish, and then cut them, too."""
-        with self._changed:
-            self._changed.wait_for(
+        with self._waiting_for_changes() as changed:
+            changed.wait_for(
                 lambda: all(c.was_cut or c.thread == spare for c in self._live.values()), seconds
             )
         self.cut(spare)

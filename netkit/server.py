@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import threading
 import time
 import weakref
@@ -130,8 +131,11 @@ class Server(ListeningServer):
         if not self._accepting.under_way:
             self._taken = taken
         acceptor = self._accepting.begin(
-            *self._listeners, shared=not single and not self._accepts_alone()
+            *self._listeners,
+            shared=not single and not self._accepts_alone(),
+            contended=self._opened_by != os.getpid(),
         )
+        self._note_overrides()
         _to_be_closed.add(self)
         return acceptor
 
@@ -157,7 +161,8 @@ class Server(ListeningServer):
             elif self.timeout is not None and time.monotonic() - last_client >= self.timeout:
                 last_client = time.monotonic()
                 self._call_hook("handle_timeout")
-            self._call_hook("service_actions")
+            if tick is not None:
+                self._call_hook("service_actions")
 
     def handle_request(self) -> None:
         """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds."""

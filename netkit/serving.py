@@ -28,7 +28,6 @@ from .threads import Job
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
 
-_Serve = Callable[[Any, Any], None]
 _T = TypeVar("_T")
 
 
@@ -119,6 +118,17 @@ class ClientServer(AdjustableServer):
         return connection
 
     def _note(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
+        """Note whom we have accepted. If that fails, what `ticket` stands for is given back."""
+        try:
+            connection = self._connection(request, client_address)
+            connection.ticket = ticket
+            self._connections.add(connection)
+        except BaseException:
+            self._admission.leave(ticket)  # the registry does it for those whom it has
+            raise
+        return connection
+
+    def _connection(self, request: Any, client_address: Any) -> Connection:
         taken = self._taken is not None
         opaque = self._serve is None and not taken
         options = self._options
@@ -139,8 +149,6 @@ class ClientServer(AdjustableServer):
             request.settimeout(next(filter(None, limits), None))
         elif self._time_limits is not None:
             connection.set_limits(self._time_limits)
-        connection.ticket = ticket
-        self._connections.add(connection)
         return connection
 
     def _announce(self, connection: Connection) -> None:
@@ -154,11 +162,11 @@ class ClientServer(AdjustableServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have `process_request_thread` run in a thread of the client's own."""
-        self._start_client(request, client_address, self.process_request_thread)
+        self._start_client(request, client_address, True)
 
-    def _start_client(self, request: Any, client_address: Any, serve: _Serve) -> None:
+    def _start_client(self, request: Any, client_address: Any, verified: bool) -> None:
         connection = self._connections.get(request)
-        job = self._job(connection, request, client_address, serve)
+        job = self._job(connection, request, client_address, verified)
         self._client_threads.daemon = self.daemon_threads
         while True:
             try:
@@ -175,43 +183,42 @@ class ClientServer(AdjustableServer):
                 return self._forget(request)
 
     def _job(
-        self, connection: Connection | None, request: Any, client_address: Any, serve: _Serve
+        self, connection: Connection | None, request: Any, client_address: Any, verified: bool
     ) -> Job:
         # Not a partial: a call of Python code from C takes a kilobyte of each client's stack.
-        return lambda: self._serve_client(connection, request, client_address, serve)
+        return lambda: self._serve_client(connection, request, client_address, verified)
 
     # In the client's thread
 
     def _serve_client(
-        self, connection: Connection | None, request: Any, client_address: Any, serve: _Serve
+        self, connection: Connection | None, request: Any, client_address: Any, verified: bool
     ) -> None:
         if connection is not None:
             if not self._connections.claim(connection):
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            serve(request, client_address)
+            if verified or self._is_verified(request, client_address):
+                self.process_request_thread(request, client_address)
+            else:
+                self.shutdown_request(request)
         finally:
             if connection is not None:  # an overridden close_request may not have told us
                 self._connections.remove(connection)
 
-    def _verify_and_process(self, request: Any, client_address: Any) -> None:
-        verified = False
+    def _is_verified(self, request: Any, client_address: Any) -> bool:
         try:
-            verified = self.verify_request(request, client_address)
+            return self.verify_request(request, client_address)
         except Exception:
             self._tell_error(request, client_address)
-        if verified:
-            self.process_request_thread(request, client_address)
-        else:
-            self.shutdown_request(request)
+            return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client to its end, in the calling thread."""
         connection = self._connections.get(request)
         if connection is None and self._speaks_tls():  # it was not accepted here
             connection = self._register(request, client_address)
-        if connection is not None:
+        if connection is not None and connection.thread is None:
             self._connections.claim(connection)
         try:
             if self._tls is not None:
@@ -253,7 +260,8 @@ class ClientServer(AdjustableServer):
         if connection is None and self._speaks_tls():
             connection = self._register(request, client_address)
         if connection is not None:
-            self._connections.claim(connection)
+            if connection.thread is None:
+                self._connections.claim(connection)
             if self._tls is not None:  # and who has called this has not done it
                 request = self._secured(request, connection)
         if self._serve is None:

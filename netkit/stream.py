@@ -32,6 +32,8 @@ from .timing import Timer
 if TYPE_CHECKING:
     from .tls import TlsStream
 
+_NO_LIMITS = TimeLimits()
+
 _ids = itertools.count(1)
 _ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
 
@@ -45,7 +47,7 @@ class Stream(Reader, Ends):
         *("id", "peer", "socket", "opaque", "tls"),
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
-        *("_special", "_handshaking"),
+        *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
         *("_lock", "_reading", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_closing", "_finished", "_closed"),
@@ -70,17 +72,20 @@ class Stream(Reader, Ends):
         self.peer = describe_peer(client_address)
         self._remote_name = client_address
         self._local_name = local_name or sockets.local_name(sock)
-        self.bytes_read = 0
-        self.bytes_written = 0
+        self.bytes_read = self.bytes_written = 0
         self.error: BaseException | None = None
         self.socket = sock
         self.opaque = opaque
-        self._limits = TimeLimits()
+        self._limits = _NO_LIMITS
         self._timer: Timer | None = None
         self._chunk = FIRST_CHUNK
         self.tls: TlsStream | None = None
         self._special = False
         self._handshaking = False
+        self._write_began = 0.0  # of the present write, and how many bytes of it are sent
+        self._write_sent = 0
+        self._corks = 0  # blocks of `corked` that have been entered
+        self._corked = bytearray()  # what has been written in them
         self._changed = False  # one of the flags below is set that says more than "open"
         self._eof = False
         self._peer_ended = False

@@ -74,13 +74,14 @@ class ClientThreads:
                 self._threads.discard(threading.current_thread())
 
     def _next(self) -> Job | None:
-        if not threading.current_thread().daemon:  # the interpreter's exit would wait for it
+        thread = threading.current_thread()
+        if not thread.daemon:  # the interpreter's exit would wait for it
             return None
         with self._lock:
             if self._closed or self._parked >= MAX_PARKED:
                 return None
             self._parked += 1
-        threading.current_thread().name = "netkit-parked"
+        thread.name = "netkit-parked"
         try:
             return self._jobs.get(timeout=PARK_SECONDS)
         except queue.Empty:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
@@ -35,15 +35,7 @@ AT_ONCE = 1024 * 1024
 class WritableStream(Stream):
     """What `Connection` derives from; not used by itself."""
 
-    __slots__ = ("_corked", "_corks", "_write_began", "_write_sent")
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        # Of the present write: when it began, and how many bytes of it are sent.
-        self._write_began = 0.0
-        self._write_sent = 0
-        self._corks = 0  # blocks of `corked` that have been entered
-        self._corked = bytearray()  # what has been written in them
+    __slots__ = ()
 
     def write(self, data: Writable, encoding: str | None = None) -> int:
         """Send all of `data` and return its number of bytes once the kernel has them.

@@ -110,7 +110,7 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
             assert receive_all(second) == b"full"
         server.configure(when_full=60.0)
         with client(server) as third, client(server) as fourth:
-            wait_until(lambda: len(server._anteroom._held) == 2)
+            wait_until(lambda: len(server._anteroom.held) == 2)
             first.close()
             assert answers(third)
             third.close()
@@ -129,7 +129,7 @@ def test_who_is_held_when_the_server_stops_is_served_if_there_is_a_place() -> No
         with client(server) as first, client(server) as second:
             assert answers(first)
             second.sendall(b"late")
-            wait_until(lambda: server._anteroom.anybody_held)
+            wait_until(lambda: server._anteroom.held)
             with in_thread(server.stop):
                 assert receive_all(first) == b""
                 first.close()
@@ -139,7 +139,7 @@ def test_who_is_held_when_the_server_stops_is_served_if_there_is_a_place() -> No
 def test_who_is_held_when_the_server_is_closed_sees_the_end() -> None:
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
         with client(server) as sock:
-            wait_until(lambda: server._anteroom.anybody_held)
+            wait_until(lambda: server._anteroom.held)
             server.close()
             with contextlib.suppress(ConnectionResetError):
                 assert receive_all(sock) == b""
@@ -246,7 +246,9 @@ def test_who_is_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) ->
     assert sum(isinstance(event, events.Refusing) for event in seen) == 1
 
 
-def test_a_thread_that_takes_the_next_client_judges_it_as_well() -> None:
+def test_a_thread_that_takes_the_next_client_judges_it_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     gate = threading.Event()
 
     def handler(conn: netkit.Connection) -> None:
@@ -260,7 +262,9 @@ def test_a_thread_that_takes_the_next_client_judges_it_as_well() -> None:
         acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
         acceptor.wake()
         time.sleep(0.05)  # it has gone back to waiting, which nothing tells
-        server._admission._options = server._options._replace(deny=netkit.BlockList(["0.0.0.0/0"]))
+        monkeypatch.setattr(server._admission, "_wake", lambda: None)
+        denied = netkit.BlockList(["0.0.0.0/0"])
+        server._admission.configure(server._options._replace(deny=denied))
         with client(server) as second:
             first.shutdown(socket.SHUT_WR)
             gate.set()
@@ -276,7 +280,7 @@ def test_one_who_cannot_be_noted_gives_its_place_back(
         if accepts_alone:
             monkeypatch.setattr(server, "_take_next", lambda: None)
         assert exchange(server, b"x") == b"x"
-        note, failed = server._note, threading.Event()
+        note, failed = server._connection, threading.Event()
 
         def fail(*arguments: Any) -> Any:
             if failed.is_set():
@@ -284,7 +288,7 @@ def test_one_who_cannot_be_noted_gives_its_place_back(
             failed.set()
             raise MemoryError
 
-        monkeypatch.setattr(server, "_note", fail)
+        monkeypatch.setattr(server, "_connection", fail)
         with client(server) as sock, contextlib.suppress(ConnectionResetError):
             assert receive_all(sock) == b""
         assert exchange(server, b"x") == b"x"

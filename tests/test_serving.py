@@ -182,7 +182,7 @@ def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
         acceptor.wake()
         with client(server) as sock, observed(events.HandlerFailed) as failures:
             with monkeypatch.context() as patch:
-                patch.setattr(server, "_note", fail)
+                patch.setattr(server, "_connection", fail)
                 wait_until(lambda: server._take_next() is not None or failures)
             assert receive_all(sock) == b""
         assert isinstance(failures[0].error, ValueError)
