@@ -198,13 +198,15 @@ def prepare(context: ssl.SSLContext, server_side: bool, server_hostname: str | N
 
     ValueError if it is to check the server's name, and there is none.
     """
+    if server_side and isinstance(context.sni_callback, _NoteServerName):
+        return  # as for each client but the first
     if context.check_hostname and not (server_side or server_hostname):
         # Python says so for a socket, and checks nothing in memory.
         raise ValueError("a context with check_hostname needs a server_hostname")
     # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
     if not context.options & ssl.OP_NO_RENEGOTIATION:
         context.options |= ssl.OP_NO_RENEGOTIATION
-    if server_side and not isinstance(context.sni_callback, _NoteServerName):
+    if server_side:
         context.sni_callback = _NoteServerName(context.sni_callback)
 
 

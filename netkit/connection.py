@@ -191,8 +191,7 @@ class Connection(SecurableStream):
             pass
         finally:
             self._write_lock.release()
-        # Most clients are the first to leave. (Of TLS it is known only that no more is to be read.)
-        if self._peer_ended and self.tls is None and not self._input_shut:
+        if self._is_input_over() and not self._input_shut:  # most clients are the first to leave
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_WR)
         else:
@@ -260,6 +259,10 @@ class Connection(SecurableStream):
                 return None
         return self._release()
 
+    def _is_input_over(self) -> bool:
+        """Whether nothing can come any more: the peer has ended its side, of the TCP connection."""
+        return self._peer_ended if self.tls is None else self.tls.eof
+
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""
         self._forget_received()
@@ -268,7 +271,7 @@ class Connection(SecurableStream):
                 self.socket,
                 LINGER_SECONDS,
                 LINGER_BYTES,
-                ended=self._peer_ended and self.tls is None,
+                ended=self._is_input_over(),
                 input_shut=self._input_shut,
                 # A client has what it wanted, and a stopping server has no time.
                 hurried=self._draining or self.server is None,

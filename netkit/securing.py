@@ -83,7 +83,7 @@ class SecurableStream(WritableStream):
                 if self._changed:
                     self._check_writable()
                 if timeout is not None:
-                    self._timer = HandshakeTimer(self.socket, timeout, self.peer)
+                    self._timer = HandshakeTimer(self.socket, timeout, self.peer, self._timer)
                 tls.handshake()
                 self.tls = tls
                 self.set_limits(self._limits)
@@ -118,6 +118,7 @@ class SecurableStream(WritableStream):
     def set_limits(self, limits: TimeLimits) -> None:
         """Replace all time limits of reading and writing; a wait under way may keep its own."""
         self._limits = limits
-        timer = Timer(self.socket, limits, self.peer)  # which takes former ones from the kernel
+        # Also one without limits, which takes the former ones from the kernel.
+        timer = Timer(self.socket, limits, self.peer, self._timer)
         self._timer = timer if any(limits) else None
         self._special = self._is_special()

@@ -130,10 +130,15 @@ def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float | None)
     if sys.platform == "win32":  # pragma: no cover - another layout of the option
         sock.settimeout(seconds)
         return
+    sock.setsockopt(socket.SOL_SOCKET, option, _timeval(seconds))
+
+
+@functools.lru_cache(maxsize=64)  # a server has the same limits for all its clients
+def _timeval(seconds: float | None) -> bytes:
     whole, fraction = divmod(seconds or 0.0, 1)
     # A timeval of zero means no limit, so the smallest limit is a microsecond.
     microseconds = max(int(fraction * 1_000_000), 1 if seconds and not whole else 0)
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(whole), microseconds))
+    return struct.pack("@ll", int(whole), microseconds)
 
 
 def local_name(sock: socket.socket) -> Any:

@@ -71,14 +71,20 @@ class Timer:
         sock: socket.socket,
         limits: TimeLimits,
         peer: str,
+        former: Timer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """For a blocking socket, whose kernel timeouts are this one's from now on."""
+        """For a blocking socket, whose kernel timeouts are this one's from now on.
+
+        `former`: the one whose they were so far.
+        """
         self._sock = sock
         self._limits = limits
         self._peer = peer
         self._clock = clock
-        self._kernels: float | None = None  # what the kernel gives a wait for input
+        # What the kernel gives a wait for input, and one for room to send.
+        self._kernels: float | None = former._kernels if former else None
+        self._kernels_send: float | None = former._kernels_send if former else None
         self._since = 0.0  # when this wait has begun
         self._place = -1  # where in the stream the present message begins
         self._held = 0  # how many bytes of it are there
@@ -86,8 +92,7 @@ class Timer:
         self._skipping = False  # it is a line that is dropped as it comes
         self._set_wait(limits.idle_timeout or limits.read_timeout)
         stall = self._stall()
-        self._kernels_send = stall.limit if stall else limits.min_rate and RATE_GRACE
-        sockets.set_send_timeout(sock, self._kernels_send)
+        self._set_send_wait(stall.limit if stall else limits.min_rate and RATE_GRACE)
 
     def outlast_signals(self, writing: bool) -> None:
         """To be called before each recv or send. BlockingIOError, as of those, after its time."""
@@ -115,8 +120,9 @@ class Timer:
         if due is None:
             return
         left = self._left(due, now)
-        if self._kernels is None or self._kernels > left * (1 + TOLERANCE):
-            self._set_wait(left)
+        longest = left * (1 + TOLERANCE)
+        if self._kernels is None or self._kernels > longest:
+            self._set_wait(due.limit if due.limit <= longest else left)
 
     def after_wait(self) -> None:
         """The kernel has ended the wait; unless a limit has passed, try again."""
@@ -141,10 +147,16 @@ class Timer:
         return due.at - now
 
     def _set_wait(self, seconds: float | None) -> None:
-        self._kernels = seconds
-        sockets.set_receive_timeout(self._sock, seconds)
+        if seconds != self._kernels:
+            self._kernels = seconds
+            sockets.set_receive_timeout(self._sock, seconds)
 
     # Sending
+
+    def _set_send_wait(self, seconds: float | None) -> None:
+        if seconds != self._kernels_send:
+            self._kernels_send = seconds
+            sockets.set_send_timeout(self._sock, seconds)
 
     def _stall(self) -> _Due | None:
         for name in ("write_timeout", "idle_timeout"):
@@ -182,12 +194,11 @@ class HandshakeTimer(Timer):
         sock: socket.socket,
         seconds: float,
         peer: str,
+        former: Timer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
-        super().__init__(sock, TimeLimits(), peer, clock)
-        self._kernels_send = seconds
-        sockets.set_send_timeout(sock, seconds)
+        super().__init__(sock, TimeLimits(write_timeout=seconds), peer, former, clock)
 
     def _due(self) -> _Due:
         return self._end

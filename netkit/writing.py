@@ -207,6 +207,8 @@ class WritableStream(Stream):
 
     def _send_some(self, data: _Bytes) -> int:
         """Send a part of `data`, within the time limits; how many bytes, maybe none."""
+        if self._timer is None:
+            return self.socket.send(data)
         return self._send_in_time(lambda _, __: self.socket.send(data), 0, len(data))
 
     def _send_in_time(self, send: Callable[[int, int], int], at: int, size: int) -> int:

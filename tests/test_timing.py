@@ -28,7 +28,7 @@ def sock() -> Iterator[socket.socket]:
 
 def timer(sock: socket.socket, **limits: float) -> tuple[Timer, Clock]:
     clock = Clock()
-    return Timer(sock, TimeLimits(**limits), "p", clock), clock
+    return Timer(sock, TimeLimits(**limits), "p", None, clock), clock
 
 
 def kernels(sock: socket.socket, option: int = socket.SO_RCVTIMEO) -> float:
@@ -46,13 +46,13 @@ def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
 
 
 def test_the_kernel_gets_the_limits_of_a_wait_once(sock: socket.socket) -> None:
-    timer(sock, idle_timeout=7, read_timeout=3, write_timeout=5)
+    waits, _ = timer(sock, idle_timeout=7, read_timeout=3, write_timeout=5)
     assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 5)
-    timer(sock, read_timeout=3)
+    waits = Timer(sock, TimeLimits(read_timeout=3), "p", waits)
     assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (3, 0)
-    timer(sock, idle_timeout=7)
+    waits = Timer(sock, TimeLimits(idle_timeout=7), "p", waits)
     assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 7)
-    timer(sock, min_rate=100)
+    Timer(sock, TimeLimits(min_rate=100), "p", waits)
     assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (0, RATE_GRACE)
 
 
@@ -148,7 +148,7 @@ def test_each_limit_names_itself() -> None:
 
 def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.socket) -> None:
     clock = Clock()
-    shaking = HandshakeTimer(sock, 10, "p", clock)
+    shaking = HandshakeTimer(sock, 10, "p", None, clock)
     assert kernels(sock, socket.SO_SNDTIMEO) == 10
     for clock.now in (1000, 1003, 1006):
         shaking.before_receive(0, 0, False)

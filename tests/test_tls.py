@@ -132,7 +132,7 @@ def test_a_read_asks_the_network_for_more_when_more_comes() -> None:
     joined.client.send(MUCH[:1_000_000])
     received(joined.server)
     assert asked[0] < 512
-    assert max(asked) == tls.PIECE
+    assert max(asked) == tls.RECEIVED
     asked.clear()
     for _ in range(20):
         joined.client.send(b"little")

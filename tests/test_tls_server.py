@@ -488,6 +488,8 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
         class Skipping:
             """Takes one byte that is no part of a message, and waits for the next one."""
 
+            eof = False
+
             def recv(self, size: int) -> bytes:
                 conn.socket.recv(1)
                 return conn._receive_raw(size)
