@@ -134,7 +134,7 @@ class Stream(Reader, Ends):
 
     def _receive_raw(self, size: int) -> bytes:
         """From the socket, within the time limits."""
-        if self.tls is not None and self._changed and self._is_at_end():
+        if self._changed and self.tls is not None and self._is_at_end():
             return b""
         timer = self._timer
         if timer is None:

@@ -188,7 +188,8 @@ class WritableStream(Stream):
         if self.tls is None:
             self._send_rest(payload, 0)
         else:
-            self._begin_write(0)
+            if self._timer is not None:
+                self._begin_write(0)
             self.bytes_written += self.tls.send(payload)
 
     def _send_rest(self, payload: _Bytes, sent: int) -> None:
