@@ -25,6 +25,7 @@ from servers import (
     HTTP_SERVER,
     NETKIT,
     NETKIT_WITH_GIL,
+    NETKIT_WITH_LIMITS,
     OTHERS,
     SETTLING,
     TO_THREAD,
@@ -275,6 +276,7 @@ def points(settings: Settings) -> list[Point]:
             "1 client",
             [
                 *_some("netkit", "netkit-function", "netkit-loop"),
+                NETKIT_WITH_LIMITS,
                 *(peer for peer in OTHERS if peer.name in ("socketserver", "threads", "c")),
             ],
             _on_one_core(_loaded(ECHO, "echo", "--clients", 1, "--size", 64)),
@@ -323,7 +325,7 @@ def points(settings: Settings) -> list[Point]:
             _stopping(100 if quick else 1000),
         ),
         Point("start", "", [*few, HTTP_SERVER], _starting),
-        Point("calls", f"{CALLS_CLIENTS} clients", few, _calls),
+        Point("calls", f"{CALLS_CLIENTS} clients", [*few, NETKIT_WITH_LIMITS], _calls),
     ]
     scaling = [*_some("netkit", "netkit-w2", "netkit-w4", "netkit-ft"), NETKIT_WITH_GIL, C]
     found += [

@@ -96,6 +96,7 @@ NETKIT = [
     ),
     _netkit("netkit-ft", "**netkit**, free-threaded", "handler", interpreter=FREE_THREADED),
 ]
+NETKIT_WITH_LIMITS = _netkit("netkit-limits", "**netkit**, with all time limits", "limits")
 NETKIT_WITH_GIL = _netkit(
     "netkit-ft-gil", "**netkit**, free-threaded build with the GIL", "handler", interpreter=WITH_GIL
 )
@@ -157,7 +158,7 @@ HTTP_SERVER = Peer(
     "http-server", "`python -m http.server`", (PYTHON, "-m", "http.server", "--bind", HOST)
 )
 
-ALL = [*NETKIT, NETKIT_WITH_GIL, *OTHERS, *TO_THREAD, HTTP_SERVER, CEILING]
+ALL = [*NETKIT, NETKIT_WITH_LIMITS, NETKIT_WITH_GIL, *OTHERS, *TO_THREAD, HTTP_SERVER, CEILING]
 
 
 @dataclass

@@ -141,7 +141,7 @@ class Stream(Reader, Ends):
             return self.socket.recv(size)
         held = len(self._buffer)
         place = self.bytes_read - held
-        if not held and self._is_within_record():
+        if not held and self.tls is not None and self.tls.within_record():
             held = 1  # of a message that nobody can read yet
         timer.before_receive(place, held, self._overlong is not None)
         while True:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -47,6 +48,19 @@ def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"{name}: {_TEXTS[name].format(limit=limit, peer=peer)}")
 
 
+_main_thread: int | None = None
+
+
+def _note_main_thread() -> None:
+    global _main_thread
+    _main_thread = threading.main_thread().ident
+
+
+_note_main_thread()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+    os.register_at_fork(after_in_child=_note_main_thread)  # it is the one that has forked
+
+
 class _Due(NamedTuple):
     """When a limit passes, and which."""
 
@@ -62,7 +76,7 @@ class Timer:
     """
 
     __slots__ = (
-        *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send"),
+        *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send", "_longest"),
         *("_since", "_place", "_held", "_began", "_skipping"),
     )
 
@@ -90,13 +104,14 @@ class Timer:
         self._held = 0  # how many bytes of it are there
         self._began = 0.0  # when its first bytes were found to be not all of it
         self._skipping = False  # it is a line that is dropped as it comes
-        self._set_wait(limits.idle_timeout or limits.read_timeout)
+        self._longest = limits.idle_timeout or limits.read_timeout  # for a message's first byte
+        self._set_wait(self._longest)
         stall = self._stall()
         self._set_send_wait(stall.limit if stall else limits.min_rate and RATE_GRACE)
 
     def outlast_signals(self, writing: bool) -> None:
         """To be called before each recv or send. BlockingIOError, as of those, after its time."""
-        if threading.get_ident() != threading.main_thread().ident:
+        if threading.get_ident() != _main_thread:
             return
         seconds = self._kernels_send if writing else self._kernels
         if seconds is not None and not sockets.wait_until_ready(self._sock, writing, seconds):
@@ -111,6 +126,9 @@ class Timer:
         of one that is dropped as it comes (`skipping`), less and less is held.
         """
         self._since = now = self._clock()
+        if not held and self._kernels == self._longest:  # as nearly always
+            self._held, self._skipping = 0, False
+            return
         if skipping and self._skipping:
             held += place - self._place
         elif held and place != self._place:
@@ -199,6 +217,7 @@ class HandshakeTimer(Timer):
     ) -> None:
         self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
         super().__init__(sock, TimeLimits(write_timeout=seconds), peer, former, clock)
+        self._longest = 0.0  # each wait is shorter than the one before
 
     def _due(self) -> _Due:
         return self._end

@@ -10,7 +10,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
@@ -158,11 +158,8 @@ class WritableStream(Stream):
             if left <= 0:
                 break
             try:
-                more = self._send_in_time(
-                    lambda at, size: os.sendfile(self.socket.fileno(), descriptor, at, size),
-                    offset + sent,
-                    min(most, left),
-                )
+                size, to = min(most, left), self.socket.fileno()
+                more = self._send_in_time(os.sendfile, size, to, descriptor, offset + sent, size)
             except OSError as error:
                 raise self._failure(error) from None
             self.bytes_written += more
@@ -194,6 +191,11 @@ class WritableStream(Stream):
 
     def _send_rest(self, payload: _Bytes, sent: int) -> None:
         self._begin_write(sent)
+        if not sent:
+            sent = self._send_some(payload)
+            self.bytes_written += sent
+            if sent == len(payload):
+                return
         with memoryview(payload) as whole:  # given up even if `self.error` keeps this frame
             while sent < len(whole):
                 with whole[sent:] as rest:
@@ -210,14 +212,15 @@ class WritableStream(Stream):
         """Send a part of `data`, within the time limits; how many bytes, maybe none."""
         if self._timer is None:
             return self.socket.send(data)
-        return self._send_in_time(lambda _, __: self.socket.send(data), 0, len(data))
+        return self._send_in_time(self.socket.send, len(data), data)
 
-    def _send_in_time(self, send: Callable[[int, int], int], at: int, size: int) -> int:
+    def _send_in_time(self, send: Callable[..., int], size: int, *arguments: Any) -> int:
+        """What ``send(*arguments)`` returns, which is to send `size` bytes."""
         timer = self._timer
         try:
             if timer is not None:
                 timer.outlast_signals(writing=True)
-            sent = send(at, size)
+            sent = send(*arguments)
         except BlockingIOError:
             if timer is None:  # somebody has made the socket so
                 raise

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
-from support import tcp_pair
+from support import PATIENCE, tcp_pair
 
 from netkit.options import TimeLimits
 from netkit.timing import RATE_GRACE, HandshakeTimer, Timer, timed_out
@@ -161,3 +164,23 @@ def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.soc
         assert caught.value.strerror == (
             "handshake_timeout: no TLS handshake with p within 10 seconds"
         )
+
+
+FORKS = """
+import os, threading, warnings
+from netkit import timing
+
+def fork():
+    warnings.simplefilter("ignore")  # what is forked here does nothing with threads
+    if not os.fork():
+        os._exit(timing._main_thread != threading.get_ident())
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+
+assert timing._main_thread == threading.get_ident()
+threading.Thread(target=fork).start()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_after_a_fork_the_main_thread_is_the_one_that_has_forked() -> None:
+    subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=PATIENCE)

@@ -2,7 +2,8 @@
 
 `handler` is EchoHandler or, with work to do, a class like it; `function` is a function with a
 loop over the connection; `loop` is a bare recv/sendall loop as a handler of socketserver: what
-netkit costs around a handler, and nothing of what it does for one.
+netkit costs around a handler, and nothing of what it does for one. `limits` is `handler` with a
+time limit of each kind.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ handlers: dict[str, Any] = {
     "function": function,
     "loop": Loop,
 }
+handlers["limits"] = handlers["handler"]
 options: dict[str, Any] = {} if workers == 1 else {"workers": workers}
+if style == "limits":
+    options |= dict.fromkeys(("idle_timeout", "read_timeout", "write_timeout", "lifetime"), 600.0)
+    options["min_rate"] = 1.0
 if __name__ == "__main__":  # a worker that is started afresh imports this file
     netkit.serve(handlers[style], port, HOST, **options)
