@@ -16,12 +16,38 @@ MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 _MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # of an IPv4 address as IPv6, RFC 4291 section 2.5.5.2
 
 
-class SocketAddress(NamedTuple):
-    """One end of a TCP connection, or a listener: `address` (numeric), `port`, `family`."""
-
+class _Fields(NamedTuple):
     address: str
     port: int
     family: str
+
+
+class SocketAddress(_Fields):
+    """One end of a TCP connection, or a listener: `address` (numeric), `port`, `family`.
+
+    Immutable; it compares, hashes and unpacks as a tuple.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, address: str | None = None, port: int | str = 0, family: str | None = None
+    ) -> SocketAddress:
+        """`family`: ``"IPv4"`` or ``"IPv6"``, in any case; None: that of the address.
+
+        `address` None: 127.0.0.1, or, for IPv6, ``::``. ValueError or TypeError for what is no
+        address, no port, no family, or an address of the other one.
+        """
+        known = {"ipv4": "IPv4", "ipv6": "IPv6"}
+        if family is not None and str(family).lower() not in known:
+            raise ValueError(f"family must be IPv4 or IPv6, not {family!r}")
+        wanted = None if family is None else known[family.lower()]
+        if address is None:
+            address = "::" if wanted == "IPv6" else "127.0.0.1"
+        found = {4: "IPv4", 6: "IPv6"}.get(is_ip(address))
+        if found is None or wanted not in (None, found):
+            raise ValueError(f"not an {wanted or 'IP'} address: {address!r}")
+        return cls._make((address, check_port(port), found))
 
     def __str__(self) -> str:
         return format_address(self.address, self.port)
@@ -35,9 +61,9 @@ class SocketAddress(NamedTuple):
         if not isinstance(name, tuple) or len(name) < 2:
             return None
         if len(name) == 2:
-            return cls(name[0], name[1], "IPv4")
+            return cls._make((name[0], name[1], "IPv4"))
         address = unmapped(name[0])
-        return cls(address, name[1], "IPv6" if ":" in address else "IPv4")
+        return cls._make((address, name[1], "IPv6" if ":" in address else "IPv4"))
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress | None:
@@ -51,7 +77,7 @@ class SocketAddress(NamedTuple):
         if not colon or is_ip(address) != (6 if bracketed else 4) or not port.isdecimal():
             return None
         try:
-            return cls(address, check_port(port), "IPv6" if bracketed else "IPv4")
+            return cls(address, port)
         except ValueError:
             return None
 
@@ -171,6 +197,8 @@ def is_ip(text: str) -> int:
 
     Leading zeros, white space and prefix lengths are allowed in neither.
     """
+    if not isinstance(text, str):
+        return 0
     address, percent, zone = text.partition("%")
     if percent and (":" not in address or not _ZONE.fullmatch(zone)):
         return 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -365,7 +366,7 @@ class Connection(SecurableStream):
 
     def set_no_delay(self, on: bool = True) -> None:
         """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
-        sockets.set_no_delay(self.socket, on)
+        self._set(sockets.set_no_delay, on)
 
     def set_keep_alive(
         self,
@@ -380,21 +381,30 @@ class Connection(SecurableStream):
         seconds, at least 1: ValueError, or TypeError.
         """
         sockets.check_keep_alive(idle, interval, count)
-        sockets.set_keep_alive(self.socket, on, idle, interval, count)
+        self._set(sockets.set_keep_alive, on, idle, interval, count)
+
+    def _set(self, setter: Callable[..., None], *values: Any) -> None:
+        """Nothing once it is closed, by whichever thread: there is nothing left to set."""
+        with self._lock:
+            if not self._closed:
+                setter(self.socket, *values)
 
     @property
     def tos(self) -> int:
         """The type of service (IP_TOS), or traffic class (IPV6_TCLASS), of what is sent; 0 to 255.
 
         May be set: TypeError or ValueError for what is none. The kernel may keep the lowest two
-        bits, which are for congestion (RFC 3168). 0 for a Unix socket.
+        bits, which are for congestion (RFC 3168). 0 for a Unix socket. ConnectionClosedError after
+        `close`, if it is asked for.
         """
+        if self._closed:
+            raise ConnectionClosedError
         return sockets.tos(self.socket)
 
     @tos.setter
     def tos(self, value: int) -> None:
         sockets.check_tos(value)
-        sockets.set_tos(self.socket, value)
+        self._set(sockets.set_tos, value)
 
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""

@@ -43,6 +43,8 @@ def target(port: int | str | None, host: str, path: Any) -> Target:
         return Target(None, 0, os.fsdecode(path))
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
+    if not host:
+        raise ValueError("host must be a name or an address, and is empty")
     return Target(host, check_port(port))  # type: ignore[arg-type] # it is not None, see above
 
 
@@ -193,4 +195,7 @@ def _prepare(options: ConnectOptions, sock: socket.socket) -> None:
         sockets.set_tos(sock, options.tos)
     if options.source_address is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(options.source_address)
+        try:
+            sock.bind(options.source_address)
+        except OSError as error:
+            raise explain(error, options.source_address, "bind") from None

@@ -116,7 +116,12 @@ class SecurableStream(WritableStream):
         self.set_limits(self._limits._replace(idle_timeout=seconds, write_timeout=seconds))
 
     def set_limits(self, limits: TimeLimits) -> None:
-        """Replace all time limits of reading and writing; a wait under way may keep its own."""
+        """Replace all time limits of reading and writing; a wait under way may keep its own.
+
+        Nothing once it is closed.
+        """
+        if self._closed:
+            return
         self._limits = limits
         # Also one without limits, which takes the former ones from the kernel.
         timer = Timer(self.socket, limits, self.peer, self._timer)

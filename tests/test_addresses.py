@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import pickle
 from typing import Any
 
 import pytest
@@ -48,6 +49,42 @@ def test_an_address_of_no_known_kind_is_shown_as_it_is(address: Any) -> None:
 def test_an_address_can_be_taken_apart() -> None:
     address, port, family = SocketAddress("::1", 80, "IPv6")
     assert (address, port, family) == ("::1", 80, "IPv6")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        ((), ("127.0.0.1", 0, "IPv4")),
+        ((None, "80", "ipv6"), ("::", 80, "IPv6")),
+        (("::1", 80), ("::1", 80, "IPv6")),
+        (("1.2.3.4", 80, "IPV4"), ("1.2.3.4", 80, "IPv4")),
+    ],
+)
+def test_an_address_may_be_made_of_a_part_of_it(arguments: Any, made: tuple[Any, ...]) -> None:
+    address = SocketAddress(*arguments)
+    assert address == made
+    assert pickle.loads(pickle.dumps(address)) == address
+    assert address._replace(port=1) == SocketAddress(made[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("localhost",), ValueError, "not an IP address: 'localhost'"),
+        ((5,), ValueError, "not an IP address: 5"),
+        (("::1", 80, "IPv4"), ValueError, "not an IPv4 address: '::1'"),
+        (("::1", 80, "unix"), ValueError, "family must be IPv4 or IPv6, not 'unix'"),
+        (("::1", 80, 6), ValueError, "family must be IPv4 or IPv6, not 6"),
+        (("::1", 65536), ValueError, "port must be a number from 0 to 65535, not 65536"),
+        (("::1", None), TypeError, "port must be a number from 0 to 65535, not None"),
+    ],
+)
+def test_an_address_that_cannot_be_is_told(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        SocketAddress(*arguments)
+    assert str(caught.value) == message
 
 
 def test_only_ipv6_gets_brackets() -> None:
@@ -124,9 +161,12 @@ def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
         ("", 0),
         ("1.2.3.4\0", 0),
         ("\u0661.2.3.4", 0),
+        ("fe80::1%eth0@1", 0),
+        (None, 0),
+        (5, 0),
     ],
 )
-def test_what_is_an_ip_address(text: str, version: int) -> None:
+def test_what_is_an_ip_address(text: Any, version: int) -> None:
     assert addresses.is_ip(text) == version
     assert addresses.is_ipv4(text) == (version == 4)
     assert addresses.is_ipv6(text) == (version == 6)

@@ -182,6 +182,23 @@ def test_it_comes_from_an_address_of_the_right_family() -> None:
             assert conn.local_address == "::1"
 
 
+def test_an_address_of_ours_that_is_taken_is_named() -> None:
+    with listener() as port, socket.create_server(("127.0.0.1", 0)) as taken:
+        source = taken.getsockname()
+        with pytest.raises(ConnectError) as caught:
+            connect(port, "127.0.0.1", source_address=source)
+    assert caught.value.errno == errno.EADDRINUSE
+    where = f"127.0.0.1:{source[1]}"
+    assert str(caught.value) == (
+        f"connect to 127.0.0.1:{port} failed: bind EADDRINUSE: address already in use: {where}"
+    )
+
+
+def test_nobody_listens_at_port_0() -> None:
+    with pytest.raises(ConnectionRefusedError, match="connect to 127.0.0.1:0 failed: connection"):
+        connect(0, "127.0.0.1")
+
+
 def both(_: str, __: int) -> tuple[str, ...]:
     return ("127.0.0.1", "::1")
 
@@ -218,6 +235,12 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((), {}, TypeError, "connect() takes a port or a path"),
         ((1,), {"path": "x"}, TypeError, "connect() takes a port or a path"),
         ((1, 5), {}, TypeError, "host must be a name or an address, not 5"),
+        ((1, ["::1"]), {}, TypeError, "host must be a name or an address, not ['::1']"),
+        ((1, ""), {}, ValueError, "host must be a name or an address, and is empty"),
+        (("0x",), {}, ValueError, "port must be a number from 0 to 65535, not '0x'"),
+        ((True,), {}, TypeError, "port must be a number from 0 to 65535, not True"),
+        ((), {"path": 5}, TypeError, "expected str, bytes or os.PathLike object, not int"),
+        ((1,), {"source_address": ("::1", "x")}, ValueError, "port must be a number from 0 to"),
         ((70000,), {}, ValueError, "port must be a number from 0 to 65535, not 70000"),
         ((1,), {"timeout": 5}, TypeError, "unknown option 'timeout'; the options are connect_tim"),
         ((1,), {"connect_timeout": 0}, ValueError, "connect_timeout must be more than 0"),

@@ -555,6 +555,19 @@ def test_a_silent_peer_can_be_probed_or_not() -> None:
 WAYS = [Connection.close, Connection.destroy, Connection.reset]
 
 
+def test_nothing_is_left_to_be_set_on_a_closed_connection() -> None:
+    with connected() as (conn, _):
+        conn.destroy()
+        conn.set_no_delay(False)
+        conn.set_keep_alive(True, idle=5)
+        conn.set_timeout(1)
+        conn.tos = 0x10
+        with pytest.raises(ConnectionClosedError):
+            _ = conn.tos
+        with pytest.raises(ValueError, match="tos must be"):
+            conn.tos = 256
+
+
 @pytest.mark.parametrize("first", WAYS)
 @pytest.mark.parametrize("second", [*WAYS, Connection.end])
 def test_closing_twice_is_closing_once(
