@@ -112,7 +112,8 @@ class Dialler:
                 raise
             raise explain(error, (host, port), "connect") from None
         candidates = interleaved(found)
-        events.emit(events.Resolved(host, tuple(map(str, candidates))))
+        if not is_ip(host):
+            events.emit(events.Resolved(host, tuple(map(str, candidates))))
         return candidates
 
     def _resolve(self, host: str, port: int, family: int) -> list[Candidate]:

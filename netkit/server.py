@@ -93,11 +93,12 @@ class Server(ListeningServer):
         if acceptor is not None:
             self._accept_until_stopped(acceptor, poll_interval)
 
-    def start(self: _Self) -> _Self:
+    def start(self: _Self, daemon: bool = False) -> _Self:
         """Serve in the background, in a thread of its own; returns the server itself.
 
-        The thread is not a daemon: like a server in the foreground, it keeps the process alive.
-        ServerStateError if the server is serving already, is not bound, or closed.
+        Like a server in the foreground, it keeps the process alive; but not as a `daemon`, which is
+        stopped, as by `server_close`, when the program has come to its end. ServerStateError if the
+        server is serving already, is not bound, or closed.
         """
         self._check_not_serving()
         acceptor = self._begin_accepting()
@@ -106,7 +107,7 @@ class Server(ListeningServer):
                 target=self._accept_until_stopped,
                 args=(acceptor, 0.5),
                 name=f"netkit-accept {self._place()}",
-                daemon=False,
+                daemon=daemon,
             )
             try:
                 self._background.start()

@@ -103,6 +103,9 @@ def test_what_was_tried_is_told_in_its_order() -> None:
     with listener() as port, observed(events.Resolved, events.AttemptFailed) as seen:
         with connect(port, "somewhere", resolver=resolver("::1", "127.0.0.1")) as conn:
             assert conn.attempted_addresses == (f"[::1]:{port}", f"127.0.0.1:{port}")
+        with connect(port, "127.0.0.1"):
+            pass  # there is no name to be resolved
+    assert len(seen) == 2
     assert seen[0] == events.Resolved("somewhere", conn.attempted_addresses)
     assert seen[1].address == f"[::1]:{port}"
 
@@ -413,6 +416,15 @@ def test_another_thread_cancels_an_attempt_and_a_pause() -> None:
             threading.Timer(0.03, cancel.cancel).start()
             with pytest.raises(CancelledError):
                 connect(port or silent, "127.0.0.1", cancel=cancel, **options)
+
+
+def test_what_was_cancelled_before_is_not_begun() -> None:
+    cancel = netkit.Cancel()
+    cancel.cancel()
+    with listener() as port, observed(events.AttemptStarted) as seen:
+        with pytest.raises(CancelledError):
+            connect(port, "127.0.0.1", cancel=cancel)
+    assert not seen
 
 
 def test_another_thread_cancels_a_handshake() -> None:

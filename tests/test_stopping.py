@@ -513,17 +513,22 @@ def handler(conn):
     conn.write("late\\n")
 
 server = netkit.create_server(handler, drain_timeout={timeout}).listen(0, "127.0.0.1")
-threading.Thread(target=server.serve_forever, daemon=True).start()
+{serve}
 print(server.address.port, flush=True)
 sys.stdin.readline()
 """
 
 
+IN_A_THREAD = "threading.Thread(target=server.serve_forever, daemon=True).start()"
+
+
 @contextlib.contextmanager
-def program(handler: str, timeout: float = LONG) -> Iterator[tuple[Any, socket.socket]]:
+def program(
+    handler: str, timeout: float = LONG, serve: str = IN_A_THREAD
+) -> Iterator[tuple[Any, socket.socket]]:
     """A program with a server in a daemon thread, which ends when told to; and its client."""
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(handler=handler, timeout=timeout)],
+        [sys.executable, "-c", PROGRAM.format(handler=handler, timeout=timeout, serve=serve)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -536,8 +541,9 @@ def program(handler: str, timeout: float = LONG) -> Iterator[tuple[Any, socket.s
             process.kill()
 
 
-def test_the_end_of_the_program_lets_the_busy_finish() -> None:
-    with program("conn.write('busy\\n'); time.sleep(0.5)") as (process, sock):
+@pytest.mark.parametrize("serve", [IN_A_THREAD, "server.start(daemon=True)"])
+def test_the_end_of_the_program_lets_the_busy_finish(serve: str) -> None:
+    with program("conn.write('busy\\n'); time.sleep(0.5)", serve=serve) as (process, sock):
         sock.sendall(b"x\n")
         assert receive_exactly(sock, 5) == b"busy\n"
         process.stdin.close()
