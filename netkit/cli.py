@@ -9,25 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import os
-import re
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from . import __version__, connecting, logs
 from .addresses import MAX_PORT
 from .binding import candidates
 from .endpoints import Endpoint
-from .errors import LoadError, MissingExtraError, TlsConfigError, WorkersFailedError
-from .handlers import EchoHandler, GreeterHandler, LoggerHandler
+from .errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
+from .handlers import EchoHandler, GreeterHandler
+from .loading import handler_name, load
 from .options import FLAGS, Flag, Options, check_switch, check_workers
+from .output import CommandLogger, Output
 from .server import Server, create_server
 from .signals import StopSignals
 
@@ -45,10 +43,6 @@ A second Ctrl+C ends it at once.
 """
 
 _SUGGESTED_PORTS = 20  # how many ports after one in use are looked at for a free one
-
-
-class Failure(LoadError):
-    """What cannot be done, in one line for the user."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,7 +134,7 @@ def _parser() -> _Parser:
     name.add_argument(
         "handler",
         metavar="MODULE:NAME",
-        type=_checked(_handler_name),
+        type=_checked(handler_name),
         help="a function or class in a module of the current directory, or an installed one",
     )
     add("serve", "Serve with a handler of your own.", name, workers)
@@ -259,12 +253,6 @@ def _worker_count(text: str) -> int:
     return check_workers(int(text) if text.removeprefix("-").isdecimal() else text)
 
 
-def _handler_name(text: str) -> str:
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
-        raise ValueError(f"a handler is named MODULE:NAME, such as app:Shout, not {text!r}")
-    return text
-
-
 @_checked
 def _on_or_off(text: str) -> bool:
     if text not in ("on", "off"):
@@ -314,107 +302,8 @@ def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return GreeterHandler, {"greeting": arguments.greeting.removesuffix("\n") + "\n"}
     if arguments.command == "logger":
         style = "hex" if arguments.hex else "raw" if arguments.raw else "text"
-        return _Logger, {"style": style, "output": _Output(arguments.output)}
-    return _load(arguments.handler), {}
-
-
-class _Output:
-    """Where the logger writes. Once that has failed (nobody reads the pipe, the disk is full):
-    `error`, with which the command fails when the server has stopped.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self.error: OSError | None = None
-        self._name = "standard output" if path is None else path
-        if path is None and sys.stdout is None:
-            raise Failure("standard output is closed: name a file with --output")
-        # A buffer of our own for standard output: what cannot be written is not tried again, with a
-        # complaint, when Python flushes its own in the end.
-        target = sys.stdout.fileno() if path is None else path
-        try:
-            self._file = open(target, "ab", closefd=path is not None)  # noqa: SIM115 - by __exit__
-        except OSError as error:
-            raise self._failure(error) from None
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
-        if kind is None and self.error is not None:
-            raise self._failure(self.error)
-
-    def _failure(self, error: OSError) -> Failure:
-        return Failure(f"cannot write to {self._name}: {os.strerror(error.errno or 0).lower()}")
-
-
-class _Logger(LoggerHandler):
-    """Stops the server once its output is gone: nobody would know what came."""
-
-    output: Any
-
-    def handle(self) -> None:
-        try:
-            super().handle()
-        except OSError as error:
-            if self.conn.is_to_blame(error):
-                raise
-            self.output.error = error
-            self.server.request_stop()
-
-
-def _load(name: str) -> Any:
-    """The object that MODULE:NAME names."""
-    module_name, _, attribute = name.partition(":")
-    module = _import(module_name)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            import difflib  # here because only a mistake needs it
-
-            close = difflib.get_close_matches(part, dir(found), 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise Failure(f"{module_name} has no {attribute}{hint}")
-        found = getattr(found, part)
-    return found
-
-
-def _import(name: str) -> ModuleType:
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where it is installed, as for `python -m`
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # Only if it is this module that is missing, not one that it imports.
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise Failure(
-                f"no module named {error.name!r}, neither here ({os.getcwd()}) nor installed"
-            ) from None
-        _print_users_traceback(error)
-    except Exception as error:
-        _print_users_traceback(error)
-    raise Failure(f"{name} could not be imported, see above")
-
-
-def _print_users_traceback(error: Exception) -> None:
-    """The traceback from the user's module on, without the frames that led to its import."""
-    trace = error.__traceback__
-    while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace)
-
-
-def _is_importing(filename: str) -> bool:
-    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+        return CommandLogger, {"style": style, "output": Output(arguments.output)}
+    return load(arguments.handler), {}
 
 
 # Serving

@@ -220,3 +220,7 @@ class WorkersFailedError(NetkitError):
 
 class LoadError(Exception):
     """A handler cannot be loaded: the message is all there is to say."""
+
+
+class Failure(LoadError):
+    """What a command cannot do, in one line for its user."""

@@ -849,7 +849,7 @@ def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text:
 
 @given(values)
 def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> None:
-    for kind in (cli._worker_count, check_port, cli._handler_name):
+    for kind in (cli._worker_count, check_port, cli.handler_name):
         with contextlib.suppress(argparse.ArgumentTypeError):
             cli._checked(kind)(text)
     with contextlib.suppress(argparse.ArgumentTypeError):

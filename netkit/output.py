@@ -1,0 +1,66 @@
+"""Where ``netkit logger`` writes, and how it ends once nothing can be written any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import TracebackType
+from typing import Any
+
+from .errors import Failure
+from .handlers import LoggerHandler
+
+
+class Output:
+    """Where the logger writes. Once that has failed (nobody reads the pipe, the disk is full):
+    `error`, with which the command fails when the server has stopped.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.error: OSError | None = None
+        self._name = "standard output" if path is None else path
+        if path is None and sys.stdout is None:
+            raise Failure("standard output is closed: name a file with --output")
+        # A buffer of our own for standard output: what cannot be written is not tried again, with a
+        # complaint, when Python flushes its own in the end.
+        target = sys.stdout.fileno() if path is None else path
+        try:
+            self._file = open(target, "ab", closefd=path is not None)  # noqa: SIM115 - by __exit__
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        if kind is None and self.error is not None:
+            raise self._failure(self.error)
+
+    def _failure(self, error: OSError) -> Failure:
+        return Failure(f"cannot write to {self._name}: {os.strerror(error.errno or 0).lower()}")
+
+
+class CommandLogger(LoggerHandler):
+    """Stops the server once its output is gone: nobody would know what came."""
+
+    output: Any
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except OSError as error:
+            if self.conn.is_to_blame(error):
+                raise
+            self.output.error = error
+            self.server.request_stop()
