@@ -338,9 +338,9 @@ class Connection(SecurableStream):
 
         If it does neither, the next read or write raises it. If the handler lets it pass, the
         client gets what has been written, and the log has the reason. A handler that catches it
-        finds its input ended, and may write a last word, unless it was a write that was ended, or
-        this is `hard`. One that reads the socket itself sees the end of both. False if the
-        connection was over.
+        finds its input ended, and may write a last word; but if it was a write that was ended, or
+        this is `hard`, whatever it tries raises `reason`. One that reads the socket itself sees the
+        end of both. False if the connection was over.
         """
         return self._end_now(reason, hard)
 
@@ -359,6 +359,7 @@ class Connection(SecurableStream):
                 self._interruption = reason
                 self._input_shut = True
             hard = hard or self.opaque or self._closing or self._write_lock.locked()
+            self._last_word = not hard
             sockets.shut_down(self.socket, socket.SHUT_RDWR if hard else socket.SHUT_RD)
             return True
 

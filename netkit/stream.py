@@ -50,7 +50,7 @@ class Stream(Reader, Ends):
         *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
         *("_lock", "_reading", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
-        *("_interruption", "_closing", "_finished", "_closed"),
+        *("_interruption", "_last_word", "_closing", "_finished", "_closed"),
         *("__dict__", "__weakref__"),
     )
 
@@ -96,6 +96,7 @@ class Stream(Reader, Ends):
         self._draining = False  # no message is to be begun any more
         self._input_shut = False  # by `end_input` or `interrupt`
         self._interruption: OSError | None = None  # to be raised in the next read or write
+        self._last_word = True  # once only: who catches it may write
         self.was_cut = False
         self._closing = self._finished = self._closed = False
 
@@ -206,8 +207,10 @@ class Stream(Reader, Ends):
         if self.was_cut:
             text = f"the connection to {self.peer} was cut, since the server stops"
             failure = ConnectionAbortedError(errno.ECONNABORTED, text)
-        elif self._interruption is not None:  # once: who catches it may say a last word
-            failure, self._interruption = self._interruption, None
+        elif self._interruption is not None:
+            failure = self._interruption
+            if self._last_word:
+                self._interruption = None
         elif isinstance(error, (BrokenPipeError, TlsError)) and (self._closed or self._closing):
             failure = ConnectionClosedError()  # by another thread, during the call
         else:

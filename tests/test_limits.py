@@ -521,6 +521,17 @@ def test_the_next_read_or_write_raises_the_reason_where_nobody_waits() -> None:
         assert receive_all(peer) == b"x"
 
 
+def test_a_hard_interrupt_is_the_reason_of_all_that_fails_after_it() -> None:
+    with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
+        reason = TimeoutError("enough")
+        conn.interrupt(TimeoutError("soon"))
+        conn.interrupt(reason, hard=True)
+        for call in (conn.read, lambda: conn.write("x"), lambda: conn.write("x"), conn.read):
+            with pytest.raises(TimeoutError) as caught:
+                call()
+            assert caught.value is reason
+
+
 def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
     with tcp_pair() as (ours, _):
         conn = netkit.Connection(ours)
