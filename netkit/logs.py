@@ -38,6 +38,10 @@ def _status(status: int) -> str:
         return f"by signal {-status}"
 
 
+def _workers(event: Any) -> str:
+    return f"{event.workers} worker{'s' if event.workers != 1 else ''}"
+
+
 def _again(pause: float) -> str:
     return f"starting another in {pause:g} s" if pause else "starting another"
 
@@ -115,7 +119,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.Stopped: (logging.INFO, lambda e: f"stopped: {e.finished} finished, {e.cut} cut"),
     events.Report: (logging.INFO, lambda e: f"[{e.id}] {e.text}"),
-    events.WorkersReady: (logging.INFO, lambda e: f"{e.workers} workers are ready"),
+    events.WorkersReady: (logging.INFO, lambda e: f"{_workers(e)} ready"),
     events.WorkerEnded: (
         logging.ERROR,
         lambda e: f"worker {e.pid} ended {_status(e.status)}; {_again(e.pause)}",
@@ -126,9 +130,9 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.WorkersStopping: (
         logging.INFO,
-        lambda e: f"stopping: {e.workers} workers, up to {_limit(e.timeout)} to finish",
+        lambda e: f"stopping: {_workers(e)}, up to {_limit(e.timeout)} to finish",
     ),
-    events.Reloaded: (logging.INFO, lambda e: f"reloaded: {e.workers} new workers"),
+    events.Reloaded: (logging.INFO, lambda e: f"reloaded: {_workers(e)}"),
     events.ReloadFailed: (
         logging.ERROR,
         lambda e: f"not reloaded, the old workers go on: {printable(e.reason)}",

@@ -583,7 +583,7 @@ def test_the_limit_is_one_for_all_workers(tmp_path: Path, method: str, when: str
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("METHOD", repr(method)).replace("WHEN", when))
     with program(str(script)) as (running, address), contextlib.ExitStack() as stack:
-        running.wait_for_line("3 workers are ready")
+        running.wait_for_line("3 workers ready")
         for _ in range(3):
             first, second = connected(stack, address), connected(stack, address)
             assert answers(first)
@@ -606,7 +606,7 @@ def test_the_places_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
     command = ["-m", "netkit", "serve", "app:pid", "--workers", "2", "--max-connections", "1"]
     with contextlib.ExitStack() as stack:
         running, address = stack.enter_context(program(*command, cwd=tmp_path))
-        running.wait_for_line("2 workers are ready")
+        running.wait_for_line("2 workers ready")
         first = connected(stack, address)
         os.kill(int(first.makefile().readline()), signal.SIGKILL)
         second = connected(stack, address)
@@ -627,7 +627,7 @@ def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) 
         command = ["-m", "netkit", "echo", "--deny", f"@{path}", "--workers", workers]
         with program(*command) as (running, address), contextlib.ExitStack() as stack:
             if workers == "2":
-                running.wait_for_line("2 workers are ready")
+                running.wait_for_line("2 workers ready")
             assert receive_all(connected(stack, address)) == b""
             path.write_text("10.0.0.0/8\n")
             running.process.send_signal(signal.SIGHUP)

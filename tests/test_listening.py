@@ -601,7 +601,7 @@ def test_workers_share_all_listeners_and_only_their_parent_removes_the_file(
 ) -> None:
     (folder / "program.py").write_text(PROGRAM.replace("METHOD", repr(method)))
     with Program(sys.executable, "program.py", cwd=folder) as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         first = int(ask("x.sock"))
         assert first in program.children()
         assert int(ask(("127.0.0.1", program.port))) in program.children()

@@ -86,7 +86,7 @@ RECORDS = [
     (events.AttemptStarted("p"), "DEBUG", "connecting to p"),
     (events.AttemptFailed("p", OSError(5, "no")), "DEBUG", "p: no"),
     (events.Report(1, "p", "said something"), "INFO", "[1] said something"),
-    (events.WorkersReady(4), "INFO", "4 workers are ready"),
+    (events.WorkersReady(4), "INFO", "4 workers ready"),
     (events.WorkerEnded(7, -9, 0.0), "ERROR", "worker 7 ended by SIGKILL; starting another"),
     (
         events.WorkerEnded(7, 1, 0.2),
@@ -100,7 +100,7 @@ RECORDS = [
         "a worker could not be started: no\\nmodule; starting another in 5 s",
     ),
     (events.WorkersStopping(4, 10.0), "INFO", "stopping: 4 workers, up to 10 s to finish"),
-    (events.Reloaded(4), "INFO", "reloaded: 4 new workers"),
+    (events.Reloaded(4), "INFO", "reloaded: 4 workers"),
     (
         events.ReloadFailed("SyntaxError"),
         "ERROR",

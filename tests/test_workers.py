@@ -168,7 +168,7 @@ def stop(program: Program, signum: int = signal.SIGTERM) -> list[str]:
 
 def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
     with app("--workers", "3") as program:
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(Client(program)) for _ in range(30)]
             counts = Counter(client.pid for client in clients)
@@ -181,12 +181,12 @@ def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
 
 def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
     with app("--workers", "2") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             lines = stop(program)
             assert all(client.is_let_go() for client in clients)
     assert lines[1:] == [
-        "2 workers are ready",
+        "2 workers ready",
         "stopping: 2 workers, up to 10 s to finish",
         f"stopped: {len(clients)} finished, 0 cut",
     ]
@@ -200,7 +200,7 @@ def test_a_script_may_say_how_its_workers_are_started(
     start_method: str, script: Callable[..., Program]
 ) -> None:
     with script(start_method=start_method) as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             program.send_signal(signal.SIGINT)
             assert all(client.is_let_go() for client in clients)
@@ -420,7 +420,7 @@ def test_failures_without_number_end_nothing_while_others_serve(
 
 def test_a_killed_worker_is_replaced_and_only_its_clients_notice(app: Callable[..., Cli]) -> None:
     with app("--workers", "3") as program, clients_of_all(program, 3) as clients:
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
         victim = clients[0].pid
         others = [client for client in clients if client.pid != victim]
         os.kill(victim, signal.SIGKILL)
@@ -469,7 +469,7 @@ def test_an_error_of_the_program_ends_all_workers(script: Callable[..., Program]
         "signal.signal(signal.SIGALRM, fail)\n"
     )
     with script(failing + SERVE) as program, clients_of_all(program, 2) as clients:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         time.sleep(0.2)  # while it writes a line of the log, an error is the log's
         program.send_signal(signal.SIGALRM)
         assert program.wait() == 1
@@ -483,7 +483,7 @@ def test_a_worker_that_is_told_to_end_finishes_with_its_clients_and_is_replaced(
     app: Callable[..., Cli],
 ) -> None:
     with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         victim, other = clients[0], clients[-1]
         victim.sock.sendall(b"wh")
         os.kill(victim.pid, signal.SIGTERM)
@@ -502,7 +502,7 @@ def test_what_is_meant_for_the_parent_is_nothing_to_a_worker(
     start_method: str, script: Callable[..., Program]
 ) -> None:
     with script(start_method=start_method) as program, clients_of_all(program, 2) as clients:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         for client in clients:
             for signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
                 os.kill(client.pid, signum)
@@ -514,7 +514,7 @@ def test_a_handler_that_stops_its_server_ends_its_worker_and_still_answers(
     app: Callable[..., Cli],
 ) -> None:
     with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         clients[0].ask("stop")
         assert clients[0].is_let_go()
         program.wait_for_line(f"worker {clients[0].pid} ended with status 0; starting another")
@@ -559,10 +559,10 @@ def test_signals_make_workers_more_and_fewer_but_at_least_one(app: Callable[...,
             (signal.SIGTTOU, 1),
             (signal.SIGTTIN, 2),
         ]:
-            program.wait_for_line("workers are ready")
+            program.wait_for_line("workers? ready")
             program.lines.clear()
             program.send_signal(signum)
-            program.wait_for_line(f"{count} workers are ready")
+            program.wait_for_line(f"{count} workers? ready")
             wait_until(lambda count=count: len(program.children()) == count)  # type: ignore[misc]
         for _ in range(3):
             program.send_signal(signal.SIGTTOU)
@@ -574,10 +574,10 @@ def test_signals_make_workers_more_and_fewer_but_at_least_one(app: Callable[...,
 
 def test_a_worker_too_many_serves_its_clients_until_they_leave(app: Callable[..., Cli]) -> None:
     with app("--workers", "2") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             program.send_signal(signal.SIGTTOU)
-            program.wait_for_line("1 workers are ready")
+            program.wait_for_line("1 worker ready")
 
             def leaving_ones() -> set[int]:
                 return {client.pid for client in clients if not client.others_may_come()}
@@ -597,7 +597,7 @@ def test_a_worker_too_many_serves_its_clients_until_they_leave(app: Callable[...
 
 def test_a_worker_too_many_ends_even_if_its_clients_stay(app: Callable[..., Cli]) -> None:
     with app("--workers", "2", "--drain-timeout", "0.5") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             clients[0].sock.sendall(b"wh")
             program.send_signal(signal.SIGTTOU)
@@ -633,12 +633,12 @@ def test_a_reload_serves_the_code_that_there_is_now(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "2") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             change(tmp_path, "'two'")
             assert versions_of(program) == {"one"}
             program.send_signal(signal.SIGHUP)
-            program.wait_for_line("reloaded: 2 new workers")
+            program.wait_for_line("reloaded: 2 workers")
             only_serves(program, "two")
             for client in clients:
                 client.ask()  # by the same process as before
@@ -651,7 +651,7 @@ def test_a_reload_to_code_that_is_broken_changes_nothing(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "2") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         pids = pids_of(program, 2)
         change(tmp_path, "1 / 0")
         program.send_signal(signal.SIGHUP)
@@ -662,7 +662,7 @@ def test_a_reload_to_code_that_is_broken_changes_nothing(
         assert pids_of(program, 2) == pids
         change(tmp_path, "'three'")
         program.send_signal(signal.SIGHUP)
-        program.wait_for_line("reloaded: 2 new workers")
+        program.wait_for_line("reloaded: 2 workers")
         only_serves(program, "three")
         stop(program)
 
@@ -672,11 +672,11 @@ def test_a_script_is_reloaded_too(
     start_method: str, script: Callable[..., Program], tmp_path: Path
 ) -> None:
     with script(start_method=start_method) as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         pids = pids_of(program, 2)
         change(tmp_path, "'two'", "script.py")
         program.send_signal(signal.SIGHUP)
-        program.wait_for_line("reloaded: 2 new workers")
+        program.wait_for_line("reloaded: 2 workers")
         only_serves(program, "two")
         change(tmp_path, "1 / 0", "script.py")
         program.send_signal(signal.SIGHUP)
@@ -692,7 +692,7 @@ def test_what_changes_during_a_reload_is_served_after_it(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "2") as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         change(tmp_path, "'two'; time.sleep(1)")
         program.send_signal(signal.SIGHUP)
         wait_until(lambda: len(program.children()) == 4)
@@ -710,7 +710,7 @@ def test_what_changes_during_a_reload_that_fails_is_served_after_it(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "3") as program:
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
         change(tmp_path, "time.sleep(1) or 1 / 0")
         program.send_signal(signal.SIGHUP)
         wait_until(lambda: len(program.children()) == 6)
@@ -718,7 +718,7 @@ def test_what_changes_during_a_reload_that_fails_is_served_after_it(
         change(tmp_path, "'three'")
         program.send_signal(signal.SIGHUP)
         program.send_signal(signal.SIGTTOU)
-        program.wait_for_line("reloaded: 2 new workers")
+        program.wait_for_line("reloaded: 2 workers")
         assert any("not reloaded" in line for line in program.lines)
         only_serves(program, "three")
         wait_until(lambda: len(program.children()) == 2)
@@ -729,7 +729,7 @@ def test_workers_that_went_unneeded_during_a_reload_that_fails_leave_after_it(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "3") as program:
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
         pids = pids_of(program, 3)
         change(tmp_path, "time.sleep(1) or 1 / 0")
         program.send_signal(signal.SIGHUP)
@@ -780,7 +780,7 @@ def test_no_client_notices_that_workers_come_and_go(
 ) -> None:
     with app("--workers", "2", "--drain-timeout", "20") as program:
         load = Load(program)
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with load.going_on():
             for number in range(1, 7):
                 change(tmp_path, f"'v{number}'")
@@ -803,7 +803,7 @@ def test_no_client_notices_a_reload_by_spawning(
 ) -> None:
     with script() as program:
         load = Load(program)
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with load.going_on():
             for number in range(1, 3):
                 change(tmp_path, f"'v{number}'", "script.py")
@@ -820,7 +820,7 @@ def test_no_client_notices_a_reload_by_spawning(
 def test_a_stop_under_load_cuts_no_reply_short(app: Callable[..., Cli]) -> None:
     with app("--workers", "3") as program:
         done: list[bytes] = []
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
 
         def come() -> None:
             """Until nobody is there: who comes at the last moment is refused, or reset unheard."""
@@ -948,12 +948,12 @@ def test_a_worker_that_hangs_is_killed_in_the_end(script: Callable[..., Program]
 
 def test_a_worker_that_hangs_when_it_is_to_leave_is_killed(script: Callable[..., Program]) -> None:
     with script(LITTLE_GRACE + LITTLE_TIME) as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             for client in clients:
                 client.say("freeze")
             program.send_signal(signal.SIGHUP)
-            program.wait_for_line("reloaded: 2 new workers")
+            program.wait_for_line("reloaded: 2 workers")
             wait_until(lambda: not {client.pid for client in clients} & set(program.children()))
         stop(program)
 
@@ -991,15 +991,15 @@ def test_a_program_may_change_and_stop_them_from_any_thread(
     thread: str, script: Callable[..., Program], tmp_path: Path
 ) -> None:
     with script(WORKERS + thread) as program:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         unavailable = "signals are not handled here: this is not the main thread"
         assert any(unavailable in line for line in program.lines) == (thread == OTHER_THREAD)
         assert set(eval(tell(program, "workers.pids"))) == pids_of(program, 2)
         tell(program, "workers.resize(3)")
-        program.wait_for_line("3 workers are ready")
+        program.wait_for_line("3 workers ready")
         change(tmp_path, "'two'", "script.py")
         tell(program, "workers.reload()")
-        program.wait_for_line("reloaded: 3 new workers")
+        program.wait_for_line("reloaded: 3 workers")
         only_serves(program, "two")
         wait_until(lambda: len(eval(tell(program, "workers.pids"))) == 3)
         assert set(eval(tell(program, "workers.pids"))) == pids_of(program, 3)
@@ -1087,7 +1087,7 @@ def test_the_hooks_of_the_program_see_what_happens(script: Callable[..., Program
     )
     with script(WORKERS + observe + "workers.run()") as program:
         assert program.process.stdout
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         victim = pids_of(program, 2).pop()
         os.kill(victim, signal.SIGKILL)
         program.wait_for_line(f"worker {victim} ended by SIGKILL; starting another")
@@ -1152,7 +1152,7 @@ def wakeups(pid: int) -> int:
 @linux
 def test_nobody_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
     with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
-        program.wait_for_line("2 workers are ready")
+        program.wait_for_line("2 workers ready")
         time.sleep(0.3)
         pids = [program.process.pid, *program.children()]
         before = [wakeups(pid) for pid in pids]
