@@ -901,8 +901,8 @@ def test_a_second_ctrl_c_cuts_in_all_workers(
             send(program, signal.SIGINT)
             last_line = ends(program, 130)[-1]
             found = re.fullmatch(r"stopped: \d+ finished, (\d+) cut", last_line)
-            # The last connection of `refuses` that came through may be cut, too.
-            assert found and int(found[1]) in (len(clients), len(clients) + 1)
+            # The last connections of `refuses` that came through may be cut, too.
+            assert found and int(found[1]) >= len(clients)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
