@@ -210,22 +210,19 @@ class WritableStream(Stream):
 
     def _send_some(self, data: _Bytes) -> int:
         """Send a part of `data`, within the time limits; how many bytes, maybe none."""
-        if self._timer is None:
-            return self.socket.send(data)
         return self._send_in_time(self.socket.send, len(data), data)
 
     def _send_in_time(self, send: Callable[..., int], size: int, *arguments: Any) -> int:
         """What ``send(*arguments)`` returns, which is to send `size` bytes."""
         timer = self._timer
+        if timer is None:
+            return send(*arguments)
         try:
-            if timer is not None:
-                timer.outlast_signals(writing=True)
+            timer.outlast_signals(writing=True)
             sent = send(*arguments)
         except BlockingIOError:
-            if timer is None:  # somebody has made the socket so
-                raise
             sent = 0
         self._write_sent += sent
-        if timer is not None and sent < size:
+        if sent < size:
             timer.after_send(self._write_began, self._write_sent, stalled=not sent)
         return sent
