@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
+import hashlib
 import os
 import pty
 import random
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -576,16 +577,18 @@ def test_a_terminal_without_abilities_is_read_line_by_line() -> None:
 
 # Beside nc, ncat and socat
 
+LONG = 60.0  # seconds that a hundred megabytes may take where much else goes on
+
 CLIENTS: dict[str, list[str]] = {
     "nc": ["nc", "-N", "127.0.0.1", "PORT"],
     "ncat": ["ncat", "127.0.0.1", "PORT"],
-    "socat": ["socat", "-t", "15", "-", "TCP:127.0.0.1:PORT"],
+    "socat": ["socat", "-t", "60", "-", "TCP:127.0.0.1:PORT"],
     "netkit": [sys.executable, "-m", "netkit", "connect", "127.0.0.1", "PORT"],
 }
 SERVERS: dict[str, list[str]] = {
     "nc": ["nc", "-lN", "127.0.0.1", "PORT"],
     "ncat": ["ncat", "-l", "127.0.0.1", "PORT"],
-    "socat": ["socat", "-t", "15", "-", "TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"],
+    "socat": ["socat", "-t", "60", "-", "TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"],
     "netkit": [sys.executable, "-m", "netkit", "connect", "--listen", "127.0.0.1", "PORT"],
 }
 PAIRS = [
@@ -600,32 +603,64 @@ def listens(port: int) -> bool:
     return wanted in Path("/proc/net/tcp").read_text()
 
 
-def exchange(client: str, server: str, ends: list[Path]) -> None:
-    """Each sends the first or the second file, and writes what comes to the third or the fourth."""
-    port = free_port()
-    talking = CLIENTS[client]
-    if server == "nc":  # it leaves once its client has ended, whatever it still has to send
-        talking = [*talking, "--no-half-close"]
+@contextlib.contextmanager
+def started(command: list[str], port: int, data: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """It sends what the file holds; what it receives is to be read from its standard output."""
+    program = [tool(command[0]), *(word.replace("PORT", str(port)) for word in command[1:])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    processes = []
-    with contextlib.ExitStack() as stack:
-        for command, data, got in (
-            (SERVERS[server], ends[0], ends[2]),
-            (talking, ends[1], ends[3]),
-        ):
-            tool(command[0])
-            process = subprocess.Popen(
-                [word.replace("PORT", str(port)) for word in command],
-                stdin=stack.enter_context(open(data, "rb")),
-                stdout=stack.enter_context(open(got, "wb")),
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
-            processes.append(stack.enter_context(process))
-            stack.callback(process.kill)
-            if len(processes) == 1:
-                wait_until(lambda: listens(port), "listening")
-        assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+    with (
+        open(data, "rb") as stdin,
+        subprocess.Popen(
+            program, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, env=environment
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Digest(NamedTuple):
+    size: int  # bytes
+    hash: str
+
+
+def digest(read: Callable[[int], bytes]) -> Digest:
+    """Of all that comes up to the end."""
+    size, hashed = 0, hashlib.blake2b()
+    while piece := read(1 << 18):
+        size += len(piece)
+        hashed.update(piece)
+    return Digest(size, hashed.hexdigest())
+
+
+def received(*processes: subprocess.Popen[bytes]) -> list[Digest]:
+    """What each of them receives, all at once; they must end as if nothing was wrong."""
+    streams = [process.stdout for process in processes if process.stdout]
+    with ThreadPoolExecutor() as pool:
+        try:
+            found = list(pool.map(digest, [stream.read for stream in streams], timeout=LONG))
+            assert [process.wait(LONG) for process in processes] == [0] * len(processes)
+        finally:
+            for process in processes:  # or the threads would wait for them
+                process.kill()
+    return found
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Digest]]:
+    """Two files of a hundred megabytes."""
+    folder = tmp_path_factory.mktemp("large")
+    files = {}
+    for name in ("a", "b"):
+        file = folder / name
+        with open(file, "wb") as stream:
+            for _ in range(100):
+                stream.write(os.urandom(1_000_000))
+        with open(file, "rb", buffering=0) as stream:
+            files[file] = digest(stream.read)
+    yield files
+    shutil.rmtree(folder)
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
@@ -633,57 +668,41 @@ needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linu
 
 @needs_proc
 @pytest.mark.parametrize(("client", "server"), PAIRS)
-def test_both_ways_at_once_with_the_others(tmp_path: Path, client: str, server: str) -> None:
-    ends = [tmp_path / name for name in ("a", "b", "from-b", "from-a")]
-    ends[0].write_bytes(BINARY)
-    ends[1].write_bytes(BINARY[::-1])
-    exchange(client, server, ends)
-    assert ends[2].read_bytes() == BINARY[::-1]
-    assert ends[3].read_bytes() == BINARY
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
-    """Two files of a hundred megabytes."""
-    folder = tmp_path_factory.mktemp("large")
-    ends = [folder / name for name in ("a", "b")]
-    for end in ends:
-        with open(end, "wb") as file:
-            for _ in range(100):
-                file.write(os.urandom(1_000_000))
-    yield ends
-    shutil.rmtree(folder)
-
-
-@needs_proc
-@pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_a_hundred_megabytes_both_ways_at_once_with_the_others(
-    large: list[Path], tmp_path: Path, client: str, server: str
+    large: dict[Path, Digest], client: str, server: str
 ) -> None:
-    got = [tmp_path / name for name in ("from-b", "from-a")]
-    exchange(client, server, [*large, *got])
-    assert all(map(filecmp.cmp, got, reversed(large), (False, False)))
-    for file in got:
-        file.unlink()
+    (first, ours), (second, theirs) = large.items()
+    port = free_port()
+    command = CLIENTS[client]
+    if server == "nc":  # it leaves once its client has ended, whatever it still has to send
+        command = [*command, "--no-half-close"]
+    with started(SERVERS[server], port, first) as listening:
+        wait_until(lambda: listens(port), "listening")
+        with started(command, port, second) as talking:
+            assert received(listening, talking) == [theirs, ours]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_hundred_megabytes_to_a_server_and_back(
-    large: list[Path], tmp_path: Path, client: str
+def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
+    large: dict[Path, Digest], client: str
 ) -> None:
-    got = tmp_path / "back"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with Cli("echo", "0") as program, open(large[0], "rb") as data, open(got, "wb") as back:
-        tool(CLIENTS[client][0])
-        command = [word.replace("PORT", str(program.port)) for word in CLIENTS[client]]
-        done = subprocess.run(
-            command, stdin=data, stdout=back, env=environment, timeout=PATIENCE, check=True
-        )
-        assert done.returncode == 0
-        program.send_signal(signal.SIGINT)
-        assert program.wait() == 0
-    assert filecmp.cmp(got, large[0], False)
-    got.unlink()
+    (first, ours), (second, theirs) = large.items()
+    got: list[Digest] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        with in_thread(send, conn):
+            got.append(digest(conn.read))
+
+    def send(conn: netkit.Connection) -> None:
+        with open(first, "rb") as file:
+            while piece := file.read(1 << 18):
+                conn.write(piece)
+        conn.end()
+
+    with serving(handler) as server, started(CLIENTS[client], port_of(server), second) as talking:
+        assert received(talking) == [ours]
+        wait_until(lambda: got, "the end")
+    assert got == [theirs]
 
 
 def test_crlf_is_that_of_ncat(run: Run) -> None:
