@@ -412,6 +412,8 @@ def _conditions(results: Results) -> str:
             f"{statistics.median(others):.2f} of its {raw['machine']['cores']} cores in the median "
             f"run, {max(others):.2f} in the worst one."
         )
+    if "note" in raw:  # put there by hand
+        parts.append(raw["note"])
     if settings["quick"]:
         parts.append("**A quick run: too short and too few for more than a first look.**")
     if skipped:

@@ -1,34 +1,50 @@
 """What TLS costs in netkit, beside a threaded loop over Python's ``ssl.SSLSocket``.
 
-    python -m benchmarks.tls [--rounds 7]
+    python -m benchmarks.tls [--rounds 7] [--clients 1 4]
 
-Two servers, each in a process of its own, and the same client for both (an ``SSLSocket``), over the
-loopback. The rounds of the two alternate, so that what else the machine does befalls both; the
-ratio is the median of the rounds' ratios, and more than 1 means that netkit is faster. Needs the
-package ``cryptography``.
+The servers are a threaded loop, netkit in one process, and netkit with worker processes; the
+clients are the same for all of them (an ``SSLSocket`` in a process of its own), over the loopback.
+The servers take turns, so that what else the machine does befalls them all; a ratio is the median
+of those of the rounds, and more than 1 means that netkit is faster. Needs the package
+``cryptography``.
 """
 
 from __future__ import annotations
 
 import argparse
+import operator
 import os
 import signal
 import socket
 import ssl
 import statistics
+import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import netkit
 from netkit.certificates import client_context, context_from_pem, self_signed
 
 PIECE = 1024 * 1024
-BULK = 200  # pieces
-EXCHANGES = 5000
-HANDSHAKES = 300
+UPLOADED = os.urandom(PIECE)
+BULK = 100  # pieces, for each client
+EXCHANGES = 3000
+HANDSHAKES = 150
+WORKERS = 4
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+Connect = Callable[[], ssl.SSLSocket]
+Serve = Callable[[socket.socket, ssl.SSLContext], None]
+
+
+class Contexts(NamedTuple):
+    """Of both ends."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
 
 # What a client begins with: what it wants of the server.
 ECHO, SINK, SOURCE = b"e", b"k", b"s"
@@ -51,12 +67,15 @@ def work(end: Any, receive: Callable[[int], bytes], send: Callable[[bytes], obje
             send(piece)
 
 
-def serve_netkit(listener: socket.socket, context: ssl.SSLContext) -> None:
+def serve_netkit(listener: socket.socket, context: ssl.SSLContext, workers: int = 1) -> None:
     def handler(conn: netkit.Connection) -> None:
         work(conn, conn.read, conn.write)
 
-    server = netkit.create_server(handler, tls=context).listen(sock=listener)
-    server.serve_forever()
+    netkit.run(netkit.create_server(handler, tls=context).listen(sock=listener), 0, workers)
+
+
+def serve_by_workers(listener: socket.socket, context: ssl.SSLContext) -> None:
+    serve_netkit(listener, context, workers=WORKERS)
 
 
 def serve_bare(listener: socket.socket, context: ssl.SSLContext) -> None:
@@ -69,6 +88,9 @@ def serve_bare(listener: socket.socket, context: ssl.SSLContext) -> None:
         threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
 
+SERVERS: dict[str, Serve] = {"netkit": serve_netkit, f"{WORKERS} workers": serve_by_workers}
+
+
 def receive(end: Any, size: int) -> None:
     while size:
         data = end.recv(min(size, 65536))
@@ -76,93 +98,122 @@ def receive(end: Any, size: int) -> None:
         size -= len(data)
 
 
-def upload(connect: Callable[[], Any]) -> float:
-    end = connect()
-    end.sendall(SINK)
-    piece = os.urandom(PIECE)
-    began = time.perf_counter()
-    for _ in range(BULK):
-        end.sendall(piece)
-    receive(end, 1)
-    return PIECE * BULK / 1e6 / (time.perf_counter() - began)
+# What each client does, and how much that is
 
 
-def download(connect: Callable[[], Any]) -> float:
-    end = connect()
-    began = time.perf_counter()
-    end.sendall(SOURCE)
-    receive(end, PIECE * BULK)
-    return PIECE * BULK / 1e6 / (time.perf_counter() - began)
+def upload(connect: Connect) -> float:
+    with connect() as end:
+        end.sendall(SINK)
+        for _ in range(BULK):
+            end.sendall(UPLOADED)
+        receive(end, 1)
+    return BULK * PIECE / 1e6
 
 
-def exchanges(connect: Callable[[], Any]) -> float:
-    end = connect()
-    end.sendall(ECHO)
+def download(connect: Connect) -> float:
+    with connect() as end:
+        end.sendall(SOURCE)
+        receive(end, PIECE * BULK)
+    return BULK * PIECE / 1e6
+
+
+def exchanges(connect: Connect) -> float:
     message = bytes(64)
-    began = time.perf_counter()
-    for _ in range(EXCHANGES):
-        end.sendall(message)
-        receive(end, 64)
-    return EXCHANGES / (time.perf_counter() - began)
+    with connect() as end:
+        end.sendall(ECHO)
+        for _ in range(EXCHANGES):
+            end.sendall(message)
+            receive(end, 64)
+    return EXCHANGES
 
 
-def handshakes(connect: Callable[[], Any], count: int = HANDSHAKES) -> float:
-    began = time.perf_counter()
+def handshakes(connect: Connect, count: int = HANDSHAKES) -> float:
     for _ in range(count):
         with connect() as end:
             end.sendall(ECHO + b"!")
             receive(end, 1)
-    return count / (time.perf_counter() - began)
+    return count
 
 
-def measure(serve: Any, job: Any, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> float:
+JOBS: dict[str, Callable[[Connect], float]] = {
+    "MB/s to the server": upload,
+    "MB/s from the server": download,
+    "exchanges/s, 64 bytes": exchanges,
+    "handshakes/s": handshakes,
+}
+
+
+def fork(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def measure(serve: Serve, job: Callable[[Connect], float], clients: int, tls: Contexts) -> float:
+    """What all clients together get done in a second."""
     with socket.create_server(("127.0.0.1", 0), backlog=200) as listener:
         address = listener.getsockname()
-        pid = os.fork()
-        if not pid:
-            try:
-                serve(listener, contexts[0])
-            finally:
-                os._exit(0)
+        server = fork(lambda: serve(listener, tls.server))
 
     def connect() -> ssl.SSLSocket:
         sock = socket.create_connection(address)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return contexts[1].wrap_socket(sock)
+        return tls.client.wrap_socket(sock)
+
+    ready, go = os.pipe(), os.pipe()
+
+    def client() -> None:
+        handshakes(connect, 3)  # the start of a server is not what is measured
+        os.write(ready[1], b"!")
+        os.read(go[0], 1)
+        os.write(ready[1], struct.pack("d", job(connect)))
 
     try:
-        handshakes(connect, 3)  # the start of a server is not what is measured
-        result: float = job(connect)
+        pids = [fork(client) for _ in range(clients)]
+        for _ in pids:
+            os.read(ready[0], 1)
+        began = time.perf_counter()
+        os.write(go[1], bytes(clients))
+        done = sum(struct.unpack("d", os.read(ready[0], 8))[0] for _ in pids)
+        seconds = time.perf_counter() - began
+        for pid in pids:
+            os.waitpid(pid, 0)
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    return result
+        os.kill(server, signal.SIGTERM)
+        os.waitpid(server, 0)
+        for descriptor in (*ready, *go):
+            os.close(descriptor)
+    return float(done / seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
+    arguments = parser.parse_args()
     server = context_from_pem(*self_signed(["localhost"]))
-    print(f"{'':24}{'SSLSocket':>12}{'netkit':>12}{'ratio':>8}")
-    jobs = {
-        "MB/s to the server": upload,
-        "MB/s from the server": download,
-        "exchanges/s, 64 bytes": exchanges,
-        "handshakes/s": handshakes,
-    }
+    print(f"{'':36}{'SSLSocket':>12}" + "".join(f"{name:>24}" for name in SERVERS))
     for version in VERSIONS:
         client = client_context(verify=False)
         client.maximum_version = version
-        print(version.name)
-        for name, job in jobs.items():
-            pairs = [
-                [measure(kind, job, (server, client)) for kind in (serve_bare, serve_netkit)]
-                for _ in range(rounds)
-            ]
-            bare, netkit = (statistics.median(column) for column in zip(*pairs, strict=True))
-            ratio = statistics.median(ours / theirs for theirs, ours in pairs)
-            print(f"  {name:22}{bare:12.0f}{netkit:12.0f}{ratio:8.2f}", flush=True)
+        for clients in arguments.clients:
+            print(f"{version.name}, clients: {clients}")
+            for name, job in JOBS.items():
+                kinds = [serve_bare, *SERVERS.values()]
+                rounds = [
+                    [measure(kind, job, clients, Contexts(server, client)) for kind in kinds]
+                    for _ in range(arguments.rounds)
+                ]
+                bare, *ours = zip(*rounds, strict=True)
+                cells = [f"{statistics.median(bare):12.0f}"]
+                for column in ours:
+                    ratio = statistics.median(map(operator.truediv, column, bare))
+                    cells.append(f"{statistics.median(column):17.0f}{ratio:7.2f}")
+                print(f"  {name:34}{''.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":
