@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from . import sockets
 from .registry import StopReport
 from .server import Server
 
@@ -42,6 +43,10 @@ class Mailbox:
     def take(self) -> int:
         """Wait for the next one."""
         return self._inbox.recv(1)[0]
+
+    def rest(self) -> bytes:
+        """Those that there are, up to a hundred; nobody waits."""
+        return self._inbox.recv(100) if sockets.readable(self._inbox) else b""
 
     def fileno(self) -> int:
         """The descriptor to wait for, in `select`."""

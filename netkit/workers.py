@@ -182,7 +182,8 @@ class Workers:
                 self._look_after(worker)
             self._end_reload()
             self._fill()
-        return interrupted
+        # The last workers may have been faster than our own Ctrl+C.
+        return interrupted or signal.SIGINT in mailbox.rest()
 
     def _descriptors(self) -> Iterable[Any]:
         for worker in self._workers:
