@@ -10,8 +10,10 @@ something else, and no moment is too early or too late.
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -93,11 +95,15 @@ class StopSignals:
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_tell_unless_late, hook)
         for signum, previous in self._previous.items():
             after = previous
             if self._afterwards is not None and signum in self.SIGNALS:
                 after = self._afterwards
             signal.signal(signum, signal.SIG_DFL if after is None else after)
+        if self._afterwards is None:  # else it may yet come, until the program exits
+            sys.unraisablehook = hook
         signal.set_wakeup_fd(self._previous_fd)
         self.mailbox.close()
 
@@ -156,6 +162,12 @@ class RunReport(NamedTuple):
     def exit_status(self) -> int:
         """For `sys.exit`: 0 after a drain, 130 (128 + SIGINT) after a second Ctrl+C."""
         return 128 + signal.SIGINT if self.interrupted else 0
+
+
+def _tell_unless_late(tell: Callable[[Any], object], unraisable: Any) -> None:
+    """Of a signal that comes just as its handler is taken away, Python would tell on stderr."""
+    if "ignored due to race condition" not in str(unraisable.exc_value):
+        tell(unraisable)
 
 
 def _ignore(signum: int, frame: object) -> None:

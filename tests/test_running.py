@@ -52,8 +52,10 @@ def test_one_worker_is_this_process(
 ) -> None:
     monkeypatch.setattr(options.sys, "_is_gil_enabled", lambda: False, raising=False)
 
+    before = signal.getsignal(signal.SIGINT)
+
     def interrupt() -> None:
-        wait_until(lambda: seen)
+        wait_until(lambda: seen and signal.getsignal(signal.SIGINT) is not before)
         signal.raise_signal(signal.SIGINT)
 
     with observed(events.Listening) as seen, in_thread(interrupt):

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -473,7 +474,8 @@ def test_stop_signals_are_for_the_main_thread_only() -> None:
     assert [str(error) for error in errors] == ["signals can only be handled in the main thread"]
 
 
-def test_afterwards_signals_can_be_ignored() -> None:
+def test_afterwards_signals_can_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back
     before = [signal.getsignal(signum) for signum in StopSignals.SIGNALS]
     try:
         with StopSignals(afterwards=signal.SIG_IGN):
@@ -483,6 +485,35 @@ def test_afterwards_signals_can_be_ignored() -> None:
     finally:
         for signum, handler in zip(StopSignals.SIGNALS, before, strict=True):
             signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("afterwards", [None, signal.SIG_IGN])
+def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
+    afterwards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what else it tells there, it still does."""
+    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+    set_handler = signal.signal
+    told: list[str] = []
+
+    def late(signum: int, handler: Any) -> Any:
+        for text in (f"Signal {signum} ignored due to race condition", "something else"):
+            sys.unraisablehook(SimpleNamespace(exc_value=OSError(text)))  # type: ignore[arg-type]
+        return set_handler(signum, handler)
+
+    def tell(unraisable: Any) -> None:
+        told.append(str(unraisable.exc_value))
+
+    monkeypatch.setattr(sys, "unraisablehook", tell)
+    try:
+        with StopSignals(afterwards):
+            monkeypatch.setattr(signal, "signal", late)
+    finally:
+        monkeypatch.setattr(signal, "signal", set_handler)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert told == ["something else"] * len(before)
+    assert (sys.unraisablehook is tell) is (afterwards is None)
 
 
 def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
@@ -551,7 +582,8 @@ def test_other_signals_are_caught_only_if_they_are_asked_for() -> None:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_afterwards_is_for_the_stop_signals_only() -> None:
+def test_afterwards_is_for_the_stop_signals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back
     before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
     usr1 = signal.getsignal(signal.SIGUSR1)
     try:
