@@ -12,6 +12,7 @@ of those of the rounds, and more than 1 means that netkit is faster. Needs the p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import operator
 import os
 import signal
@@ -79,6 +80,8 @@ def serve_by_workers(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 def serve_bare(listener: socket.socket, context: ssl.SSLContext) -> None:
+    context.num_tickets = 2  # as Python has it, if nobody says otherwise
+
     def serve(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # netkit has it, too
         with context.wrap_socket(sock, server_side=True) as tls:
@@ -132,6 +135,9 @@ def handshakes(connect: Connect, count: int = HANDSHAKES) -> float:
         with connect() as end:
             end.sendall(ECHO + b"!")
             receive(end, 1)
+            end.setblocking(False)
+            with contextlib.suppress(OSError):  # it does not wait for an answer
+                end.unwrap()  # as clients do: without it, netkit takes the input for cut off
     return count
 
 

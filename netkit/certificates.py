@@ -220,6 +220,10 @@ def _san(x509: Any, host: str) -> Any:
 def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        # OpenSSL gives each client two, for two connections at once (RFC 8446 section 4.6.1). A
+        # ticket is a twentieth of what a handshake costs, and few clients use even one.
+        context.num_tickets = 1
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context

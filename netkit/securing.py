@@ -6,6 +6,7 @@ and writing: nobody else can get a word in.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from . import sockets
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 # How long a TLS handshake may take (seconds): several round trips over a bad network.
 HANDSHAKE_SECONDS = 10.0
+
+
+@functools.cache
+def _tls_stream() -> type[TlsStream]:
+    from .tls import TlsStream  # here because most programs do without
+
+    return TlsStream
 
 
 class SecurableStream(WritableStream):
@@ -47,8 +55,6 @@ class SecurableStream(WritableStream):
         has read: they were not encrypted, whoever sent them. TimeoutError (`handshake_timeout`).
         ValueError if TLS has begun already, TypeError without a context.
         """
-        from .tls import TlsStream  # here because most programs do without
-
         if self.tls is not None:
             raise ValueError("this connection speaks TLS already")
         if self._buffer or self._ahead:
@@ -58,7 +64,7 @@ class SecurableStream(WritableStream):
             context = self.server.tls_context()
         if context is None:
             raise TypeError("start_tls() needs an ssl.SSLContext")
-        tls = TlsStream(
+        tls = _tls_stream()(
             self._receive_raw,
             self._send_some,
             context,
@@ -123,7 +129,10 @@ class SecurableStream(WritableStream):
         if self._closed:
             return
         self._limits = limits
-        # Also one without limits, which takes the former ones from the kernel.
-        timer = Timer(self.socket, limits, self.peer, self._timer)
-        self._timer = timer if any(limits) else None
+        former = self._timer
+        if any(limits):
+            self._timer = Timer(self.socket, limits, self.peer, former)
+        elif former is not None:
+            former.release()
+            self._timer = None
         self._special = self._is_special()

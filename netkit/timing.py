@@ -92,13 +92,8 @@ class Timer:
 
         `former`: the one whose they were so far.
         """
-        self._sock = sock
+        self._take_over(sock, peer, former, clock)
         self._limits = limits
-        self._peer = peer
-        self._clock = clock
-        # What the kernel gives a wait for input, and one for room to send.
-        self._kernels: float | None = former._kernels if former else None
-        self._kernels_send: float | None = former._kernels_send if former else None
         self._since = 0.0  # when this wait has begun
         self._place = -1  # where in the stream the present message begins
         self._held = 0  # how many bytes of it are there
@@ -108,6 +103,21 @@ class Timer:
         self._set_wait(self._longest)
         stall = self._stall()
         self._set_send_wait(stall.limit if stall else limits.min_rate and RATE_GRACE)
+
+    def _take_over(
+        self, sock: socket.socket, peer: str, former: Timer | None, clock: Callable[[], float]
+    ) -> None:
+        self._sock = sock
+        self._peer = peer
+        self._clock = clock
+        # What the kernel gives a wait for input, and one for room to send.
+        self._kernels: float | None = former._kernels if former else None
+        self._kernels_send: float | None = former._kernels_send if former else None
+
+    def release(self) -> None:
+        """There are no limits any more: the kernel ends no wait."""
+        self._set_wait(None)
+        self._set_send_wait(None)
 
     def outlast_signals(self, writing: bool) -> None:
         """To be called before each recv or send. BlockingIOError, as of those, after its time."""
@@ -215,9 +225,16 @@ class HandshakeTimer(Timer):
         former: Timer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._take_over(sock, peer, former, clock)  # and none of a `Timer`'s limits
         self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
-        super().__init__(sock, TimeLimits(write_timeout=seconds), peer, former, clock)
-        self._longest = 0.0  # each wait is shorter than the one before
+        self._set_wait(seconds)
+        self._set_send_wait(seconds)
+
+    def before_receive(self, place: int, held: int, skipping: bool) -> None:
+        """As of any `Timer`."""
+        left = self._left(self._end, self._clock())
+        if self._kernels is None or self._kernels > left * (1 + TOLERANCE):
+            self._set_wait(left)
 
     def _due(self) -> _Due:
         return self._end

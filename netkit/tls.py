@@ -9,10 +9,10 @@ Rules:
    must leave in the order in which they were made. `_receiving` is held from receiving until
    OpenSSL has the bytes. Both come before `_lock`, and nobody takes one holding the other, but a
    writer that OpenSSL tells to read first.
-3. Reading may make answers (key updates, alerts). They wait in `_outgoing` for whoever sends next;
-   the reader sends them only when it is about to wait itself, and if no writer is at it. Whoever
-   gives `_sending` back looks for answers again. So a reader never waits for a writer whose peer is
-   slow, and no answer is forgotten.
+3. Reading may make answers (key updates, alerts), and so does the end of a handshake (a server's
+   tickets). They wait in `_outgoing` for whoever sends next; the reader sends them only when it is
+   about to wait itself, and if no writer is at it. Whoever gives `_sending` back looks for answers
+   again. So a reader never waits for a writer whose peer is slow, and no answer is forgotten.
 4. What came and could be decrypted is delivered, whatever befell the connection after it.
 5. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
    close_notify ends the stream (RFC 8446 section 6.1).
@@ -44,6 +44,7 @@ PIECE = 64 * 1024
 # that asks and asks, and does not read, is not to fill the memory.
 MOST_ANSWERS = 64 * 1024
 
+_TOO_EARLY = "the handshake is not over"
 _Bytes = bytes | bytearray | memoryview
 
 
@@ -118,12 +119,13 @@ class TlsStream:
         self._fed = 0  # how often there was something new from `receive`
         self._chunk = RECORD  # what `receive` is asked for
         self._hungry = True  # OpenSSL has read all there is, and more may come
-        self._answered = False  # reading has made answers
+        self._answered = False  # there are answers to be sent
         self.eof = False
         """Whether the TCP input has ended."""
         self._closed = False  # the peer has sent its close_notify
         self._ended = False  # we have sent ours
         self._failure: TlsError | None = None
+        self._reset: ConnectionResetError | None = None  # that answers have met
         self._decrypted = ReceiveBuffer()  # ahead of the reader
         self._unsent = b""  # ciphertext that `send` has not taken
 
@@ -132,29 +134,25 @@ class TlsStream:
     def handshake(self) -> None:
         """Agree on keys with the peer, and check who it is as the context says.
 
-        HandshakeError, for which the peer has been sent an alert as far as possible.
+        HandshakeError, for which the peer has been sent an alert as far as possible. No lock is
+        held: it is called before any other thread knows of this stream.
         """
         if self._peer == "client" and not self._fed:  # it speaks first
-            self._take_in(self._fed)
-        while True:
-            with self._sending:
-                with self._lock:
-                    done = self._shake_hands()
-                    seen = self._fed
-                    flight = self._outgoing.read()
-                if self._failure:
-                    with contextlib.suppress(OSError):
-                        self._transmit(flight)
-                    raise self._failure
-                self._transmit(flight)
-            if done:
-                self._first = None
-                self._chunk = FIRST_CHUNK
-                return
-            self._take_in(seen)
-
-    def _require_handshake(self) -> None:
-        raise self._failure or ValueError("the handshake is not over")
+            self._feed(self._receive(self._chunk))
+        while not self._shake_hands():
+            flight = self._outgoing.read()
+            if self._failure:
+                with contextlib.suppress(OSError):
+                    self._transmit(flight)
+                raise self._failure
+            self._transmit(flight)
+            self._feed(self._receive(self._chunk))
+        if self._peer == "client" and self._ssl.version() != "TLSv1.2":
+            self._answered = True  # tickets, for which nobody waits: they go with what comes next
+        else:
+            self._transmit(self._outgoing.read())
+        self._first = None
+        self._chunk = FIRST_CHUNK
 
     def _shake_hands(self) -> bool:
         """One step. True if it was the last one; a failure is noted."""
@@ -170,7 +168,7 @@ class TlsStream:
         except ssl.SSLError as error:
             self._failure = alerts.handshake_failure(error, self._peer, self._first or b"")
             return False
-        self._hungry = False
+        self._hungry = not (self._incoming.pending or self.eof)
         return True
 
     # Reading
@@ -185,7 +183,7 @@ class TlsStream:
         if size < 1:
             raise ValueError(f"size must be at least 1 byte, not {size}")
         if self._first is not None:
-            self._require_handshake()
+            raise self._failure or ValueError(_TOO_EARLY)
         try:
             while True:
                 if self._decrypted or not self._hungry:
@@ -236,16 +234,18 @@ class TlsStream:
             return None
         data = None
         try:
-            data = self._read(size if size < RECORD else RECORD)
+            most = size if size < RECORD else RECORD
+            data = self._read(most)
             if not data:
                 self._closed = True
-            elif not (self._incoming.pending or self._ssl.pending() or self.eof):
+            elif self._incoming.pending or self.eof or (len(data) == most and self._ssl.pending()):
+                if len(data) < size:
+                    data = self._joined(data, size)
+            else:
                 self._hungry = True  # asking it in vain costs an exception
-            elif len(data) < size:
-                data = self._joined(data, size)
         except ssl.SSLWantReadError:
             if self.eof:
-                raise TruncatedError from None
+                raise self._reset or TruncatedError from None
             self._hungry = True
         except ssl.SSLZeroReturnError:  # an empty read, once we have ended our side
             self._closed = True
@@ -315,7 +315,7 @@ class TlsStream:
         try:
             with self._sending:
                 if self._first is not None:
-                    self._require_handshake()
+                    raise self._failure or ValueError(_TOO_EARLY)
                 if self._ended:
                     raise WriteAfterEndError
                 if 0 < size <= PIECE:
@@ -388,19 +388,23 @@ class TlsStream:
                 # Nothing may follow a close_notify. A failure is for those who send: what the peer
                 # sent can be read all the same.
                 if not self._ended:
-                    with contextlib.suppress(OSError):
-                        self._transmit(answers)
+                    self._transmit(answers)
+            except ConnectionResetError as error:  # the kernel tells of it once
+                self._reset = error
+            except OSError:
+                pass
             finally:
                 self._sending.release()
 
     def _transmit(self, ciphertext: bytes) -> None:
-        """Send it after what is left from before. Whoever calls this holds `_sending`."""
+        """Send it after what is left from before. Holds `_sending`, but in the handshake."""
         left = self._unsent + ciphertext if self._unsent else ciphertext
-        while left:
+        try:
+            while left:
+                sent = self._send(left)
+                left = left[sent:] if isinstance(sent, int) and sent < len(left) else b""
+        finally:
             self._unsent = left
-            sent = self._send(left)
-            left = left[sent:] if isinstance(sent, int) and sent < len(left) else b""
-        self._unsent = b""
 
     # What was agreed on
 

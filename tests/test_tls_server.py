@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from secure import contexts, each_version, files
+from secure import contexts, each_version, files, optional
 from support import (
     PATIENCE,
     Cli,
@@ -119,6 +119,20 @@ def test_much_goes_both_ways_at_once(handler: Any) -> None:
     with serving(handler, tls_cert=files().cert, tls_key=files().key) as server:
         with own_client(server) as conn, in_thread(conn.write, BLOCK):
             assert conn.readexactly(len(BLOCK)) == BLOCK
+
+
+@each_version
+def test_a_client_gets_a_ticket_to_come_back_with(version: ssl.TLSVersion) -> None:
+    context = contexts(version)[1]
+    with serving(netkit.EchoHandler, tls_cert=files().server) as server:
+        session = None
+        for returns in (False, True):
+            with client(server) as sock:
+                with context.wrap_socket(sock, False, True, True, "localhost", session) as secured:
+                    assert say(secured, b"x") == b"x"
+                    assert secured.session_reused is returns
+                    session = secured.session
+                    secured.unwrap()
 
 
 def test_the_connection_tells_what_was_agreed_on() -> None:
@@ -697,6 +711,7 @@ def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye(
 
 
 def test_the_command_line_makes_a_certificate_for_trying_it_out() -> None:
+    optional("cryptography")
     with Cli("echo", "--tls-self-signed", "--tls-alpn", "a,b") as server:
         reply = talk_with_openssl(server.port, "-alpn", "b", "-tls1_2")
         assert b"ALPN protocol: b" in reply
