@@ -2,7 +2,8 @@
 
 At most one thread at a time is in its turn. It waits on the listeners; everybody else waits for it,
 or wakes it, through one Condition. Threads that are done with a client may lend a hand: they take
-one who is queued already, without waiting, so that a busy server wakes nobody for a new client.
+one who is queued already, or stand by for the next one (`netkit.stands`), so that nobody need be
+woken for a new client but the thread that serves it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from . import events
 from .listener import Acceptor, BackOff
+from .stands import Stands
 
 
 class Accepting:
@@ -27,11 +29,18 @@ class Accepting:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
         self._acceptor: Acceptor | None = None
+        self._stands: Stands | None = None
+        self._new_stands: Callable[[], Stands]
         self._thread: int | None = None
         self._back_off = BackOff()
         self._shared = False
         self._resting = False
-        self._hands = 0  # threads that lend a hand just now
+        # The threads that lend a hand just now. They come by for each client, so they are counted
+        # without the lock, which a list allows: to append, and to pop, is one step for all threads,
+        # without the GIL, too.
+        self._hands: list[None] = []
+        self.helped = False
+        """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
         self.stop_requested = False
         self.has_begun = False
         """Whether there ever was a turn, if only one that ended at once."""
@@ -58,28 +67,54 @@ class Accepting:
             if self.stop_requested:
                 self.stop_requested = False
                 return None
-            self._acceptor = Acceptor(*listeners, contended=contended)
+            self._acceptor = acceptor = Acceptor(*listeners, contended=contended)
+            self._new_stands = lambda: Stands(acceptor.wake, *listeners, contended=contended)
+            self._stands = self._new_stands()
             self._shared = shared
+            self.helped = False
             self._thread = threading.get_ident()
-            return self._acceptor
+            return acceptor
 
     def take_over(self) -> None:
         """The turn is the calling thread's from now on."""
         self._thread = threading.get_ident()
 
     def lend_a_hand(self) -> bool:
-        """Whether the calling thread may accept, too: once, without waiting, and then `let_go`."""
-        with self._lock:
-            if self._shared and not self.stop_requested:
-                self._hands += 1
-                return True
+        """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
+        self._hands.append(None)  # and then look: `end` does it the other way round
+        if self._shared and not self.stop_requested:
+            return True
+        self.let_go()
+        return False
+
+    def stand_by(self, seconds: float) -> bool:
+        """For one that lends a hand: wait for a client. True if there may be one.
+
+        False after `seconds`, and when it is to wait elsewhere.
+        """
+        stands = self._stands
+        if stands is None or self.stop_requested or self._back_off.pause:
             return False
+        self.helped = True
+        return stands.wait(seconds)
+
+    @property
+    def attended(self) -> bool:
+        """Whether threads that stand by accept who comes."""
+        return bool(self._stands)
+
+    def call_off(self) -> None:
+        """Have those who stand by wait elsewhere; others may come later."""
+        with self._changed:
+            assert self._stands is not None, "it is for the thread whose turn it is"
+            self._stands.close()
+            self._stands = self._new_stands()
 
     def let_go(self) -> None:
         """The calling thread has accepted, and noted whom."""
-        with self._lock:
-            self._hands -= 1
-            if not self._hands and not self._shared:  # `end` waits for this
+        self._hands.pop()
+        if not self._shared:  # `end` may wait for this
+            with self._changed:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -98,11 +133,13 @@ class Accepting:
         """The turn is over, and nobody accepts any more."""
         with self._changed:
             self._shared = False
+            if self._stands is not None:
+                self._stands.close()
             while self._hands:
                 self._changed.wait()
             if self._acceptor is not None:
                 self._acceptor.close()
-            self._acceptor = self._thread = None
+            self._acceptor = self._stands = self._thread = None
             self.stop_requested = False
             self._changed.notify_all()
 

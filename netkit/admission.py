@@ -51,7 +51,9 @@ class Admission:
         self._wake = wake
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         self._lock = threading.RLock()
-        self._count = 0  # places taken
+        # The places taken: a list, as in `Accepting`, since most servers have no limit to check,
+        # and count without the lock.
+        self._taken: list[None] = []
         self._wanted = False  # the accepting thread waits for a place
         self._suspended = False
         self._shared: SharedPlaces | None = None
@@ -82,9 +84,12 @@ class Admission:
 
         `wanted`: else have `wake` called once there is.
         """
+        if self.unlimited:
+            self._taken.append(None)
+            return True
         with self._lock:
-            if self.unlimited or self._take_locked():
-                self._count += 1
+            if self._take_locked():
+                self._taken.append(None)
                 return True
             self._wanted = self._wanted or wanted
             return False
@@ -93,8 +98,10 @@ class Admission:
         """Give back what `enter`, and `judge`, have given; None: it was nothing."""
         if ticket is None:
             return
+        self._taken.pop()
+        if self.unlimited and ticket is NO_SHARE:  # nobody waits for it
+            return
         with self._lock:
-            self._count -= 1
             if self._shared is not None:
                 self._shared.give_back()
             if ticket is not NO_SHARE:
@@ -109,7 +116,7 @@ class Admission:
             return False
         if self._shared is not None:
             return self._shared.take()
-        return limit is None or self._count < limit
+        return limit is None or len(self._taken) < limit
 
     def _note_limits_locked(self) -> None:
         options = self._options
@@ -131,13 +138,14 @@ class Admission:
         if self._shared is not None:
             return not self._shared.any_free()
         limit = self._options.max_connections
-        return limit is not None and self._count >= limit
+        return limit is not None and len(self._taken) >= limit
 
     def suspend(self) -> None:
         """Let nobody in, for the time being: new clients wait in the kernel's queue."""
         with self._lock:
             self._suspended = True
             self._note_limits_locked()
+        self._wake()
 
     def resume(self) -> None:
         """Let clients in again."""
@@ -238,8 +246,8 @@ class Refusals:
         self.count = 0
         """How many have been refused so far."""
 
-    def refused(self, reason: str, client_address: Any, local_name: Any) -> None:
-        """A client has been refused, for `reason`."""
+    def refused(self, reason: str, client_address: Any, local_name: Any) -> bool:
+        """A client has been refused, for `reason`. True if it is the first of an episode."""
         peer = describe_peer(client_address)
         with self._lock:
             self.count += 1
@@ -249,6 +257,7 @@ class Refusals:
             events.emit(events.Refusing(reason, peer, False))
         remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
         events.emit(events.ClientRefused(peer, reason, remote, local))
+        return first
 
     def waiting(self, reason: str) -> None:
         """New clients have to wait, for `reason`."""

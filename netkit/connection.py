@@ -85,7 +85,6 @@ class Connection(SecurableStream):
         sock: socket.socket,
         client_address: Any = None,
         local_name: Any = None,
-        *,
         server: Any = None,
         encoding: str = "utf-8",
         max_line: int = 64 * 1024,
@@ -168,15 +167,12 @@ class Connection(SecurableStream):
         """
         if self._closed:
             return False
-        self._note_change()
         with self._lock:
             if self._closed or self._closing:
                 return False
-            self._closing = True
-            if self._is_waiting():
-                self._closed = True
-                sockets.shut_down(self.socket, socket.SHUT_RDWR)
-                return False
+            self._changed = self._closing = True
+        if self._is_waiting() and self._leave_closing():  # asked after that, see _note_change
+            return False
         if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)
@@ -199,6 +195,15 @@ class Connection(SecurableStream):
             self._linger()
         self._finished = True
         return True
+
+    def _leave_closing(self) -> bool:
+        """Leave it to the thread that is waiting in a read, if it still is."""
+        with self._lock:
+            if not self._is_waiting():
+                return False
+            self._closed = True
+            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            return True
 
     def destroy(self) -> None:
         """Close at once, without waiting for anything. Idempotent, from any thread.

@@ -11,6 +11,7 @@ import os
 import socket
 import socketserver
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ from .connection import Connection
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
-from .threads import ClientThreads, Job
+from .threads import PARKED, ClientThreads, Job
 
 # On Linux an accepted socket has the options of its listener: nothing need be set for each client.
 INHERITS_OPTIONS = sys.platform == "linux"
@@ -112,13 +113,24 @@ class Doorway(socketserver.ThreadingTCPServer):
         for wait in self._tidy_up():
             if wait is not None:
                 seconds = wait if seconds is None else min(seconds, wait)
+        if self._accepting.attended and not self._admission.unlimited:
+            self._accepting.call_off()
         if self._admission.must_wait():
             if not self._admission.suspended:
                 self._refusals.waiting("max_connections")
             acceptor.pause(seconds, self._admission.places_fileno())
             return False
+        if self._accepting.helped and self._somebody_waits():  # the acceptor may not know of them
+            return True
+        if self._accepting.attended:
+            acceptor.pause(seconds)
+            return False
         also = self._admission.places_fileno() if self._anteroom.held else None
         return acceptor.wait(seconds, also)
+
+    def _somebody_waits(self) -> bool:
+        """Whether an accept would tell something: of a listener that is gone, too."""
+        return any(each.fileno() < 0 or sockets.readable(each) for each in self._listeners)
 
     def _tidy_up(self) -> tuple[float | None, ...]:
         """Let in and turn out who is held, close who has left. Seconds until the next time."""
@@ -211,8 +223,8 @@ class Doorway(socketserver.ThreadingTCPServer):
         timers = (self.timeout, self.socket.gettimeout())
         return timers != (None, None) or any(map(self._overrides, hooks))
 
-    def _take_next(self) -> Job | None:
-        """For a thread that is done with its client: the next one, if there is one already.
+    def _take_next(self, seconds: float) -> Job | None:
+        """For a thread that is done with its client: the next one, for which it may wait.
 
         What ails the machine is left to the accepting thread, which meets it, too, and waits.
         """
@@ -220,25 +232,42 @@ class Doorway(socketserver.ThreadingTCPServer):
             return None
         try:
             accepted = self._accept_next()
+            while accepted is None and self._stand_by(seconds):
+                accepted = self._accept_next()
+            if isinstance(accepted, Verdict) and self._accepting.attended:
+                self._wake_acceptor()  # it leaves the clients to others who stand by
         finally:
             self._accepting.let_go()
-        if accepted is None:
+        if accepted is None or isinstance(accepted, Verdict):
             return None
         connection, request, client_address = accepted
         self._accepting.succeeded()
         self._announce(connection)
         return self._job(connection, request, client_address, not self._verifies)
 
-    def _accept_next(self) -> tuple[Connection, Any, Any] | None:
+    def _stand_by(self, seconds: float) -> bool:
+        """Wait for a client. False: wait elsewhere, or not at all.
+
+        As where there is a limit to look after, and for a thread that the exit would wait for.
+        """
+        thread = threading.current_thread()
+        if not (thread.daemon and self._admission.unlimited):
+            return False
+        thread.name = PARKED
+        return self._accepting.stand_by(seconds)
+
+    def _accept_next(self) -> tuple[Connection, Any, Any] | Verdict | None:
+        """Who was accepted; None: nobody is there to be served; or what keeps all from it."""
         if self._anteroom.held or not self._admission.enter():
-            return None
+            return Verdict.FULL
         try:
             request, client_address = self.get_request()
         except Exception as error:
             self._admission.leave(NO_SHARE)
-            if not isinstance(error, BlockingIOError):
-                self._judge(error)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            verdict = self._judge(error)
+            return None if verdict in (Verdict.NOBODY, Verdict.SKIP) else verdict
         ticket = self._judge_client(request, client_address, True)
         if ticket is None:
             return None
@@ -248,6 +277,7 @@ class Doorway(socketserver.ThreadingTCPServer):
             self._tell_error(request, client_address)
             self._forget(request)
             return None
+        connection.thread = threading.get_ident()
         return connection, request, client_address
 
     def _accept_queued(self) -> None:
@@ -300,7 +330,8 @@ class Doorway(socketserver.ThreadingTCPServer):
             self._refuse(request, client_address, "max_connections")
 
     def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
-        self._refusals.refused(reason, client_address, sockets.local_name(request))
+        if self._refusals.refused(reason, client_address, sockets.local_name(request)):
+            self._wake_acceptor()  # which tells of the end of the episode
         if reason in ("allow", "deny"):  # it gets nothing from us
             sockets.force_close(request)
         else:

@@ -104,7 +104,7 @@ def unblock(listener: socket.socket) -> None:
         os.set_blocking(listener.fileno(), False)
 
 
-class _ExclusiveSelector:
+class ExclusiveSelector:
     """Waits by epoll, with listeners as such that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
     Of the processes that wait, the kernel wakes one for a client, where poll(2) wakes them all. It
@@ -160,7 +160,7 @@ class _PlainSelector:
         self._selector.close()
 
 
-_Selector = _ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else _PlainSelector
+_Selector = ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else _PlainSelector
 
 
 class Acceptor:

@@ -132,15 +132,15 @@ class ClientServer(AdjustableServer):
         taken = self._taken is not None
         opaque = self._serve is None and not taken
         options = self._options
-        connection = (TakenConnection if taken else Connection)(
+        connection = (TakenConnection if taken else Connection)(  # names cost a dictionary
             request,
             client_address,
             self._local_name,
-            server=self,
-            encoding=options.encoding,
-            max_line=options.max_line,
-            max_message=options.max_message,
-            opaque=opaque,
+            self,
+            options.encoding,
+            options.max_line,
+            options.max_message,
+            opaque,
         )
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
             self._configure(request)
@@ -194,7 +194,8 @@ class ClientServer(AdjustableServer):
         self, connection: Connection | None, request: Any, client_address: Any, verified: bool
     ) -> None:
         if connection is not None:
-            if not self._connections.claim(connection):
+            mine = connection.thread == threading.get_ident()  # it has accepted it itself
+            if not (mine or self._connections.claim(connection)):
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:

@@ -241,13 +241,15 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     """
     until = time.monotonic() + seconds
     receive = _below_tls(sock, "recv")
+    chunk = 4 * 1024  # most often there is nothing
     with contextlib.suppress(OSError):  # a reset, or our time is up: there is nobody to wait for
         while size > 0:
             sock.settimeout(max(0.0, until - time.monotonic()))
-            received = len(receive(64 * 1024))  # of TLS, too, without decrypting it
+            received = len(receive(chunk))  # of TLS, too, without decrypting it
             if not received:
                 return True
             size -= received
+            chunk = 64 * 1024
     return False
 
 

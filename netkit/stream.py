@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,14 @@ if TYPE_CHECKING:
 
 _NO_LIMITS = TimeLimits()
 
-_ids = itertools.count(1)
-_ids_lock = threading.RLock()  # `next` on a shared count is not atomic without the GIL
+_next_id = itertools.count(1).__next__
+_ids_lock = threading.RLock()  # without the GIL, two threads could be given the same one
+_with_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def _new_id() -> int:  # pragma: no cover - free-threaded builds only
+    with _ids_lock:
+        return _next_id()
 
 
 class Stream(Reader, Ends):
@@ -65,8 +72,7 @@ class Stream(Reader, Ends):
         max_message: int | None,
     ) -> None:
         super().__init__(encoding, max_line, max_message)
-        with _ids_lock:
-            self.id = next(_ids)
+        self.id = _next_id() if _with_gil else _new_id()
         if client_address is None:
             client_address = sock.getpeername()
         self.peer = describe_peer(client_address)

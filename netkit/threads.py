@@ -7,7 +7,6 @@ client waits a while for the next one. A thread that is not needed for a while g
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections.abc import Callable
 
@@ -16,31 +15,54 @@ from .deadline import Deadline
 Job = Callable[[], None]
 
 PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than lulls, not for ever
-MAX_PARKED = 64  # how many wait at most: what a burst leaves behind; each costs about 20 KiB
+# How many wait to be given one, at most: what a burst leaves behind; each costs about 20 KiB.
+MAX_PARKED = 64
+PARKED = "netkit-parked"  # the name of one that waits
 
 
-def _no_more() -> Job | None:
+def _no_more(_: float) -> Job | None:
     return None
+
+
+class _Parked:
+    """A thread that waits to be given a job, or to be let go (None).
+
+    By a lock: a `queue.SimpleQueue` may forget its time limit when a signal comes, before 3.13.
+    """
+
+    __slots__ = ("_called", "job")
+
+    def __init__(self) -> None:
+        self._called = threading.Lock()
+        self._called.acquire()
+        self.job: Job | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was called."""
+        return self._called.acquire(timeout=seconds)
+
+    def call(self, job: Job | None) -> None:
+        self.job = job
+        self._called.release()
 
 
 class ClientThreads:
     """Runs each job in a thread of its own, kept from an earlier job where there is one.
 
     Thread-safe. `daemon`: whether the interpreter may exit while the threads run; it may be set,
-    for the threads to come. `more`: where a thread that is done asks for its next job, before it
-    waits to be given one: nobody need be woken for that.
+    for the threads to come. `more`: where a thread that is done asks for its next job, and may
+    wait for it so many seconds, before it waits to be given one: nobody need be woken for that.
     """
 
-    def __init__(self, daemon: bool, more: Callable[[], Job | None] = _no_more) -> None:
+    def __init__(self, daemon: bool, more: Callable[[float], Job | None] = _no_more) -> None:
         self.daemon = daemon
         self._more = more
-        # Guards what follows; the queue guards itself. Re-entrant, for signal handlers that stop a
-        # server in the thread that accepts for it.
+        # Guards what follows. Re-entrant, for signal handlers that stop a server in the thread that
+        # accepts for it.
         self._lock = threading.RLock()
-        self._parked = 0  # threads that wait for a job that is not in the queue yet
+        self._parked: list[_Parked] = []  # the last to come is the first to be called
         self._threads: set[threading.Thread] = set()
         self._closed = False
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def run(self, job: Job) -> None:
         """Have `job` run. RuntimeError, and nothing is run, if no thread can be started.
@@ -49,8 +71,7 @@ class ClientThreads:
         """
         with self._lock:
             if self._parked:
-                self._parked -= 1
-                self._jobs.put(job)
+                self._parked.pop().call(job)
                 return
             thread = threading.Thread(target=self._work, args=([job],), daemon=self.daemon)
             self._threads.add(thread)
@@ -68,7 +89,7 @@ class ClientThreads:
             while job:
                 job()
                 job = None  # what the client used is let go before the wait
-                job = self._more() or self._next()
+                job = self._more(PARK_SECONDS) or self._next()
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
@@ -78,20 +99,15 @@ class ClientThreads:
         if not thread.daemon:  # the interpreter's exit would wait for it
             return None
         with self._lock:
-            if self._closed or self._parked >= MAX_PARKED:
+            if self._closed or len(self._parked) >= MAX_PARKED:
                 return None
-            self._parked += 1
-        thread.name = "netkit-parked"
-        try:
-            return self._jobs.get(timeout=PARK_SECONDS)
-        except queue.Empty:
-            pass
-        with self._lock:
-            try:
-                return self._jobs.get_nowait()  # it came between the time-out and the lock
-            except queue.Empty:
-                self._parked -= 1
-                return None
+            parked = _Parked()
+            self._parked.append(parked)
+        thread.name = PARKED
+        if not parked.wait(PARK_SECONDS):
+            with self._lock, contextlib.suppress(ValueError):  # called after all, before the lock
+                self._parked.remove(parked)
+        return parked.job
 
     def threads(self) -> list[threading.Thread]:
         """The threads that there are, busy or parked."""
@@ -102,9 +118,8 @@ class ClientThreads:
         """Let the parked threads go, and the busy ones when they are done. Idempotent."""
         with self._lock:
             self._closed = True
-            for _ in range(self._parked):
-                self._jobs.put(None)
-            self._parked = 0
+            while self._parked:
+                self._parked.pop().call(None)
 
     def join(self, timeout: float) -> bool:
         """Wait for the threads to be gone, but for the calling one. False if some are still busy.

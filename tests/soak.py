@@ -48,7 +48,7 @@ SERVER = """
 import ctypes, gc, signal, sys
 import netkit, netkit.threads
 
-netkit.threads.PARK_SECONDS = 0.2
+netkit.threads.PARK_SECONDS = 0.1  # once at the listeners, and once to be given a client
 kept = []
 
 def bad(conn, said):

@@ -673,6 +673,20 @@ def test_closing_from_another_thread_ends_a_read(
             assert peer.recv(1) == b""
 
 
+def test_a_close_goes_on_itself_where_the_read_in_another_thread_has_just_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with connected() as (conn, peer):
+        answers = [True, False]
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "_is_waiting", lambda _: answers.pop(0))
+            peer.shutdown(socket.SHUT_WR)
+            conn.close()
+        assert answers == []
+        assert conn.socket.fileno() < 0
+        assert receive_all(peer) == b""
+
+
 @pytest.mark.parametrize("close", [Connection.destroy, Connection.reset])
 def test_closing_from_another_thread_ends_a_write(close: Callable[[Connection], None]) -> None:
     with connected() as (conn, peer):

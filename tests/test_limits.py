@@ -278,7 +278,7 @@ def test_one_who_cannot_be_noted_gives_its_place_back(
 ) -> None:
     with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
         if accepts_alone:
-            monkeypatch.setattr(server, "_take_next", lambda: None)
+            monkeypatch.setattr(server, "_take_next", lambda _: None)
         assert exchange(server, b"x") == b"x"
         note, failed = server._connection, threading.Event()
 
@@ -292,7 +292,7 @@ def test_one_who_cannot_be_noted_gives_its_place_back(
         with client(server) as sock, contextlib.suppress(ConnectionResetError):
             assert receive_all(sock) == b""
         assert exchange(server, b"x") == b"x"
-        assert server._admission._count <= 1
+        assert len(server._admission._taken) <= 1
 
 
 def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.Monk
     monkeypatch.setattr(server, "get_request", interrupt)
     with pytest.raises(KeyboardInterrupt):
         server._accept_one()
-    assert server._admission._count == 0
+    assert not server._admission._taken
 
 
 def test_how_many_were_refused_is_told_at_the_latest_when_the_server_stops() -> None:

@@ -22,7 +22,7 @@ from netkit.listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 
 SELECTORS = [listening._PlainSelector]
 if hasattr(select, "EPOLLEXCLUSIVE"):
-    SELECTORS.append(listening._ExclusiveSelector)
+    SELECTORS.append(listening.ExclusiveSelector)
 
 
 @pytest.fixture

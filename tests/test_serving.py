@@ -162,7 +162,7 @@ def test_what_a_thread_that_lends_a_hand_meets_ends_nothing(
         wait_until(lambda: server._accepting.under_way)
         with monkeypatch.context() as patch:
             patch.setattr(server, "get_request", fail)
-            assert server._take_next() is None
+            assert server._take_next(0.0) is None
         assert exchange(server, b"x") == b"x"
     failures = (events.AcceptFailed, events.AcceptPaused, events.ListenerLost)
     assert [type(event) for event in seen if isinstance(event, failures)] == told
@@ -183,7 +183,7 @@ def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
         with client(server) as sock, observed(events.HandlerFailed) as failures:
             with monkeypatch.context() as patch:
                 patch.setattr(server, "_connection", fail)
-                wait_until(lambda: server._take_next() is not None or failures)
+                wait_until(lambda: server._take_next(0.0) is not None or failures)
             assert receive_all(sock) == b""
         assert isinstance(failures[0].error, ValueError)
 
@@ -220,4 +220,4 @@ def test_a_socket_from_elsewhere_is_served_like_one_that_was_accepted() -> None:
         server.shutdown_request(ours)
         assert receive_all(peer) == b"x"
         assert ours.fileno() < 0
-    assert server._admission._count == 0
+    assert not server._admission._taken

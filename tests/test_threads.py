@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import queue
+import signal
 import threading
 import time
 import weakref
@@ -62,7 +64,7 @@ def test_a_job_runs_in_a_thread_that_is_kept_for_the_next() -> None:
             (gate,) = run_at_once(pool, 1)
             used.append(gate.thread)
             gate.let_go()
-            wait_until(lambda: pool._parked == 1)
+            wait_until(lambda: len(pool._parked) == 1)
         assert len(set(used)) == 1
         assert used[0] is not threading.current_thread()
 
@@ -115,23 +117,42 @@ def test_a_thread_that_is_not_needed_goes_away(monkeypatch: pytest.MonkeyPatch) 
         wait_until(lambda: ran)
 
 
-def test_a_job_that_comes_just_when_its_thread_gives_up_is_run() -> None:
+def test_a_job_that_comes_just_when_its_thread_gives_up_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ran = threading.Event()
 
-    class Impatient(queue.SimpleQueue[Any]):
-        """Times out, and a job arrives before the thread has the lock."""
+    def give_up(_: Any, seconds: float) -> bool:
+        """The time is over, and a job arrives before the thread has the lock."""
+        if not ran.is_set():
+            pool.run(ran.set)
+        return False
 
-        def get(self, *_: Any, **__: Any) -> Any:
-            if not ran.is_set():
-                pool.run(ran.set)
-            raise queue.Empty
-
+    monkeypatch.setattr(threads._Parked, "wait", give_up)
     with client_threads() as pool:
-        pool._jobs = Impatient()
         pool.run(lambda: None)
         assert ran.wait(PATIENCE)
         wait_until(lambda: not pool.threads())
-        assert pool._parked == 0
+        assert pool._parked == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals for other threads")
+def test_signals_do_not_keep_a_thread_that_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end its wait early, which then goes on for the rest of the time."""
+    monkeypatch.setattr(threads, "PARK_SECONDS", 0.001)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        with client_threads() as pool:
+            for _ in range(2_000):
+                if not pool.threads():
+                    pool.run(functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, blocked))
+                os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0.0001)
+            wait_until(lambda: not pool.threads())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_nothing_is_lost_when_threads_expire_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,11 +168,8 @@ def test_nothing_is_lost_when_threads_expire_all_the_time(monkeypatch: pytest.Mo
         in_threads(submit, [(first,) for first in range(0, 400, 100)])
         wait_until(lambda: ran.qsize() == 400)
         assert sorted(ran.get() for _ in range(400)) == list(range(400))
-        # Before Python 3.13, a SimpleQueue may forget the time limit of a wait whose item went to
-        # another thread: who waits there stays, ready for a job.
-        wait_until(lambda: pool._parked == len(pool.threads()))
-        for gate in run_at_once(pool, 8):
-            gate.let_go()
+        wait_until(lambda: not pool.threads())
+        assert pool._parked == []
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -164,7 +182,7 @@ def test_system_exit_ends_one_thread_and_nothing_else() -> None:
         pool.run(leave)
         wait_until(lambda: len(pool.threads()) == 1)
         gate.let_go()
-        wait_until(lambda: pool._parked == 1)
+        wait_until(lambda: len(pool._parked) == 1)
         run_at_once(pool, 1)[0].let_go()
 
 
@@ -237,7 +255,7 @@ def test_closing_lets_the_parked_go_at_once_and_the_busy_when_they_are_done() ->
     with client_threads() as pool:
         idle, busy = run_at_once(pool, 2)
         idle.let_go()
-        wait_until(lambda: pool._parked == 1)
+        wait_until(lambda: len(pool._parked) == 1)
         pool.close()
         pool.close()
         wait_until(lambda: pool.threads() == [busy.thread])
@@ -302,21 +320,23 @@ def run_with(
         pool.run(job)
 
 
-def test_a_signal_handler_may_close_them_while_a_job_is_handed_over() -> None:
+def test_a_signal_handler_may_close_them_while_a_job_is_handed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It runs in the very thread that holds the lock."""
+    call = threads._Parked.call
 
-    class Interrupted(queue.SimpleQueue[Any]):
-        def put(self, job: Any) -> None:  # type: ignore[override]
-            if job is not None:
-                pool.close()
-                assert pool.threads()
-            super().put(job)
+    def interrupted(parked: Any, job: Any) -> None:
+        if job is not None:
+            pool.close()
+            assert pool.threads()
+        call(parked, job)
 
+    monkeypatch.setattr(threads._Parked, "call", interrupted)
     ran: list[bool] = []
     with client_threads() as pool:
-        pool._jobs = Interrupted()
         pool.run(lambda: None)
-        wait_until(lambda: pool._parked == 1)
+        wait_until(lambda: len(pool._parked) == 1)
         with in_thread(pool.run, lambda: ran.append(True)):
             wait_until(lambda: ran)
 
@@ -324,7 +344,7 @@ def test_a_signal_handler_may_close_them_while_a_job_is_handed_over() -> None:
 def test_a_thread_asks_for_more_before_it_waits() -> None:
     ran: list[threading.Thread] = []
     more = [lambda: ran.append(threading.current_thread()) for _ in range(3)]
-    pool = ClientThreads(True, lambda: more.pop() if more else None)
+    pool = ClientThreads(True, lambda _: more.pop() if more else None)
     pool.run(lambda: ran.append(threading.current_thread()))
     wait_until(lambda: parked(pool))
     assert len(ran) == 4

@@ -1,0 +1,106 @@
+"""Where threads wait that accept for themselves, beside the accepting thread.
+
+A client that such a thread accepts is served at once: nobody is woken for it, and nothing handed
+over. While somebody stands here, the accepting thread leaves the clients to them. Rules:
+
+1. Each stand is an epoll of its own, with the listeners as exclusive (EPOLLEXCLUSIVE, epoll(7)), so
+   that the kernel wakes one thread for a client. Where there is no such thing, nobody stands.
+2. An epoll that was not asked does not know of a client, even if it is waited for later. So whom
+   the kernel has woken for one sees to it: who leaves without accepting wakes the accepting thread,
+   which looks at the listeners itself; and so does the last one to leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+from .listener import ExclusiveSelector
+
+# How many stands a server has at most, each with a descriptor: clients that come while more threads
+# are idle find one here soon enough. The other threads wait to be given a client.
+MOST = 8
+
+
+class Stands:
+    """Those of one server, made as they are needed. Thread-safe.
+
+    `wake` has the accepting thread look at the listeners; it is called with no lock held.
+    """
+
+    def __init__(
+        self, wake: Callable[[], None], *listeners: socket.socket, contended: bool = True
+    ) -> None:
+        """`contended` as for `Acceptor`."""
+        self._wake = wake
+        self._listeners = listeners
+        self._contended = contended
+        # Each client comes by here, so a stand is taken and given back without the lock, which a
+        # list allows: to append, and to pop, is one step for all threads, without the GIL, too.
+        self._free: list[ExclusiveSelector] = []
+        # Guards what follows, and what has an end. Re-entrant, for signal handlers.
+        self._lock = threading.RLock()
+        self._all: list[ExclusiveSelector] = []
+        self._closed = False
+        self._end = -1  # a descriptor that is readable from then on
+
+    def __len__(self) -> int:
+        """How many threads stand."""
+        return len(self._all) - len(self._free)
+
+    def wait(self, seconds: float) -> bool:
+        """Stand until there may be a client (True), for at most `seconds`, or until `close`.
+
+        False at once if there is no stand left, nor a descriptor for one more.
+        """
+        try:
+            stand = self._free.pop()
+        except IndexError:
+            another = self._another()
+            if another is None:
+                return False
+            stand = another
+        try:
+            ready = stand.select(seconds, None)
+            return bool(ready) and self._end not in ready
+        finally:
+            self._free.append(stand)
+            if self._closed:
+                self.close()
+            if self._closed or not self:
+                self._wake()
+
+    def _another(self) -> ExclusiveSelector | None:
+        if not hasattr(select, "EPOLLEXCLUSIVE"):  # pragma: no cover - not Linux
+            return None
+        with self._lock:
+            if self._closed or len(self._all) == MOST:
+                return None
+            try:
+                if self._end < 0:
+                    self._end = os.eventfd(0)
+                descriptors = [listener.fileno() for listener in self._listeners]
+                stand = ExclusiveSelector(self._contended, self._end, *descriptors)
+            except (OSError, ValueError):  # no descriptor, or a listener that has been closed
+                return None
+            self._all.append(stand)
+            return stand
+
+    def close(self) -> None:
+        """Have all leave, and nobody come any more; each stand is given back once it is free."""
+        with self._lock:
+            self._closed = True
+            if self._end >= 0:
+                os.eventfd_write(self._end, 1)
+            with contextlib.suppress(IndexError):
+                while True:
+                    stand = self._free.pop()
+                    self._all.remove(stand)
+                    stand.close()
+            if self._end >= 0 and not self._all:
+                os.close(self._end)
+                self._end = -1
