@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from .blocklist import BlockList
 
-# With the GIL: as few threads as possible contend for each one. More than this did not help, and a
-# process has its price in memory (docs/benchmarks).
-WORKERS_PER_CORE = 4
+# With the GIL. One that stays on its core keeps it busy (docs/benchmarks); with two, the kernel can
+# let one of them run while a handler in the other one computes.
+WORKERS_PER_CORE = 2
 MAX_WORKERS = 1024  # what is more must be a mistake
 
 
@@ -125,17 +125,25 @@ def check_seconds(name: str, value: object, zero: bool = True) -> None:
         )
 
 
+def has_gil() -> bool:
+    """Whether the threads of this process run Python one at a time."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))  # pragma: no cover - macOS
+
+
 def check_workers(count: object) -> int:
     """How many processes `count` means. TypeError or ValueError if it cannot be meant.
 
     ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
     """
     if count == "auto":
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            return 1
-        if hasattr(os, "sched_getaffinity"):
-            return len(os.sched_getaffinity(0)) * WORKERS_PER_CORE
-        return (os.cpu_count() or 1) * WORKERS_PER_CORE  # pragma: no cover - macOS
+        return len(usable_cores()) * WORKERS_PER_CORE if has_gil() else 1
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
     if not 1 <= count <= MAX_WORKERS:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
@@ -86,14 +87,17 @@ class Worker:
         generation: int,
         others: Collection[Worker],
         places: SharedPlaces | None = None,
+        cores: Sequence[int] = (),
     ) -> None:
         """Start it, beside `others`, with whom it shares the `places` there are, if they are few.
 
+        `cores`: it stays on one of these, each of which has as many; none: it may run on any.
         OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
         """
         self.generation = generation
         taken = {other.index for other in others}
         self.index: int = next(index for index in itertools.count() if index not in taken)
+        core = cores[self.index % len(cores)] if cores else None
         self.round = 0  # of the parent's starting workers
         self.ready = False
         self.told: Stop | None = None
@@ -109,7 +113,7 @@ class Worker:
         try:
             self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
                 target=work,
-                args=(source, load, theirs, inherited, places, self.index),
+                args=(source, load, theirs, inherited, places, self.index, core),
                 name="netkit-worker",
             )
             with _signals_held_back():
@@ -199,6 +203,7 @@ def work(
     inherited: Iterable[Channel],
     places: SharedPlaces | None,
     index: int,
+    core: int | None,
 ) -> None:
     """The life of a worker. `source`: the parent's own server (fork), or how to make one (spawn).
 
@@ -206,6 +211,9 @@ def work(
     """
     for parents in inherited:
         parents.close()
+    if core is not None:
+        with contextlib.suppress(OSError):  # it has been taken from us: then any will do
+            os.sched_setaffinity(0, {core})
     logs.hide(events.Stopping, events.Stopped)  # the parent tells, once for all workers
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         for signum in PARENTS_SIGNALS:

@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,7 +28,7 @@ from . import events
 from .deadline import Deadline
 from .errors import ServerStateError, WorkersFailedError
 from .listening import State
-from .options import MAX_WORKERS, check_seconds, check_workers
+from .options import MAX_WORKERS, check_seconds, check_workers, has_gil, usable_cores
 from .places import SharedPlaces
 from .server import Server
 from .signals import NEWS, Mailbox, RunReport, StopSignals
@@ -247,10 +248,22 @@ class Workers:
         chosen = multiprocessing.get_start_method(allow_none=True)
         try:
             ingredients = self._ingredients(chosen)
-            return Worker(*ingredients, self._generation, self._workers, self._places)
+            others, cores = self._workers, self._cores()
+            return Worker(*ingredients, self._generation, others, self._places, cores)
         finally:
             if chosen is None:  # the program has not chosen; a spawn makes it so that it has
                 multiprocessing.set_start_method(None, force=True)
+
+    def _cores(self) -> tuple[int, ...]:
+        """Where each worker is to stay on one; none: the kernel moves them about.
+
+        With the GIL, a thread that wakes up on another core than the one that has the lock only
+        gets in its way: on one core they take turns by themselves, without waiting for the lock.
+        Where there are fewer workers than cores, an idle core must not be closed to them.
+        """
+        cores = usable_cores()
+        pinned = has_gil() and hasattr(os, "sched_setaffinity") and self._count >= len(cores)
+        return cores if pinned else ()
 
     def _ingredients(self, method: str | None) -> tuple[BaseContext, Server | Recipe, Load | None]:
         import multiprocessing

@@ -19,7 +19,7 @@ import pytest
 from support import Cli, Program, in_thread, receive_all, send_and_end, wait_until
 
 import netkit
-from netkit.options import MAX_WORKERS, WORKERS_PER_CORE, check_workers
+from netkit.options import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
@@ -177,6 +177,42 @@ def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
             for client in clients:
                 client.ask()
         stop(program)
+
+
+@linux
+@pytest.mark.skipif(not has_gil(), reason="they need not stay anywhere")
+def test_each_stays_on_one_core_if_no_core_is_without(app: Callable[..., Cli]) -> None:
+    cores = usable_cores()
+    with app("--workers", str(2 * len(cores))) as program:
+        program.wait_for_line(f"{2 * len(cores)} workers ready")
+        where = Counter(tuple(os.sched_getaffinity(pid)) for pid in program.children())
+        assert where == {(core,): 2 for core in cores}
+        killed = program.children()[0]
+        place = os.sched_getaffinity(killed)
+        others = set(program.children()) - {killed}
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(set(program.children()) - others - {killed}) == 1, "another one")
+        (successor,) = set(program.children()) - others - {killed}
+        wait_until(lambda: os.sched_getaffinity(successor) == place, "it to stay there, too")
+        assert os.sched_getaffinity(program.process.pid) == set(cores)
+        stop(program)
+
+
+@pytest.mark.parametrize(
+    ("count", "with_gil", "cores"),
+    [(2, True, ()), (3, True, (0, 1, 7)), (7, True, (0, 1, 7)), (3, False, ())],
+)
+def test_they_may_run_anywhere_if_they_are_few_or_need_no_gil(
+    count: int, with_gil: bool, cores: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: with_gil, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 7, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
+    with netkit.create_server(netkit.EchoHandler) as server:
+        workers = netkit.Workers(server, count)
+        assert workers._cores() == cores
+        monkeypatch.delattr(os, "sched_setaffinity")
+        assert workers._cores() == ()
 
 
 def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
