@@ -171,7 +171,7 @@ class Connection(SecurableStream):
             if self._closed or self._closing:
                 return False
             self._changed = self._closing = True
-        if self._is_waiting() and self._leave_closing():  # asked after that, see _note_change
+        if self._waiting and self._leave_closing():  # asked after that, see _note_change
             return False
         if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
             with self._lock:
@@ -199,7 +199,7 @@ class Connection(SecurableStream):
     def _leave_closing(self) -> bool:
         """Leave it to the thread that is waiting in a read, if it still is."""
         with self._lock:
-            if not self._is_waiting():
+            if not self._waiting:
                 return False
             self._closed = True
             sockets.shut_down(self.socket, socket.SHUT_RDWR)
@@ -235,7 +235,7 @@ class Connection(SecurableStream):
             with self._lock:
                 if self._closed or self._closing:
                     raise ConnectionClosedError
-                if self.is_secured() or self.opaque or self._is_waiting():
+                if self.is_secured() or self.opaque or self._waiting:
                     raise ValueError("only a connection without TLS that nobody reads is detached")
                 self._closed = True
                 sock = socket.socket(fileno=self.socket.detach())
@@ -257,7 +257,7 @@ class Connection(SecurableStream):
                 sockets.reset_on_close(self.socket)
             # A shutdown wakes who waits. It also ends our side, which a reset should not do first:
             # where nobody writes, ending the input is enough.
-            waiting = self._is_waiting()
+            waiting = self._waiting
             writing = self._write_lock.locked()
             how = socket.SHUT_RD if reset and not writing else socket.SHUT_RDWR
             sockets.shut_down(self.socket, how)
@@ -272,7 +272,8 @@ class Connection(SecurableStream):
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""
         self._forget_received()
-        with self._reading:  # so that `end_input`, `cut` and `destroy` can end it
+        try:
+            self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
             sockets.linger(
                 self.socket,
                 LINGER_SECONDS,
@@ -282,6 +283,8 @@ class Connection(SecurableStream):
                 # A client has what it wanted, and a stopping server has no time.
                 hurried=self._draining or self.server is None,
             )
+        finally:
+            self._waiting = False
         self._stop_waiting()
 
     def _stop_waiting(self) -> None:
@@ -336,7 +339,7 @@ class Connection(SecurableStream):
     def _is_idle(self) -> bool:
         """Whether its thread waits for a message of which nothing has come."""
         under_way = self._handshaking or self._buffer or self._is_within_record()
-        return self._is_waiting() and not under_way
+        return self._waiting and not under_way
 
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
         """Wake its thread from a read or a write, and raise `reason` there; from any thread.

@@ -85,17 +85,18 @@ class SecurableStream(WritableStream):
     def _shake_hands(self, tls: TlsStream, timeout: float | None) -> None:
         self._handshaking = True
         try:
-            with self._reading:
-                if self._changed:
-                    self._check_writable()
-                if timeout is not None:
-                    self._timer = HandshakeTimer(self.socket, timeout, self.peer, self._timer)
-                tls.handshake()
-                self.tls = tls
-                self.set_limits(self._limits)
+            self._waiting = True
+            if self._changed:
+                self._check_writable()
+            if timeout is not None:
+                self._timer = HandshakeTimer(self.socket, timeout, self.peer, self._timer)
+            tls.handshake()
+            self.tls = tls
+            self.set_limits(self._limits)
         except OSError as error:
             raise self._failure(error) from None
         finally:
+            self._waiting = False
             self._handshaking = False
 
     def _say_goodbye(self) -> None:

@@ -3,10 +3,10 @@
 The reading half of a `Connection`, and the state that its parts share; `netkit.writing` has the
 other half, `netkit.connection` its life: closing it, and being stopped. Rules:
 
-1. `_reading` is held during a wait for input, `_write_lock` for the whole of a write; both come
-   before `_lock`, which guards the flags and is never held while waiting. A read and a write take
-   one lock each, and look at one flag, `_changed`, for all that may have happened: locks are most
-   of what they cost.
+1. `_write_lock` is held for the whole of a write, and comes before `_lock`, which guards the flags
+   and is never held while waiting. A read takes no lock: there is one at a time, and it says by
+   `_waiting` that it is under way. Both look at one flag, `_changed`, for all that may have
+   happened: locks are most of what they cost.
 2. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
    more of a message is under way. A reset is an error, not an end; so is the end of the TCP input
    where TLS's own word for it is due.
@@ -19,14 +19,13 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from . import sockets
 from .addresses import Ends, describe_peer
 from .errors import ConnectionClosedError, TlsError, TruncatedError
-from .options import TimeLimits
+from .options import TimeLimits, has_gil
 from .reading import FIRST_CHUNK, Reader, next_chunk
 from .timing import Timer
 
@@ -37,7 +36,7 @@ _NO_LIMITS = TimeLimits()
 
 _next_id = itertools.count(1).__next__
 _ids_lock = threading.RLock()  # without the GIL, two threads could be given the same one
-_with_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+_with_gil = has_gil()
 
 
 def _new_id() -> int:  # pragma: no cover - free-threaded builds only
@@ -55,7 +54,7 @@ class Stream(Reader, Ends):
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
         *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
-        *("_lock", "_reading", "_write_lock"),
+        *("_lock", "_waiting", "_write_lock"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_last_word", "_closing", "_finished", "_closed"),
         *("__dict__", "__weakref__"),
@@ -96,7 +95,7 @@ class Stream(Reader, Ends):
         self._eof = False
         self._peer_ended = False
         self._ended = False
-        self._reading = threading.Lock()
+        self._waiting = False  # a thread is in a wait for input; it alone sets it
         self._write_lock = threading.Lock()
         self._lock = threading.RLock()  # a signal handler may stop the server from within
         self._draining = False  # no message is to be begun any more
@@ -111,14 +110,15 @@ class Stream(Reader, Ends):
     def _receive(self) -> bytes:
         """One chunk from the kernel; ``b""`` at the end of input."""
         try:
-            with self._reading:
-                if self._changed and self._is_at_end():
-                    return b""
-                chunk = self._chunk
-                data = self._receive_specially(chunk) if self._special else self.socket.recv(chunk)
+            self._waiting = True  # and then look at the flags, see `_note_change`
+            if self._changed and self._is_at_end():
+                return b""
+            chunk = self._chunk
+            data = self._receive_specially(chunk) if self._special else self.socket.recv(chunk)
         except OSError as error:
             raise self._failure(error) from None
         finally:
+            self._waiting = False
             if self._changed:
                 self._stop_waiting()
         if not data:
@@ -190,19 +190,12 @@ class Stream(Reader, Ends):
         """What is to be done after a wait during which something has changed."""
         raise NotImplementedError  # pragma: no cover - `Connection` has it
 
-    def _is_waiting(self) -> bool:
-        """Whether a thread is in a recv. Ask only once `_changed` has been set, see there."""
-        if self._reading.acquire(blocking=False):
-            self._reading.release()
-            return False
-        return True
-
     def _note_change(self) -> None:
         """Have every thread that comes to a wait, or leaves one, look at the flags.
 
         In a step of its own, and before the question who is waiting: then either we find a thread
-        in its wait, or it finds the flags. (Taking and giving back the lock keeps this order also
-        where processors do not.)
+        in its wait, or it finds the flags. (Processors keep this order, too: here there is a lock
+        taken and given back, and without the GIL, whoever sets an attribute does that as well.)
         """
         with self._lock:
             self._changed = True

@@ -60,7 +60,7 @@ def connected(
 
 def reading(conn: Connection) -> bool:
     """Whether its thread waits in a read."""
-    return conn._reading.locked()
+    return conn._waiting
 
 
 def stuck(conn: Connection) -> bool:
@@ -679,7 +679,8 @@ def test_a_close_goes_on_itself_where_the_read_in_another_thread_has_just_ended(
     with connected() as (conn, peer):
         answers = [True, False]
         with monkeypatch.context() as patch:
-            patch.setattr(Connection, "_is_waiting", lambda _: answers.pop(0))
+            said = property(lambda _: answers.pop(0), lambda _, waiting: None)
+            patch.setattr(Connection, "_waiting", said, raising=False)
             peer.shutdown(socket.SHUT_WR)
             conn.close()
         assert answers == []

@@ -495,7 +495,7 @@ def test_a_read_that_is_interrupted_raises_the_reason_at_once() -> None:
             conn.end("sorry")
 
         with in_thread(read):
-            wait_until(conn._reading.locked)
+            wait_until(lambda: conn._waiting)
             assert conn.interrupt(reason)
         assert errors == [reason]
         assert conn.error is reason

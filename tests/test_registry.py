@@ -169,7 +169,7 @@ def test_draining_ends_the_idle_and_says_how_many_there_were() -> None:
         with contextlib.ExitStack() as stack:
             for conn in made:
                 stack.enter_context(in_thread(serve, registry, conn))
-            wait_until(lambda: all(conn._reading.locked() for conn in made))
+            wait_until(lambda: all(conn._waiting for conn in made))
             registry.limit(Deadline(PATIENCE))
             registry.begin_draining()
             registry.wait_while_draining(NOBODY)

@@ -291,7 +291,7 @@ def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
             sock.sendall(b"\x16\x03\x01\x02\x00")
             connection = busy_connection(server)
             # A handshake of Python's own is not to be seen from outside.
-            wait_until(lambda: connection.is_secured() or connection._is_waiting())
+            wait_until(lambda: connection.is_secured() or connection._waiting)
             time.sleep(0.02)
             reset(sock)
         wait_until(lambda: seen)
@@ -680,7 +680,7 @@ def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> No
         else:
             stack.enter_context(client(server))
         connection = busy_connection(server)
-        wait_until(lambda: connection._is_waiting() and (connection.tls or not shaken))
+        wait_until(lambda: connection._waiting and (connection.tls or not shaken))
         time.sleep(0.02)  # that it is in its recv by now cannot be seen
         getattr(connection, how)()
         wait_until(lambda: ended)
@@ -701,7 +701,7 @@ def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye(
     reason = OSError("time to go")
     with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
         connection = busy_connection(server)
-        wait_until(lambda: connection.tls and connection._is_waiting())
+        wait_until(lambda: connection.tls and connection._waiting)
         assert connection.interrupt(reason)
         assert receive_all(sock) == b"last word"
     assert raised == [reason]
