@@ -16,9 +16,7 @@ from typing import Any, NoReturn
 
 from . import binding, events
 from .addresses import SocketAddress, check_port, describe_peer, is_ip
-from .client import connect
 from .connection import Connection
-from .conversing import transfer
 from .errors import TlsConfigError
 from .options import check_seconds
 from .stdio import OutputClosedError
@@ -116,6 +114,8 @@ def _source(text: str) -> tuple[str, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what `arguments` say, and return the exit status; SystemExit for a wrong use."""
+    from .conversing import transfer  # here because servers do without
+
     _check(arguments, arguments.fail)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells have it in background
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -167,6 +167,8 @@ def _say(text: str) -> None:
 
 
 def _dial(arguments: argparse.Namespace) -> Connection:
+    from .client import connect
+
     if arguments.insecure:
         _say("netkit: warning: --insecure: anybody can pass for the server")
     path = isinstance(arguments.port, str)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from .blocklist import BlockList
 
-# With the GIL. One that stays on its core keeps it busy (docs/benchmarks); with two, the kernel can
-# let one of them run while a handler in the other one computes.
-WORKERS_PER_CORE = 2
 MAX_WORKERS = 1024  # what is more must be a mistake
 
 
@@ -140,10 +137,10 @@ def usable_cores() -> tuple[int, ...]:
 def check_workers(count: object) -> int:
     """How many processes `count` means. TypeError or ValueError if it cannot be meant.
 
-    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
+    ``"auto"``: one on a free-threaded build, elsewhere one for each core, which keeps it busy.
     """
     if count == "auto":
-        return len(usable_cores()) * WORKERS_PER_CORE if has_gil() else 1
+        return len(usable_cores()) if has_gil() else 1
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
     if not 1 <= count <= MAX_WORKERS:
