@@ -493,7 +493,7 @@ def test_garbage_between_records_is_an_error_and_no_hang(version: ssl.TLSVersion
     joined.up.send(b"GET / HTTP/1.1\r\n\r\n" + bytes(70_000))
     data, text = received_until_error(joined.server)
     assert data == b"whole"
-    assert text.startswith("the client broke TLS: ")
+    assert text.startswith(("the client broke TLS: ", "the client sent a damaged or forged record"))
     assert "_ssl.c" not in text
 
 
