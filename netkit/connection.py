@@ -272,17 +272,12 @@ class Connection(SecurableStream):
     def _linger(self) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm."""
         self._forget_received()
-        ended, shut = self._is_input_over(), self._input_shut
+        sock, ended, shut = self.socket, self._is_input_over(), self._input_shut
         hurried = self._draining or self.server is None  # a client has what it wanted
         try:
             self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
             sockets.linger(
-                self.socket,
-                LINGER_SECONDS,
-                LINGER_BYTES,
-                ended=ended,
-                input_shut=shut,
-                hurried=hurried,
+                sock, LINGER_SECONDS, LINGER_BYTES, ended=ended, input_shut=shut, hurried=hurried
             )
         finally:
             self._waiting = False
