@@ -6,6 +6,7 @@ told in one line.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -62,7 +63,12 @@ def _print_users_traceback(error: Exception) -> None:
     trace = error.__traceback__
     while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace)
+    try:
+        text = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception:  # Python 3.15 imports the module once more, to see why another is missing
+        text = "".join([*traceback.format_tb(trace), f"{type(error).__name__}: {error}\n"])
+    with contextlib.suppress(AttributeError, OSError):  # there is no standard error, or it is full
+        sys.stderr.write(text)
 
 
 def _is_importing(filename: str) -> bool:

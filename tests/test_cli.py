@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -359,6 +360,21 @@ def test_a_missing_name_is_told_with_what_is_close(
 ) -> None:
     module("def shout(conn): pass\nclass Group:\n    def inner(conn): pass\n")
     assert run("serve", name) == (1, b"", [f"netkit: error: {message}"])
+
+
+def test_a_missing_module_is_told_where_python_fails_to_say_why_it_is_missing(
+    module: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> list[str]:
+        raise ModuleNotFoundError("No module named 'app.parts'")
+
+    monkeypatch.setattr(traceback, "format_exception", fail)
+    path = module("import app.parts\n")
+    status, out, lines = run("serve", "app:Shout")
+    assert (status, out) == (1, b"")
+    assert lines[0] == f'  File "{path}", line 1, in <module>'
+    assert lines[-2].startswith("ModuleNotFoundError: No module named 'app.parts'")
+    assert lines[-1] == "netkit: error: app could not be imported, see above"
 
 
 @pytest.mark.parametrize(
