@@ -153,6 +153,8 @@ def _lookup(name: str) -> _Node | None:
 
 
 def _is_python(name: str) -> bool:
+    if not name.isascii():  # from 3.15 on, Python warns of it
+        return False
     try:
         "".encode(name)
     except (LookupError, ValueError):  # ValueError: a NUL in it, or the codec "undefined"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,9 @@ def test_another_process_goes_on_with_what_was_not_read(
         netkit.send_connection(here, conn)
 
     with serving(handler, read_timeout=5) as server:
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, from 3.12 on
+            pid = os.fork()
         if not pid:
             try:
                 received = netkit.receive_connection(there)
