@@ -42,15 +42,15 @@ STYLES: dict[str, tuple[str, str]] = {
     "gevent": ("gevent", "#9a8340"),
 }
 ECHO = [
-    "netkit", "netkit-w8", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
+    "netkit", "netkit-w2", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
     "uvloop-streams", "uvloop-protocol", "gevent",
 ]  # fmt: skip
 LATENCY = [
-    "netkit", "netkit-w8", "netkit-ft", "c", "go", "socketserver", "asyncio-streams",
+    "netkit", "netkit-w2", "netkit-ft", "c", "go", "socketserver", "asyncio-streams",
     "uvloop-protocol",
 ]  # fmt: skip
 MEMORY = [
-    "netkit", "netkit-w4", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
+    "netkit", "netkit-w2", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
     "uvloop-protocol", "gevent",
 ]  # fmt: skip
 SCALING = ["netkit", "netkit-w2", "netkit-w4", "netkit-ft", "netkit-ft-gil", "c"]

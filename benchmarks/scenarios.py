@@ -259,8 +259,8 @@ def _some(*names: str) -> list[Peer]:
 def points(settings: Settings) -> list[Point]:
     quick = settings.quick
     everybody = [*NETKIT, *OTHERS]
-    chosen = [*_some("netkit", "netkit-function", "netkit-w4", "netkit-w8", "netkit-ft"), *OTHERS]
-    few = [*_some("netkit", "netkit-w4", "netkit-ft"), *OTHERS]
+    chosen = [*_some("netkit", "netkit-function", "netkit-w2", "netkit-w4", "netkit-ft"), *OTHERS]
+    few = [*_some("netkit", "netkit-w2", "netkit-ft"), *OTHERS]
     found = [
         Point(
             "echo",

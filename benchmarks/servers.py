@@ -28,7 +28,7 @@ FREE_THREADED = "FREE_THREADED"  # without the GIL
 WITH_GIL = "WITH_GIL"  # the same build with it
 _FREE_THREADED_NAMES = ("python3.15t", "python3.14t", "python3.13t")
 
-NETKIT_WORKERS = (2, 4, 8, 16)
+NETKIT_WORKERS = (2, 4, 8)
 
 
 class ServerError(Exception):

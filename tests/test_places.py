@@ -57,6 +57,7 @@ def take_all(places: SharedPlaces, results: Connection) -> None:
     places.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_another_process_takes_from_the_same() -> None:
     context = multiprocessing.get_context("fork")
     places = SharedPlaces(3)
