@@ -28,7 +28,6 @@ matplotlib.rcParams.update(
 STYLES: dict[str, tuple[str, str]] = {
     "netkit": ("netkit", "#d62728"),
     "netkit-w4": ("netkit, 4 workers", "#e8590c"),
-    "netkit-w8": ("netkit, 8 workers", "#e8590c"),
     "netkit-ft": ("netkit, free-threaded", "#9c1c6b"),
     "netkit-ft-gil": ("same build, with the GIL", "#c98bb3"),
     "netkit-w2": ("netkit, 2 workers", "#f0a35e"),
@@ -42,11 +41,11 @@ STYLES: dict[str, tuple[str, str]] = {
     "gevent": ("gevent", "#9a8340"),
 }
 ECHO = [
-    "netkit", "netkit-w2", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
+    "netkit", "netkit-w4", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
     "uvloop-streams", "uvloop-protocol", "gevent",
 ]  # fmt: skip
 LATENCY = [
-    "netkit", "netkit-w2", "netkit-ft", "c", "go", "socketserver", "asyncio-streams",
+    "netkit", "netkit-w4", "netkit-ft", "c", "go", "socketserver", "asyncio-streams",
     "uvloop-protocol",
 ]  # fmt: skip
 MEMORY = [

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from .blocklist import BlockList
 
+# With the GIL. One that stays on its core nearly fills it; with a second one, the core has work while
+# threads of the first wait for its GIL, above all if handlers compute (docs/benchmarks).
+WORKERS_PER_CORE = 2
 MAX_WORKERS = 1024  # what is more must be a mistake
 
 
@@ -137,10 +140,10 @@ def usable_cores() -> tuple[int, ...]:
 def check_workers(count: object) -> int:
     """How many processes `count` means. TypeError or ValueError if it cannot be meant.
 
-    ``"auto"``: one on a free-threaded build, elsewhere one for each core, which keeps it busy.
+    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
     """
     if count == "auto":
-        return len(usable_cores()) if has_gil() else 1
+        return len(usable_cores()) * WORKERS_PER_CORE if has_gil() else 1
     if isinstance(count, bool) or not isinstance(count, int):
         raise TypeError(f"workers must be a number of processes, or 'auto', not {count!r}")
     if not 1 <= count <= MAX_WORKERS:

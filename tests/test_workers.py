@@ -19,7 +19,13 @@ import pytest
 from support import Cli, Program, in_thread, receive_all, send_and_end, wait_until
 
 import netkit
-from netkit.options import MAX_WORKERS, check_workers, has_gil, usable_cores
+from netkit.options import (
+    MAX_WORKERS,
+    WORKERS_PER_CORE,
+    check_workers,
+    has_gil,
+    usable_cores,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
@@ -1162,7 +1168,7 @@ def test_a_time_that_cannot_be_meant_is_refused() -> None:
             netkit.run(server, -1, workers=2)
 
 
-def test_auto_is_one_for_each_core_and_one_without_the_gil(
+def test_auto_is_some_for_each_core_and_one_without_the_gil(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
@@ -1170,7 +1176,7 @@ def test_auto_is_one_for_each_core_and_one_without_the_gil(
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 7})
-        assert check_workers("auto") == 3
+        assert check_workers("auto") == 3 * WORKERS_PER_CORE
     assert 1 <= check_workers("auto") <= MAX_WORKERS
 
 
