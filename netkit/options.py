@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from .blocklist import BlockList
 
-# With the GIL. One that stays on its core nearly fills it; with a second one, the core has work while
-# threads of the first wait for its GIL, above all if handlers compute (docs/benchmarks).
+# With the GIL. One that stays on its core nearly fills it; with a second one, the core has work
+# while threads of the first wait for its GIL, above all if handlers compute (docs/benchmarks).
 WORKERS_PER_CORE = 2
 MAX_WORKERS = 1024  # what is more must be a mistake
 
