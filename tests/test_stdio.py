@@ -7,10 +7,12 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import in_thread, wait_until
+from support import PATIENCE, in_thread
 
+from netkit import stdio
 from netkit.stdio import Input, Output, OutputClosedError
 
 
@@ -92,7 +94,9 @@ def test_another_reader_of_a_non_blocking_input_may_be_faster(
         assert list(source) == [b"x"]
 
 
-def test_output_is_written_whole_even_where_it_does_not_block() -> None:
+def test_output_is_written_whole_even_where_it_does_not_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     data = os.urandom(300_000)
     got = bytearray()
     with pipe() as (reading, writing):
@@ -102,9 +106,15 @@ def test_output_is_written_whole_even_where_it_does_not_block() -> None:
             while len(got) < len(data):
                 got.extend(os.read(reading, 10_000))
 
+        def wait(*descriptors: Any) -> Any:
+            waiting.set()
+            return select(*descriptors)
+
+        waiting, select = threading.Event(), stdio.select.select
+        monkeypatch.setattr(stdio.select, "select", wait)
         thread = threading.Thread(target=lambda: Output(writing).write(data))
         thread.start()
-        wait_until(lambda: thread.is_alive())
+        assert waiting.wait(PATIENCE)  # the pipe is full
         drain()
         thread.join()
     assert got == data
