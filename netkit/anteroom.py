@@ -8,6 +8,7 @@ the accepting thread, which looks in here.
 from __future__ import annotations
 
 import contextlib
+import operator
 import socket
 import threading
 import time
@@ -30,6 +31,9 @@ class Guest(NamedTuple):
     client_address: Any
     ticket: Any
     until: float
+
+
+_until = operator.attrgetter("until")
 
 
 class Anteroom:
@@ -62,9 +66,11 @@ class Anteroom:
     def next_overdue(self) -> Guest | None:
         """One whose time is up, who leaves the room."""
         with self._lock:
-            if self.held and self.held[0].until <= self._clock():
-                return self.held.popleft()
-            return None
+            overdue = min(self.held, key=_until, default=None)  # not the first, if the time changed
+            if overdue is None or overdue.until > self._clock():
+                return None
+            self.held.remove(overdue)
+            return overdue
 
     def turn_away(self, request: socket.socket, message: bytes) -> None:
         """Send `message`, as far as it goes at once, and the end; close it a moment later."""
@@ -90,7 +96,7 @@ class Anteroom:
             while self.leaving and self.leaving[0][0] <= now:
                 over.append(self.leaving.popleft()[1])
             due = [until for until, _ in list(self.leaving)[:1]]
-            due += [guest.until for guest in list(self.held)[:1]]
+            due += [guest.until for guest in self.held]
         for request in over:
             _close(request)
         return max(0.0, min(due) - now) if due else None

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from . import events
 from .addresses import describe_peer
-from .deadline import Deadline
+from .deadline import Deadline, wait_time
 from .errors import CancelledError
 
 _T = TypeVar("_T")
@@ -119,7 +119,7 @@ class Waiter:
         left = self._deadline.remaining()
         if left is not None:
             seconds = left if seconds is None else min(left, seconds)
-        ready: list[Any] = [key.fileobj for key, _ in self._selector.select(seconds)]
+        ready: list[Any] = [key.fileobj for key, _ in self._selector.select(wait_time(seconds))]
         if self._woken in ready:
             ready.remove(self._woken)
             self._woken.recv(64)

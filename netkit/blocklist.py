@@ -94,7 +94,7 @@ class BlockList:
             return False
         rules = []
         # What is no UTF-8 is no rule either: so the error names its line.
-        with open(self._path, encoding="utf-8", errors="backslashreplace") as file:
+        with open(self._path, encoding="utf-8-sig", errors="backslashreplace") as file:
             for number, line in enumerate(file, 1):
                 text = line.partition("#")[0].strip()
                 try:

@@ -229,7 +229,10 @@ def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             return check(text)
         except (TypeError, ValueError, LookupError, OSError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            text = str(error)
+            if isinstance(error, OSError):
+                text = f"{error.strerror}: {error.filename!r}"
+            raise argparse.ArgumentTypeError(text.removeprefix("it: ")) from None
 
     return argument
 
@@ -241,8 +244,8 @@ def _flag_value(flag: Flag) -> Callable[[str], Any]:
         except ValueError:
             if flag.type not in (int, float):
                 raise
-            kind = flag.metavar.lower()
-            raise ValueError(f"it must be a number of {kind}, not {text!r}") from None
+            kind = {"N": "a number"}.get(flag.metavar, f"a number of {flag.metavar.lower()}")
+            raise ValueError(f"it must be {kind}, not {text!r}") from None
         flag.check("it", found)
         return found
 

@@ -344,8 +344,10 @@ class Connection(SecurableStream):
         client gets what has been written, and the log has the reason. A handler that catches it
         finds its input ended, and may write a last word; but if it was a write that was ended, or
         this is `hard`, whatever it tries raises `reason`. One that reads the socket itself sees the
-        end of both. False if the connection was over.
+        end of both. False if the connection was over. TypeError.
         """
+        if not isinstance(reason, OSError):
+            raise TypeError(f"reason must be an OSError, not {reason!r}")
         return self._end_now(reason, hard)
 
     def cut(self) -> bool:

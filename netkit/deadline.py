@@ -8,6 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+# The longest wait that poll(2) and epoll_wait(2) take, milliseconds in a C int (seconds): 24 days.
+LONGEST_WAIT = (2**31 - 1) // 1000
+
+
+def wait_time(seconds: float | None) -> float | None:
+    """What of `seconds` can be waited for at once; None: for ever.
+
+    So a wait that is over may have been too short, and who asks looks whether it was.
+    """
+    return None if seconds is None else min(seconds, LONGEST_WAIT)
+
 
 class Deadline:
     """A moment on the monotonic clock, `timeout` seconds from now; None: never.

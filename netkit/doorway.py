@@ -21,6 +21,7 @@ from .accepting import Accepting
 from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
+from .encodings import to_bytes
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
@@ -116,9 +117,11 @@ class Doorway(socketserver.ThreadingTCPServer):
         if self._accepting.attended and not self._admission.unlimited:
             self._accepting.call_off()
         if self._admission.must_wait():
+            places = None
             if not self._admission.suspended:
                 self._refusals.waiting("max_connections")
-            acceptor.pause(seconds, self._admission.places_fileno())
+                places = self._admission.places_fileno()
+            acceptor.pause(seconds, places)
             return False
         if self._accepting.helped and self._somebody_waits():  # the acceptor may not know of them
             return True
@@ -347,4 +350,4 @@ class Doorway(socketserver.ThreadingTCPServer):
     def _refusal(self) -> bytes:
         text = self._options.refusal
         # In clear text it would be no good to one who expects TLS.
-        return b"" if text is None or self._speaks_tls() else text.encode(self._options.encoding)
+        return b"" if text is None or self._speaks_tls() else to_bytes(text, self._options.encoding)

@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from enum import Enum
 
+from .deadline import wait_time
+
 
 class Verdict(Enum):
     """What to do about an ``accept`` that failed."""
@@ -123,10 +125,13 @@ class ExclusiveSelector:
         self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def select(self, timeout: float | None, also: int | None) -> set[int]:
-        """The descriptors that are ready, `also` among them; none after `timeout` seconds."""
+        """The descriptors that are ready, `also` among them; none after `timeout` seconds.
+
+        Or before, see `wait_time`.
+        """
         if also is not None:
             self._epoll.register(also, select.EPOLLIN)
-        ready = {fd for fd, _ in self._epoll.poll(timeout)}
+        ready = {fd for fd, _ in self._epoll.poll(wait_time(timeout))}
         if also is not None:
             self._epoll.unregister(also)
         for listener in self._to_register_anew:
@@ -151,7 +156,7 @@ class _PlainSelector:
     def select(self, timeout: float | None, also: int | None) -> set[int]:
         if also is not None:
             self._selector.register(also, selectors.EVENT_READ)
-        ready = {key.fd for key, _ in self._selector.select(timeout)}
+        ready = {key.fd for key, _ in self._selector.select(wait_time(timeout))}
         if also is not None:
             self._selector.unregister(also)
         return ready

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .encodings import check_encoding
+from .encodings import check_encoding, to_bytes
 
 if TYPE_CHECKING:
     import ssl
@@ -64,7 +64,8 @@ class Options(_Values):
     """What `Server`, `create_server` and `serve` take as keyword arguments.
 
     Immutable. TypeError or ValueError (LookupError for an encoding), naming the option, for a value
-    that cannot be meant; TypeError for an option that there is not.
+    that cannot be meant; TypeError for an option that there is not; OSError for a list of addresses
+    in a file that cannot be read.
     """
 
     __slots__ = ()
@@ -85,7 +86,17 @@ class Options(_Values):
                 FLAGS[name].check(name, value)
         options = super().__new__(cls, **given)
         options._check_tls()
+        options._check_refusal()
         return options
+
+    def _check_refusal(self) -> None:
+        if self.refusal is not None:
+            try:
+                to_bytes(self.refusal, self.encoding)
+            except UnicodeError:
+                raise ValueError(
+                    f"refusal cannot be written in {self.encoding}: {self.refusal!r}"
+                ) from None
 
     def _check_tls(self) -> None:
         if self.tls is not None and self.tls_cert is not None:
@@ -116,7 +127,7 @@ def check_seconds(name: str, value: object, zero: bool = True) -> None:
     """TypeError or ValueError, with `name`, unless `value` is a finite time, positive or 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+    if not (0 < value < math.inf or (zero and value == 0)):
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} seconds, not {value!r}")
     if value > threading.TIMEOUT_MAX:  # about 300 years
@@ -158,13 +169,17 @@ def _check_limit(name: str, value: object) -> None:
         check_seconds(name, value, zero=False)
 
 
-def _check_count(name: str, value: object) -> None:
-    if value is None:
-        return
+def check_count(name: str, value: object) -> None:
+    """TypeError or ValueError, with `name`, unless `value` is a number of connections."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a number of connections, not {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be 0 or more connections, not {value}")
+
+
+def _check_count_or_none(name: str, value: object) -> None:
+    if value is not None:
+        check_count(name, value)
 
 
 def _check_rate(name: str, value: object) -> None:
@@ -172,7 +187,7 @@ def _check_rate(name: str, value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number for each second, not {value!r}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} must be more than 0 for each second, not {value!r}")
 
 
@@ -255,6 +270,8 @@ def _address_list(name: str, value: Any) -> BlockList | None:
         raise ValueError(f"{name}: {error}") from None
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
+    except OSError as error:
+        raise type(error)(error.errno, f"{name}: {error.strerror}", error.filename) from None
 
 
 def check_bytes(name: str, value: object) -> None:
@@ -312,7 +329,7 @@ FLAGS = {
     "min_rate": Flag(
         _check_rate, float, "BYTES", "for each second of a message, after the first 5 seconds"
     ),
-    "max_connections": Flag(_check_count, int, "N", "how many may be connected at once"),
+    "max_connections": Flag(_check_count_or_none, int, "N", "how many may be connected at once"),
     "when_full": Flag(
         _check_when_full,
         _word_or_seconds,
@@ -321,7 +338,7 @@ FLAGS = {
     ),
     "refusal": Flag(_check_text, str, "TEXT", "what a client is told that is refused"),
     "max_connections_per_ip": Flag(
-        _check_count, int, "N", "how many of one address (IPv6: one /64 network) at once"
+        _check_count_or_none, int, "N", "how many of one address (IPv6: one /64 network) at once"
     ),
     "max_connection_rate": Flag(
         _check_rate, float, "N", "how many of one address each second, and at once"

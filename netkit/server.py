@@ -174,10 +174,10 @@ class Server(ListeningServer):
         try:
             with woken_by_signals(acceptor):
                 while not self._accepting.stop_requested:
-                    if acceptor.wait(deadline.remaining()):
-                        self._accept_one()
-                        return
-                    if deadline.expired():
+                    if self._wait_for_client(acceptor, deadline.remaining()):
+                        if self._accept_one() not in (Verdict.FULL, Verdict.NOBODY):
+                            return
+                    elif deadline.expired():
                         self.handle_timeout()
                         return
         finally:

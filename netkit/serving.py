@@ -18,11 +18,12 @@ from . import events, logs, sockets
 from .addresses import describe_peer
 from .admission import Ticket
 from .connection import Connection
+from .deadline import wait_time
 from .doorway import INHERITS_OPTIONS
 from .errors import PeerError
 from .handlers import adapt, error_of_handle
 from .lifetimes import Lifetimes
-from .options import Options
+from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
 from .threads import Job
 
@@ -106,8 +107,12 @@ class ClientServer(AdjustableServer):
     def wait_for_connections(self, count: int, timeout: float | None = None) -> bool:
         """Wait until at least `count` connections are open; 0: until none is.
 
-        False if that takes more than `timeout` seconds.
+        False if that takes more than `timeout` seconds. TypeError or ValueError for a number that
+        cannot be meant.
         """
+        check_count("count", count)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         return self._connections.wait_for(count, timeout)
 
     # Registered
@@ -146,7 +151,7 @@ class ClientServer(AdjustableServer):
             self._configure(request)
         if opaque:
             limits = (options.idle_timeout, options.read_timeout, options.write_timeout)
-            request.settimeout(next(filter(None, limits), None))
+            request.settimeout(wait_time(next(filter(None, limits), None)))
         elif self._time_limits is not None:
             connection.set_limits(self._time_limits)
         return connection

@@ -14,8 +14,11 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from typing import Any
+
+from .deadline import LONGEST_WAIT
 
 try:
     import fcntl
@@ -135,7 +138,7 @@ def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float | None)
 
 @functools.lru_cache(maxsize=64)  # a server has the same limits for all its clients
 def _timeval(seconds: float | None) -> bytes:
-    whole, fraction = divmod(seconds or 0.0, 1)
+    whole, fraction = divmod(min(seconds or 0.0, threading.TIMEOUT_MAX), 1)
     # A timeval of zero means no limit, so the smallest limit is a microsecond.
     microseconds = max(int(fraction * 1_000_000), 1 if seconds and not whole else 0)
     return struct.pack("@ll", int(whole), microseconds)
@@ -157,7 +160,7 @@ def readable(sock: socket.socket) -> bool:
 def wait_until_ready(sock: socket.socket, writing: bool, seconds: float) -> bool:
     """Until a send, or a recv, would not wait; False after so many `seconds`, signals or not.
 
-    The longest wait is 24 days.
+    The longest wait is `LONGEST_WAIT`.
     """
     return bool(_poll(sock, select.POLLOUT if writing else select.POLLIN, seconds))
 
@@ -170,7 +173,7 @@ def hung_up(sock: socket.socket) -> bool:
 def _poll(sock: socket.socket, events: int, seconds: float) -> int:
     poll = select.poll()
     poll.register(sock, events)
-    ready = poll.poll(min(seconds * 1000, 2**31 - 1))  # milliseconds, in a C int
+    ready = poll.poll(min(seconds, LONGEST_WAIT) * 1000)  # milliseconds
     return ready[0][1] if ready else 0
 
 

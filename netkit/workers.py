@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import events
-from .deadline import Deadline
+from .deadline import Deadline, wait_time
 from .errors import ServerStateError, WorkersFailedError
 from .listening import State
 from .options import MAX_WORKERS, check_seconds, check_workers, has_gil, usable_cores
@@ -171,7 +171,7 @@ class Workers:
         interrupted = False
         while self._workers or not self._stopping:
             inbox = mailbox.fileno()
-            ready = wait([inbox, *self._descriptors()], self._patience())
+            ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
             if inbox in ready:
                 signum = mailbox.take()
                 if signum == signal.SIGINT and self._stopping:

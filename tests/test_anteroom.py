@@ -57,6 +57,22 @@ def test_who_is_held_leaves_in_order(
     assert room.close_those_who_left() is None
 
 
+def test_one_who_is_held_for_a_shorter_time_leaves_before_the_others(
+    pair: Callable[[], tuple[socket.socket, socket.socket]],
+) -> None:
+    room = Room()
+    first, second = pair()[0], pair()[0]
+    assert room.hold(first, "a", None, 5)
+    assert room.hold(second, "b", None, 1)
+    assert room.close_those_who_left() == 1
+    room.clock.now += 1
+    overdue = room.next_overdue()
+    assert overdue is not None
+    assert overdue.request is second
+    assert room.next_overdue() is None
+    assert room.close_those_who_left() == 4
+
+
 def test_only_so_many_are_held(
     pair: Callable[[], tuple[socket.socket, socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

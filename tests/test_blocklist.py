@@ -254,6 +254,10 @@ def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(found)).path == str(path)
     assert found.reload()
     assert found.rules == ["Address: IPv4 5.5.5.5"]
+    path.write_text("6.6.6.6\n", encoding="utf-8-sig")  # some editors mark a file so
+    assert found.reload()
+    path.write_text("5.5.5.5\n")
+    assert found.reload()
     path.write_text("5.5.5.5\n6.6.6\n")
     with pytest.raises(ValueError, match="line 2") as caught:
         found.reload()

@@ -34,6 +34,7 @@ from support import (
 import netkit
 from netkit import cli, events
 from netkit.options import TimeLimits
+from netkit.places import SharedPlaces
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -102,6 +103,32 @@ def test_when_it_is_full_the_next_client_may_be_refused_with_a_message(handler: 
     assert refused[0].local == (*server.server_address, "IPv4")
 
 
+def test_a_refusal_is_written_in_the_encoding_of_the_server() -> None:
+    options = {"max_connections": 0, "when_full": "refuse", "refusal": "66756c6c"}
+    with serving(netkit.EchoHandler, encoding="hex", **options) as server:
+        assert exchange(server, b"") == b"full"
+        with pytest.raises(ValueError, match="refusal cannot be written in us-ascii: '\xfc'"):
+            server.configure(refusal="\xfc", encoding="us-ascii")
+        server.configure(refusal="b\xfcsy", encoding="latin-1")
+        assert exchange(server, b"") == b"b\xfcsy"
+
+
+YEARS = 1e9  # seconds: more than poll(2) can wait for at once
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_limits_of_years_are_kept_like_any_other(handler: Any) -> None:
+    limits = {"idle_timeout": YEARS, "read_timeout": YEARS, "write_timeout": YEARS}
+    limits |= {"lifetime": YEARS, "drain_timeout": YEARS, "min_rate": 5e-324}
+    with serving(handler, max_connections=1, when_full=YEARS, **limits) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"x")
+            assert is_silent(second)
+            first.close()
+            assert receive_exactly(second, 1) == b"x"
+
+
 def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
     options = {"max_connections": 1, "when_full": 0.2, "refusal": "full"}
     with serving(netkit.EchoHandler, **options) as server, client(server) as first:
@@ -111,6 +138,9 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
         server.configure(when_full=60.0)
         with client(server) as third, client(server) as fourth:
             wait_until(lambda: len(server._anteroom.held) == 2)
+            server.configure(when_full=0.0)
+            with client(server) as fifth:
+                assert receive_all(fifth) == b"full"
             first.close()
             assert answers(third)
             third.close()
@@ -218,6 +248,47 @@ def test_a_suspended_server_accepts_nobody_until_it_goes_on() -> None:
                 assert receive_exactly(second, 1) == b"x"
 
 
+class CountsWaits(netkit.Server):
+    waits = 0
+
+    def _wait_for_client(self, *arguments: Any) -> bool:
+        self.waits += 1
+        return super()._wait_for_client(*arguments)
+
+
+def test_a_suspended_server_that_shares_places_waits_without_looking_at_them() -> None:
+    places = SharedPlaces(1)
+    server = CountsWaits(None, netkit.EchoHandler, max_connections=1)
+    server.share_places(places)
+    with contextlib.closing(places), server.listen(0, "127.0.0.1"):
+        server.suspend()
+        with client(server) as sock:
+            sock.sendall(b"x")
+            assert is_silent(sock)
+            assert server.waits <= 5
+            server.resume()
+            assert receive_exactly(sock, 1) == b"x"
+        server.stop()
+
+
+@pytest.mark.parametrize("when", ["wait", 60.0])
+def test_handle_request_keeps_the_limits(when: Any) -> None:
+    with CountsWaits(("127.0.0.1", 0), echo, max_connections=1, when_full=when) as server:
+        with client(server) as first, client(server) as second:
+            second.sendall(b"x")
+            server.handle_request()
+            assert answers(first)
+            server.timeout = 0.2
+            server.handle_request()
+            assert server.connection_count == 1
+            assert server.waits <= 5
+            first.close()
+            server.wait_for_connections(0)
+            server.timeout = None if when == "wait" else 0.2
+            server.handle_request()
+            assert receive_exactly(second, 1) == b"x"
+
+
 def test_one_can_wait_for_connections() -> None:
     with serving(netkit.EchoHandler) as server:
         assert server.wait_for_connections(0)
@@ -228,6 +299,13 @@ def test_one_can_wait_for_connections() -> None:
             with client(server), client(server):
                 wait_until(lambda: results == [True])
         assert server.wait_for_connections(0, PATIENCE)
+        for count, timeout, text in [
+            (-1, None, "count must be 0 or more connections, not -1"),
+            (1, float("nan"), "timeout must be 0 or more seconds, not nan"),
+            (1, 1e12, "timeout must be at most"),
+        ]:
+            with pytest.raises(ValueError, match=text):
+                server.wait_for_connections(count, timeout)
 
 
 # Who
@@ -499,6 +577,8 @@ def test_a_read_that_is_interrupted_raises_the_reason_at_once() -> None:
             assert conn.interrupt(reason)
         assert errors == [reason]
         assert conn.error is reason
+        with pytest.raises(TypeError, match="reason must be an OSError, not 'enough'"):
+            conn.interrupt("enough")  # type: ignore[arg-type]
         assert conn.is_to_blame(reason)
         assert conn.read() == b""
         assert receive_all(peer) == b"sorry"
@@ -647,9 +727,9 @@ def test_the_command_line_refuses_with_a_line(when: str) -> None:
 def test_a_wrong_limit_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value, text in [
         ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
-        ("--deny", "@/nowhere", "[Errno 2] No such file or directory: '/nowhere'"),
-        ("--allow", "300.0.0.1", "it: not an IP address: '300.0.0.1'"),
-        ("--max-connections", "many", "it must be a number of n, not 'many'"),
+        ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),
+        ("--allow", "300.0.0.1", "--allow: not an IP address: '300.0.0.1'"),
+        ("--max-connections", "many", "it must be a number, not 'many'"),
     ]:
         with pytest.raises(SystemExit) as end:
             cli.main(["echo", option, value])

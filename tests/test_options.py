@@ -123,6 +123,9 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("min_rate", float("inf"), ValueError, "min_rate must be more than 0 for each second"),
         ("when_full", "drop", ValueError, "when_full must be 'wait', 'refuse' or seconds to hold"),
         ("when_full", -1, ValueError, "when_full must be 0 or more seconds, not -1"),
+        ("drain_timeout", 10**400, ValueError, "drain_timeout must be at most"),
+        ("min_rate", 10**400, ValueError, "min_rate must be more than 0 for each second"),
+        ("deny", "@/nowhere", FileNotFoundError, "deny: No such file or directory: '/nowhere'"),
         ("refusal", b"no", TypeError, "refusal must be text, not b'no'"),
         ("allow", "10.0.0.0/33", ValueError, "allow: not a prefix length from 0 to 32: '33'"),
         ("deny", 5, TypeError, "deny: a BlockList, a path or a list of rules, not 5"),
@@ -146,6 +149,12 @@ def test_a_value_that_cannot_be_meant_is_refused_and_named(
     with pytest.raises(kind) as caught:
         Options(**{name: value})
     assert text in str(caught.value)
+
+
+def test_a_refusal_must_be_one_that_the_encoding_can_carry() -> None:
+    assert Options(refusal="\xfc", encoding="ascii").refusal == "\xfc"  # as Node writes it
+    with pytest.raises(ValueError, match="refusal cannot be written in us-ascii: '\xfc'"):
+        Options(refusal="\xfc", encoding="us-ascii")
 
 
 def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
