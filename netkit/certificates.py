@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
-import selectors
 import socket
 import ssl
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from . import sockets
 from .alerts import SHOWN, handshake_failure, plain_text
 from .deadline import Deadline
 from .errors import MissingExtraError, TlsConfigError
@@ -57,9 +57,10 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             for host, (cert, key) in files.sni.items()
         }
 
-        def choose(session: Any, name: str | None, _: ssl.SSLContext) -> None:
+        def choose(session: Any, name: str | None, __: ssl.SSLContext) -> None:
             host = (name or "").lower()
-            chosen = named.get(host) or named.get("*." + host.partition(".")[2])
+            label, _, domain = host.partition(".")
+            chosen = named.get(host) or (named.get("*." + domain) if label else None)
             if chosen:
                 session.context = chosen
 
@@ -117,33 +118,34 @@ def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
 def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
     """Do a server's handshake, all of it within `seconds`; `sock` does not block after it.
 
-    HandshakeError, or TimeoutError. (Its own timeout would count for each packet anew.)
+    HandshakeError, or TimeoutError. (Its own timeout would count for each packet anew.) It takes no
+    descriptor: there may be none left.
     """
     deadline = Deadline(seconds)
     sock.settimeout(0.0)
     first = b""
-    waits_for = selectors.EVENT_READ
-    with selectors.DefaultSelector() as selector:
-        while True:
-            selector.register(sock, waits_for)
-            if not selector.select(deadline.remaining()):
-                assert seconds is not None
-                raise timed_out("handshake_timeout", seconds, peer)
-            selector.unregister(sock)
-            try:
-                # Past TLS, which takes no flags: what the log is to show if this is no TLS.
-                first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
-                return sock.do_handshake()
-            except ssl.SSLWantReadError:
-                waits_for = selectors.EVENT_READ
-                if plain_text(first):
-                    raise handshake_failure(None, "client", first) from None
-            except ssl.SSLWantWriteError:  # pragma: no cover - more than the kernel's buffer
-                waits_for = selectors.EVENT_WRITE
-            except ssl.SSLError as error:
-                raise handshake_failure(error, "client", first) from None
-            except (BlockingIOError, ConnectionError):
+    writing = False
+    while True:
+        sockets.wait_until_ready(sock, writing, deadline.remaining())
+        if deadline.expired():
+            assert seconds is not None
+            raise timed_out("handshake_timeout", seconds, peer)
+        try:
+            # Past TLS, which takes no flags: what the log is to show if this is no TLS.
+            first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
+            return sock.do_handshake()
+        except ssl.SSLWantReadError:
+            writing = False
+            if plain_text(first):
                 raise handshake_failure(None, "client", first) from None
+        except ssl.SSLWantWriteError:  # pragma: no cover - more than the kernel's buffer
+            writing = True
+        except ssl.SSLError as error:
+            raise handshake_failure(error, "client", first) from None
+        except BlockingIOError:  # the longest wait is not the whole of `seconds`
+            continue
+        except ConnectionError:
+            raise handshake_failure(None, "client", first) from None
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
@@ -256,6 +258,9 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str |
     except ssl.SSLError as error:
         if error.reason in _NO_MATCH:
             text = f"{key_file} does not match {certificate}"
+        elif error.reason and error.reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+            reason = error.reason.lower().replace("_", " ")
+            text = f"{certificate} is not safe enough for OpenSSL: {reason}"
         elif asked:
             text = f"{key_file}: wrong password"
         elif not _is_certificate(cert):
@@ -286,8 +291,9 @@ def _look_for(what: str, path: Path, label: bytes) -> None:
     try:
         with open(path, "rb") as file:
             found = label in file.read()
-    except OSError as error:
-        raise TlsConfigError(f"{_named(what, path)}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: there is a NUL in its name
+        text = getattr(error, "strerror", None) or error
+        raise TlsConfigError(f"{_named(what, path)}: {text}") from None
     if not found:
         thing = "private key" if what == "key" else "certificate"
         raise TlsConfigError(f"{_named(what, path)} has no {thing} in it (in PEM)")

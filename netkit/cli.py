@@ -274,6 +274,8 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     if options["refusal"] is not None:
         options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
     if arguments.tls_self_signed:
+        if arguments.tls_cert is not None:
+            raise ValueError("--tls-self-signed and --tls-cert cannot both be given")
         options["tls"] = _self_signed(arguments.host, options.pop("tls_alpn"))
     return options
 

@@ -332,11 +332,6 @@ class Connection(SecurableStream):
             sockets.shut_down(self.socket, socket.SHUT_RD)
             return None
 
-    def _is_idle(self) -> bool:
-        """Whether its thread waits for a message of which nothing has come."""
-        under_way = self._handshaking or self._buffer or self._is_within_record()
-        return self._waiting and not under_way
-
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
         """Wake its thread from a read or a write, and raise `reason` there; from any thread.
 

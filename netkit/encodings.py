@@ -113,6 +113,11 @@ class IncrementalDecoder:
         self._decode = _incremental(self.encoding)
         self._kept = bytearray()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a part of a character is kept."""
+        return bool(self._kept)
+
     def decode(self, data: ReadableBuffer, final: bool = False) -> str:
         """The text that `data` completes.
 

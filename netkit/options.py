@@ -209,16 +209,24 @@ def _check_path(name: str, value: object) -> None:
 
 
 def _check_context(name: str, value: object) -> None:
+    if value is None:
+        return
     ssl = sys.modules.get("ssl")  # who has a context has imported it
-    if value is not None and not (ssl and isinstance(value, ssl.SSLContext)):
+    if ssl is None or not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
+    if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(f"{name} must be a server's context (PROTOCOL_TLS_SERVER), not a client's")
 
 
 def _check_sni(name: str, value: object) -> None:
     if value is None:
         return
     good = isinstance(value, Mapping) and all(
-        isinstance(host, str) and isinstance(files, tuple) and len(files) == 2
+        isinstance(host, str)
+        and isinstance(files, tuple)
+        and len(files) == 2
+        and isinstance(files[0], (str, os.PathLike))
+        and isinstance(files[1], (str, os.PathLike, type(None)))
         for host, files in value.items()
     )
     if not good:
@@ -228,8 +236,8 @@ def _check_sni(name: str, value: object) -> None:
 def _check_names(name: str, value: object) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of names, not {value!r}")
-    if not all(isinstance(each, str) and 0 < len(each.encode()) < 256 for each in value):
-        raise ValueError(f"{name} must be names of 1 to 255 bytes, not {value!r}")
+    if not all(isinstance(each, str) and each.isascii() and 0 < len(each) < 256 for each in value):
+        raise ValueError(f"{name} must be names of 1 to 255 ASCII characters, not {value!r}")
 
 
 def _sni_from(text: str) -> dict[str, tuple[str, str | None]]:

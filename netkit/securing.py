@@ -25,7 +25,8 @@ HANDSHAKE_SECONDS = 10.0
 
 
 @functools.cache
-def _tls_stream() -> type[TlsStream]:
+def tls_stream() -> type[TlsStream]:
+    """The class, from the module that it takes."""
     from .tls import TlsStream  # here because most programs do without
 
     return TlsStream
@@ -57,14 +58,15 @@ class SecurableStream(WritableStream):
         """
         if self.tls is not None:
             raise ValueError("this connection speaks TLS already")
-        if self._buffer or self._ahead:
+        decoder = self._decoder
+        if self._buffer or self._ahead or self._overlong or (decoder and decoder.pending):
             raise HandshakeError(f"{self.peer} sent more, unencrypted, before TLS began")
         accepted = self.server is not None
         if context is None and accepted:
             context = self.server.tls_context()
         if context is None:
             raise TypeError("start_tls() needs an ssl.SSLContext")
-        tls = _tls_stream()(
+        tls = tls_stream()(
             self._receive_raw,
             self._send_some,
             context,
@@ -83,7 +85,7 @@ class SecurableStream(WritableStream):
         return self.tls is not None or hasattr(self.socket, "do_handshake")
 
     def _shake_hands(self, tls: TlsStream, timeout: float | None) -> None:
-        self._handshaking = True
+        self._handshaking = tls
         try:
             self._waiting = True
             if self._changed:
@@ -97,7 +99,7 @@ class SecurableStream(WritableStream):
             raise self._failure(error) from None
         finally:
             self._waiting = False
-            self._handshaking = False
+            self._handshaking = None
 
     def _say_goodbye(self) -> None:
         """Tell a TLS peer that this is all, and no truncation; the write lock is held."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import events
 from .doorway import Doorway
 from .options import Options
+from .securing import tls_stream
 
 if TYPE_CHECKING:
     import ssl
@@ -97,10 +98,13 @@ class AdjustableServer(Doorway):
 
 
 def _tls_context(options: Options) -> ssl.SSLContext | None:
-    if options.tls_cert is None:
-        return options.tls
+    if options.tls_cert is None and options.tls is None:
+        return None
+    tls_stream()  # now: to import it later may take a descriptor that there is not
     from .certificates import TlsFiles, server_context  # here because most programs do without
 
+    if options.tls_cert is None:
+        return options.tls
     return server_context(
         TlsFiles(
             options.tls_cert,

@@ -157,11 +157,12 @@ def readable(sock: socket.socket) -> bool:
     return bool(_poll(sock, select.POLLIN, 0))
 
 
-def wait_until_ready(sock: socket.socket, writing: bool, seconds: float) -> bool:
+def wait_until_ready(sock: socket.socket, writing: bool, seconds: float | None) -> bool:
     """Until a send, or a recv, would not wait; False after so many `seconds`, signals or not.
 
-    The longest wait is `LONGEST_WAIT`.
+    Or after `LONGEST_WAIT`.
     """
+    seconds = LONGEST_WAIT if seconds is None else seconds
     return bool(_poll(sock, select.POLLOUT if writing else select.POLLIN, seconds))
 
 

@@ -86,7 +86,7 @@ class Stream(Reader, Ends):
         self._chunk = FIRST_CHUNK
         self.tls: TlsStream | None = None
         self._special = False
-        self._handshaking = False
+        self._handshaking: TlsStream | None = None
         self._write_began = 0.0  # of the present write, and how many bytes of it are sent
         self._write_sent = 0
         self._corks = 0  # blocks of `corked` that have been entered
@@ -175,8 +175,11 @@ class Stream(Reader, Ends):
             or sockets.readable(self.socket)
         )
 
-    def _is_within_record(self) -> bool:
-        return self.tls is not None and self.tls.within_record()
+    def _is_idle(self) -> bool:
+        """Whether its thread waits for a message, or for TLS, of which nothing has come."""
+        shaking, tls = self._handshaking, self.tls
+        begun = (shaking is not None and shaking.fed) or (tls is not None and tls.within_record())
+        return self._waiting and not (begun or self._buffer)
 
     def _note_end(self) -> bytes:
         if self._interruption is not None or (self.was_cut and self._buffer):

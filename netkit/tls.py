@@ -116,12 +116,12 @@ class TlsStream:
         self._receiving = threading.Lock()
         self._records = _Records()
         self._first: bytes | None = b""  # what the peer began with; None after the handshake
-        self._fed = 0  # how often there was something new from `receive`
+        self.fed = 0
+        """How often there was something new from `receive`."""
         self._chunk = RECORD  # what `receive` is asked for
         self._hungry = True  # OpenSSL has read all there is, and more may come
         self._answered = False  # there are answers to be sent
-        self.eof = False
-        """Whether the TCP input has ended."""
+        self.eof = False  # of the TCP input
         self._closed = False  # the peer has sent its close_notify
         self._ended = False  # we have sent ours
         self._failure: TlsError | None = None
@@ -137,7 +137,7 @@ class TlsStream:
         HandshakeError, for which the peer has been sent an alert as far as possible. No lock is
         held: it is called before any other thread knows of this stream.
         """
-        if self._peer == "client" and not self._fed:  # it speaks first
+        if self._peer == "client" and not self.fed:  # it speaks first
             self._feed(self._receive(self._chunk))
         while not self._shake_hands():
             flight = self._outgoing.read()
@@ -274,7 +274,7 @@ class TlsStream:
 
     def _feed(self, ciphertext: bytes) -> None:
         """What `_receive` has returned."""
-        self._fed += 1
+        self.fed += 1
         self._hungry = False
         size = len(ciphertext)
         if not size:
@@ -297,7 +297,7 @@ class TlsStream:
     def _take_in(self, seen: int) -> None:
         """Wait for more ciphertext, unless another thread has brought some since `seen`."""
         with self._receiving:
-            if self._fed == seen:
+            if self.fed == seen:
                 ciphertext = self._receive(self._chunk)
                 with self._lock:
                     self._feed(ciphertext)
@@ -355,7 +355,7 @@ class TlsStream:
                     self._answered = False
                     return self._outgoing.read()
                 except ssl.SSLWantReadError:  # it wants the rest of a message about keys first
-                    seen = self._fed
+                    seen = self.fed
                     if self.eof:
                         raise TruncatedError from None
                 except ssl.SSLError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -72,6 +73,22 @@ def unharmed(
             wait_until(lambda: server.connection_count <= good.count, "the end of the fault")
         wait_until(lambda: server.connection_count == 0, "the end")
         assert server.stop() == (0, 0)
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Meanwhile this process can have so many descriptors more."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [os.dup(2) for _ in range(count + 1)]  # the kernel gives the lowest that are free
+    for descriptor in free:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def the_connection(server: netkit.Server, sock: Any) -> netkit.Connection:

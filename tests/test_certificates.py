@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,15 @@ def test_the_certificate_is_that_of_the_name_asked_for(asked: str | None, served
     joined = Joined(server, client, asked)
     assert issuer_of(joined)[0] == ("DNS", served)
     assert joined.server.server_name == asked
+
+
+def test_a_star_stands_for_a_label_that_is_not_empty() -> None:
+    server = server_context(TlsFiles(files().server, sni={"*.example.org": (files().server, None)}))
+    session = types.SimpleNamespace(context=None)
+    server.sni_callback(session, ".example.org", server)
+    assert session.context is None
+    server.sni_callback(session, "a.example.org", server)
+    assert session.context is not None
 
 
 def test_no_context_is_made_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +219,16 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
         f"the key file '{key}' is damaged, or of a kind that OpenSSL does not take"
     )
     assert certificate_error(cert) == f"the CA file '{cert}' is damaged"
+
+
+def test_a_certificate_that_openssl_finds_too_weak_is_told_so(folder: Path) -> None:
+    weak = folder / "weak"
+    command = ["req", "-x509", "-newkey", "rsa:1024", "-noenc", "-subj", "/CN=weak", "-keyout", "-"]
+    made = subprocess.run([tool("openssl"), *command], check=True, capture_output=True)
+    weak.write_bytes(made.stdout)
+    assert config_error(weak) == (
+        f"the certificate file '{weak}' is not safe enough for OpenSSL: ee key too small"
+    )
 
 
 def test_a_key_must_be_that_of_the_certificate(folder: Path) -> None:

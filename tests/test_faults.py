@@ -31,6 +31,7 @@ from faults import (
     Process,
     bad_client,
     connecting,
+    descriptors_left,
     echo,
     unharmed,
 )
@@ -70,27 +71,13 @@ def test_every_row_has_its_test() -> None:
 # What the machine runs out of
 
 
-@contextlib.contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(2)  # the kernel gives the lowest number that is free
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_row_descriptors__who_comes_waits_and_who_is_there_is_served() -> None:
     pytest.importorskip("resource")
     with unharmed(returning=0) as (server, good), socket.socket() as late:
         late.settimeout(PATIENCE)
         gc.collect()  # so that nothing gives a descriptor back meanwhile
         with observed(events.AcceptPaused, events.AcceptResumed) as told:
-            with no_descriptors_left():
+            with descriptors_left(0):
                 late.connect(server.server_address)
                 late.sendall(b"late\n")
                 wait_until(lambda: told, "the pause")

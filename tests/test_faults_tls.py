@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 import socketserver
@@ -11,10 +12,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from faults import Process, connecting, echo, the_connection, unharmed
+from faults import Process, connecting, descriptors_left, echo, the_connection, unharmed
 from goodclients import GoodClients
 from secure import contexts, files
-from support import PATIENCE, observed, reset, wait_until
+from support import (
+    PATIENCE,
+    observed,
+    receive_exactly,
+    reset,
+    serving,
+    silent_log,
+    wait_until,
+)
 
 import netkit
 from netkit import events
@@ -73,13 +82,51 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
+class EchoHandler(netkit.Handler):
+    """Sends all back."""
+
+    def received(self, data: bytes) -> None:
+        self.conn.write(data)
+
+
+@pytest.mark.parametrize("handler", [echo, EchoHandler, EchoRequest])
+def test_row_tls_descriptors__a_handshake_needs_none(handler: Any) -> None:
+    pytest.importorskip("resource")
+    with unharmed_over_tls(handler, returning=0) as (server, good):
+        late = [connecting_later() for _ in range(2)]
+        gc.collect()  # so that nothing gives a descriptor back meanwhile
+        with observed(events.AcceptPaused, events.AcceptResumed) as told:
+            with descriptors_left(1):  # which the first of the two takes
+                for each in late:
+                    each.connect(server.server_address)
+                wait_until(lambda: told, "the pause")
+                first = secured(late[0])
+                first.sendall(b"late\n")
+                assert receive_exactly(first, 5) == b"late\n"
+                good.go_on()
+            second = secured(late[1])
+            second.sendall(b"late\n")
+            assert receive_exactly(second, 5) == b"late\n"
+            wait_until(lambda: len(told) == 2, "the end of the pause")
+            for each in (first, second):
+                leave(each)
+                each.close()
+
+
+def connecting_later() -> socket.socket:
+    """A client's socket, to be connected yet."""
+    sock = socket.socket()
+    sock.settimeout(PATIENCE)
+    return sock
+
+
 @each_kind
 @pytest.mark.parametrize("end", [reset, socket.socket.close])
 def test_row_tls_handshake__that_breaks_off_anywhere_ends_that_client_alone(
     handler: Any, end: Callable[[socket.socket], None]
 ) -> None:
     hello = client_hello()
-    with unharmed_over_tls(handler) as (server, good):
+    with unharmed_over_tls(handler, handshake_timeout=60) as (server, good):
         for sent in (0, 1, 5, 6, len(hello) // 2, len(hello) - 1, len(hello)):
             sock = connecting(server)()
             sock.sendall(hello[:sent])
@@ -101,6 +148,20 @@ def test_row_tls_silent__is_let_go_after_its_time(handler: Any) -> None:
             with sock, contextlib.suppress(ConnectionError):
                 while sock.recv(1000):
                     pass
+
+
+@each_kind
+def test_row_tls_stop__does_not_wait_for_who_says_nothing(handler: Any) -> None:
+    options = {"tls_cert": files().server, "handshake_timeout": 60, "drain_timeout": 60}
+    with observed(events.Stopped) as stopped, silent_log(), serving(handler, **options) as server:
+        silent = [connecting(server)() for _ in range(3)]
+        server.wait_for_connections(3)
+        wait_until(lambda: all(each.thread for each in server.connections))
+        assert server.stop() == (3, 0)
+        for sock in silent:
+            with sock:
+                assert sock.recv(1) in (b"", b"\x15")  # the end, or an alert before it
+    assert stopped == [events.Stopped(3, 0)]
 
 
 @pytest.mark.parametrize("said", [b"!line\nhalf a li", b"!flood\n"])

@@ -20,6 +20,7 @@ import pytest
 from secure import contexts, each_version, files, optional
 from support import (
     PATIENCE,
+    ROOT,
     Cli,
     client,
     in_thread,
@@ -35,7 +36,7 @@ from support import (
 )
 
 import netkit
-from netkit import events
+from netkit import cli, events
 from netkit.certificates import client_context
 from netkit.errors import HandshakeError, TlsConfigError, TruncatedError
 
@@ -392,7 +393,11 @@ def test_a_file_that_is_no_good_is_told_at_once() -> None:
         ({"tls": "x"}, "tls must be an ssl.SSLContext, not 'x'"),
         ({"tls_cert": "x", "tls_sni": ["a"]}, "tls_sni must map host names to"),
         ({"tls_cert": "x", "tls_alpn": "h2"}, "tls_alpn must be a list of names, not 'h2'"),
-        ({"tls_cert": "x", "tls_alpn": [""]}, "tls_alpn must be names of 1 to 255 bytes"),
+        ({"tls_cert": "x", "tls_alpn": [""]}, "tls_alpn must be names of 1 to 255 ASCII"),
+        ({"tls_cert": "x", "tls_alpn": ["\xe9"]}, "tls_alpn must be names of 1 to 255 ASCII"),
+        ({"tls_cert": "x", "tls_sni": {"a": ("x", 5)}}, "tls_sni must map host names to"),
+        ({"tls_cert": "x\0"}, "the certificate file 'x\\\\x00': embedded null byte"),
+        ({"tls": contexts()[1]}, "tls must be a server's context"),
         ({"tls_key": "x"}, "tls_key needs tls_cert"),
         ({"starttls": True}, "starttls needs tls_cert"),
     ],
@@ -402,7 +407,34 @@ def test_options_that_cannot_be_meant_are_told(options: Any, message: str) -> No
         netkit.create_server(echo, **options)
 
 
-def test_a_context_and_a_certificate_are_one_too_many() -> None:
+def test_all_that_tls_takes_is_imported_before_the_first_client() -> None:
+    source = """
+import ssl, sys, netkit
+netkit.create_server(netkit.EchoHandler, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+print("netkit.tls" in sys.modules, "netkit.certificates" in sys.modules)
+"""
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
+@each_handler
+def test_the_longest_wait_for_a_handshake_is_not_the_whole_time_for_it(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.sockets.LONGEST_WAIT", 0.01)
+    with serving(handler, tls=contexts()[0], handshake_timeout=None) as server:
+        with client(server) as sock:
+            server.wait_for_connections(1)
+            time.sleep(0.05)
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                assert say_and_end(secured, b"hello") == b"hello"
+
+
+def test_a_context_and_a_certificate_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["echo", "--tls-self-signed", "--tls-cert", files().server])
+    assert "--tls-self-signed and --tls-cert cannot both be given" in capsys.readouterr().err
     with pytest.raises(ValueError, match="tls and tls_cert cannot both be given"):
         netkit.create_server(echo, tls=contexts()[0], tls_cert=files().server)
 
@@ -428,6 +460,36 @@ def test_a_protocol_begins_in_clear_text_and_goes_on_in_tls() -> None:
                 secured.sendall(b"secret\n")
                 assert receive_exactly(secured, 7) == b"SECRET\n"
                 secured.unwrap()
+
+
+def half_a_character(conn: netkit.Connection) -> None:
+    conn.set_encoding("utf-8")
+    assert conn.read(100) == "STARTTLS\n"
+
+
+def half_a_line(conn: netkit.Connection) -> None:
+    conn.max_line = 10
+    assert conn.readline() == b"STARTTLS\n"
+    conn.set_timeout(0.05)
+    with pytest.raises(netkit.LineTooLongError):
+        conn.readline()
+    with pytest.raises(TimeoutError):
+        conn.readline()
+
+
+@pytest.mark.parametrize(("begin", "more"), [(half_a_character, b"\xc3"), (half_a_line, b"x" * 20)])
+def test_what_is_still_to_be_read_further_came_before_tls(begin: Any, more: bytes) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        begin(conn)
+        conn.start_tls()
+
+    with observed(events.ClientFailed) as seen:
+        with serving(handler, tls_cert=files().server, starttls=True) as server:
+            with client(server) as sock:
+                sock.sendall(b"STARTTLS\n" + more)
+                assert receive_all(sock) == b""
+            wait_until(lambda: seen)
+    assert "unencrypted" in str(seen[0].error)
 
 
 def test_what_came_before_tls_is_not_taken_for_what_came_through_it() -> None:
@@ -648,6 +710,8 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
         with secure_client(server) as sock, client(server) as slow:
             slow.sendall(b"\x16")
             server.wait_for_connections(2)
+            shaking = [each for each in server.connections if each.tls is None]
+            wait_until(lambda: shaking[0]._handshaking and shaking[0]._handshaking.fed)
             say(sock, b"hello")
             send_part_of_a_record(sock)
             with in_thread(server.stop, 0.3):
