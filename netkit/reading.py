@@ -53,7 +53,7 @@ class Reader(ABC):
     """
 
     __slots__ = (
-        *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong"),
+        *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong", "_skipped"),
         *("encoding", "max_line", "max_message"),
     )
 
@@ -68,6 +68,7 @@ class Reader(ABC):
         self._decoder: IncrementalDecoder | None = None
         self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
         self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
+        self._skipped = 0  # bytes of it that have been dropped, and its end has not come yet
         self._ahead: list[bytes] | None = None  # lines before the buffer, without \n, last first
         self._mixed = False  # other reads come between lines: no more are split off ahead of time
 
@@ -335,12 +336,14 @@ class Reader(ABC):
         self._buffer.restart_search()
         while (end := self._buffer.search(separator, width, phase)) < 0:
             spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
-            self._buffer.take(spare - spare % width)  # whole code units: the phase stays
+            dropped = self._buffer.take(spare - spare % width)  # whole code units: the phase stays
+            self._skipped += len(dropped)
             if not self._fill():
                 end = len(self._buffer)
                 break
         self._buffer.take(end)
         self._overlong = None
+        self._skipped = 0
         if self._decoder is not None:  # what it holds of the line is dropped, too
             with contextlib.suppress(UnicodeError):
                 self._decoder.decode(b"", final=True)

@@ -146,11 +146,11 @@ class Stream(Reader, Ends):
         timer = self._timer
         if timer is None:
             return self.socket.recv(size)
-        held = len(self._buffer)
+        held = self._skipped + len(self._buffer)
         place = self.bytes_read - held
         if not held and self.tls is not None and self.tls.within_record():
             held = 1  # of a message that nobody can read yet
-        timer.before_receive(place, held, self._overlong is not None)
+        timer.before_receive(place, held)
         while True:
             try:
                 timer.outlast_signals(writing=False)

@@ -77,7 +77,7 @@ class Timer:
 
     __slots__ = (
         *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send", "_longest"),
-        *("_since", "_place", "_held", "_began", "_skipping"),
+        *("_since", "_place", "_held", "_began"),
     )
 
     def __init__(
@@ -98,7 +98,6 @@ class Timer:
         self._place = -1  # where in the stream the present message begins
         self._held = 0  # how many bytes of it are there
         self._began = 0.0  # when its first bytes were found to be not all of it
-        self._skipping = False  # it is a line that is dropped as it comes
         self._longest = limits.idle_timeout or limits.read_timeout  # for a message's first byte
         self._set_wait(self._longest)
         stall = self._stall()
@@ -129,25 +128,21 @@ class Timer:
 
     # Receiving
 
-    def before_receive(self, place: int, held: int, skipping: bool) -> None:
+    def before_receive(self, place: int, held: int) -> None:
         """A wait for input is about to begin. `held`: bytes of an unfinished message there are.
 
-        `place`: where in the stream that message begins, which tells it from the one before; but
-        of one that is dropped as it comes (`skipping`), less and less is held.
+        `place`: where in the stream that message begins, which tells it from the one before.
         """
         self._since = now = self._clock()
+        self._held = held
         if not held and self._kernels == self._longest:  # as nearly always
-            self._held, self._skipping = 0, False
             return
-        if skipping and self._skipping:
-            held += place - self._place
-        elif held and place != self._place:
+        if held and place != self._place:
             self._place, self._began = place, now
-        self._held, self._skipping = held, skipping
         due = self._due()
         if due is None:
             return
-        left = self._left(due, now)
+        left = self._left_to_receive(due, now)
         longest = left * (1 + TOLERANCE)
         if self._kernels is None or self._kernels > longest:
             self._set_wait(due.limit if due.limit <= longest else left)
@@ -155,7 +150,7 @@ class Timer:
     def after_wait(self) -> None:
         """The kernel has ended the wait; unless a limit has passed, try again."""
         due = self._due()
-        self._set_wait(None if due is None else self._left(due, self._clock()))
+        self._set_wait(None if due is None else self._left_to_receive(due, self._clock()))
 
     def _due(self) -> _Due | None:
         idle, read, _, rate = self._limits
@@ -168,6 +163,11 @@ class Timer:
         if rate is not None and self._held:
             found.append(self._at_rate(self._began, self._held, rate))
         return min(found, default=None)
+
+    def _left_to_receive(self, due: _Due, now: float) -> float:
+        if now >= due.at and due.name != "idle_timeout":
+            self._began = now  # who catches the error, and reads on, gives the message its time anew
+        return self._left(due, now)
 
     def _left(self, due: _Due, now: float) -> float:
         if now >= due.at:
@@ -230,7 +230,7 @@ class HandshakeTimer(Timer):
         self._set_wait(seconds)
         self._set_send_wait(seconds)
 
-    def before_receive(self, place: int, held: int, skipping: bool) -> None:
+    def before_receive(self, place: int, held: int) -> None:
         """As of any `Timer`."""
         left = self._left(self._end, self._clock())
         if self._kernels is None or self._kernels > left * (1 + TOLERANCE):

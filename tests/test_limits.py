@@ -495,6 +495,34 @@ def test_a_line_that_comes_byte_by_byte_is_given_up() -> None:
     assert "read_timeout" in str(failed[0].error)
 
 
+@pytest.mark.parametrize("name", ["read_timeout", "min_rate"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_the_rest_of_a_line_that_is_too_long_is_given_up_as_well(
+    name: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.timing.RATE_GRACE", 0.1)
+
+    def handler(conn: netkit.Connection) -> None:
+        with pytest.raises(netkit.LineTooLongError):
+            conn.readline()
+        conn.write("!")
+        conn.readline()
+
+    options = {name: 0.3 if name == "read_timeout" else 1000, "encoding": encoding, "max_line": 100}
+    with observed(events.ClientFailed) as failed, serving(handler, **options) as server:
+        with client(server) as sock:
+            sock.sendall(b"x" * 102)
+            assert receive_exactly(sock, 1) == b"!"
+            sock.settimeout(0.02)
+            for _ in range(500):
+                sock.sendall(b"x")
+                with contextlib.suppress(TimeoutError):
+                    while sock.recv(1):
+                        pass
+                    break
+    assert name in str(failed[0].error)
+
+
 def test_lines_that_come_in_pieces_and_in_time_are_served_for_as_long_as_they_come() -> None:
     def handler(conn: netkit.Connection) -> None:
         for line in conn.lines():

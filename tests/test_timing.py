@@ -42,8 +42,8 @@ def kernels(sock: socket.socket, option: int = socket.SO_RCVTIMEO) -> float:
 
 def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
     waits, _ = timer(sock)
-    waits.before_receive(0, 0, False)
-    waits.before_receive(0, 5, False)
+    waits.before_receive(0, 0)
+    waits.before_receive(0, 5)
     waits.after_wait()
     assert kernels(sock) == kernels(sock, socket.SO_SNDTIMEO) == 0
 
@@ -61,7 +61,7 @@ def test_the_kernel_gets_the_limits_of_a_wait_once(sock: socket.socket) -> None:
 
 def test_a_silent_peer_meets_the_idle_timeout(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=7, read_timeout=3)
-    waits.before_receive(0, 0, False)
+    waits.before_receive(0, 0)
     clock.now += 6
     waits.after_wait()  # the kernel was too early
     assert kernels(sock) == 1
@@ -75,7 +75,7 @@ def test_without_an_idle_timeout_the_wait_for_a_message_counts_as_part_of_it(
     sock: socket.socket,
 ) -> None:
     waits, clock = timer(sock, read_timeout=3)
-    waits.before_receive(0, 0, False)
+    waits.before_receive(0, 0)
     clock.now += 3
     with pytest.raises(TimeoutError, match="read_timeout: no whole message from p within 3 sec"):
         waits.after_wait()
@@ -84,47 +84,56 @@ def test_without_an_idle_timeout_the_wait_for_a_message_counts_as_part_of_it(
 def test_a_message_has_a_moment_that_a_trickle_does_not_put_off(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
     for held in range(1, 4):
-        waits.before_receive(10, held, False)
+        waits.before_receive(10, held)
         assert kernels(sock) == 4 - held
         clock.now += 1
     with pytest.raises(TimeoutError, match="read_timeout"):
-        waits.before_receive(10, 4, False)
+        waits.before_receive(10, 4)
 
 
 def test_the_next_message_has_a_moment_of_its_own(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
-    waits.before_receive(10, 5, False)
+    waits.before_receive(10, 5)
     clock.now += 2.9
-    waits.before_receive(20, 5, False)
+    waits.before_receive(20, 5)
     clock.now += 2.9
-    waits.before_receive(20, 6, False)
+    waits.before_receive(20, 6)
 
 
 def test_the_kernels_time_is_not_shortened_for_a_little(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=3, read_timeout=3)
-    waits.before_receive(10, 5, False)
+    waits.before_receive(10, 5)
     clock.now += 0.1
-    waits.before_receive(10, 6, False)
+    waits.before_receive(10, 6)
     assert kernels(sock) == 3
 
 
-def test_a_line_that_is_dropped_as_it_comes_has_one_moment(sock: socket.socket) -> None:
-    waits, clock = timer(sock, read_timeout=3, min_rate=1000)
-    waits.before_receive(10, 5, True)
-    clock.now += 2
-    waits.before_receive(9000, 1, True)
-    clock.now += 1
-    with pytest.raises(TimeoutError, match="read_timeout"):
-        waits.before_receive(18000, 1, True)
+@pytest.mark.parametrize("limit", ["read_timeout", "min_rate"])
+def test_who_catches_the_error_gives_the_message_its_time_anew(
+    sock: socket.socket, limit: str
+) -> None:
+    waits, clock = timer(sock, idle_timeout=2, **{limit: 8})
+    waits.before_receive(10, 5)
+    clock.now += 8
+    with pytest.raises(TimeoutError, match=limit):
+        waits.before_receive(10, 6)
+    waits.before_receive(10, 6)
+    clock.now += 3
+    with pytest.raises(TimeoutError, match="idle_timeout"):
+        waits.after_wait()
+    waits.before_receive(10, 7)  # a silence that is caught puts it off no further
+    clock.now += 5
+    with pytest.raises(TimeoutError, match=limit):
+        waits.before_receive(10, 8)
 
 
 def test_who_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
-    waits.before_receive(0, 1, False)
+    waits.before_receive(0, 1)
     clock.now += RATE_GRACE + 5
-    waits.before_receive(0, 501, False)  # one more than in time
+    waits.before_receive(0, 501)  # one more than in time
     with pytest.raises(TimeoutError, match="min_rate: p is slower than 100 bytes a second"):
-        waits.before_receive(0, 499, False)
+        waits.before_receive(0, 499)
 
 
 def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
@@ -154,13 +163,16 @@ def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.soc
     shaking = HandshakeTimer(sock, 10, "p", None, clock)
     assert kernels(sock, socket.SO_SNDTIMEO) == 10
     for clock.now in (1000, 1003, 1006):
-        shaking.before_receive(0, 0, False)
+        shaking.before_receive(0, 0)
         assert kernels(sock) == 1010 - clock.now
         shaking.after_send(clock.now, 1, stalled=False)
     clock.now = 1010
-    for step in (shaking.before_receive, shaking.after_send):
+    for step, arguments in (
+        (shaking.before_receive, (0, 5)),
+        (shaking.after_send, (0, 5, False)),
+    ):
         with pytest.raises(TimeoutError) as caught:
-            step(0, 5, False)
+            step(*arguments)
         assert caught.value.strerror == (
             "handshake_timeout: no TLS handshake with p within 10 seconds"
         )
