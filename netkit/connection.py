@@ -76,7 +76,7 @@ class Connection(SecurableStream):
     - `encoding`, `max_line` and `max_message`, which may be set.
     """
 
-    __slots__ = ("opened_at", "server", "thread", "ticket")
+    __slots__ = ("lifetime", "opened_at", "server", "thread", "ticket")
 
     attempted_addresses: tuple[str, ...] = ()
 
@@ -98,6 +98,7 @@ class Connection(SecurableStream):
         super().__init__(sock, client_address, local_name, opaque, encoding, max_line, max_message)
         self.server = server
         self.opened_at = time.monotonic()
+        self.lifetime: float | None = None  # its server's limit when it came (seconds)
         self.thread: int | None = None
         self.ticket: Any = None  # what admitted it to its server
 

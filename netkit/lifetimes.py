@@ -2,7 +2,7 @@
 
 Unlike the limits of a single wait (`netkit.timing`), this one also counts while a handler computes
 or waits for something else, and for handlers that read the socket themselves. So a thread watches:
-one for a server that has the limit. It sleeps until the oldest connection is due.
+one for a server that has the limit. It sleeps until the first connection is due.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ class Lifetimes:
         # a signal handler may stop the server from within.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._seconds: float | None = None
+        # The lifetimes that there are. All are the same, unless the option has changed.
+        self._lifetimes: set[float] = set()
         self._due: float | None = None  # when it looks again, on the monotonic clock
         self._told: dict[int, int] = {}  # how often, by the connection's id
         self._closed = False
 
-    def watch(self, seconds: float) -> None:
-        """There is one more connection, and `seconds` is what all may last from now on.
+    def watch(self, opened_at: float, lifetime: float) -> None:
+        """There is one more connection, with this `Connection.lifetime`.
 
         To be called after it has been added to those that live.
         """
         due = self._due
-        if due is not None and due <= time.monotonic() + seconds:
+        if due is not None and due <= opened_at + lifetime and lifetime in self._lifetimes:
             return  # it looks in time
         with self._changed:
-            self._seconds = seconds
+            self._lifetimes.add(lifetime)
             if self._thread is None and not self._closed:
                 # A daemon: it must not keep the interpreter if the server is never closed.
                 self._thread = threading.Thread(
@@ -70,23 +71,31 @@ class Lifetimes:
 
     def _end_the_old(self) -> float | None:
         """Tell those whose time is over. When the next one is; None: there is nobody."""
-        assert self._seconds is not None
         told, self._told = self._told, {}
         now = time.monotonic()
         due = []
+        seen: set[float] = set()
+        young: set[float] = set()  # lifetimes of which one is not over: nor are those behind it
         for connection in self._live():
+            lifetime = connection.lifetime
+            if lifetime is None or lifetime in young:
+                continue
+            seen.add(lifetime)
             times = told.get(connection.id, 0)
-            moment = connection.opened_at + self._seconds + times * LAST_WORD_SECONDS
+            moment = connection.opened_at + lifetime + times * LAST_WORD_SECONDS
             if times < 2 and moment <= now:
-                self._end(connection, self._seconds, hard=times == 1)
+                self._end(connection, lifetime, hard=times == 1)
                 times += 1
                 moment += LAST_WORD_SECONDS
-            if times:
-                self._told[connection.id] = times
             if times < 2:
                 due.append(moment)
-            if not times:
-                break  # the others are younger
+            if times:
+                self._told[connection.id] = times
+                continue
+            young.add(lifetime)
+            if young >= self._lifetimes:
+                return min(due)
+        self._lifetimes = seen
         return min(due, default=None)
 
     def _end(self, connection: Connection, seconds: float, hard: bool) -> None:

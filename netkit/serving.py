@@ -147,6 +147,7 @@ class ClientServer(AdjustableServer):
             options.max_message,
             opaque,
         )
+        connection.lifetime = options.lifetime
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
             self._configure(request)
         if opaque:
@@ -157,8 +158,8 @@ class ClientServer(AdjustableServer):
         return connection
 
     def _announce(self, connection: Connection) -> None:
-        if self._options.lifetime is not None:
-            self._lifetimes.watch(self._options.lifetime)
+        if connection.lifetime is not None:
+            self._lifetimes.watch(connection.opened_at, connection.lifetime)
         self._connections.announce(connection)
 
     def _configure(self, sock: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -99,7 +100,40 @@ def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
         server.wait_for_connections(1)
         server.configure(lifetime=0.05)
         with client(server) as second:
-            assert receive_all(second) == receive_all(first) == b""
+            assert receive_all(second) == b""
+        server.configure(lifetime=None)
+        with client(server) as third:
+            server.wait_for_connections(2)
+            server.configure(lifetime=0.1)
+            with client(server) as fourth:
+                assert receive_all(fourth) == b""
+            for sock in (first, third):  # who is connected keeps what it has
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+
+
+def test_who_has_less_time_ends_first_and_is_cut_off_though_older_ones_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifetimes, "LAST_WORD_SECONDS", 0.05)
+
+    def handler(conn: netkit.Connection) -> None:
+        for _ in range(2):
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    time.sleep(0.001)
+                    conn.write(b"x" * 100)
+
+    with serving(handler, lifetime=3600) as server, client(server) as first:
+        server.wait_for_connections(1)
+        server.configure(lifetime=0.05)
+        with client(server) as second, client(server) as third:
+            for sock in (second, third):
+                assert set(receive_all(sock)) == set(b"x")
+        server.configure(lifetime=1800)
+        with client(server) as fourth:
+            assert fourth.recv(1) == first.recv(1) == b"x"
+            server.wait_for_connections(2)
 
 
 def test_the_thread_ends_with_the_server_even_if_a_handler_stops_it() -> None:
@@ -119,7 +153,7 @@ def test_the_thread_ends_with_the_server_even_if_a_handler_stops_it() -> None:
 def test_after_the_end_nobody_is_watched() -> None:
     watched = lifetimes.Lifetimes(list)
     watched.close()
-    watched.watch(5)
+    watched.watch(time.monotonic(), 5)
     assert watched._thread is None
     with socket.socket():
         watched.close()
