@@ -338,9 +338,9 @@ class Connection(SecurableStream):
 
         If it does neither, the next read or write raises it. If the handler lets it pass, the
         client gets what has been written, and the log has the reason. A handler that catches it
-        finds its input ended, and may write a last word; but if it was a write that was ended, or
-        this is `hard`, whatever it tries raises `reason`. One that reads the socket itself sees the
-        end of both. False if the connection was over. TypeError.
+        finds its input ended, but for what has been received already, and may write a last word;
+        if it was a write that was ended, or this is `hard`, all it tries raises `reason`. One that
+        reads the socket itself sees the end of both. False if the connection was over. TypeError.
         """
         if not isinstance(reason, OSError):
             raise TypeError(f"reason must be an OSError, not {reason!r}")
@@ -359,7 +359,7 @@ class Connection(SecurableStream):
                 self._draining = self.was_cut = True
             else:
                 self._interruption = reason
-                self._input_shut = True
+                self._input_shut = self._interrupted = True
             hard = hard or self.opaque or self._closing or self._write_lock.locked()
             self._last_word = not hard
             sockets.shut_down(self.socket, socket.SHUT_RDWR if hard else socket.SHUT_RD)

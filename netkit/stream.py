@@ -158,6 +158,10 @@ class Stream(Reader, Ends):
             except BlockingIOError:
                 timer.after_wait()
 
+    def _raise_interruption(self) -> None:
+        if self._interruption is not None:
+            raise self._failure(self._interruption)
+
     def _is_at_end(self) -> bool:
         if self._closed or self._closing:
             raise ConnectionClosedError

@@ -10,7 +10,7 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -638,6 +638,36 @@ def test_a_hard_interrupt_is_the_reason_of_all_that_fails_after_it() -> None:
             with pytest.raises(TimeoutError) as caught:
                 call()
             assert caught.value is reason
+
+
+READS: list[Callable[[netkit.Connection], Any]] = [
+    netkit.Connection.readline,
+    lambda conn: conn.read(1),
+    lambda conn: conn.peek(),
+    lambda conn: conn.readexactly(1),
+    lambda conn: next(iter(conn)),
+    lambda conn: conn.read_message(netkit.FixedSize(1)),
+]
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_an_interrupt_is_not_put_off_by_what_has_been_received_already(hard: bool) -> None:
+    for read in (None, *READS):
+        with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+            peer.sendall(b"one\ntwo\nthree\n")
+            lines = conn.lines()
+            assert next(lines) == "one"
+            again = read or (lambda _, lines=lines: next(lines))
+            assert conn.interrupt(TimeoutError("enough"), hard)
+            with pytest.raises(TimeoutError, match="enough"):
+                again(conn)
+            if not hard:  # who catches it may have the rest
+                assert again(conn)
+                conn.read()
+                assert conn.read() == b""
+            else:
+                with pytest.raises(TimeoutError, match="enough"):
+                    again(conn)
 
 
 def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
