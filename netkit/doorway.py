@@ -22,6 +22,7 @@ from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
 from .encodings import to_bytes
+from .handlers import Serve
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
@@ -61,7 +62,10 @@ class Doorway(socketserver.ThreadingTCPServer):
         socketserver.BaseServer.__init__(self, server_address, handler)
 
     # What `ClientServer` does with those who are in.
+    _handler_class: Any
+    _adapted: Callable[[Any, Options], Serve | None]
     _announce: Callable[[Connection], None]
+    _configure: Callable[[Any], None]
     _forget: Callable[[Any], None]
     _note: Callable[[Any, Any, Ticket | None], Connection]
     _job: Callable[..., Job]

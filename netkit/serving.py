@@ -8,10 +8,11 @@ fails to do, holds up another.
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
@@ -21,7 +22,7 @@ from .connection import Connection
 from .deadline import wait_time
 from .doorway import INHERITS_OPTIONS
 from .errors import PeerError
-from .handlers import adapt, error_of_handle
+from .handlers import Serve, adapt, error_of_handle
 from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
@@ -77,11 +78,14 @@ class ClientServer(AdjustableServer):
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
+        with self._configuring:
+            self._serve = self._adapted(handler, self._options)
+            self._handler_class = handler
+
+    def _adapted(self, handler: Any, options: Options) -> Serve | None:
         if handler is None and self._overrides("finish_request"):  # which needs none
-            self._serve = None
-        else:
-            self._serve = adapt(handler, self._options.handler_args)
-        self._handler_class = handler
+            return None
+        return adapt(handler, options.handler_args)
 
     @property
     def _threads(
@@ -151,8 +155,7 @@ class ClientServer(AdjustableServer):
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
             self._configure(request)
         if opaque:
-            limits = (options.idle_timeout, options.read_timeout, options.write_timeout)
-            request.settimeout(wait_time(next(filter(None, limits), None)))
+            request.settimeout(next(_limits_of_calls(options), ("", None))[1])
         elif self._time_limits is not None:
             connection.set_limits(self._time_limits)
         return connection
@@ -311,7 +314,16 @@ class ClientServer(AdjustableServer):
         if faults:
             events.emit(events.HandlerFailed(number, peer, faults[0]))
         else:
-            events.emit(events.ClientFailed(number, peer, error))
+            events.emit(events.ClientFailed(number, peer, self._in_words(error, connection)))
+
+    def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
+        """The same, naming the limit that has passed, where Python says "timed out" only."""
+        if connection and isinstance(error, TimeoutError) and error.errno is None:
+            name, limit = next(_limits_of_calls(self._options), ("", None))
+            if limit is not None and limit == connection.socket.gettimeout():
+                text = f"{connection.peer} kept a read or a write waiting for {limit:g} seconds"
+                return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+        return error
 
     def _tell_error(self, request: Any, client_address: Any) -> None:
         self._call_hook("handle_error", request, client_address)
@@ -326,6 +338,13 @@ class ClientServer(AdjustableServer):
     def _overrides(self, name: str) -> bool:
         own = getattr(getattr(self, name), "__func__", None)
         return own is not getattr(ClientServer, name)
+
+
+def _limits_of_calls(options: Options) -> Iterator[tuple[str, float | None]]:
+    """What each call of its socket may take, and by which option: the first of these counts."""
+    for name in ("idle_timeout", "read_timeout", "write_timeout"):
+        if getattr(options, name) is not None:
+            yield name, wait_time(getattr(options, name))
 
 
 def _is_clients(error: BaseException, connection: Connection | None) -> bool:

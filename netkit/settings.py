@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ class AdjustableServer(Doorway):
     """The part of `Server` whose methods change it. Not used by itself."""
 
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
+        # Held while the options change, so that of two changes none is lost. Re-entrant, since a
+        # signal handler may make one.
+        self._configuring = threading.RLock()
         super().__init__(server_address, handler, options)
         self._tls = _tls_context(options)
         self._time_limits = options.time_limits
@@ -39,13 +44,18 @@ class AdjustableServer(Doorway):
         Errors as there, and then nothing is changed. In a worker process: its own, and not how many
         connections all of them may have together.
         """
-        given = self._options._asdict()
-        new = Options(**{**given, **options})
-        if any(name.startswith("tls") for name in options):
-            self._tls = _tls_context(new)
-        self._options = new
-        self._time_limits = new.time_limits
-        self._admission.configure(new)
+        with self._configuring:
+            new = Options(**{**self._options._asdict(), **options})
+            serve = self._adapted(self._handler_class, new)
+            if any(name.startswith("tls") for name in options):
+                self._tls = _tls_context(new)
+            self._serve = serve
+            self._options = new
+            self._time_limits = new.time_limits
+            self._admission.configure(new)
+            for listener in self._listeners if hasattr(self, "socket") else ():
+                with contextlib.suppress(OSError):  # it is closed
+                    self._configure(listener)
 
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.
@@ -65,7 +75,8 @@ class AdjustableServer(Doorway):
         return self._options.tls_cert is None or self._reloaded("TLS", self._load_tls)
 
     def _load_tls(self) -> None:
-        self._tls = _tls_context(self._options)
+        with self._configuring:
+            self._tls = _tls_context(self._options)
 
     def _reloaded(self, what: str, load: Callable[[], object]) -> bool:
         try:

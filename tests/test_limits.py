@@ -308,6 +308,46 @@ def test_one_can_wait_for_connections() -> None:
                 server.wait_for_connections(count, timeout)
 
 
+def test_options_of_the_handler_and_of_the_sockets_change_for_those_who_come_next() -> None:
+    def handler(conn: netkit.Connection, greeting: str) -> None:
+        conn.write(greeting)
+        conn.read()
+
+    options = (socket.TCP_NODELAY, socket.IPPROTO_TCP), (socket.SO_KEEPALIVE, socket.SOL_SOCKET)
+
+    def seen() -> list[bool]:
+        with client(server) as sock:
+            assert receive_exactly(sock, 5) == greeting.encode()
+            (conn,) = server.connections
+            found = [bool(conn.socket.getsockopt(level, option)) for option, level in options]
+        server.wait_for_connections(0)
+        return found
+
+    greeting = "hello"
+    with serving(handler, handler_args={"greeting": greeting}) as server:
+        assert seen() == [True, True]
+        greeting = "howdy"
+        server.configure(handler_args={"greeting": greeting}, no_delay=False, keep_alive=False)
+        assert seen() == [False, False]
+        with pytest.raises(TypeError, match="cannot be called"):
+            server.configure(handler_args={"colour": "red"}, no_delay=True)
+        assert seen() == [False, False]
+    server.configure(no_delay=True)  # it is closed, and may listen again
+    netkit.create_server(netkit.EchoHandler).configure(no_delay=False)
+
+
+def test_of_two_changes_at_once_none_is_lost() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+
+    def change(name: str, values: range) -> None:
+        for value in values:
+            server.configure(**{name: value})
+            assert getattr(server._options, name) == value
+
+    names = ("max_line", "max_message", "max_connections", "max_connections_per_ip")
+    in_threads(change, [(name, range(1, 200)) for name in names])
+
+
 # Who
 
 
@@ -447,12 +487,24 @@ def exchange_or_end(server: netkit.Server) -> bytes:
 # How slow
 
 
+class Hurried(Echo):
+    def handle(self) -> None:
+        self.request.settimeout(0.05)
+        super().handle()
+
+
 def test_a_handler_that_reads_the_socket_has_a_limit_for_each_call_of_it() -> None:
-    with observed(events.ClientFailed) as failed:
-        with serving(Echo, read_timeout=0.1) as server, client(server) as sock:
-            assert answers(sock)
-            assert receive_all(sock) == b""
-    assert isinstance(failed[0].error, TimeoutError)
+    for handler, text in (
+        (Echo, "read_timeout: PEER kept a read or a write waiting for 0.1 seconds"),
+        (Hurried, "timed out"),
+    ):
+        with observed(events.ClientFailed) as failed:
+            with serving(handler, read_timeout=0.1) as server, client(server) as sock:
+                assert answers(sock)
+                assert receive_all(sock) == b""
+        (event,) = failed
+        assert isinstance(event.error, TimeoutError)
+        assert str(event.error).endswith(text.replace("PEER", event.peer))
 
 
 @pytest.mark.parametrize(
