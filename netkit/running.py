@@ -16,8 +16,9 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
 
     No one is accepted any more; who is queued already is served; idle clients see the end of input;
     busy ones get `drain_timeout` seconds (None: the server's option) and are then cut. A second
-    Ctrl+C cuts at once. `server` is bound already. The signal handlers that were there before are
-    put back.
+    Ctrl+C cuts at once. SIGHUP reloads what can be reloaded (`Server.reload`); without such a thing
+    it stops, too, unless the program ignores or handles it. `server` is bound already. The signal
+    handlers that were there before are put back.
 
     `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
     `Workers`, which also says what it raises.

@@ -112,7 +112,8 @@ class StopSignals:
 
         The server runs in a thread of its own, and this one waits for signals: the first stops it
         gracefully, a SIGINT after it cuts who is still connected. (A second SIGTERM does not: some
-        supervisors send it twice.) Raises what `serve_forever` raises.
+        supervisors send it twice.) SIGHUP reloads; where there is nothing to `reload`, it stops the
+        server, too, as when a terminal is closed. Raises what `serve_forever` raises.
         """
         outcome: list[StopReport | BaseException] = []
 
@@ -125,7 +126,9 @@ class StopSignals:
             finally:
                 self.mailbox.post(NEWS)
 
-        if server.can_reload and _SIGHUP is not None:
+        # What it means is asked when it comes; nohup(1), or the program's own handler, has its way.
+        default = _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL
+        if _SIGHUP is not None and (default or server.can_reload):
             self.catch(_SIGHUP)
         thread = threading.Thread(target=serve, name="netkit-serve", daemon=True)
         thread.start()
@@ -134,7 +137,8 @@ class StopSignals:
             signum = self.mailbox.take()
             if signum == _SIGHUP and server.can_reload:
                 server.reload()
-            if signum not in self.SIGNALS:
+                continue
+            if signum not in (*self.SIGNALS, _SIGHUP):
                 continue  # the end of the server, or a signal that the program itself handles
             if not stopping:
                 stopping = True

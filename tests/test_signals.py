@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,6 +66,14 @@ def meanwhile(server: netkit.Server, action: Callable[[], object]) -> Iterator[N
 
     with in_thread(act):
         yield
+
+
+@pytest.fixture
+def hang_ups_are_default() -> Iterator[None]:
+    """As they are not under nohup(1)."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    assert signal.signal(signal.SIGHUP, before) is signal.SIG_DFL
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +130,52 @@ def test_a_busy_client_gets_its_answer(signum: int, shouting: Callable[..., Cli]
         assert receive_all(sock) == b"HALF\n"
         assert server.wait() == 0
         assert server.lines[-1] == "stopped: 1 finished, 0 cut"
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
+def test_a_hang_up_with_nothing_to_reload_is_a_stop(shouting: Callable[..., Cli]) -> None:
+    with shouting() as server, busy_client(server) as sock:
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("stopping: 1 connected")
+        sock.sendall(b"f\n")
+        assert receive_all(sock) == b"HALF\n"
+        assert server.wait() == 0
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
+def test_a_hang_up_reloads_what_has_been_configured_since_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "deny"
+    path.write_text("10.0.0.0/8\n")
+    server = new_server()
+
+    def act() -> None:
+        server.configure(deny=path)
+        path.write_text("127.0.0.0/8\n")
+        kill(signal.SIGHUP)
+        wait_until(lambda: "127.0.0.1" in server._options.deny)
+        kill(signal.SIGTERM)
+
+    with silent_log(), meanwhile(server, act):
+        assert netkit.run(server) == (0, 0, False)
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    server = new_server()
+
+    def act() -> None:
+        kill(signal.SIGHUP)
+        with client(server) as sock:
+            sock.sendall(b"x")
+            assert receive_exactly(sock, 1) == b"x"
+        kill(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with meanwhile(server, act):
+            assert netkit.run(server)[1:] == (0, False)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
