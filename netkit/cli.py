@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, connecting, logs
 from .addresses import MAX_PORT
@@ -28,6 +28,9 @@ from .options import FLAGS, Flag, Options, check_switch, check_workers
 from .output import CommandLogger, Output
 from .server import Server, create_server
 from .signals import StopSignals
+
+if TYPE_CHECKING:
+    from .workers import Workers
 
 _EXAMPLES = """\
 examples:
@@ -57,11 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with settings.get("output") or contextlib.nullcontext():
             try:
                 server = create_server(handler, handler_args=settings, **_options(arguments))
+                workers = _workers(server, arguments)
             except (TlsConfigError, MissingExtraError) as error:
                 raise Failure(str(error)) from None
             except (TypeError, ValueError) as error:
                 parser.error(str(error))
-            return _serve(server, arguments)
+            return _serve(server, workers, arguments)
     except (Failure, WorkersFailedError) as failure:
         with contextlib.suppress(OSError):
             print(f"netkit: error: {failure}", file=sys.stderr)
@@ -320,18 +324,23 @@ def _load_in_worker(arguments: argparse.Namespace) -> Any:
     return _handler(arguments)[0]
 
 
-def _serve(server: Server, arguments: argparse.Namespace) -> int:
+def _workers(server: Server, arguments: argparse.Namespace) -> Workers | None:
+    if arguments.workers == 1:
+        return None
+    from .workers import Workers  # here because most programs have one process
+
+    return Workers(server, arguments.workers, partial(_load_in_worker, arguments))
+
+
+def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
     # Once it has stopped, the exit status is the report: no later signal may change it.
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         try:
             server.listen_on(*_endpoints(arguments))
         except (OSError, ValueError) as error:
             raise Failure(_why_not(error)) from None
-        if arguments.workers > 1:
-            from .workers import Workers  # here because most programs have one process
-
-            load = partial(_load_in_worker, arguments)
-            return Workers(server, arguments.workers, load).supervise(signals).exit_status
+        if workers is not None:
+            return workers.supervise(signals).exit_status
         return signals.supervise(server).exit_status
 
 

@@ -9,6 +9,7 @@ back what was taken by one that was killed. Whatever the moment, that is never t
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import select
@@ -18,7 +19,17 @@ from typing import Any
 
 from .options import MAX_WORKERS
 
+MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
+
 _CELL = struct.Struct("@I")
+
+
+def check_places(limit: int | None) -> None:
+    """ValueError if `max_connections` is more than worker processes can share."""
+    if limit is not None and limit > MAX_PLACES:
+        raise ValueError(
+            f"max_connections must be at most {MAX_PLACES} where workers share it, not {limit}"
+        )
 
 
 class SharedPlaces:
@@ -28,7 +39,7 @@ class SharedPlaces:
     """
 
     def __init__(self, limit: int) -> None:
-        """ValueError if there are more than a pipe can hold (65536 on Linux, pipe(7))."""
+        """`limit`: at most `MAX_PLACES`. OSError if the system gives no pipe that holds so many."""
         self.index = 0
         self._reader, self._writer = os.pipe()
         with tempfile.TemporaryFile() as file:
@@ -39,8 +50,8 @@ class SharedPlaces:
             self._give(limit)
         except BlockingIOError:
             self.close()
-            text = f"max_connections, which workers share, is too large: {limit}"
-            raise ValueError(text) from None
+            text = f"no pipe for the {limit} places (max_connections) that workers share"
+            raise OSError(errno.ENOBUFS, text) from None
 
     def _open(self) -> None:
         for descriptor in (self._reader, self._writer):

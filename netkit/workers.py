@@ -29,7 +29,7 @@ from .deadline import Deadline, wait_time
 from .errors import ServerStateError, WorkersFailedError
 from .listening import State
 from .options import MAX_WORKERS, check_seconds, check_workers, has_gil, usable_cores
-from .places import SharedPlaces
+from .places import SharedPlaces, check_places
 from .server import Server
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
@@ -61,7 +61,8 @@ class Workers:
     """
 
     def __init__(self, server: Server, count: int | str = "auto", load: Load | None = None) -> None:
-        """TypeError or ValueError for a count that is none."""
+        """TypeError or ValueError for a count that is none, or a limit that cannot be shared."""
+        check_places(server._options.max_connections)
         self._server = server
         self._load = load
         self._orders: deque[tuple[Any, ...]] = deque()  # from other threads; append is atomic
@@ -145,11 +146,12 @@ class Workers:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
         if drain_timeout is not None:  # for those, too, whom a signal stops directly
             self._server._options = options._replace(drain_timeout=drain_timeout)
-        if options.max_connections is not None:
-            self._places = SharedPlaces(options.max_connections)
+        check_places(options.max_connections)  # it may have been changed
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
         try:
+            if options.max_connections is not None:
+                self._places = _shared(options.max_connections)
             interrupted = self._live(mailbox)
         finally:
             for worker in self._workers:
@@ -393,3 +395,10 @@ class Workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
             worker.tell(Stop(seconds))
+
+
+def _shared(places: int) -> SharedPlaces:
+    try:
+        return SharedPlaces(places)
+    except OSError as error:
+        raise WorkersFailedError(error.strerror) from None

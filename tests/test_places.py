@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 import pytest
+from support import ROOT
 
+import netkit
 from netkit.places import SharedPlaces
 
 
@@ -46,9 +51,28 @@ def test_what_one_held_that_was_killed_is_given_back_once(places: SharedPlaces) 
 
 def test_more_than_a_pipe_holds_are_too_many() -> None:
     before = set(os.listdir("/dev/fd"))
-    with pytest.raises(ValueError, match="max_connections, which workers share, is too large: 10"):
+    with pytest.raises(OSError, match="no pipe for the 10000000 places") as caught:
         SharedPlaces(10_000_000)
+    assert caught.value.errno == errno.ENOBUFS
     assert len(set(os.listdir("/dev/fd"))) == len(before)
+
+
+def test_more_than_can_be_shared_is_told_before_anybody_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = netkit.create_server(netkit.EchoHandler, max_connections=10**12)
+    text = "max_connections must be at most 65536 where workers share it, not 1000000000000"
+    with pytest.raises(ValueError, match=text):
+        netkit.Workers(server, 2)
+    command = ["-m", "netkit", "echo", "--workers", "2", "--max-connections", "1000000000000"]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert text in done.stderr
+    monkeypatch.setattr("netkit.places.MAX_PLACES", 10_000_000)
+    server.configure(max_connections=1_000_000)
+    with pytest.raises(netkit.WorkersFailedError, match="no pipe for the 1000000 places"):
+        netkit.run(server.listen(0, "127.0.0.1"), workers=2)
+    assert not server.listening
 
 
 def take_all(places: SharedPlaces, results: Connection) -> None:
