@@ -1,11 +1,15 @@
 """A server under good, slow, hostile and dying clients: is it afterwards what it was before?
 
-    python tests/soak.py --seconds 600 [--seed 7]
+    python tests/soak.py --seconds 600 [--seed 7] [--handler function|request] [--tls PEM --ca PEM]
 
 The server is a process of its own, and is also sent signals and, on Linux, deprived of descriptors
 for moments. Then, once all clients have left, its threads and descriptors must be exactly those of
 the start, and its memory must be back: the blocks that Python has allocated, all but `BLOCKS`, and
 the resident set, all but `MEMORY`. No good client may have met an error. Exit status 0 if so.
+
+`--handler request`: one of `socketserver`, which reads the socket itself. With a certificate (and
+its key), the good clients speak TLS, and so does every other one of the others; the rest of them
+send what is no TLS.
 
 The start is after the first client, as far as threads and descriptors go. For memory it is after a
 round of each kind of client: until then the interpreter imports, compiles and fills its caches,
@@ -28,6 +32,7 @@ import random
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -36,6 +41,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import goodclients
 from goodclients import GoodClients, good_clients
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +51,7 @@ SETTLING = 20.0  # seconds that the last clients, and idle threads, get to be go
 PATIENCE = 30.0  # seconds, for each step of a client: on a busy machine, all is slow
 
 SERVER = """
-import ctypes, gc, signal, sys
+import ctypes, gc, signal, socketserver, sys
 import netkit, netkit.threads
 
 netkit.threads.PARK_SECONDS = 0.1  # once at the listeners, and once to be given a client
@@ -57,18 +63,28 @@ def bad(conn, said):
     if said.startswith(b"!exit"):
         sys.exit()
     if said.startswith(b"!file"):
-        kept[:] = [conn.socket.makefile("rwb")]
+        kept[:] = [getattr(conn, "socket", conn).makefile("rwb")]
     if said.startswith(b"!line"):
-        for line in conn.lines():
-            conn.write(line)
+        for line in conn.lines() if isinstance(conn, netkit.Connection) else conn.makefile("rb"):
+            write(conn, line)
     while said.startswith(b"!flood"):
-        conn.write(b"flood" * 10_000)
+        write(conn, b"flood" * 10_000)
 
-def echo(conn):
+def write(conn, data):
+    (conn.write if isinstance(conn, netkit.Connection) else conn.sendall)(data)
+
+def function(conn):
     for chunk in conn:
         if chunk.startswith(b"!"):
             return bad(conn, chunk)
         conn.write(chunk)
+
+class Request(socketserver.BaseRequestHandler):
+    def handle(self):
+        while chunk := self.request.recv(65536):
+            if chunk.startswith(b"!"):
+                return bad(self.request, chunk)
+            self.request.sendall(chunk)
 
 def tidy_up(*_):
     gc.collect()
@@ -78,7 +94,11 @@ def tidy_up(*_):
 signal.signal(signal.SIGUSR1, tidy_up)
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
-server = netkit.create_server(echo, idle_timeout=20, write_timeout=0.5, max_connections=800)
+kind, cert = sys.argv[1:]
+limits = {"max_connections": 800, "idle_timeout": 20, "tls_cert": cert or None}
+if kind == "function":  # the other has one for each call of its socket
+    limits["write_timeout"] = 0.5
+server = netkit.create_server({"function": function, "request": Request}[kind], **limits)
 server.listen(0, "127.0.0.1")
 print(server.address.port, flush=True)
 report = netkit.run(server)
@@ -99,13 +119,22 @@ class Measured(NamedTuple):
         return ", ".join(f"{value} {name}" for name, value in self._asdict().items() if value)
 
 
+class Setup(NamedTuple):
+    """What serves: a ``function`` or a ``request`` handler, and with which certificate, if any."""
+
+    handler: str = "function"
+    tls: str = ""  # a file with the certificate and its key
+    ca: str = ""  # who has signed it
+
+
 class Served:
     """The server's process."""
 
-    def __init__(self) -> None:
+    def __init__(self, setup: Setup) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._context = ssl.create_default_context(cafile=setup.ca) if setup.tls else None
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
+            [sys.executable, "-c", SERVER, setup.handler, setup.tls],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
@@ -117,8 +146,29 @@ class Served:
         assert self.process.stdout
         return self.process.stdout.readline()
 
-    def connect(self) -> socket.socket:
+    def connect(self) -> Any:
+        """As a good client."""
+        sock = self.connect_bare()
+        if self._context is None:
+            return sock
+        try:
+            return self._context.wrap_socket(sock, server_hostname="localhost")
+        except BaseException:
+            sock.close()
+            raise
+
+    def connect_bare(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+
+    def connect_somehow(self, chance: random.Random) -> Any:
+        return self.connect() if chance.random() < 0.5 else self.connect_bare()
+
+    def leave(self, sock: Any) -> None:
+        """As a good client, at the end of its conversation."""
+        if self._context is None:
+            goodclients.leave(sock)
+        else:
+            sock.unwrap()
 
     def measure(self) -> Measured:
         folder = Path(f"/proc/{self.process.pid}")
@@ -168,7 +218,7 @@ def reset(sock: socket.socket) -> None:
 
 def slow(served: Served, chance: random.Random) -> None:
     """Sends and reads a byte at a time, with pauses."""
-    with served.connect() as sock:
+    with served.connect_somehow(chance) as sock:
         for byte in b"a line that takes its time\n":
             sock.send(bytes([byte]))
             time.sleep(chance.random() / 100)
@@ -176,7 +226,7 @@ def slow(served: Served, chance: random.Random) -> None:
 
 
 def garbage(served: Served, chance: random.Random) -> None:
-    with served.connect() as sock:
+    with served.connect_somehow(chance) as sock:
         sock.sendall(chance.randbytes(chance.randrange(1, 200_000)))
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(65536):
@@ -186,7 +236,7 @@ def garbage(served: Served, chance: random.Random) -> None:
 def demanding(served: Served, chance: random.Random) -> None:
     """Has the handler fail in one way or another, and leaves in one way or another."""
     said = (b"!raise", b"!exit", b"!file", b"!line half a li", b"!flood", b"")
-    with served.connect() as sock:
+    with served.connect_somehow(chance) as sock:
         sock.settimeout(0.1)
         sock.sendall(chance.choice(said))
         way = chance.randrange(4)
@@ -198,7 +248,7 @@ def demanding(served: Served, chance: random.Random) -> None:
 
 def crowd(served: Served, chance: random.Random) -> None:
     """A hundred come and reset at once."""
-    socks = [served.connect() for _ in range(100)]
+    socks = [served.connect_somehow(chance) for _ in range(100)]
     for sock in socks:
         sock.send(chance.choice((b"x", b"!flood", b"!line half")))
     for sock in socks:
@@ -207,7 +257,7 @@ def crowd(served: Served, chance: random.Random) -> None:
 
 
 def endless_line(served: Served, chance: random.Random) -> None:
-    with served.connect() as sock:
+    with served.connect_somehow(chance) as sock:
         sock.sendall(b"!line")
         for _ in range(50):
             sock.sendall(b"x" * 20_000)
@@ -215,7 +265,7 @@ def endless_line(served: Served, chance: random.Random) -> None:
 
 def deaf(served: Served, chance: random.Random) -> None:
     """Reads nothing of a flood, until the server has had enough."""
-    with served.connect() as sock:
+    with served.connect_somehow(chance) as sock:
         sock.sendall(b"!flood")
         time.sleep(chance.random())
 
@@ -293,7 +343,7 @@ class Attack:
 @contextlib.contextmanager
 def attacked(served: Served, seed: int) -> Iterator[tuple[GoodClients, Attack]]:
     """Good clients, and all the others meanwhile."""
-    with good_clients(served.connect, staying=4, returning=4) as good:
+    with good_clients(served.connect, staying=4, returning=4, leave=served.leave) as good:
         with Attack(served, seed) as attack:
             yield good, attack
 
@@ -320,10 +370,10 @@ class Result(NamedTuple):
         return found
 
 
-def soak(seconds: float, seed: int, say: Callable[[str], Any] = str) -> Result:
+def soak(seconds: float, seed: int, setup: Setup, say: Callable[[str], Any] = str) -> Result:
     """Errors of good clients are raised."""
-    with Served() as served:
-        with good_clients(served.connect, staying=0):
+    with Served(setup) as served:
+        with good_clients(served.connect, staying=0, leave=served.leave):
             pass  # after which all is there that the server itself needs
         start = served.at_rest()
         with attacked(served, seed) as (good, attack):
@@ -347,9 +397,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--handler", choices=("function", "request"), default="function")
+    parser.add_argument("--tls", metavar="PEM", default="", help="a certificate and its key")
+    parser.add_argument("--ca", metavar="PEM", default="", help="who has signed it")
     arguments = parser.parse_args()
     print(f"{arguments.seconds:g} seconds, --seed {arguments.seed}", flush=True)
-    result = soak(arguments.seconds, arguments.seed, lambda text: print(text, flush=True))
+    setup = Setup(arguments.handler, arguments.tls, arguments.ca)
+    result = soak(arguments.seconds, arguments.seed, setup, lambda text: print(text, flush=True))
     problems = result.problems()
     print(*problems or ["as it was before"], sep="\n")
     return 1 if problems else 0

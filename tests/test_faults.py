@@ -55,6 +55,7 @@ from support import (
 import netkit
 import netkit.server
 from netkit import events
+from netkit.doorway import Doorway
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits or its /proc")
 
@@ -71,17 +72,36 @@ def test_every_row_has_its_test() -> None:
 # What the machine runs out of
 
 
-def test_row_descriptors__who_comes_waits_and_who_is_there_is_served() -> None:
+@contextlib.contextmanager
+def counted_accepts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+    """One for each time that a server tries to accept meanwhile."""
+    accepts: list[None] = []
+    get_request = Doorway.get_request
+
+    def counting(server: Doorway) -> Any:
+        accepts.append(None)
+        return get_request(server)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Doorway, "get_request", counting)
+        yield accepts
+
+
+def test_row_descriptors__who_comes_waits_and_who_is_there_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("resource")
     with unharmed(returning=0) as (server, good), socket.socket() as late:
         late.settimeout(PATIENCE)
         gc.collect()  # so that nothing gives a descriptor back meanwhile
         with observed(events.AcceptPaused, events.AcceptResumed) as told:
-            with descriptors_left(0):
+            with descriptors_left(0), counted_accepts(monkeypatch) as accepts:
                 late.connect(server.server_address)
                 late.sendall(b"late\n")
                 wait_until(lambda: told, "the pause")
                 good.go_on()
+                time.sleep(0.2)  # in which a loop that does not pause is round thousands of times
+                assert len(accepts) <= 20
             assert receive_exactly(late, 5) == b"late\n"
             wait_until(lambda: len(told) == 2, "the end of the pause")
     assert told[0].error.errno == errno.EMFILE

@@ -183,6 +183,7 @@ def test_row_tls_killed__half_a_message_is_not_taken_for_a_whole_one() -> None:
     def handler(conn: netkit.Connection) -> None:
         if conn.peek(1) != b"!":
             return echo(conn)
+        conn.write("go")
         try:
             lines.extend(conn.lines())
         except ConnectionError as error:
@@ -195,6 +196,7 @@ context = ssl.create_default_context(cafile={files().ca!r})
 clients = [context.wrap_socket(connect(), server_hostname="localhost") for _ in range(3)]
 for s, said in zip(clients, (b"!half a li", b"!a line\\n!half", b"!flood\\n")):
     s.sendall(said)
+    assert s.recv(2) == b"go"  # and so nothing is left unread, for which its kernel would reset
 shaking = connect()
 shaking.send(b"\\x16\\x03\\x01")
 print("ready", flush=True)
@@ -209,6 +211,7 @@ os._exit(1)
         assert process.process.wait(PATIENCE) == 1
         wait_until(lambda: len(seen) == 3, "the ends")
     assert sorted(lines) == ["!a line", "!flood"]
+    assert {type(error) for error in seen} == {netkit.TruncatedError}
 
 
 def test_row_tls_garbage__ends_that_client_alone() -> None:

@@ -7,9 +7,21 @@ import sys
 import pytest
 import soak
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
-def test_a_mixture_of_clients_leaves_the_server_as_it_was_and_harms_no_good_one() -> None:
-    result = soak.soak(seconds=0.5, seed=1)
+
+def check(setup: soak.Setup) -> None:
+    result = soak.soak(seconds=0.5, seed=1, setup=setup)
     assert result.problems() == []
     assert all(result.turns.values())
+
+
+def test_a_mixture_of_clients_leaves_the_server_as_it_was_and_harms_no_good_one() -> None:
+    check(soak.Setup())
+
+
+@pytest.mark.parametrize("handler", ["function", "request"])
+def test_a_mixture_of_clients_with_and_without_tls(handler: str) -> None:
+    from secure import files
+
+    check(soak.Setup(handler, files().server, files().ca))
