@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import netkit
-from netkit.certificates import client_context, context_from_pem, self_signed
+from netkit.certificates import TlsFiles, client_context, self_signed, server_context
 
 PIECE = 1024 * 1024
 UPLOADED = os.urandom(PIECE)
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     arguments = parser.parse_args()
-    server = context_from_pem(*self_signed(["localhost"]))
+    server = server_context(TlsFiles(b"".join(self_signed(["localhost"]))))
     print(f"{'':36}{'SSLSocket':>12}" + "".join(f"{name:>24}" for name in SERVERS))
     for version in VERSIONS:
         client = client_context(verify=False)

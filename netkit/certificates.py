@@ -1,4 +1,4 @@
-"""Contexts for TLS: from files, from memory, and for a certificate that is made on the spot.
+"""Contexts for TLS, from files or from memory, and a certificate that is made on the spot.
 
 Rules: OpenSSL says "PEM lib" for most that can be wrong with a file, so the files are looked at
 here first; a message names the file. Nothing ever asks for a password on the terminal.
@@ -6,13 +6,14 @@ here first; a message names the file. Nothing ever asks for a password on the te
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from .deadline import Deadline
 from .errors import MissingExtraError, TlsConfigError
 from .timing import timed_out
 
-Path = str | os.PathLike[str]
+Pem = str | os.PathLike[str] | bytes  # the path of a file, or what such a file has
 
 SELF_SIGNED_LIFE = datetime.timedelta(days=30)
 CLOCK_SKEW = datetime.timedelta(hours=1)  # that a client's clock may be behind ours
@@ -40,11 +41,11 @@ class TlsFiles(NamedTuple):
     protocols, best first.
     """
 
-    cert: Path
-    key: Path | None = None
+    cert: Pem
+    key: Pem | None = None
     key_password: str | None = None
-    client_ca: Path | None = None
-    sni: Mapping[str, tuple[Path, Path | None]] = MappingProxyType({})
+    client_ca: Pem | None = None
+    sni: Mapping[str, tuple[Pem, Pem | None]] = MappingProxyType({})
     alpn: Sequence[str] = ()
 
 
@@ -69,9 +70,9 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 def client_context(
-    ca: Path | None = None,
-    cert: Path | None = None,
-    key: Path | None = None,
+    ca: Pem | None = None,
+    cert: Pem | None = None,
+    key: Pem | None = None,
     key_password: str | None = None,
     alpn: Sequence[str] = (),
     verify: bool = True,
@@ -91,16 +92,6 @@ def client_context(
         _trust(context, ca)
     if cert is not None:
         _load(context, cert, key, key_password)
-    return context
-
-
-def context_from_pem(cert_pem: bytes, key_pem: bytes, alpn: Sequence[str] = ()) -> ssl.SSLContext:
-    """A server's context. OpenSSL reads files only: there is one, for us alone, for a moment."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, alpn)
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(key_pem + b"\n" + cert_pem)
-        file.flush()
-        _load(context, file.name, None, None)
     return context
 
 
@@ -231,7 +222,7 @@ def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def _server_context(files: TlsFiles, cert: Path, key: Path | None) -> ssl.SSLContext:
+def _server_context(files: TlsFiles, cert: Pem, key: Pem | None) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_SERVER, files.alpn)
     _load(context, cert, key, files.key_password)
     if files.client_ca is not None:
@@ -240,10 +231,11 @@ def _server_context(files: TlsFiles, cert: Path, key: Path | None) -> ssl.SSLCon
     return context
 
 
-def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str | None) -> None:
-    certificate, key_file = _named("certificate", cert), _named("key", cert if key is None else key)
+def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | None) -> None:
+    key = cert if key is None else key
+    certificate, key_file = _named("certificate", cert), _named("key", key)
     _look_for("certificate", cert, b"CERTIFICATE-----")
-    _look_for("key", cert if key is None else key, b"PRIVATE KEY-----")
+    _look_for("key", key, b"PRIVATE KEY-----")
     asked = False
 
     def give_password() -> str:
@@ -254,7 +246,8 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str |
         return password
 
     try:
-        context.load_cert_chain(cert, key, give_password)
+        with _as_file(cert) as cert_path, _as_file(key) as key_path:
+            context.load_cert_chain(cert_path, key_path, give_password)
     except ssl.SSLError as error:
         if error.reason in _NO_MATCH:
             text = f"{key_file} does not match {certificate}"
@@ -263,7 +256,7 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str |
             text = f"{certificate} is not safe enough for OpenSSL: {reason}"
         elif asked:
             text = f"{key_file}: wrong password"
-        elif not _is_certificate(cert):
+        elif not _are_certificates(cert, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
             text = f"{certificate} is damaged"
         else:
             text = f"{key_file} is damaged, or of a kind that OpenSSL does not take"
@@ -274,34 +267,55 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path | None, password: str |
         raise TlsConfigError(f"{key_file}: {error}") from None
 
 
-def _trust(context: ssl.SSLContext, ca: Path) -> None:
+def _trust(context: ssl.SSLContext, ca: Pem) -> None:
     _look_for("CA", ca, b"CERTIFICATE-----")
+    if not _are_certificates(ca, context):
+        raise TlsConfigError(f"{_named('CA', ca)} is damaged")
+
+
+def _named(what: str, pem: Pem) -> str:
+    if isinstance(pem, bytes):
+        return f"the {what} in memory"
+    return f"the {what} file {os.fspath(pem)!r}"
+
+
+def contents(pem: Pem) -> bytes:
+    """What such a file has. OSError; ValueError if there is a NUL in its name."""
+    if isinstance(pem, bytes):
+        return pem
+    with open(pem, "rb") as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
+    """Its path. OpenSSL reads keys from files only: if it has none, one for us, for a moment."""
+    if not isinstance(pem, bytes):
+        yield pem
+        return
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(pem)
+        file.flush()
+        yield file.name
+
+
+def _look_for(what: str, pem: Pem, label: bytes) -> None:
+    """TlsConfigError unless there is something with this label (RFC 7468) in it."""
     try:
-        context.load_verify_locations(ca)
-    except ssl.SSLError:
-        raise TlsConfigError(f"{_named('CA', ca)} is damaged") from None
-
-
-def _named(what: str, path: Path) -> str:
-    return f"the {what} file {os.fspath(path)!r}"
-
-
-def _look_for(what: str, path: Path, label: bytes) -> None:
-    """TlsConfigError unless there is something with this label (RFC 7468) in the file."""
-    try:
-        with open(path, "rb") as file:
-            found = label in file.read()
-    except (OSError, ValueError) as error:  # ValueError: there is a NUL in its name
+        found = label in contents(pem)
+    except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
-        raise TlsConfigError(f"{_named(what, path)}: {text}") from None
+        raise TlsConfigError(f"{_named(what, pem)}: {text}") from None
     if not found:
         thing = "private key" if what == "key" else "certificate"
-        raise TlsConfigError(f"{_named(what, path)} has no {thing} in it (in PEM)")
+        raise TlsConfigError(f"{_named(what, pem)} has no {thing} in it (in PEM)")
 
 
-def _is_certificate(path: Path) -> bool:
+def _are_certificates(pem: Pem, context: ssl.SSLContext) -> bool:
+    """Whether `context` can trust them, as it does from now on."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        with _as_file(pem) as path:
+            context.load_verify_locations(path)
     except ssl.SSLError:
         return False
     return True

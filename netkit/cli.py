@@ -280,15 +280,15 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.tls_self_signed:
         if arguments.tls_cert is not None:
             raise ValueError("--tls-self-signed and --tls-cert cannot both be given")
-        options["tls"] = _self_signed(arguments.host, options.pop("tls_alpn"))
+        options["tls_cert"] = _self_signed(arguments.host)
     return options
 
 
-def _self_signed(host: str, alpn: Sequence[str]) -> Any:
-    from .certificates import context_from_pem, self_signed
+def _self_signed(host: str) -> bytes:
+    from .certificates import self_signed
 
     names = dict.fromkeys(["localhost", "127.0.0.1", "::1", host])
-    return context_from_pem(*self_signed([name for name in names if name not in ("", "*")]), alpn)
+    return b"".join(self_signed([name for name in names if name not in ("", "*")]))
 
 
 # The handlers

@@ -45,9 +45,9 @@ class _Values(NamedTuple):
     max_line: int = 64 * 1024
     max_message: int | None = None
     tls: Any = False
-    tls_ca: str | os.PathLike[str] | None = None
-    tls_cert: str | os.PathLike[str] | None = None
-    tls_key: str | os.PathLike[str] | None = None
+    tls_ca: str | os.PathLike[str] | bytes | None = None
+    tls_cert: str | os.PathLike[str] | bytes | None = None
+    tls_key: str | os.PathLike[str] | bytes | None = None
     tls_key_password: str | None = None
     tls_alpn: tuple[str, ...] = ()
     tls_verify: bool = True

@@ -43,10 +43,10 @@ class _Values(NamedTuple):
     allow: BlockList | None = None
     deny: BlockList | None = None
     tls: ssl.SSLContext | None = None
-    tls_cert: str | os.PathLike[str] | None = None
-    tls_key: str | os.PathLike[str] | None = None
+    tls_cert: str | os.PathLike[str] | bytes | None = None
+    tls_key: str | os.PathLike[str] | bytes | None = None
     tls_key_password: str | None = None
-    tls_client_ca: str | os.PathLike[str] | None = None
+    tls_client_ca: str | os.PathLike[str] | bytes | None = None
     tls_sni: Mapping[str, tuple[Any, Any]] | None = None
     tls_alpn: Sequence[str] = ()
     starttls: bool = False
@@ -203,9 +203,9 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be text, not {value!r}")
 
 
-def _check_path(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be the path of a file, not {value!r}")
+def _check_pem(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, (str, os.PathLike, bytes)):
+        raise TypeError(f"{name} must be the path of a file, or bytes, not {value!r}")
 
 
 def _check_context(name: str, value: object) -> None:
@@ -225,8 +225,8 @@ def _check_sni(name: str, value: object) -> None:
         isinstance(host, str)
         and isinstance(files, tuple)
         and len(files) == 2
-        and isinstance(files[0], (str, os.PathLike))
-        and isinstance(files[1], (str, os.PathLike, type(None)))
+        and isinstance(files[0], (str, os.PathLike, bytes))
+        and isinstance(files[1], (str, os.PathLike, bytes, type(None)))
         for host, files in value.items()
     )
     if not good:
@@ -353,11 +353,11 @@ FLAGS = {
     ),
     "allow": Flag(_address_list, str, "LIST", "addresses; @FILE for one with a rule a line"),
     "deny": Flag(_address_list, str, "LIST", "of both lists, the longest prefix counts"),
-    "tls_cert": Flag(_check_path, str, "FILE", "speak TLS, with this certificate (chain), in PEM"),
-    "tls_key": Flag(_check_path, str, "FILE", "its key, if it is not in the same file"),
+    "tls_cert": Flag(_check_pem, str, "FILE", "speak TLS, with this certificate (chain), in PEM"),
+    "tls_key": Flag(_check_pem, str, "FILE", "its key, if it is not in the same file"),
     "tls_key_password": Flag(_check_text, str, "TEXT", "what the keys are encrypted with"),
     "tls_client_ca": Flag(
-        _check_path, str, "FILE", "clients must have a certificate that one of these has signed"
+        _check_pem, str, "FILE", "clients must have a certificate that one of these has signed"
     ),
     "tls_sni": Flag(
         _check_sni,

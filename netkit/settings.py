@@ -72,7 +72,7 @@ class AdjustableServer(Doorway):
 
     def reload_tls(self) -> bool:
         """The same, for certificates and keys only. Connections from now on have the new ones."""
-        return self._options.tls_cert is None or self._reloaded("TLS", self._load_tls)
+        return not _has_files(self._options) or self._reloaded("TLS", self._load_tls)
 
     def _load_tls(self) -> None:
         with self._configuring:
@@ -91,7 +91,7 @@ class AdjustableServer(Doorway):
     def can_reload(self) -> bool:
         """Whether there is something to `reload`."""
         lists = (self._options.allow, self._options.deny)
-        return self._options.tls_cert is not None or any(
+        return _has_files(self._options) or any(
             each is not None and each.path is not None for each in lists
         )
 
@@ -106,6 +106,35 @@ class AdjustableServer(Doorway):
     def share_places(self, places: SharedPlaces) -> None:
         """Have `max_connections` hold for all worker processes together. For worker processes."""
         self._admission.share(places)
+
+
+def pems_in_memory(options: Options) -> dict[str, Any]:
+    """The options of TLS that name files, with what these have in place of their paths.
+
+    OSError, ValueError if they are no good now.
+    """
+    if options.tls_cert is None:
+        return {}
+    from .certificates import contents
+
+    def kept(pem: Any) -> bytes | None:
+        return None if pem is None else contents(pem)
+
+    names = ("tls_cert", "tls_key", "tls_client_ca")
+    found: dict[str, Any] = {name: kept(getattr(options, name)) for name in names}
+    found["tls_sni"] = options.tls_sni and {
+        host: (kept(cert), kept(key)) for host, (cert, key) in options.tls_sni.items()
+    }
+    _tls_context(options._replace(**found))
+    return found
+
+
+def _has_files(options: Options) -> bool:
+    """Whether TLS has a certificate, or a key, that can be read again."""
+    pems = [options.tls_cert, options.tls_key, options.tls_client_ca]
+    for pair in (options.tls_sni or {}).values():
+        pems += pair
+    return any(not isinstance(pem, (bytes, type(None))) for pem in pems)
 
 
 def _tls_context(options: Options) -> ssl.SSLContext | None:

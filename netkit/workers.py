@@ -16,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from .listening import State
 from .options import MAX_WORKERS, check_seconds, check_workers, has_gil, usable_cores
 from .places import SharedPlaces, check_places
 from .server import Server
+from .settings import pems_in_memory
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
 
@@ -81,6 +83,7 @@ class Workers:
         self._why_failed: str | None = None
         self._finished = self._cut = 0
         self._places: SharedPlaces | None = None  # if there is a limit
+        self._pems: dict[str, Any] = {}  # the last good files of TLS, for those that are spawned
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -147,6 +150,7 @@ class Workers:
         if drain_timeout is not None:  # for those, too, whom a signal stops directly
             self._server._options = options._replace(drain_timeout=drain_timeout)
         check_places(options.max_connections)  # it may have been changed
+        self._keep_files()
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
         try:
@@ -282,7 +286,7 @@ class Workers:
             return context, server, self._load
         resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
         handler = server.RequestHandlerClass if self._load is None else to_be_loaded
-        options = server._options._asdict()
+        options = {**server._options._asdict(), **self._pems}
         options["handler_args"] = dict(options["handler_args"])
         return context, Recipe(type(server), handler, options, server._listeners), self._load
 
@@ -353,6 +357,12 @@ class Workers:
         self._reload_again = False
         self._generation += 1
         self._server.reload()  # the new ones have what this one has
+        self._keep_files()
+
+    def _keep_files(self) -> None:
+        """Have workers that are spawned not depend on what becomes of the files of TLS."""
+        with contextlib.suppress(OSError, ValueError):  # then those from before stay
+            self._pems = pems_in_memory(self._server._options)
 
     def _end_reload(self) -> None:
         """Once all new workers are ready, the old ones may leave."""

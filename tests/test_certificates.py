@@ -22,7 +22,6 @@ from netkit import certificates
 from netkit.certificates import (
     TlsFiles,
     client_context,
-    context_from_pem,
     self_signed,
     server_context,
 )
@@ -275,13 +274,13 @@ def test_a_self_signed_certificate_is_for_its_hosts() -> None:
         file.flush()
         trusting = client_context(file.name)
     for host in ("localhost", "127.0.0.1", "::1", "xn--mnchen-3ya.example"):
-        assert talks(context_from_pem(cert, key), trusting, host) == (
+        assert talks(server_context(TlsFiles(cert, key)), trusting, host) == (
             ("DNS", "localhost"),
             ("IP Address", "127.0.0.1"),
             ("IP Address", "0:0:0:0:0:0:0:1"),
             ("DNS", "xn--mnchen-3ya.example"),
         )
-    server = context_from_pem(cert, key)
+    server = server_context(TlsFiles(cert, key))
     _, refused = Joined(server, trusting, "example.org", shake=False).refused()
     assert "Hostname mismatch" in str(refused)
 
@@ -292,7 +291,7 @@ def test_a_self_signed_certificate_is_good_for_some_days() -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(cert)
         file.flush()
-        joined = Joined(context_from_pem(cert, key), client_context(file.name))
+        joined = Joined(server_context(TlsFiles(cert, key)), client_context(file.name))
     certificate = joined.client.peer_certificate
     assert certificate
     begins, ends = (
@@ -316,23 +315,35 @@ def test_without_the_extra_the_error_is_how_to_install_it(
     assert isinstance(error.value, ImportError)
 
 
+def test_certificates_and_keys_may_come_from_memory() -> None:
+    cert, key, ca, own, named = (
+        Path(path).read_bytes()
+        for path in (files().cert, files().key, files().ca, files().client, files().server)
+    )
+    server = server_context(TlsFiles(cert, key, client_ca=ca, sni={"localhost": (named, None)}))
+    assert talks(server, client_context(ca=ca, cert=own))
+    assert config_error(cert) == "the key in memory has no private key in it (in PEM)"
+    assert config_error(b"") == "the certificate in memory has no certificate in it (in PEM)"
+    assert config_error(cert, own) == "the key in memory does not match the certificate in memory"
+
+
 def test_a_key_from_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     modes: list[int] = []
-    load = certificates._load
+    load = ssl.SSLContext.load_cert_chain
 
-    def note_mode(context: Any, cert: str, *rest: Any) -> None:
-        modes.append(os.stat(cert).st_mode & 0o777)
-        load(context, cert, *rest)
+    def note_modes(context: Any, cert: str, key: str, *rest: Any) -> None:
+        modes.extend(os.stat(path).st_mode & 0o777 for path in (cert, key))
+        load(context, cert, key, *rest)
 
-    monkeypatch.setattr(certificates, "_load", note_mode)
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", note_modes)
     cert, key = (Path(path).read_bytes() for path in (files().cert, files().key))
-    context = context_from_pem(cert, key, alpn=["one"])
-    assert modes == [0o600]
+    context = server_context(TlsFiles(cert, key, alpn=["one"]))
+    assert modes == [0o600, 0o600]
     assert list(tmp_path.iterdir()) == []
     assert talks(context, contexts()[1])
     with pytest.raises(TlsConfigError):
-        context_from_pem(cert, b"no key")
+        server_context(TlsFiles(cert, Path(files().client).read_bytes()))
     assert list(tmp_path.iterdir()) == []
 
 

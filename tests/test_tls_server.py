@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ from support import (
     PATIENCE,
     ROOT,
     Cli,
+    Program,
     client,
     in_thread,
     observed,
@@ -389,7 +391,7 @@ def test_a_file_that_is_no_good_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tls_cert": 5}, "tls_cert must be the path of a file, not 5"),
+        ({"tls_cert": 5}, "tls_cert must be the path of a file, or bytes, not 5"),
         ({"tls": "x"}, "tls must be an ssl.SSLContext, not 'x'"),
         ({"tls_cert": "x", "tls_sni": ["a"]}, "tls_sni must map host names to"),
         ({"tls_cert": "x", "tls_alpn": "h2"}, "tls_alpn must be a list of names, not 'h2'"),
@@ -847,6 +849,50 @@ def test_sighup_reads_certificates_again_in_workers_too(tmp_path: Path) -> None:
         assert b"Verify return code: 0 (ok)" in reply
         server.send_signal()
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_file_gone_bad_is_no_matter_for_workers_that_are_replaced(
+    start_method: str, tmp_path: Path
+) -> None:
+    (pem, named), ca = (tmp_path / "server.pem", tmp_path / "named.pem"), files().ca
+    shutil.copy(files().server, pem)
+    shutil.copy(files().named["example.org"], named)
+    (tmp_path / "script.py").write_text(f"""
+import logging, multiprocessing, os, netkit
+def handler(conn):
+    conn.write(f"{{os.getpid()}}\\n")
+    conn.read()
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO", format="%(message)s")
+    multiprocessing.set_start_method("{start_method}")
+    tls = dict(tls_cert="server.pem", tls_client_ca={ca!r}, tls_sni={{"a": ("named.pem", None)}})
+    netkit.run(netkit.create_server(handler, **tls).listen(0, "127.0.0.1"), workers=2)
+""")
+    context = client_context(ca=ca, cert=files().client)
+
+    def pid() -> int:
+        with context.wrap_socket(program.connect(), server_hostname="localhost") as sock:
+            return int(sock.recv(100))
+
+    def replaced() -> int:
+        return sum(" ended by " in line for line in program.lines)
+
+    with Program(sys.executable, "script.py", cwd=tmp_path) as program:
+        program.wait_for_line("2 workers ready")
+        for change in (Path.unlink, lambda path: path.write_text("half a certificate")):
+            change(pem)
+            change(named)
+            program.send_signal(signal.SIGHUP)  # which finds them, and keeps what it has
+            program.wait_for_line("TLS not reloaded")
+            program.wait_for_line("reloaded: 2")
+            before = replaced()
+            while replaced() < before + 2:  # an old one, that leaves, may still be met
+                os.kill(pid(), signal.SIGKILL)
+                time.sleep(0.1)
+        assert pid()
+        program.send_signal()
+        assert program.wait() == 0
 
 
 def run_netkit(*arguments: str, **options: Any) -> tuple[int, str]:
