@@ -156,7 +156,7 @@ class Doorway(socketserver.ThreadingTCPServer):
     def _accept_one(self) -> Verdict | None:
         """Accept a client and see it on its way. None if that worked, or else what went wrong."""
         has_place = not self._anteroom.held and self._admission.enter(wanted=True)
-        if not has_place and self._admission.must_wait():
+        if not has_place and self._admission.leaves_queued:  # though one may be free by now
             return Verdict.FULL
         try:
             request, client_address = self.get_request()

@@ -114,9 +114,10 @@ class Registry:
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return
-            if self._waiting:
-                self._changed.notify_all()
         self._left(connection.ticket)
+        if self._waiting:  # who is told of it finds its place free
+            with self._changed:
+                self._changed.notify_all()
         seconds = time.monotonic() - connection.opened_at
         read: int | None = connection.bytes_read
         written: int | None = connection.bytes_written

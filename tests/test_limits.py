@@ -248,6 +248,31 @@ def test_a_suspended_server_accepts_nobody_until_it_goes_on() -> None:
                 assert receive_exactly(second, 1) == b"x"
 
 
+def test_a_place_that_is_free_just_after_there_was_none_costs_nobody_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(echo, max_connections=1) as server, client(server) as first:
+        assert answers(first)
+        enter, failed = server._admission.enter, threading.Event()
+
+        def enter_late(wanted: bool = False) -> bool:
+            entered = enter(wanted)
+            if not (entered or failed.is_set()):
+                failed.set()
+                first.close()
+                wait_until(lambda: not server._admission._taken)
+            return entered
+
+        monkeypatch.setattr(server._admission, "enter", enter_late)
+        monkeypatch.setattr(server._admission, "must_wait", lambda: False)
+        server._wake_acceptor()
+        with client(server) as second:
+            assert failed.wait(PATIENCE)
+            monkeypatch.undo()
+            assert answers(second)
+        assert server.refused_count == 0
+
+
 class CountsWaits(netkit.Server):
     waits = 0
 
