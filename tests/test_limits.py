@@ -251,26 +251,26 @@ def test_a_suspended_server_accepts_nobody_until_it_goes_on() -> None:
 def test_a_place_that_is_free_just_after_there_was_none_costs_nobody_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with serving(echo, max_connections=1) as server, client(server) as first:
-        assert answers(first)
-        enter, failed = server._admission.enter, threading.Event()
+    places = SharedPlaces(1)
+    server = netkit.create_server(echo, max_connections=1)
+    server.share_places(places)
+    enter, failures = server._admission.enter, []
 
-        def enter_late(wanted: bool = False) -> bool:
-            entered = enter(wanted)
-            if not (entered or failed.is_set()):
-                failed.set()
-                first.close()
-                wait_until(lambda: not server._admission._taken)
-            return entered
+    def enter_too_early(wanted: bool = False) -> bool:
+        entered = enter(wanted)
+        if not (entered or failures):
+            failures.append(1)
+            places.give_back()  # as another process does
+        return entered
 
-        monkeypatch.setattr(server._admission, "enter", enter_late)
-        monkeypatch.setattr(server._admission, "must_wait", lambda: False)
-        server._wake_acceptor()
-        with client(server) as second:
-            assert failed.wait(PATIENCE)
-            monkeypatch.undo()
-            assert answers(second)
-        assert server.refused_count == 0
+    monkeypatch.setattr(server._admission, "enter", enter_too_early)
+    monkeypatch.setattr(server._admission, "must_wait", lambda: False)  # as just before that
+    assert places.take()
+    with contextlib.closing(places), server.listen(0, "127.0.0.1"):
+        with client(server) as sock:
+            assert answers(sock)
+        server.stop()
+    assert (failures, server.refused_count) == ([1], 0)
 
 
 class CountsWaits(netkit.Server):
