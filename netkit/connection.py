@@ -313,8 +313,8 @@ class Connection(SecurableStream):
 
         An idle connection (its thread waits in a read, with nothing of a message received) sees
         the end of input at once; a busy one when it has read the message under way. Returns None,
-        or the seconds after which to ask again: for an opaque one that is busy, and for one that
-        waits in `close` for the peer to get the rest.
+        or the seconds after which to ask again: for an opaque one that is busy, or about to speak
+        TLS, and for one that waits in `close` for the peer to get the rest.
         """
         self._note_change()
         with self._lock:
@@ -324,6 +324,8 @@ class Connection(SecurableStream):
             if self._closing and sockets.unsent(self.socket):
                 return UNSENT_SECONDS
             if self.opaque:
+                if self.socket.fileno() < 0:  # another socket is about to take its place (TLS)
+                    return UNSENT_SECONDS
                 wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
                 if wait:
                     return wait

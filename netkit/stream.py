@@ -141,7 +141,7 @@ class Stream(Reader, Ends):
 
     def _receive_raw(self, size: int) -> bytes:
         """From the socket, within the time limits."""
-        if self._changed and self.tls is not None and self._is_at_end():
+        if self._changed and (self.tls or self._handshaking) is not None and self._is_at_end():
             return b""
         timer = self._timer
         if timer is None:
@@ -175,14 +175,20 @@ class Stream(Reader, Ends):
         """Whether there is a part of a message, or something to receive, without a wait."""
         return (
             bool(self._buffer)
+            or self._is_shaking_hands()
             or (self.tls is not None and (self.tls.pending() or self.tls.within_record()))
             or sockets.readable(self.socket)
         )
 
+    def _is_shaking_hands(self) -> bool:
+        """Whether the peer has begun to."""
+        shaking = self._handshaking
+        return shaking is not None and shaking.fed > 0
+
     def _is_idle(self) -> bool:
         """Whether its thread waits for a message, or for TLS, of which nothing has come."""
-        shaking, tls = self._handshaking, self.tls
-        begun = (shaking is not None and shaking.fed) or (tls is not None and tls.within_record())
+        tls = self.tls
+        begun = self._is_shaking_hands() or (tls is not None and tls.within_record())
         return self._waiting and not (begun or self._buffer)
 
     def _note_end(self) -> bytes:

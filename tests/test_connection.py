@@ -1034,6 +1034,17 @@ def test_a_goodbye_to_an_idle_client_that_goes_on_sending_is_not_truncated() -> 
                     peer.sendall(b"more\n")
 
 
+def test_one_whose_socket_is_being_replaced_is_asked_again_to_finish() -> None:
+    with connected(opaque=True) as (conn, peer):
+        with socket.socket(fileno=conn.socket.detach()) as taken_over:  # as TLS does it
+            assert conn.end_input()
+            conn.socket = taken_over
+            wait_until(lambda: conn.end_input() is None)
+            assert taken_over.recv(1) == b""
+            peer.close()
+            conn.destroy()
+
+
 @linux_only
 def test_the_reader_of_a_bare_socket_is_idle_after_a_reply_or_a_silence() -> None:
     with connected(opaque=True) as (conn, peer):

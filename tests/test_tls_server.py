@@ -722,6 +722,23 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
         assert server.connection_count == 0
 
 
+def test_a_stop_that_comes_just_before_a_handshake_is_not_overlooked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_tls = netkit.Connection.start_tls
+
+    def late(conn: netkit.Connection, *arguments: Any, **named: Any) -> None:
+        wait_until(lambda: conn._draining)
+        start_tls(conn, *arguments, **named)
+
+    monkeypatch.setattr(netkit.Connection, "start_tls", late)
+    options = {"handshake_timeout": 60, "drain_timeout": 60}
+    with serving(echo, tls=contexts()[0], **options) as server, client(server) as sock:
+        server.wait_for_connections(1)
+        assert server.stop() == (1, 0)
+        assert sock.recv(1) in (b"", b"\x15")
+
+
 def busy_connection(server: Any) -> netkit.Connection:
     server.wait_for_connections(1)
     connection: netkit.Connection = server.connections[0]
