@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import http.client
 import http.server
@@ -654,6 +655,22 @@ def test_handle_request_serves_one_client() -> None:
         assert server.connection_count == 1
         server.handle_request()
         assert two.recv(6) == b"HELLO\n"
+
+
+def test_handle_request_goes_on_when_another_process_was_faster() -> None:
+    class Racing(netkit.Server):
+        lost = 0
+
+        def get_request(self) -> Any:
+            if not self.lost:
+                self.lost += 1
+                raise BlockingIOError(errno.EAGAIN, "somebody was faster")
+            return super().get_request()
+
+    with Racing(LOCAL, Shout) as server, client(server) as sock:
+        sock.sendall(b"hello\n")
+        server.handle_request()
+        assert sock.recv(6) == b"HELLO\n"
 
 
 def test_handle_request_waits_no_longer_than_the_timeout_of_the_socket() -> None:

@@ -747,6 +747,14 @@ def test_an_interrupt_is_not_put_off_by_what_has_been_received_already(hard: boo
                     again(conn)
 
 
+def test_an_interrupt_between_two_chunks_is_raised_by_the_next() -> None:
+    with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
+        assert conn.interrupt(TimeoutError("enough"))
+        with pytest.raises(TimeoutError, match="enough"):
+            next(iter(conn))
+        assert list(conn) == []
+
+
 def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
     with tcp_pair() as (ours, _):
         conn = netkit.Connection(ours)
