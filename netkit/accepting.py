@@ -35,10 +35,10 @@ class Accepting:
         self._back_off = BackOff()
         self._shared = False
         self._resting = False
-        # The threads that lend a hand just now. They come by for each client, so they are counted
-        # without the lock, which a list allows: to append, and to pop, is one step for all threads,
-        # without the GIL, too.
-        self._hands: list[None] = []
+        # The threads that lend a hand just now. They come by for each client, so they are noted
+        # without the lock, which a list allows: to append, and to remove, is one step for all
+        # threads, without the GIL, too.
+        self._hands: list[int] = []
         self.helped = False
         """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
         self.stop_requested = False
@@ -81,7 +81,7 @@ class Accepting:
 
     def lend_a_hand(self) -> bool:
         """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
-        self._hands.append(None)  # and then look: `end` does it the other way round
+        self._hands.append(threading.get_ident())  # and then look: `end` does it the other way
         if self._shared and not self.stop_requested:
             return True
         self.let_go()
@@ -111,8 +111,9 @@ class Accepting:
             self._stands = self._new_stands()
 
     def let_go(self) -> None:
-        """The calling thread has accepted, and noted whom."""
-        self._hands.pop()
+        """The calling thread has accepted, and noted whom, or has stopped the server meanwhile."""
+        with contextlib.suppress(ValueError):  # it has let go already
+            self._hands.remove(threading.get_ident())
         if not self._shared:  # `end` may wait for this
             with self._changed:
                 self._changed.notify_all()
@@ -157,7 +158,12 @@ class Accepting:
                 self._acceptor.wake()
 
     def wait_for_end(self) -> None:
-        """Wait until the turn has ended; not in the thread whose turn it is."""
+        """Wait until the turn has ended; not in the thread whose turn it is.
+
+        One that lends a hand lets go: an observer of what it meets has stopped the server.
+        """
+        if threading.get_ident() in self._hands:
+            self.let_go()
         with self._changed:
             if self._thread != threading.get_ident():
                 self._wait_for_end()

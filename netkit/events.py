@@ -178,11 +178,12 @@ class WorkersReady(NamedTuple):
 class WorkerEnded(NamedTuple):
     """A worker process ended that was not told to; another one is started after `pause` seconds.
 
-    `status` as `multiprocessing.Process.exitcode`: negative for a signal.
+    `status` as `multiprocessing.Process.exitcode`: negative for a signal. None: another part of the
+    program has been told.
     """
 
     pid: int
-    status: int
+    status: int | None
     pause: float
 
 

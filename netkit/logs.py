@@ -29,7 +29,9 @@ def _limit(seconds: float | None) -> str:
     return "any time" if seconds is None else f"{seconds:.0f} s"
 
 
-def _status(status: int) -> str:
+def _status(status: int | None) -> str:
+    if status is None:
+        return "with a status that is not known"
     if status >= 0:
         return f"with status {status}"
     try:

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from . import binding, events
 from .connection import Connection
@@ -39,6 +39,16 @@ _CLOSED = "the server is closed; call listen() to open it again"
 _NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
 
 _Self = TypeVar("_Self", bound="Server")
+
+
+class Supervisor(Protocol):
+    """What a server needs of `netkit.workers.Workers`."""
+
+    stopping: bool
+
+    def stop(self, timeout: float | None, patience: float) -> None: ...
+
+    def outcome(self) -> StopReport: ...
 
 
 class Server(ListeningServer):
@@ -70,6 +80,7 @@ class Server(ListeningServer):
         super().__init__(server_address, RequestHandlerClass, Options(**options))
         self._background: threading.Thread | None = None
         self._closing_thread: int | None = None
+        self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
         self._report = StopReport(0, 0)
         if server_address is not None:
             self._make_socket(
@@ -112,6 +123,7 @@ class Server(ListeningServer):
             try:
                 self._background.start()
             except BaseException:
+                self._background = None
                 self._accepting.end()
                 raise
         return self
@@ -220,6 +232,9 @@ class Server(ListeningServer):
 
         `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
         """
+        if self._supervisor is not None:
+            self._supervisor.stop(timeout, patience)
+            return
         with self._changed:
             self._stop_order = (timeout, patience)
             if self._state is State.DRAINING:
@@ -257,8 +272,12 @@ class Server(ListeningServer):
                 check_seconds("timeout", timeout)
                 check_seconds("patience", patience)
                 self._stop_order = (None, 0.0)  # an order that comes from now on counts, too
-            if self._state is not State.CLOSED:
+            supervisor = self._supervisor
+            if self._state is not State.CLOSED and supervisor is None:
                 self._limit(timeout, patience)
+        if supervisor is not None:
+            supervisor.stop(timeout, patience)
+            return supervisor.outcome()
         self.server_close()
         if self._state is State.CLOSED and self._connections.limited:
             seconds = self._options.drain_timeout if timeout is None else timeout
@@ -274,6 +293,9 @@ class Server(ListeningServer):
 
         With `block_on_close` False: closes the listener, and leaves those who are connected.
         """
+        if self._supervisor is not None and not self._supervisor.stopping:
+            self.stop()
+            return
         with self._changed:
             # Whom the stop under way waits for, or has interrupted, cannot wait for it.
             if self._closing_thread != _me() and not self._connections.serves(_me()):

@@ -15,12 +15,14 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
 from .deadline import Deadline
 from .errors import LoadError
+from .options import has_gil, usable_cores
 from .places import SharedPlaces
 from .registry import StopReport
 from .server import CUT_GRACE, Server
@@ -40,6 +42,7 @@ PARENTS_SIGNALS = tuple(
 _HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
 
 KILL_GRACE = 4 * CUT_GRACE  # seconds that one gets to end by itself, once its clients are cut
+READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
 
 
 class Stop(NamedTuple):
@@ -76,6 +79,50 @@ class Recipe(NamedTuple):
         return self.kind(None, self.handler, **self.options)
 
 
+def cores_of(count: int) -> tuple[int, ...]:
+    """Where each of so many workers is to stay on one; none: the kernel moves them about.
+
+    With the GIL, a thread that wakes up on another core than the one that has the lock only gets in
+    its way: on one core they take turns by themselves, without waiting for the lock. Where there
+    are fewer workers than cores, an idle core must not be closed to them.
+    """
+    cores = usable_cores()
+    pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)
+    return cores if pinned else ()
+
+
+def is_being_spawned() -> bool:
+    """Whether this is a child process that imports the main module, and is about nothing else."""
+    import multiprocessing
+
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
+def ingredients(
+    server: Server, method: str | None, load: Load | None, anew: bool, pems: dict[str, Any]
+) -> tuple[BaseContext, Server | Recipe]:
+    """What a `Worker` is made of. `method`: as the program has chosen; None: it has not.
+
+    `anew`: not as a copy of this process. `pems`: what is there instead of the files of TLS.
+    """
+    import multiprocessing
+    from multiprocessing import resource_tracker
+
+    if method is None:
+        alone = threading.active_count() == 1 and sys.platform == "linux"
+        method = "fork" if alone else "spawn"
+    if anew:
+        method = "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "fork":
+        return context, server
+    resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
+    handler = server.RequestHandlerClass if load is None else to_be_loaded
+    options = {**server._options._asdict(), **pems}
+    options["handler_args"] = dict(options["handler_args"])
+    return context, Recipe(type(server), handler, options, server._listeners)
+
+
 class Worker:
     """A worker process, as its parent sees it."""
 
@@ -101,23 +148,19 @@ class Worker:
         self.round = 0  # of the parent's starting workers
         self.ready = False
         self.told: Stop | None = None
-        self.kill_at = Deadline(None)
+        self._kill_unready_at, self._kill_ready_at = Deadline(READY_SECONDS), Deadline(None)
         self.failure: str | None = None
         self.report = StopReport(0, 0)
-        self.status = 0
+        self.status: int | None = 0
         self.started_at = time.monotonic()
         self.channel, theirs = context.Pipe()
         # A forked process has a copy of all our ends, and as long as it is open, no end is seen.
         ours = [self.channel, *(other.channel for other in others)]
         inherited = ours if isinstance(source, Server) else []
         try:
-            self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
-                target=work,
-                args=(source, load, theirs, inherited, places, self.index, core),
-                name="netkit-worker",
+            self.process = _started(
+                context, source, load, theirs, inherited, places, self.index, core
             )
-            with _signals_held_back():
-                self.process.start()
         except BaseException:
             self.channel.close()
             raise
@@ -135,13 +178,20 @@ class Worker:
         """Whether it has been told to stop."""
         return self.told is not None
 
+    @property
+    def kill_at(self) -> Deadline:
+        """When it should have ended, or should have become ready."""
+        return self._kill_ready_at if self.ready else self._kill_unready_at
+
     def tell(self, order: Stop) -> None:
         """Give an order, and time to obey it; nothing if it is gone.
 
         An order that is no stricter than those before is not given: of one that hangs, and reads
         none, the channel would be full some day, and its parent hang, too.
         """
-        self.kill_at = self.kill_at.earlier(Deadline(sum(order) + KILL_GRACE))
+        # One that is not ready has no clients.
+        self._kill_unready_at = self._kill_unready_at.earlier(Deadline(KILL_GRACE))
+        self._kill_ready_at = self._kill_ready_at.earlier(Deadline(sum(order) + KILL_GRACE))
         strictest = order if self.told is None else Stop(*map(min, order, self.told))
         if strictest == self.told:
             return
@@ -151,6 +201,8 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once, and wait for that."""
+        if not (self.ready or self.leaving):
+            self.failure = f"not ready after {READY_SECONDS:g} seconds"
         self.process.kill()
         self.process.join()
 
@@ -171,13 +223,53 @@ class Worker:
     def ended(self) -> bool:
         """Whether it is gone; then its last words have been taken in, and all it held is free."""
         status = self.process.exitcode
-        if status is None:
+        if status is None and not self._is_lost():
             return False
         self.listen()
         self.status = status
         self.channel.close()
-        self.process.close()
+        with contextlib.suppress(ValueError):  # it takes a lost one for one that runs
+            self.process.close()
         return True
+
+    def _is_lost(self) -> bool:
+        """Whether somebody else has been told how it ended: an ignored SIGCHLD, another thread."""
+        if not _is_ready(self.process.sentinel):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+def _started(context: BaseContext, *arguments: Any) -> Any:
+    process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
+        target=work, args=arguments, name="netkit-worker"
+    )
+    try:
+        with _signals_held_back():
+            process.start()
+    except OSError as error:
+        _close_pipes(error)
+        raise
+    return process
+
+
+def _is_ready(sentinel: int) -> bool:
+    from multiprocessing.connection import wait
+
+    return bool(wait([sentinel], 0))
+
+
+def _close_pipes(error: OSError) -> None:
+    """Those that multiprocessing leaves open if it cannot fork, which may be tried for long."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        at = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        if at == ("multiprocessing.popen_fork", "_launch"):
+            for name in ("parent_r", "child_w", "child_r", "parent_w"):
+                if name in frame.f_locals:
+                    os.close(frame.f_locals[name])
 
 
 @contextlib.contextmanager
@@ -244,6 +336,7 @@ def _make(source: Server | Recipe, load: Load | None) -> Server:
         server, listeners = source.make(), source.listeners
     else:
         server, listeners = source, source._listeners
+        server._supervisor = None  # that is its parent
     if load is not None:
         server.RequestHandlerClass = load()
     server.take_over(*listeners)

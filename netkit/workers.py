@@ -17,27 +17,23 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from . import events
 from .deadline import Deadline, wait_time
 from .errors import ServerStateError, WorkersFailedError
 from .listening import State
-from .options import MAX_WORKERS, check_seconds, check_workers, has_gil, usable_cores
+from .options import MAX_WORKERS, check_seconds, check_workers
 from .places import SharedPlaces, check_places
+from .registry import StopReport
 from .server import Server
 from .settings import pems_in_memory
 from .signals import NEWS, Mailbox, RunReport, StopSignals
-from .worker import PARENTS_SIGNALS, Load, Recipe, Stop, Worker, to_be_loaded
-
-if TYPE_CHECKING:
-    from multiprocessing.context import BaseContext
+from .worker import PARENTS_SIGNALS, Load, Stop, Worker, cores_of, ingredients, is_being_spawned
 
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
@@ -74,12 +70,16 @@ class Workers:
         self._generation = 0
         self._reloading = False
         self._reload_again = False
+        self._reload_patience = Deadline(None)
         self._announced = 0  # how many workers the last `WorkersReady` told of
         self._round = 0  # of starting workers
         self._failed_round = 0  # the last one that had a failure
         self._failures = 0
         self._not_before = Deadline(0)  # the next round
-        self._stopping = False
+        self.stopping = False
+        """Whether all of them are to end, or have ended."""
+        self._thread: int | None = None  # the one that runs
+        self._ended = threading.Event()
         self._why_failed: str | None = None
         self._finished = self._cut = 0
         self._places: SharedPlaces | None = None  # if there is a limit
@@ -101,11 +101,21 @@ class Workers:
         """Replace all by new ones, which have the handler's present code."""
         self._order(self._begin_reload)
 
-    def stop(self, timeout: float | None = None) -> None:
-        """End `run` gracefully, as `Server.stop` does; returns at once."""
+    def stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
+        """End `run` gracefully, as `Server.stop` does; returns at once.
+
+        So do the methods of the `Server` that it serves, in this process: they wait for the end.
+        """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        self._order(self._stop, timeout)
+        check_seconds("patience", patience)
+        self._order(self._stop, timeout, patience)
+
+    def outcome(self) -> StopReport:
+        """What became of the clients, once `run` has ended: not so in its own thread."""
+        if threading.get_ident() != self._thread:
+            self._ended.wait()
+        return StopReport(self._finished, self._cut)
 
     def _order(self, *order: Any) -> None:
         self._orders.append(order)
@@ -142,26 +152,28 @@ class Workers:
             self._mailbox = None
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
-        state, options = self._server._state, self._server._options
-        if state is not State.LISTENING:
-            raise ServerStateError(f"the server is {state.value}; call listen() first")
-        if self._server._exclusive:
-            raise ServerStateError("the server listens exclusively: workers cannot share it")
+        self._check_server()
+        options = self._server._options
         if drain_timeout is not None:  # for those, too, whom a signal stops directly
             self._server._options = options._replace(drain_timeout=drain_timeout)
-        check_places(options.max_connections)  # it may have been changed
         self._keep_files()
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
+        self._thread, self._server._supervisor = threading.get_ident(), self
         try:
             if options.max_connections is not None:
                 self._places = _shared(options.max_connections)
-            interrupted = self._live(mailbox)
+            with _writes_to_terminal(stop=False):
+                interrupted = self._live(mailbox)
         finally:
             for worker in self._workers:
                 worker.kill()
+            self.stopping = True
             self._server.server_close()
             self._server._options = options
+            self._server._report = StopReport(self._finished, self._cut)
+            self._server._supervisor = None
+            self._ended.set()
             if self._places is not None:
                 self._places.close()
                 self._places = None
@@ -170,17 +182,31 @@ class Workers:
         events.emit(events.Stopped(self._finished, self._cut))
         return RunReport(self._finished, self._cut, interrupted)
 
+    def _check_server(self) -> None:
+        server, state = self._server, self._server._state
+        if state is not State.LISTENING:
+            raise ServerStateError(f"the server is {state.value}; call listen() first")
+        if server._exclusive:
+            raise ServerStateError("the server listens exclusively: workers cannot share it")
+        if server._accepting.under_way:
+            raise ServerStateError("the server is serving already: no workers can take its place")
+        if is_being_spawned():
+            guard = 'if __name__ == "__main__"'
+            raise ServerStateError(f"a worker imports this script: start the server under {guard}")
+        check_places(server._options.max_connections)  # it may have been changed
+
     def _live(self, mailbox: Mailbox) -> bool:
         """Until all have ended. Whether that was by a Ctrl+C while they were ending."""
         from multiprocessing.connection import wait
 
         interrupted = False
-        while self._workers or not self._stopping:
+        while self._workers or not self.stopping:
             inbox = mailbox.fileno()
-            ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
+            with _writes_to_terminal(stop=True):
+                ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
             if inbox in ready:
                 signum = mailbox.take()
-                if signum == signal.SIGINT and self._stopping:
+                if signum == signal.SIGINT and self.stopping:
                     interrupted = True
                 self._obey(signum)
             for worker in tuple(self._workers):
@@ -203,7 +229,7 @@ class Workers:
         wake = Deadline(None)
         for worker in self._workers:
             wake = wake.earlier(worker.kill_at)
-        if not self._stopping and len(self._current()) < self._wanted():
+        if not self.stopping and len(self._current()) < self._wanted():
             wake = wake.earlier(self._not_before)
         return wake.remaining()
 
@@ -211,7 +237,7 @@ class Workers:
         while self._orders:
             method, *arguments = self._orders.popleft()
             method(*arguments)
-        if signum == signal.SIGTERM or (signum == signal.SIGINT and not self._stopping):
+        if signum == signal.SIGTERM or (signum == signal.SIGINT and not self.stopping):
             self._stop()
         elif signum == signal.SIGINT:
             self._stop(0)
@@ -235,7 +261,7 @@ class Workers:
     def _fill(self) -> None:
         """Start the workers that are missing, unless it is too early after a failure."""
         missing = self._wanted() - len(self._current())
-        if missing <= 0 or self._stopping or not self._not_before.expired():
+        if missing <= 0 or self.stopping or not self._not_before.expired():
             return
         self._round += 1
         for _ in range(missing):
@@ -252,43 +278,23 @@ class Workers:
         import multiprocessing
 
         chosen = multiprocessing.get_start_method(allow_none=True)
+        # A copy of this process would have the code that it has.
+        anew = self._generation > 0 and self._load is None
         try:
-            ingredients = self._ingredients(chosen)
-            others, cores = self._workers, self._cores()
-            return Worker(*ingredients, self._generation, others, self._places, cores)
+            with _writes_to_terminal(stop=True):  # as usual, for what else is started here
+                context, source = ingredients(self._server, chosen, self._load, anew, self._pems)
+            return Worker(
+                context,
+                source,
+                self._load,
+                self._generation,
+                self._workers,
+                self._places,
+                cores_of(self._count),
+            )
         finally:
             if chosen is None:  # the program has not chosen; a spawn makes it so that it has
                 multiprocessing.set_start_method(None, force=True)
-
-    def _cores(self) -> tuple[int, ...]:
-        """Where each worker is to stay on one; none: the kernel moves them about.
-
-        With the GIL, a thread that wakes up on another core than the one that has the lock only
-        gets in its way: on one core they take turns by themselves, without waiting for the lock.
-        Where there are fewer workers than cores, an idle core must not be closed to them.
-        """
-        cores = usable_cores()
-        pinned = has_gil() and hasattr(os, "sched_setaffinity") and self._count >= len(cores)
-        return cores if pinned else ()
-
-    def _ingredients(self, method: str | None) -> tuple[BaseContext, Server | Recipe, Load | None]:
-        import multiprocessing
-        from multiprocessing import resource_tracker
-
-        if method is None:
-            alone = threading.active_count() == 1 and sys.platform == "linux"
-            method = "fork" if alone else "spawn"
-        if self._generation and self._load is None:
-            method = "spawn"  # a copy of this process would have the code that it has
-        context = multiprocessing.get_context(method)
-        server = self._server
-        if method == "fork":
-            return context, server, self._load
-        resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
-        handler = server.RequestHandlerClass if self._load is None else to_be_loaded
-        options = {**server._options._asdict(), **self._pems}
-        options["handler_args"] = dict(options["handler_args"])
-        return context, Recipe(type(server), handler, options, server._listeners), self._load
 
     def _look_after(self, worker: Worker) -> None:
         worker.listen()
@@ -302,7 +308,7 @@ class Workers:
         if worker.leaving:
             return
         reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"
-        hopeless = worker.status >= 0 and not worker.ready  # nobody has killed it
+        hopeless = (worker.status or 0) >= 0 and not worker.ready  # nobody has killed it
         self._failed(reason, worker.round, hopeless, worker)
 
     def _failed(
@@ -310,7 +316,8 @@ class Workers:
     ) -> None:
         """Note a worker that could not be started, or has ended untold."""
         steady = worker is not None and worker.ready and worker.age >= STEADY_SECONDS
-        if self._reloading and (worker is None or worker.generation == self._generation):
+        new = worker is None or worker.generation == self._generation
+        if self._reloading and (new or not any(other.ready for other in self._workers)):
             return self._abandon_reload(reason)
         pause = 0.0
         if steady:
@@ -348,13 +355,16 @@ class Workers:
         return Stop(seconds, seconds)
 
     def _begin_reload(self) -> None:
-        if self._stopping:
+        if self.stopping:
             return
         if self._reloading:
             self._reload_again = True  # some may have loaded already, and not what there is now
+            if self._reload_patience.expired():  # and nobody wants to wait for others that hang
+                self._abandon_reload("its workers are not ready yet, and it is asked for anew")
             return
         self._reloading = True
         self._reload_again = False
+        self._reload_patience = Deadline(STEADY_SECONDS)
         self._generation += 1
         self._server.reload()  # the new ones have what this one has
         self._keep_files()
@@ -368,7 +378,7 @@ class Workers:
         """Once all new workers are ready, the old ones may leave."""
         current = self._current()
         ready = len(current) >= self._count and all(worker.ready for worker in current)
-        if self._stopping or not ready:
+        if self.stopping or not ready:
             return
         if self._reloading:
             self._reloading = False
@@ -384,7 +394,7 @@ class Workers:
 
     def _abandon_reload(self, reason: str) -> None:
         for worker in self._current():
-            worker.tell(Stop(self._server._options.drain_timeout))
+            worker.tell(self._leave())
         self._reloading = False
         self._generation = max(
             (worker.generation for worker in self._workers if not worker.leaving), default=0
@@ -396,15 +406,33 @@ class Workers:
 
     # Stopping
 
-    def _stop(self, timeout: float | None = None) -> None:
+    def _stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
         seconds = self._server._options.drain_timeout if timeout is None else timeout
-        if not self._stopping:
-            self._stopping = True
+        if not self.stopping:
+            self.stopping = True
             self._server.server_close()  # our copies of the listeners
             if self._workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
-            worker.tell(Stop(seconds))
+            worker.tell(Stop(seconds, patience))
+
+
+@contextlib.contextmanager
+def _writes_to_terminal(stop: bool) -> Iterator[None]:
+    """Whether those from the background, where ``stty tostop`` asks for it, raise SIGTTOU.
+
+    It is caught, so that a write would be interrupted, and tried anew, for ever; held back, the
+    write passes (termios(3)).
+    """
+    if not hasattr(signal, "SIGTTOU"):  # pragma: no cover - Windows
+        yield
+        return
+    how = signal.SIG_UNBLOCK if stop else signal.SIG_BLOCK
+    before = signal.pthread_sigmask(how, {signal.SIGTTOU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _shared(places: int) -> SharedPlaces:

@@ -251,6 +251,27 @@ def test_the_end_of_an_episode_is_told_of_though_the_accepting_thread_saw_none_o
         assert seen[0].clients == 1
 
 
+def test_an_observer_may_stop_the_server_in_a_thread_that_stands_by() -> None:
+    stopped: list[Any] = []
+
+    def stop(event: Any) -> None:
+        if isinstance(event, events.ClientRefused):
+            stopped.append(threading.current_thread() is server._background)
+            stopped.append(server.stop(0))
+
+    with silent_log(), serving(netkit.EchoHandler) as server:
+        serve_one_after_the_other(server, 3)
+        unsubscribe = events.subscribe(stop)
+        try:
+            server.configure(deny=["127.0.0.1"])
+            with client(server) as sock:
+                assert sock.recv(1) == b""
+            wait_until(lambda: len(stopped) == 2)
+        finally:
+            unsubscribe()
+    assert stopped == [False, (0, 0)]
+
+
 def test_threads_that_stood_by_go_away_when_nobody_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netkit.threads.PARK_SECONDS", 0.05)
     with serving(netkit.EchoHandler) as server:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,15 +27,15 @@ LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 class FakeProcess:
     """What `multiprocessing` makes, but that nothing runs."""
 
-    pid = 7
-
     def __init__(self, target: Any, args: Any, name: str) -> None:
         self.arguments = args
         self.exitcode: int | None = None
         self.calls: list[str] = []
         self.held_back: set[int] = set()
+        self.pid = os.getpid()
 
     def start(self) -> None:
+        self.sentinel, self.at_its_end = socket.socketpair()
         self.held_back = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
     def kill(self) -> None:
@@ -44,6 +46,8 @@ class FakeProcess:
 
     def close(self) -> None:
         self.calls.append("close")
+        if self.exitcode is None:
+            raise ValueError("it runs")
 
 
 class FakeContext:
@@ -82,6 +86,8 @@ def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worke
         yield made, context.theirs[-1]
     finally:
         made.channel.close()
+        made.process.sentinel.close()
+        made.process.at_its_end.close()
 
 
 # The parent's view
@@ -175,7 +181,12 @@ def test_only_a_stricter_order_is_given(context: FakeContext, server: netkit.Ser
 def test_it_is_due_to_be_killed_a_while_after_it_should_have_ended(
     context: FakeContext, server: netkit.Server
 ) -> None:
-    with started(context, server) as (made, _):
+    with started(context, server) as (made, theirs):
+        remaining = made.kill_at.remaining()
+        assert remaining is not None
+        assert 0 < remaining <= worker.READY_SECONDS
+        theirs.send(Ready())
+        made.listen()
         assert made.kill_at.remaining() is None
         made.tell(Stop(50, 30))
         remaining = made.kill_at.remaining()
@@ -188,6 +199,51 @@ def test_it_is_due_to_be_killed_a_while_after_it_should_have_ended(
         assert remaining <= 20 + worker.KILL_GRACE
         made.kill()
         assert made.process.calls == ["kill", "join"]
+
+
+def test_one_that_is_killed_before_it_was_ready_has_failed(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    with started(context, server) as (made, _):
+        made.kill()
+        assert made.failure == f"not ready after {worker.READY_SECONDS:g} seconds"
+
+
+def test_one_of_whose_end_another_has_been_told_has_ended(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with started(context, server) as (made, _):
+        assert not made.ended()
+        made.process.at_its_end.close()
+        assert not made.ended()  # its exit status is still to come
+        made.pid = gone.pid
+        assert made.ended()
+        assert made.status is None
+
+
+@pytest.mark.parametrize("pipes", [0, 1, 2])
+def test_a_fork_that_fails_leaks_nothing(
+    server: netkit.Server, pipes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise BlockingIOError("no more processes")
+
+    made: list[Any] = []
+    pipe = os.pipe
+
+    def count() -> tuple[int, int]:
+        made.append(1)
+        return pipe() if len(made) <= pipes else fail()
+
+    before = set(os.listdir("/dev/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", fail)
+        patch.setattr(os, "pipe", count)
+        with pytest.raises(BlockingIOError, match="no more processes"):
+            Worker(multiprocessing.get_context("fork"), server, None, 0, [])
+    assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
 def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.Server) -> None:

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Cli, Program, in_thread, receive_all, send_and_end, wait_until
+from support import (
+    Cli,
+    Program,
+    client,
+    in_thread,
+    receive_all,
+    send_and_end,
+    serving,
+    wait_until,
+)
 
 import netkit
 from netkit.options import (
@@ -26,6 +35,9 @@ from netkit.options import (
     has_gil,
     usable_cores,
 )
+from netkit.worker import cores_of
+
+LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
@@ -214,11 +226,9 @@ def test_they_may_run_anywhere_if_they_are_few_or_need_no_gil(
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: with_gil, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 7, 1}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
-    with netkit.create_server(netkit.EchoHandler) as server:
-        workers = netkit.Workers(server, count)
-        assert workers._cores() == cores
-        monkeypatch.delattr(os, "sched_setaffinity")
-        assert workers._cores() == ()
+    assert cores_of(count) == cores
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert cores_of(count) == ()
 
 
 def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
@@ -263,7 +273,7 @@ def test_a_script_without_a_main_guard_cannot_be_spawned_and_is_told(
     with script(guard=False, start_method="spawn") as program:
         assert program.wait() == 1
         wait_until(lambda: not program.left_behind())
-    assert any("An attempt has been made to start a new process" in line for line in program.lines)
+    assert any("start the server under if __name__" in line for line in program.lines)
     assert re.search(r"WorkersFailedError: worker \d+ ended with status 1$", program.lines[-1])
 
 
@@ -1178,6 +1188,145 @@ def test_auto_is_some_for_each_core_and_one_without_the_gil(
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 7})
         assert check_workers("auto") == 3 * WORKERS_PER_CORE
     assert 1 <= check_workers("auto") <= MAX_WORKERS
+
+
+# What stands in the way of a reload, or of a stop
+
+
+HANGING = """
+import netkit.worker, netkit.workers
+netkit.worker.READY_SECONDS, netkit.workers.STEADY_SECONDS = {ready}, 0.2
+"""
+HANGS = "import os, time\nwhile os.path.exists('hang'): time.sleep(0.05)\n"
+
+
+@contextlib.contextmanager
+def hanging(script: Callable[..., Program], folder: Path, ready: float) -> Iterator[Program]:
+    """A program whose workers, from the second ones on, hang as they load, until they may not."""
+    with script(HANGING.format(ready=ready) + SERVE) as program:
+        program.wait_for_line("2 workers ready")
+        path = folder / "script.py"
+        path.write_text(HANGS + path.read_text())
+        (folder / "hang").touch()
+        yield program
+
+
+@linux
+def test_workers_that_hang_as_they_load_are_given_up(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with hanging(script, tmp_path, 2) as program:
+        old = pids_of(program, 2)
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("not ready after 2 seconds")
+        assert pids_of(program, 2) == old
+        stop(program)
+
+
+@linux
+def test_a_reload_that_hangs_is_given_up_when_another_is_asked_for(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with hanging(script, tmp_path, LONG) as program:
+        old = pids_of(program, 2)
+        program.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        (tmp_path / "hang").unlink()
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("it is asked for anew")
+        program.wait_for_line("reloaded: 2 workers")
+        wait_until(lambda: not pids_of(program, 2) & old)
+        stop(program)
+
+
+@linux
+def test_a_reload_that_hangs_is_given_up_when_nobody_serves_any_more(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with hanging(script, tmp_path, LONG) as program:
+        old = pids_of(program, 2)
+        program.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(program.children()) >= 4)
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        program.wait_for_line("ended with status -9")
+        assert not pids_of(program, 2) & old  # forked, with the code that there was
+        stop(program)
+
+
+@linux
+def test_a_script_without_a_main_guard_cannot_be_reloaded_and_is_told(
+    script: Callable[..., Program],
+) -> None:
+    with script(guard=False) as program:
+        old = pids_of(program, 2)
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("start the server under if __name__")
+        program.wait_for_line("ended with status 1")
+        assert pids_of(program, 2) == old
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
+def test_a_server_that_serves_already_gets_no_workers() -> None:
+    with serving(netkit.EchoHandler) as server:
+        with pytest.raises(netkit.ServerStateError, match="the server is serving already"):
+            netkit.run(server, workers=2)
+        with client(server) as sock:
+            send_and_end(sock, b"x")
+            assert receive_all(sock) == b"x"
+
+
+STOPPED_IN_PARENT = """
+import logging, signal, threading
+from netkit import events
+
+logging.basicConfig(level="INFO", format="%(message)s")
+server = netkit.create_server(who, drain_timeout=60).listen(0, "127.0.0.1")
+
+def stop():
+    while not os.path.exists("stop"):
+        time.sleep(0.01)
+    logging.info("told %s", server.HOW())
+
+def tell(event):
+    if isinstance(event, (events.WorkersReady, events.WorkersStopping)):
+        logging.info("held %s", signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+events.subscribe(tell)
+thread = threading.Thread(target=stop)
+thread.start()
+report = netkit.run(server, workers=2)
+logging.info("held %s", signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+thread.join()
+logging.info("then %s, %s", server.stop(), server.listening)
+"""
+
+
+@linux
+@pytest.mark.parametrize("how", ["stop", "close", "server_close", "request_stop"])
+def test_the_methods_of_the_server_stop_its_workers(
+    how: str, script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with script(STOPPED_IN_PARENT.replace("HOW", how)) as program:
+        program.wait_for_line("2 workers ready")
+        with clients_of_all(program, 2) as clients:
+            (tmp_path / "stop").touch()
+            for each in clients:
+                each.is_let_go()
+        lines = ends(program)
+    (report,) = (line for line in lines if line.startswith("stopped: "))
+    finished, cut = map(int, re.findall(r"\d+", report))
+    assert finished + cut == len(clients)
+    assert cut == 0 or how == "close"
+    assert f"then {report}, False" in lines
+    assert f"told {report if how in ('stop', 'close') else None}" in lines
+    # SIGTTOU, which is caught, would interrupt what the parent writes, for ever (stty tostop).
+    assert [line for line in lines if line.startswith("held")] == [
+        "held True",
+        "held True",
+        "held False",
+    ]
 
 
 # Idle
