@@ -296,7 +296,8 @@ class Doorway(socketserver.ThreadingTCPServer):
         if not self._accepting.has_begun or self.socket.fileno() < 0 or self._taken is not None:
             return
         for listener in self._listeners:
-            listener.settimeout(0)
+            with contextlib.suppress(OSError):  # it is closed, as the accept will say
+                listener.settimeout(0)
         left = (self.request_queue_size + 1) * len(self._listeners)
         while left and not self._connections.out_of_time():
             self._tidy_up()  # who is held comes first

@@ -6,6 +6,7 @@ hooks `server_bind` and `server_activate` are called for each, which is `socket`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -189,6 +190,8 @@ class ListeningServer(ClientServer):
         opened: list[tuple[socket.socket, SocketFile | None, int, Any]] = []
         try:
             for endpoint in endpoints:
+                if endpoint.kind == "fd" and endpoint.fd in [each[0].fileno() for each in opened]:
+                    raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
                 self._open_one(endpoint)
                 opened.append((self.socket, self._file, self.address_family, self.server_address))
                 del self.socket  # so that the next one neither closes it, nor fails with it
@@ -279,7 +282,8 @@ class ListeningServer(ClientServer):
     def _close_listeners(self) -> None:
         self._remove_files()
         for listener in self._listeners:
-            listener.close()
+            with contextlib.suppress(OSError):  # another part of the program has closed it
+                listener.close()
 
     @Shown
     def listening(self) -> bool:

@@ -318,12 +318,14 @@ class Server(ListeningServer):
                     self._connections.limit(Deadline(self._options.drain_timeout))
                 self._drain()
         finally:
-            self._close_listeners()
-            self._shut_doors()
-            self._client_threads.close()
-            self._lifetimes.close()
-            self._closing_thread = None
-            self._enter(State.CLOSED)
+            try:
+                self._close_listeners()
+                self._shut_doors()
+                self._client_threads.close()
+                self._lifetimes.close()
+            finally:  # others wait for it
+                self._closing_thread = None
+                self._enter(State.CLOSED)
 
     def _drain(self) -> None:
         connections = self._connections
@@ -380,6 +382,8 @@ def _sooner(a: float | None, b: float | None) -> float | None:
 # Servers that have accepted clients. Their threads are daemons, so that a handler that never ends
 # cannot keep the interpreter; replies under way at its exit are waited for here, for a while.
 _to_be_closed: weakref.WeakSet[Server] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+    os.register_at_fork(after_in_child=_to_be_closed.clear)  # they are the parent's
 
 
 @atexit.register

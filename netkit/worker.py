@@ -167,6 +167,9 @@ class Worker:
         finally:
             theirs.close()
         self.pid: int = self.process.pid
+        self._pidfd = _pidfd(self.process)
+        self.end: int = self.process.sentinel if self._pidfd is None else self._pidfd
+        """What is readable once it has ended."""
 
     @property
     def age(self) -> float:
@@ -230,11 +233,14 @@ class Worker:
         self.channel.close()
         with contextlib.suppress(ValueError):  # it takes a lost one for one that runs
             self.process.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         return True
 
     def _is_lost(self) -> bool:
         """Whether somebody else has been told how it ended: an ignored SIGCHLD, another thread."""
-        if not _is_ready(self.process.sentinel):
+        if not _is_ready(self.end):
             return False
         try:
             os.kill(self.pid, 0)
@@ -256,10 +262,21 @@ def _started(context: BaseContext, *arguments: Any) -> Any:
     return process
 
 
-def _is_ready(sentinel: int) -> bool:
+def _pidfd(process: Any) -> int | None:
+    """Its end, but for which one has to wait for all that it has forked; None: there is no such.
+
+    As for one that another process has forked, which tells how it has ended.
+    """
+    if hasattr(os, "pidfd_open") and process._start_method != "forkserver":
+        with contextlib.suppress(OSError):
+            return os.pidfd_open(process.pid)
+    return None
+
+
+def _is_ready(descriptor: int) -> bool:
     from multiprocessing.connection import wait
 
-    return bool(wait([sentinel], 0))
+    return bool(wait([descriptor], 0))
 
 
 def _close_pipes(error: OSError) -> None:

@@ -168,6 +168,7 @@ class Workers:
         finally:
             for worker in self._workers:
                 worker.kill()
+                worker.ended()
             self.stopping = True
             self._server.server_close()
             self._server._options = options
@@ -220,7 +221,7 @@ class Workers:
 
     def _descriptors(self) -> Iterable[Any]:
         for worker in self._workers:
-            yield worker.process.sentinel
+            yield worker.end
             if not worker.channel.closed:
                 yield worker.channel
 

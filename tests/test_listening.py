@@ -355,6 +355,19 @@ def test_no_address_is_an_error() -> None:
 
 
 @needs_unix
+def test_a_descriptor_is_listened_on_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        other = os.dup(opened.fileno())
+        server = echo()
+        with pytest.raises(ValueError, match=f"fd:{other} cannot be listened on twice"):
+            server.listen_on(f"fd:{other}", 0, f"fd:{other}")
+        assert not server.listening
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.close(other)  # it was the server's
+        with socket.create_connection(opened.getsockname(), PATIENCE):
+            pass
+
+
 @pytest.mark.parametrize("bad", ["127.0.0.1:{port}", "no.such.host.invalid:80", "fd:9999"])
 def test_if_one_cannot_be_had_none_is_listened_on(bad: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

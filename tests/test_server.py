@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import socketserver
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 from support import (
     PATIENCE,
+    ROOT,
     client,
     exchange,
     in_thread,
@@ -590,6 +592,48 @@ def test_with_a_hook_overridden_only_the_accepting_thread_accepts(hook: str) -> 
         for _ in range(20):
             assert exchange(server, b"x") == b"x"
         assert callers == {server._background}
+
+
+def test_a_server_whose_thread_cannot_be_started_can_be_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            server.start()
+    assert server.close() == (0, 0)
+    assert not server.listening
+
+
+def test_a_listener_that_somebody_else_has_closed_does_not_keep_a_stop() -> None:
+    with silent_log(), serving(netkit.EchoHandler) as server:
+        assert exchange(server, b"x") == b"x"
+        with in_thread(os.close, server.socket.fileno()):
+            pass
+        assert server.stop(1) == (0, 0)
+        assert server.stop(1) == (0, 0)
+        assert not server.listening
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
+def test_a_child_that_is_forked_does_not_close_its_parents_server() -> None:
+    source = """
+import os, sys, time, warnings, netkit
+warnings.simplefilter("ignore")
+server = netkit.create_server(netkit.EchoHandler, drain_timeout=0).listen(0, "127.0.0.1").start()
+child = os.fork()
+if child == 0:
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), server.listening)
+server.close()
+"""
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.returncode) == ("7 True\n", 0)
 
 
 def test_a_burst_of_clients_leaves_a_bounded_number_of_threads(

@@ -27,6 +27,8 @@ LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 class FakeProcess:
     """What `multiprocessing` makes, but that nothing runs."""
 
+    _start_method = "forkserver"
+
     def __init__(self, target: Any, args: Any, name: str) -> None:
         self.arguments = args
         self.exitcode: int | None = None

@@ -43,7 +43,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as L
 
 # A handler that says which process serves, and what code it has; and that does as it is told.
 APP = """
-import os, signal, threading, time
+import os, signal, threading, time, warnings
 import netkit
 
 VERSION = "one"
@@ -57,6 +57,14 @@ def who(conn):
             conn.server.stop()
         elif word == "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
+        elif word == "fork":
+            warnings.simplefilter("ignore")  # that there are threads
+            child = os.fork()
+            if child == 0:
+                time.sleep(20)
+                os._exit(0)
+            conn.write(f"{child} {VERSION}\\n")
+            continue
         elif word == "sleep":
             time.sleep(float(argument))
         elif word == "listening":
@@ -1275,6 +1283,53 @@ def test_a_server_that_serves_already_gets_no_workers() -> None:
         with client(server) as sock:
             send_and_end(sock, b"x")
             assert receive_all(sock) == b"x"
+
+
+IN_A_THREAD = """
+import logging, signal, threading
+logging.basicConfig(level="INFO", format="%(message)s")
+IGNORE
+server = netkit.create_server(who).listen(0, "127.0.0.1")
+workers = netkit.Workers(server, 2)
+thread = threading.Thread(target=workers.run)
+thread.start()
+while not os.path.exists("stop"):
+    time.sleep(0.01)
+workers.stop()
+thread.join()
+"""
+
+
+@linux
+def test_a_worker_is_missed_though_a_child_of_its_own_lives_on(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    with script(IN_A_THREAD.replace("IGNORE", "")) as program:
+        with Client(program) as one:
+            one.say("fork")
+            child = int(one._line().split()[0])
+            try:
+                os.kill(one.pid, signal.SIGKILL)
+                program.wait_for_line(f"worker {one.pid} ended by SIGKILL")
+                assert one.pid not in pids_of(program, 2)
+            finally:
+                os.kill(child, signal.SIGKILL)
+        (tmp_path / "stop").touch()
+        ends(program)
+
+
+@linux
+def test_a_worker_is_missed_though_nobody_is_told_how_it_ended(
+    script: Callable[..., Program], tmp_path: Path
+) -> None:
+    ignore = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
+    with script(IN_A_THREAD.replace("IGNORE", ignore)) as program:
+        with Client(program) as one:
+            os.kill(one.pid, signal.SIGKILL)
+        program.wait_for_line(f"worker {one.pid} ended with a status that is not known")
+        assert one.pid not in pids_of(program, 2)
+        (tmp_path / "stop").touch()
+        ends(program)
 
 
 STOPPED_IN_PARENT = """
