@@ -135,7 +135,7 @@ class Server(ListeningServer):
             raise ServerStateError(_CLOSED)
 
     def _begin_accepting(self, single: bool = False, taken: Any = None) -> Acceptor | None:
-        if self._state is State.NEW and not hasattr(self, "socket"):
+        if self._state is State.NEW and not self._is_activated():
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
@@ -151,6 +151,10 @@ class Server(ListeningServer):
         self._note_overrides()
         _to_be_closed.add(self)
         return acceptor
+
+    def _is_activated(self) -> bool:
+        """Whether it is a listener, though perhaps by an overridden `server_activate`."""
+        return hasattr(self, "socket") and binding.is_listening(self.socket)
 
     def _accept_until_stopped(self, acceptor: Acceptor, poll_interval: float) -> None:
         self._accepting.take_over()

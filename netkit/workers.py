@@ -30,7 +30,7 @@ from .listening import State
 from .options import MAX_WORKERS, check_seconds, check_workers
 from .places import SharedPlaces, check_places
 from .registry import StopReport
-from .server import Server
+from .server import Server, no_handler
 from .settings import pems_in_memory
 from .signals import NEWS, Mailbox, RunReport, StopSignals
 from .worker import PARENTS_SIGNALS, Load, Stop, Worker, cores_of, ingredients, is_being_spawned
@@ -189,6 +189,8 @@ class Workers:
             raise ServerStateError(f"the server is {state.value}; call listen() first")
         if server._exclusive:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
+        if self._load is None and server._handler_class is no_handler:
+            raise ServerStateError("the server has no handler, which workers would need")
         if server._accepting.under_way:
             raise ServerStateError("the server is serving already: no workers can take its place")
         if is_being_spawned():

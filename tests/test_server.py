@@ -594,6 +594,13 @@ def test_with_a_hook_overridden_only_the_accepting_thread_accepts(hook: str) -> 
         assert callers == {server._background}
 
 
+@pytest.mark.parametrize("serve", ["serve_forever", "start", "handle_request"])
+def test_one_that_has_a_socket_but_no_address_is_not_bound(serve: str) -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False) as server:
+        with pytest.raises(netkit.ServerStateError, match="the server is not bound"):
+            getattr(server, serve)()
+
+
 def test_a_server_whose_thread_cannot_be_started_can_be_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

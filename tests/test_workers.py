@@ -1276,6 +1276,12 @@ def test_a_script_without_a_main_guard_cannot_be_reloaded_and_is_told(
         assert program.wait() == 0
 
 
+def test_a_server_without_a_handler_gets_no_workers() -> None:
+    with netkit.create_server().listen(0, "127.0.0.1") as server:
+        with pytest.raises(netkit.ServerStateError, match="the server has no handler"):
+            netkit.run(server, workers=2)
+
+
 def test_a_server_that_serves_already_gets_no_workers() -> None:
     with serving(netkit.EchoHandler) as server:
         with pytest.raises(netkit.ServerStateError, match="the server is serving already"):
