@@ -15,11 +15,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socketserver
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from . import binding, events
@@ -64,6 +65,11 @@ class Server(ListeningServer):
     from signal handlers.
     """
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if issubclass(cls, getattr(socketserver, "ForkingMixIn", ())):
+            raise TypeError("a netkit server does not fork for each client: it has threads")
+
     def __init__(
         self,
         server_address: Any,
@@ -80,6 +86,7 @@ class Server(ListeningServer):
         super().__init__(server_address, RequestHandlerClass, Options(**options))
         self._background: threading.Thread | None = None
         self._closing_thread: int | None = None
+        self._when_accepting: Callable[[], object] | None = None  # to be called once
         self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
         self._report = StopReport(0, 0)
         if server_address is not None:
@@ -150,6 +157,9 @@ class Server(ListeningServer):
         )
         self._note_overrides()
         _to_be_closed.add(self)
+        if acceptor is not None and self._when_accepting is not None:
+            self._when_accepting()
+            self._when_accepting = None
         return acceptor
 
     def _is_activated(self) -> bool:
@@ -345,8 +355,9 @@ class Server(ListeningServer):
         finally:  # a second Ctrl+C may have ended the wait
             connections.cut(spare=_me())
         self._client_threads.close()
+        grace = Deadline(CUT_GRACE)
         connections.wait_until_empty(CUT_GRACE, spare=_me())
-        self._client_threads.join(CUT_GRACE)
+        self._client_threads.join(grace.remaining())
         self._report = connections.drained()
         if self._accepting.has_begun:
             events.emit(events.Stopped(*self._report))

@@ -121,7 +121,7 @@ class ClientThreads:
             while self._parked:
                 self._parked.pop().call(None)
 
-    def join(self, timeout: float) -> bool:
+    def join(self, timeout: float | None) -> bool:
         """Wait for the threads to be gone, but for the calling one. False if some are still busy.
 
         `timeout`: seconds for all of them together.

@@ -334,17 +334,17 @@ def work(
             if places is not None:
                 places.index = index
                 server.share_places(places)
+            server._when_accepting = lambda: _say(channel, Ready())
+            threading.Thread(
+                target=_obey, args=(server, channel), name="netkit-orders", daemon=True
+            ).start()
+            report = signals.supervise(server)
         except LoadError as error:
             _say(channel, Failed(str(error)))
             sys.exit(1)
         except Exception as error:
             _say(channel, Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
-        threading.Thread(
-            target=_obey, args=(server, channel), name="netkit-orders", daemon=True
-        ).start()
-        _say(channel, Ready())
-        report = signals.supervise(server)
         _say(channel, StopReport(report.finished, report.cut))
 
 

@@ -1276,6 +1276,35 @@ def test_a_script_without_a_main_guard_cannot_be_reloaded_and_is_told(
         assert program.wait() == 0
 
 
+PREPARING = """
+class Preparing(netkit.Server):
+    def serve_forever(self, poll_interval=0.5):
+        if os.path.exists("bad"):
+            time.sleep(0.2)
+            raise RuntimeError("no database")
+        super().serve_forever(poll_interval)
+
+if __name__ == "__main__":
+    import logging
+    logging.basicConfig(level="INFO", format="%(message)s")
+    netkit.run(Preparing(("127.0.0.1", 0), who, drain_timeout=60), workers=2)
+"""
+
+
+@linux
+def test_one_that_cannot_serve_is_never_ready(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(APP + PREPARING)
+    with Program(sys.executable, path, cwd=tmp_path) as program:
+        program.wait_for_line("2 workers ready")
+        old = pids_of(program, 2)
+        (tmp_path / "bad").touch()
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("RuntimeError: no database")
+        assert pids_of(program, 2) == old
+        stop(program)
+
+
 def test_a_server_without_a_handler_gets_no_workers() -> None:
     with netkit.create_server().listen(0, "127.0.0.1") as server:
         with pytest.raises(netkit.ServerStateError, match="the server has no handler"):
