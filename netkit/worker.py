@@ -192,9 +192,7 @@ class Worker:
         An order that is no stricter than those before is not given: of one that hangs, and reads
         none, the channel would be full some day, and its parent hang, too.
         """
-        # One that is not ready has no clients.
-        self._kill_unready_at = self._kill_unready_at.earlier(Deadline(KILL_GRACE))
-        self._kill_ready_at = self._kill_ready_at.earlier(Deadline(sum(order) + KILL_GRACE))
+        self._allow(sum(order) + KILL_GRACE)
         strictest = order if self.told is None else Stop(*map(min, order, self.told))
         if strictest == self.told:
             return
@@ -202,9 +200,14 @@ class Worker:
         with contextlib.suppress(OSError):
             self.channel.send(order)
 
+    def _allow(self, seconds: float) -> None:
+        """It gets so many to end, if it is ready: else it has no clients."""
+        self._kill_ready_at = self._kill_ready_at.earlier(Deadline(seconds))
+        self._kill_unready_at = self._kill_unready_at.earlier(Deadline(min(seconds, KILL_GRACE)))
+
     def kill(self) -> None:
         """End it at once, and wait for that."""
-        if not (self.ready or self.leaving):
+        if not (self.ready or self.leaving or self.failure):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
         self.process.kill()
         self.process.join()
@@ -216,10 +219,12 @@ class Worker:
                 news = self.channel.recv()
                 if isinstance(news, Ready):
                     self.ready = True
-                elif isinstance(news, Failed):
+                    continue
+                if isinstance(news, Failed):
                     self.failure = news.reason
                 else:
                     self.report = news
+                self._allow(KILL_GRACE)  # it has nothing more to do
         except (EOFError, OSError):  # that was all
             self.channel.close()
 

@@ -211,6 +211,20 @@ def test_one_that_is_killed_before_it_was_ready_has_failed(
         assert made.failure == f"not ready after {worker.READY_SECONDS:g} seconds"
 
 
+def test_one_that_has_reported_is_to_end_soon(context: FakeContext, server: netkit.Server) -> None:
+    for news in (StopReport(1, 0), Failed("no such module")):
+        with started(context, server) as (made, theirs):
+            if isinstance(news, StopReport):
+                theirs.send(Ready())
+            theirs.send(news)
+            made.listen()
+            remaining = made.kill_at.remaining()
+            assert remaining is not None
+            assert remaining <= worker.KILL_GRACE
+            made.kill()
+            assert made.failure in (None, "no such module")
+
+
 def test_one_of_whose_end_another_has_been_told_has_ended(
     context: FakeContext, server: netkit.Server
 ) -> None:
