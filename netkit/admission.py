@@ -130,14 +130,9 @@ class Admission:
         if self.unlimited:
             return False
         with self._lock:
-            full = self._suspended or (self.leaves_queued and self._is_full_locked())
+            full = self._suspended or (self._options.when_full == "wait" and self._is_full_locked())
             self._wanted = self._wanted or full
             return full
-
-    @property
-    def leaves_queued(self) -> bool:
-        """Whether nobody is to be accepted for whom there is no place."""
-        return self._suspended or self._options.when_full == "wait"
 
     def _is_full_locked(self) -> bool:
         if self._shared is not None:

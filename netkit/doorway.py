@@ -155,9 +155,10 @@ class Doorway(socketserver.ThreadingTCPServer):
 
     def _accept_one(self) -> Verdict | None:
         """Accept a client and see it on its way. None if that worked, or else what went wrong."""
+        when_full = self._options.when_full
         has_place = not self._anteroom.held and self._admission.enter(wanted=True)
-        if not has_place and self._admission.leaves_queued:  # though one may be free by now
-            return Verdict.FULL
+        if not has_place and (when_full == "wait" or self._admission.suspended):
+            return Verdict.FULL  # though one may be free by now
         try:
             request, client_address = self.get_request()
         except BaseException as error:
@@ -171,7 +172,7 @@ class Doorway(socketserver.ThreadingTCPServer):
             if has_place:
                 self._let_in(request, client_address, ticket)
             else:
-                self._keep_out(request, client_address, ticket)
+                self._keep_out(request, client_address, ticket, when_full)
         return None
 
     def _cannot_accept(self, error: Exception) -> Verdict:
@@ -328,11 +329,12 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._refuse(request, client_address, ticket)
         return None
 
-    def _keep_out(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+    def _keep_out(
+        self, request: Any, client_address: Any, ticket: Ticket, when_full: str | float
+    ) -> None:
         """One for whom there is no place: held for a while, if that is wanted, or refused."""
-        seconds = self._options.when_full
-        if isinstance(seconds, str) or not self._anteroom.hold(
-            request, client_address, ticket, seconds
+        if isinstance(when_full, str) or not self._anteroom.hold(
+            request, client_address, ticket, when_full
         ):
             self._admission.forgo(ticket)
             self._refuse(request, client_address, "max_connections")

@@ -116,7 +116,8 @@ def ingredients(
     context = multiprocessing.get_context(method)
     if method == "fork":
         return context, server
-    resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
+    with _signals_held_back():  # of which a terminal that is closed sends it one, too
+        resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
     handler = server.RequestHandlerClass if load is None else to_be_loaded
     options = {**server._options._asdict(), **pems}
     options["handler_args"] = dict(options["handler_args"])
@@ -334,15 +335,17 @@ def work(
             signal.signal(signum, signal.SIG_IGN)
         if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - Windows has none
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+        made = _Made()
+        threading.Thread(
+            target=_obey, args=(made, channel), name="netkit-orders", daemon=True
+        ).start()
         try:
             server = _make(source, load)
             if places is not None:
                 places.index = index
                 server.share_places(places)
             server._when_accepting = lambda: _say(channel, Ready())
-            threading.Thread(
-                target=_obey, args=(server, channel), name="netkit-orders", daemon=True
-            ).start()
+            made.put(server)
             report = signals.supervise(server)
         except LoadError as error:
             _say(channel, Failed(str(error)))
@@ -370,7 +373,27 @@ def _say(channel: Channel, news: Ready | Failed | StopReport) -> None:
         channel.send(news)
 
 
-def _obey(server: Server, channel: Channel) -> None:
+class _Made:
+    """The server of this process, once there is one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+
+    def put(self, server: Server) -> None:
+        with self._lock:
+            self._server = server
+
+    def request_stop(self, *order: float) -> None:
+        """As of the server; while it is being made, whatever hangs there, all ends at once."""
+        with self._lock:
+            server = self._server
+            if server is None:
+                os._exit(1)
+        server.request_stop(*order)
+
+
+def _obey(server: _Made, channel: Channel) -> None:
     """Wait for orders; without a parent, stop as if it had said so."""
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -311,8 +311,21 @@ def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> No
 def obeying(server: netkit.Server) -> Iterator[Any]:
     """The server takes orders; the parent's end of the channel."""
     ours, theirs = multiprocessing.Pipe()
-    with ours, theirs, in_thread(worker._obey, server, theirs):
+    made = worker._Made()
+    made.put(server)
+    with ours, theirs, in_thread(worker._obey, made, theirs):
         yield ours
+
+
+def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def leave(status: int) -> Any:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    with pytest.raises(SystemExit):
+        worker._Made().request_stop()
 
 
 def test_an_order_stops_its_server(server: netkit.Server) -> None:

@@ -1232,6 +1232,21 @@ def test_workers_that_hang_as_they_load_are_given_up(
 
 
 @linux
+def test_workers_that_hang_as_they_load_end_with_their_parent(
+    app: Callable[..., Cli], tmp_path: Path
+) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers ready")
+        (tmp_path / "app.py").write_text(HANGS + APP)
+        (tmp_path / "hang").touch()
+        program.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(program.children()) >= 4)
+        time.sleep(0.3)  # in which they begin to load
+        program.process.kill()
+        wait_until(lambda: not program.left_behind(), "the end of all its processes")
+
+
+@linux
 def test_a_reload_that_hangs_is_given_up_when_another_is_asked_for(
     script: Callable[..., Program], tmp_path: Path
 ) -> None:
