@@ -67,12 +67,19 @@ class Accepting:
             if self.stop_requested:
                 self.stop_requested = False
                 return None
-            self._acceptor = acceptor = Acceptor(*listeners, contended=contended)
+            self._thread = threading.get_ident()  # first: a signal handler may ask whose turn it is
+            try:
+                self._acceptor = acceptor = Acceptor(*listeners, contended=contended)
+            except BaseException as error:
+                self._thread = None
+                if self.stop_requested and isinstance(error, (OSError, ValueError)):
+                    self.stop_requested = False  # by such a handler, which has closed them
+                    return None
+                raise
             self._new_stands = lambda: Stands(acceptor.wake, *listeners, contended=contended)
             self._stands = self._new_stands()
             self._shared = shared
             self.helped = False
-            self._thread = threading.get_ident()
             return acceptor
 
     def take_over(self) -> None:
@@ -147,7 +154,7 @@ class Accepting:
     def request_stop(self) -> None:
         """Have the turn end soon; if there never was one, the first will end at once."""
         with self._changed:
-            self.stop_requested = self._acceptor is not None or not self.has_begun
+            self.stop_requested = self._thread is not None or not self.has_begun
             if self._acceptor is not None:
                 self._acceptor.wake()
 

@@ -62,10 +62,10 @@ class Anteroom:
             self._soonest = min(self._soonest, guest.until)
             return True
 
-    def next_held(self) -> Guest:
-        """The one who has waited for longest, who leaves the room; there is somebody."""
+    def next_held(self) -> Guest | None:
+        """The one who has waited for longest, who leaves the room."""
         with self._lock:
-            return self.held.popleft()
+            return self.held.popleft() if self.held else None
 
     def next_overdue(self) -> Guest | None:
         """One whose time is up, who leaves the room."""

@@ -145,6 +145,9 @@ class Doorway(socketserver.ThreadingTCPServer):
             return ()
         while self._anteroom.held and self._admission.enter(wanted=True):
             guest = self._anteroom.next_held()
+            if guest is None:  # a signal handler has stopped the server in between
+                self._admission.leave(NO_SHARE)
+                break
             self._let_in(guest.request, guest.client_address, guest.ticket)
         while overdue := self._anteroom.next_overdue():
             self._admission.forgo(overdue.ticket)

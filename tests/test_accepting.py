@@ -10,7 +10,7 @@ from support import in_thread, observed, wait_until
 
 from netkit.accepting import Accepting
 from netkit.events import AcceptPaused, AcceptResumed
-from netkit.listener import BackOff
+from netkit.listener import Acceptor, BackOff
 
 
 @pytest.fixture
@@ -179,6 +179,45 @@ def test_without_a_turn_a_failure_does_not_pause(monkeypatch: pytest.MonkeyPatch
     with observed(AcceptPaused) as seen:
         Accepting().failed(OSError("no descriptors"))
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_stop_by_a_signal_handler_as_a_turn_begins_is_not_lost(
+    listener: socket.socket, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepting = Accepting()
+    accepting.begin(listener)
+    accepting.end()
+
+    def interrupted(*listeners: socket.socket, contended: bool) -> Acceptor:
+        accepting.request_stop()
+        accepting.wait_for_end()
+        if closed:
+            raise OSError("the listener is closed")
+        return Acceptor(*listeners, contended=contended)
+
+    monkeypatch.setattr("netkit.accepting.Acceptor", interrupted)
+    assert turn(accepting, listener) is not closed
+    assert not accepting.under_way
+    assert not accepting.stop_requested
+
+
+def test_a_turn_that_cannot_begin_is_none(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: socket.socket, contended: bool) -> Acceptor:
+        raise OSError("no descriptors")
+
+    accepting = Accepting()
+    with monkeypatch.context() as patch:
+        patch.setattr("netkit.accepting.Acceptor", fail)
+        with pytest.raises(OSError, match="no descriptors"):
+            accepting.begin(listener)
+    accepting.request_stop()
+    accepting.wait_for_end()
+    assert not accepting.under_way
+    accepting.begin(listener)
+    accepting.end()
 
 
 def test_a_hand_is_lent_only_in_a_turn_that_is_shared_and_not_to_end(

@@ -147,6 +147,28 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
             assert answers(fourth)
 
 
+def test_who_is_held_may_be_gone_when_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a signal handler stops the server just then."""
+    with serving(echo, max_connections=1, when_full=60.0) as server:
+        enter = server._admission.enter
+
+        def enter_late(wanted: bool = False) -> bool:
+            entered = enter(wanted)
+            if entered:
+                for guest in server._anteroom.close():
+                    guest.request.close()
+            return entered
+
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            wait_until(lambda: server._anteroom.held)
+            monkeypatch.setattr(server._admission, "enter", enter_late)
+            first.close()
+            assert receive_all(second) == b""
+        monkeypatch.undo()
+        assert exchange(server, b"x") == b"x"
+
+
 def test_more_than_can_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("netkit.anteroom.MAX_HELD", 0)
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
