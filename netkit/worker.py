@@ -250,7 +250,7 @@ class Worker:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
+        except OSError:  # there is none, or by now it is another user's
             return True
         return False
 
