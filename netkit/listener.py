@@ -238,14 +238,18 @@ def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
     would know only after it, which may be never. A wake-up descriptor that another part of the
     program has set stays.
     """
-    previous = None
-    if threading.current_thread() is threading.main_thread():
-        with contextlib.suppress(ValueError):  # in a subinterpreter, which gets no signals
-            previous = signal.set_wakeup_fd(acceptor.waker_fileno(), warn_on_full_buffer=False)
-    if previous is not None and previous != -1:
-        signal.set_wakeup_fd(previous)
-    try:
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        if previous == -1:
-            signal.set_wakeup_fd(-1)
+        return
+    ours, is_ours = acceptor.waker_fileno(), True
+    try:
+        with contextlib.suppress(ValueError):  # in a subinterpreter, which gets no signals
+            previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+            if previous != -1:
+                signal.set_wakeup_fd(previous)
+                is_ours = False
+        yield
+    finally:  # whenever an exception of a signal handler's has come
+        if is_ours:
+            with contextlib.suppress(ValueError):
+                signal.set_wakeup_fd(-1)
