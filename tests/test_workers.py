@@ -1399,6 +1399,8 @@ def tell(event):
         logging.info("held %s", signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 events.subscribe(tell)
+signal.signal(signal.SIGUSR1, lambda *_: server.stop())
+server.stop_by_signal = lambda: os.kill(os.getpid(), signal.SIGUSR1)
 thread = threading.Thread(target=stop)
 thread.start()
 report = netkit.run(server, workers=2)
@@ -1409,7 +1411,7 @@ logging.info("then %s, %s", server.stop(), server.listening)
 
 
 @linux
-@pytest.mark.parametrize("how", ["stop", "close", "server_close", "request_stop"])
+@pytest.mark.parametrize("how", ["stop", "close", "server_close", "request_stop", "stop_by_signal"])
 def test_the_methods_of_the_server_stop_its_workers(
     how: str, script: Callable[..., Program], tmp_path: Path
 ) -> None:
