@@ -37,7 +37,7 @@ class Accepting:
         self._resting = False
         # The threads that lend a hand just now. They come by for each client, so they are noted
         # without the lock, which a list allows: to append, and to remove, is one step for all
-        # threads, without the GIL, too.
+        # threads, without the GIL, too. (To look into it is not: CPython 3.13 may crash.)
         self._hands: list[int] = []
         self.helped = False
         """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
@@ -119,7 +119,7 @@ class Accepting:
 
     def let_go(self) -> None:
         """The calling thread has accepted, and noted whom, or has stopped the server meanwhile."""
-        with contextlib.suppress(ValueError):  # it has let go already
+        with contextlib.suppress(ValueError):  # it has let go already, or never lent one
             self._hands.remove(threading.get_ident())
         if not self._shared:  # `end` may wait for this
             with self._changed:
@@ -169,8 +169,7 @@ class Accepting:
 
         One that lends a hand lets go: an observer of what it meets has stopped the server.
         """
-        if threading.get_ident() in self._hands:
-            self.let_go()
+        self.let_go()
         with self._changed:
             if self._thread != threading.get_ident():
                 self._wait_for_end()
