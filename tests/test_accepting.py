@@ -237,6 +237,22 @@ def test_a_hand_is_lent_only_in_a_turn_that_is_shared_and_not_to_end(
     assert not accepting.lend_a_hand()
 
 
+def test_a_hand_that_waits_for_the_end_lets_go(listener: socket.socket) -> None:
+    accepting = Accepting()
+    accepting.begin(listener, shared=True)
+
+    def stop() -> None:
+        assert accepting.lend_a_hand()
+        accepting.request_stop()
+        accepting.wait_for_end()
+        accepting.let_go()
+
+    with in_thread(stop):
+        wait_until(lambda: accepting.stop_requested)
+        accepting.end()
+    assert not accepting._hands
+
+
 def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
     accepting = Accepting()
     accepting.begin(listener, shared=True)
