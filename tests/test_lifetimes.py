@@ -103,7 +103,8 @@ def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
             assert receive_all(second) == b""
         server.configure(lifetime=None)
         with client(server) as third:
-            server.wait_for_connections(2)
+            third.sendall(b"x")
+            assert third.recv(1) == b"x"
             server.configure(lifetime=0.1)
             with client(server) as fourth:
                 assert receive_all(fourth) == b""
