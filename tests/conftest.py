@@ -1,4 +1,10 @@
-"""Every test must leave the process as it found it: no thread, descriptor or child more."""
+"""Every test must leave the process as it found it: no thread, descriptor or child more.
+
+The tests with the marker `fuzz` feed generated input to one parser each. They are quick by default.
+This command runs them for long:
+
+    python -m pytest tests -m fuzz --hypothesis-profile=fuzz
+"""
 
 from __future__ import annotations
 
@@ -9,10 +15,29 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 SETTLING = 5.0  # seconds that what a test has stopped gets to be gone
 
 _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+
+# No deadline for a single example, since the machine may be busy: the timeout of the test holds.
+settings.register_profile("netkit", parent=settings.default, deadline=None)
+settings.load_profile("netkit")
+settings.register_profile(
+    "fuzz",
+    max_examples=20_000,
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that runs for long on purpose has no time limit."""
+    if config.getoption("hypothesis_profile", None) == "fuzz":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))
 
 
 def _descriptors() -> set[str]:

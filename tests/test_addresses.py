@@ -108,6 +108,7 @@ def test_a_unix_client_is_shown_by_its_path_if_it_has_one(client_address: Any, s
     assert describe_peer(client_address) == shown
 
 
+@pytest.mark.fuzz
 @given(st.text(st.characters()))
 def test_a_path_that_a_client_has_chosen_is_shown_in_one_printable_line(path: str) -> None:
     assert describe_peer(path).isprintable()
@@ -201,6 +202,7 @@ pieces += ["%eth0", "%", " ", "\u0661", "x", "1.2.3.4", "::1", "[::1]:80", ":80"
 texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
 
 
+@pytest.mark.fuzz
 @given(texts)
 def test_any_text_is_an_address_that_is_written_in_the_same_way_or_none(text: str) -> None:
     parsed = SocketAddress.parse(text)
@@ -210,6 +212,7 @@ def test_any_text_is_an_address_that_is_written_in_the_same_way_or_none(text: st
         assert parsed.port == int(text.rpartition(":")[2])
 
 
+@pytest.mark.fuzz
 @given(texts)
 def test_any_text_is_an_ip_address_where_pythons_module_says_so(text: str) -> None:
     try:

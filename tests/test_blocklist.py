@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import in_threads
 
@@ -136,6 +136,7 @@ def test_the_longest_prefix_is_told() -> None:
 addresses = st.integers(0, 2**32 - 1).map(lambda number: str(ipaddress.IPv4Address(number)))
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.tuples(addresses, addresses), max_size=5), st.lists(addresses, max_size=20))
 def test_ranges_are_exact(ranges: list[tuple[str, str]], asked: list[str]) -> None:
     found = BlockList()
@@ -187,6 +188,7 @@ pieces += ["%eth0", " ", "\u0661", "x", "1.2.3.4", "::1", "10.0.0.0", "2001:db8:
 rules = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
 
 
+@pytest.mark.fuzz
 @given(rules)
 def test_any_text_is_a_rule_that_can_be_written_and_read_again_or_a_value_error(text: str) -> None:
     found = BlockList()
@@ -209,7 +211,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@pytest.mark.fuzz
 @given(st.one_of(st.text(), json_values.map(json.dumps)))
 @example("[" * 10_000)
 @example("1" * 5_000)
@@ -227,6 +229,7 @@ def test_any_json_is_added_whole_or_is_a_value_error_and_not_added_at_all(text: 
         assert set(found.rules) == {*before, *json.loads(text)}
 
 
+@pytest.mark.fuzz
 @given(st.one_of(st.binary(), st.lists(rules).map(lambda lines: "\n".join(lines).encode())))
 @example(b"1.2.3.4\n\xff\n")
 @example(b"1.2.3.4/" + b"1" * 5_000)

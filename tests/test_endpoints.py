@@ -94,6 +94,7 @@ def test_what_is_no_address_is_told_in_one_line(text: str, message: str, linux: 
     assert str(caught.value) == message
 
 
+@pytest.mark.fuzz
 @given(st.text())
 def test_any_text_is_an_address_or_a_value_error_of_one_line(text: str) -> None:
     try:
