@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import socket
 import threading
@@ -221,3 +222,17 @@ def test_a_socket_from_elsewhere_is_served_like_one_that_was_accepted() -> None:
         assert receive_all(peer) == b"x"
         assert ours.fileno() < 0
     assert not server._admission._taken
+
+
+def test_what_one_client_sets_in_its_context_does_not_reach_the_next() -> None:
+    user = contextvars.ContextVar("user", default="nobody")
+    threads: list[int] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.get_ident())
+        conn.write(user.get())
+        user.set(conn.read().decode())
+
+    with serving(handler) as server:
+        while len(threads) == len(set(threads)):  # until one thread has served two clients
+            assert exchange(server, b"somebody") == b"nobody"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import decimal
 import functools
 import os
 import queue
@@ -67,6 +69,26 @@ def test_a_job_runs_in_a_thread_that_is_kept_for_the_next() -> None:
             wait_until(lambda: len(pool._parked) == 1)
         assert len(set(used)) == 1
         assert used[0] is not threading.current_thread()
+
+
+def test_each_job_begins_with_an_empty_context_in_the_same_thread() -> None:
+    variable = contextvars.ContextVar("variable", default="nobody")
+    found: list[tuple[Any, int, str, int]] = []
+
+    def job() -> None:
+        thread, size = threading.current_thread(), len(contextvars.copy_context())
+        found.append((thread, size, variable.get(), decimal.getcontext().prec))
+        variable.set("somebody")
+        decimal.getcontext().prec = 3
+
+    variable.set("the one who starts it")
+    with client_threads() as pool:
+        for count in (1, 2, 3):
+            pool.run(job)
+            wait_until(lambda n=count: len(found) == n and pool._parked)
+    assert len({thread for thread, *_ in found}) == 1
+    default = decimal.DefaultContext.prec
+    assert [rest for _, *rest in found] == [[0, "nobody", default]] * 3
 
 
 def test_jobs_that_run_at_once_have_threads_of_their_own() -> None:
