@@ -1,7 +1,7 @@
 """Addresses as values: what a socket name looks like, and what a port may be.
 
-Pure: nothing here resolves a name or touches a socket. Family names are those of Node's `net`,
-``"IPv4"`` and ``"IPv6"``.
+Nothing here resolves the name of a host, or touches a socket; only names of network interfaces are
+looked up. Family names are those of Node's `net`, ``"IPv4"`` and ``"IPv6"``.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ class SocketAddress(_Fields):
     def from_sockname(cls, name: Any) -> SocketAddress | None:
         """From what `socket.getsockname` or `accept` gave; None for a Unix socket's name.
 
-        An IPv4 address in its IPv6 form, as an IPv6 listener gives it, is the IPv4 address.
+        An IPv4 address in its IPv6 form, as an IPv6 listener gives it, is the IPv4 address. A
+        link-local address has its zone (``fe80::1%eth0``), see `zoned`.
         """
         if not isinstance(name, tuple) or len(name) < 2:
             return None
         if len(name) == 2:
             return cls._make((name[0], name[1], "IPv4"))
-        address = unmapped(name[0])
+        address = unmapped(zoned(name))
         return cls._make((address, name[1], "IPv6" if ":" in address else "IPv4"))
 
     @classmethod
@@ -142,6 +143,24 @@ def unmapped(address: str) -> str:
     return address
 
 
+def zoned(name: tuple[Any, ...]) -> str:
+    """The address in a socket's name, with the zone of a link-local one: ``fe80::1%eth0``.
+
+    The same address may be in use on each link, so without its zone it cannot be connected to
+    (RFC 4007 section 6). The zone is the interface's name, or its number if it has no name by now,
+    or one that `is_ip` does not take.
+    """
+    address: str = name[0]
+    scope = name[3] if len(name) > 3 else 0
+    if not scope or "%" in address:
+        return address
+    try:
+        zone = socket.if_indextoname(scope)
+    except OSError:  # the interface is gone
+        return f"{address}%{scope}"
+    return f"{address}%{zone if _ZONE.fullmatch(zone) else scope}"
+
+
 def format_unix(name: str | bytes | None) -> str:
     """A Unix socket's name for people: ``unix:/path``, ``@abstract``, or ``unix`` if it has none.
 
@@ -156,7 +175,7 @@ def describe_peer(client_address: Any) -> str:
     """A client's address for people: ``127.0.0.1:50312``, or as `format_unix` for the others."""
     if isinstance(client_address, tuple) and len(client_address) > 1:
         host, port, *more = client_address
-        return format_address(unmapped(host) if more else host, port)
+        return format_address(unmapped(zoned(client_address)) if more else host, port)
     if client_address is None or isinstance(client_address, (str, bytes)):
         return format_unix(client_address)
     return str(client_address)
@@ -189,7 +208,7 @@ def parse_ip(text: str) -> bytes | None:
         return None
 
 
-_ZONE = re.compile(r"[0-9a-zA-Z\-.:]+")
+_ZONE = re.compile(r"[0-9a-zA-Z\-._:]+")
 
 
 def is_ip(text: str) -> int:

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from .addresses import check_port, format_address, format_unix
+from .addresses import check_port, format_address, format_unix, zoned
 
 # What says that an address of this family cannot be had here, while another one may be.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
@@ -62,6 +62,19 @@ def checked(server_address: Any) -> Any:
         host, port, *rest = server_address
         return (host, check_port(port), *rest)
     return server_address
+
+
+def scoped(address: Any) -> Any:
+    """`address` as ``bind`` takes it: a zone (``fe80::1%eth0``) becomes the number of its link.
+
+    socket.gaierror if there is no such interface.
+    """
+    if isinstance(address, tuple) and isinstance(address[0], str) and "%" in address[0]:
+        host, port, *_ = address
+        numeric = socket.AI_NUMERICHOST
+        found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=numeric)
+        return found[0][4]
+    return address
 
 
 def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> None:
@@ -122,6 +135,8 @@ def explain(
     host, port = server_address, None
     if isinstance(server_address, tuple):
         host, port, *_ = server_address
+        if isinstance(host, str):
+            host = zoned(server_address)
         where = format_address(os.fsdecode(host), port)  # bytes are an address, too
     else:
         where = format_unix(server_address).removeprefix("unix:")

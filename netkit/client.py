@@ -83,7 +83,8 @@ def _start_tls(
     if options.cancel is not None:
         options.cancel.attach(interrupt)
     try:
-        hostname = options.server_hostname or aim.host
+        # A certificate names no zone: on another machine the same link has another one.
+        hostname = options.server_hostname or (aim.host and aim.host.partition("%")[0])
         conn.start_tls(context, server_hostname=hostname, timeout=deadline.remaining())
     finally:
         if options.cancel is not None:

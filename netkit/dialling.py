@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from . import events, sockets
 from .addresses import check_port, format_address, format_unix, is_ip
 from .attempts import Candidate, Race, Waiter, interleaved
-from .binding import explain
+from .binding import explain, scoped
 from .clientoptions import FAMILIES, ConnectOptions
 from .connection import Connection
 from .deadline import Deadline
@@ -197,6 +197,6 @@ def _prepare(options: ConnectOptions, sock: socket.socket) -> None:
     if options.source_address is not None and sock.family != getattr(socket, "AF_UNIX", None):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(options.source_address)
+            sock.bind(scoped(options.source_address))
         except OSError as error:
             raise explain(error, options.source_address, "bind") from None

@@ -84,6 +84,7 @@ class ListeningServer(ClientServer):
             return
         try:
             binding.prepare(self.socket, reuse_port or endpoint.reuse_port, endpoint.ipv6_only)
+            self.server_address = binding.scoped(self.server_address)
             self.allow_reuse_port = False  # done; `socketserver` would try Unix sockets, too
             super().server_bind()
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import pickle
 from typing import Any
@@ -26,6 +27,32 @@ def test_a_socket_name_becomes_an_address(name: Any, address: SocketAddress, tex
     assert SocketAddress.from_sockname(name) == address
     assert str(address) == text
     assert describe_peer(name) == text
+
+
+@pytest.mark.parametrize(
+    ("interface", "shown"),
+    [
+        ("eth0", "fe80::1%eth0"),
+        ("br_lan.1", "fe80::1%br_lan.1"),
+        ("a b", "fe80::1%7"),
+        (None, "fe80::1%7"),
+    ],
+)
+def test_a_link_local_address_has_the_interface_as_its_zone_or_else_its_number(
+    monkeypatch: pytest.MonkeyPatch, interface: str | None, shown: str
+) -> None:
+    def if_indextoname(index: int) -> str:
+        assert index == 7
+        if interface is None:
+            raise OSError(errno.ENXIO, "No such device or address")
+        return interface
+
+    monkeypatch.setattr(addresses.socket, "if_indextoname", if_indextoname)
+    name = ("fe80::1", 80, 0, 7)
+    address = SocketAddress.from_sockname(name)
+    assert address == (shown, 80, "IPv6")
+    assert describe_peer(name) == f"[{shown}]:80"
+    assert SocketAddress.parse(str(address)) == address
 
 
 @pytest.mark.parametrize("name", ["", "/run/x.sock", b"\0abstract", None, (), ("alone",)])
@@ -151,6 +178,7 @@ def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
         ("::1", 6),
         ("::ffff:1.2.3.4", 6),
         ("fe80::1%eth0", 6),
+        ("fe80::1%br_lan", 6),
         ("::1%", 0),
         ("::1%a b", 0),
         ("1.2.3.4%eth0", 0),

@@ -11,7 +11,7 @@ import pytest
 from support import needs_ipv6
 
 import netkit
-from netkit.binding import candidates, checked, explain, family_of, prepare, worth_another
+from netkit.binding import candidates, checked, explain, family_of, prepare, scoped, worth_another
 
 
 @pytest.mark.parametrize("host", [None, "", "*"])
@@ -111,6 +111,19 @@ def test_the_port_of_an_address_is_checked_and_a_path_has_none(address: Any, exp
     assert checked(address) == expected
 
 
+@pytest.mark.parametrize("address", [("::1", 80), ("::1", 80, 0, 2), ("", 0), (b"x", 1), "/a%b"])
+def test_an_address_without_a_zone_is_bound_as_it_is(address: Any) -> None:
+    assert scoped(address) is address
+
+
+@needs_ipv6
+def test_a_zone_is_bound_as_the_number_of_its_interface() -> None:
+    index, name = socket.if_nameindex()[0]
+    assert scoped((f"fe80::1%{name}", "80")) == ("fe80::1", 80, 0, index)
+    with pytest.raises(socket.gaierror):
+        scoped(("fe80::1%no-such-link", 80))
+
+
 @pytest.mark.parametrize(
     ("port", "kind"), [(70000, ValueError), ("x", ValueError), (None, TypeError)]
 )
@@ -178,6 +191,14 @@ def test_an_explained_error_says_what_was_attempted(
 def test_an_explained_error_has_brackets_around_ipv6() -> None:
     error = OSError(errno.EADDRINUSE, "")
     assert explain(error, ("::1", 80, 0, 0)).strerror.endswith(": [::1]:80")
+
+
+@needs_ipv6
+def test_an_explained_error_has_the_zone_of_a_link_local_address() -> None:
+    index, name = socket.if_nameindex()[0]
+    explained: Any = explain(OSError(errno.EADDRINUSE, ""), ("fe80::1", 80, 0, index))
+    assert explained.strerror.endswith(f": [fe80::1%{name}]:80")
+    assert explained.address == f"fe80::1%{name}"
 
 
 def test_the_path_of_a_unix_socket_is_its_address_and_it_has_no_port(tmp_path: Path) -> None:

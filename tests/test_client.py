@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -461,6 +462,16 @@ def test_a_server_is_verified_by_its_name_and_authority() -> None:
             connect(port, tls=True)
         with pytest.raises(HandshakeError, match="certificate of the server is not valid"):
             connect(port, tls=True, tls_ca=files().ca, server_hostname="example.com")
+
+
+@needs_ipv6
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux takes a zone of ::1")
+def test_a_certificate_is_for_an_address_without_its_zone(tmp_path: Path) -> None:
+    pem = files().authority.issue_cert("::1").private_key_and_cert_chain_pem
+    pem.write_to_path(tmp_path / "server.pem")
+    with netkit.create_server(shout, tls_cert=tmp_path / "server.pem").listen(0, "::1") as server:
+        with connect(server.address.port, "::1%1", tls=True, tls_ca=files().ca) as conn:
+            assert says_hello(conn)
 
 
 def test_whoever_says_so_verifies_nothing() -> None:
