@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -119,11 +120,76 @@ def test_a_python_path_of_the_user_is_kept(tmp_path: Path) -> None:
         assert ask(port) == b"HELLO\n"
 
 
-def test_all_scripts_are_executable_and_pass_shellcheck() -> None:
+def test_all_scripts_are_executable_and_are_checked_with_the_style() -> None:
     scripts = [*(ROOT / "bin").iterdir(), ROOT / ".ci/run"]
     assert {"netkit", "test", "run", *SERVERS} <= {path.name for path in scripts}
+    (checked,) = re.findall(r"^ +shellcheck (.*)", (ROOT / "tox.ini").read_text(), re.MULTILINE)
+    assert sorted(checked.split()) == sorted(str(path.relative_to(ROOT)) for path in scripts)
     for path in scripts:
         assert os.access(path, os.X_OK), path
         assert path.read_text().startswith("#!/bin/sh\n"), path
-    result = subprocess.run([tool("shellcheck"), *scripts], capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "")
+
+
+# bin/test, on a machine that has next to nothing
+
+
+class Machine:
+    """A folder with bin/test, and a PATH that has the shell's tools and the `commands`."""
+
+    def __init__(self, folder: Path, *commands: str) -> None:
+        self.folder = folder
+        shutil.copytree(ROOT / "bin", folder / "bin")
+        (folder / "path").mkdir()
+        for name in ("sh", "dirname", "realpath"):
+            (folder / "path" / name).symlink_to(tool(name))
+        for name in commands:
+            self.command(f"path/{name}")
+
+    def command(self, name: str) -> None:
+        """A program that writes its arguments into a file, and succeeds."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/sh\necho "$@" >>{self.folder}/called\n')
+        path.chmod(0o755)
+
+    def test(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """The exit status of bin/test, and what it writes to standard error."""
+        done = subprocess.run(
+            [self.folder / "bin/test", *arguments],
+            env={"PATH": str(self.folder / "path"), **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return done.returncode, done.stderr
+
+    def called(self) -> list[str]:
+        return (self.folder / "called").read_text().splitlines()
+
+
+def test_the_tests_do_without_an_interpreter_or_a_tool_that_is_missing(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.command(".venv/bin/python")
+    assert machine.test("-e", "lint") == (0, "")
+    assert machine.called()[-2:] == [
+        "-m tox run --notest -e lint",
+        "-m tox run-parallel --parallel 2 --skip-pkg-install -e lint",
+    ]
+
+
+def test_an_interpreter_that_is_missing_is_a_failure_where_everything_must_be_tested(
+    tmp_path: Path,
+) -> None:
+    machine = Machine(tmp_path, "python3.10", "python3.11", "python3.13")
+    machine.command(".venv/bin/python")
+    assert machine.test(CI="true") == (1, "bin/test: python3.12 is missing\n")
+    assert machine.test(CI="false") == (0, "")
+
+
+def test_a_machine_without_a_fit_python_is_told_what_the_tests_need(tmp_path: Path) -> None:
+    status, line = Machine(tmp_path).test()
+    assert status == 1
+    assert line == (
+        "bin/test: no Python 3.10 or later with the modules venv and ensurepip "
+        "(Debian: apt install python3-venv)\n"
+    )
