@@ -9,11 +9,16 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "netkit/__init__.py").read_text())
 assert version
 
+# An index shows the README alone, where a link to another file of the project leads nowhere: there
+# the file's name stands by itself. The source distribution has the files.
+readme = (here / "README.md").read_text(encoding="utf-8")
+readme = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
+
 setup(
     name="netkit-tcp",  # the name netkit belongs to another project
     version=version[1],
     description="A blocking TCP toolkit with one thread for each client",
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=readme,
     long_description_content_type="text/markdown",
     license="MIT",
     packages=["netkit"],
@@ -31,6 +36,7 @@ setup(
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Programming Language :: Python :: 3.14",
+        "Programming Language :: Python :: 3.15",
         "Programming Language :: Python :: Implementation :: CPython",
         "Topic :: Internet",
         "Topic :: System :: Networking",
