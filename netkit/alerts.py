@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 
-from .errors import HandshakeError, TlsError
+from .errors import HandshakeError, NotBegunError, TlsError
 
 # What a peer's first record may begin with: an alert or a handshake (RFC 8446 section 5.1), or the
 # length of a ClientHello in the frame of SSL 2 (RFC 5246 appendix E.2).
@@ -59,6 +59,8 @@ def handshake_failure(error: ssl.SSLError | None, peer: str, first: bytes) -> Ha
     if text:
         return HandshakeError(f"the {peer} sent plain text, not TLS: {text}")
     if error is None or isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
+        if peer == "client" and not first:
+            return NotBegunError()
         return HandshakeError(f"the {peer} left in the middle of the handshake")
     return HandshakeError(_explained(error, peer, f"the handshake with the {peer} failed"))
 

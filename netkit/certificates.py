@@ -13,7 +13,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -95,15 +95,34 @@ def client_context(
     return context
 
 
+class StoppableSocket(ssl.SSLSocket):
+    """Takes the end of the TCP input for the end of TLS's, and can be written to after it.
+
+    A stop ends the input so. OpenSSL 3 would take it for a failure, send an alert, and write no
+    more, unless its context said otherwise; so it is kept from OpenSSL.
+    """
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:
+        """As of ``ssl.SSLSocket``, where `recv`, `recv_into` and files of the socket come by."""
+        try:
+            if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
+                return b"" if buffer is None else 0
+        except BlockingIOError:  # OpenSSL has a name of its own for it
+            pass
+        return super().read(len, buffer)
+
+
 def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A server's TLS socket with the descriptor of `request`; the handshake is still to be done.
 
-    It takes the end of the TCP input for the end of TLS's, and can be written to after it: a stop
-    ends the input so, and OpenSSL would take it for a failure. OSError if the client is gone.
+    It is a `StoppableSocket`, unless the context has a class of its own for sockets. OSError if the
+    client is gone.
     """
-    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # OpenSSL 3
     request.getpeername()  # else, before Python 3.12, `wrap_socket` leaves the descriptor to no one
-    return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+    secured = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+    if type(secured) is ssl.SSLSocket:
+        secured.__class__ = StoppableSocket  # to name it to the context would change that
+    return secured
 
 
 def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
@@ -175,34 +194,6 @@ def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
     )
 
 
-class _NoteServerName:
-    """A context's callback for SNI: notes the name, and asks the one that was there before."""
-
-    def __init__(self, then: Callable[..., int | None] | None) -> None:
-        self._then = then
-
-    def __call__(self, session: Any, name: str | None, context: ssl.SSLContext) -> int | None:
-        session.asked_for = name
-        return self._then(session, name, context) if self._then else None
-
-
-def prepare(context: ssl.SSLContext, server_side: bool, server_hostname: str | None) -> None:
-    """See to it that any `context` does what a `TlsStream` relies on. Idempotent.
-
-    ValueError if it is to check the server's name, and there is none.
-    """
-    if server_side and isinstance(context.sni_callback, _NoteServerName):
-        return  # as for each client but the first
-    if context.check_hostname and not (server_side or server_hostname):
-        # Python says so for a socket, and checks nothing in memory.
-        raise ValueError("a context with check_hostname needs a server_hostname")
-    # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
-    if not context.options & ssl.OP_NO_RENEGOTIATION:
-        context.options |= ssl.OP_NO_RENEGOTIATION
-    if server_side:
-        context.sni_callback = _NoteServerName(context.sni_callback)
-
-
 def _san(x509: Any, host: str) -> Any:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
@@ -213,6 +204,8 @@ def _san(x509: Any, host: str) -> Any:
 def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         # OpenSSL gives each client two, for two connections at once (RFC 8446 section 4.6.1). A
         # ticket is a twentieth of what a handshake costs, and few clients use even one.

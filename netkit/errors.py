@@ -197,6 +197,13 @@ class HandshakeError(TlsError):
     """
 
 
+class NotBegunError(HandshakeError):
+    """A client left a server's TLS port without a byte, as a probe for an open port does."""
+
+    def __init__(self) -> None:
+        super().__init__("the client left before it began the handshake")
+
+
 class TruncatedError(TlsError, EOFError):
     """The TCP input ended without TLS's close_notify, as anybody on the way can make it do."""
 

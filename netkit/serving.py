@@ -21,7 +21,7 @@ from .admission import Ticket
 from .connection import Connection
 from .deadline import wait_time
 from .doorway import INHERITS_OPTIONS
-from .errors import PeerError
+from .errors import NotBegunError, PeerError
 from .handlers import Serve, adapt, error_of_handle
 from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
@@ -234,7 +234,9 @@ class ClientServer(AdjustableServer):
             if self._tls is not None:
                 request = self._secured(request, connection)
             self.finish_request(request, client_address)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, NotBegunError) and self._speaks_tls():
+                return  # as on a port without TLS, where one who says nothing is no error
             self._tell_error(connection.socket if connection else request, client_address)
         finally:
             if connection is None:

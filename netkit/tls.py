@@ -28,12 +28,11 @@ from typing import Any
 
 from . import alerts
 from .buffer import ReceiveBuffer
-from .certificates import prepare
-from .errors import TlsError, TruncatedError, WriteAfterEndError
+from .errors import NotBegunError, TlsError, TruncatedError, WriteAfterEndError
 from .reading import CHUNK, FIRST_CHUNK, next_chunk
+from .records import HEADER, LONGEST_HELLO, Records, server_name
 
 RECORD = 16 * 1024  # the most plaintext that a record holds, RFC 8446 section 5.1
-_HEADER = 5  # bytes of a record's header, the last two of which are its length
 
 # How much is received, and how much is encrypted, at once (bytes): what gives the most throughput.
 # OpenSSL's buffers in memory keep the size that they once had.
@@ -46,29 +45,6 @@ MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
 _Bytes = bytes | bytearray | memoryview
-
-
-class _Records:
-    """Where records end in a stream of ciphertext."""
-
-    __slots__ = ("_head", "_missing", "whole")
-
-    def __init__(self) -> None:
-        self._head = b""  # a header of which a part has come
-        self._missing = 0  # bytes of a record of which a part has come
-        self.whole = True
-        """Whether the stream ends where a record does."""
-
-    def feed(self, data: bytes) -> None:
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        at, size = self._missing, len(data)
-        while at + _HEADER <= size:
-            at += _HEADER + (data[at + 3] << 8 | data[at + 4])
-        self._missing = max(0, at - size)
-        self._head = data[at:]
-        self.whole = at == size
 
 
 class TlsStream:
@@ -99,11 +75,12 @@ class TlsStream:
     ) -> None:
         """Nothing is sent or received yet.
 
-        `context` is changed: it does not renegotiate, and a server's notes the name in SNI.
-        ValueError for a `server_hostname` that cannot be one, or without one where `context` is to
-        check it.
+        `context` is not changed. ValueError for a `server_hostname` that cannot be one, or without
+        one where `context` is to check it.
         """
-        prepare(context, server_side, server_hostname)
+        if context.check_hostname and not (server_side or server_hostname):
+            # Python raises this for a socket, and checks nothing in memory.
+            raise ValueError("a context with check_hostname needs a server_hostname")
         self._receive = receive
         self._send = send
         self._incoming = ssl.MemoryBIO()
@@ -114,8 +91,9 @@ class TlsStream:
         self._lock = threading.RLock()  # a signal handler may ask from within
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
-        self._records = _Records()
+        self._records = Records()
         self._first: bytes | None = b""  # what the peer began with; None after the handshake
+        self._server_name: str | None = None
         self.fed = 0
         """How often there was something new from `receive`."""
         self._chunk = RECORD  # what `receive` is asked for
@@ -134,11 +112,15 @@ class TlsStream:
     def handshake(self) -> None:
         """Agree on keys with the peer, and check who it is as the context says.
 
-        HandshakeError, for which the peer has been sent an alert as far as possible. No lock is
-        held: it is called before any other thread knows of this stream.
+        HandshakeError, for which the peer has been sent an alert as far as possible; NotBegunError,
+        which is one, if a client has left without a byte. No lock is held: it is called before any
+        other thread knows of this stream.
         """
         if self._peer == "client" and not self.fed:  # it speaks first
-            self._feed(self._receive(self._chunk))
+            try:
+                self._feed(self._receive(self._chunk))
+            except ConnectionResetError:
+                raise NotBegunError from None
         while not self._shake_hands():
             flight = self._outgoing.read()
             if self._failure:
@@ -151,6 +133,8 @@ class TlsStream:
             self._answered = True  # tickets, for which nobody waits: they go with what comes next
         else:
             self._transmit(self._outgoing.read())
+        if self._peer == "client" and self._first:
+            self._server_name = server_name(self._first)
         self._first = None
         self._chunk = FIRST_CHUNK
 
@@ -284,14 +268,14 @@ class TlsStream:
         # One small record is what comes most often.
         if not (
             self._records.whole
-            and size > _HEADER
-            and size - _HEADER == ciphertext[3] << 8 | ciphertext[4]
+            and size > HEADER
+            and size - HEADER == ciphertext[3] << 8 | ciphertext[4]
         ):
             self._records.feed(ciphertext)
         chunk = self._chunk
         if size == chunk or chunk > FIRST_CHUNK:
             self._chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
-        if self._first is not None and len(self._first) <= alerts.SHOWN:
+        if self._first is not None and len(self._first) < LONGEST_HELLO:
             self._first += ciphertext
 
     def _take_in(self, seen: int) -> None:
@@ -441,5 +425,9 @@ class TlsStream:
 
     @property
     def server_name(self) -> str | None:
-        """The host that the client asked for by SNI (RFC 6066 section 3); None in a client."""
-        return getattr(self._ssl, "asked_for", None)
+        """The host that the client asked for by SNI (RFC 6066 section 3).
+
+        None in a client, before the handshake is over, and if it asked for none, or for a name that
+        is not printable ASCII.
+        """
+        return self._server_name

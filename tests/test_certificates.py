@@ -345,11 +345,3 @@ def test_a_key_from_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(TlsConfigError):
         server_context(TlsFiles(cert, Path(files().client).read_bytes()))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_stream_takes_any_context_of_python() -> None:
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(files().server)
-    client = ssl.create_default_context(cafile=files().ca)
-    assert talks(server, client)
-    assert server.options & client.options & ssl.OP_NO_RENEGOTIATION

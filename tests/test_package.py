@@ -20,7 +20,7 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 ORDER = [
     *("errors", "deadline", "buffer", "addresses", "endpoints", "encodings"),
     *("blocklist", "options", "events", "reading", "framing"),
-    *("sockets", "timing", "alerts", "certificates", "tls"),
+    *("sockets", "timing", "alerts", "certificates", "records", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs"),
     *("stream", "writing", "securing", "connection", "handover", "relaying"),
     *("attempts", "clientoptions", "dialling", "client"),

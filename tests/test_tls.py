@@ -31,7 +31,13 @@ from support import PATIENCE, in_thread, in_threads, reset, tcp_pair, tool, wait
 
 from netkit import tls
 from netkit.certificates import TlsFiles, client_context, server_context
-from netkit.errors import TlsError, TruncatedError, WriteAfterEndError
+from netkit.errors import (
+    HandshakeError,
+    NotBegunError,
+    TlsError,
+    TruncatedError,
+    WriteAfterEndError,
+)
 from netkit.tls import TlsStream
 
 RANDOM = random.Random(7)
@@ -188,27 +194,6 @@ def test_any_pieces_give_the_same_plaintext(
     while part := joined.server.recv(sizes[turns % len(sizes)]):
         data += part
     assert data == b"".join(writes)
-
-
-@given(
-    sizes=st.lists(st.integers(0, 600), max_size=6),
-    rest=st.binary(max_size=4),
-    cuts=st.lists(st.integers(0, 700), max_size=20),
-)
-def test_the_ends_of_records_are_found_in_any_pieces(
-    sizes: list[int], rest: bytes, cuts: list[int]
-) -> None:
-    records = tls._Records()
-    ends, stream = {0}, b""
-    for size in sizes:
-        stream += b"\x17\x03\x03" + size.to_bytes(2, "big") + bytes(size)
-        ends.add(len(stream))
-    stream += rest
-    at = 0
-    for cut in [*cuts, len(stream)]:
-        records.feed(stream[at : at + cut])
-        at = min(len(stream), at + cut)
-        assert records.whole == (at in ends)
 
 
 @settings(max_examples=30, deadline=None)
@@ -611,13 +596,27 @@ def test_a_certificate_that_is_not_verified_is_known_only_in_der() -> None:
     assert joined.server.server_name is None
 
 
-def test_a_contexts_own_callback_for_names_is_still_called() -> None:
+def test_a_contexts_own_callback_for_names_is_called() -> None:
     server = server_context(TlsFiles(files().server))
     seen: list[Any] = []
     server.sni_callback = lambda session, name, context: seen.append((name, context))
     for _ in range(2):
         assert Joined(server).server.server_name == "localhost"
     assert seen == [("localhost", server)] * 2
+
+
+def test_a_client_that_leaves_without_a_byte_has_not_begun_a_handshake() -> None:
+    joined = Joined(shake=False)
+    joined.up.ended = True
+    with pytest.raises(NotBegunError, match="the client left before it began the handshake"):
+        joined.server.handshake()
+
+
+def test_a_server_that_leaves_without_a_byte_has_broken_off_the_handshake() -> None:
+    joined = Joined(shake=False)
+    joined.down.ended = True
+    with pytest.raises(HandshakeError, match="the server left in the middle of the handshake"):
+        joined.client.handshake()
 
 
 # --- Answers that reading makes ---
@@ -879,8 +878,18 @@ def test_keys_are_renewed_at_the_peers_wish_in_both_directions() -> None:
             peer.wait_for(b"got " + line)
 
 
-def test_a_renegotiation_is_refused() -> None:
-    with openssl_client("-tls1_2") as (peer, stream, _):
+def pythons_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files().server)
+    return context
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["netkits", "the user's"])
+def test_a_renegotiation_is_refused(own: bool) -> None:
+    if not own and ssl.OPENSSL_VERSION_INFO < (3,):  # pragma: no cover - OpenSSL 1.1.1
+        pytest.skip("OpenSSL 1.1.1 renegotiates unless the context says otherwise")
+    context = contexts()[0] if own else pythons_context()
+    with openssl_client("-tls1_2", server=context) as (peer, stream, _):
         peer.type(b"R\n")
         with pytest.raises(TlsError):  # that is how openssl takes it
             stream.recv(100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -251,7 +252,99 @@ def test_a_socket_from_elsewhere_is_not_served_in_clear_text(handler: Any, metho
         assert server.wait_for_connections(0, PATIENCE)
 
 
+# --- A context that the program has made ---
+
+
+def all_of(context: ssl.SSLContext) -> dict[str, Any]:
+    """Every attribute of a context that can be read."""
+    values = {
+        name: getattr(context, name)
+        for name in dir(context)
+        if not callable(getattr(type(context), name, None)) and name not in ("__dict__", "__doc__")
+    }
+    assert {"options", "sni_callback", "verify_flags", "num_tickets", "verify_mode"} < set(values)
+    ciphers = [cipher["name"] for cipher in context.get_ciphers()]
+    return {**values, "ciphers": ciphers, "classes": (context.sslsocket_class,)}
+
+
+def pythons_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files().server)
+    return server, ssl.create_default_context(cafile=files().ca)
+
+
+@each_handler
+def test_a_context_of_the_programs_is_never_changed(handler: Any) -> None:
+    server_side, client_side = pythons_contexts()
+    server_side.sni_callback = lambda *_: None
+    before = all_of(server_side), all_of(client_side)
+    with serving(handler, tls=server_side) as server:
+        for _ in range(2):
+            with secure_client(server, client_side) as sock:
+                assert say_and_end(sock, b"hello") == b"hello"
+        port = server.server_address[1]
+        with netkit.connect(port, "localhost", family=4, tls=client_side) as conn:
+            conn.end("hello")
+            assert conn.read() == b"hello"
+    assert (all_of(server_side), all_of(client_side)) == before
+
+
+def test_a_context_for_starttls_is_never_changed() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.start_tls(server_side)
+        conn.write(conn.tls.server_name or "")
+
+    server_side, client_side = pythons_contexts()
+    before = all_of(server_side), all_of(client_side)
+    with serving(handler) as server:
+        with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+            conn.start_tls(client_side, server_hostname="localhost")
+            assert conn.read() == b"localhost"
+    assert (all_of(server_side), all_of(client_side)) == before
+
+
+def test_a_socket_class_of_the_context_is_the_one_that_a_handler_gets() -> None:
+    class Own(ssl.SSLSocket):
+        pass
+
+    class Telling(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(type(self.request).__name__.encode())
+
+    context = pythons_contexts()[0]
+    context.sslsocket_class = Own
+    with serving(Telling, tls=context) as server, secure_client(server) as sock:
+        assert receive_all(sock) == b"Own"
+
+
 # --- Those who cannot, or will not, speak TLS ---
+
+
+@each_handler
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["end", "reset"])
+def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed, events.ConnectionClosed) as seen:
+        with serving(handler, tls=contexts()[0]) as server:
+            with client(server) as sock:
+                connection = busy_connection(server)
+                wait_until(lambda: connection.is_secured() or connection._waiting)
+                leave(sock)
+            wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.ConnectionClosed]
+
+
+def test_a_client_that_leaves_when_told_to_start_tls_is_a_failure() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.readline()
+        conn.start_tls(contexts()[0])
+
+    with observed(events.ClientFailed) as seen, serving(handler) as server:
+        with client(server) as sock:
+            sock.sendall(b"STARTTLS\n")
+            sock.shutdown(socket.SHUT_WR)
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["NotBegunError: the client left before it began the handshake"]
 
 
 @each_handler
@@ -681,15 +774,40 @@ def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
             assert receive_all(sock) == b""
 
 
-def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted() -> None:
-    class Polite(socketserver.BaseRequestHandler):
+@each_version
+@pytest.mark.parametrize("how", ["recv", "recv_into", "file", "without waiting"])
+def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted(
+    how: str, version: ssl.TLSVersion
+) -> None:
+    class Polite(socketserver.StreamRequestHandler):
+        def read(self) -> Any:
+            if how == "file":
+                return self.rfile.readline()
+            if how == "recv_into":
+                return self.request.recv_into(bytearray(100))
+            if how == "recv":
+                return self.request.recv(100)
+            self.request.settimeout(0)
+            while True:
+                try:
+                    return self.request.recv(100)
+                except ssl.SSLWantReadError:
+                    select.select([self.request], [], [])
+
         def handle(self) -> None:
+            assert self.read()
             self.request.sendall(b"hello")
-            while self.request.recv(100):
+            while self.read():
                 pass
+            self.request.settimeout(PATIENCE)
             self.request.sendall(b"goodbye")
 
-    with serving(Polite, tls=contexts()[0]) as server, secure_client(server) as sock:
+    client_side = contexts(version)[1]
+    with (
+        serving(Polite, tls=pythons_contexts()[0]) as server,
+        secure_client(server, client_side) as sock,
+    ):
+        sock.sendall(b"hello\n")
         assert receive_exactly(sock, 5) == b"hello"
         with in_thread(server.stop):
             assert receive_all(sock) == b"goodbye"
@@ -716,9 +834,13 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
             wait_until(lambda: shaking[0]._handshaking and shaking[0]._handshaking.fed)
             say(sock, b"hello")
             send_part_of_a_record(sock)
-            with in_thread(server.stop, 0.3):
-                time.sleep(0.1)  # that nothing happens cannot be waited for
+            with in_thread(server.stop, PATIENCE):
+                connections = server.connections
+                wait_until(lambda: all(each._draining for each in connections))
+                time.sleep(0.05)  # that nothing happens cannot be waited for
                 assert server.connection_count == 2
+                sock.close()
+                slow.close()
         assert server.connection_count == 0
 
 
