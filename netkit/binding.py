@@ -103,7 +103,7 @@ def name_of_all(listener: socket.socket) -> Any:
 def adopted(fd: int) -> socket.socket:
     """The socket that a descriptor is, which was opened by another program (systemd, say).
 
-    It is not passed on to programs that this one starts. OSError if it is none, or no stream.
+    OSError if it is none, or no stream.
     """
     try:
         sock = socket.socket(fileno=fd)
@@ -113,7 +113,6 @@ def adopted(fd: int) -> socket.socket:
         sock.detach()  # it is not ours to close
         unfit = OSError(errno.EINVAL, "")
         raise explain(unfit, f"fd:{fd}", reason="it is no stream socket")
-    sock.set_inheritable(False)
     return sock
 
 

@@ -233,7 +233,8 @@ class ListeningServer(ClientServer):
         return self._bind_and_activate()
 
     def _take(self, sock: socket.socket, file: SocketFile | None) -> None:
-        """Listen on a socket that is bound."""
+        """Listen on a socket that is bound, which programs that are started do not inherit."""
+        sock.set_inheritable(False)
         self._opened_by = 0
         self.socket, self.address_family, self._file = sock, sock.family, file
         self.server_address = sock.getsockname()

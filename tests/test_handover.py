@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from secure import contexts
-from support import client, in_thread, receive_all, receive_exactly, send_and_end, serving, tcp_pair
+from support import (
+    client,
+    in_thread,
+    in_threads,
+    receive_all,
+    receive_exactly,
+    send_and_end,
+    serving,
+    tcp_pair,
+)
 
 import netkit
+from netkit import handover
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="another kernel counts otherwise")
 
 
 @pytest.fixture
@@ -72,14 +90,324 @@ def test_much_that_was_not_read_goes_over_too(
             assert moved.read() == b""
 
 
-def test_a_sender_that_dies_is_told(channel: tuple[socket.socket, socket.socket]) -> None:
+def moved(here: socket.socket, there: socket.socket, unread: bytes = b"") -> netkit.Connection:
+    """A connection that has gone through the channel, to see that it works; with a peer."""
+    ours, peer = socket.socketpair()
+    with peer:
+        conn = netkit.Connection(ours)
+        conn.unread(unread)
+        netkit.send_connection(here, conn)
+        received = netkit.receive_connection(there)
+        assert received
+        peer.sendall(b"!")
+    return received
+
+
+def works(here: socket.socket, there: socket.socket) -> bool:
+    with moved(here, there, b"hello") as conn:
+        return bool(conn.read() == b"hello!")
+
+
+def test_any_number_of_threads_send_and_receive_through_one_channel(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as small as there is
+    senders, rounds, size = 8, 20, 50_000
+    got: list[bytes] = []
+
+    def send(number: int) -> None:
+        for each in range(rounds):
+            ours, peer = socket.socketpair()
+            with peer:
+                conn = netkit.Connection(ours)
+                conn.unread(b"%d %d " % (number, each) + b"%d" % number * size)
+                netkit.send_connection(here, conn)
+                peer.sendall(b" end")
+
+    def receive() -> None:
+        while conn := netkit.receive_connection(there):
+            with conn:
+                got.append(conn.read())
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(in_thread(receive))
+        try:
+            in_threads(send, [(number,) for number in range(senders)])
+        finally:
+            here.close()
+    assert sorted(got) == sorted(
+        b"%d %d " % (number, each) + b"%d" % number * size + b" end"
+        for number in range(senders)
+        for each in range(rounds)
+    )
+
+
+def test_handlers_in_many_threads_send_their_clients_and_none_is_lost(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+
+    def handler(conn: netkit.Connection) -> None:
+        if conn.readline() == b"shout\n":
+            netkit.send_connection(here, conn)
+
+    def receive() -> None:
+        while conn := netkit.receive_connection(there):
+            with conn:
+                for line in conn.lines():
+                    conn.write(line.upper() + "\n")
+
+    def talk(server: netkit.Server, number: int) -> None:
+        for _ in range(40):
+            with netkit.connect(server.address.port, "127.0.0.1") as conn:
+                conn.end(f"shout\nclient{number}\n")
+                assert conn.read().decode() == f"CLIENT{number}\n"
+
+    with in_thread(receive):
+        try:
+            with serving(handler) as server:
+                in_threads(talk, [(server, number) for number in range(8)])
+        finally:
+            here.close()
+
+
+@contextlib.contextmanager
+def no_descriptor_left(but: int = 0) -> Iterator[None]:
+    """This process may open no further descriptor, or so many."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        lowest = os.open(os.devnull, os.O_RDONLY)  # below it, all are taken
+        os.close(lowest)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + but, limits[1]))
+        yield
+
+
+@linux
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_receiver_without_descriptors_says_so_and_receives_the_next_one(
+    channel: tuple[socket.socket, socket.socket], left: int
+) -> None:
+    here, there = channel
+    ours, peer = socket.socketpair()
+    with peer:
+        conn = netkit.Connection(ours)
+        conn.unread(b"unread")
+        netkit.send_connection(here, conn)
+        with no_descriptor_left(but=left), pytest.raises(OSError, match="no descriptor") as caught:
+            netkit.receive_connection(there)
+        assert caught.value.errno == errno.EMFILE
+        assert peer.recv(1) == b""
+    assert works(here, there)
+
+
+def datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+@pytest.mark.parametrize(
+    ("send", "why"),
+    [
+        (lambda here, own, file: here.sendall(b"\0"), "a byte without a descriptor came"),
+        (
+            lambda here, own, file: socket.send_fds(here, [b"\0"], [file]),
+            "its descriptor is no socket",
+        ),
+        (
+            lambda here, own, file: socket.send_fds(here, [b"\0"], [own] * 3),
+            "3 descriptors came",
+        ),
+        (
+            lambda here, own, file: socket.send_fds(here, [b"\0"], [own, own]),
+            "its unread bytes are in no regular file",
+        ),
+    ],
+)
+def test_what_is_no_connection_is_refused_and_the_next_one_is_received(
+    channel: tuple[socket.socket, socket.socket], send: Any, why: str
+) -> None:
+    here, there = channel
+    with tempfile.TemporaryFile() as file, tcp_pair() as (ours, _):
+        send(here, ours.fileno(), file.fileno())
+    with pytest.raises(OSError, match=f"^.*what was sent is no connection: {why}$") as caught:
+        netkit.receive_connection(there)
+    assert caught.value.errno == errno.EPROTO
+    assert works(here, there)
+
+
+def test_more_descriptors_than_a_message_may_have_are_all_closed(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
     here, there = channel
     with tcp_pair() as (ours, _):
-        socket.send_fds(here, [b"\0"], [ours.fileno()])
-        here.sendall(b"\0\0")
-        here.close()
-        with pytest.raises(netkit.IncompleteReadError):
+        socket.send_fds(here, [b"\0"], [ours.fileno()] * 200)
+    with pytest.raises(OSError, match="descriptors came"):
+        netkit.receive_connection(there)
+    assert works(here, there)
+
+
+def test_a_socket_of_datagrams_is_no_connection(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    with datagrams() as sock:
+        socket.send_fds(here, [b"\0"], [sock.fileno()])
+    with pytest.raises(OSError, match="its socket is no stream"):
+        netkit.receive_connection(there)
+    assert works(here, there)
+
+
+def test_a_client_that_has_left_meanwhile_is_told(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    with socket.socket() as sock:  # which has no peer
+        socket.send_fds(here, [b"\0"], [sock.fileno()])
+    with pytest.raises(OSError, match="connected") as caught:
+        netkit.receive_connection(there)
+    assert caught.value.errno == errno.ENOTCONN
+    assert works(here, there)
+
+
+def test_the_unread_bytes_that_are_received_are_bounded(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    with tempfile.TemporaryFile() as file, tcp_pair() as (ours, _):
+        file.truncate(2**40)
+        socket.send_fds(here, [b"\0"], [ours.fileno(), file.fileno()])
+    with pytest.raises(OSError, match="it has more than 33554432 unread bytes"):
+        netkit.receive_connection(there)
+    assert works(here, there)
+
+
+def test_the_unread_bytes_that_are_sent_are_bounded(
+    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = channel
+    monkeypatch.setattr(handover, "MAX_UNREAD", 9)
+    ours, peer = socket.socketpair()
+    with peer:
+        conn = netkit.Connection(ours)
+        conn.unread(b"0123456789")
+        with pytest.raises(netkit.MessageTooLongError) as caught:
+            netkit.send_connection(here, conn)
+        assert (caught.value.limit, caught.value.size) == (9, 10)
+        assert peer.recv(1) == b""
+    assert works(here, there)
+
+
+def test_unread_bytes_that_are_cut_off_while_they_are_read_are_an_error(
+    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = channel
+    pread = os.pread
+    monkeypatch.setattr(handover.os, "pread", lambda fd, size, at: b"" if at else pread(fd, 2, at))
+    ours, peer = socket.socketpair()
+    with peer:
+        conn = netkit.Connection(ours)
+        conn.unread(b"unread")
+        netkit.send_connection(here, conn)
+        with pytest.raises(OSError, match="its unread bytes have been cut off"):
             netkit.receive_connection(there)
+
+
+def test_a_channel_that_cannot_carry_descriptors_is_refused_before_anything_is_lost() -> None:
+    with tcp_pair() as (ours, other), tcp_pair() as (mine, peer):
+        conn = netkit.Connection(mine)
+        with pytest.raises(ValueError, match="^the channel must be a Unix stream socket$"):
+            netkit.send_connection(ours, conn)
+        with pytest.raises(ValueError, match="^the channel must be a Unix stream socket$"):
+            netkit.receive_connection(other)
+        conn.write("still here")
+        assert receive_exactly(peer, 10) == b"still here"
+
+
+@pytest.mark.parametrize("close_at_once", [True, False])
+def test_no_descriptor_that_is_received_goes_to_programs_that_are_started(
+    channel: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    close_at_once: bool,
+) -> None:
+    here, there = channel
+    if not close_at_once:
+        monkeypatch.delattr(handover.socket, "MSG_CMSG_CLOEXEC", raising=False)
+    with moved(here, there, b"hello") as conn:
+        assert not os.get_inheritable(conn.fileno())
+
+
+def test_a_system_without_files_in_memory_takes_a_temporary_one(
+    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(handover.os, "memfd_create", raising=False)
+    assert works(*channel)
+
+
+def test_a_connection_that_did_not_block_blocks_once_it_is_received(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        ours.setblocking(False)
+        socket.send_fds(here, [b"\0"], [ours.fileno()])
+    received = netkit.receive_connection(there)
+    assert received
+    with received:
+        assert received.socket.getblocking()
+
+
+def test_credentials_beside_the_descriptor_do_no_harm(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    here, there = channel
+    if not hasattr(socket, "SO_PASSCRED"):
+        pytest.skip("credentials are sent in another way here")
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    assert works(here, there)
+
+
+KINDS = ["connection", "file", "listener", "pipe", "datagrams"]
+messages = st.tuples(st.integers(1, 3), st.lists(st.sampled_from(KINDS), max_size=70))
+
+
+@pytest.mark.fuzz
+@given(st.lists(messages, max_size=4))
+def test_whatever_comes_through_a_channel_is_a_connection_or_an_error_and_nothing_stays_open(
+    sent: list[tuple[int, list[str]]],
+) -> None:
+    with contextlib.ExitStack() as stack:
+        here, there, ours, _ = map(
+            stack.enter_context, (*socket.socketpair(), *socket.socketpair())
+        )
+        read, write = os.pipe()
+        stack.callback(os.close, read)
+        stack.callback(os.close, write)
+        open_ones = {
+            "connection": ours.fileno(),
+            "file": stack.enter_context(tempfile.TemporaryFile()).fileno(),
+            "listener": stack.enter_context(socket.create_server(("127.0.0.1", 0))).fileno(),
+            "pipe": read,
+            "datagrams": stack.enter_context(datagrams()).fileno(),
+        }
+        before = os.listdir("/dev/fd")
+        for size, kinds in sent:
+            if kinds:
+                socket.send_fds(here, [bytes(size)], [open_ones[k] for k in kinds])
+            else:
+                here.sendall(bytes(size))
+        for size, kinds in sent:
+            for position in range(size):
+                good = not position and kinds in (["connection"], ["connection", "file"])
+                with contextlib.nullcontext() if good else pytest.raises(OSError, match=" "):
+                    conn = netkit.receive_connection(there)
+                    assert conn
+                    conn.destroy()
+        assert works(here, there)
+        assert os.listdir("/dev/fd") == before
 
 
 def test_a_detached_socket_is_as_good_as_new() -> None:

@@ -232,6 +232,13 @@ def test_an_inherited_descriptor_is_served_whether_it_listens_already_or_not(
         os.fstat(fd)
 
 
+def test_no_socket_that_a_server_takes_over_goes_to_programs_that_are_started() -> None:
+    opened = socket.create_server(("127.0.0.1", 0))
+    opened.set_inheritable(True)
+    with echo().listen(sock=opened):
+        assert not opened.get_inheritable()
+
+
 @needs_unix
 def test_the_file_of_an_inherited_unix_socket_is_not_ours_to_remove() -> None:
     opened = socket.socket(socket.AF_UNIX)
