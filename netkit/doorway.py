@@ -18,11 +18,11 @@ from typing import Any
 
 from . import events, sockets
 from .accepting import Accepting
+from .adapting import Serve
 from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
 from .encodings import to_bytes
-from .handlers import Serve
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry

@@ -1,24 +1,17 @@
-"""What serves a client: the three kinds of handlers, the class to derive from, and three that ship.
-
-A handler is a `socketserver.BaseRequestHandler` class (or what can be called like one), a `Handler`
-class, or a function that takes a `Connection`. `adapt` tells them apart, once for each server.
-"""
+"""The class of handlers to derive from, and three that ship."""
 
 from __future__ import annotations
 
-import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, BinaryIO, ClassVar
 
 from . import events
 from .connection import Connection
 from .encodings import encode_separator, printable
 from .errors import LineTooLongError
-
-Serve = Callable[[Connection], None]
 
 
 class Handler:
@@ -179,87 +172,3 @@ class GreeterHandler(Handler):
 
     def handle(self) -> None:
         """Nothing is read: what the client sends is swallowed when the connection is closed."""
-
-
-def adapt(handler: Any, arguments: Mapping[str, Any]) -> Serve | None:
-    """How `handler` serves a `Connection`; None: it wants the socket, as in `socketserver`.
-
-    TypeError if it can serve neither, or does not take `arguments`, before any client comes.
-    """
-    if isinstance(handler, type) and issubclass(handler, Handler):
-        if handler.__init__ is Handler.__init__:
-            handler.check_settings(arguments)
-        else:
-            _check_call(handler, (None,), arguments)
-        return lambda conn: _serve(handler(conn, **arguments))
-    if not callable(handler):
-        raise TypeError(f"a handler must be a class or a function, not {handler!r}")
-    if _wants_socket(handler, arguments):
-        _check_call(handler, (None, None, None), arguments)
-        return None
-    _check_call(handler, (None,), arguments)
-    if not arguments:
-        return handler  # type: ignore[no-any-return] # the least stack for each client
-    return lambda conn: handler(conn, **arguments)
-
-
-def _serve(handler: Handler) -> None:
-    try:
-        handler.connected()
-        handler.handle()
-    finally:
-        try:
-            handler.conn.close()
-        finally:
-            handler.closed()
-
-
-def error_of_handle(error: BaseException) -> BaseException:
-    """What a request handler's `handle` had raised, if `error` is of its `finish`; else `error`.
-
-    `socketserver` calls `finish` in a ``finally``, so that the later error replaces the first.
-    """
-    first = error.__context__
-    if first is None or first.__traceback__ is None:
-        return error
-    # Its outermost frame: of the constructor, if it had left `handle`; if not, it was caught there.
-    code = first.__traceback__.tb_frame.f_code
-    return first if code is socketserver.BaseRequestHandler.__init__.__code__ else error
-
-
-def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether it is to be called ``(request, client_address, server)``.
-
-    It is if one argument is not enough for it, or if it takes any number of them, as a wrapper
-    around a request handler class does.
-    """
-    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
-        return True
-    import inspect  # here because classes, the common case, do without
-
-    try:
-        parameters = inspect.signature(handler).parameters.values()
-    except (TypeError, ValueError):  # written in C, and keeps it to itself
-        return True
-    required = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        and p.default is p.empty
-        and p.name not in arguments
-    ]
-    return len(required) > 1 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
-
-
-def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
-    import inspect
-
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C: its first client will tell
-        return
-    try:
-        signature.bind(*positional, **arguments)
-    except TypeError as error:
-        name = getattr(handler, "__name__", repr(handler))
-        raise TypeError(f"handler {name} cannot be called: {error}") from None

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
+from .adapting import Serve, adapt, check_result, error_of_handle
 from .addresses import describe_peer
 from .admission import Ticket
 from .connection import Connection
 from .deadline import wait_time
 from .doorway import INHERITS_OPTIONS
 from .errors import NotBegunError, PeerError
-from .handlers import Serve, adapt, error_of_handle
 from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
@@ -83,9 +83,10 @@ class ClientServer(AdjustableServer):
             self._handler_class = handler
 
     def _adapted(self, handler: Any, options: Options) -> Serve | None:
-        if handler is None and self._overrides("finish_request"):  # which needs none
+        calls_it_itself = self._overrides("finish_request")
+        if handler is None and calls_it_itself:  # it needs none
             return None
-        return adapt(handler, options.handler_args)
+        return adapt(handler, options.handler_args, check=not calls_it_itself)
 
     @property
     def _threads(
@@ -279,7 +280,7 @@ class ClientServer(AdjustableServer):
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:
-            self._serve(connection or self._register(request, client_address))
+            check_result(self._serve(connection or self._register(request, client_address)))
 
     def shutdown_request(self, request: Any) -> None:
         """End a connection so that its client gets all that was written to it."""

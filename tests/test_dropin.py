@@ -497,6 +497,23 @@ def test_finish_request_may_give_the_handler_more_arguments() -> None:
         assert exchange(server, b"hello\n") == b"HELLO!"
 
 
+def test_finish_request_may_give_the_handler_arguments_that_it_needs() -> None:
+    class Named(Shout):
+        def __init__(self, *arguments: Any, suffix: bytes) -> None:
+            self.suffix = suffix
+            super().__init__(*arguments)
+
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.readline().strip() + self.suffix)
+
+    class Server(netkit.Server):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            self.RequestHandlerClass(request, client_address, self, suffix=b"!")
+
+    with served(Server(LOCAL, Named)) as server:
+        assert exchange(server, b"hello\n") == b"hello!"
+
+
 def test_finish_request_may_do_without_a_handler() -> None:
     class Server(netkit.Server):
         def finish_request(self, request: Any, client_address: Any) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import random
 import re
 import socket
-import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,7 +31,7 @@ from support import (
 
 import netkit
 from netkit import events
-from netkit.handlers import adapt, hex_dump
+from netkit.handlers import hex_dump
 
 # Handler
 
@@ -504,154 +501,7 @@ def test_the_whole_greeting_arrives_though_the_client_talks_over_it() -> None:
             assert receive_all(sock) == greeting.encode()
 
 
-# Telling the kinds apart
-
-
-def record(*arguments: Any, **keywords: Any) -> None:
-    """Only its signature matters."""
-
-
-class OldStyle(socketserver.BaseRequestHandler):
-    pass
-
-
-class OldStyleWithMore(socketserver.BaseRequestHandler):
-    def __init__(self, request: Any, client_address: Any, server: Any, colour: str) -> None:
-        super().__init__(request, client_address, server)
-
-
-class Callable1:
-    def __call__(self, conn: Any) -> None:
-        pass
-
-    def method(self, conn: Any) -> None:
-        pass
-
-    @classmethod
-    def of_the_class(cls, conn: Any) -> None:
-        pass
-
-    @staticmethod
-    def static(conn: Any) -> None:
-        pass
-
-
-class Callable3:
-    def __call__(self, request: Any, client_address: Any, server: Any) -> None:
-        pass
-
-
-class Takes1:
-    def __init__(self, conn: Any) -> None:
-        pass
-
-
-def three(request: Any, client_address: Any, server: Any) -> None:
-    pass
-
-
-WANT_A_CONNECTION: list[tuple[Any, dict[str, Any]]] = [
-    (netkit.Handler, {}),
-    (netkit.EchoHandler, {}),
-    (lambda conn: None, {}),
-    (lambda conn, greeting="hi", *, loud=False: None, {}),
-    (lambda conn, *, loud: None, {"loud": True}),
-    (lambda conn, **settings: None, {"any": "thing"}),
-    (lambda conn=None: None, {}),
-    (lambda conn, /: None, {}),
-    (lambda conn, database: None, {"database": "db"}),
-    (functools.partial(lambda conn, database: None, database="db"), {}),
-    (functools.partial(lambda database, conn: None, "db"), {}),
-    (Callable1(), {}),
-    (Callable1().method, {}),
-    (Callable1.of_the_class, {}),
-    (Callable1.static, {}),
-    (Takes1, {}),
-    (len, {}),
-]
-WANT_THE_SOCKET: list[tuple[Any, dict[str, Any]]] = [
-    (socketserver.BaseRequestHandler, {}),
-    (socketserver.StreamRequestHandler, {}),
-    (OldStyle, {}),
-    (OldStyleWithMore, {"colour": "red"}),
-    (functools.partial(OldStyleWithMore, colour="red"), {}),
-    (three, {}),
-    (lambda request, client_address, server=None: None, {}),
-    (lambda request, client_address, server, colour: None, {"colour": "red"}),
-    (lambda *arguments: OldStyle(*arguments), {}),
-    (record, {}),
-    (record, {"any": "thing"}),
-    (Callable3(), {}),
-    (max, {}),  # keeps its signature to itself
-]
-
-
-@pytest.mark.parametrize(("handler", "arguments"), WANT_A_CONNECTION)
-def test_what_takes_one_argument_is_given_a_connection(
-    handler: Any, arguments: dict[str, Any]
-) -> None:
-    assert adapt(handler, arguments) is not None
-
-
-@pytest.mark.parametrize(("handler", "arguments"), WANT_THE_SOCKET)
-def test_what_takes_three_arguments_is_called_as_in_socketserver(
-    handler: Any, arguments: dict[str, Any]
-) -> None:
-    assert adapt(handler, arguments) is None
-
-
-@pytest.mark.parametrize(
-    ("handler", "arguments", "message"),
-    [
-        (None, {}, "a handler must be a class or a function, not None"),
-        ("echo", {}, "a handler must be a class or a function, not 'echo'"),
-        (netkit.EchoHandler.__new__(netkit.EchoHandler), {}, "a handler must be a class"),
-        (lambda: None, {}, "handler <lambda> cannot be called: too many positional arguments"),
-        (lambda a, b: None, {}, "handler <lambda> cannot be called: too many positional"),
-        (lambda a, b, c, d: None, {}, "handler <lambda> cannot be called: missing .* 'd'"),
-        (lambda conn, *, loud: None, {}, "handler <lambda> cannot be called: missing .* 'loud'"),
-        (lambda conn: None, {"loud": 1}, "handler <lambda> cannot be called: got an unexp.*'loud'"),
-        (lambda conn: None, {"conn": 1}, "handler <lambda> cannot be called: multiple values"),
-        (three, {"loud": 1}, "handler three cannot be called: got an unexpected .*'loud'"),
-        (OldStyle, {"colour": "red"}, "handler OldStyle cannot be called: .*'colour'"),
-        (OldStyleWithMore, {}, "handler OldStyleWithMore cannot be called: missing .*'colour'"),
-        (netkit.Handler, {"conn": 1}, "Handler has no setting 'conn'"),
-        (netkit.GreeterHandler, {"greting": "hi"}, "GreeterHandler has no setting 'greting'"),
-    ],
-)
-def test_what_can_serve_nobody_is_refused_before_any_client_comes(
-    handler: Any, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(TypeError, match=message):
-        netkit.create_server(handler, handler_args=arguments)
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        lambda conn, word: conn.end(word),
-        lambda request, client_address, server, word: request.sendall(word.encode()),
-        type(
-            "Old",
-            (OldStyleWithMore,),
-            {"__init__": lambda self, request, address, server, word: request.sendall(b"given")},
-        ),
-        type("New", (netkit.Handler,), {"word": "", "connected": lambda s: s.conn.end(s.word)}),
-    ],
-)
-def test_handlers_of_each_kind_get_the_handler_args(handler: Callable[..., Any]) -> None:
-    with serving(handler, handler_args={"word": "given"}) as server:
-        assert exchange(server, b"") == b"given"
-
-
-def test_the_handler_of_a_server_can_be_exchanged_and_is_checked_again() -> None:
-    with serving(lambda conn: conn.end("one")) as server:
-        assert exchange(server, b"") == b"one"
-        server.RequestHandlerClass = lambda conn: conn.end("two")
-        assert exchange(server, b"") == b"two"
-        with pytest.raises(TypeError, match="a handler must be"):
-            server.RequestHandlerClass = "three"
-        assert exchange(server, b"") == b"two"
+# Settings
 
 
 @pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])

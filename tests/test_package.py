@@ -25,7 +25,7 @@ ORDER = [
     *("stream", "writing", "securing", "connection", "handover", "relaying"),
     *("attempts", "clientoptions", "dialling", "client"),
     *("registry", "lifetimes", "threads", "stands", "accepting", "places", "admission", "anteroom"),
-    *("handlers", "doorway", "settings", "serving", "listening", "server", "signals"),
+    *("handlers", "adapting", "doorway", "settings", "serving", "listening", "server", "signals"),
     *("worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "connecting", "loading", "output"),
     *("__init__", "cli", "__main__"),

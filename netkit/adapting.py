@@ -1,0 +1,181 @@
+"""The three kinds of handlers: which one a server was given, and how it serves a client.
+
+A handler is a `socketserver.BaseRequestHandler` class (or what can be called like one), a `Handler`
+class, or a function that takes a `Connection`. `adapt` tells them apart, once for each server, and
+refuses what cannot serve a client.
+"""
+
+from __future__ import annotations
+
+import functools
+import socketserver
+from collections.abc import Callable, Mapping
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection
+from .handlers import Handler
+
+if TYPE_CHECKING:
+    import inspect
+
+Serve = Callable[[Connection], object]
+
+
+def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Serve | None:
+    """How `handler` serves a `Connection`; None if it wants the socket, as in `socketserver`.
+
+    With `check`, TypeError before any client comes if it cannot serve one, or does not take
+    `arguments`. (A server that overrides `finish_request` may call it in another way.)
+    """
+    if check:
+        _check_kind(handler)
+    if isinstance(handler, type) and issubclass(handler, Handler):
+        if check and handler.__init__ is Handler.__init__:
+            handler.check_settings(arguments)
+        elif check:
+            _check_call(handler, (None,), arguments)
+        return lambda conn: _serve(handler(conn, **arguments))
+    wants_socket = _wants_socket(handler, arguments)
+    if check:
+        _check_call(handler, (None, None, None) if wants_socket else (None,), arguments)
+    if wants_socket:
+        return None
+    if not arguments:
+        return handler  # type: ignore[no-any-return] # the least stack for each client
+    return lambda conn: handler(conn, **arguments)
+
+
+def _serve(handler: Handler) -> None:
+    try:
+        handler.connected()
+        handler.handle()
+    finally:
+        try:
+            handler.conn.close()
+        finally:
+            handler.closed()
+
+
+def error_of_handle(error: BaseException) -> BaseException:
+    """What a request handler's `handle` had raised, if `error` is of its `finish`; else `error`.
+
+    `socketserver` calls `finish` in a ``finally``, so that the later error replaces the first.
+    """
+    first = error.__context__
+    if first is None or first.__traceback__ is None:
+        return error
+    # Its outermost frame: of the constructor, if it had left `handle`; if not, it was caught there.
+    code = first.__traceback__.tb_frame.f_code
+    return first if code is socketserver.BaseRequestHandler.__init__.__code__ else error
+
+
+def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether it is to be called ``(request, client_address, server)``.
+
+    It is if one argument is not enough for it, or if it takes any number of them, as a wrapper
+    around a request handler class does.
+    """
+    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
+        return True
+    import inspect  # here because classes, the common case, do without
+
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # written in C, and keeps it to itself
+        return True
+    required = [name for name in _required(signature) if name not in arguments]
+    return len(required) > 1 or any(
+        parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()
+    )
+
+
+def _required(signature: inspect.Signature) -> list[str]:
+    """The positional parameters without a default."""
+    return [
+        p.name
+        for p in signature.parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+
+
+def _check_kind(handler: Any) -> None:
+    """TypeError for what can be told to serve nobody without looking at its parameters."""
+    if isinstance(handler, type):
+        problem = _problem_of_class(handler)
+    elif isinstance(handler, (Handler, socketserver.BaseRequestHandler)):
+        problem = "it is a handler already: give its class, of which each client gets its own"
+    elif not callable(handler):
+        raise TypeError(f"a handler must be a class or a function, not {handler!r}")
+    else:
+        problem = _problem_of_result(handler)
+    if problem:
+        raise TypeError(f"{_name(handler)} cannot serve a client: {problem}")
+
+
+def _problem_of_class(handler: type) -> str | None:
+    if issubclass(handler, socketserver.BaseServer):
+        return "it is a server: give the class, or the function, that serves one client"
+    if issubclass(handler, socketserver.DatagramRequestHandler):
+        return "it is for datagrams, not for connections"
+    if not issubclass(handler, (Handler, socketserver.BaseRequestHandler)):
+        if handler.__init__ is object.__init__ or not hasattr(handler.__init__, "__code__"):
+            return "derive it from netkit.Handler or from socketserver.BaseRequestHandler"
+        return None
+    for name in ("setup", "connected", "handle", "received", "finish", "closed"):
+        problem = _problem_of_result(getattr(handler, name, None))
+        if problem:
+            return f"{name}: {problem}"
+    return None
+
+
+# As `inspect.CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR`: a call runs nothing yet.
+_DEFERRED = {
+    0x20: "it is a generator function, which does nothing when it is called",
+    0x80: "it is a coroutine function; a handler is a plain function, which may block",
+    0x200: "it is an asynchronous generator; a handler is a plain function, which may block",
+}
+
+
+def _problem_of_result(function: Any) -> str | None:
+    """Whether a call of `function` would return before anything has run, and then why."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    for called in (function, type(function).__call__):
+        flags = getattr(getattr(called, "__code__", None), "co_flags", 0)
+        for flag, text in _DEFERRED.items():
+            if flags & flag:
+                return text
+    return None
+
+
+def check_result(result: object) -> None:
+    """TypeError if what a handler has returned shows that it has not run."""
+    if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
+        if not isinstance(result, AsyncGeneratorType):
+            result.close()  # else Python warns that nobody has awaited it
+        raise TypeError(f"the handler has returned {result!r}, of which nothing has run")
+
+
+def _name(handler: Any) -> str:
+    return getattr(handler, "__name__", None) or repr(handler)
+
+
+def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
+    import inspect
+
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):  # written in C: its first client will tell
+        return
+    try:
+        signature.bind(*positional, **arguments)
+    except TypeError as error:
+        name = _name(handler)
+        if isinstance(handler, type) or len(_required(signature)) in (1, 3):
+            raise TypeError(f"handler {name} cannot be called: {error}") from None
+        shown = f"{name}({', '.join(signature.parameters)})"
+        raise TypeError(
+            f"{shown} cannot serve a client: a handler takes one argument, the connection; "
+            "further ones come by handler_args"
+        ) from None
