@@ -3,7 +3,10 @@
 Rules:
 
 1. A place is taken before a client is accepted, so that there is never one too many, however many
-   threads, and worker processes, accept at once. It is given back when the connection is over.
+   threads, and worker processes, accept at once. It is given back when the connection is over, or
+   when all that is left is its polite close, which may wait for the client: a limit of `N` clients
+   must not be one of `N` closes. Connections that are being closed have places of their own,
+   `MAX_LINGERING`.
 2. The other limits are judged once the address is known. Of two lists of addresses, the longest
    prefix counts; if there is a list of those allowed, nobody else is.
 3. Whoever is kept out is counted, and told of once an episode.
@@ -22,10 +25,15 @@ from .addresses import SocketAddress, describe_peer, network_of
 from .options import Options
 
 if TYPE_CHECKING:
+    from .connection import Connection
     from .places import SharedPlaces
 
 # How long nobody must have been kept out for an episode to be over (seconds).
 EPISODE_QUIET = 5.0
+
+# How many connections, at most, are being closed without a place of `max_connections` (each costs a
+# thread and a descriptor). If more begin to close, the oldest of them are closed at once.
+MAX_LINGERING = 256
 
 # Of how many networks the rate is kept: those that came last. Each takes about 250 bytes.
 MAX_RATES = 16384
@@ -37,7 +45,8 @@ class Ticket(NamedTuple):
     network: str | None
 
 
-NO_SHARE = Ticket(None)  # of those whose network is not counted
+NO_SHARE = Ticket(None)  # where there is no limit
+PLACE = Ticket(None)  # where there is one, but the client's network is not counted
 
 
 class Admission:
@@ -57,6 +66,9 @@ class Admission:
         self._wanted = False  # the accepting thread waits for a place
         self._suspended = False
         self._shared: SharedPlaces | None = None
+        # Connections that are being closed, the oldest first. One without a ticket has given its
+        # place back; the others have come while `MAX_LINGERING` of these were there.
+        self._lingering: dict[Connection, None] = {}
         self._of_network: dict[str, int] = {}
         self._rates = _Rates()
         self._options = options
@@ -110,6 +122,50 @@ class Admission:
         if wanted:
             self._wake()
 
+    def linger(self, connection: Connection) -> None:
+        """`connection` is being closed: its place is free from now on, though it may last a while.
+
+        If there are more than `MAX_LINGERING` such connections, the oldest one is destroyed, and
+        `connection` keeps its place until one of them is over.
+        """
+        if connection.ticket is None or connection.ticket is NO_SHARE:
+            return
+        ticket = oldest = None
+        with self._lock:
+            if connection.ticket is None:  # it is over by now
+                return
+            self._lingering[connection] = None
+            if len(self._lingering) <= MAX_LINGERING:
+                ticket, connection.ticket = connection.ticket, None
+            else:
+                oldest = next((each for each in self._lingering if not each.closed), None)
+        if oldest is not None and oldest is not connection:
+            oldest.destroy()
+        self.leave(ticket)
+
+    def over(self, connection: Connection) -> None:
+        """`connection` is over: give back what it has. To be called once."""
+        ticket = connection.ticket
+        if ticket is not NO_SHARE:
+            with self._lock:
+                ticket, connection.ticket = connection.ticket, None
+                if connection in self._lingering:
+                    del self._lingering[connection]
+                    if ticket is None:
+                        ticket = self._next_ticket_locked()
+        self.leave(ticket)
+
+    def _next_ticket_locked(self) -> Ticket | None:
+        """That of the connection which lingers from now on without a place."""
+        if len(self._lingering) < MAX_LINGERING:
+            return None
+        for connection in self._lingering:
+            if connection.ticket is not None:
+                ticket: Ticket = connection.ticket
+                connection.ticket = None
+                return ticket
+        return None
+
     def _take_locked(self) -> bool:
         limit = self._options.max_connections
         if self._suspended:
@@ -122,8 +178,9 @@ class Admission:
         options = self._options
         shared = self._shared is not None
         self.unlimited = options.max_connections is None and not (self._suspended or shared)
-        others = (options.allow, options.deny, options.max_connection_rate)
-        self.judges = (*others, options.max_connections_per_ip) != (None,) * 4
+        lists = (options.allow, options.deny)
+        numbers = (options.max_connection_rate, options.max_connections_per_ip)
+        self.judges = not self.unlimited or (*lists, *numbers) != (None,) * 4
 
     def must_wait(self) -> bool:
         """Whether new clients are to be left in the kernel's queue; `wake` is called when not."""
@@ -168,8 +225,9 @@ class Admission:
     def judge(self, client_address: Any) -> Ticket | str:
         """What a client that has been accepted takes; or the option that keeps it out."""
         options = self._options
+        ticket = NO_SHARE if self.unlimited else PLACE
         if not isinstance(client_address, tuple):  # of a Unix socket
-            return NO_SHARE
+            return ticket
         address = client_address[0]
         if options.allow is not None or options.deny is not None:
             why = _why_not_listed(address, options)
@@ -177,13 +235,13 @@ class Admission:
                 return why
         rate, most = options.max_connection_rate, options.max_connections_per_ip
         if rate is None and most is None:
-            return NO_SHARE
+            return ticket
         network = network_of(address)
         with self._lock:
             if rate is not None and not self._rates.take(network, rate, time.monotonic()):
                 return "max_connection_rate"
             if most is None:
-                return NO_SHARE
+                return ticket
             taken = self._of_network.get(network, 0)
             if taken >= most:
                 return "max_connections_per_ip"

@@ -100,7 +100,7 @@ class Connection(SecurableStream):
         self.opened_at = time.monotonic()
         self.lifetime: float | None = None  # its server's limit when it came (seconds)
         self.thread: int | None = None
-        self.ticket: Any = None  # what admitted it to its server
+        self.ticket: Any = None  # what its server has to give back when it is over
 
     # Passing on
 
@@ -174,6 +174,8 @@ class Connection(SecurableStream):
             self._changed = self._closing = True
         if self._waiting and self._leave_closing():  # asked after that, see _note_change
             return False
+        if self.ticket is not None:  # what follows may wait for the peer
+            self.server._admission.linger(self)
         if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_RDWR)

@@ -49,7 +49,7 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._admission = Admission(options, self._wake_acceptor)
         self._anteroom = Anteroom(self._wake_acceptor)
         self._refusals = Refusals()
-        self._connections = Registry(self._admission.leave)
+        self._connections = Registry(self._admission.over)
         self._client_threads = self._make_threads()
         self._local_name: Any = None  # of all connections, unless the listeners have several
         self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`

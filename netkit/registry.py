@@ -36,8 +36,8 @@ class Registry:
     nothing else. Adding and removing take constant time.
     """
 
-    def __init__(self, left: Callable[[Any], None] = _nobody_asks) -> None:
-        """`left` is called with the ticket of each connection that is over."""
+    def __init__(self, left: Callable[[Connection], None] = _nobody_asks) -> None:
+        """`left` is called with each connection that is over."""
         self._left = left
         self._waiting = 0  # threads that wait for a change
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
@@ -114,7 +114,7 @@ class Registry:
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return
-        self._left(connection.ticket)
+        self._left(connection)
         if self._waiting:  # who is told of it finds its place free
             with self._changed:
                 self._changed.notify_all()

@@ -9,7 +9,7 @@ import pytest
 from support import in_threads, observed
 
 from netkit import admission, events
-from netkit.admission import NO_SHARE, Admission, Refusals, Ticket
+from netkit.admission import NO_SHARE, PLACE, Admission, Refusals, Ticket
 from netkit.options import Options
 from netkit.places import SharedPlaces
 
@@ -114,6 +114,104 @@ def test_shared_places_are_those_of_all() -> None:
         assert other.enter()
     finally:
         places.close()
+
+
+class Closing:
+    """A connection, as far as the place that it has is concerned."""
+
+    def __init__(self, ticket: Any) -> None:
+        self.ticket = ticket
+        self.closed = False
+
+    def destroy(self) -> None:
+        self.closed = True
+
+
+def came(door: Door) -> Any:
+    assert door.enter()
+    return Closing(door.judge(LOCAL))
+
+
+def test_a_connection_that_is_being_closed_has_given_its_place_back() -> None:
+    door = Door(max_connections=1, max_connections_per_ip=1)
+    first = came(door)
+    assert not door.enter(wanted=True)
+    door.linger(first)
+    assert door.woken == 1
+    second = came(door)
+    door.over(first)
+    assert not door.enter()
+    door.over(second)  # it does not linger
+    assert door.enter()
+    assert not door._of_network
+
+
+def test_a_connection_that_is_over_gives_nothing_back_when_another_thread_closes_it() -> None:
+    door = Door(max_connections=1)
+    connection = came(door)
+    taken = connection.ticket
+    door.over(connection)
+    door.linger(connection)
+
+    class Late(Closing):
+        """One whose ticket is gone between two looks."""
+
+        looks = 0
+
+        @property
+        def ticket(self) -> Any:
+            self.looks += 1
+            return taken if self.looks < 3 else None
+
+        @ticket.setter
+        def ticket(self, _: Any) -> None:
+            pass
+
+    door.linger(Late(taken))  # type: ignore[arg-type]
+    assert not door._lingering
+    assert [door.enter(), door.enter()] == [True, False]
+
+
+def test_without_a_limit_closing_connections_are_not_counted() -> None:
+    door = Door()
+    connection = came(door)
+    assert connection.ticket is NO_SHARE
+    door.linger(connection)
+    assert not door._lingering
+    door.over(connection)
+    assert not door._taken
+
+
+def test_so_many_close_without_a_place_and_more_destroy_the_oldest_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "MAX_LINGERING", 2)
+    door = Door(max_connections=5)
+    all_of_them = first, second, third, fourth, fifth = [came(door) for _ in range(5)]
+    for connection in all_of_them:
+        door.linger(connection)
+    assert [each.closed for each in all_of_them] == [True, True, True, False, False]
+    # Their handlers have not returned, so that the last three keep their places.
+    assert [each.ticket for each in all_of_them] == [None, None, PLACE, PLACE, PLACE]
+    door.over(first)
+    door.over(fourth)
+    assert [each.ticket for each in all_of_them] == [None, None, None, None, PLACE]
+    assert len(door._taken) == 1
+    door.over(fifth)
+    door.over(second)
+    door.over(third)
+    assert not door._taken
+    assert not door._lingering
+
+
+def test_the_last_that_closes_is_not_destroyed_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_LINGERING", 0)
+    door = Door(max_connections=1)
+    connection = came(door)
+    door.linger(connection)
+    assert not connection.closed
+    door.over(connection)
+    assert not door._taken
 
 
 @pytest.mark.parametrize(

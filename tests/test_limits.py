@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from secure import contexts
 from support import (
     PATIENCE,
     ROOT,
@@ -393,6 +394,122 @@ def test_of_two_changes_at_once_none_is_lost() -> None:
 
     names = ("max_line", "max_message", "max_connections", "max_connections_per_ip")
     in_threads(change, [(name, range(1, 200)) for name in names])
+
+
+# The places of those who are being closed
+
+
+class Lines(netkit.Handler):
+    def handle(self) -> None:
+        while line := self.conn.readline():
+            self.conn.write(line)
+
+
+class BareLines(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            self.wfile.write(line)
+
+
+def lines(conn: netkit.Connection) -> None:
+    for line in conn.lines():
+        conn.write(line)
+
+
+def one_line(conn: netkit.Connection) -> None:
+    with conn:
+        conn.write(conn.readline())
+
+
+def too_early(conn: netkit.Connection) -> None:
+    with conn.corked():
+        conn.write(b"x" * 60_000)
+    raise OSError("it has changed its mind")
+
+
+CLOSING = {
+    "silent": (lines, b"", {"idle_timeout": 0.1}),
+    "silent, Handler": (Lines, b"", {"idle_timeout": 0.1}),
+    "silent, socketserver": (BareLines, b"", {"idle_timeout": 0.1}),
+    "half a line": (lines, b"x", {"read_timeout": 0.1}),
+    "old": (lines, b"", {"lifetime": 0.1}),
+    "a line that is too long": (lines, b"x" * 200_000, {"max_line": 100}),
+    "answered": (one_line, b"x\n", {}),
+    "the handler raises": (too_early, b"", {}),
+    "TLS, silent": (lines, b"", {"handshake_timeout": 0.1, "tls": True}),
+    "TLS, half a hello": (lines, b"\x16\x03\x01\x02", {"handshake_timeout": 0.1, "tls": True}),
+    "TLS, plain text": (lines, b"GET / HTTP/1.1\r\n\r\n", {"tls": True}),
+}
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_ip", "shared"])
+@pytest.mark.parametrize("case", CLOSING)
+def test_the_place_of_a_client_that_is_over_is_free_at_once(
+    case: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 1000.0)
+    handler, data, limits = CLOSING[case]
+    options: dict[str, Any] = {**limits, limit: 1}
+    if "tls" in limits:
+        options["tls"] = contexts()[0]
+    with contextlib.ExitStack() as stack:
+        if options.pop("shared", None):
+            places = SharedPlaces(1)
+            stack.callback(places.close)
+        server = stack.enter_context(serving(handler, drain_timeout=0, **options))
+        if limit == "shared":
+            server.share_places(places)
+        served = stack.enter_context(observed(events.ConnectionOpened))
+        for number in range(1, 4):  # each stays connected and says no more
+            sock = stack.enter_context(client(server))
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data)
+            wait_until(lambda number=number: len(served) == number, "a place")
+            if limit == "max_connections_per_ip":  # who comes too early is refused
+                wait_until(lambda: not server._admission._of_network, "a share")
+
+
+@pytest.mark.parametrize("handler", [one_line, Lines])
+def test_more_than_are_closed_at_a_time_end_the_oldest_close(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 1000.0)
+    monkeypatch.setattr("netkit.admission.MAX_LINGERING", 2)
+    options: dict[str, Any] = {"max_connections": 1, "max_line": 100, "drain_timeout": 0}
+    with observed(events.ConnectionClosed) as closed, contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(handler, **options))
+        peers = []
+        for number in range(5):
+            sock = stack.enter_context(client(server))
+            peers.append("{}:{}".format(*sock.getsockname()))
+            sock.sendall(b"x\n" if handler is one_line else b"x" * 200)
+            wait_until(lambda number=number: len(closed) >= number - 2)
+            wait_until(lambda: not server._admission._taken)
+        wait_until(lambda: len(closed) == 3)
+        assert [event.peer for event in closed] == peers[:3]
+        assert server.connection_count == 2
+        assert server._admission.enter()
+
+
+def test_who_works_on_after_the_close_of_its_connection_is_counted_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.admission.MAX_LINGERING", 1)
+    go_on, at_work = threading.Event(), []
+
+    def works_on(conn: netkit.Connection) -> None:
+        conn.close()
+        at_work.append(conn)
+        go_on.wait()
+
+    with serving(works_on, max_connections=1) as server, contextlib.ExitStack() as stack:
+        stack.callback(go_on.set)
+        for _ in range(3):
+            stack.enter_context(client(server)).shutdown(socket.SHUT_WR)
+        wait_until(lambda: len(at_work) == 2)
+        assert not server._admission.enter()
+        go_on.set()
+        wait_until(lambda: len(at_work) == 3)
 
 
 # Who
