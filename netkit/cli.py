@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,6 +45,7 @@ Ctrl+C stops a server gracefully: clients get --drain-timeout seconds to finish 
 A second Ctrl+C ends it at once.
 """
 
+_SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
 _SUGGESTED_PORTS = 20  # how many ports after one in use are looked at for a free one
 
 
@@ -318,7 +319,30 @@ def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 # Serving
 
 
-def _load_in_worker(arguments: argparse.Namespace) -> Any:
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Meanwhile, a Python that is started does not import from the current folder first.
+
+    That is for spawned workers (from Python 3.11 on): the parent itself runs no code but netkit's.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        _restore_safe_path(before)
+
+
+def _restore_safe_path(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(_SAFE_PATH, None)
+    else:
+        os.environ[_SAFE_PATH] = value
+
+
+def _load_in_worker(arguments: argparse.Namespace, safe_path: str | None = None) -> Any:
+    """The handler. `safe_path`: what the environment of its programs has for `_SAFE_PATH`."""
+    _restore_safe_path(safe_path)
     if not logs.logger.handlers:  # it has not been forked
         logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
     return _handler(arguments)[0]
@@ -329,7 +353,8 @@ def _workers(server: Server, arguments: argparse.Namespace) -> Workers | None:
         return None
     from .workers import Workers  # here because most programs have one process
 
-    return Workers(server, arguments.workers, partial(_load_in_worker, arguments))
+    load = partial(_load_in_worker, arguments, os.environ.get(_SAFE_PATH))
+    return Workers(server, arguments.workers, load)
 
 
 def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
@@ -340,7 +365,8 @@ def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespac
         except (OSError, ValueError) as error:
             raise Failure(_why_not(error)) from None
         if workers is not None:
-            return workers.supervise(signals).exit_status
+            with _safe_path():
+                return workers.supervise(signals).exit_status
         return signals.supervise(server).exit_status
 
 

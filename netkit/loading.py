@@ -26,31 +26,61 @@ def handler_name(text: str) -> str:
 
 
 def load(name: str) -> Any:
-    """The object that it names, imported from the current folder, too. Failure."""
+    """The object that it names. Failure.
+
+    The module is looked for in the current folder, too, before those that are installed, but after
+    the standard library, which nothing in that folder can replace.
+    """
     module_name, _, attribute = name.partition(":")
-    module = _import(module_name)
+    folder = _current_folder()
+    module = _import(module_name, folder)
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            import difflib  # here because only a mistake needs it
-
-            close = difflib.get_close_matches(part, dir(found), 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = _hidden(module_name, folder) or _similar(part, dir(found))
             raise Failure(f"{module_name} has no {attribute}{hint}")
         found = getattr(found, part)
     return found
 
 
-def _import(name: str) -> ModuleType:
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # where it is installed, as for `python -m`
+def _similar(name: str, known: list[str]) -> str:
+    import difflib  # here because only a mistake needs it
+
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _hidden(name: str, folder: str) -> str:
+    """What to say if a module of the standard library has the name of one in `folder`."""
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
+        return ""
+    return f": it is Python's own module {top}; give {top}.py here another name"
+
+
+def _current_folder() -> str:
+    """The current folder, which is a place for modules from now on. Failure if there is none."""
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise Failure(f"cannot look for the handler in the current folder: {reason}") from None
+    if "" not in sys.path and folder not in sys.path:
+        library = os.path.dirname(os.__file__)
+        parts = (library, os.path.join(library, "lib-dynload"))
+        behind = [index for index, entry in enumerate(sys.path, 1) if entry in parts]
+        sys.path.insert(max(behind, default=len(sys.path)), folder)
+    return folder
+
+
+def _import(name: str, folder: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Only if it is this module that is missing, not one that it imports.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise Failure(
-                f"no module named {error.name!r}, neither here ({os.getcwd()}) nor installed"
+                f"no module named {error.name!r}, neither here ({folder}) nor installed"
             ) from None
         _print_users_traceback(error)
     except Exception as error:

@@ -206,6 +206,24 @@ def tool(name: str) -> str:
     return path
 
 
+class Hostile:
+    """A folder that has modules of the names that netkit and Python themselves import."""
+
+    NAMES = ("argparse", "socket", "ssl", "json", "signal", "logging", "multiprocessing", "string")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        source = "import os\nos.close(os.open(__file__ + '.imported', os.O_CREAT))\n"
+        for name in self.NAMES:
+            (folder / f"{name}.py").write_text(source)
+        (folder / "netkit").mkdir()
+        (folder / "netkit" / "__init__.py").write_text(source)
+
+    def imported(self) -> list[str]:
+        """The modules of the folder that were imported."""
+        return sorted(path.name for path in self.folder.rglob("*.imported"))
+
+
 class Program:
     """A process, in a session of its own, with its port once it listens."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, receive_all, send_and_end, tool
+from support import PATIENCE, ROOT, Hostile, receive_all, send_and_end, tool
 
 SERVERS = ["echo-server", "greeter-server", "logger-server"]
 
@@ -36,8 +36,9 @@ def script(*command: str | Path, cwd: Path) -> Iterator[tuple[Any, int]]:
         try:
             assert process.stderr
             line = process.stderr.readline()
-            assert line.startswith("listening on "), line + process.stderr.read()
-            yield process, int(line.rpartition(":")[2])
+            listening = re.search(r"listening on [^ \"]*:(\d+)", line)
+            assert listening, line
+            yield process, int(listening[1])
         finally:
             process.kill()
 
@@ -79,11 +80,65 @@ def test_a_script_works_in_a_folder_whose_name_is_difficult(tmp_path: Path) -> N
         assert ask(port) == b"hello\n"
 
 
-def test_a_folder_called_netkit_in_the_current_directory_does_not_matter(tmp_path: Path) -> None:
-    """As next to a checkout of that name."""
-    (tmp_path / "netkit").mkdir()
-    with script(ROOT / "bin" / "echo-server", cwd=tmp_path) as (_, port):
-        assert ask(port) == b"hello\n"
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_script_imports_nothing_from_the_current_directory(name: str, tmp_path: Path) -> None:
+    hostile = Hostile(tmp_path)
+    with script(ROOT / "bin" / name, "--log-format", "json", cwd=tmp_path) as (_, port):
+        ask(port)
+    assert hostile.imported() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serving_with_tls_imports_the_handler_alone_from_the_current_directory(
+    workers: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("trustme")
+    from secure import files
+
+    hostile = Hostile(tmp_path)
+    (tmp_path / "app.py").write_text("import ssl, helper\nshout = helper.shout\n")
+    (tmp_path / "helper.py").write_text("def shout(conn): conn.end(conn.read().upper())\n")
+    options = ["serve", "app:shout", "--tls-cert", files().server, "--workers", workers]
+    command = [ROOT / "bin" / "netkit", *options]
+    client = ["connect", "--tls", "--tls-ca", files().ca, "localhost"]
+    with script(*command, cwd=tmp_path) as (process, port):
+        asked = subprocess.run(
+            [ROOT / "bin" / "netkit", *client, str(port)],
+            input=b"hello",
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHON": sys.executable},
+            timeout=PATIENCE,
+        )
+        assert (asked.stdout, asked.stderr) == (b"HELLO", b"")
+        process.send_signal(signal.SIGHUP)
+        assert process.stderr
+        for line in process.stderr:
+            if "reloaded" in line:
+                break
+        else:
+            pytest.fail("it did not reload")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert hostile.imported() == []
+
+
+def test_the_measuring_script_imports_nothing_from_the_current_directory(tmp_path: Path) -> None:
+    hostile = Hostile(tmp_path)
+    done = subprocess.run(
+        [ROOT / "bin" / "bench", "--help"], cwd=tmp_path, capture_output=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0
+    assert hostile.imported() == []
+
+
+def test_the_python_path_is_not_passed_on_to_programs_of_a_handler(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\ndef show(conn): conn.end(os.environ.get('PYTHONPATH', 'unset'))\n"
+    )
+    with script(ROOT / "bin" / "netkit", "serve", "app:show", cwd=tmp_path) as (_, port):
+        assert ask(port) == b"unset"
 
 
 def test_arguments_are_passed_on_as_they_are(tmp_path: Path) -> None:

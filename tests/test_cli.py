@@ -25,6 +25,7 @@ from support import (
     PATIENCE,
     ROOT,
     Cli,
+    Hostile,
     in_thread,
     needs_ipv6,
     observed,
@@ -456,6 +457,90 @@ def test_an_installed_command_finds_the_module_in_the_current_directory(tmp_path
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
+
+
+INSTALLED = """
+import multiprocessing, sys
+from netkit.__main__ import run
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    sys.exit(run())
+"""
+needs_safe_path = pytest.mark.skipif(sys.version_info < (3, 11), reason="no -P before Python 3.11")
+
+
+@needs_safe_path
+@pytest.mark.parametrize("safe_path", [None, "yes"])
+def test_spawned_workers_import_the_handler_alone_from_the_current_directory(
+    safe_path: str | None, tmp_path: Path
+) -> None:
+    """And the programs that a handler starts have the environment that netkit was started with."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "netkit"
+    command.write_text(INSTALLED)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    hostile = Hostile(folder)
+    (folder / "app.py").write_text(
+        "import os\ndef show(conn): conn.end(os.environ.get('PYTHONSAFEPATH', 'unset'))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    if safe_path is not None:
+        environment["PYTHONSAFEPATH"] = safe_path
+    arguments = ["serve", "app:show", "--workers", "2", "--log-format", "json"]
+    with subprocess.Popen(
+        [sys.executable, str(command), *arguments],
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr
+            line = process.stderr.readline()
+            port = int(json.loads(line)["address"].rpartition(":")[2])
+            assert ask(port, b"") == (safe_path or "unset").encode()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 0
+            process.stderr.read()
+        finally:
+            process.kill()
+    assert hostile.imported() == []
+
+
+def test_a_module_that_has_the_name_of_one_of_pythons_is_told(module: Any, run: Run) -> None:
+    module(HANDLERS, "queue")
+    assert run("serve", "queue:function").lines == [
+        "netkit: error: queue has no function: it is Python's own module queue; "
+        "give queue.py here another name"
+    ]
+
+
+def test_an_installed_module_does_not_hide_one_of_the_current_directory(
+    module: Any, run: Run, tmp_path: Path
+) -> None:
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "app.py").write_text("raise AssertionError('the installed one')")
+    sys.path.append(str(installed))
+    module(HANDLERS)
+    assert run("serve", "app:function", during=lambda port: ask(port, b"")).status == 0
+
+
+def test_a_current_directory_that_is_gone_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run("serve", "app:Shout") == (
+        1,
+        b"",
+        [
+            "netkit: error: cannot look for the handler in the current folder: "
+            "no such file or directory"
+        ],
+    )
 
 
 def test_the_entry_point_leaves_a_ctrl_c_handler_alone_that_is_not_pythons(
