@@ -250,7 +250,7 @@ def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> No
     module("def handler(*, key): pass")
     status, _, lines = run("serve", "app:handler")
     assert (status, len(lines)) == (2, 1)
-    assert lines[0].startswith("netkit: error: handler handler cannot be called: ")
+    assert lines[0].startswith("netkit: error: handler(key) cannot serve a client: ")
 
 
 def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
