@@ -1,15 +1,23 @@
 """What can happen to a server and its connections, as data, and the one seam where it is told.
 
 The server emits; who wants to know subscribes. The log records are such a subscriber, attached from
-outside. An observer runs in the thread in which the thing happened (a client's, the acceptor's), so
-it should be quick; what it raises is dropped, since it is no fault of the server's.
+outside. Rules:
+
+1. An observer runs in the thread in which the thing happened (a client's, the acceptor's), so it
+   should be quick. No lock of netkit's is held meanwhile, so it may stop the server or connect to
+   it.
+2. What an observer raises harms neither netkit nor the other observers. The first exception of each
+   observer is an event, `ObserverFailed`; the later ones are dropped.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from .encodings import printable
 
 
 class Listening(NamedTuple):
@@ -55,6 +63,13 @@ class HookFailed(NamedTuple):
     """An overridden method of the server (`service_actions`, `handle_error`, ...) raised."""
 
     hook: str
+    error: BaseException
+
+
+class ObserverFailed(NamedTuple):
+    """An observer of these events raised. Emitted once for each observer, and not to itself."""
+
+    observer: str
     error: BaseException
 
 
@@ -220,6 +235,7 @@ Event = (
     | ClientFailed
     | HandlerFailed
     | HookFailed
+    | ObserverFailed
     | AcceptFailed
     | AcceptPaused
     | AcceptResumed
@@ -245,31 +261,102 @@ Event = (
 )
 Observer = Callable[[Event], None]
 
-_observers: tuple[Observer, ...] = ()  # replaced as a whole, so that `emit` needs no lock
-_subscribing = threading.Lock()  # held while _observers is replaced
+
+class _Subscription:
+    """One call of `subscribe`. Two of the same observer are two."""
+
+    __slots__ = ("failed", "observer")
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.failed = False  # it has raised, and that has been told
+
+
+# Held while the next two change. Re-entrant, since a signal handler may subscribe, too.
+_subscribing = threading.RLock()
+_subscriptions: list[_Subscription] = []
+_observers: tuple[_Subscription, ...] = ()  # the same, replaced as a whole: `emit` takes no lock
 
 
 def subscribe(observer: Observer) -> Callable[[], None]:
     """Call `observer` with every event from now on. Returns the function that ends it.
 
-    Thread-safe.
+    Thread-safe. The function may be called more than once.
     """
-    global _observers
+    subscription = _Subscription(observer)
     with _subscribing:
-        _observers = (*_observers, observer)
+        _subscriptions.append(subscription)
+        _publish_locked()
 
     def unsubscribe() -> None:
-        global _observers
         with _subscribing:
-            _observers = tuple(o for o in _observers if o is not observer)
+            if subscription in _subscriptions:
+                _subscriptions.remove(subscription)
+                _publish_locked()
 
     return unsubscribe
 
 
+def _publish_locked() -> None:
+    global _observers
+    while _observers != (current := tuple(_subscriptions)):
+        _observers = current  # a signal handler may have changed the list since: look again
+
+
 def emit(event: Event) -> None:
-    """Tell every observer. Never raises."""
-    for observer in _observers:
-        try:  # costs nothing, unlike contextlib.suppress: this runs for each client
-            observer(event)
-        except Exception:
+    """Call every observer with `event`, and raise nothing that one of them has raised.
+
+    But for KeyboardInterrupt and SystemExit in the main thread: there a signal handler may have
+    raised them, to end the program.
+    """
+    _emit(event, None)
+
+
+def _emit(event: Event, but_for: _Subscription | None) -> bool:
+    """Whether at least one observer has been called and has not raised."""
+    taken = False
+    for subscription in _observers:
+        if subscription is but_for:
             continue
+        try:  # costs nothing, unlike contextlib.suppress: this runs for each client
+            subscription.observer(event)
+            taken = True
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)) and _in_main_thread():
+                raise
+            _note_failure(subscription, error)
+    return taken
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _note_failure(subscription: _Subscription, error: BaseException) -> None:
+    with _subscribing:
+        first, subscription.failed = not subscription.failed, True
+    if first:
+        name = _name_of(subscription.observer)
+        if not _emit(ObserverFailed(name, error), but_for=subscription):
+            last_resort(f"the observer {name} failed", error)
+
+
+def _name_of(observer: Any) -> str:
+    if not hasattr(observer, "__qualname__"):  # an object that can be called
+        observer = type(observer)
+    return f"{observer.__module__}.{observer.__qualname__}"
+
+
+def last_resort(what: str, error: BaseException) -> None:
+    """Write one line to standard error: nobody else is there to be told, or the log has failed.
+
+    As `logging` does for failures of its own: not if ``logging.raiseExceptions`` is False.
+    """
+    import logging  # here because programs without a server may do without
+
+    if logging.raiseExceptions and sys.stderr is not None:
+        try:
+            text = printable(str(error))
+            sys.stderr.write(f"netkit: {what}: {type(error).__name__}: {text}\n")
+        except Exception:  # nor is standard error of any use
+            return

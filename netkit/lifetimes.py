@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 from . import events
 from .connection import Connection
+from .threads import join
 from .timing import timed_out
 
 # What a handler gets for a last word, once it has been told (seconds); then its client is cut off.
@@ -25,54 +26,76 @@ class Lifetimes:
     def __init__(self, live: Callable[[], Iterable[Connection]]) -> None:
         self._live = live
         # Guards what follows; notified when the thread has something to look at. Re-entrant, since
-        # a signal handler may stop the server from within.
+        # a signal handler may stop the server from within. Nothing is ended under it.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         # The lifetimes that there are. All are the same, unless the option has changed.
-        self._lifetimes: set[float] = set()
+        self._lifetimes: frozenset[float] = frozenset()
         self._due: float | None = None  # when it looks again, on the monotonic clock
-        self._told: dict[int, int] = {}  # how often, by the connection's id
+        self._has_come = False  # somebody has, while it looked
+        self._told: dict[int, int] = {}  # the thread's own: how often, by the connection's id
         self._closed = False
 
     def watch(self, opened_at: float, lifetime: float) -> None:
         """There is one more connection, with this `Connection.lifetime`.
 
-        To be called after it has been added to those that live.
+        To be called after it has been added to those that live. If no thread can be started for
+        it, the next call tries again: the client's own thread meets the same shortage, which is
+        reported there.
         """
         due = self._due
         if due is not None and due <= opened_at + lifetime and lifetime in self._lifetimes:
             return  # it looks in time
         with self._changed:
-            self._lifetimes.add(lifetime)
-            if self._thread is None and not self._closed:
-                # A daemon: it must not keep the interpreter if the server is never closed.
-                self._thread = threading.Thread(
-                    target=self._run, name="netkit-lifetimes", daemon=True
-                )
-                self._thread.start()
+            self._lifetimes |= {lifetime}
+            self._has_come = True
             self._changed.notify_all()
+            if self._thread is not None or self._closed:
+                return
+            # A daemon: it must not keep the interpreter if the server is never closed.
+            self._thread = thread = threading.Thread(
+                target=self._run, name="netkit-lifetimes", daemon=True
+            )
+        try:
+            thread.start()
+        except BaseException as error:
+            if thread.ident is None:  # not even a Ctrl+C while waiting for a thread that runs
+                self._thread = None
+            if not isinstance(error, RuntimeError):
+                raise
 
-    def close(self) -> None:
-        """End the thread; idempotent."""
+    def close(self, timeout: float | None = None) -> None:
+        """End the thread, and wait for it at most so many seconds; idempotent.
+
+        It may take longer to end, if an observer of what it has ended is slow.
+        """
         with self._changed:
             self._closed = True
             thread = self._thread
             self._changed.notify_all()
-        if thread not in (None, threading.current_thread()):
-            thread.join()
+        if thread is not None:
+            join(thread, timeout)
 
     def _run(self) -> None:
-        with self._changed:
-            while not self._closed:
-                self._due = None  # who comes while it looks waits to tell it
-                self._due = self._end_the_old()
-                left = None if self._due is None else self._due - time.monotonic()
-                self._changed.wait(left and max(0.0, left))
+        while not self._closed:
+            with self._changed:
+                self._due = None  # whoever comes while it looks says so
+                self._has_come = False
+                lifetimes = self._lifetimes
+            over, due, seen = self._look(lifetimes)
+            _end(over)
+            with self._changed:
+                if not (self._has_come or self._closed):
+                    self._lifetimes, self._due = seen, due
+                    self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
 
-    def _end_the_old(self) -> float | None:
-        """Tell those whose time is over. When the next one is; None: there is nobody."""
+    def _look(
+        self, lifetimes: frozenset[float]
+    ) -> tuple[list[_Over], float | None, frozenset[float]]:
+        """Those whose time is over; when the next one's is (None: nobody's); the lifetimes."""
         told, self._told = self._told, {}
         now = time.monotonic()
+        over: list[_Over] = []
         due = []
         seen: set[float] = set()
         young: set[float] = set()  # lifetimes of which one is not over: nor are those behind it
@@ -84,7 +107,7 @@ class Lifetimes:
             times = told.get(connection.id, 0)
             moment = connection.opened_at + lifetime + times * LAST_WORD_SECONDS
             if times < 2 and moment <= now:
-                self._end(connection, lifetime, hard=times == 1)
+                over.append((connection, lifetime, times == 1))
                 times += 1
                 moment += LAST_WORD_SECONDS
             if times < 2:
@@ -93,12 +116,20 @@ class Lifetimes:
                 self._told[connection.id] = times
                 continue
             young.add(lifetime)
-            if young >= self._lifetimes:
-                return min(due)
-        self._lifetimes = seen
-        return min(due, default=None)
+            if young >= lifetimes:
+                return over, min(due), lifetimes
+        return over, min(due, default=None), frozenset(seen)
 
-    def _end(self, connection: Connection, seconds: float, hard: bool) -> None:
-        reason = timed_out("lifetime", seconds, connection.peer)
+
+_Over = tuple[Connection, float, bool]  # one whose time is over, its lifetime, and whether for good
+
+
+def _end(over: list[_Over]) -> None:
+    """End all of them, and tell of it only then: an observer may be slow."""
+    told = []
+    for connection, lifetime, hard in over:
+        reason = timed_out("lifetime", lifetime, connection.peer)
         if connection.interrupt(reason, hard) and connection.opaque and not hard:
-            events.emit(events.ClientFailed(connection.id, connection.peer, reason))
+            told.append(events.ClientFailed(connection.id, connection.peer, reason))
+    for event in told:
+        events.emit(event)

@@ -65,6 +65,10 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         lambda e: f"[{e.id}] {e.peer}: the handler failed: {_error(e.error)}",
     ),
     events.HookFailed: (logging.ERROR, lambda e: f"{e.hook} failed: {_error(e.error)}"),
+    events.ObserverFailed: (
+        logging.ERROR,
+        lambda e: f"the observer {e.observer} failed: {_error(e.error)}",
+    ),
     events.AcceptFailed: (
         logging.WARNING,
         lambda e: f"a client could not be accepted: {_error(e.error)}",
@@ -140,7 +144,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         lambda e: f"not reloaded, the old workers go on: {printable(e.reason)}",
     ),
 }
-_WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed)
+_WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed, events.ObserverFailed)
 
 
 def _str(thing: object) -> str:
@@ -186,8 +190,21 @@ def hide(*kinds: type[Any]) -> None:
     _hidden.update(kinds)
 
 
+_has_failed = False
+
+
 def write(event: events.Event) -> None:
-    """Log one event."""
+    """Log one event. If a log handler raises, that is said once, on standard error."""
+    global _has_failed
+    try:
+        _write(event)
+    except Exception as error:
+        if not _has_failed:
+            _has_failed = True
+            events.last_resort("a record could not be logged", error)
+
+
+def _write(event: events.Event) -> None:
     level, text = _RECORDS[type(event)]
     if type(event) in _hidden:
         return

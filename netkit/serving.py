@@ -78,9 +78,15 @@ class ClientServer(AdjustableServer):
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
-        with self._configuring:
-            self._serve = self._adapted(handler, self._options)
-            self._handler_class = handler
+        def prepare() -> Callable[[], None]:
+            serve = self._adapted(handler, self._options)
+            return lambda: self._set_handler(handler, serve)
+
+        self._change(prepare)
+
+    def _set_handler(self, handler: Any, serve: Serve | None) -> None:
+        self._serve = serve
+        self._handler_class = handler
 
     def _adapted(self, handler: Any, options: Options) -> Serve | None:
         calls_it_itself = self._overrides("finish_request")

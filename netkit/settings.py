@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .doorway import Doorway
+from .handlers import Serve
 from .options import Options
 from .securing import tls_stream
 
@@ -22,9 +23,10 @@ class AdjustableServer(Doorway):
     """The part of `Server` whose methods change it. Not used by itself."""
 
     def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        # Held while the options change, so that of two changes none is lost. Re-entrant, since a
-        # signal handler may make one.
+        # Guards what a change sets, and their number. Re-entrant, since a signal handler may make
+        # one. What a change depends on is prepared without it, see `_change`.
         self._configuring = threading.RLock()
+        self._changes = 0
         super().__init__(server_address, handler, options)
         self._tls = _tls_context(options)
         self._time_limits = options.time_limits
@@ -44,18 +46,46 @@ class AdjustableServer(Doorway):
         Errors as there, and then nothing is changed. In a worker process: its own, and not how many
         connections all of them may have together.
         """
-        with self._configuring:
-            new = Options(**{**self._options._asdict(), **options})
+        checked = Options(**{**self._options._asdict(), **options})
+        given = {name: getattr(checked, name) for name in options}  # an iterator is read once
+
+        def prepare() -> Callable[[], None]:
+            new = Options(**{**self._options._asdict(), **given})
             serve = self._adapted(self._handler_class, new)
-            if any(name.startswith("tls") for name in options):
-                self._tls = _tls_context(new)
-            self._serve = serve
-            self._options = new
-            self._time_limits = new.time_limits
-            self._admission.configure(new)
-            for listener in self._listeners if hasattr(self, "socket") else ():
-                with contextlib.suppress(OSError):  # it is closed
-                    self._configure(listener)
+            if not any(name.startswith("tls") for name in options):
+                return lambda: self._set_options(new, serve)
+            tls = _tls_context(new)
+
+            def commit() -> None:
+                self._tls = tls
+                self._set_options(new, serve)
+
+            return commit
+
+        self._change(prepare)
+
+    def _change(self, prepare: Callable[[], Callable[[], None]]) -> None:
+        """Call what `prepare` returns, if nothing else has been changed since; or else once more.
+
+        `prepare` may run code of the program's, which holds no lock, and reads files. So of two
+        changes none is lost, and what was read last counts.
+        """
+        while True:
+            changes = self._changes
+            commit = prepare()
+            with self._configuring:
+                if changes == self._changes:
+                    self._changes += 1
+                    return commit()
+
+    def _set_options(self, options: Options, serve: Serve | None) -> None:
+        self._serve = serve
+        self._options = options
+        self._time_limits = options.time_limits
+        self._admission.configure(options)
+        for listener in self._listeners if hasattr(self, "socket") else ():
+            with contextlib.suppress(OSError):  # it is closed
+                self._configure(listener)
 
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.
@@ -75,8 +105,11 @@ class AdjustableServer(Doorway):
         return not _has_files(self._options) or self._reloaded("TLS", self._load_tls)
 
     def _load_tls(self) -> None:
-        with self._configuring:
-            self._tls = _tls_context(self._options)
+        def prepare() -> Callable[[], None]:
+            tls = _tls_context(self._options)
+            return lambda: setattr(self, "_tls", tls)
+
+        self._change(prepare)
 
     def _reloaded(self, what: str, load: Callable[[], object]) -> bool:
         try:

@@ -24,6 +24,16 @@ MAX_PARKED = 64
 PARKED = "netkit-parked"  # the name of one that waits
 
 
+def join(thread: threading.Thread, timeout: float | None) -> None:
+    """Wait for its end, at most `timeout` seconds, unless it is the calling one.
+
+    Nor is one waited for that is about to be started, or could not be.
+    """
+    if thread is not threading.current_thread():
+        with contextlib.suppress(RuntimeError):  # it has not been started
+            thread.join(timeout)
+
+
 def _no_more(_: float) -> Job | None:
     return None
 
@@ -132,7 +142,5 @@ class ClientThreads:
         """
         until = Deadline(timeout)
         for thread in self.threads():
-            if thread is not threading.current_thread():
-                with contextlib.suppress(RuntimeError):  # it is about to be started
-                    thread.join(until.remaining())
+            join(thread, until.remaining())
         return all(thread is threading.current_thread() for thread in self.threads())

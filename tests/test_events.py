@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Iterator
 from typing import Any, get_args
 
-from support import in_threads, observed
+import pytest
+from support import in_thread, in_threads, observed
 
-from netkit import events
+from netkit import events, logs
 
 
 def test_observers_are_told_in_the_order_in_which_they_came() -> None:
@@ -31,17 +37,138 @@ def test_ending_a_subscription_twice_does_no_harm() -> None:
     assert seen == [events.SignalsUnavailable()]
 
 
-def test_an_observer_that_raises_harms_neither_the_emitter_nor_the_others() -> None:
-    def fail(_: Any) -> None:
-        raise ValueError
+@contextlib.contextmanager
+def subscribed(*observers: Any) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for observer in observers:
+            stack.callback(events.subscribe(observer))
+        yield
 
-    end = events.subscribe(fail)
-    try:
-        with observed() as seen:
-            events.emit(events.Listening("somewhere"))
-    finally:
+
+def nobody_observes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the log, whose module another test may have imported."""
+    monkeypatch.setattr(events, "_subscriptions", [])
+    monkeypatch.setattr(events, "_observers", ())
+
+
+class CustomError(BaseException):
+    """Not an `Exception`, as those of some libraries."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, CustomError, KeyboardInterrupt, SystemExit])
+def test_an_observer_that_raises_harms_neither_the_emitter_nor_the_others(kind: Any) -> None:
+    def fail(_: Any) -> None:
+        raise kind
+
+    event = events.Listening("somewhere")
+    with observed() as seen, subscribed(fail), observed() as seen_later:
+        with in_thread(events.emit, event):
+            pass
+    assert event in seen
+    assert event in seen_later
+    failed = [each for each in seen if each != event]
+    assert [type(each) for each in failed] == [events.ObserverFailed]
+    assert isinstance(failed[0].error, kind)
+    assert failed[0].observer.endswith("<locals>.fail")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_passes_an_observer_in_the_main_thread(kind: Any) -> None:
+    """A signal handler may have raised it there."""
+
+    def interrupted(_: Any) -> None:
+        raise kind
+
+    with subscribed(interrupted), pytest.raises(kind):
+        events.emit(events.SignalsUnavailable())
+
+
+def test_the_first_failure_of_each_observer_is_logged_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def __call__(self, _: Any) -> None:
+            raise ValueError("one\x1b[31m\ntwo")
+
+    def other(_: Any) -> None:
+        raise KeyError("other")
+
+    nobody_observes(monkeypatch)
+    with subscribed(Broken(), other, logs.write):
+        for _ in range(3):
+            events.emit(events.Stopped(1, 0))
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    texts = sorted(record.getMessage() for record in errors)
+    assert len(texts) == 2
+    assert texts[0].endswith(".Broken failed: ValueError: one\\x1b[31m\\ntwo")
+    assert texts[1].endswith(".other failed: KeyError: 'other'")
+    for record in errors:
+        assert record.exc_text is not None
+        assert record.exc_text.startswith("Traceback")
+
+
+def test_observers_that_all_fail_are_reported_once_each_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(event: Any) -> None:
+        raise ValueError(type(event).__name__)
+
+    nobody_observes(monkeypatch)
+    with subscribed(fail, fail):
+        for _ in range(3):
+            events.emit(events.Stopped(1, 0))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    said = sorted(line.partition(".fail failed: ValueError: ")[2] for line in lines)
+    assert said == ["ObserverFailed", "Stopped"]
+    with subscribed(fail):
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        events.emit(events.Stopped(1, 0))
+        monkeypatch.setattr(logging, "raiseExceptions", True)
+    assert capsys.readouterr().err == ""
+
+
+def test_standard_error_that_is_of_no_use_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.BytesIO())
+    events.last_resort("it failed", ValueError())
+    monkeypatch.setattr(sys, "stderr", None)
+    events.last_resort("it failed", ValueError())
+
+
+def test_two_subscriptions_of_one_observer_end_one_by_one() -> None:
+    told: list[Any] = []
+    first, second = events.subscribe(told.append), events.subscribe(told.append)
+    first()
+    events.emit(events.SignalsUnavailable())
+    assert len(told) == 1
+    second()
+    events.emit(events.SignalsUnavailable())
+    assert len(told) == 1
+
+
+def test_a_signal_handler_may_subscribe_while_another_subscription_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs in the very thread that holds the lock."""
+    told: list[int] = []
+    ends: list[Any] = []
+
+    class Interrupted(list[Any]):
+        """Asked for its content, it has the signal come just before what was asked is used."""
+
+        def __iter__(self) -> Iterator[Any]:
+            content = iter(list(super().__iter__()))
+            if len(ends) == 0:
+                ends.append(None)
+                ends[0] = events.subscribe(lambda _: told.append(2))
+            return content
+
+    monkeypatch.setattr(events, "_subscriptions", Interrupted(events._subscriptions))
+    ends.append(events.subscribe(lambda _: told.append(1)))
+    events.emit(events.SignalsUnavailable())
+    for end in ends:
         end()
-    assert seen == [events.Listening("somewhere")]
+    assert sorted(told) == [1, 2]
 
 
 def test_an_observer_may_end_its_own_subscription() -> None:

@@ -7,6 +7,7 @@ import socket
 import socketserver
 import threading
 import time
+from typing import Any
 
 import pytest
 from support import PATIENCE, client, exchange, observed, receive_all, serving, wait_until
@@ -158,3 +159,128 @@ def test_after_the_end_nobody_is_watched() -> None:
     assert watched._thread is None
     with socket.socket():
         watched.close()
+
+
+class Silent(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(1)
+
+
+def test_an_observer_of_the_end_of_one_may_stop_the_server_while_another_one_comes() -> None:
+    """The client is accepted by the thread that the stop waits for, and is to be watched, too."""
+    go_on = threading.Event()
+
+    class Busy(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+            assert go_on.wait(PATIENCE)  # so that its thread does not accept the next client
+
+    reports: list[netkit.StopReport] = []
+    opened: list[object] = []
+    server = netkit.create_server(Busy, lifetime=0.1).listen(0, "127.0.0.1")
+    clients = contextlib.ExitStack()
+
+    def stop(event: object) -> None:
+        if isinstance(event, events.ConnectionOpened):
+            opened.append(event)
+        if isinstance(event, events.ClientFailed) and not reports:
+            clients.enter_context(client(server))
+            wait_until(lambda: len(opened) == 2)
+            go_on.set()
+            reports.append(server.stop(PATIENCE))
+
+    unsubscribe = events.subscribe(stop)
+    try:
+        with server, clients:
+            clients.enter_context(client(server))
+            wait_until(lambda: reports)
+    finally:
+        unsubscribe()
+    assert [report.cut for report in reports] == [0]
+
+
+def test_one_that_comes_while_others_are_ended_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end = lifetimes._end
+    server = netkit.create_server(netkit.EchoHandler, lifetime=0.05).listen(0, "127.0.0.1")
+
+    def end_while_another_comes(over: list[Any]) -> None:
+        end(over)
+        if over and len(socks) == 1:
+            socks.append(clients.enter_context(client(server)))
+            wait_until(lambda: server._lifetimes._has_come)
+
+    monkeypatch.setattr(lifetimes, "_end", end_while_another_comes)
+    with server, contextlib.ExitStack() as clients:
+        socks: list[socket.socket] = []
+        socks.append(clients.enter_context(client(server)))
+        assert receive_all(socks[0]) == b""
+        wait_until(lambda: len(socks) == 2)
+        assert receive_all(socks[1]) == b""
+
+
+def test_after_a_thread_could_not_be_started_the_next_client_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+    failed: list[str] = []
+
+    def fail_once(thread: threading.Thread) -> None:
+        if thread.name == "netkit-lifetimes" and not failed:
+            failed.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
+    with serving(netkit.EchoHandler, lifetime=0.1) as server:
+        with client(server) as first:
+            first.sendall(b"x")
+            assert first.recv(1) == b"x"
+            assert failed
+            with client(server) as second:
+                assert receive_all(second) == b""
+            assert receive_all(first) == b""
+        assert server.stop() == (0, 0)
+
+
+def test_a_start_that_is_interrupted_raises_and_the_thread_that_runs_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    watched = lifetimes.Lifetimes(list)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            watched.watch(time.monotonic(), 5)
+    thread = watched._thread
+    watched.close(PATIENCE)
+    assert thread is not None
+    assert not thread.is_alive()
+
+
+def test_closing_waits_only_so_long_for_a_slow_observer() -> None:
+    slow, go_on = threading.Event(), threading.Event()
+
+    def observe(event: object) -> None:
+        if isinstance(event, events.ClientFailed):
+            slow.set()
+            assert go_on.wait(PATIENCE)
+
+    unsubscribe = events.subscribe(observe)
+    try:
+        with serving(Silent, lifetime=0.05) as server, client(server):
+            assert slow.wait(PATIENCE)
+            watched = server._lifetimes
+            watched.close(0.01)
+            assert watched._thread is not None
+            assert watched._thread.is_alive()
+            go_on.set()
+    finally:
+        go_on.set()
+        unsubscribe()

@@ -10,7 +10,7 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +382,33 @@ def test_options_of_the_handler_and_of_the_sockets_change_for_those_who_come_nex
         assert seen() == [False, False]
     server.configure(no_delay=True)  # it is closed, and may listen again
     netkit.create_server(netkit.EchoHandler).configure(no_delay=False)
+
+
+def test_a_handler_class_that_checks_its_settings_holds_no_lock_meanwhile() -> None:
+    """Another thread may change the server in the middle of it, and neither change is lost."""
+    checked: list[object] = []
+
+    class Checking(netkit.EchoHandler):
+        setting = 0
+
+        @classmethod
+        def check_settings(cls, settings: Mapping[str, object]) -> None:
+            checked.append(dict(settings))
+            if len(checked) == 3:  # not the server's first look at them, which is in no hurry
+                with in_thread(lambda: server.configure(max_line=10)):
+                    pass
+
+    server = netkit.create_server(Checking)
+    server.configure(handler_args={"setting": 1})
+    assert len(checked) == 2
+    server.configure(handler_args={"setting": 2}, deny=iter(["10.0.0.0/8"]))
+    assert server._options.handler_args == {"setting": 2}
+    assert server._options.max_line == 10
+    assert server._options.deny is not None
+    assert "10.1.2.3" in server._options.deny
+    del checked[:2]
+    server.RequestHandlerClass = Checking
+    assert server.RequestHandlerClass is Checking
 
 
 def test_of_two_changes_at_once_none_is_lost() -> None:

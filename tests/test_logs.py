@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import wait_until
+from support import observed, wait_until
 
 import netkit
 from netkit import events, logs
@@ -47,6 +47,11 @@ RECORDS = [
         events.HookFailed("service_actions", ERROR),
         "ERROR",
         "service_actions failed: ValueError: what went wrong",
+    ),
+    (
+        events.ObserverFailed("metrics.count", ERROR),
+        "ERROR",
+        "the observer metrics.count failed: ValueError: what went wrong",
     ),
     (
         events.AcceptFailed(ERROR),
@@ -147,7 +152,7 @@ def test_each_event_becomes_one_record(
     (record,) = caplog.records
     assert (record.name, record.levelname, record.getMessage()) == ("netkit", level, text)
     assert record.event is event  # type: ignore[attr-defined]
-    assert bool(record.exc_info) is isinstance(event, (events.HandlerFailed, events.HookFailed))
+    assert bool(record.exc_info) is isinstance(event, logs._WITH_TRACEBACK)
 
 
 def test_what_nobody_wants_to_know_is_not_even_written(caplog: pytest.LogCaptureFixture) -> None:
@@ -211,7 +216,7 @@ def test_json_is_one_object_a_line_with_the_data_of_the_event(
     assert data.pop("event") == type(event).__name__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
     has_traceback = data.pop("traceback", None) is not None
-    assert has_traceback is isinstance(event, (events.HandlerFailed, events.HookFailed))
+    assert has_traceback is isinstance(event, logs._WITH_TRACEBACK)
     expected = event._asdict()
     if "error" in expected:
         expected["error"] = str(expected["error"])
@@ -380,3 +385,25 @@ def test_events_can_be_hidden(
     logs.write(events.Stopped(2, 1))
     logs.write(events.Report(1, "p", "said something"))
     assert stream.getvalue() == "[1] said something\n"
+
+
+def test_a_log_handler_that_raises_is_reported_once_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("no disk\x1b[31m")
+
+    monkeypatch.setattr(logs, "_has_failed", False)
+    handler = Broken()
+    logs.logger.addHandler(handler)
+    try:
+        with observed(events.ObserverFailed) as seen:
+            for _ in range(3):
+                logs.write(events.ReloadFailed("a reason"))
+    finally:
+        logs.logger.removeHandler(handler)
+    assert capsys.readouterr().err.splitlines() == [
+        "netkit: a record could not be logged: ValueError: no disk\\x1b[31m"
+    ]
+    assert seen == []

@@ -24,7 +24,7 @@ ORDER = [
     *("listener", "binding", "unixsocket", "bound", "logs"),
     *("stream", "writing", "securing", "connection", "handover", "relaying"),
     *("attempts", "clientoptions", "dialling", "client"),
-    *("registry", "lifetimes", "threads", "stands", "accepting", "places", "admission", "anteroom"),
+    *("registry", "threads", "lifetimes", "stands", "accepting", "places", "admission", "anteroom"),
     *("handlers", "adapting", "doorway", "settings", "serving", "listening", "server", "signals"),
     *("worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "connecting", "loading", "output"),

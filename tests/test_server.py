@@ -1104,10 +1104,13 @@ def test_an_observer_that_raises_is_nobody_elses_problem() -> None:
     def failing(event: events.Event) -> None:
         raise RuntimeError("observer")
 
-    unsubscribe = events.subscribe(failing)
-    try:
-        with observed(events.ConnectionClosed) as closed, serving(netkit.EchoHandler) as server:
-            assert exchange(server, b"x") == b"x"
-    finally:
-        unsubscribe()
-    assert len(closed) == 1
+    kinds = (events.ConnectionClosed, events.ObserverFailed)
+    with silent_log(), observed(*kinds) as seen:
+        unsubscribe = events.subscribe(failing)
+        try:
+            with serving(netkit.EchoHandler) as server:
+                assert exchange(server, b"x") == b"x"
+        finally:
+            unsubscribe()
+    assert {type(event) for event in seen} == set(kinds)
+    assert len(seen) == 2
