@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import events
+from .adapting import Serve
 from .doorway import Doorway
-from .handlers import Serve
 from .options import Options
 from .securing import tls_stream
 
