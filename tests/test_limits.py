@@ -377,7 +377,7 @@ def test_options_of_the_handler_and_of_the_sockets_change_for_those_who_come_nex
         greeting = "howdy"
         server.configure(handler_args={"greeting": greeting}, no_delay=False, keep_alive=False)
         assert seen() == [False, False]
-        with pytest.raises(TypeError, match="cannot be called"):
+        with pytest.raises(TypeError, match="cannot serve a client"):
             server.configure(handler_args={"colour": "red"}, no_delay=True)
         assert seen() == [False, False]
     server.configure(no_delay=True)  # it is closed, and may listen again
