@@ -108,7 +108,7 @@ def _check_kind(handler: Any) -> None:
     elif not callable(handler):
         raise TypeError(f"a handler must be a class or a function, not {handler!r}")
     else:
-        problem = _problem_of_result(handler)
+        problem = problem_of_result(handler)
     if problem:
         raise TypeError(f"{_name(handler)} cannot serve a client: {problem}")
 
@@ -123,7 +123,7 @@ def _problem_of_class(handler: type) -> str | None:
             return "derive it from netkit.Handler or from socketserver.BaseRequestHandler"
         return None
     for name in ("setup", "connected", "handle", "received", "finish", "closed"):
-        problem = _problem_of_result(getattr(handler, name, None))
+        problem = problem_of_result(getattr(handler, name, None))
         if problem:
             return f"{name}: {problem}"
     return None
@@ -137,7 +137,7 @@ _DEFERRED = {
 }
 
 
-def _problem_of_result(function: Any) -> str | None:
+def problem_of_result(function: Any) -> str | None:
     """Whether a call of `function` would return before anything has run, and then why."""
     while isinstance(function, functools.partial):
         function = function.func

@@ -64,6 +64,26 @@ def checked(server_address: Any) -> Any:
     return server_address
 
 
+def check_type(socket_type: int) -> None:
+    """TypeError unless it is that of streams."""
+    if socket_type != socket.SOCK_STREAM:
+        raise TypeError(
+            f"socket_type must be SOCK_STREAM, not {socket.SocketKind(socket_type).name}: "
+            "a netkit server serves connections; for datagrams, use socketserver.ThreadingUDPServer"
+        )
+
+
+def check_address(address: Any, family: int) -> None:
+    """TypeError unless it is an address for a socket of this family."""
+    if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(address, tuple):
+        raise TypeError(
+            f"server_address must be (host, port), not {address!r}; "
+            "create_server(handler).listen(path=...) is for the path of a Unix socket"
+        )
+    if isinstance(address, tuple) and family == getattr(socket, "AF_UNIX", None):
+        raise TypeError(f"server_address must be the path of a Unix socket, not {address!r}")
+
+
 def scoped(address: Any) -> Any:
     """`address` as ``bind`` takes it: a zone (``fe80::1%eth0``) becomes the number of its link.
 

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from . import events, sockets
 from .accepting import Accepting
@@ -26,13 +26,16 @@ from .encodings import to_bytes
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
+from .subclassing import ServerType
 from .threads import PARKED, ClientThreads, Job
+
+_Self = TypeVar("_Self", bound="Doorway")
 
 # On Linux an accepted socket has the options of its listener: nothing need be set for each client.
 INHERITS_OPTIONS = sys.platform == "linux"
 
 
-class Doorway(socketserver.ThreadingTCPServer):
+class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     """The part of `Server` that lets clients in. Not used by itself."""
 
     allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
@@ -43,10 +46,16 @@ class Doorway(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = True
 
-    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        self._options = options
+    def __new__(cls: type[_Self], *_: Any, **__: Any) -> _Self:
+        self = super().__new__(cls)
+        self._prepare()  # here, since a constructor of a subclass may call `TCPServer.__init__`
+        return self
+
+    def _prepare(self) -> None:
+        """Make what a server has from the start, whichever constructor is called."""
+        self._options = Options()
         self._accepting = Accepting()
-        self._admission = Admission(options, self._wake_acceptor)
+        self._admission = Admission(self._options, self._wake_acceptor)
         self._anteroom = Anteroom(self._wake_acceptor)
         self._refusals = Refusals()
         self._connections = Registry(self._admission.over)
@@ -59,7 +68,6 @@ class Doorway(socketserver.ThreadingTCPServer):
         self._next_listener = 0  # who is asked first; only for fairness, so that races do no harm
         # Whom `for connection in server` has accepted, and not given out; None: there is no such.
         self._taken: deque[Connection] | None = None
-        socketserver.BaseServer.__init__(self, server_address, handler)
 
     # What `ClientServer` does with those who are in.
     _handler_class: Any

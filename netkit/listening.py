@@ -22,7 +22,6 @@ from .doorway import INHERITS_OPTIONS
 from .endpoints import Endpoint
 from .errors import ServerStateError
 from .lifetimes import Lifetimes
-from .options import Options
 from .serving import ClientServer, Shown
 from .unixsocket import SocketFile
 
@@ -43,8 +42,8 @@ class ListeningServer(ClientServer):
 
     server_close: Callable[[], None]
 
-    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        super().__init__(server_address, handler, options)
+    def _prepare(self) -> None:
+        super()._prepare()
         # Guards the state; notified when it changes. Re-entrant, for signal handlers.
         self._changed = threading.Condition()
         self._state = State.NEW
@@ -61,8 +60,6 @@ class ListeningServer(ClientServer):
             self.socket.close()
         self.address_family = family
         self.server_address = address
-        if self._opened_by is None:
-            self._opened_by = os.getpid()
         self.socket = socket.socket(family, self.socket_type)
 
     def _bind_and_activate(self) -> None:
@@ -74,7 +71,14 @@ class ListeningServer(ClientServer):
             raise
 
     def server_bind(self) -> None:
-        """Bind the socket to `server_address`, which becomes the address that it got."""
+        """Bind the socket to `server_address`, which becomes the address that it got.
+
+        TypeError if the address, or the kind of socket, is none for a server of connections.
+        """
+        binding.check_type(self.socket_type)
+        binding.check_address(self.server_address, self.address_family)
+        if self._opened_by is None:
+            self._opened_by = os.getpid()
         endpoint, reuse_port = self._endpoint, self.allow_reuse_port
         if endpoint.kind == "unix":
             path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from . import binding, events
+from .adapting import problem_of_result
 from .connection import Connection
 from .deadline import Deadline
 from .errors import ServerStateError
@@ -31,15 +32,29 @@ from .listener import Acceptor, Verdict, woken_by_signals
 from .listening import ListeningServer, State
 from .options import Options, check_seconds
 from .registry import StopReport
+from .settings import make_tls_context
+from .subclassing import gives_way
 
 # What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
 # else is left behind.
 CUT_GRACE = 1.0
 
 _CLOSED = "the server is closed; call listen() to open it again"
+_FORKS = (
+    "a netkit server has a thread for each client, and does not fork: leave out ForkingMixIn, "
+    "or serve with several processes (workers=)"
+)
 _NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
 
 _Self = TypeVar("_Self", bound="Server")
+
+
+# What a subclass may override, and netkit calls.
+_HOOKS = {
+    *("server_bind", "server_activate", "get_request", "verify_request", "process_request"),
+    *("process_request_thread", "finish_request", "shutdown_request", "close_request"),
+    *("handle_error", "handle_timeout", "service_actions"),
+}
 
 
 class Supervisor(Protocol):
@@ -66,10 +81,14 @@ class Server(ListeningServer):
     """
 
     def __init_subclass__(cls, **more: Any) -> None:
+        """TypeError for a hook that is a coroutine function: a call of it would run nothing."""
         super().__init_subclass__(**more)
-        if issubclass(cls, getattr(socketserver, "ForkingMixIn", ())):
-            raise TypeError("a netkit server does not fork for each client: it has threads")
+        for name in _HOOKS & vars(cls).keys():
+            problem = problem_of_result(vars(cls)[name])
+            if problem:
+                raise TypeError(f"{cls.__name__}.{name}: {problem}")
 
+    @gives_way
     def __init__(
         self,
         server_address: Any,
@@ -83,18 +102,24 @@ class Server(ListeningServer):
         OSError, with the attributes `address` and `port`, if the address cannot be bound.
         """
         server_address = binding.checked(server_address)
-        super().__init__(server_address, RequestHandlerClass, Options(**options))
-        self._background: threading.Thread | None = None
-        self._closing_thread: int | None = None
-        self._when_accepting: Callable[[], object] | None = None  # to be called once
-        self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
-        self._report = StopReport(0, 0)
+        given = Options(**options)
+        self._tls = make_tls_context(given)
+        self._set_options(given, None)
+        socketserver.BaseServer.__init__(self, server_address, RequestHandlerClass)
         if server_address is not None:
             self._make_socket(
                 binding.family_of(server_address, self.address_family), server_address
             )
             if bind_and_activate:
                 self._bind_and_activate()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._background: threading.Thread | None = None
+        self._closing_thread: int | None = None
+        self._when_accepting: Callable[[], object] | None = None  # to be called once
+        self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
+        self._report = StopReport(0, 0)
 
     # Serving
 
@@ -142,6 +167,8 @@ class Server(ListeningServer):
             raise ServerStateError(_CLOSED)
 
     def _begin_accepting(self, single: bool = False, taken: Any = None) -> Acceptor | None:
+        if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
+            raise TypeError(_FORKS)
         if self._state is State.NEW and not self._is_activated():
             raise ServerStateError("the server is not bound; call listen() first")
         if not self._accepting.stop_requested and self.socket.fileno() < 0:

@@ -67,8 +67,10 @@ class TakenConnection(Connection):
 class ClientServer(AdjustableServer):
     """What `Server` does with a client. Not used by itself."""
 
-    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
-        super().__init__(server_address, handler, options)
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._handler_class: Any = None
+        self._serve: Serve | None = None
         self._lifetimes = Lifetimes(self._connections.live)
 
     @property

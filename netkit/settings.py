@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import events
 from .adapting import Serve
 from .doorway import Doorway
-from .options import Options
+from .options import Options, TimeLimits
 from .securing import tls_stream
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 class AdjustableServer(Doorway):
     """The part of `Server` whose methods change it. Not used by itself."""
 
-    def __init__(self, server_address: Any, handler: Any, options: Options) -> None:
+    def _prepare(self) -> None:
+        super()._prepare()
         # Guards what a change sets, and their number. Re-entrant, since a signal handler may make
         # one. What a change depends on is prepared without it, see `_change`.
         self._configuring = threading.RLock()
         self._changes = 0
-        super().__init__(server_address, handler, options)
-        self._tls = _tls_context(options)
-        self._time_limits = options.time_limits
+        self._tls: ssl.SSLContext | None = None
+        self._time_limits: TimeLimits | None = None
 
     def suspend(self) -> None:
         """Accept nobody until `resume`: new clients wait in the kernel's queue."""
@@ -54,7 +54,7 @@ class AdjustableServer(Doorway):
             serve = self._adapted(self._handler_class, new)
             if not any(name.startswith("tls") for name in options):
                 return lambda: self._set_options(new, serve)
-            tls = _tls_context(new)
+            tls = make_tls_context(new)
 
             def commit() -> None:
                 self._tls = tls
@@ -106,7 +106,7 @@ class AdjustableServer(Doorway):
 
     def _load_tls(self) -> None:
         def prepare() -> Callable[[], None]:
-            tls = _tls_context(self._options)
+            tls = make_tls_context(self._options)
             return lambda: setattr(self, "_tls", tls)
 
         self._change(prepare)
@@ -158,7 +158,7 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
     found["tls_sni"] = options.tls_sni and {
         host: (kept(cert), kept(key)) for host, (cert, key) in options.tls_sni.items()
     }
-    _tls_context(options._replace(**found))
+    make_tls_context(options._replace(**found))
     return found
 
 
@@ -170,7 +170,7 @@ def _has_files(options: Options) -> bool:
     return any(not isinstance(pem, (bytes, type(None))) for pem in pems)
 
 
-def _tls_context(options: Options) -> ssl.SSLContext | None:
+def make_tls_context(options: Options) -> ssl.SSLContext | None:
     if options.tls_cert is None and options.tls is None:
         return None
     tls_stream()  # now: to import it later may take a descriptor that there is not

@@ -9,7 +9,6 @@ import http.client
 import http.server
 import logging
 import logging.handlers
-import os
 import pickle
 import socket
 import socketserver
@@ -662,12 +661,6 @@ def test_service_actions_is_called_at_each_poll_interval_and_after_each_client()
 
 
 # handle_request
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no such class here")
-def test_one_that_forks_for_each_client_is_a_mistake() -> None:
-    with pytest.raises(TypeError, match="does not fork for each client"):
-        type("Forking", (socketserver.ForkingMixIn, netkit.Server), {})
 
 
 def test_handle_request_serves_one_client() -> None:

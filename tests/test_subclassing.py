@@ -1,0 +1,271 @@
+"""Server classes made of `netkit.Server` and of those of other libraries."""
+
+from __future__ import annotations
+
+import abc
+import http.server
+import importlib.util
+import inspect
+import itertools
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import wsgiref.simple_server
+import xmlrpc.client
+import xmlrpc.server
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from support import PATIENCE, ROOT, exchange, serving_forever
+
+import netkit
+
+LOCAL = ("127.0.0.1", 0)
+
+
+class Shout(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.readline().upper())
+
+
+def made_of(bases: Sequence[Any], **attributes: Any) -> Any:
+    return type(netkit.Server)("Made", tuple(bases), attributes)
+
+
+def names(bases: Sequence[Any]) -> str:
+    return "-".join(base.__name__ for base in bases)
+
+
+def orders(*bases: Any) -> list[Any]:
+    """Each order of `bases`, and of them with `ThreadingMixIn`."""
+    more = (*bases, socketserver.ThreadingMixIn)
+    found = [*itertools.permutations(bases), *itertools.permutations(more)]
+    return [pytest.param(order, id=names(order)) for order in found]
+
+
+@pytest.mark.parametrize("base", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
+def test_a_constructor_may_call_that_of_socketserver_by_name(base: Any) -> None:
+    class Server(netkit.Server):
+        def __init__(self, address: Any) -> None:
+            base.__init__(self, address, Shout)
+
+    server = Server(LOCAL)
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+        server.configure(max_line=1000)
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server))
+def test_threading_mix_in_may_be_among_the_bases(bases: Any) -> None:
+    kind = made_of(bases)
+    server = kind(LOCAL, Shout, idle_timeout=PATIENCE)
+    assert server.daemon_threads
+    assert kind.process_request is netkit.Server.process_request
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server, xmlrpc.server.SimpleXMLRPCServer))
+def test_an_xmlrpc_server_may_be_among_the_bases_in_any_order(bases: Any) -> None:
+    server = made_of(bases)(LOCAL, logRequests=False)
+    with server, serving_forever(server):
+        server.register_function(lambda a, b: a + b, "add")
+        uri = f"http://127.0.0.1:{server.server_address[1]}/"
+        with xmlrpc.client.ServerProxy(uri) as proxy:
+            assert proxy.add(2, 3) == 5
+
+
+class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [environ["PATH_INFO"].encode()]
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server, wsgiref.simple_server.WSGIServer))
+def test_a_wsgi_server_may_be_among_the_bases_in_any_order(bases: Any) -> None:
+    server = made_of(bases)(LOCAL, Quiet)
+    server.set_app(application)
+    with server, serving_forever(server):
+        assert exchange(server, b"GET /hello HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\n/hello")
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server, http.server.ThreadingHTTPServer))
+def test_a_threading_http_server_may_be_among_the_bases_in_any_order(bases: Any) -> None:
+    class NoContent(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = made_of(bases)(LOCAL, NoContent)
+    assert server.server_port == server.server_address[1]
+    with server, serving_forever(server):
+        assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 204")
+
+
+class Library(http.server.HTTPServer):
+    """A server class with a constructor of its own, as those of web frameworks have it."""
+
+    def __init__(self, host: str, port: int, app: str) -> None:
+        super().__init__((host, port), Shout)
+        self.app = app
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server, Library))
+def test_the_constructor_of_a_librarys_class_counts_in_any_order_of_bases(bases: Any) -> None:
+    class Server(made_of(bases)):  # type: ignore[misc]
+        def __init__(self, app: str) -> None:
+            super().__init__("127.0.0.1", 0, app)
+
+    server = Server("the application")
+    assert server.app == "the application"
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+def test_the_constructor_of_netkit_may_be_called_by_name() -> None:
+    class Server(netkit.Server, Library):
+        def __init__(self) -> None:
+            netkit.Server.__init__(self, LOCAL, Shout, idle_timeout=PATIENCE)
+
+    server = Server()
+    assert not hasattr(server, "app")
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+def test_a_server_class_may_be_abstract() -> None:
+    class Server(netkit.Server, abc.ABC):
+        @abc.abstractmethod
+        def name(self) -> str: ...
+
+    with pytest.raises(TypeError, match="abstract"):
+        Server(LOCAL, Shout)
+
+
+def test_the_signature_of_a_server_class_is_that_of_its_constructor() -> None:
+    parameters = ["server_address", "RequestHandlerClass", "bind_and_activate", "options"]
+    assert list(inspect.signature(netkit.Server).parameters) == parameters
+    assert list(inspect.signature(netkit.Server.__init__).parameters) == ["self", *parameters]
+    assert "OSError" in (netkit.Server.__init__.__doc__ or "")
+
+
+# What cannot be a server
+
+
+DATAGRAMS = (
+    "socket_type must be SOCK_STREAM, not SOCK_DGRAM: .* use socketserver.ThreadingUDPServer"
+)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        made_of([netkit.Server], socket_type=socket.SOCK_DGRAM),
+        made_of([netkit.Server, socketserver.UDPServer]),
+        made_of([socketserver.UDPServer, netkit.Server]),
+    ],
+)
+def test_a_server_of_datagrams_is_refused_in_one_line(kind: Any) -> None:
+    with pytest.raises(TypeError, match=DATAGRAMS):
+        kind(LOCAL, Shout)
+
+
+@pytest.mark.parametrize("address", ["/tmp/socket", ["127.0.0.1", 0], 8080])
+def test_what_is_no_tcp_address_is_refused_in_one_line(address: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be \(host, port\), not .*listen\(path=...\) is for"):
+        netkit.Server(address, Shout)
+
+
+def test_what_is_no_path_is_refused_for_a_unix_socket() -> None:
+    kind = made_of([netkit.Server], address_family=socket.AF_UNIX)
+    with pytest.raises(TypeError, match="must be the path of a Unix socket, not"):
+        kind(LOCAL, Shout)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no such class here")
+def test_a_class_that_forks_for_each_client_can_be_made_and_says_so_when_it_serves() -> None:
+    kind = made_of([socketserver.ForkingMixIn, netkit.Server])
+    for serve in ("serve_forever", "handle_request", "start"):
+        with kind(LOCAL, Shout) as server:
+            with pytest.raises(TypeError, match="does not fork: leave out ForkingMixIn, or serve"):
+                getattr(server, serve)()
+
+
+@pytest.mark.parametrize("hook", ["verify_request", "handle_error", "service_actions"])
+def test_a_hook_that_is_a_coroutine_function_is_refused_with_its_class(hook: str) -> None:
+    async def method(self: Any, *_: Any) -> bool:
+        return True
+
+    with pytest.raises(TypeError, match=rf"Made.{hook}: it is a coroutine function"):
+        made_of([netkit.Server], **{hook: method})
+
+
+# The tests of CPython
+
+STAND_IN = """
+import socket, socketserver, sys, unittest
+sys.path.insert(0, ROOT)
+import netkit
+for name in NAMES:
+    family = getattr(socketserver, name).address_family
+    attributes = {"__module__": "socketserver", "address_family": family}
+    setattr(socketserver, name, type(netkit.Server)(name, (netkit.Server,), attributes))
+from test import test_socketserver
+
+def chosen(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from chosen(test)
+        elif not any(word in test.id() for word in LEFT_OUT):
+            yield test
+
+every = unittest.defaultTestLoader.loadTestsFromModule(test_socketserver)
+result = unittest.TextTestRunner().run(unittest.TestSuite(chosen(every)))
+print("ran", result.testsRun)
+sys.exit(not result.wasSuccessful())
+"""
+THREADING = ("ThreadingTCPServer", "ThreadingUnixStreamServer")
+
+
+def has_tests_of_python() -> bool:
+    try:
+        return importlib.util.find_spec("test.test_socketserver") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# Left out where they stand in for the classes without threads, too: those that fork, that take an
+# exit of a handler for one of the server, that ask for the result of a thread at once, or that have
+# a handler which takes no argument.
+OF_NO_THREADS = ("orking", "not_handled", "verify_request_false", "close_immediately")
+
+
+@pytest.mark.skipif(not has_tests_of_python(), reason="Python is installed without its tests")
+@pytest.mark.parametrize(
+    ("classes", "left_out"),
+    [
+        (THREADING, ()),
+        ((*THREADING, "TCPServer", "UnixStreamServer"), OF_NO_THREADS),
+    ],
+)
+def test_the_tests_of_socketserver_pass(classes: Any, left_out: Any, tmp_path: Any) -> None:
+    settings = f"NAMES = {classes!r}; LEFT_OUT = {left_out!r}; ROOT = {str(ROOT)!r}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{settings}\n{STAND_IN}"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=4 * PATIENCE,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) >= 15
