@@ -261,8 +261,8 @@ class Admission:
 
 
 def _why_not_listed(address: str, options: Options) -> str | None:
-    allowed = None if options.allow is None else options.allow.prefix_length(address)
-    denied = None if options.deny is None else options.deny.prefix_length(address)
+    allowed = None if options.allow is None else options.allow.longest_match(address)
+    denied = None if options.deny is None else options.deny.longest_match(address, embedded=True)
     if denied is not None and (allowed is None or denied >= allowed):
         return "deny"
     if options.allow is not None and allowed is None:

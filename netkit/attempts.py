@@ -183,12 +183,17 @@ class Race:
         prepare: Callable[[socket.socket], object],
         delay: float,
         waiter: Waiter,
+        verify: Callable[[socket.socket], OSError | None] = lambda _: None,
     ) -> None:
-        """`prepare` sets up each socket before it connects; `delay` in seconds."""
+        """`prepare` sets up each socket before it connects; `delay` in seconds.
+
+        `verify` says why one that has connected must not be used, if so.
+        """
         self._waiting = deque(candidates)
         self._prepare = prepare
         self._delay = delay
         self._waiter = waiter
+        self._verify = verify
         self._running: dict[socket.socket, Candidate] = {}
         self.attempted: list[Candidate] = []
         self.errors: list[tuple[Candidate, OSError]] = []
@@ -256,10 +261,11 @@ class Race:
     def _judged(self, sock: socket.socket, candidate: Candidate, code: int) -> socket.socket | None:
         if not code and _is_to_itself(sock):
             code = errno.ECONNREFUSED
-        if not code:
+        error = OSError(code, _reason(code)) if code else self._verify(sock)
+        if error is None:
             return sock
         sock.close()
-        self._note(candidate, OSError(code, _reason(code)))
+        self._note(candidate, error)
         return None
 
     def _note(self, candidate: Candidate, error: OSError) -> None:

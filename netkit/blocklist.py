@@ -8,6 +8,8 @@ Rules:
    length. So a look takes one question for each length there is, however many rules there are.
 3. IPv4 is a part of IPv6 here (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form
    matches a rule in either form.
+4. Some IPv6 addresses lead to an IPv4 address that they contain. To block that one blocks them too,
+   but to allow it does not allow them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .addresses import SocketAddress, parse_ip
+from .listfile import read_entries
 
 _Network = tuple[int, int]  # prefix length in IPv6's terms, and the first bits as a number
 
 _BITS = 128
 _MAPPED = _BITS - 32  # bits before an IPv4 address in its IPv6 form
+
+# The first 96 bits of an IPv6 address whose last 32 bits are the IPv4 address that it leads to.
+_NAT64 = 0x0064FF9B << 64  # 64:ff9b::/96, RFC 6052 section 2.1
+_COMPATIBLE = 0  # ::/96, RFC 4291 section 2.5.5.1
+_6TO4 = 0x2002  # the first 16 bits; the next 32 are an IPv4 address (RFC 3056 section 2)
 
 
 class _Rule(NamedTuple):
@@ -46,14 +54,32 @@ _EMPTY = _State({}, {}, ())
 class BlockList:
     """A set of addresses, ranges and networks. Thread-safe.
 
-    Addresses are strings (a zone, ``%eth0``, is ignored), objects of `ipaddress`, or
-    `SocketAddress`es. The methods that add raise ValueError for text that is no address, and
-    TypeError for what is no text.
+    Addresses are strings, objects of `ipaddress`, or `SocketAddress`es. The zone of an address that
+    is looked up (``%eth0``) is ignored; a rule may have none, since it holds on every link. The
+    methods that add raise ValueError for text that is no address, and TypeError for what is no
+    text.
+
+    Two constants have rules against a client that is led to where it must not connect:
+    `PRIVATE_RANGES` for this machine and private networks, `NON_GLOBAL_RANGES` for every address
+    that the registries of IANA do not call globally reachable unicast.
     """
 
     PRIVATE_RANGES = (
-        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128"),
-        *("169.254.0.0/16", "fe80::/10", "fc00::/7"),
+        *("0.0.0.0/8", "127.0.0.0/8", "::/128", "::1/128"),  # this machine
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+        *("169.254.0.0/16", "fe80::/10"),  # this link
+        *("100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15"),  # providers' and laboratories' own
+        "64:ff9b:1::/48",  # NAT64 of this network, RFC 8215
+    )
+    # RFC 6890 and its registries; and all of IPv6 outside of 2000::/3, but for IPv4 in its IPv6
+    # form and NAT64, which are looked up by their IPv4 address.
+    NON_GLOBAL_RANGES = (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+        *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        *("::-::fffe:ffff:ffff", "::1:0:0:0-64:ff9a:ffff:ffff:ffff:ffff:ffff:ffff"),
+        "64:ff9b::1:0:0-1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "4000::/2", "8000::/1"),
     )
 
     def __init__(self, rules: Iterable[Any] = ()) -> None:
@@ -76,9 +102,11 @@ class BlockList:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BlockList:
-        """From a text file: a rule a line, as for `add`; ``#`` begins a comment.
+        """From a text file: a rule on each line, as for `add`; ``#`` begins a comment.
 
-        OSError, and ValueError that names the file and the line.
+        A file that may be incomplete is refused: one that changes while it is read, that does not
+        end with a newline, or that has no rule and no line ``# empty``; and so is a network with
+        host bits. OSError, and ValueError that names the file and the line.
         """
         found = cls()
         found._path = os.fspath(path)
@@ -93,14 +121,11 @@ class BlockList:
         if self._path is None:
             return False
         rules = []
-        # What is no UTF-8 is no rule either: so the error names its line.
-        with open(self._path, encoding="utf-8-sig", errors="backslashreplace") as file:
-            for number, line in enumerate(file, 1):
-                text = line.partition("#")[0].strip()
-                try:
-                    rules += [_parse(text)] if text else []
-                except ValueError as error:
-                    raise ValueError(f"{self._path}, line {number}: {error}") from None
+        for number, text in read_entries(self._path):
+            try:
+                rules.append(_parse(text, host_bits=False))
+            except ValueError as error:
+                raise ValueError(f"{self._path}, line {number}: {error}") from None
         with self._changing:
             self._state = _added(_EMPTY, rules)
         return True
@@ -147,27 +172,47 @@ class BlockList:
         return self.check(address)
 
     def check(self, address: Any) -> bool:
-        """Whether a rule matches; False for text that is no address. TypeError for no text."""
-        return self._find(address) is not None
+        """Whether a rule matches, so that the address is blocked. False for text that is none.
+
+        An address of NAT64 (64:ff9b::/96), of 6to4 (2002::/16) or ::/96 is also looked up by the
+        IPv4 address that it contains and leads to. To allow only what matches, use `prefix_length`,
+        which does not do so. TypeError for no text.
+        """
+        return self.longest_match(address, embedded=True) is not None
 
     def prefix_length(self, address: Any) -> int | None:
-        """The length of the longest prefix that matches (of 32 bits for IPv4); None: there is none.
+        """The length of the longest prefix that matches the address itself; None if none does.
 
-        A single address is a prefix of all its bits. Errors as for `check`.
+        For IPv4, of 32 bits: 0 if the prefix is that of an IPv6 network which IPv4 is a part of. A
+        single address is a prefix of all its bits. Errors as for `check`.
         """
-        length = self._find(address)
+        length = self.longest_match(address)
         if length is None:
             return None
         number = _number(_text(address))
-        return length - _MAPPED if number is not None and _is_ipv4(number) else length
+        is_ipv4 = number is not None and _is_ipv4(number)
+        return max(0, length - _MAPPED) if is_ipv4 else length
 
-    def _find(self, address: Any) -> int | None:
+    def longest_match(self, address: Any, embedded: bool = False) -> int | None:
+        """As `prefix_length`, but always of 128 bits, so that any two lengths can be compared.
+
+        `embedded`: also by the IPv4 address that it contains, see `check`.
+        """
         number = _number(_text(address))
-        if number is not None:
-            state = self._state
-            for length in state.lengths:
-                if number >> (_BITS - length) in state.networks[length]:
-                    return length
+        if number is None:
+            return None
+        length = self._find(number)
+        inner = _embedded(number) if embedded else None
+        if inner is not None:
+            within = self._find(inner)
+            length = within if length is None else max(length, within or 0)
+        return length
+
+    def _find(self, number: int) -> int | None:
+        state = self._state
+        for length in state.lengths:
+            if number >> (_BITS - length) in state.networks[length]:
+                return length
         return None
 
     @property
@@ -245,8 +290,21 @@ def _is_ipv4(number: int) -> bool:
     return number >> 32 == 0xFFFF
 
 
+def _embedded(number: int) -> int | None:
+    """The IPv4 address that an IPv6 address leads to, as a number; None if it has none."""
+    first = number >> 32
+    if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` are none
+        return 0xFFFF << 32 | number & 0xFFFFFFFF
+    if number >> 112 == _6TO4:
+        return 0xFFFF << 32 | number >> 80 & 0xFFFFFFFF
+    return None
+
+
 def _known(address: Any) -> int:
-    number = _number(_text(address))
+    text = _text(address)
+    if "%" in text:
+        raise ValueError(f"a rule must have no zone, since it holds on every link: {text!r}")
+    number = _number(text)
     if number is None:
         raise ValueError(f"not an IP address: {address!r}")
     return number
@@ -262,24 +320,27 @@ def _family(number: int) -> str:
     return "IPv4" if _is_ipv4(number) else "IPv6"
 
 
-def _parse(rule: Any) -> _Rule:
+def _parse(rule: Any, host_bits: bool = True) -> _Rule:
     if isinstance(rule, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         rule = str(rule)
     text = _text(rule).strip()
     if "/" in text:
-        return _subnet(*text.split("/", 1))
+        address, _, prefix = text.partition("/")
+        return _subnet(address, prefix, host_bits)
     if "-" in text:
         return _range(*(part.strip() for part in text.split("-", 1)))
     number = _known(text)
     return _Rule(f"Address: {_family(number)} {_shown(number)}", ((_BITS, number),))
 
 
-def _subnet(address: str, prefix: str) -> _Rule:
+def _subnet(address: str, prefix: str, host_bits: bool) -> _Rule:
     number = _known(address)
     bits = 32 if ":" not in address else _BITS
     if not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
         raise ValueError(f"not a prefix length from 0 to {bits}: {prefix!r}")
     length = int(prefix) + _BITS - bits
+    if not host_bits and number & ((1 << (_BITS - length)) - 1):
+        raise ValueError(f"host bits behind the prefix, so it may be cut off: '{address}/{prefix}'")
     if _is_ipv4(number) and length < _MAPPED:  # a network that IPv4 is a part of
         text = f"Subnet: IPv6 {address}/{prefix}"
     else:

@@ -91,6 +91,7 @@ class Dialler:
             functools.partial(_prepare, self._options),
             self._options.attempt_delay,
             self._waiter,
+            self._blocked,
         )
         try:
             return race.run()
@@ -141,13 +142,27 @@ class Dialler:
             return candidates
         permitted = []
         for candidate in candidates:
-            if blocked.check(candidate.address[0].partition("%")[0]):
-                error = PermissionError(errno.EACCES, "the address is blocked")
+            if blocked.check(candidate.address[0]):
+                error = _is_blocked()
                 self._errors.append((str(candidate), error))
                 events.emit(events.AttemptFailed(str(candidate), error))
             else:
                 permitted.append(candidate)
         return permitted
+
+    def _blocked(self, sock: socket.socket) -> OSError | None:
+        """Why a socket that has connected is not used: the system may have led it elsewhere.
+
+        Linux, for one, takes 0.0.0.0 for 127.0.0.1.
+        """
+        blocked = self._options.block_list
+        if blocked is None or self._target.host is None:
+            return None
+        try:
+            peer = sock.getpeername()
+        except OSError as error:  # it has been reset already, and nothing tells where it led
+            return error
+        return _is_blocked() if blocked.check(peer[0]) else None
 
     def _connection(self, sock: socket.socket) -> Connection:
         options = self._options
@@ -171,6 +186,10 @@ class Dialler:
         failure.address = self._target.host or self._target.path
         failure.port = self._target.port if self._target.host is not None else None
         return failure
+
+
+def _is_blocked() -> PermissionError:
+    return PermissionError(errno.EACCES, "the address is blocked")
 
 
 def _known(address: str, port: int, family: int) -> list[Candidate]:

@@ -126,9 +126,14 @@ class Refused(NamedTuple):
 
 
 class SettingsReloaded(NamedTuple):
-    """What the server's options name has been read again: certificates, lists of addresses."""
+    """What the server's options name has been read again: certificates, lists of addresses.
+
+    `rules`: how many rules a list has now, and `before`; None if it is no list.
+    """
 
     what: str
+    rules: int | None = None
+    before: int | None = None
 
 
 class SettingsKept(NamedTuple):

@@ -98,7 +98,13 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.WARNING,
         lambda e: f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s",
     ),
-    events.SettingsReloaded: (logging.INFO, lambda e: f"{e.what} reloaded"),
+    events.SettingsReloaded: (
+        logging.INFO,
+        lambda e: (
+            f"{e.what} reloaded"
+            + ("" if e.rules is None else f": {e.rules} rules (were {e.before})")
+        ),
+    ),
     events.SettingsKept: (
         logging.ERROR,
         lambda e: f"{e.what} not reloaded, the old one stays: {_error(e.error)}",

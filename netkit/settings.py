@@ -16,6 +16,7 @@ from .securing import tls_stream
 if TYPE_CHECKING:
     import ssl
 
+    from .blocklist import BlockList
     from .places import SharedPlaces
 
 
@@ -97,7 +98,7 @@ class AdjustableServer(Doorway):
         for name in ("allow", "deny"):
             addresses = getattr(self._options, name)
             if addresses is not None and addresses.path is not None:
-                good = self._reloaded(f"the list {name!r}", addresses.reload) and good
+                good = self._reloaded(f"the list {name!r}", addresses.reload, addresses) and good
         return good
 
     def reload_tls(self) -> bool:
@@ -111,13 +112,17 @@ class AdjustableServer(Doorway):
 
         self._change(prepare)
 
-    def _reloaded(self, what: str, load: Callable[[], object]) -> bool:
+    def _reloaded(
+        self, what: str, load: Callable[[], object], rules: BlockList | None = None
+    ) -> bool:
+        before = None if rules is None else len(rules)
         try:
             load()
         except (OSError, ValueError) as error:
             events.emit(events.SettingsKept(what, error))
             return False
-        events.emit(events.SettingsReloaded(what))
+        after = None if rules is None else len(rules)
+        events.emit(events.SettingsReloaded(what, after, before))
         return True
 
     @property

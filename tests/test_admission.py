@@ -236,6 +236,23 @@ def test_the_clients_of_a_unix_socket_have_no_address_to_judge() -> None:
     assert Door(allow=["10.0.0.0/8"]).judge("") == NO_SHARE
 
 
+@pytest.mark.parametrize("address", ["64:ff9b::a00:1", "2002:a00:1::1", "::10.0.0.1"])
+def test_an_address_that_leads_to_another_one_is_denied_as_that_one_and_not_allowed_as_it(
+    address: str,
+) -> None:
+    assert Door(deny=["10.0.0.0/8"]).judge((address, 1)) == "deny"
+    assert Door(deny=["10.0.0.0/8"], allow=["::/0"]).judge((address, 1)) == "deny"
+    assert Door(deny=["11.0.0.0/8"]).judge((address, 1)) == NO_SHARE
+    assert Door(allow=["10.0.0.0/8"]).judge((address, 1)) == "allow"
+    assert Door(allow=[address], deny=["10.0.0.0/8"]).judge((address, 1)) == NO_SHARE
+
+
+def test_the_longest_prefix_counts_across_both_families() -> None:
+    for allow, deny in (("0.0.0.0/0", "::/0"), ("10.0.0.0/8", "::/90")):
+        assert Door(allow=[allow], deny=[deny]).judge(("10.0.0.1", 1)) == NO_SHARE
+    assert Door(allow=["::/0"], deny=["0.0.0.0/0"]).judge(("10.0.0.1", 1)) == "deny"
+
+
 def test_each_address_has_its_share_and_ipv6_counts_by_network() -> None:
     door = Door(max_connections_per_ip=2)
     tickets = [door.judge(("2001:db8::1", 1, 0, 0)), door.judge(("2001:db8::2", 1, 0, 0))]

@@ -133,6 +133,20 @@ def test_after_a_failure_the_next_one_is_tried_at_once() -> None:
     assert runners.errors[0][1].strerror == "connection refused"
 
 
+def test_one_that_has_connected_where_it_must_not_is_closed_and_the_next_one_is_tried() -> None:
+    def verify(sock: socket.socket) -> OSError | None:
+        wrong = sock.getpeername() == first.address
+        return PermissionError(errno.EACCES, "the address is blocked") if wrong else None
+
+    with listening() as first, listening() as second, Waiter(Deadline(PATIENCE)) as waiter:
+        runners = Race([first, second], nothing, 1000, waiter, verify)
+        winner = runners.run()
+        assert winner
+        with winner:
+            assert winner.getpeername() == second.address
+    assert [(each, error.errno) for each, error in runners.errors] == [(first, errno.EACCES)]
+
+
 def test_if_none_can_be_connected_there_is_no_winner() -> None:
     runners, winner = race(refusing(), refusing())
     assert winner is None

@@ -30,7 +30,7 @@ def test_an_empty_list_has_nobody() -> None:
 @pytest.mark.parametrize(
     ("rule", "inside", "outside"),
     [
-        ("1.2.3.4", ["1.2.3.4", "::ffff:1.2.3.4", "::ffff:102:304"], ["1.2.3.5", "::1.2.3.4"]),
+        ("1.2.3.4", ["1.2.3.4", "::ffff:1.2.3.4", "::ffff:102:304"], ["1.2.3.5"]),
         ("::ffff:1.2.3.4", ["1.2.3.4"], ["1.2.3.5"]),
         ("fe80::1", ["fe80::1", "fe80:0::1", "fe80::1%eth0"], ["fe80::2"]),
         ("10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], ["11.0.0.0", "9.255.255.255"]),
@@ -83,6 +83,9 @@ def test_what_is_no_text_is_a_type_error(thing: Any) -> None:
     [
         ("1.2.3", "not an IP address: '1.2.3'"),
         ("1.2.3.4/33", "not a prefix length from 0 to 32: '33'"),
+        ("fe80::1%lo", "a rule must have no zone, since it holds on every link: 'fe80::1%lo'"),
+        ("fe80::%lo/10", "a rule must have no zone, since it holds on every link: 'fe80::%lo'"),
+        ("::1-fe80::%1", "a rule must have no zone, since it holds on every link: 'fe80::%1'"),
         ("::1/129", "not a prefix length from 0 to 128: '129'"),
         ("1.2.3.4/-1", "not a prefix length from 0 to 32: '-1'"),
         ("1.2.3.4/", "not a prefix length from 0 to 32: ''"),
@@ -91,7 +94,7 @@ def test_what_is_no_text_is_a_type_error(thing: Any) -> None:
 )
 def test_a_wrong_rule_is_refused_and_changes_nothing(rule: str, message: str) -> None:
     found = BlockList()
-    with pytest.raises(ValueError, match="prefix|address|range") as caught:
+    with pytest.raises(ValueError, match="prefix|address|range|zone") as caught:
         found.add_many(["10.0.0.1", rule])
     assert str(caught.value) == message
     assert len(found) == 0
@@ -133,6 +136,50 @@ def test_the_longest_prefix_is_told() -> None:
     assert found.prefix_length("x") is None
 
 
+def test_for_ipv4_the_prefix_of_a_network_that_it_is_a_part_of_has_no_bits() -> None:
+    for rule in ("::/0", "::/80", "0.0.0.0/0"):
+        assert BlockList([rule]).prefix_length("1.2.3.4") == 0
+    found = BlockList(["::/0", "::ffff:0:0/95"])
+    assert found.longest_match("1.2.3.4") == 95
+    assert found.longest_match("::1") == 0
+    assert found.longest_match("x") is None
+
+
+# Addresses of IPv6 that lead to an IPv4 address
+
+
+LEADING_TO = [
+    ("10.0.0.1", ["64:ff9b::a00:1", "64:ff9b::10.0.0.1", "2002:a00:1::", "2002:a00:1:9::9"]),
+    ("10.0.0.1", ["::a00:1", "::10.0.0.1"]),
+    ("255.255.255.255", ["64:ff9b::ffff:ffff", "2002:ffff:ffff::1", "::ffff:ffff"]),
+]
+
+
+@pytest.mark.parametrize(("inner", "outer"), LEADING_TO)
+def test_an_address_that_leads_to_a_blocked_one_is_blocked(inner: str, outer: list[str]) -> None:
+    found = BlockList([inner])
+    for address in outer:
+        assert found.check(address)
+        assert address in found
+        assert address not in BlockList(["10.0.0.2"])
+        # But it is not allowed where that one is.
+        assert found.prefix_length(address) is None
+        assert found.longest_match(address) is None
+        assert found.longest_match(address, embedded=True) == 128
+
+
+def test_the_longer_match_of_an_address_and_of_what_it_leads_to_counts() -> None:
+    rules = BlockList(["64:ff9b::/96", "10.0.0.0/8", "2002:b00::/24"])
+    assert rules.longest_match("64:ff9b::a00:1", embedded=True) == 104
+    assert rules.longest_match("64:ff9b::b00:1", embedded=True) == 96
+    assert rules.longest_match("2002:b00:1::", embedded=True) == 24
+
+
+@pytest.mark.parametrize("address", ["::", "::1", "64:ff9c::a00:1", "2003:a00:1::", "::1:a00:1"])
+def test_an_address_that_leads_to_no_other_stands_for_itself(address: str) -> None:
+    assert address not in BlockList(["0.0.0.0/0"])
+
+
 addresses = st.integers(0, 2**32 - 1).map(lambda number: str(ipaddress.IPv4Address(number)))
 
 
@@ -161,10 +208,87 @@ def test_many_threads_may_change_it_and_look() -> None:
     assert len(found) == 800
 
 
+HERE = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "::", "::1", "::ffff:0.0.0.0", "::ffff:127.0.0.1"]
+PRIVATE = ["10.1.2.3", "172.31.0.1", "192.168.3.4", "169.254.169.254", "100.64.0.1", "198.19.0.1"]
+PRIVATE += ["fe80::1", "fec0::1", "fd00:ec2::254", "64:ff9b:1::1", "64:ff9b::a9fe:a9fe"]
+SPECIAL = ["192.0.2.1", "192.88.99.1", "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"]
+SPECIAL += ["ff02::1", "2001:db8::1", "2001::1", "3fff::1", "100::1", "5f00::1", "4000::", "f000::"]
+SPECIAL += ["2002:808:808::1", "::8.8.8.8", "::ffff:0:8.8.8.8", "::fffe:ffff:ffff", "1fff::"]
+GLOBAL = ["8.8.8.8", "1.0.0.0", "126.255.255.255", "191.255.255.255", "223.255.255.255"]
+GLOBAL += ["2000::", "2606:4700::1111", "2a00::1", "3ffe:ffff::", "3ff0::", "64:ff9b::808:808"]
+GLOBAL += ["::ffff:8.8.8.8"]
+
+
 def test_private_ranges_are_there() -> None:
     found = BlockList(BlockList.PRIVATE_RANGES)
-    assert all(each in found for each in ("127.0.0.1", "192.168.3.4", "::1", "fe80::1"))
-    assert "8.8.8.8" not in found
+    assert [each for each in (*HERE, *PRIVATE) if each not in found] == []
+    assert [each for each in GLOBAL if each in found] == []
+
+
+def test_what_is_not_global_is_there() -> None:
+    found = BlockList(BlockList.NON_GLOBAL_RANGES)
+    assert [each for each in (*HERE, *PRIVATE, *SPECIAL) if each not in found] == []
+    assert [each for each in GLOBAL if each in found] == []
+
+
+# What Python's module calls global, and these rules do not: some versions of it take multicast,
+# reserved and transition addresses for global, or know of a service for everybody in a reserved
+# network.
+STRICTER = ["224.0.0.0/4", "192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "::/3"]
+STRICTER += ["3fff::/20", "4000::/2", "8000::/1"]
+
+
+def oracle(address: Any) -> bool:
+    """Whether Python's module calls it global: for NAT64, what is within."""
+    if address.version == 6 and address in ipaddress.ip_network("64:ff9b::/96"):
+        return oracle(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if address.version == 6 and address.ipv4_mapped:
+        return oracle(address.ipv4_mapped)
+    return bool(address.is_global)
+
+
+def edges() -> list[Any]:
+    """The first and last address of each rule, those beside them, and of the module's networks."""
+    found = []
+    for rule in (*BlockList.NON_GLOBAL_RANGES, *STRICTER, "64:ff9b::/96", "::ffff:0:0/96"):
+        if "/" in rule:
+            network = ipaddress.ip_network(rule)
+            ends = [network[0], network[-1]]
+        else:
+            ends = list(map(ipaddress.ip_address, rule.split("-")))
+        for end in ends:
+            most = 2**end.max_prefixlen - 1
+            found += [type(end)(min(max(int(end) + step, 0), most)) for step in (-1, 0, 1)]
+    return found
+
+
+ipv4 = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address)
+ipv6 = st.one_of(
+    st.integers(0, 2**128 - 1),
+    st.integers(0x2000 << 112, 0x3FFF << 112),
+    st.integers(0, 2**32 - 1).map(lambda low: 0x64FF9B << 96 | low),
+    st.integers(0, 2**48 - 1),
+).map(ipaddress.IPv6Address)
+
+
+@pytest.mark.fuzz
+@given(st.one_of(ipv4, ipv6, st.sampled_from(edges())))
+def test_exactly_what_pythons_module_does_not_call_global_is_blocked_and_little_more(
+    address: Any,
+) -> None:
+    found = BlockList(BlockList.NON_GLOBAL_RANGES)
+    if not oracle(address):
+        assert address in found
+    elif address in found:
+        inner = address.version == 6 and address in ipaddress.ip_network("64:ff9b::/96")
+        judged = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if inner else address
+        judged = getattr(judged, "ipv4_mapped", None) or judged
+        assert any(judged in ipaddress.ip_network(network) for network in STRICTER)
+
+
+def test_each_edge_of_what_is_not_global_is_as_pythons_module_says() -> None:
+    found = BlockList(BlockList.NON_GLOBAL_RANGES)
+    assert [address for address in edges() if not oracle(address) and address not in found] == []
 
 
 def test_a_list_goes_through_json_and_pickle() -> None:
@@ -232,6 +356,8 @@ def test_any_json_is_added_whole_or_is_a_value_error_and_not_added_at_all(text: 
 @pytest.mark.fuzz
 @given(st.one_of(st.binary(), st.lists(rules).map(lambda lines: "\n".join(lines).encode())))
 @example(b"1.2.3.4\n\xff\n")
+@example(b"1.2.3.4")
+@example(b"")
 @example(b"1.2.3.4/" + b"1" * 5_000)
 def test_any_file_is_a_list_or_an_error_that_names_it(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
@@ -241,10 +367,11 @@ def test_any_file_is_a_list_or_an_error_that_names_it(data: bytes) -> None:
             found = BlockList.load(file.name)
         except ValueError as error:
             message = str(error)
+            assert message.startswith(file.name)
+            assert message.isprintable()
         else:
-            message = f"{file.name}, line "
+            assert data.endswith((b"\n", b"\r"))
             assert len(found) <= len(data.splitlines())
-        assert message.startswith(f"{file.name}, line ")
 
 
 def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
@@ -260,6 +387,8 @@ def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
     path.write_text("6.6.6.6\n", encoding="utf-8-sig")  # some editors mark a file so
     assert found.reload()
     path.write_text("5.5.5.5\n")
+    assert found.reload()
+    path.write_bytes(b"5.5.5.5\r\n# a line\r\n")
     assert found.reload()
     path.write_text("5.5.5.5\n6.6.6\n")
     with pytest.raises(ValueError, match="line 2") as caught:
@@ -278,7 +407,7 @@ def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
 def test_what_may_stand_for_a_list(tmp_path: Path) -> None:
     found = BlockList(["1.2.3.4"])
     assert BlockList.of(found) is found
-    (tmp_path / "list").write_text("1.2.3.4")
+    (tmp_path / "list").write_text("1.2.3.4\n")
     assert "1.2.3.4" in BlockList.of(tmp_path / "list")
     assert "1.2.3.4" in BlockList.of(["1.2.3.4"])
     for wrong in ("1.2.3.4", b"1.2.3.4", 5):

@@ -373,6 +373,43 @@ def test_blocked_addresses_are_not_tried() -> None:
             assert conn.attempted_addresses == (f"127.0.0.1:{port}",)
 
 
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "0", "0x7f.1", "127.1", "::ffff:127.0.0.1", "localhost", "::", "::1"]
+)
+def test_no_spelling_of_this_machine_gets_past_the_private_ranges(host: str) -> None:
+    with serving(shout) as server, pytest.raises(PermissionError, match="the address is blocked"):
+        connect(server.address.port, host, block_list=netkit.BlockList.PRIVATE_RANGES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux takes 0.0.0.0 for this machine")
+def test_the_address_that_was_really_reached_is_looked_up_too() -> None:
+    with listener() as port, observed(events.AttemptFailed) as seen:
+        with pytest.raises(PermissionError, match=f"0.0.0.0:{port} failed: the address is blocked"):
+            connect(port, "0.0.0.0", block_list=["127.0.0.0/8"])
+        with connect(port, "0.0.0.0", block_list=["10.0.0.0/8"]) as conn:
+            assert conn.remote_address == "127.0.0.1"
+    assert [event.address for event in seen] == [f"0.0.0.0:{port}"]
+
+
+def test_one_that_is_reset_before_its_address_is_known_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reset(socket.socket):
+        def getpeername(self) -> Any:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr("netkit.attempts.socket.socket", Reset)
+    with listener() as port, pytest.raises(ConnectError, match="not connected"):
+        connect(port, "127.0.0.1", block_list=["10.0.0.0/8"])
+
+
+def test_a_unix_socket_is_on_no_list(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with netkit.create_server(shout).listen(path=path):
+        with connect(path=path, block_list=["0.0.0.0/0", "::/0"]) as conn:
+            assert says_hello(conn)
+
+
 def test_an_error_without_a_common_kind_is_a_connect_error() -> None:
     port = closed_port()
     with pytest.raises(ConnectError) as caught:

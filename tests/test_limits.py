@@ -667,7 +667,13 @@ def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None
             path.write_text("10.0.0.0/8\n")
             assert server.reload()
             assert exchange(server, b"x") == b"x"
-    assert [type(event) for event in told] == [events.SettingsKept, events.SettingsReloaded]
+            path.write_text("10.0.0.0/8\n10.0.0.1\n")
+            assert server.reload()
+    assert isinstance(told.pop(0), events.SettingsKept)
+    assert told == [
+        events.SettingsReloaded("the list 'deny'", 1, 1),
+        events.SettingsReloaded("the list 'deny'", 2, 1),
+    ]
 
 
 def exchange_or_end(server: netkit.Server) -> bytes:
@@ -1020,7 +1026,9 @@ def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) 
             assert receive_all(connected(stack, address)) == b""
             path.write_text("10.0.0.0/8\n")
             running.process.send_signal(signal.SIGHUP)
-            running.wait_for_line("the list 'deny' reloaded" if workers == "1" else "reloaded: 2")
+            running.wait_for_line(
+                "the list 'deny' reloaded: 1 rules" if workers == "1" else "reloaded: 2"
+            )
             wait_until(lambda stack=stack, address=address: is_served(stack, address))
 
 

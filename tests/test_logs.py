@@ -81,7 +81,12 @@ RECORDS = [
     ),
     (events.Refusing("max_connections", "", True), "WARNING", "max_connections: new clients wait"),
     (events.Refused("deny", 3, 1.25), "WARNING", "deny: 3 refused in 1.2 s"),
-    (events.SettingsReloaded("the list 'deny'"), "INFO", "the list 'deny' reloaded"),
+    (events.SettingsReloaded("TLS"), "INFO", "TLS reloaded"),
+    (
+        events.SettingsReloaded("the list 'deny'", 812, 800),
+        "INFO",
+        "the list 'deny' reloaded: 812 rules (were 800)",
+    ),
     (
         events.SettingsKept("the list 'deny'", ValueError("no")),
         "ERROR",
