@@ -220,7 +220,10 @@ class ClientServer(AdjustableServer):
             if verified or self._is_verified(request, client_address):
                 self.process_request_thread(request, client_address)
             else:
-                self.shutdown_request(request)
+                self._shut_down(request)
+        except BaseException as error:  # the thread has more clients to serve
+            events.emit(events.HookFailed("process_request_thread", error))
+            self._forget(request)
         finally:
             if connection is not None:  # an overridden close_request may not have told us
                 self._connections.remove(connection)
@@ -230,7 +233,9 @@ class ClientServer(AdjustableServer):
             return self.verify_request(request, client_address)
         except Exception:
             self._tell_error(request, client_address)
-            return False
+        except BaseException as error:
+            events.emit(events.HookFailed("verify_request", error))
+        return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client to its end, in the calling thread."""
@@ -247,11 +252,15 @@ class ClientServer(AdjustableServer):
             if isinstance(error, NotBegunError) and self._speaks_tls():
                 return  # as on a port without TLS, where one who says nothing is no error
             self._tell_error(connection.socket if connection else request, client_address)
+        except BaseException as error:
+            if threading.current_thread() is threading.main_thread():
+                raise  # Ctrl+C, say
+            self._tell_failure(error, connection, client_address)
         finally:
             if connection is None:
-                self.shutdown_request(request)
+                self._shut_down(request)
             else:  # its socket may be another one by now, see finish_request
-                self.shutdown_request(connection.socket)
+                self._shut_down(connection.socket)
                 self._connections.remove(connection)
                 if connection.socket is not request:
                     self._forget(request)
@@ -299,6 +308,10 @@ class ClientServer(AdjustableServer):
             connection.finish()
         self.close_request(request)
 
+    def _shut_down(self, request: Any) -> None:
+        if not self._call_hook("shutdown_request", request):
+            self._forget(request)
+
     def close_request(self, request: Any) -> None:
         """Close a connection's descriptor, whoever still has a file made of it."""
         self._forget(request)
@@ -318,14 +331,19 @@ class ClientServer(AdjustableServer):
         connection = self._connections.get(request)
         if connection is None:  # finish_request has put another socket in its place
             connection = self._connections.of_thread(threading.get_ident())
-        number = connection.id if connection else 0
-        peer = describe_peer(client_address)
         # A `finish` that fails, since the client is gone, must not hide what `handle` had raised.
         faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
         if faults:
-            events.emit(events.HandlerFailed(number, peer, faults[0]))
+            self._tell_failure(faults[0], connection, client_address)
         else:
+            number, peer = connection.id if connection else 0, describe_peer(client_address)
             events.emit(events.ClientFailed(number, peer, self._in_words(error, connection)))
+
+    def _tell_failure(
+        self, error: BaseException, connection: Connection | None, client_address: Any
+    ) -> None:
+        number = connection.id if connection else 0
+        events.emit(events.HandlerFailed(number, describe_peer(client_address), error))
 
     def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
         """The same, naming the limit that has passed, where Python says "timed out" only."""
@@ -339,12 +357,14 @@ class ClientServer(AdjustableServer):
     def _tell_error(self, request: Any, client_address: Any) -> None:
         self._call_hook("handle_error", request, client_address)
 
-    def _call_hook(self, name: str, *arguments: Any) -> None:
-        """Call an overridable method whose failure is to harm nobody."""
+    def _call_hook(self, name: str, *arguments: Any) -> bool:
+        """Call an overridable method whose failure is to harm nobody. Whether it succeeded."""
         try:
             getattr(self, name)(*arguments)
         except Exception as error:
             events.emit(events.HookFailed(name, error))
+            return False
+        return True
 
     def _overrides(self, name: str) -> bool:
         own = getattr(getattr(self, name), "__func__", None)

@@ -264,20 +264,24 @@ def test_the_handler_class_may_be_exchanged_while_serving() -> None:
         assert shouts(server)
 
 
-def test_system_exit_in_a_handler_ends_its_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Exit(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            server.RequestHandlerClass = Shout
-            sys.exit("on purpose")
+@pytest.mark.parametrize("method", ["setup", "handle", "finish"])
+def test_system_exit_in_a_handler_ends_that_client_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(_: Any) -> None:
+        server.RequestHandlerClass = Shout
+        sys.exit("on purpose")
 
     ends: list[Any] = []
     errors: list[Any] = []
-    monkeypatch.setattr(threading, "excepthook", lambda hook: ends.append(hook.exc_type))
-    with served(netkit.Server(LOCAL, Exit)) as server:
+    monkeypatch.setattr(threading, "excepthook", ends.append)
+    leaving = type("Exit", (socketserver.BaseRequestHandler,), {method: leave})
+    with observed(events.HandlerFailed) as told, served(netkit.Server(LOCAL, leaving)) as server:
         server.handle_error = lambda *_: errors.append(sys.exc_info())  # type: ignore[method-assign]
         assert exchange(server, b"hello\n") == b""
         assert shouts(server)
-    assert (ends, errors) == ([SystemExit], [])
+    assert [str(event.error) for event in told] == ["on purpose"]
+    assert (ends, errors) == ([], [])  # `handle_error` is for other exceptions, as in socketserver
 
 
 # Hooks, in the order in which they are called

@@ -497,10 +497,11 @@ class FailingHandler(netkit.Handler):
     """Echoes; a bad client meets an exception in the method that `where` names."""
 
     where = ""
+    kind: type[BaseException] = ValueError
 
     def fail(self, method: str) -> None:
         if method == self.where and self.bad:
-            raise ValueError("on purpose")
+            raise self.kind("on purpose")
 
     def connected(self) -> None:
         self.bad = is_bad(self.conn.socket)
@@ -521,13 +522,13 @@ class FailingHandler(netkit.Handler):
 class FailingRequest(socketserver.StreamRequestHandler):
     """The same, of `socketserver`'s kind."""
 
-    def __init__(self, *arguments: Any, where: str) -> None:
-        self.where = where
+    def __init__(self, *arguments: Any, where: str, kind: type[BaseException]) -> None:
+        self.where, self.kind = where, kind
         super().__init__(*arguments)
 
     def fail(self, method: str) -> None:
         if method == self.where and self.bad:
-            raise ValueError("on purpose")
+            raise self.kind("on purpose")
 
     def setup(self) -> None:
         super().setup()
@@ -544,18 +545,25 @@ class FailingRequest(socketserver.StreamRequestHandler):
         self.fail("finish")
 
 
+class Stop(BaseException):
+    """Of a program's own, and no Exception."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, Stop, SystemExit, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize(
     ("handler", "where"),
     [(FailingHandler, where) for where in ("connected", "handle", "received", "closed")]
     + [(FailingRequest, where) for where in ("setup", "handle", "finish")],
 )
-def test_row_raises__is_told_once_and_ends_that_client_alone(handler: Any, where: str) -> None:
+def test_row_raises__is_told_once_and_ends_that_client_alone(
+    handler: Any, where: str, kind: type[BaseException]
+) -> None:
     with observed(events.HandlerFailed) as told:
-        with unharmed(handler, handler_args={"where": where}) as (server, _):
+        with unharmed(handler, handler_args={"where": where, "kind": kind}) as (server, _):
             for _ in range(5):
                 reply = exchange(server, b"!\n")
                 assert reply == (b"!\n" if where in ("closed", "finish") else b"")
-    assert [str(event.error) for event in told] == ["on purpose"] * 5
+    assert [(type(event.error), str(event.error)) for event in told] == [(kind, "on purpose")] * 5
 
 
 def test_row_makefile__of_a_handler_that_keeps_it_keeps_no_descriptor() -> None:

@@ -1033,18 +1033,19 @@ def test_a_hundred_failing_handlers_at_once_are_each_logged_once() -> None:
     assert len({failure.id for failure in failures}) == 100
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_system_exit_in_a_handler_ends_that_client_alone() -> None:
-    def handler(conn: netkit.Connection) -> None:
-        if conn.readline() == b"exit\n":
-            raise SystemExit(3)
-        conn.write("served")
+def test_an_exit_in_a_handler_leaves_its_thread_to_the_next_client() -> None:
+    threads: list[int] = []
 
-    with observed(events.HandlerFailed) as failures, serving(handler) as server:
-        assert exchange(server, b"exit\n") == b""
-        assert exchange(server, b"x\n") == b"served"
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.get_ident())
+        sys.exit(conn.readline().decode().strip())
+
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
+        while len(threads) == len(set(threads)):
+            assert exchange(server, b"the client's words\n") == b""
         wait_until(lambda: server.connection_count == 0, "the end")
-    assert failures == []
+    assert {str(failure.error) for failure in failures} == {"the client's words"}
+    assert len(failures) == len(threads)
 
 
 def hang_up_while_reading(conn: netkit.Connection) -> None:

@@ -236,3 +236,59 @@ def test_what_one_client_sets_in_its_context_does_not_reach_the_next() -> None:
     with serving(handler) as server:
         while len(threads) == len(set(threads)):  # until one thread has served two clients
             assert exchange(server, b"somebody") == b"nobody"
+
+
+class Stop(BaseException):
+    """Of a program's own, and no Exception."""
+
+
+def test_what_a_client_sends_reaches_no_terminal_by_way_of_an_exception(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        raise Stop(conn.readline().decode())
+
+    with serving(handler) as server:
+        assert exchange(server, b"\x1b]0;title\x07\r\x1b[2K forged\n") == b""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "\x1b" not in printed.err
+    assert "Exception in thread" not in printed.err
+
+
+@pytest.mark.parametrize("kind", [ValueError, Stop, SystemExit])
+@pytest.mark.parametrize("hook", ["verify_request", "process_request_thread", "shutdown_request"])
+def test_a_hook_that_raises_in_a_clients_thread_is_told_and_ends_that_client_alone(
+    hook: str, kind: type[BaseException]
+) -> None:
+    def fail(server: netkit.Server, *arguments: Any) -> Any:
+        if server.failures:
+            server.failures -= 1  # type: ignore[attr-defined]
+            raise kind("on purpose")
+        return getattr(netkit.Server, hook)(server, *arguments)
+
+    kinds = (events.HookFailed, events.HandlerFailed)
+    failing = type(netkit.Server)("Failing", (netkit.Server,), {hook: fail, "failures": 1})
+    server = failing(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), observed(*kinds) as told, serving_forever(server):
+        with client(server) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+        assert exchange(server, b"hello") == b"hello"
+        wait_until(lambda: not server.connections)
+    assert [str(event.error) for event in told] == ["on purpose"]
+
+
+def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> None:
+    def interrupted(conn: netkit.Connection) -> None:
+        raise KeyboardInterrupt
+
+    class Sequential(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.process_request_thread(request, client_address)
+
+    with Sequential(("127.0.0.1", 0), interrupted) as server, client(server) as sock:
+        with observed(events.HandlerFailed) as told, pytest.raises(KeyboardInterrupt):
+            server.handle_request()
+        assert receive_all(sock) == b""
+    assert told == []
