@@ -157,7 +157,7 @@ class LineTooLongError(PeerError, ValueError):
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"line longer than {limit} bytes; it is skipped")
+        super().__init__(f"line longer than {limit} bytes (max_line); it is skipped")
         self.limit = limit
 
 
@@ -166,14 +166,17 @@ class MessageTooLongError(PeerError, ValueError):
 
     `size` is the number of bytes that it has, where that is known, or else None. Nothing of it has
     been taken from the input: where the next message begins, nobody knows, so close the connection.
+    The text names the option that sets the limit, if there is one.
     """
 
-    def __init__(self, limit: int, size: int | None = None) -> None:
+    def __init__(
+        self, limit: int, size: int | None = None, option: str | None = "max_message"
+    ) -> None:
         if size is None:
             text = f"message longer than {limit} bytes"
         else:
             text = f"message of {size} bytes, where {limit} are allowed"
-        super().__init__(text)
+        super().__init__(f"{text} ({option})" if option else text)
         self.limit = limit
         self.size = size
 

@@ -47,7 +47,7 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
     with contextlib.ExitStack() as stack:
         descriptors = [stack.enter_context(sock).fileno()]
         if len(unread) > MAX_UNREAD:
-            raise MessageTooLongError(MAX_UNREAD, len(unread))
+            raise MessageTooLongError(MAX_UNREAD, len(unread), option=None)
         if unread:
             file = stack.enter_context(_nameless_file())
             file.write(unread)

@@ -676,7 +676,9 @@ def test_logger_decodes_and_limits_lines_as_it_is_told(run: Run) -> None:
         during=send_and_wait(b"caf\xe9\nmuch too long\nend\n"),
     )  # fmt: skip
     assert (status, out) == (0, "café\nend\n".encode())
-    assert any(line.endswith(": line longer than 5 bytes; it is skipped") for line in lines)
+    assert any(
+        line.endswith(": line longer than 5 bytes (max_line); it is skipped") for line in lines
+    )
 
 
 def test_logger_appends_to_a_file(run: Run, tmp_path: Path) -> None:

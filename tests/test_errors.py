@@ -47,15 +47,20 @@ from netkit import errors
         (
             errors.LineTooLongError(10),
             (errors.PeerError, ValueError),
-            "line longer than 10 bytes; it is skipped",
+            "line longer than 10 bytes (max_line); it is skipped",
         ),
         (
             errors.MessageTooLongError(10),
             (errors.PeerError, ValueError),
-            "message longer than 10 bytes",
+            "message longer than 10 bytes (max_message)",
         ),
         (
             errors.MessageTooLongError(10, 11),
+            (errors.PeerError, ValueError),
+            "message of 11 bytes, where 10 are allowed (max_message)",
+        ),
+        (
+            errors.MessageTooLongError(10, 11, option=None),
             (errors.PeerError, ValueError),
             "message of 11 bytes, where 10 are allowed",
         ),
@@ -113,6 +118,22 @@ def test_errors_survive_being_copied_and_sent_to_another_process(
         assert type(other) is type(error)
         assert str(other) == str(error)
         assert vars(other) == vars(error)
+
+
+def every_kind(kind: type[errors.NetkitError]) -> set[type[errors.NetkitError]]:
+    return {kind}.union(*map(every_kind, kind.__subclasses__()))
+
+
+@pytest.mark.parametrize("kind", sorted(every_kind(errors.NetkitError), key=str))
+def test_an_error_of_any_kind_survives_it_whatever_its_constructor_takes(
+    kind: type[errors.NetkitError],
+) -> None:
+    error = kind.__new__(kind, "x")
+    error.args = ("x",)
+    error.note = ["y"]  # type: ignore[attr-defined]
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is kind
+    assert (other.args, vars(other)) == (("x",), {"note": ["y"]})
 
 
 @pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, OSError])

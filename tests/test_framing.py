@@ -380,9 +380,9 @@ def test_a_message_may_have_max_message_bytes_and_no_more(
     assert reader.read_message(framing) == b"x" * 9
     size = None if isinstance(framing, Delimiter) else 10
     text = (
-        "message longer than 9 bytes"
+        "message longer than 9 bytes (max_message)"
         if size is None
-        else "message of 10 bytes, where 9 are allowed"
+        else "message of 10 bytes, where 9 are allowed (max_message)"
     )
     for _ in range(3):
         with pytest.raises(MessageTooLongError) as caught:

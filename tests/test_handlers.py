@@ -365,7 +365,8 @@ def test_logger_drops_a_line_that_is_too_long_says_so_and_goes_on() -> None:
     output, reports = logged(b"one\n" + b"x" * 5000 + b"\ntwo\n", max_line=100)
     assert output == b"one\ntwo\n"
     assert len(reports) == 3
-    assert re.fullmatch(r"127.0.0.1:\d+: line longer than 100 bytes; it is skipped", reports[1])
+    skipped = r"127.0.0.1:\d+: line longer than 100 bytes \(max_line\); it is skipped"
+    assert re.fullmatch(skipped, reports[1])
 
 
 def test_logger_reports_a_line_too_long_once_however_long_it_is() -> None:

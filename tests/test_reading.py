@@ -686,7 +686,9 @@ def test_a_line_may_have_max_line_bytes_before_its_newline_and_no_more(sizes: li
     reader = Pieces(*in_pieces(data, sizes), max_line=6)
     assert reader.readline() == b"12345\n"
     assert reader.readline() == b"123456\n"
-    with pytest.raises(LineTooLongError, match="^line longer than 6 bytes; it is skipped$"):
+    with pytest.raises(
+        LineTooLongError, match=r"^line longer than 6 bytes \(max_line\); it is skipped$"
+    ):
         reader.readline()
     assert reader.readline() == b"12345\n"
     assert reader.readline() == b""
@@ -777,7 +779,9 @@ def test_read_to_the_end_gathers_max_message_bytes_and_no_more(sizes: list[int])
     assert Pieces(*in_pieces(b"12345", sizes), max_message=5).read() == b"12345"
     reader = Pieces(*in_pieces(b"123456", sizes), max_message=5)
     for _ in range(2):
-        with pytest.raises(MessageTooLongError, match="^message longer than 5 bytes$"):
+        with pytest.raises(
+            MessageTooLongError, match=r"^message longer than 5 bytes \(max_message\)$"
+        ):
             reader.read()
     assert reader.read(3) == b"123"
     assert reader.read() == b"456"
@@ -792,7 +796,7 @@ def test_a_flood_is_not_gathered_by_a_read_to_the_end() -> None:
 
 def test_readexactly_refuses_too_large_a_size_before_it_receives_anything() -> None:
     reader = Pieces(b"123456", max_message=5)
-    text = "^message of 6 bytes, where 5 are allowed$"
+    text = r"^message of 6 bytes, where 5 are allowed \(max_message\)$"
     with pytest.raises(MessageTooLongError, match=text) as caught:
         reader.readexactly(6)
     assert (caught.value.limit, caught.value.size) == (5, 6)
