@@ -143,6 +143,11 @@ def unmapped(address: str) -> str:
     return address
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only this machine has the address (RFC 1122 section 3.2.1.3, RFC 4291 2.5.3)."""
+    return address == "::1" or unmapped(address).startswith("127.")
+
+
 def zoned(name: tuple[Any, ...]) -> str:
     """The address in a socket's name, with the zone of a link-local one: ``fe80::1%eth0``.
 

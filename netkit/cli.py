@@ -204,7 +204,7 @@ def _shared_arguments() -> _Parser:
         default = getattr(defaults, name)
         parser.add_argument(
             "--" + name.replace("_", "-"),
-            default=default,
+            default=argparse.SUPPRESS,  # what is not given is left to `Options`
             type=_on_or_off if flag.check is check_switch else _flag_value(flag),
             metavar=flag.metavar,
             help=f"{flag.help} (default: {_shown(default)})",
@@ -275,11 +275,11 @@ def _shown(default: object) -> object:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    options = {name: getattr(arguments, name) for name in FLAGS}
-    if options["refusal"] is not None:
+    options = {name: value for name, value in vars(arguments).items() if name in FLAGS}
+    if "refusal" in options:
         options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
     if arguments.tls_self_signed:
-        if arguments.tls_cert is not None:
+        if "tls_cert" in options:
             raise ValueError("--tls-self-signed and --tls-cert cannot both be given")
         options["tls_cert"] = _self_signed(arguments.host)
     return options

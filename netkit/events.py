@@ -26,6 +26,12 @@ class Listening(NamedTuple):
     address: str
 
 
+class Unlimited(NamedTuple):
+    """A server listens for other machines at `address`, and has no limit; once for each server."""
+
+    address: str
+
+
 class ConnectionOpened(NamedTuple):
     """A client has been accepted. `id` is `Connection.id`, `peer` is its address."""
 
@@ -235,6 +241,7 @@ class ReloadFailed(NamedTuple):
 
 Event = (
     Listening
+    | Unlimited
     | ConnectionOpened
     | ConnectionClosed
     | ClientFailed

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from . import binding, events, unixsocket
 from .accepting import Accepting
-from .addresses import SocketAddress, format_unix
+from .addresses import SocketAddress, format_unix, is_loopback
 from .bound import BoundSocket
 from .doorway import INHERITS_OPTIONS
 from .endpoints import Endpoint
@@ -54,6 +54,7 @@ class ListeningServer(ClientServer):
         self._file: SocketFile | None = None  # of `socket`
         self._more_files: tuple[SocketFile | None, ...] = ()  # of `_more_sockets`
         self._exclusive = False  # not for worker processes
+        self._told_unlimited = False  # `events.Unlimited` has been emitted
 
     def _make_socket(self, family: int, address: Any) -> None:
         if hasattr(self, "socket"):  # of an earlier life, or never bound
@@ -107,6 +108,15 @@ class ListeningServer(ClientServer):
             self._configure(self.socket)
         self._enter(State.LISTENING)
         events.emit(events.Listening(self._place()))
+        self._tell_if_unlimited()
+
+    def _tell_if_unlimited(self) -> None:
+        where = SocketAddress.from_sockname(self.socket.getsockname())
+        if where is None or is_loopback(where.address) or self._options.limited:
+            return
+        if not self._told_unlimited:  # by another listener
+            self._told_unlimited = True
+            events.emit(events.Unlimited(str(where)))
 
     def listen(
         self: _Self,
@@ -179,6 +189,7 @@ class ListeningServer(ClientServer):
             if self._state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {self._state.value} on {self._place()}")
             self._begin_new_life()
+        self._told_unlimited = False
         self._backlog = backlog
         if backlog is not None:
             self.request_queue_size = backlog

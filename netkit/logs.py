@@ -51,6 +51,13 @@ def _again(pause: float) -> str:
 # What each event looks like: its level and its text.
 _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     events.Listening: (logging.INFO, lambda e: f"listening on {e.address}"),
+    events.Unlimited: (
+        logging.INFO,
+        lambda e: (
+            f"{e.address} can be reached from other machines, and no limit is set; "
+            "profile='public' (--profile public) sets limits for the Internet"
+        ),
+    ),
     events.ConnectionOpened: (logging.DEBUG, lambda e: f"[{e.id}] {e.peer} connected"),
     events.ConnectionClosed: (
         logging.DEBUG,

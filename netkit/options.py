@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .encodings import check_encoding, to_bytes
+from .profiles import PROFILES
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +29,7 @@ MAX_WORKERS = 1024  # what is more must be a mistake
 
 
 class _Values(NamedTuple):
+    profile: str | None = None
     drain_timeout: float = 10.0
     idle_timeout: float | None = None
     read_timeout: float | None = None
@@ -71,6 +73,7 @@ class Options(_Values):
     __slots__ = ()
 
     def __new__(cls, **given: Any) -> Options:
+        given = {**_profile(given), **given}
         for name, value in given.items():
             if name not in cls._fields:
                 known = ", ".join(cls._fields)
@@ -88,6 +91,18 @@ class Options(_Values):
         options._check_tls()
         options._check_refusal()
         return options
+
+    def changed(self, **given: Any) -> Options:
+        """The same with other values for `given`. A profile among these replaces its options, too.
+
+        Errors as of the constructor.
+        """
+        return Options(**{**self._asdict(), **_profile(given), **given})
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit on who may connect, how many, for how long, or how slowly."""
+        return any(getattr(self, name) is not None for name in _LIMITS)
 
     def _check_refusal(self) -> None:
         if self.refusal is not None:
@@ -112,6 +127,22 @@ class Options(_Values):
         """Those of each connection; None if there are none."""
         limits = TimeLimits(*(getattr(self, name) for name in TimeLimits._fields))
         return limits if any(limits) else None
+
+
+# Without any of these, a server serves everybody, for as long as they like.
+_LIMITS = (
+    *("idle_timeout", "read_timeout", "write_timeout", "min_rate", "lifetime"),
+    *("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny"),
+)
+
+
+def _profile(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the profile that is among `given`."""
+    name = given.get("profile")
+    if name is None:
+        return {}
+    _check_profile("profile", name)
+    return PROFILES[name]()
 
 
 class TimeLimits(NamedTuple):
@@ -196,6 +227,11 @@ def _check_when_full(name: str, value: object) -> None:
         if isinstance(value, str):
             raise ValueError(f"{name} must be 'wait', 'refuse' or seconds to hold, not {value!r}")
         check_seconds(name, value)
+
+
+def _check_profile(name: str, value: object) -> None:
+    if value is not None and value not in tuple(PROFILES):
+        raise ValueError(f"{name} must be {', '.join(map(repr, PROFILES))}, not {value!r}")
 
 
 def _check_text(name: str, value: object) -> None:
@@ -320,6 +356,9 @@ class Flag(NamedTuple):
 
 
 FLAGS = {
+    "profile": Flag(
+        _check_profile, str, "NAME", "a set of limits: 'public' is for servers on the Internet"
+    ),
     "drain_timeout": Flag(
         check_seconds, float, "SECONDS", "what busy clients get to finish when the server stops"
     ),

@@ -44,14 +44,15 @@ class AdjustableServer(Doorway):
     def configure(self, **options: Any) -> None:
         """Change options, those of the constructor; who is connected keeps what it has.
 
-        Errors as there, and then nothing is changed. In a worker process: its own, and not how many
-        connections all of them may have together.
+        A `profile` changes all options that it sets, except those given beside it. Errors as there,
+        and then nothing is changed. In a worker process: its own, and not how many connections all
+        of them may have together.
         """
-        checked = Options(**{**self._options._asdict(), **options})
+        checked = self._options.changed(**options)
         given = {name: getattr(checked, name) for name in options}  # an iterator is read once
 
         def prepare() -> Callable[[], None]:
-            new = Options(**{**self._options._asdict(), **given})
+            new = self._options.changed(**given)
             serve = self._adapted(self._handler_class, new)
             if not any(name.startswith("tls") for name in options):
                 return lambda: self._set_options(new, serve)

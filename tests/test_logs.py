@@ -25,6 +25,12 @@ ERROR = ValueError("what went wrong")
 # One event of every kind, the level of its record, and its text.
 RECORDS = [
     (events.Listening("127.0.0.1:80"), "INFO", "listening on 127.0.0.1:80"),
+    (
+        events.Unlimited("0.0.0.0:80"),
+        "INFO",
+        "0.0.0.0:80 can be reached from other machines, and no limit is set; "
+        "profile='public' (--profile public) sets limits for the Internet",
+    ),
     (events.ConnectionOpened(1, "1.2.3.4:5"), "DEBUG", "[1] 1.2.3.4:5 connected"),
     (
         events.ConnectionClosed(1, "1.2.3.4:5", 10, 20, 1.5),

@@ -15,6 +15,7 @@ from netkit.options import FLAGS, Options, check_seconds
 
 def test_the_defaults_are_these() -> None:
     assert Options()._asdict() == {
+        "profile": None,
         "drain_timeout": 10.0,
         "idle_timeout": None,
         "read_timeout": None,
@@ -93,11 +94,11 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
     with pytest.raises(TypeError) as caught:
         Options(max_lines=5)
     assert str(caught.value) == (
-        "unknown option 'max_lines'; the options are drain_timeout, idle_timeout, read_timeout, "
-        "write_timeout, handshake_timeout, lifetime, min_rate, max_connections, when_full, "
-        "refusal, max_connections_per_ip, max_connection_rate, allow, deny, tls, tls_cert, "
-        "tls_key, tls_key_password, tls_client_ca, tls_sni, tls_alpn, starttls, encoding, "
-        "max_line, max_message, no_delay, keep_alive, handler_args"
+        "unknown option 'max_lines'; the options are profile, drain_timeout, idle_timeout, "
+        "read_timeout, write_timeout, handshake_timeout, lifetime, min_rate, max_connections, "
+        "when_full, refusal, max_connections_per_ip, max_connection_rate, allow, deny, tls, "
+        "tls_cert, tls_key, tls_key_password, tls_client_ca, tls_sni, tls_alpn, starttls, "
+        "encoding, max_line, max_message, no_delay, keep_alive, handler_args"
     )
 
 

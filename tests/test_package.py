@@ -19,7 +19,7 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 # From the bottom up: a room imports only from those before it.
 ORDER = [
     *("errors", "deadline", "buffer", "addresses", "endpoints", "encodings"),
-    *("listfile", "blocklist", "options", "events", "reading", "framing"),
+    *("listfile", "blocklist", "profiles", "options", "events", "reading", "framing"),
     *("sockets", "timing", "alerts", "certificates", "records", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs"),
     *("stream", "writing", "securing", "connection", "handover", "relaying"),
