@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from . import binding, events
+from . import binding, events, unixsocket
 from .addresses import SocketAddress, check_port, describe_peer, is_ip
 from .connection import Connection
 from .errors import TlsConfigError
 from .options import check_seconds
 from .stdio import OutputClosedError
+from .unixsocket import SocketFile
 
 EXAMPLES = """\
 examples:
@@ -208,23 +208,24 @@ def _tell(event: events.Event) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> Connection:
-    with _listener(arguments.port, arguments.host) as listener:
-        name = listener.getsockname()
-        _say(f"listening on {describe_peer(name)}")
+    listener, file = _listener(arguments.port, arguments.host)
+    with listener:
+        _say(f"listening on {describe_peer(listener.getsockname())}")
         try:
             sock, address = listener.accept()
         finally:
-            if isinstance(name, str):
-                os.unlink(name)
+            if file is not None:
+                file.remove()
     conn = Connection(sock, address)
     if arguments.verbose:
         _say(f"{conn.peer} connected")
     return conn
 
 
-def _listener(port: int | str, host: str | None) -> socket.socket:
+def _listener(port: int | str, host: str | None) -> tuple[socket.socket, SocketFile | None]:
+    """One that listens, and the file to remove in the end."""
     if isinstance(port, str):
-        return _bound(socket.AF_UNIX, port)
+        return _bound(unixsocket.family(), port)
     *others, last = binding.candidates("127.0.0.1" if host is None else host, port)
     for family, address in others:
         try:
@@ -235,15 +236,23 @@ def _listener(port: int | str, host: str | None) -> socket.socket:
     return _bound(*last)
 
 
-def _bound(family: int, address: Any) -> socket.socket:
+def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
     with contextlib.ExitStack() as stack:
-        try:
-            sock = stack.enter_context(socket.socket(family))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            binding.prepare(sock, reuse_port=False)
-            sock.bind(address)
-            sock.listen(1)
-        except OSError as error:
-            raise binding.explain(error, address) from None
+        sock = stack.enter_context(socket.socket(family))
+        file = None
+        if isinstance(address, str):
+            file = unixsocket.bind(sock, address, backlog=1)
+        else:
+            _bind(sock, address)
         stack.pop_all()
-    return sock
+    return sock, file
+
+
+def _bind(sock: socket.socket, address: Any) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        binding.prepare(sock, reuse_port=False)
+        sock.bind(address)
+        sock.listen(1)
+    except OSError as error:
+        raise binding.explain(error, address) from None

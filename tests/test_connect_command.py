@@ -164,6 +164,21 @@ def test_files_are_sent_and_received(run: Run, tmp_path: Path) -> None:
         assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
 
 
+def test_a_listener_removes_the_file_of_a_dead_one_and_in_the_end_only_its_own(
+    run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
+        listener.wait_for_line(f"^listening on unix:{path}$")
+        path.unlink()
+        path.write_text("somebody else's")
+        listener.send_signal(signal.SIGINT)
+        assert listener.wait() == 130
+    assert path.read_text() == "somebody else's"
+
+
 def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:

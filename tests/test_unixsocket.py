@@ -252,7 +252,7 @@ def test_a_file_that_cannot_be_removed_is_left(
     file = bind(sock, path)
     assert file is not None
 
-    def unlink(_: str) -> None:
+    def unlink(_: str, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "")
 
     monkeypatch.setattr(unixsocket.os, "unlink", unlink)
@@ -273,17 +273,182 @@ def test_the_file_has_the_mode_it_is_given_whatever_the_umask(
     assert stat.S_IMODE(os.lstat(path).st_mode) == mode
 
 
+class Swapping(socket.socket):
+    """Another program takes the name as soon as it is bound, and leaves something else there."""
+
+    def leave(self, path: str) -> None:
+        raise NotImplementedError
+
+    def bind(self, path: Any) -> None:
+        super().bind(path)
+        os.rename(path, "away")
+        self.leave(path)
+
+
+class LeavingLink(Swapping):
+    def leave(self, path: str) -> None:
+        os.symlink("secret", path)
+
+
+class LeavingFile(Swapping):
+    def leave(self, path: str) -> None:
+        os.link("secret", path)
+
+
+class LeavingNothing(Swapping):
+    def leave(self, path: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [LeavingLink, LeavingFile, LeavingNothing])
+@pytest.mark.parametrize("mode", [0o666, 0o777, None])
+def test_no_other_file_is_changed_or_removed_if_the_name_is_taken_meanwhile(
+    path: str, kind: type[Swapping], mode: int | None
+) -> None:
+    Path("secret").write_text("secret")
+    os.chmod("secret", 0o600)
+    before = os.lstat("secret")
+    with kind(socket.AF_UNIX) as sock:
+        with pytest.raises(OSError, match="another program has just taken it|ENOENT") as caught:
+            bind(sock, path, mode, f"{os.getuid()}:{os.getgid()}")
+    assert caught.value.errno in (errno.EADDRINUSE, errno.ENOENT)
+    after = os.lstat("secret")
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert os.path.lexists(path) is (kind is not LeavingNothing)
+
+
+@linux
+def test_only_the_file_that_was_looked_at_gets_the_mode(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = unixsocket._bind_to_file
+    leave_dead("other")
+    os.chmod("other", 0o600)
+
+    def swapped(*arguments: Any) -> os.stat_result:
+        status = original(*arguments)
+        os.rename("other", path)
+        return status
+
+    monkeypatch.setattr(unixsocket, "_bind_to_file", swapped)
+    with pytest.raises(OSError, match="bind EADDRINUSE: another program has just taken it: "):
+        bind(sock, path, 0o666)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+
+
+@root
+@linux
+def test_a_socket_of_another_user_never_gets_the_mode(path: str) -> None:
+    class LeavingTheirs(Swapping):
+        def leave(self, path: str) -> None:
+            leave_dead(path)
+            os.chown(path, 4321, 4321)
+            os.chmod(path, 0o600)
+
+    with LeavingTheirs(socket.AF_UNIX) as sock:
+        with pytest.raises(OSError, match="another program has just taken it"):
+            bind(sock, path, 0o666)
+    assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
+
+
+@linux
+def test_the_file_never_has_a_wider_mode_than_it_is_to_have(path: str) -> None:
+    modes = []
+
+    class Watched(socket.socket):
+        def bind(self, path: Any) -> None:
+            super().bind(path)
+            modes.append(stat.S_IMODE(os.lstat(path).st_mode))
+
+    before = os.umask(0o002)
+    try:
+        with Watched(socket.AF_UNIX) as sock:
+            bind(sock, path, 0o660)
+    finally:
+        os.umask(before)
+    assert modes == [0o660]
+
+
+def test_where_a_call_takes_a_name_it_follows_no_link(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unixsocket.sys, "platform", "darwin")
+    calls = []
+
+    def note(*arguments: Any, **options: Any) -> None:
+        calls.append((arguments, options.pop("dir_fd") >= 0, options))
+
+    monkeypatch.setattr(unixsocket.os, "chmod", note)
+    monkeypatch.setattr(unixsocket.os, "chown", note)
+    bind(sock, path, 0o604, "4321:8765")
+    assert calls == [
+        ((path, 4321, 8765), True, {"follow_symlinks": False}),
+        ((path, 0o604), True, {"follow_symlinks": False}),
+    ]
+
+
+def test_a_dead_ones_name_that_is_taken_meanwhile_is_not_removed(
+    path: str, sock: socket.socket
+) -> None:
+    leave_dead(path)
+
+    class Late(socket.socket):
+        def connect(self, name: Any) -> None:
+            try:
+                super().connect(name)
+            finally:
+                os.unlink(name)
+                Path(name).touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "socket", Late)
+        with pytest.raises(OSError, match="address already in use"):
+            bind(sock, path)
+    assert Path(path).is_file()
+
+
+def test_a_file_in_a_folder_that_is_another_one_by_now_stays(
+    path: str, sock: socket.socket
+) -> None:
+    os.mkdir("folder")
+    file = bind(sock, f"folder/{path}")
+    assert file is not None
+    os.rename("folder", "old")
+    os.mkdir("folder")
+    leave_dead(f"folder/{path}")
+    file.remove()
+    assert sorted([*os.listdir("folder"), *os.listdir("old")]) == [path, path]
+
+
+def test_a_server_that_stops_does_not_wait_long_for_a_lock_of_another_program(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(unixsocket, "PATIENCE", 1000.0)
+    file = bind(sock, path)
+    assert file is not None
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    file.remove()
+    os.close(folder)
+    assert not os.path.exists(path)
+
+
 def test_nobody_can_connect_before_the_file_has_its_mode(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
 
-    def chmod(name: str, mode: int) -> None:
+    def chmod(*_: Any, **__: Any) -> None:
         with socket.socket(socket.AF_UNIX) as peer:
-            outcomes.append(peer.connect_ex(name))
+            outcomes.append(peer.connect_ex(path))
 
     monkeypatch.setattr(unixsocket.os, "chmod", chmod)
-    bind(sock, path, 0o600, backlog=1)
+    before = os.umask(0o777)
+    try:
+        bind(sock, path, 0o600, backlog=1)
+    finally:
+        os.umask(before)
     assert outcomes == [errno.ECONNREFUSED]
 
 
@@ -328,7 +493,7 @@ def test_a_file_that_cannot_be_given_away_is_removed_again(
     monkeypatch.setattr(unixsocket.os, "chown", chown)
     text = f"bind EPERM: operation not permitted: {path}"
     with pytest.raises(PermissionError, match=text):
-        bind(sock, path, None, "0:0")
+        bind(sock, path, None, "4321:4321")
     assert not os.path.exists(path)
 
 
@@ -422,5 +587,5 @@ def test_the_peer_of_a_tcp_connection_has_none() -> None:
 def test_what_a_file_is_is_known_by_its_numbers(path: str) -> None:
     leave_dead(path)
     status = os.lstat(path)
-    file = SocketFile.at(path)
+    file = SocketFile.at(path, status)
     assert file == (os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
