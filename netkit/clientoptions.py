@@ -16,7 +16,7 @@ from . import sockets
 from .addresses import check_port, is_ip
 from .attempts import Cancel
 from .blocklist import BlockList
-from .options import FLAGS, check_seconds, check_switch
+from .options import FLAGS, MAX_LINE, MAX_MESSAGE, check_seconds, check_switch
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -42,8 +42,8 @@ class _Values(NamedTuple):
     write_timeout: float | None = None
     min_rate: float | None = None
     encoding: str = "utf-8"
-    max_line: int = 64 * 1024
-    max_message: int | None = None
+    max_line: int = MAX_LINE
+    max_message: int | None = MAX_MESSAGE
     tls: Any = False
     tls_ca: str | os.PathLike[str] | bytes | None = None
     tls_cert: str | os.PathLike[str] | bytes | None = None

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from . import sockets
 from .errors import ConnectionClosedError
+from .options import MAX_LINE, MAX_MESSAGE
 from .reading import CHUNK
 from .securing import SecurableStream
 from .unixsocket import PeerCredentials, peer_credentials
@@ -64,8 +65,7 @@ class Connection(SecurableStream):
     - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
       `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
     - `peer`, the other end for people: ``127.0.0.1:50312``;
-    - `bytes_read` and `bytes_written`;
-    - `error`, the failure that reading or writing met, or None;
+    - `bytes_read`, `bytes_written`; `error`, the failure that reading or writing met, or None;
     - `attempted_addresses`, those that `connect` has tried, the last of them with success;
     - `opened_at` on the monotonic clock;
     - `thread`, the identifier of the thread that serves it, or None;
@@ -87,8 +87,8 @@ class Connection(SecurableStream):
         local_name: Any = None,
         server: Any = None,
         encoding: str = "utf-8",
-        max_line: int = 64 * 1024,
-        max_message: int | None = None,
+        max_line: int = MAX_LINE,
+        max_message: int | None = MAX_MESSAGE,
         opaque: bool = False,
     ) -> None:
         """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it.

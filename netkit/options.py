@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 WORKERS_PER_CORE = 2
 MAX_WORKERS = 1024  # what is more must be a mistake
 
+# What one peer can make a program hold, unless the program says otherwise: a server and a client
+# alike, since neither knows the other end. Lines of text protocols have some hundred bytes.
+MAX_LINE = 64 * 1024
+MAX_MESSAGE = 16 * 1024 * 1024
+
 
 class _Values(NamedTuple):
     profile: str | None = None
@@ -53,8 +58,8 @@ class _Values(NamedTuple):
     tls_alpn: Sequence[str] = ()
     starttls: bool = False
     encoding: str = "utf-8"
-    max_line: int = 64 * 1024
-    max_message: int | None = 16 * 1024 * 1024
+    max_line: int = MAX_LINE
+    max_message: int | None = MAX_MESSAGE
     # Replies are written whole, so that waiting to fill a packet (RFC 896) only delays them.
     no_delay: bool = True
     # A peer that lost its power never says goodbye: without probes its thread waits for ever.

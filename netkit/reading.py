@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .buffer import ReceiveBuffer
 from .encodings import IncrementalDecoder, encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
+from .options import MAX_MESSAGE
 
 if TYPE_CHECKING:  # it stands above: a program that has no messages does not import it
     from .framing import Framing
@@ -57,9 +58,7 @@ class Reader(ABC):
         *("_interrupted", "encoding", "max_line", "max_message"),
     )
 
-    def __init__(
-        self, encoding: str, max_line: int, max_message: int | None = 16 * 1024 * 1024
-    ) -> None:
+    def __init__(self, encoding: str, max_line: int, max_message: int | None = MAX_MESSAGE) -> None:
         """`max_message`: the most bytes that one read may gather; None: no limit."""
         self.encoding: str = encoding
         self.max_line: int = max_line

@@ -125,10 +125,25 @@ def test_the_time_limit_is_for_connecting_and_not_for_reading() -> None:
         assert conn.socket.gettimeout() is None
 
 
+def test_a_server_that_sends_without_end_fills_no_memory_unless_the_program_says_so() -> None:
+    size = 16 * 1024 * 1024 + 1
+
+    def generous(conn: netkit.Connection) -> None:
+        with contextlib.suppress(OSError):
+            conn.write(bytes(size))
+
+    with serving(generous) as server:
+        with connect(server.address.port, "127.0.0.1") as conn:
+            with pytest.raises(netkit.MessageTooLongError, match="max_message"):
+                conn.read()
+        with connect(server.address.port, "127.0.0.1", max_message=None) as conn:
+            assert len(conn.read()) == size
+
+
 def test_it_has_the_options_of_a_connection() -> None:
     options: dict[str, Any] = {"idle_timeout": 0.02, "max_line": 3, "encoding": "latin1"}
     with listener() as port, connect(port, "127.0.0.1", **options) as conn:
-        assert (conn.max_line, conn.max_message, conn.encoding) == (3, None, "latin1")
+        assert (conn.max_line, conn.max_message, conn.encoding) == (3, 16 * 1024 * 1024, "latin1")
         with pytest.raises(TimeoutError, match="idle_timeout"):
             conn.read()
 

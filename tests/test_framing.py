@@ -650,9 +650,9 @@ def test_the_longest_message_is_that_of_the_options() -> None:
             assert exchange(server, b"") == b"None"
 
 
-def test_a_connection_made_by_hand_has_no_limit_unless_it_is_given_one() -> None:
+def test_a_connection_made_by_hand_has_the_limit_of_a_servers_unless_it_is_given_another() -> None:
     with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
-        assert conn.max_message is None
+        assert conn.max_message == 16 * 1024 * 1024
     with tcp_pair() as (ours, _), netkit.Connection(ours, max_message=9) as conn:
         assert conn.max_message == 9
 
