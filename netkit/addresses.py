@@ -254,3 +254,14 @@ def network_of(address: str) -> str:
     if packed[:12] == _MAPPED_PREFIX:
         return socket.inet_ntop(socket.AF_INET, packed[12:])
     return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
+
+
+def site_of(network: str) -> str | None:
+    """The /48 network that a network of `network_of` is a part of; None for IPv4.
+
+    That is what one site gets at most (RFC 6177): 65,536 networks of 64 bits.
+    """
+    packed = parse_ip(network.partition("/")[0])
+    if packed is None or len(packed) == 4:
+        return None
+    return socket.inet_ntop(socket.AF_INET6, packed[:6] + bytes(10)) + "/48"

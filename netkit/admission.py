@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events
-from .addresses import SocketAddress, describe_peer, network_of
+from .addresses import SocketAddress, describe_peer, network_of, site_of
 from .options import Options
 
 if TYPE_CHECKING:
@@ -35,7 +34,11 @@ EPISODE_QUIET = 5.0
 # thread and a descriptor). If more begin to close, the oldest of them are closed at once.
 MAX_LINGERING = 256
 
-# Of how many networks the rate is kept: those that came last. Each takes about 250 bytes.
+# What all networks of a site (a /48 of IPv6) may have together: so many times the share of one. A
+# customer may have a whole site, that is 65,536 networks.
+SITE_SHARES = 16
+
+# Of how many networks and sites the rate is kept. Each takes about 200 bytes.
 MAX_RATES = 16384
 
 
@@ -237,15 +240,16 @@ class Admission:
         if rate is None and most is None:
             return ticket
         network = network_of(address)
+        shares = _shares(network)
         with self._lock:
-            if rate is not None and not self._rates.take(network, rate, time.monotonic()):
+            if rate is not None and not self._rates.take(shares, rate, time.monotonic()):
                 return "max_connection_rate"
             if most is None:
                 return ticket
-            taken = self._of_network.get(network, 0)
-            if taken >= most:
+            if any(self._of_network.get(name, 0) >= most * factor for name, factor in shares):
                 return "max_connections_per_ip"
-            self._of_network[network] = taken + 1
+            for name, _ in shares:
+                self._of_network[name] = self._of_network.get(name, 0) + 1
             return Ticket(network)
 
     def forgo(self, ticket: Ticket) -> None:
@@ -255,9 +259,10 @@ class Admission:
 
     def _forgo_locked(self, ticket: Ticket) -> None:
         if ticket.network is not None:
-            self._of_network[ticket.network] -= 1
-            if not self._of_network[ticket.network]:
-                del self._of_network[ticket.network]
+            for name, _ in _shares(ticket.network):
+                self._of_network[name] -= 1
+                if not self._of_network[name]:
+                    del self._of_network[name]
 
 
 def _why_not_listed(address: str, options: Options) -> str | None:
@@ -270,21 +275,35 @@ def _why_not_listed(address: str, options: Options) -> str | None:
     return None
 
 
+def _shares(network: str) -> Sequence[tuple[str, int]]:
+    """What a client of `network` takes a share of, and how many shares that has."""
+    site = site_of(network)
+    return ((network, 1),) if site is None else ((network, 1), (site, SITE_SHARES))
+
+
 class _Rates:
-    """A token bucket for each network: `rate` clients a second, and as many at once."""
+    """Token buckets: for each share `rate` clients a second, and as many at once."""
 
     def __init__(self) -> None:
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # last used, last
+        self._full_at: dict[str, float] = {}  # when each bucket is full again, unless it is
 
-    def take(self, network: str, rate: float, now: float) -> bool:
-        most = max(1.0, rate)
-        tokens, at = self._buckets.pop(network, (most, now))
-        tokens = min(most, tokens + (now - at) * rate)
-        enough = tokens >= 1
-        self._buckets[network] = (tokens - enough, now)
-        if len(self._buckets) > MAX_RATES:
-            self._buckets.popitem(last=False)
-        return enough
+    def take(self, shares: Sequence[tuple[str, int]], rate: float, now: float) -> bool:
+        """Take a token from each bucket; False, and nothing is taken, if one of them is empty."""
+        full_at = {name: max(self._full_at.get(name, now), now) for name, _ in shares}
+        for name, factor in shares:
+            missing = (full_at[name] - now) * rate * factor
+            if max(1.0, rate * factor) - missing < 1 - 1e-6:  # as far as numbers are exact
+                return False
+        for name, factor in shares:
+            self._full_at[name] = full_at[name] + 1 / (rate * factor)
+        if len(self._full_at) > MAX_RATES:
+            self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """A quarter of the buckets: those that are full, and then those that will be so first."""
+        buckets = sorted(self._full_at.items(), key=lambda bucket: bucket[1])
+        self._full_at = dict(buckets[len(buckets) // 4 :])
 
 
 class _Episode:

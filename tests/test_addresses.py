@@ -264,3 +264,16 @@ def test_any_text_is_an_ip_address_where_pythons_module_says_so(text: str) -> No
 )
 def test_one_client_counts_under_one_name(address: str, network: str) -> None:
     assert addresses.network_of(address) == network
+
+
+@pytest.mark.parametrize(
+    ("network", "site"),
+    [
+        ("1.2.3.4", None),
+        ("x:y", None),
+        ("2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("::/64", "::/48"),
+    ],
+)
+def test_the_networks_of_ipv6_belong_to_a_site(network: str, site: str | None) -> None:
+    assert addresses.site_of(network) == site

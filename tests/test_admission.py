@@ -287,6 +287,57 @@ def test_a_rate_allows_a_burst_and_then_so_many_a_second(monkeypatch: pytest.Mon
     assert [come(), come(), come()] == [True, True, False]
 
 
+def test_a_rate_is_exact_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 123_456.789
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    for rate in (0.1, 0.3, 1, 3, 7, 33, 1.7):
+        door = Door(max_connection_rate=rate)
+        for _ in range(3):
+            came = [door.judge(("1.2.3.4", 1)) for _ in range(40)]
+            assert came.count(NO_SHARE) == max(1, int(rate))
+            now += 60
+
+
+def test_the_networks_of_a_site_have_a_share_together() -> None:
+    door = Door(max_connections_per_ip=2)
+    came = [door.judge((f"2001:db8:1:{number:x}::1", 1, 0, 0)) for number in range(40)]
+    assert came[31] == Ticket("2001:db8:1:1f::/64")
+    assert came[32:] == ["max_connections_per_ip"] * 8
+    assert isinstance(door.judge(("2001:db8:2::1", 1, 0, 0)), Ticket)
+    door.forgo(Ticket("2001:db8:1:1f::/64"))
+    assert isinstance(door.judge(("2001:db8:1:ffff::1", 1, 0, 0)), Ticket)
+    for ticket in came[:31]:
+        assert isinstance(ticket, Ticket)
+        door.forgo(ticket)
+    door.forgo(Ticket("2001:db8:2::/64"))
+    door.forgo(Ticket("2001:db8:1:ffff::/64"))
+    assert not door._of_network
+
+
+def test_the_networks_of_a_site_have_a_rate_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    door = Door(max_connection_rate=1)
+
+    def come(network: int, site: int = 1) -> bool:
+        return door.judge((f"2001:db8:{site:x}:{network:x}::1", 1, 0, 0)) == NO_SHARE
+
+    assert [come(network) for network in range(20)] == [True] * 16 + [False] * 4
+    assert come(0, site=2)
+    now += 0.5
+    assert [come(network) for network in range(100, 110)] == [True] * 8 + [False] * 2
+
+
+def test_who_is_refused_takes_nothing_from_the_others_of_the_site(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    door = Door(max_connection_rate=1)
+    one = ("2001:db8:1:1::1", 1, 0, 0)
+    assert [door.judge(one) for _ in range(100)] == [NO_SHARE] + ["max_connection_rate"] * 99
+    assert door.judge(("2001:db8:1:2::1", 1, 0, 0)) == NO_SHARE
+
+
 def test_the_rates_of_a_bounded_number_of_networks_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -294,7 +345,22 @@ def test_the_rates_of_a_bounded_number_of_networks_are_kept(
     door = Door(max_connection_rate=1, max_connections_per_ip=1)
     for number in range(10):
         assert isinstance(door.judge((f"1.2.3.{number}", 1)), Ticket)
-    assert len(door._rates._buckets) == 3
+    assert len(door._rates._full_at) == 3
+
+
+def test_a_network_whose_burst_is_used_up_is_not_forgotten_for_those_that_have_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    monkeypatch.setattr(admission, "MAX_RATES", 100)
+    door = Door(max_connection_rate=5)
+
+    def come(address: str) -> bool:
+        return door.judge((address, 1)) == NO_SHARE
+
+    assert [come("1.2.3.4") for _ in range(6)] == [True] * 5 + [False]
+    assert all(come(f"10.0.{number >> 8}.{number & 255}") for number in range(10_000))
+    assert not come("1.2.3.4")
 
 
 # Telling
