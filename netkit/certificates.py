@@ -120,9 +120,19 @@ def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
     """
     request.getpeername()  # else, before Python 3.12, `wrap_socket` leaves the descriptor to no one
     secured = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-    if type(secured) is ssl.SSLSocket:
-        secured.__class__ = StoppableSocket  # to name it to the context would change that
+    make_stoppable(secured)
     return secured
+
+
+def make_stoppable(sock: ssl.SSLSocket) -> None:
+    """Make it a `StoppableSocket`. (To name that to its context would change the context.)"""
+    if type(sock) is ssl.SSLSocket:
+        sock.__class__ = StoppableSocket
+
+
+def is_pending(sock: Any) -> bool:
+    """Whether it is a socket of `ssl` whose handshake has still to be done."""
+    return isinstance(sock, ssl.SSLSocket) and sock.version() is None
 
 
 def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:

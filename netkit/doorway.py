@@ -65,6 +65,7 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
         # The process that has opened the listeners: none but it accepts from them. 0: unknown.
         self._opened_by: int | None = None
         self._schedules = self._verifies = False  # it overrides the method that does
+        self._has_warned = False  # of handshakes in the accepting thread
         self._next_listener = 0  # who is asked first; only for fairness, so that races do no harm
         # Whom `for connection in server` has accepted, and not given out; None: there is no such.
         self._taken: deque[Connection] | None = None
@@ -178,6 +179,8 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
             if not isinstance(error, Exception):
                 raise
             return self._cannot_accept(error)
+        if type(request) is not socket.socket:
+            self._look_for_handshake(request)
         ticket = self._judge_client(request, client_address, has_place)
         if ticket is not None:
             if has_place:
@@ -185,6 +188,14 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
             else:
                 self._keep_out(request, client_address, ticket, when_full)
         return None
+
+    def _look_for_handshake(self, request: Any) -> None:
+        """Warn, once, if this client has been waited for in the accepting thread."""
+        ssl = sys.modules.get("ssl")
+        shaken = ssl and isinstance(request, ssl.SSLSocket) and request.version() is not None
+        if shaken and not self._has_warned:
+            self._has_warned = True
+            events.emit(events.HandshakeInAccept("get_request"))
 
     def _cannot_accept(self, error: Exception) -> Verdict:
         verdict = self._judge(error)

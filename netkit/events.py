@@ -79,6 +79,15 @@ class ObserverFailed(NamedTuple):
     error: BaseException
 
 
+class HandshakeInAccept(NamedTuple):
+    """`hook` (`get_request`) does TLS handshakes, and meanwhile nobody is accepted.
+
+    Once for each server.
+    """
+
+    hook: str
+
+
 class AcceptFailed(NamedTuple):
     """One client could not be accepted, by its own fault (a failed TLS handshake)."""
 
@@ -247,6 +256,7 @@ Event = (
     | ClientFailed
     | HandlerFailed
     | HookFailed
+    | HandshakeInAccept
     | ObserverFailed
     | AcceptFailed
     | AcceptPaused

@@ -101,7 +101,12 @@ class BackOff:
 
 
 def unblock(listener: socket.socket) -> None:
-    """Have no accept wait, for the kernel only: Python's timeout on the socket is the user's."""
+    """Have no accept wait, for the kernel only: Python's timeout on the socket is the user's.
+
+    Nor for the handshake of a client, if it is an ``ssl.SSLSocket``.
+    """
+    if hasattr(listener, "do_handshake_on_connect"):
+        listener.do_handshake_on_connect = False
     if hasattr(os, "set_blocking"):  # pragma: no branch - Windows before 3.12 has none
         os.set_blocking(listener.fileno(), False)
 

@@ -76,6 +76,13 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.ERROR,
         lambda e: f"the observer {e.observer} failed: {_error(e.error)}",
     ),
+    events.HandshakeInAccept: (
+        logging.WARNING,
+        lambda e: (
+            f"{e.hook} does TLS handshakes, so that one silent client keeps all others waiting: "
+            "use the option tls, or wrap_socket(..., do_handshake_on_connect=False)"
+        ),
+    ),
     events.AcceptFailed: (
         logging.WARNING,
         lambda e: f"a client could not be accepted: {_error(e.error)}",

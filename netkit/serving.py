@@ -217,7 +217,10 @@ class ClientServer(AdjustableServer):
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            if verified or self._is_verified(request, client_address):
+            verified = verified or self._is_verified(request, client_address)
+            if connection is not None:
+                request = connection.socket  # another one, if TLS has begun before that
+            if verified:
                 self.process_request_thread(request, client_address)
             else:
                 self._shut_down(request)
@@ -230,6 +233,7 @@ class ClientServer(AdjustableServer):
 
     def _is_verified(self, request: Any, client_address: Any) -> bool:
         try:
+            request = self._secured_below(request, self._connections.get(request))
             return self.verify_request(request, client_address)
         except Exception:
             self._tell_error(request, client_address)
@@ -245,11 +249,10 @@ class ClientServer(AdjustableServer):
         if connection is not None and connection.thread is None:
             self._connections.claim(connection)
         try:
-            if self._tls is not None:
-                request = self._secured(request, connection)
+            request = self._secured(request, connection)
             self.finish_request(request, client_address)
         except Exception as error:
-            if isinstance(error, NotBegunError) and self._speaks_tls():
+            if isinstance(error, NotBegunError) and self._expects_tls(request):
                 return  # as on a port without TLS, where one who says nothing is no error
             self._tell_error(connection.socket if connection else request, client_address)
         except BaseException as error:
@@ -265,8 +268,13 @@ class ClientServer(AdjustableServer):
                 if connection.socket is not request:
                     self._forget(request)
 
+    def _expects_tls(self, request: Any) -> bool:
+        return self._speaks_tls() or hasattr(request, "do_handshake")
+
     def _secured(self, request: Any, connection: Connection | None) -> Any:
         """`request`, after the handshake: for a handler that reads it itself, another socket."""
+        if type(request) is not socket.socket:
+            return self._secured_below(request, connection)
         if not self._speaks_tls() or connection is None or connection.is_secured():
             return request
         context, seconds = self._tls, self._options.handshake_timeout
@@ -284,6 +292,28 @@ class ClientServer(AdjustableServer):
         secured.settimeout(limit)
         return secured
 
+    def _secured_below(self, request: Any, connection: Connection | None) -> Any:
+        """The same for one that the program has wrapped, or its listener, by means of `ssl`."""
+        if connection is None or connection.tls is not None or not hasattr(request, "context"):
+            return request
+        from . import certificates
+
+        if not certificates.is_pending(request):
+            return request
+        seconds = self._options.handshake_timeout
+        if connection.opaque:
+            limit = request.gettimeout()
+            certificates.make_stoppable(request)
+            certificates.shake_hands(request, seconds, connection.peer)
+            request.settimeout(limit)
+            return request
+        context, request = request.context, socket.socket(fileno=request.detach())
+        self._connections.adopt(request)
+        if self._time_limits is not None:
+            connection.set_limits(self._time_limits)
+        connection.start_tls(context, timeout=seconds)
+        return request
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
         connection = self._connections.get(request) or self._connections.adopt(request)
@@ -292,8 +322,7 @@ class ClientServer(AdjustableServer):
         if connection is not None:
             if connection.thread is None:
                 self._connections.claim(connection)
-            if self._tls is not None:  # and who has called this has not done it
-                request = self._secured(request, connection)
+            request = self._secured(request, connection)  # if who has called this has not
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:

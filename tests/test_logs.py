@@ -55,6 +55,12 @@ RECORDS = [
         "service_actions failed: ValueError: what went wrong",
     ),
     (
+        events.HandshakeInAccept("get_request"),
+        "WARNING",
+        "get_request does TLS handshakes, so that one silent client keeps all others waiting: "
+        "use the option tls, or wrap_socket(..., do_handshake_on_connect=False)",
+    ),
+    (
         events.ObserverFailed("metrics.count", ERROR),
         "ERROR",
         "the observer metrics.count failed: ValueError: what went wrong",
