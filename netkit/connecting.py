@@ -6,101 +6,148 @@ The exit status says what happened, and standard error in one line why.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import os
 import signal
-import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import binding, events, unixsocket
-from .addresses import SocketAddress, check_port, describe_peer, is_ip
-from .connection import Connection
-from .errors import TlsConfigError
-from .options import check_seconds
+from .addresses import SocketAddress, is_ip
+from .arguments import Parser, checked, complain, count, duration, endpoints, say
+from .endpoints import Endpoint
+from .errors import MissingExtraError, TlsConfigError
+from .opening import accept, dial
 from .stdio import OutputClosedError
-from .unixsocket import SocketFile
+from .terminal import terminate
 
-EXAMPLES = """\
+_UNSET: Any = object()  # an option that is not given; None is one that is off
+
+_EXAMPLES = """\
 examples:
-  netkit connect 8080                          talk to a server of this machine
-  netkit connect --tls example.org 443         the same through TLS
-  netkit connect --probe example.org 22        is the port open? The exit status tells
-  netkit connect unix:/run/app.sock            a Unix socket
-  netkit connect --listen '*' 9000 --receive f and, elsewhere: netkit connect HOST 9000 --send f
+  netkit connect 8080                            talk to a server of this machine
+  netkit connect --tls example.org:443           the same through TLS
+  netkit connect --probe example.org:22          is the port open? The exit status tells
+  netkit connect unix:/run/app.sock              a Unix socket
+  netkit connect --listen '*:9000' --receive f   and, elsewhere: netkit connect HOST:9000 --send f
 
 exit status: 0 done (--probe: open), 1 failed (--probe: not open), 2 wrong use, 130 Ctrl+C,
 141 nobody reads the output any more.
+
+Documentation: docs/connect.md in the source, also for the options of nc.
 """
 
+_USAGE = """\
+netkit connect [HOST] PORT [OPTIONS]
+       netkit connect HOST:PORT | [IPV6]:PORT | unix:PATH | @NAME [OPTIONS]"""
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the command."""
-    parser.set_defaults(fail=parser.error)
-    add = parser.add_argument
-    add("host", metavar="HOST", nargs="?", help="default: localhost, with --listen 127.0.0.1")
-    add("port", metavar="PORT", type=_checked(_port), help="from 1 to 65535, or unix:PATH")
-    add("--listen", action="store_true", help="wait for one client there instead")
-    add("--probe", action="store_true", help="only see whether somebody listens there")
-    add("--tls", action="store_true", help="through TLS, if the server's certificate is good")
-    add("--insecure", action="store_true", help="through TLS, whoever the server is")
-    add("--tls-ca", metavar="FILE", help="whom to trust, instead of those whom the system does")
+# What those who know nc, ncat, socat or openssl s_client try.
+_HINTS = {
+    "-l": "use --listen",
+    "-z": "use --probe",
+    "-C": "use --crlf",
+    "-U": "a Unix socket is written unix:PATH",
+    "-s": "use --source ADDRESS",
+    "-p": "use --source ADDRESS:PORT, or --listen PORT",
+    "-o": "use --receive FILE, with --hex for a dump",
+    "-x": "use --hex",
+    "-q": "it ends once the server has ended its side; see --idle-timeout",
+    "-i": "use --idle-timeout",
+    "-k": "--listen takes one client; netkit serve takes any number",
+    "-u": "only TCP and Unix sockets are supported",
+    "-n": "addresses are never looked up by name",
+    "-N": "the end of input is passed on anyway; see --no-half-close",
+    "-e": "netkit serve runs a handler for each client",
+    "-c": "netkit serve runs a handler for each client",
+    "--ssl": "use --tls",
+    "--ssl-verify": "use --tls, which verifies the certificate",
+    "--ssl-cert": "use --tls-cert",
+    "--ssl-key": "use --tls-key",
+    "--ssl-trustfile": "use --tls-ca",
+    "--ssl-servername": "use --server-name",
+    "--servername": "use --server-name",
+    "-servername": "use --server-name",
+    "-connect": "the address stands by itself: netkit connect --tls HOST:PORT",
+    "-CAfile": "use --tls-ca",
+    "-cert": "use --tls-cert",
+    "-key": "use --tls-key",
+    "-quiet": "nothing is shown but what the server sends",
+    "--wait": "use -w",
+}
+
+
+def parser(text: str) -> Parser:
+    """Reads the options of the command, which does what `text` says."""
+    parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=text, epilog=_EXAMPLES)
+    add = parser.add_argument_group("what it does").add_argument
+    add("--listen", action="store_true", help="wait there for one client (host: 127.0.0.1)")
+    add("--probe", action="store_true", help="connect and leave: is the port open?")
     add("--send", metavar="FILE", help="send FILE instead of standard input")
     add("--receive", metavar="FILE", help="write what comes to FILE, not to standard output")
-    add("--crlf", action="store_true", help="end the lines that are sent with \\r\\n")
+    add("--crlf", action="store_true", help="end each line that is sent with \\r\\n")
     add("--hex", action="store_true", help="write what comes as a hex dump")
     add(
         "--no-half-close",
         action="store_true",
-        help="do not tell the server of the end of input: it may take it for the end of all",
+        help="do not pass on the end of input, which some servers take for the end of all",
     )
-    seconds = _checked(_seconds)
-    add(
-        "--timeout",
-        metavar="SECONDS",
-        type=seconds,
-        default=30.0,
-        help="how long connecting may take (default: %(default)g)",
-    )
-    add("--idle-timeout", metavar="SECONDS", type=seconds, help="give up after so much silence")
+    add("-v", "--verbose", action="store_true", help="say what is tried, and how much was sent")
+    _add_where(parser.add_argument_group("where").add_argument)
+    _add_time(parser.add_argument_group("time (30, 500ms, 5m, 2h, or off)").add_argument)
+    _add_tls(parser.add_argument_group("TLS (each option implies --tls)").add_argument)
+    return parser
+
+
+def _add_where(add: Callable[..., object]) -> None:
+    for number in (4, 6):
+        add(
+            f"-{number}",
+            dest="family",
+            action="store_const",
+            const=number,
+            default=0,
+            help=f"use IPv{number} addresses only",
+        )
+    add("--source", metavar="ADDRESS[:PORT]", type=checked(_source), help="connect from there")
     add(
         "--retry",
         metavar="N",
-        type=_checked(_count),
+        type=checked(count),
         default=0,
-        help="if it fails, try to connect so often again, within --timeout",
+        help="how often to try again if connecting fails, within --timeout (default: 0)",
     )
-    add("--source", metavar="ADDRESS[:PORT]", type=_checked(_source), help="connect from there")
-    add("-v", "--verbose", action="store_true", help="tell what is tried, and how much came")
 
 
-def _checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    def argument(text: str) -> Any:
-        try:
-            return check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return argument
-
-
-def _port(text: str) -> int | str:
-    return text.removeprefix("unix:") if text.startswith("unix:") else check_port(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        raise ValueError(f"it must be a number of seconds, not {text!r}") from None
-    check_seconds("it", seconds, zero=False)
-    return seconds
+def _add_time(add: Callable[..., object]) -> None:
+    time = checked(duration)
+    add(
+        "--timeout",
+        metavar="TIME",
+        type=time,
+        default=_UNSET,
+        help="longest time for connecting (default: 30s), or with --listen for a client to come "
+        "(default: off)",
+    )
+    add(
+        "--idle-timeout",
+        metavar="TIME",
+        type=time,
+        default=_UNSET,
+        help="longest silence of the other end (default: off)",
+    )
+    add("-w", metavar="TIME", dest="wait", type=time, default=_UNSET, help="both, as with nc")
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"it must be 0 or more, not {text!r}")
-    return int(text)
+def _add_tls(add: Callable[..., object]) -> None:
+    add("--tls", action="store_true", help="use TLS, and verify the server's certificate")
+    add("--insecure", action="store_true", help="use TLS with any server, verified or not")
+    add("--tls-ca", metavar="FILE", help="authorities to trust, instead of the system's")
+    add("--server-name", metavar="NAME", help="name in the certificate (default: HOST)")
+    add("--tls-cert", metavar="FILE", help="certificate of this end, and its chain")
+    add("--tls-key", metavar="FILE", help="key of --tls-cert, if it is not in the same file")
+    add(
+        "--tls-self-signed",
+        action="store_true",
+        help="with --listen: a certificate made now, for trials (needs cryptography)",
+    )
 
 
 def _source(text: str) -> tuple[str, int]:
@@ -112,147 +159,96 @@ def _source(text: str) -> tuple[str, int]:
     return parsed.address, parsed.port
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do what `arguments` say, and return the exit status; SystemExit for a wrong use."""
+def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], NoReturn]) -> int:
+    """Do what the command line says, and return the exit status; SystemExit for a wrong use."""
     from .conversing import transfer  # here because servers do without
 
-    _check(arguments, arguments.fail)
+    try:
+        arguments.endpoint = _endpoint(words, arguments.listen)
+        _check(arguments)
+    except ValueError as error:
+        fail(str(error))
+    _settle(arguments)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells have it in background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.getpid() == 1:  # as in a container: the kernel ignores what is not handled (kill(2))
+        signal.signal(signal.SIGTERM, terminate)
     try:
         if arguments.probe:
-            _dial(arguments).destroy()
+            dial(arguments).destroy()
         else:
-            opened = _accept if arguments.listen else _dial
+            opened = accept if arguments.listen else dial
             conn = transfer(lambda: opened(arguments), arguments)
             if arguments.verbose:
-                _say(f"{conn.bytes_written} bytes sent, {conn.bytes_read} bytes received")
+                say(f"{conn.bytes_written} bytes sent, {conn.bytes_read} bytes received")
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OutputClosedError:
         return 128 + signal.SIGPIPE
-    except (OSError, TlsConfigError) as error:
-        _say(f"netkit: error: {getattr(error, 'strerror', None) or error}")
+    except (OSError, TlsConfigError, MissingExtraError) as error:
+        complain(str(getattr(error, "strerror", None) or error))
         return 1
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit status is known
 
 
-def _check(arguments: argparse.Namespace, fail: Callable[[str], NoReturn]) -> None:
-    given = [name for name, value in vars(arguments).items() if value not in (None, False, 0)]
-    for name, others in {
-        "listen": ("probe", "tls", "insecure", "tls_ca", "retry", "source"),
-        "probe": ("send", "receive", "crlf", "hex", "no_half_close", "idle_timeout"),
-    }.items():
+def _endpoint(words: list[str], listen: bool) -> Endpoint:
+    """Where the other end is, or comes from. ValueError."""
+    found = endpoints(words)
+    if len(found) != 1:
+        wanted = "to listen at" if listen else "to connect to"
+        raise ValueError(f"one address {wanted} is needed, such as 8080 or localhost:8080")
+    (endpoint,) = found
+    plain = Endpoint(endpoint.kind, endpoint.host, endpoint.port, path=endpoint.path)
+    if endpoint.kind == "fd" or endpoint != plain:
+        raise ValueError("descriptors, and settings after a '?', are for servers alone")
+    if endpoint.kind == "tcp" and endpoint.port == 0 and not listen:
+        raise ValueError("port 0 is only for --listen: the system chooses then")
+    return endpoint
+
+
+_TLS = ("tls", "insecure", "tls_ca", "server_name", "tls_cert", "tls_key", "tls_self_signed")
+_EXCLUDES = {
+    "listen": ("probe", "insecure", "tls_ca", "server_name", "retry", "source"),
+    "probe": ("send", "receive", "crlf", "hex", "no_half_close", "idle_timeout"),
+    "tls_self_signed": ("tls_cert",),
+}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    given = [
+        name for name, value in vars(arguments).items() if value not in (None, False, 0, _UNSET)
+    ]
+    for name, others in _EXCLUDES.items():
         for other in others:
             if name in given and other in given:
-                fail(f"--{name} does not go with --{other.replace('_', '-')}")
-    for name in ("insecure", "tls_ca"):
-        if name in given and not arguments.tls:
-            fail(f"--{name.replace('_', '-')} needs --tls")
-    if isinstance(arguments.port, str) and arguments.host is not None:
-        fail("a Unix socket has no host")
-    if arguments.port == 0 and not arguments.listen:
-        fail("port 0 is only for --listen: the system chooses then")
+                raise ValueError(f"{_flag(name)} does not go with {_flag(other)}")
+    if "tls_key" in given and "tls_cert" not in given:
+        raise ValueError("--tls-key needs --tls-cert")
+    if "tls_self_signed" in given and "listen" not in given:
+        raise ValueError("--tls-self-signed is for --listen")
+    if arguments.tls and arguments.listen and not {"tls_cert", "tls_self_signed"} & set(given):
+        raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
+    if arguments.endpoint.kind == "unix":
+        for name in ("family", "source"):
+            if name in given:
+                what = f"-{arguments.family}" if name == "family" else "--source"
+                raise ValueError(f"a Unix socket has no IP address: {what} does not go with it")
+        if set(_TLS) & set(given) and not {"listen", "insecure", "server_name"} & set(given):
+            raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
 
 
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-# To the other end
-
-
-def _dial(arguments: argparse.Namespace) -> Connection:
-    from .client import connect
-
-    if arguments.insecure:
-        _say("netkit: warning: --insecure: anybody can pass for the server")
-    path = isinstance(arguments.port, str)
-    with _telling(arguments.verbose):
-        conn = connect(
-            None if path else arguments.port,
-            arguments.host or "localhost",
-            path=arguments.port if path else None,
-            connect_timeout=arguments.timeout,
-            source_address=arguments.source,
-            retry=arguments.retry,
-            tls=arguments.tls,
-            tls_ca=arguments.tls_ca,
-            tls_verify=not arguments.insecure,
-        )
-    if arguments.verbose:
-        secured = f" with {conn.tls.version}" if conn.tls is not None else ""
-        _say(f"connected to {conn.peer}{secured}")
-    return conn
-
-
-@contextlib.contextmanager
-def _telling(wanted: bool) -> Iterator[None]:
-    """Tell of each attempt meanwhile."""
-    unsubscribe = events.subscribe(_tell) if wanted else bool
-    try:
-        yield
-    finally:
-        unsubscribe()
-
-
-def _tell(event: events.Event) -> None:
-    if isinstance(event, events.AttemptStarted):
-        _say(f"trying {event.address}")
-    elif isinstance(event, events.AttemptFailed):
-        _say(f"{event.address}: {event.error.strerror}")
-
-
-def _accept(arguments: argparse.Namespace) -> Connection:
-    listener, file = _listener(arguments.port, arguments.host)
-    with listener:
-        _say(f"listening on {describe_peer(listener.getsockname())}")
-        try:
-            sock, address = listener.accept()
-        finally:
-            if file is not None:
-                file.remove()
-    conn = Connection(sock, address)
-    if arguments.verbose:
-        _say(f"{conn.peer} connected")
-    return conn
-
-
-def _listener(port: int | str, host: str | None) -> tuple[socket.socket, SocketFile | None]:
-    """One that listens, and the file to remove in the end."""
-    if isinstance(port, str):
-        return _bound(unixsocket.family(), port)
-    *others, last = binding.candidates("127.0.0.1" if host is None else host, port)
-    for family, address in others:
-        try:
-            return _bound(family, address)
-        except OSError as error:
-            if not binding.worth_another(error):
-                raise
-    return _bound(*last)
-
-
-def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket(family))
-        file = None
-        if isinstance(address, str):
-            file = unixsocket.bind(sock, address, backlog=1)
-        else:
-            _bind(sock, address)
-        stack.pop_all()
-    return sock, file
-
-
-def _bind(sock: socket.socket, address: Any) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        binding.prepare(sock, reuse_port=False)
-        sock.bind(address)
-        sock.listen(1)
-    except OSError as error:
-        raise binding.explain(error, address) from None
+def _settle(arguments: argparse.Namespace) -> None:
+    """Replace what was not given by what it then is."""
+    arguments.tls = any(getattr(arguments, name) for name in _TLS)
+    wait = arguments.wait
+    if arguments.timeout is _UNSET:
+        default = None if arguments.listen else 30.0
+        arguments.timeout = default if wait is _UNSET else wait
+    if arguments.idle_timeout is _UNSET:
+        arguments.idle_timeout = None if wait is _UNSET else wait

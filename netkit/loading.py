@@ -20,6 +20,10 @@ from .errors import Failure
 
 def handler_name(text: str) -> str:
     """`text`, if it is such a name; ValueError."""
+    file = re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::([\w.]*))?", text)
+    if file:  # not the module `py` of a package: that is no name for one
+        name = f"{file[1].replace('/', '.')}:{file[2] or 'NAME'}"
+        raise ValueError(f"a handler is named MODULE:NAME, without .py: {name}, not {text!r}")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
         raise ValueError(f"a handler is named MODULE:NAME, such as app:Shout, not {text!r}")
     return text

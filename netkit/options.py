@@ -335,12 +335,6 @@ def _check_bytes_or_none(name: str, value: object) -> None:
         check_bytes(name, value)
 
 
-def _bytes_or_off(text: str) -> int | None:
-    if text != "off" and not text.isdecimal():
-        raise ValueError(f"it must be a number of bytes or 'off', not {text!r}")
-    return None if text == "off" else int(text)
-
-
 def check_switch(name: str, value: object) -> None:
     """TypeError, with `name`, unless `value` is True or False."""
     if not isinstance(value, bool):
@@ -365,59 +359,82 @@ FLAGS = {
         _check_profile, str, "NAME", "a set of limits: 'public' is for servers on the Internet"
     ),
     "drain_timeout": Flag(
-        check_seconds, float, "SECONDS", "what busy clients get to finish when the server stops"
+        check_seconds,
+        float,
+        "SECONDS",
+        "time that busy clients have to finish when the server stops",
     ),
     "idle_timeout": Flag(
-        _check_limit, float, "SECONDS", "what a client may be silent while it is read"
+        _check_limit, float, "SECONDS", "longest silence while waiting for a client's data"
     ),
     "read_timeout": Flag(
-        _check_limit, float, "SECONDS", "what a line or message may take, from its first byte on"
+        _check_limit, float, "SECONDS", "longest time for a line or message, from its first byte on"
     ),
     "write_timeout": Flag(
-        _check_limit, float, "SECONDS", "what a client may take nothing of what is written to it"
+        _check_limit, float, "SECONDS", "longest time that a write may make no progress"
     ),
-    "handshake_timeout": Flag(_check_limit, float, "SECONDS", "what a TLS handshake may take"),
-    "lifetime": Flag(_check_limit, float, "SECONDS", "what a connection may last"),
+    "handshake_timeout": Flag(_check_limit, float, "SECONDS", "longest time for a TLS handshake"),
+    "lifetime": Flag(_check_limit, float, "SECONDS", "longest life of a connection"),
     "min_rate": Flag(
-        _check_rate, float, "BYTES", "for each second of a message, after the first 5 seconds"
+        _check_rate, float, "BYTES", "minimum bytes per second within a message, after 5 seconds"
     ),
-    "max_connections": Flag(_check_count_or_none, int, "N", "how many may be connected at once"),
+    "max_connections": Flag(_check_count_or_none, int, "N", "most clients connected at once"),
     "when_full": Flag(
         _check_when_full,
         _word_or_seconds,
         "wait|refuse|SECONDS",
-        "the next ones wait to be accepted, are refused, or are refused after SECONDS",
+        "whether more clients wait in the queue, are refused, or are refused after TIME",
     ),
-    "refusal": Flag(_check_text, str, "TEXT", "what a client is told that is refused"),
+    "refusal": Flag(_check_text, str, "TEXT", "message sent to refused clients"),
     "max_connections_per_ip": Flag(
-        _check_count_or_none, int, "N", "how many of one address (IPv6: one /64 network) at once"
+        _check_count_or_none,
+        int,
+        "N",
+        "most clients at once from one address (IPv6: one /64 network)",
     ),
     "max_connection_rate": Flag(
-        _check_rate, float, "N", "how many of one address each second, and at once"
+        _check_rate,
+        float,
+        "N",
+        "most new connections per second from one address, also the largest burst",
     ),
-    "allow": Flag(_address_list, str, "LIST", "addresses; @FILE for one with a rule a line"),
-    "deny": Flag(_address_list, str, "LIST", "of both lists, the longest prefix counts"),
-    "tls_cert": Flag(_check_pem, str, "FILE", "speak TLS, with this certificate (chain), in PEM"),
-    "tls_key": Flag(_check_pem, str, "FILE", "its key, if it is not in the same file"),
-    "tls_key_password": Flag(_check_text, str, "TEXT", "what the keys are encrypted with"),
+    "allow": Flag(
+        _address_list,
+        str,
+        "LIST",
+        "addresses and networks to serve, separated by commas, or @FILE with one on each line",
+    ),
+    "deny": Flag(
+        _address_list,
+        str,
+        "LIST",
+        "addresses to refuse; the most specific rule of --allow and --deny wins",
+    ),
+    "tls_cert": Flag(
+        _check_pem, str, "FILE", "use TLS with this certificate (and its chain), in PEM"
+    ),
+    "tls_key": Flag(_check_pem, str, "FILE", "key of --tls-cert, if it is not in the same file"),
+    "tls_key_password": Flag(_check_text, str, "TEXT", "password of the encrypted keys"),
     "tls_client_ca": Flag(
-        _check_pem, str, "FILE", "clients must have a certificate that one of these has signed"
+        _check_pem, str, "FILE", "require a client certificate signed by one of these authorities"
     ),
     "tls_sni": Flag(
         _check_sni,
         _sni_from,
         "NAME=CERT:KEY,...",
-        "other certificates, by the name that a client asks for; *.NAME for all below",
+        "other certificates by server name (SNI); *.NAME matches every name below NAME",
     ),
-    "tls_alpn": Flag(_check_names, _names_from, "NAME,...", "protocols for ALPN, best first"),
+    "tls_alpn": Flag(
+        _check_names, _names_from, "NAME,...", "protocols offered by ALPN, best first"
+    ),
     "starttls": Flag(
-        check_switch, bool, "on|off", "clients begin in clear text, and the handler starts TLS"
+        check_switch, bool, "on|off", "begin without TLS; the handler starts it (STARTTLS)"
     ),
-    "encoding": Flag(_check_encoding, str, "NAME", "how text is written, and lines are read"),
-    "max_line": Flag(check_bytes, int, "BYTES", "what a line may have"),
-    "max_message": Flag(
-        _check_bytes_or_none, _bytes_or_off, "BYTES", "what a message may have, or 'off'"
+    "encoding": Flag(
+        _check_encoding, str, "NAME", "encoding of text that is written and of lines that are read"
     ),
+    "max_line": Flag(check_bytes, int, "BYTES", "longest line"),
+    "max_message": Flag(_check_bytes_or_none, int, "BYTES", "longest message"),
     "no_delay": Flag(check_switch, bool, "on|off", "send small writes at once (TCP_NODELAY)"),
-    "keep_alive": Flag(check_switch, bool, "on|off", "probe silent clients, to find dead ones"),
+    "keep_alive": Flag(check_switch, bool, "on|off", "probe silent connections to find dead ones"),
 }

@@ -44,13 +44,15 @@ class SecurableStream(WritableStream):
         context: ssl.SSLContext | None = None,
         *,
         server_hostname: str | None = None,
+        server_side: bool | None = None,
         timeout: float | None = HANDSHAKE_SECONDS,
     ) -> None:
         """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
 
         As the server, if a server has accepted it; without a `context`, with that of its options.
-        As the client else, which verifies that the certificate is for `server_hostname`, if its
-        context says so (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
+        `server_side=True` says so for a connection that was accepted elsewhere. As the client else,
+        which verifies that the certificate is for `server_hostname`, if its context says so
+        (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
 
         HandshakeError if it fails (close the connection then), or if bytes have come that nobody
         has read: they were not encrypted, whoever sent them. TimeoutError (`handshake_timeout`).
@@ -70,7 +72,7 @@ class SecurableStream(WritableStream):
             self._receive_raw,
             self._send_some,
             context,
-            server_side=accepted,
+            server_side=accepted if server_side is None else server_side,
             server_hostname=server_hostname,
         )
         try:

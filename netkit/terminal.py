@@ -155,7 +155,7 @@ class Terminal:
             (signum, signal.signal(signum, handler))
             for signum, handler in (
                 (signal.SIGUSR1, self._on_signal),
-                (signal.SIGTERM, _terminate),
+                (signal.SIGTERM, terminate),
             )
         ]
         return self
@@ -213,7 +213,8 @@ class Terminal:
             raise _Over
 
 
-def _terminate(signum: int, frame: object) -> None:
+def terminate(signum: int, frame: object) -> None:
+    """A signal handler that ends the program as the signal would, but cleanly."""
     raise SystemExit(128 + signum)
 
 

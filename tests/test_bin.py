@@ -157,7 +157,7 @@ def test_an_error_has_the_status_and_the_line_of_the_command(tmp_path: Path) -> 
         timeout=PATIENCE,
     )
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("netkit echo: error: argument ADDRESS: ")
+    assert result.stderr.startswith("netkit echo: error: 'no-port' has no port: ")
 
 
 def test_the_netkit_script_runs_a_handler_of_the_current_directory(tmp_path: Path) -> None:

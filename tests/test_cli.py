@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import statistics
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support import (
     PATIENCE,
     ROOT,
@@ -37,9 +35,8 @@ from support import (
 
 import netkit
 from netkit import __main__ as entry
-from netkit import cli, events, logs
-from netkit.addresses import check_port
-from netkit.options import FLAGS, Options, check_workers
+from netkit import cli, commands, events, logs
+from netkit.options import check_workers
 from netkit.signals import StopSignals
 
 
@@ -126,7 +123,7 @@ def test_the_help_lists_the_commands_and_shows_examples(run: Run) -> None:
     text = out.decode()
     for command in ("echo", "logger", "greeter", "serve"):
         assert re.search(rf"^ +{command} +\w", text, re.MULTILINE)
-        assert f"\n  python -m netkit {command} " in text
+        assert f"\n  netkit {command} " in text
     assert "Ctrl+C stops a server gracefully" in text
 
 
@@ -139,21 +136,65 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
         assert (f"--{option.replace('_', '-')} " in text) == (option not in ("handler_args", "tls"))
     for flag in ("--host HOST", "--log-level {debug,", "--log-format {text,json}", "PORT"):
         assert flag in text
-    assert "examples:\n  python -m netkit" in text
+    assert "examples:\n  netkit" in text
+    for title in ("where", "time", "limits", "TLS", "logging"):
+        assert f"\n{title}:\n" in text
+    assert "Documentation: README.md and docs/" in text
     assert ("--workers N|auto " in text) == (command != "logger")
     assert "None" not in text
     assert "True" not in text
 
 
 def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
-    commands = re.findall(r"^  python -m netkit (.*?)  ", cli._EXAMPLES, re.MULTILINE)
-    assert len(commands) == 5
-    for command in commands:
-        assert cli._parser().parse_args(command.replace("'", "").split())
+    examples = re.findall(r"^  netkit (.*?)  ", commands._EXAMPLES, re.MULTILINE)
+    assert len(examples) == 6
+    for example in examples:
+        name, *rest = shlex.split(example)
+        arguments, words = commands.COMMANDS[name].parser().read(rest)
+        arguments.command = name
+        if name != "connect":
+            commands.understand(arguments, words)
+            assert arguments.addresses
 
 
-def test_the_version_is_that_of_the_package(run: Run) -> None:
-    assert run("--version") == (0, f"netkit {netkit.__version__}\n".encode(), [])
+@pytest.mark.parametrize("argv", ["--version", "-V", "version"])
+def test_the_version_is_that_of_the_package(argv: str, run: Run) -> None:
+    assert run(argv) == (0, f"netkit {netkit.__version__}\n".encode(), [])
+
+
+@pytest.mark.parametrize("argv", ["", "help", "-h", "help nothing"])
+def test_without_a_command_the_help_is_shown(argv: str, run: Run) -> None:
+    assert run(*argv.split()) == run("--help")
+
+
+def test_help_with_a_command_is_the_help_of_the_command(run: Run) -> None:
+    assert run("help", "serve") == run("serve", "--help")
+    assert run("help", "connect") == run("connect", "-h")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_help_that_cannot_be_written_is_a_failure(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run("--help") == (
+            1,
+            b"",
+            ["netkit: error: cannot write to standard output: no space left on device"],
+        )
+        cli.drop_unwritten()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("-V") == (1, b"", ["netkit: error: standard output is closed"])
+
+
+def test_a_help_that_nobody_reads_ends_quietly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert run("echo", "--help") == (128 + signal.SIGPIPE, b"", [])
+        cli.drop_unwritten()
 
 
 # Errors: one line each
@@ -166,27 +207,50 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", "netkit: error: the following arguments are required: COMMAND"),
-        ("frob", r"netkit: error: argument COMMAND: invalid choice: 'frob' \(choose from .*\)"),
+        (
+            "frob",
+            "netkit: error: there is no command 'frob'; "
+            "the commands are echo, logger, greeter, serve, connect",
+        ),
+        ("sevre", "netkit: error: there is no command 'sevre'; did you mean serve[?]"),
+        (
+            "--log-level debug echo",
+            "netkit: error: options follow a command, such as echo: '--log-level' is none",
+        ),
         *(
             (
                 f"echo {port}",
-                "netkit echo: error: argument ADDRESS: "
-                f"port must be a number from 0 to 65535, not {shown}",
+                f"netkit echo: error: port must be a number from 0 to 65535, not {shown}",
             )
-            for port, shown in (("-1", "'-1'"), ("65536", "65536"), ("abc", "'abc'"))
+            for port, shown in (("-1", "'-1'"), ("65536", "65536"), ("x:abc", "'abc'"))
+        ),
+        (
+            "echo abc",
+            "netkit echo: error: 'abc' has no port: "
+            "HOST:PORT and HOST PORT are addresses, or PORT alone",
         ),
         (
             "echo 1 ::1:80",
-            "netkit echo: error: argument ADDRESS: "
-            r"an IPv6 address has brackets around it: '\[::1\]:8080', not '::1:80'",
+            "netkit echo: error: an IPv6 address has brackets around it: "
+            r"'\[::1\]:8080', not '::1:80'",
         ),
         *(
             (f"echo {argv}", f"netkit echo: error: argument {message}")
             for argv, message in (
                 ("--drain-timeout -1", "--drain-timeout: it must be 0 or more seconds, not -1.0"),
                 ("--drain-timeout nan", "--drain-timeout: it must be 0 or more seconds, not nan"),
-                ("--drain-timeout x", "--drain-timeout: it must be a number of seconds, not 'x'"),
+                (
+                    "--drain-timeout x",
+                    "--drain-timeout: it must be a time such as 30, 500ms, 5m or 2h, not 'x'",
+                ),
+                (
+                    "--lifetime 5d",
+                    "--lifetime: it must be a time such as 30, 500ms, 5m or 2h or 'off', not '5d'",
+                ),
+                (
+                    "--drain-timeout off",
+                    "--drain-timeout: it must be a time such as 30, 500ms, 5m or 2h, not 'off'",
+                ),
                 ("--idle-timeout 0", "--idle-timeout: it must be more than 0 seconds, not 0.0"),
                 ("--max-line 0", "--max-line: it must be at least 1 byte, not 0"),
                 ("--max-line 1.5", "--max-line: it must be a number of bytes, not '1.5'"),
@@ -221,36 +285,97 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             "logger --hex --raw",
             "netkit logger: error: argument --raw: not allowed with argument --hex",
         ),
-        ("logger 0 --workers 2", "netkit: error: unrecognized arguments: --workers 2"),
+        ("logger 0 --workers 2", "netkit logger: error: unknown option --workers"),
+        (
+            "echo --idle 5",
+            "netkit echo: error: unknown option --idle; did you mean --idle-timeout[?]",
+        ),
+        (
+            "echo --tls=x",
+            "netkit echo: error: unknown option --tls=x; did you mean --tls-alpn or --tls-cert "
+            "or --tls-client-ca[?]",
+        ),
+        ("echo --tls-key x", "netkit echo: error: --tls-key needs --tls-cert"),
+        ("echo --starttls on", "netkit echo: error: --starttls needs --tls-cert"),
+        (
+            "echo --tls-self-signed --tls-cert x",
+            "netkit echo: error: --tls-self-signed and --tls-cert cannot both be given",
+        ),
+        (
+            "echo --host '*' unix:/tmp/x localhost:80",
+            "netkit echo: error: --host has no effect: each address names its own",
+        ),
+        (
+            "echo --when-full refuse",
+            "netkit echo: error: --when-full has no effect without --max-connections",
+        ),
+        (
+            "echo --refusal busy --max-connections off",
+            "netkit echo: error: --refusal has no effect without --max-connections, "
+            "--max-connections-per-ip, --max-connection-rate, --allow or --deny",
+        ),
+        (
+            "echo --handshake-timeout 5",
+            "netkit echo: error: --handshake-timeout has no effect without --tls-cert",
+        ),
         (
             "serve",
-            "netkit serve: error: the following arguments are required: MODULE:NAME",
+            "netkit serve: error: which handler[?] "
+            "The first word is MODULE:NAME, such as app:Shout",
         ),
         *(
             (
                 f"serve {name}",
-                "netkit serve: error: argument MODULE:NAME: "
-                f"a handler is named MODULE:NAME, such as app:Shout, not '{name}'",
+                "netkit serve: error: a handler is named MODULE:NAME, without .py: "
+                f"{better}, not '{name}'",
             )
-            for name in ("app", "app:", ":Shout", "app:Shout:x", "./app.py:Shout", "app.:x")
+            for name, better in (
+                ("app.py:Shout", "app:Shout"),
+                ("./app.py:Shout.x", "app:Shout.x"),
+                ("pack/app.py", "pack.app:NAME"),
+            )
+        ),
+        *(
+            (
+                f"serve {name}",
+                "netkit serve: error: a handler is named MODULE:NAME, such as app:Shout, "
+                f"not '{name}'",
+            )
+            for name in ("app", "app:", ":Shout", "app:Shout:x", "../app:Shout", "app.:x")
         ),
         (
             "serve json:__name__",
-            "netkit: error: a handler must be a class or a function, not 'json'",
+            "netkit serve: error: a handler must be a class or a function, not 'json'",
         ),
     ],
 )
 def test_a_wrong_use_is_told_in_one_line(argv: str, message: str, run: Run) -> None:
-    status, out, lines = run(*argv.split())
+    status, out, lines = run(*shlex.split(argv))
     assert (status, out, len(lines)) == (2, b"", 1)
     assert re.fullmatch(message + r" \(see netkit( \w+)? --help\)", lines[0])
+
+
+@pytest.mark.parametrize("pid", [None, "ours"])
+def test_sockets_that_systemd_has_passed_are_not_overlooked(
+    pid: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    if pid:
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    line = "LISTEN_FDS=1 says that systemd has passed sockets: name them, as fd:3"
+    assert run("echo", "0").lines == [f"netkit echo: error: {line} (see netkit echo --help)"]
+    status, _, lines = run("echo", "fd:99")
+    assert status == 1
+    assert "EBADF" in lines[0]
+    monkeypatch.setenv("LISTEN_PID", str(os.getppid()))  # they were passed to another process
+    assert run("echo", during=lambda port: ask(port, b"")).status == 0
 
 
 def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> None:
     module("def handler(*, key): pass")
     status, _, lines = run("serve", "app:handler")
     assert (status, len(lines)) == (2, 1)
-    assert lines[0].startswith("netkit: error: handler(key) cannot serve a client: ")
+    assert lines[0].startswith("netkit serve: error: handler(key) cannot serve a client: ")
 
 
 def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
@@ -777,7 +902,10 @@ def test_a_server_goes_on_when_nobody_reads_its_reports() -> None:
 
 def handler_in_a_worker(*argv: str) -> tuple[int, Any]:
     """How many workers there are, and what one of them would load."""
-    arguments = cli._parser().parse_args(argv)
+    name, *rest = argv
+    arguments, words = commands.COMMANDS[name].parser().read(rest)
+    arguments.command = name
+    commands.understand(arguments, words)
     return arguments.workers, cli._load_in_worker(arguments)
 
 
@@ -786,7 +914,6 @@ def test_one_process_serves_unless_more_are_asked_for(run: Run) -> None:
     lines = run("echo", "--workers", "1", during=lambda port: pids.append(ask(port, b"x"))).lines
     assert pids == [b"x"]
     assert not any("workers" in line for line in lines)
-    assert cli._parser().parse_args(["echo"]).workers == 1
 
 
 @pytest.fixture
@@ -914,49 +1041,6 @@ def test_it_listens_nearly_as_soon_as_the_http_server_of_python(
     record_property("ratio", round(ours / theirs, 2))
     print(f"start to listening: {ours:.3f} s, http.server {theirs:.3f} s: {ours / theirs:.2f}")
     assert ours < 5 * theirs
-
-
-# What somebody may write for a value: pieces of one in any order, or anything at all.
-PIECES = [
-    "0",
-    "1",
-    "64",
-    "1e3",
-    ".",
-    "-",
-    "+",
-    "_",
-    " ",
-    "inf",
-    "nan",
-    "off",
-    "on",
-    "wait",
-    "utf-8",
-]
-PIECES += ["auto", "\u0661", "x", ":", "app", "9" * 5_000, "1.2.3.4", "/8", ",", "refuse"]
-values = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), st.text())
-
-
-@given(st.sampled_from(sorted(FLAGS)), values)
-def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text: str) -> None:
-    if text.startswith("@"):  # a file
-        return
-    try:
-        value = cli._flag_value(FLAGS[name])(text)
-    except argparse.ArgumentTypeError:
-        return
-    certificate = {"tls_cert": "server.pem"}  # which some of them need
-    Options(**{**certificate, name: value})
-
-
-@given(values)
-def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> None:
-    for kind in (cli._worker_count, check_port, cli.handler_name):
-        with contextlib.suppress(argparse.ArgumentTypeError):
-            cli._checked(kind)(text)
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        assert cli._on_or_off(text) == (text == "on")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")

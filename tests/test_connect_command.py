@@ -34,7 +34,7 @@ from support import (
 )
 
 import netkit
-from netkit import cli
+from netkit import cli, connecting
 from netkit.dialling import Dialler
 
 BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
@@ -323,6 +323,67 @@ def test_silence_has_a_time_limit(run: Run) -> None:
     assert lines == [f"netkit: error: {text}"]
 
 
+def test_waiting_for_the_one_client_has_a_time_limit(run: Run) -> None:
+    status, _, lines = run("--listen", "--timeout", "10ms", "0")
+    assert status == 1
+    assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
+    status, _, lines = run("--listen", "-w", "10ms", "0")
+    assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
+
+
+def test_the_one_client_may_be_silent_for_a_time_only(run: Run) -> None:
+    with listening("--idle-timeout", "50ms", "0") as server, server.connect():
+        assert server.wait() == 1
+    assert server.lines[-1].endswith("for 0.05 seconds")
+
+
+def test_w_bounds_connecting_and_silence_and_the_long_options_come_first() -> None:
+    def limits(*argv: str) -> tuple[float | None, float | None]:
+        found, _ = connecting.parser("").read(argv)
+        connecting._settle(found)
+        return found.timeout, found.idle_timeout
+
+    assert limits() == (30, None)
+    assert limits("--listen") == (None, None)
+    assert limits("-w", "3") == (3, 3)
+    assert limits("-w3", "--timeout", "off") == (None, 3)
+    assert limits("--idle-timeout", "5m", "-w", "500ms") == (0.5, 300)
+
+
+@needs_ipv6
+def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+    ]
+    real = socket.getaddrinfo
+
+    def both(host: Any, port: Any, family: int = 0, *rest: Any, **named: Any) -> Any:
+        if host != "both.example":
+            return real(host, port, family, *rest, **named)
+        return [
+            (*entry[:4], (entry[4][0], int(port), *entry[4][2:]))
+            for entry in found
+            if family in (0, entry[0])
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    handler = {"handler_args": {"greeting": "{address}"}}
+    with netkit.create_server(netkit.GreeterHandler, **handler).listen(0) as server:
+        for option, address in (("-4", b"127.0.0.1\n"), ("-6", b"::1\n")):
+            assert run(option, "both.example", port_of(server)).out.strip() == address.strip()
+    for option, where in (("-4", "127.0.0.1:"), ("-6", "[::1]:")):
+        lines = run("--listen", option, "--timeout", "1ms", "both.example", "0").lines
+        assert lines[0].startswith(f"listening on {where}")
+        lines = run("--listen", option, "--timeout", "1ms", "0").lines
+        assert lines[0].startswith(f"listening on {where}")
+    assert run("--listen", "-6", "127.0.0.1:0").lines == [
+        "netkit: error: 127.0.0.1 has no IPv6 address"
+    ]
+
+
 @pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
 def test_it_connects_from_where_is_wanted(run: Run, source: str) -> None:
     port = free_port()
@@ -395,16 +456,51 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("80 x", "argument PORT: port must be a number from 0 to 65535, not 'x'"),
+        ("80 x", "'x' has no port: HOST:PORT and HOST PORT are addresses, or PORT alone"),
+        ("", "one address to connect to is needed, such as 8080 or localhost:8080"),
+        ("80 81", "one address to connect to is needed, such as 8080 or localhost:8080"),
+        ("--listen", "one address to listen at is needed, such as 8080 or localhost:8080"),
+        ("fd:3", "descriptors, and settings after a '?', are for servers alone"),
+        ("80?reuse_port=on", "descriptors, and settings after a '?', are for servers alone"),
         ("0", "port 0 is only for --listen: the system chooses then"),
-        ("host unix:/s", "a Unix socket has no host"),
-        ("--listen --tls 80", "--listen does not go with --tls"),
+        (
+            "host unix:/s",
+            "'host' has no port: HOST:PORT and HOST PORT are addresses, or PORT alone",
+        ),
+        ("-4 unix:/s", "a Unix socket has no IP address: -4 does not go with it"),
+        (
+            "--source 127.0.0.1 unix:/s",
+            "a Unix socket has no IP address: --source does not go with it",
+        ),
+        ("--tls unix:/s", "TLS through a Unix socket needs --server-name, or --insecure"),
+        ("--listen --tls 80", "--listen --tls needs --tls-cert or --tls-self-signed"),
+        ("--listen --tls-key f 80", "--tls-key needs --tls-cert"),
+        ("--listen --insecure 80", "--listen does not go with --insecure"),
+        ("--tls-self-signed 80", "--tls-self-signed is for --listen"),
+        (
+            "--listen --tls-self-signed --tls-cert f 80",
+            "--tls-self-signed does not go with --tls-cert",
+        ),
+        (
+            "-q 1 localhost 80",
+            "there is no option -q: it ends once the server has ended its side; see --idle-timeout",
+        ),
+        ("-zv localhost 80", "there is no option -z: use --probe"),
+        ("-vz localhost 80", "there is no option -z: use --probe"),
+        ("-l 80", "there is no option -l: use --listen"),
+        ("--servername=x localhost 80", "there is no option --servername: use --server-name"),
+        (
+            "-connect localhost:80 -servername x",
+            "there is no option -connect: "
+            "the address stands by itself: netkit connect --tls HOST:PORT",
+        ),
         ("--probe --send f 80", "--probe does not go with --send"),
         ("--probe --idle-timeout 5 80", "--probe does not go with --idle-timeout"),
-        ("--insecure 80", "--insecure needs --tls"),
-        ("--tls-ca f 80", "--tls-ca needs --tls"),
         ("--timeout 0 80", "argument --timeout: it must be more than 0 seconds, not 0.0"),
-        ("--timeout x 80", "argument --timeout: it must be a number of seconds, not 'x'"),
+        (
+            "--timeout x 80",
+            "argument --timeout: it must be a time such as 30, 500ms, 5m or 2h, or 'off', not 'x'",
+        ),
         ("--retry -- 80", "argument --retry: expected one argument"),
         ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),
         (
@@ -459,6 +555,81 @@ def test_openssl_is_talked_to(run: Run, certificates: Any) -> None:
     assert (status, out) == (0, b"olleh\n")
 
 
+def test_an_option_of_tls_asks_for_tls(run: Run, certificates: Any) -> None:
+    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
+        port = port_of(server)
+        for options in (["--insecure"], ["--tls-ca", certificates.ca]):
+            assert run(*options, "localhost", port, data=b"x").out == b"x"
+
+
+def test_a_server_may_have_another_name_than_its_host(
+    run: Run, certificates: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    server = netkit.create_server(netkit.EchoHandler, tls_cert=certificates.server)
+    with server.listen(path=path):
+        options = ["--tls-ca", certificates.ca, f"unix:{path}"]
+        assert run("--server-name", "localhost", *options, data=b"x").out == b"x"
+        status, _, (line,) = run("--server-name", "example.org", *options, data=b"x")
+    assert status == 1
+    assert "example.org" in line
+
+
+def test_a_client_shows_its_certificate(run: Run, certificates: Any) -> None:
+    options = {"tls_cert": certificates.server, "tls_client_ca": certificates.ca}
+    with serving(netkit.EchoHandler, **options) as server:
+        address = f"localhost:{port_of(server)}"
+        ca = ["--tls-ca", certificates.ca, address]
+        for shown in (
+            ["--tls-cert", certificates.client],
+            ["--tls-cert", certificates.client, "--tls-key", certificates.client],
+        ):
+            assert run(*shown, *ca, data=b"x").out == b"x"
+        assert run(*ca, data=b"x").status == 1
+
+
+def listening(*arguments: object) -> Program:
+    """A `connect --listen` at a port of its own, whose number is `port`."""
+    program = start("--listen", *arguments)
+    try:
+        program._find_port()
+    except BaseException:
+        program.__exit__()
+        raise
+    return program
+
+
+def test_the_one_client_speaks_tls(run: Run, certificates: Any) -> None:
+    with listening("-v", "--tls-cert", certificates.server, "0") as server:
+        options = ["--tls-ca", certificates.ca]
+        assert run(*options, "localhost", server.port, data=b"hello").status == 0
+        assert server.process.stdout
+        assert server.process.stdout.read() == b"hello"
+        assert server.wait() == 0
+        assert any(line.endswith("connected with TLSv1.3") for line in server.lines)
+
+
+def test_the_one_client_may_get_a_certificate_made_for_it(run: Run) -> None:
+    pytest.importorskip("cryptography")
+    with listening("--tls-self-signed", "0") as server:
+        result = run("--insecure", server.port, data=b"hello")
+        assert (result.status, server.wait()) == (0, 0)
+
+
+def test_one_client_that_does_not_speak_tls_is_a_failure(certificates: Any) -> None:
+    with listening("--tls-cert", certificates.server, "0") as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert server.wait() == 1
+    assert server.lines[-1].startswith("netkit: error: ")
+
+
+def test_a_certificate_that_cannot_be_used_is_told_before_a_client_comes(run: Run) -> None:
+    status, _, (line,) = run("--listen", "--tls-cert", "/nowhere", "0")
+    assert status == 1
+    assert "/nowhere" in line
+
+
 # As a process
 
 
@@ -484,6 +655,27 @@ def test_ctrl_c_ends_it_without_a_word() -> None:
         program.send_signal()
         assert program.wait() == 130
         assert program.lines == []
+
+
+def unshare() -> list[str]:
+    """A command before another one that has it run as the first process of a namespace."""
+    command = ["unshare", "-pf", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"]).returncode:
+        pytest.skip("no process namespaces here")
+    return command
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_sigterm_ends_it_as_the_first_process_of_a_container(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    command = [*unshare(), sys.executable, "-m", "netkit", "connect", "--listen", f"unix:{path}"]
+    with Program(*command, listening=False) as program:
+        program.wait_for_line("listening on")
+        (child,) = program.children()
+        os.kill(child, signal.SIGTERM)
+        assert program.wait() == 143
+        assert not path.exists()
+        assert program.lines == [f"listening on unix:{path}"]
 
 
 def test_ctrl_c_ends_listening_too() -> None:

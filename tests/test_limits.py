@@ -1046,7 +1046,7 @@ def test_a_wrong_limit_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -
         ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
         ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),
         ("--allow", "300.0.0.1", "--allow: not an IP address: '300.0.0.1'"),
-        ("--max-connections", "many", "it must be a number, not 'many'"),
+        ("--max-connections", "many", "it must be a number or 'off', not 'many'"),
     ]:
         with pytest.raises(SystemExit) as end:
             cli.main(["echo", option, value])

@@ -177,13 +177,6 @@ def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments
         assert flag.metavar
 
 
-def test_off_on_the_command_line_is_no_limit_of_a_message() -> None:
-    assert FLAGS["max_message"].type("off") is None
-    assert FLAGS["max_message"].type("10") == 10
-    with pytest.raises(ValueError, match="it must be a number of bytes or 'off', not 'on'"):
-        FLAGS["max_message"].type("on")
-
-
 def test_the_defaults_pass_their_own_checks() -> None:
     for name, flag in FLAGS.items():
         flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))

@@ -28,8 +28,8 @@ ORDER = [
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
     *("server", "signals"),
     *("worker", "workers", "running"),
-    *("stdio", "terminal", "progress", "conversing", "connecting", "loading", "output"),
-    *("__init__", "cli", "__main__"),
+    *("stdio", "terminal", "progress", "conversing", "arguments", "opening", "connecting"),
+    *("loading", "output", "__init__", "commands", "cli", "__main__"),
 ]
 
 LONGEST_MODULE = 445  # lines

@@ -1045,7 +1045,10 @@ def test_a_bad_certificate_fails_and_a_wrong_use_is_a_wrong_use() -> None:
     assert (status, text.count("\n")) == (1, 1)
     assert text.startswith("netkit: error: the certificate file '/nonexistent': No such file")
     status, text = run_netkit("echo", "--tls-key", "x")
-    assert (status, text) == (2, "netkit: error: tls_key needs tls_cert (see netkit --help)\n")
+    assert (status, text) == (
+        2,
+        "netkit echo: error: --tls-key needs --tls-cert (see netkit echo --help)\n",
+    )
     status, text = run_netkit("echo", "--tls-sni", "x")
     assert (status, text.count("\n")) == (2, 1)
     assert "it must be NAME=CERTIFICATE:KEY, not 'x'" in text

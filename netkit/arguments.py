@@ -1,0 +1,262 @@
+"""How a command line is read: words and options in any order, times, addresses, and errors.
+
+Rules:
+
+1. Options and words may stand in any order; ``--`` ends the options. An option cannot be
+   abbreviated: a new one must not change the meaning of a script.
+2. What is wrong is said in one line, with the command's name, and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from .addresses import is_ip
+from .endpoints import Endpoint
+from .options import Flag, check_seconds, check_switch
+
+LONGEST_MESSAGE = 400  # characters: what somebody has typed may be as long as the system allows
+
+_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)", re.ASCII)
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_PORT = re.compile(r"\d+(\?.*)?", re.ASCII)
+
+
+class ArgumentError(Exception):
+    """A wrong use of a command: the message is all there is to say."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads options; all other words are left to the command.
+
+    `hints`: what to say to those who use an option of another program.
+    """
+
+    def __init__(self, prog: str, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(
+            prog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+        self._hints = hints or {}
+
+    def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The values of the options in `argv`, and the other words. SystemExit for a wrong use."""
+        end = list(argv).index("--") if "--" in argv else len(argv)
+        self._check_names(argv[:end])
+        namespace, words = self.parse_known_args(argv[:end])
+        for word in words:
+            if _is_option(word):
+                self.error(f"unknown option {word}{self._similar(word)}")
+        return namespace, [*words, *argv[end + 1 :]]
+
+    def _check_names(self, argv: Sequence[str]) -> None:
+        """Name what stands for an option of another program: `argparse` would blame its value."""
+        for word in argv:
+            name = word.partition("=")[0]
+            if name in self._option_string_actions or not _is_option(word):
+                continue
+            letters = [f"-{letter}" for letter in name[1:]] if name[1] != "-" else []
+            for known in (name, *letters):
+                if known in self._hints:
+                    self.error(f"there is no option {known}: {self._hints[known]}")
+
+    def _similar(self, word: str) -> str:
+        names, word = sorted(self._option_string_actions), word.partition("=")[0]
+        close = [name for name in names if word[2:] and name.startswith(word)]
+        close = close or difflib.get_close_matches(word, names, 1)
+        return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+    def print_help(self, file: Any = None) -> None:
+        show(self.format_help())
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message} (see {self.prog} --help)", self.prog)
+        raise SystemExit(2)
+
+
+def _is_option(word: str) -> bool:
+    """A negative number is none: it is a port, or another number, that is out of range."""
+    return word.startswith("-") and word != "-" and not re.match(r"-\d{2}|-[0-35789]$", word)
+
+
+def show(text: str) -> None:
+    """Write `text` to standard output. SystemExit if that is not possible."""
+    if sys.stdout is None:
+        complain("standard output is closed")
+        raise SystemExit(1)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        complain(f"cannot write to standard output: {os.strerror(error.errno or 0).lower()}")
+        raise SystemExit(1) from None
+
+
+def complain(message: str, prog: str = "netkit") -> None:
+    """Say in one line on standard error what is wrong, if that can be written."""
+    if len(message) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        message = f"{message[:half]} ... {message[-half:]}"
+    line = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in message
+    )
+    say(f"{prog}: error: {line}")
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, if there is one that takes it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
+
+
+# Values
+
+
+def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`check` as a type of `argparse`, which shows the message of its error."""
+
+    def argument(text: str) -> Any:
+        try:
+            return check(text)
+        except (TypeError, ValueError, LookupError, OSError) as error:
+            text = str(error)
+            if isinstance(error, OSError):
+                text = f"{error.strerror}: {error.filename!r}"
+            raise argparse.ArgumentTypeError(text.removeprefix("it: ")) from None
+
+    return argument
+
+
+def flag_value(flag: Flag) -> Callable[[str], Any]:
+    """The type of an option from `options.FLAGS`; ``off`` is its None."""
+    number = flag.type in (int, float)
+    can_be_off = number and _allows_none(flag)
+
+    def value(text: str) -> Any:
+        if can_be_off and text == "off":
+            return None
+        try:
+            found = _number(text, flag) if number or _TIME.fullmatch(text) else flag.type(text)
+        except ValueError:
+            if not number:
+                raise
+            or_off = " or 'off'" if can_be_off else ""
+            raise ValueError(f"it must be {_kind(flag)}{or_off}, not {text!r}") from None
+        flag.check("it", found)
+        return found
+
+    return checked(on_or_off if flag.check is check_switch else value)
+
+
+def _allows_none(flag: Flag) -> bool:
+    try:
+        flag.check("it", None)
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(flag: Flag) -> str:
+    if flag.metavar == "SECONDS":
+        return "a time such as 30, 500ms, 5m or 2h"
+    return {"N": "a number"}.get(flag.metavar, f"a number of {flag.metavar.lower()}")
+
+
+def _number(text: str, flag: Flag) -> float:
+    if "SECONDS" in flag.metavar:
+        return to_seconds(text)
+    return int(text) if flag.type is int else float(text)
+
+
+def to_seconds(text: str) -> float:
+    """From ``30``, ``1.5s``, ``500ms``, ``5m`` or ``2h``. ValueError."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return float(text)
+    number, unit = float(match[1]), match[2]
+    return number / 1000 if unit == "ms" else number * _SECONDS[unit]
+
+
+def duration(text: str) -> float | None:
+    """A time limit of a client, in seconds; None for ``off``. ValueError."""
+    if text == "off":
+        return None
+    try:
+        found = to_seconds(text)
+    except ValueError:
+        raise ValueError(
+            f"it must be a time such as 30, 500ms, 5m or 2h, or 'off', not {text!r}"
+        ) from None
+    check_seconds("it", found, zero=False)
+    return found
+
+
+def on_or_off(text: str) -> bool:
+    """The value of a switch. ValueError."""
+    if text not in ("on", "off"):
+        raise ValueError(f"on or off, not {text!r}")
+    return text == "on"
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on. ValueError."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(f"it must be 0 or more, not {text!r}")
+    return int(text)
+
+
+# Addresses
+
+
+def endpoints(words: Iterable[str]) -> list[Endpoint]:
+    """The addresses that `words` name: each is one word, or a host and a port. ValueError."""
+    found, host = [], None
+    for word in words:
+        if host is not None:
+            if not _PORT.fullmatch(word):
+                break
+            found.append(_at(host, word))
+            host = None
+        elif _is_host(word):
+            host = word
+        else:
+            found.append(Endpoint.parse(word))
+    if host is None:
+        return found
+    if ":" in host:
+        return [Endpoint.parse(host)]  # which says how such an address is written
+    raise ValueError(f"{host!r} has no port: HOST:PORT and HOST PORT are addresses, or PORT alone")
+
+
+def _is_host(word: str) -> bool:
+    return is_ip(word) != 0 or not re.search(r"[:/@?]|^-?\d*$", word)
+
+
+def _at(host: str, port: str) -> Endpoint:
+    return Endpoint.parse(f"[{host}]:{port}" if is_ip(host) == 6 else f"{host}:{port}")
+
+
+# Certificates
+
+
+def self_signed(*hosts: str | None) -> bytes:
+    """A certificate for `hosts` and this machine, and its key, made now. MissingExtraError."""
+    from . import certificates
+
+    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *hosts])
+    return b"".join(
+        certificates.self_signed([name for name in names if name not in (None, "", "*")])
+    )

@@ -1,0 +1,150 @@
+"""The connection of ``netkit connect``: to a server, or with ``--listen`` from one client."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from . import binding, events, unixsocket
+from .addresses import describe_peer
+from .arguments import say, self_signed
+from .connection import Connection
+from .endpoints import Endpoint
+from .unixsocket import SocketFile
+
+_NUMBERS = {socket.AF_INET: 4, socket.AF_INET6: 6}
+
+
+def dial(arguments: argparse.Namespace) -> Connection:
+    """Connect. OSError, TlsConfigError."""
+    from .client import connect
+
+    if arguments.insecure:
+        say("netkit: warning: --insecure: anybody can pass for the server")
+    endpoint = arguments.endpoint
+    path = endpoint.kind == "unix"
+    secured = {
+        "tls": arguments.tls,
+        "tls_ca": arguments.tls_ca,
+        "tls_cert": arguments.tls_cert,
+        "tls_key": arguments.tls_key,
+        "tls_verify": not arguments.insecure,
+        "server_hostname": arguments.server_name,
+    }
+    with _telling(arguments.verbose):
+        conn = connect(
+            None if path else endpoint.port,
+            endpoint.host or "localhost",
+            path=endpoint.path if path else None,
+            connect_timeout=arguments.timeout,
+            source_address=arguments.source,
+            family=arguments.family,
+            retry=arguments.retry,
+            **secured,
+        )
+    if arguments.verbose:
+        _say_connected(conn, f"connected to {conn.peer}")
+    return conn
+
+
+def _say_connected(conn: Connection, text: str) -> None:
+    say(text if conn.tls is None else f"{text} with {conn.tls.version}")
+
+
+@contextlib.contextmanager
+def _telling(wanted: bool) -> Iterator[None]:
+    """Tell of each attempt meanwhile."""
+    unsubscribe = events.subscribe(_tell) if wanted else bool
+    try:
+        yield
+    finally:
+        unsubscribe()
+
+
+def _tell(event: events.Event) -> None:
+    if isinstance(event, events.AttemptStarted):
+        say(f"trying {event.address}")
+    elif isinstance(event, events.AttemptFailed):
+        say(f"{event.address}: {event.error.strerror}")
+
+
+def accept(arguments: argparse.Namespace) -> Connection:
+    """Wait for a client. OSError, TlsConfigError, MissingExtraError."""
+    context = _server_context(arguments)
+    listener, file = _listener(arguments.endpoint, arguments.family)
+    with listener:
+        say(f"listening on {describe_peer(listener.getsockname())}")
+        listener.settimeout(arguments.timeout)
+        try:
+            sock, address = listener.accept()
+        except TimeoutError:
+            raise TimeoutError(f"nobody connected within {arguments.timeout:g} seconds") from None
+        finally:
+            if file is not None:
+                file.remove()
+    conn = Connection(sock, address)
+    try:
+        if context is not None:
+            conn.start_tls(context, server_side=True)
+    except BaseException:
+        conn.destroy()
+        raise
+    if arguments.verbose:
+        _say_connected(conn, f"{conn.peer} connected")
+    return conn
+
+
+def _server_context(arguments: argparse.Namespace) -> Any:
+    """What TLS is spoken with; None without TLS."""
+    if not arguments.tls:
+        return None
+    from .certificates import TlsFiles, server_context
+
+    cert = arguments.tls_cert
+    if arguments.tls_self_signed:
+        cert = self_signed(arguments.endpoint.host)
+    return server_context(TlsFiles(cert, arguments.tls_key))
+
+
+def _listener(endpoint: Endpoint, family: int) -> tuple[socket.socket, SocketFile | None]:
+    """One that listens, and the file to remove in the end."""
+    if endpoint.kind == "unix":
+        return _bound(unixsocket.family(), endpoint.path)
+    host = "127.0.0.1" if endpoint.host is None and family != 6 else endpoint.host or "::1"
+    found = binding.candidates(host, endpoint.port)
+    found = [each for each in found if family in (0, _NUMBERS[each[0]])]
+    if not found:
+        raise OSError(f"{host} has no IPv{family} address")
+    *others, last = found
+    for kind, address in others:
+        try:
+            return _bound(kind, address)
+        except OSError as error:
+            if not binding.worth_another(error):
+                raise
+    return _bound(*last)
+
+
+def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(family))
+        file = None
+        if isinstance(address, str):
+            file = unixsocket.bind(sock, address, backlog=1)
+        else:
+            _bind(sock, address)
+        stack.pop_all()
+    return sock, file
+
+
+def _bind(sock: socket.socket, address: Any) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        binding.prepare(sock, reuse_port=False)
+        sock.bind(address)
+        sock.listen(1)
+    except OSError as error:
+        raise binding.explain(error, address) from None
