@@ -12,12 +12,13 @@ from __future__ import annotations
 import binascii
 import codecs
 import functools
+import math
 import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import UnknownEncodingError
+from .errors import MessageTooLongError, UnknownEncodingError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 # Takes bytes, and whether they are the last. Gives the text of the complete characters and how many
 # bytes those were: the others must be passed again, in front of what comes next.
 _Decode = Callable[[bytes | bytearray, bool], tuple[str, int]]
+
+# How many bytes a stream may need for its next character, shifts and escapes included. Most codecs
+# need a few, but utf-7 needs all of a shifted sequence, and decodes it anew with each piece.
+MAX_KEPT = 4096
 
 
 def to_bytes(value: str | ReadableBuffer, encoding: str = "utf-8") -> bytes:
@@ -100,18 +105,23 @@ def printable(data: str | ReadableBuffer, encoding: str = "utf-8") -> str:
 class IncrementalDecoder:
     """Decodes a stream that comes in pieces: however it is cut, the text is that of `to_str`.
 
-    A character that has not come whole is kept for the next call. With the few codecs that cannot
-    be decoded piece by piece (idna, punycode, unicode_escape, and any that has been registered
-    without an incremental decoder) everything is kept, and comes at the end.
+    A character that has not come whole is kept for the next call: at most `MAX_KEPT` bytes. With
+    the few codecs that cannot be decoded piece by piece (idna, punycode, unicode_escape, and any
+    that has been registered without an incremental decoder) everything is kept, and comes at the
+    end: at most `max_message` bytes, None for any number.
     """
 
-    def __init__(self, encoding: str) -> None:
+    def __init__(self, encoding: str, max_message: int | None = None) -> None:
         self.encoding = encoding
+        self.max_message = max_message
         self._restart()
 
     def _restart(self) -> None:
         self._decode = _incremental(self.encoding)
         self._kept = bytearray()
+        self._most: float = MAX_KEPT
+        if isinstance(self._decode, _Whole):
+            self._most = math.inf if self.max_message is None else self.max_message
 
     @property
     def pending(self) -> bool:
@@ -122,6 +132,7 @@ class IncrementalDecoder:
         """The text that `data` completes.
 
         `final`: the stream ends after `data`, which may be empty; the next call starts another.
+        MessageTooLongError if more has to be kept than may be; the next call starts another stream.
         """
         raw = data if type(data) is bytes else _raw(data)
         decode, kept = self._decode, self._kept
@@ -135,7 +146,15 @@ class IncrementalDecoder:
             text, used = decode(raw, final)
             if used < len(raw):
                 kept += raw[used:]
+        if len(self._kept) > self._most:
+            self._restart()
+            raise self._too_much()
         return text
+
+    def _too_much(self) -> MessageTooLongError:
+        if self.max_message is not None and isinstance(self._decode, _Whole):
+            return MessageTooLongError(self.max_message)
+        return MessageTooLongError(MAX_KEPT, option=None, what=f"character of {self.encoding}")
 
 
 # --- Names ---
@@ -291,8 +310,18 @@ def _incremental(encoding: str) -> _Decode:
     if codec.name == "utf-32":
         return _byte_order(codecs.utf_32_ex_decode)
     if codec.incrementaldecoder is None or codec.name in _AT_THE_END:
-        return lambda data, final: (_decode_whole(data, encoding), len(data)) if final else ("", 0)
+        return _Whole(encoding)
     return _patient(codec.incrementaldecoder("replace"))
+
+
+class _Whole:
+    """Decodes nothing before the end."""
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def __call__(self, data: bytes | bytearray, final: bool) -> tuple[str, int]:
+        return (_decode_whole(data, self._encoding), len(data)) if final else ("", 0)
 
 
 def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> _Decode:
@@ -310,9 +339,10 @@ def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> _Decode:
 
 
 def _patient(decoder: codecs.IncrementalDecoder) -> _Decode:
-    """The iso2022 decoders raise after 9 bytes of what may yet become an escape sequence.
+    """Decodes with `decoder`, whose incomplete bytes are given back, so that they are counted here.
 
-    No text has that, so the rest of such a stream can wait for its end.
+    The iso2022 decoders raise after 9 bytes of what may yet become an escape sequence. No text has
+    that, so the rest of such a stream can wait for its end.
     """
     waiting = False
 
@@ -323,10 +353,15 @@ def _patient(decoder: codecs.IncrementalDecoder) -> _Decode:
         if not waiting:
             state = decoder.getstate()
             try:
-                return decoder.decode(bytes(data)), len(data)
+                text = decoder.decode(bytes(data))
             except UnicodeError:
                 decoder.setstate(state)
                 waiting = True
+            else:
+                incomplete, flags = decoder.getstate()
+                if incomplete:
+                    decoder.setstate((b"", flags))
+                return text, len(data) - len(incomplete)
         return "", 0
 
     return decode

@@ -170,12 +170,16 @@ class MessageTooLongError(PeerError, ValueError):
     """
 
     def __init__(
-        self, limit: int, size: int | None = None, option: str | None = "max_message"
+        self,
+        limit: int,
+        size: int | None = None,
+        option: str | None = "max_message",
+        what: str = "message",
     ) -> None:
         if size is None:
-            text = f"message longer than {limit} bytes"
+            text = f"{what} longer than {limit} bytes"
         else:
-            text = f"message of {size} bytes, where {limit} are allowed"
+            text = f"{what} of {size} bytes, where {limit} are allowed"
         super().__init__(f"{text} ({option})" if option else text)
         self.limit = limit
         self.size = size

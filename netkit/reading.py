@@ -166,7 +166,7 @@ class Reader(ABC):
         and goes on with the next line.
         """
         newline, width = encode_separator("\n", self.encoding)
-        decoder = self._decoder or IncrementalDecoder(self.encoding)
+        decoder = self._decoder or IncrementalDecoder(self.encoding, self.max_message)
         simple = newline == b"\n" and is_utf8(decoder.encoding)  # it keeps nothing after a line
 
         def next_line() -> str | None:
@@ -250,7 +250,7 @@ class Reader(ABC):
         Applies to what has been received and not read. A character that arrives in pieces is
         returned whole. `encoding` also becomes the one that `write` uses. UnknownEncodingError.
         """
-        self._decoder = None if encoding is None else IncrementalDecoder(encoding)
+        self._decoder = None if encoding is None else IncrementalDecoder(encoding, self.max_message)
         self._decoded_size = 0
         self.encoding = encoding or self.encoding
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 import netkit
 from netkit import events
@@ -36,6 +37,11 @@ def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen"
         time.sleep(0.002)
+
+
+def examples(least: int) -> settings:
+    """At least so many examples of generated input: a profile that runs for long has more."""
+    return settings(max_examples=max(least, settings().max_examples), deadline=None)
 
 
 @contextlib.contextmanager

@@ -98,6 +98,7 @@ def test_a_separator_counts_only_where_a_code_unit_begins(
         assert end == (found if at + 1 >= found > 0 else -1)
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.one_of(st.binary(max_size=6), st.integers(0, 6), st.none()), max_size=30))
 def test_it_behaves_as_a_string_of_bytes_does(steps: list[bytes | int | None]) -> None:
     """Bytes are fed, an int is that many taken, None is a search for two zeros."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import codecs
+import contextlib
 import encodings
 import functools
+import itertools
 import pkgutil
 import re
 import subprocess
@@ -14,10 +16,12 @@ from collections.abc import Callable, Iterator
 from encodings.aliases import aliases
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from support import examples
 
 from netkit.encodings import (
+    MAX_KEPT,
     IncrementalDecoder,
     check_encoding,
     encode_separator,
@@ -26,7 +30,7 @@ from netkit.encodings import (
     to_bytes,
     to_str,
 )
-from netkit.errors import LocalError, UnknownEncodingError
+from netkit.errors import LocalError, MessageTooLongError, UnknownEncodingError
 
 NODE = {
     "utf8": ["utf8", "utf-8", "UTF8", "Utf-8"],
@@ -321,6 +325,7 @@ def test_a_stream_gives_the_characters_that_are_complete(
             assert [*texts, decoder.decode(b"", final=True)] == expected
 
 
+@pytest.mark.fuzz
 @given(st.sampled_from(sorted(NODE)), streams, st.lists(st.integers(min_value=0)))
 def test_in_nodes_encodings_any_split_gives_the_same_text(
     encoding: str, data: bytes, at: list[int]
@@ -332,22 +337,26 @@ def test_in_nodes_encodings_any_split_gives_the_same_text(
     assert decoder.decode(data, final=True) == expected
 
 
+@pytest.mark.fuzz
 @given(st.sampled_from(["hex", "base64", "base64url", "latin1"]), st.binary())
 def test_bytes_come_back_from_their_text(encoding: str, data: bytes) -> None:
     assert to_bytes(to_str(data, encoding), encoding) == data
 
 
+@pytest.mark.fuzz
 @given(any_text)
 def test_any_text_comes_back_from_utf_16(text: str) -> None:
     assert units(to_str(to_bytes(text, "utf16le"), "utf16le")) == units(text)
 
 
+@pytest.mark.fuzz
 @given(st.text())
 def test_text_without_surrogates_comes_back_from_utf_8(text: str) -> None:
     assert to_bytes(text, "utf8") == text.encode()
     assert to_str(to_bytes(text, "utf8"), "utf8") == text
 
 
+@pytest.mark.fuzz
 @given(st.sampled_from(sorted(NODE)), any_text)
 def test_nodes_encodings_take_any_text(encoding: str, text: str) -> None:
     assert to_bytes(text, encoding) == to_bytes(to_str(units(text), "utf16le"), encoding)
@@ -369,6 +378,7 @@ def test_decoding_with_a_codec_of_python_replaces() -> None:
     assert to_str(b"\x80\x81", "cp1252") == "\u20ac\ufffd"
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # unknown escapes of unicode_escape
 @given(st.sampled_from(PYTHON), streams)
 def test_decoding_with_a_codec_of_python_is_what_bytes_decode_does(name: str, data: bytes) -> None:
@@ -389,9 +399,10 @@ def test_no_codec_minds_being_fed_byte_by_byte(data: bytes) -> None:
             assert text == expected, name
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @given(st.sampled_from(PYTHON), streams, st.lists(st.integers(min_value=0)))
-@settings(max_examples=500)
+@examples(500)
 @example("unicode_escape", b"\\12", [2])
 @example("punycode", b"bcher-kva", [6])
 @example("idna", b"xn--bcher-kva.example", [3, 9])
@@ -461,6 +472,80 @@ def test_a_codec_that_cannot_decode_in_pieces_decodes_at_the_end() -> None:
     decoder = IncrementalDecoder("netkit_test")
     assert decoder.decode(b"\xe2\x82") == ""
     assert decoder.decode(b"\xac", final=True) == "\u20ac"
+
+
+# --- What a stream can make a decoder keep ---
+
+
+EVERY_CODEC = [*sorted(NODE), *PYTHON]
+NOT_IN_PIECES = ["idna", "punycode", "unicode_escape"]
+
+
+def kept_of(encoding: str, pieces: Iterator[bytes], most: int) -> int:
+    """How much text comes at the end of a stream, when all of `pieces` have been decoded."""
+    decoder = IncrementalDecoder(encoding, most)
+    for piece in pieces:
+        with contextlib.suppress(MessageTooLongError):
+            decoder.decode(piece)
+    with contextlib.suppress(UnicodeError):
+        return len(decoder.decode(b"", final=True))
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "block", [b"A", b"+AAAA", b"\x1b(", b"\x1b$B\x1b(12345678", b"xn--", b"\\"]
+)
+def test_no_stream_makes_a_decoder_keep_more_than_it_may(block: bytes) -> None:
+    start = b"+" if block == b"A" else b""
+    for encoding in EVERY_CODEC:
+        pieces = [start + block, *[block * 100] * (3 * MAX_KEPT // len(block) // 100)]
+        assert kept_of(encoding, iter(pieces), MAX_KEPT) <= MAX_KEPT + len(pieces[0]), encoding
+
+
+@pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@given(st.sampled_from(EVERY_CODEC), streams, streams.filter(bool), st.integers(1, 2000))
+def test_no_repeated_bytes_make_a_decoder_keep_more_than_it_may(
+    encoding: str, first: bytes, block: bytes, times: int
+) -> None:
+    rounds = 1 + 3 * MAX_KEPT // (len(block) * times)
+    pieces = itertools.chain([first], itertools.repeat(block * times, rounds))
+    assert kept_of(encoding, pieces, MAX_KEPT) <= MAX_KEPT
+
+
+def test_a_sequence_of_utf_7_may_have_so_many_bytes_and_no_more() -> None:
+    decoder = IncrementalDecoder("utf-7")
+    assert decoder.decode(b"+" + b"MEI" * 1365) == ""
+    assert decoder.pending
+    with pytest.raises(MessageTooLongError, match="^character of utf-7 longer than 4096 bytes$"):
+        decoder.decode(b"M")
+    assert not decoder.pending
+    assert decoder.decode(b"a") == "a"
+    assert len(decoder.decode(b"+" + b"MEIwQjBD" * 2000 + b"-")) == 6000
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("encoding", NOT_IN_PIECES)
+def test_a_codec_that_decodes_at_the_end_keeps_a_message_and_no_more(encoding: str) -> None:
+    decoder = IncrementalDecoder(encoding, 10_000)
+    assert decoder.decode(b"a" * 10_000) == ""
+    with pytest.raises(MessageTooLongError, match=r"longer than 10000 bytes \(max_message\)"):
+        decoder.decode(b"a")
+    unlimited = IncrementalDecoder(encoding)
+    for _ in range(3):
+        assert unlimited.decode(b"a" * 10_000) == ""
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "utf-7", "gb18030", "utf-8-sig", "hz", "utf8"])
+def test_whether_a_part_of_a_character_is_kept_is_known_of_any_codec(encoding: str) -> None:
+    decoder = IncrementalDecoder(encoding)
+    assert not decoder.pending
+    first, *rest = to_bytes("\u3042", encoding)
+    decoder.decode(bytes([first]))
+    assert decoder.pending
+    assert decoder.decode(bytes(rest), final=True) == "\u3042"
+    assert not decoder.pending
 
 
 # --- Separators ---
@@ -577,6 +662,7 @@ def test_bytes_that_are_no_text_are_shown_as_bytes(encoding: str, data: bytes, s
     assert printable(data, encoding) == shown
 
 
+@pytest.mark.fuzz
 @given(any_text)
 def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> None:
     shown = printable(text)
@@ -585,6 +671,7 @@ def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> No
     assert unescape(shown) == text
 
 
+@pytest.mark.fuzz
 @given(streams)
 def test_what_is_shown_of_utf_8_tells_the_bytes(data: bytes) -> None:
     shown = printable(data)
@@ -593,6 +680,7 @@ def test_what_is_shown_of_utf_8_tells_the_bytes(data: bytes) -> None:
     assert text.encode("utf-8", "surrogateescape") == data
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @given(st.sampled_from([*NODE, *PYTHON]), streams)
 def test_bytes_in_any_encoding_can_be_shown(encoding: str, data: bytes) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import (
     PATIENCE,
     ROOT,
     CountingBuffer,
     client,
+    examples,
     exchange,
     in_thread,
     observed,
@@ -182,7 +183,8 @@ TOKENS = st.one_of(
 BYTES = st.lists(TOKENS, max_size=12).map(b"".join)
 
 
-@settings(max_examples=400, deadline=None)
+@pytest.mark.fuzz
+@examples(400)
 @given(st.sampled_from(FRAMINGS), BYTES, SIZES, LIMITS)
 @example(VarintPrefix(), b"\xff" * 9 + b"\x01", [1], None)
 @example(VarintPrefix(), b"\xff" * 9 + b"\x02", [1], None)
@@ -219,7 +221,8 @@ def fitting(framing: Framing) -> st.SearchStrategy[bytes]:
     return long | BYTES.filter(lambda data: len(data) < 256)
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.fuzz
+@examples(200)
 @given(st.data(), st.sampled_from(FRAMINGS), SIZES)
 def test_messages_that_are_encoded_and_cut_into_any_pieces_come_out_again(
     data: st.DataObject, framing: Framing, sizes: list[int]
@@ -230,7 +233,8 @@ def test_messages_that_are_encoded_and_cut_into_any_pieces_come_out_again(
     assert list(Pieces(*in_pieces(stream, sizes)).messages(framing)) == messages
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.fuzz
+@examples(100)
 @given(st.sampled_from(FRAMINGS), BYTES)
 def test_what_can_be_encoded_can_be_read_and_what_cannot_is_a_value_error(
     framing: Framing, data: bytes

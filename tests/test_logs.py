@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import observed, wait_until
+from support import examples, observed, wait_until
 
 import netkit
 from netkit import events, logs
@@ -335,7 +335,8 @@ def test_what_a_client_sends_cannot_forge_a_record_or_command_a_terminal(
     check_that_nothing_is_forged(HOSTILE)
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.fuzz
+@examples(40)
 @given(st.text(st.characters(), max_size=20))
 def test_no_text_can_forge_a_record(text: str) -> None:
     logs.logger.setLevel("DEBUG")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
-from support import CountingBuffer
+from support import CountingBuffer, examples
 
 from netkit.buffer import ReceiveBuffer
 from netkit.encodings import IncrementalDecoder
@@ -293,7 +293,8 @@ def run(
         compare(reader, reference, step)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.fuzz
+@examples(150)
 @given(DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12), LIMITS)
 @example(b"aaaa\nab\n", [1], [("readline", None), ("some", 3)], 2, None)
 @example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2, None)
@@ -309,7 +310,8 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
     run(data, sizes, steps, max_line, None, max_message)
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.fuzz
+@examples(200)
 @given(
     DATA, SIZES, st.lists(STEPS, max_size=8), st.integers(1, 12), st.sampled_from(sorted(NEWLINES))
 )
@@ -328,7 +330,8 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
     run(data, sizes, steps, max_line, encoding, None)
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.fuzz
+@examples(100)
 @given(DATA, SIZES, st.integers(1, 9), st.sampled_from([None, *sorted(NEWLINES)]))
 def test_the_chunks_are_the_whole_input_in_order(
     data: bytes, sizes: list[int], size: int, encoding: str | None
@@ -785,6 +788,23 @@ def test_read_to_the_end_gathers_max_message_bytes_and_no_more(sizes: list[int])
             reader.read()
     assert reader.read(3) == b"123"
     assert reader.read() == b"456"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("encoding", ["idna", "punycode", "unicode_escape"])
+def test_text_that_is_decoded_at_the_end_is_gathered_up_to_max_message_bytes(encoding: str) -> None:
+    for read in (lambda reader: reader.read(5), lambda reader: next(iter(reader))):
+        reader = Pieces(*[b"a" * 99 + b"\n"] * 100, max_message=5000)
+        reader.set_encoding(encoding)
+        with pytest.raises(MessageTooLongError):
+            read(reader)
+
+
+def test_a_shifted_sequence_without_an_end_is_not_gathered() -> None:
+    reader = Pieces(b"+", *[b"A" * 1000] * 100)
+    reader.set_encoding("utf-7")
+    with pytest.raises(MessageTooLongError, match="utf-7"):
+        list(reader)
 
 
 def test_a_flood_is_not_gathered_by_a_read_to_the_end() -> None:

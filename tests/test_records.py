@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from netkit.records import Records, server_name
 
 
+@pytest.mark.fuzz
 @given(
     sizes=st.lists(st.integers(0, 600), max_size=6),
     rest=st.binary(max_size=4),
@@ -66,6 +67,7 @@ def in_records(message: bytes, sizes: list[int]) -> bytes:
     return records
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.integers(1, 40), max_size=20), st.binary(max_size=40))
 def test_a_hello_may_be_spread_over_records_and_followed_by_more(
     sizes: list[int], more: bytes
@@ -99,6 +101,7 @@ def test_other_messages_records_and_kinds_of_names_have_no_name() -> None:
     assert server_name(b"") is None
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=200), st.integers(0, len(HELLO)), st.integers(0, len(HELLO)))
 def test_no_bytes_are_too_odd_to_be_looked_at(odd: bytes, start: int, end: int) -> None:
     assert server_name(HELLO[:start] + odd + HELLO[end:]) in (None, "example.org") or odd

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from secure import (
     VERSIONS,
@@ -27,7 +27,7 @@ from secure import (
     over_tcp,
     received,
 )
-from support import PATIENCE, in_thread, in_threads, reset, tcp_pair, tool, wait_until
+from support import PATIENCE, examples, in_thread, in_threads, reset, tcp_pair, tool, wait_until
 
 from netkit import tls
 from netkit.certificates import TlsFiles, client_context, server_context
@@ -168,7 +168,8 @@ def test_bytes_may_come_one_by_one(version: ssl.TLSVersion) -> None:
         assert everything(second) == b"good bye"
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.fuzz
+@examples(60)
 @given(
     version=st.sampled_from(VERSIONS),
     writes=st.lists(st.binary(max_size=40_000), max_size=5),
@@ -196,7 +197,8 @@ def test_any_pieces_give_the_same_plaintext(
     assert data == b"".join(writes)
 
 
-@settings(max_examples=30, deadline=None)
+@pytest.mark.fuzz
+@examples(30)
 @given(
     version=st.sampled_from(VERSIONS),
     cuts=st.lists(st.integers(1, 400), min_size=1, max_size=20),

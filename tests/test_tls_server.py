@@ -562,6 +562,11 @@ def half_a_character(conn: netkit.Connection) -> None:
     assert conn.read(100) == "STARTTLS\n"
 
 
+def half_a_character_of_python(conn: netkit.Connection) -> None:
+    conn.set_encoding("shift_jis")
+    assert conn.read(100) == "STARTTLS\n"
+
+
 def half_a_line(conn: netkit.Connection) -> None:
     conn.max_line = 10
     assert conn.readline() == b"STARTTLS\n"
@@ -572,7 +577,14 @@ def half_a_line(conn: netkit.Connection) -> None:
         conn.readline()
 
 
-@pytest.mark.parametrize(("begin", "more"), [(half_a_character, b"\xc3"), (half_a_line, b"x" * 20)])
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (half_a_character, b"\xc3"),
+        (half_a_character_of_python, b"\x82"),
+        (half_a_line, b"x" * 20),
+    ],
+)
 def test_what_is_still_to_be_read_further_came_before_tls(begin: Any, more: bytes) -> None:
     def handler(conn: netkit.Connection) -> None:
         begin(conn)
