@@ -18,13 +18,19 @@ from .listener import Acceptor, BackOff
 from .stands import Stands
 
 
+def _nobody_waits() -> None:
+    pass
+
+
 class Accepting:
     """The turn of the accepting thread. All methods may be called from any thread.
 
     `request_stop` may also be called from a signal handler that has interrupted one of the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[], None] = _nobody_waits) -> None:
+        """`ended` is called, with no lock held, when a turn has ended, or rests."""
+        self._ended = ended
         # Guards what follows. Re-entrant, for the signal handlers.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
@@ -82,9 +88,13 @@ class Accepting:
             self.helped = False
             return acceptor
 
-    def take_over(self) -> None:
-        """The turn is the calling thread's from now on."""
-        self._thread = threading.get_ident()
+    def take_over(self, acceptor: Acceptor) -> bool:
+        """The turn of `acceptor` is the calling thread's from now on. False if it has ended."""
+        with self._lock:
+            if self._acceptor is not acceptor:
+                return False
+            self._thread = threading.get_ident()
+            return True
 
     def lend_a_hand(self) -> bool:
         """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
@@ -117,13 +127,26 @@ class Accepting:
             self._stands.close()
             self._stands = self._new_stands()
 
-    def let_go(self) -> None:
-        """The calling thread has accepted, and noted whom, or has stopped the server meanwhile."""
-        with contextlib.suppress(ValueError):  # it has let go already, or never lent one
+    def let_go(self) -> bool:
+        """The calling thread has accepted, and noted whom, or has stopped the server meanwhile.
+
+        False if it has let go already, or never lent a hand.
+        """
+        try:
             self._hands.remove(threading.get_ident())
+        except ValueError:
+            return False
         if not self._shared:  # `end` may wait for this
             with self._changed:
                 self._changed.notify_all()
+        return True
+
+    def leave(self) -> bool:
+        """Whether the end of the turn waits for the calling thread, which lets go of it now.
+
+        It is the thread of the turn, which goes on, or it lent a hand.
+        """
+        return self._thread == threading.get_ident() or self.let_go()
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -131,6 +154,7 @@ class Accepting:
         with self._changed:
             self._resting = True
             self._changed.notify_all()
+        self._ended()
         try:
             yield
         finally:
@@ -150,11 +174,13 @@ class Accepting:
             self._acceptor = self._stands = self._thread = None
             self.stop_requested = False
             self._changed.notify_all()
+        self._ended()
 
     def request_stop(self) -> None:
         """Have the turn end soon; if there never was one, the first will end at once."""
         with self._changed:
             self.stop_requested = self._thread is not None or not self.has_begun
+            self._changed.notify_all()
             if self._acceptor is not None:
                 self._acceptor.wake()
 
@@ -179,17 +205,31 @@ class Accepting:
         while acceptor is not None and self._acceptor is acceptor and not self._resting:
             self._changed.wait()
 
+    def has_ended(self) -> Callable[[], bool]:
+        """A function that says whether the present turn has ended, or need not be waited for.
+
+        That is so while it rests, and in its own thread. As by `wait_for_end`, a hand lets go.
+        """
+        self.let_go()
+        acceptor, mine = self._acceptor, self._thread == threading.get_ident()
+        return lambda: mine or acceptor is None or self._acceptor is not acceptor or self._resting
+
     def failed(self, error: BaseException) -> None:
         """The machine cannot serve one more client: wait a little, and longer each time.
 
-        The wait ends early when a stop is requested.
+        The wait ends early when a stop is requested. Another thread than that of the turn (a hook
+        may have put a client off) waits for that, and leaves the listeners alone.
         """
         with self._changed:
             first = self._back_off.begin()
         if first:
             events.emit(events.AcceptPaused(error))
-        if self._acceptor is not None:
-            self._acceptor.pause(self._back_off.pause)
+        acceptor, seconds = self._acceptor, self._back_off.pause
+        if acceptor is not None and self._thread == threading.get_ident():
+            acceptor.pause(seconds)
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self.stop_requested or self._acceptor is None, seconds)
 
     def succeeded(self) -> None:
         """A client has been accepted and given a thread: the machine is fine again."""

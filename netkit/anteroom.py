@@ -51,11 +51,15 @@ class Anteroom:
         self._soonest = math.inf  # nobody's time is up before; not always the first one's
         self.leaving: deque[tuple[float, socket.socket]] = deque()
         """Who was turned away, and when to close them."""
+        self._closed = False
 
     def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
-        """Keep a client until there is a place, at most `seconds`. False: there are too many."""
+        """Keep a client until there is a place, at most `seconds`.
+
+        False if there are too many, or after `close`.
+        """
         with self._lock:
-            if len(self.held) >= MAX_HELD:
+            if self._closed or len(self.held) >= MAX_HELD:
                 return False
             guest = Guest(request, address, ticket, self._clock() + seconds)
             self.held.append(guest)
@@ -90,7 +94,7 @@ class Anteroom:
         oldest = None
         with self._lock:
             self.leaving.append((self._clock() + LEAVE_SECONDS, request))
-            if len(self.leaving) > MAX_LEAVING:
+            if self._closed or len(self.leaving) > MAX_LEAVING:
                 _, oldest = self.leaving.popleft()
         if oldest is not None:
             _close(oldest)
@@ -110,8 +114,13 @@ class Anteroom:
         return max(0.0, min(due) - now) if due else None
 
     def close(self) -> list[Guest]:
-        """Close all who were turned away; those who are held are the caller's now."""
+        """Close all who were turned away; those who are held are the caller's now.
+
+        From now on nobody is held, and who is turned away is closed at once: a thread that has
+        accepted a client may come by late.
+        """
         with self._lock:
+            self._closed = True
             leaving, self.leaving = self.leaving, deque()
             held, self.held = list(self.held), deque()
         for _, request in leaving:

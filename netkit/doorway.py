@@ -23,6 +23,7 @@ from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
 from .encodings import to_bytes
+from .errors import ServerStateError
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
@@ -35,8 +36,23 @@ _Self = TypeVar("_Self", bound="Doorway")
 INHERITS_OPTIONS = sys.platform == "linux"
 
 
+class _NotBoundError(ServerStateError, AttributeError):
+    """So that ``hasattr(server, "socket")`` is False."""
+
+
+class _NoSocketYet:
+    """What a server has for a `socket` before it has one."""
+
+    def __get__(self, server: object, _: type) -> Any:
+        if server is None:
+            return self
+        raise _NotBoundError("the server is not bound; call listen() first")
+
+
 class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     """The part of `Server` that lets clients in. Not used by itself."""
+
+    socket: Any = _NoSocketYet()
 
     allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
     allow_reuse_port = False
@@ -54,11 +70,11 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     def _prepare(self) -> None:
         """Make what a server has from the start, whichever constructor is called."""
         self._options = Options()
-        self._accepting = Accepting()
         self._admission = Admission(self._options, self._wake_acceptor)
         self._anteroom = Anteroom(self._wake_acceptor)
         self._refusals = Refusals()
         self._connections = Registry(self._admission.over)
+        self._accepting = Accepting(self._connections.notify)
         self._client_threads = self._make_threads()
         self._local_name: Any = None  # of all connections, unless the listeners have several
         self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`
@@ -229,6 +245,7 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     def _admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
         connection = self._note(request, client_address, ticket)
         self._announce(connection)
+        connection.thread = None  # it may be served now
         if self._taken is not None:
             if self.verify_request(request, client_address):
                 self._taken.append(connection)
@@ -307,7 +324,6 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
             self._tell_error(request, client_address)
             self._forget(request)
             return None
-        connection.thread = threading.get_ident()
         return connection, request, client_address
 
     def _accept_queued(self) -> None:

@@ -76,6 +76,10 @@ class Lifetimes:
         if thread is not None:
             join(thread, timeout)
 
+    def runs_here(self) -> bool:
+        """Whether the calling thread is its own."""
+        return self._thread is threading.current_thread()
+
     def _run(self) -> None:
         while not self._closed:
             with self._changed:

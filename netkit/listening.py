@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from . import binding, events, unixsocket
 from .accepting import Accepting
 from .addresses import SocketAddress, format_unix, is_loopback
+from .anteroom import Anteroom
 from .bound import BoundSocket
 from .doorway import INHERITS_OPTIONS
 from .endpoints import Endpoint
@@ -209,6 +210,8 @@ class ListeningServer(ClientServer):
                 if endpoint.kind == "fd" and endpoint.fd in [each[0].fileno() for each in opened]:
                     raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
                 self._open_one(endpoint)
+                if self._state is State.CLOSED:  # by an observer, or by another thread
+                    raise ServerStateError("the server was stopped before it listened everywhere")
                 opened.append((self.socket, self._file, self.address_family, self.server_address))
                 del self.socket  # so that the next one neither closes it, nor fails with it
                 self._file = None
@@ -284,7 +287,8 @@ class ListeningServer(ClientServer):
             self._state = State.NEW
             self._stop_order = (None, 0.0)
             self._opened_by = None
-            self._accepting = Accepting()
+            self._accepting = Accepting(self._connections.notify)
+            self._anteroom = Anteroom(self._wake_acceptor)
             self._connections.reopen()
             self._client_threads = self._make_threads()
             self._lifetimes = Lifetimes(self._connections.live)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from . import events
@@ -41,25 +41,32 @@ class Registry:
         self._left = left
         self._waiting = 0  # threads that wait for a change
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
+        # No connection is ended under it: its socket may be an object of the program's.
         self._lock = threading.RLock()
-        # Notified when a connection is over or the limit has changed.
+        # Notified when a connection is over, the limit has changed, or `notify` is called.
         self._changed = threading.Condition(self._lock)
         self._live: dict[Any, Connection] = {}
+        # Those that are over, while observers are called with the event: the threads that do it.
+        self._ending: dict[int, int] = {}
         # The connection of an accepted socket. The dictionary's own: it is asked all the time.
         self.get: Callable[[Any], Connection | None] = self._live.get
         self._draining = False
         self._limit = self._patience = Deadline(None)
         self._counting = False
         self._involved = 0  # connections that the present drain began with, or took in
-        self._cut = 0  # those of them that were cut
+        self._cut: set[int] = set()  # those of them that were cut, by their ids
+        self._cutting = False  # whoever comes now is cut, too
 
     def add(self, connection: Connection) -> None:
         """Note a connection, before a thread is started for it; `announce` it then."""
         with self._lock:
             self._live[connection.socket] = connection
             self._involved += 1
+            late = self._cutting
             if self._waiting:
                 self._changed.notify_all()
+        if late:
+            self._cut_these([connection])
 
     def announce(self, connection: Connection) -> None:
         """Tell of a connection that has been added, and ask it to finish if all others are."""
@@ -108,16 +115,27 @@ class Registry:
         return None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is over. Idempotent."""
+        """Forget a connection that is over. Idempotent.
+
+        Observers are called before anybody who waits for the end of all goes on: a server's
+        `Stopped` comes after every `ConnectionClosed`.
+        """
         if connection.socket not in self._live:
             return
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return
-        self._left(connection)
-        if self._waiting:  # who is told of it finds its place free
+            self._ending[connection.id] = threading.get_ident()
+        try:
+            self._left(connection)
+            self._announce_end(connection)
+        finally:
             with self._changed:
-                self._changed.notify_all()
+                del self._ending[connection.id]
+                if self._waiting:
+                    self._changed.notify_all()
+
+    def _announce_end(self, connection: Connection) -> None:
         seconds = time.monotonic() - connection.opened_at
         read: int | None = connection.bytes_read
         written: int | None = connection.bytes_written
@@ -134,16 +152,27 @@ class Registry:
         """The connection that the thread with this identifier serves, if it does serve one."""
         return next((each for each in self.live() if each.thread == thread), None)
 
-    def serves(self, thread: int) -> bool:
-        """Whether it serves one."""
-        return self.of_thread(thread) is not None
+    def waits_for(self, thread: int) -> bool:
+        """Whether a drain waits for this thread: it serves one, or has just ended one."""
+        with self._lock:
+            return self.of_thread(thread) is not None or thread in self._ending.values()
 
     def wait_for(self, count: int, seconds: float | None) -> bool:
         """Until there are at least `count` (0: none); False if that takes more than `seconds`."""
+        me = threading.get_ident()
+
+        def are_there() -> bool:
+            if count:
+                return len(self._live) >= count
+            return not self._live and not self._any_but(me)
+
         with self._waiting_for_changes() as changed:
-            return changed.wait_for(
-                lambda: len(self._live) >= count if count else not self._live, seconds
-            )
+            return changed.wait_for(are_there, seconds)
+
+    def notify(self) -> None:
+        """Have those who wait look whether what they wait for is the case."""
+        with self._changed:
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def _waiting_for_changes(self) -> Iterator[threading.Condition]:
@@ -194,58 +223,81 @@ class Registry:
         if not self._counting:
             self._counting = True
             self._involved = len(self._live)
-            self._cut = 0
+            self._cut = set()
 
     def _end_inputs(self) -> float | None:
         """Seconds until it is worth asking again; None: never."""
         waits = [connection.end_input() for connection in self.live()]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def wait_while_draining(self, spare: int) -> None:
-        """Until all have finished, or the limit has passed."""
+    def all_left(self, spare: int) -> Callable[[], bool]:
+        """For the next three: whether there is none but those that the thread `spare` serves."""
+        return lambda: not self._any_but(spare)
+
+    def wait_while_draining(self, over: Callable[[], bool]) -> bool:
+        """Until ``over()``, or the limit has passed: then False.
+
+        Meanwhile those are asked to finish that could not be before. ``over()`` is asked again
+        when a connection is over, and after `notify`; the lock is held, so it only looks.
+        """
         while not self._limit.expired():
             again = Deadline(self._end_inputs())
             with self._waiting_for_changes() as changed:
-                while self._any_but(spare):
+                while not over():
                     until = again.earlier(self._limit)  # which may change during the wait
                     if until.expired():
                         break
                     changed.wait(until.remaining())
                 else:
-                    return
+                    return True
+        return over()
 
-    def wait_for_leaving(self, spare: int) -> None:
-        """Until all have left by themselves, the patience is over, or the limit has passed."""
+    def wait_for_leaving(self, over: Callable[[], bool]) -> bool:
+        """Until ``over()``, the patience is over, or the limit has passed; nobody is asked."""
         with self._waiting_for_changes() as changed:
             self._begin_counting_locked()
-            while self._any_but(spare):
+            while not over():
                 until = self._patience.earlier(self._limit)  # both may change during the wait
                 if until.expired():
-                    return
+                    return False
                 changed.wait(until.remaining())
+            return True
 
-    def wait_until_empty(self, seconds: float, spare: int) -> bool:
-        """Until all are over but those that the thread `spare` serves; False if time ran out."""
+    def wait_until(self, over: Callable[[], bool], seconds: float | None) -> bool:
+        """Until ``over()``, as in `wait_while_draining`; False if time ran out."""
         with self._waiting_for_changes() as changed:
-            return changed.wait_for(lambda: not self._any_but(spare), seconds)
+            return changed.wait_for(over, seconds)
+
+    def time_left(self) -> float | None:
+        """Seconds until the limit; None if there is none."""
+        return self._limit.remaining()
 
     def wait_for_one(self, seconds: float) -> None:
-        """Until one of them is over, or the limit changes, or `seconds` have passed."""
+        """Until one of them is over, the limit changes or has passed, or `seconds` have."""
         with self._waiting_for_changes() as changed:
-            changed.wait(seconds)
+            changed.wait(Deadline(seconds).earlier(self._limit).remaining())
 
     def _any_but(self, spare: int) -> bool:
-        return any(connection.thread != spare for connection in self._live.values())
+        return any(connection.thread != spare for connection in self._live.values()) or any(
+            thread != spare for thread in self._ending.values()
+        )
 
     def cut(self, spare: int) -> None:
-        """`Connection.cut` for all but those that the thread `spare` serves."""
-        with self._changed:
-            for connection in self._live.values():
-                if connection.thread == spare or connection.was_cut:
-                    continue
-                if connection.cut():
-                    self._cut += 1
-            self._changed.notify_all()
+        """`Connection.cut` for all but those that the thread `spare` serves, and for late ones."""
+        with self._lock:
+            self._cutting = True
+            doomed = [each for each in self._live.values() if each.thread != spare]
+        self._cut_these(doomed)
+        self.notify()
+
+    def _cut_these(self, connections: Iterable[Connection]) -> None:
+        for connection in connections:
+            with self._lock:
+                known = connection.id in self._cut
+                self._cut.add(connection.id)
+            if not known and not connection.cut():  # it was over
+                with self._lock:
+                    self._cut.discard(connection.id)
 
     def finish_spared(self, seconds: float, spare: int) -> None:
         """Give who was spared by a drain `seconds` to finish, and then cut them, too."""
@@ -258,10 +310,10 @@ class Registry:
     def drained(self) -> StopReport:
         """What became of the connections since the drain began, its patience included."""
         with self._changed:
-            return StopReport(self._involved - self._cut, self._cut)
+            return StopReport(self._involved - len(self._cut), len(self._cut))
 
     def reopen(self) -> None:
         """Connections that come from now on are not asked to finish."""
         with self._changed:
-            self._draining = self._counting = False
+            self._draining = self._counting = self._cutting = False
             self._limit = self._patience = Deadline(None)

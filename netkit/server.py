@@ -1,13 +1,11 @@
-"""The server: its states, serving and stopping.
+"""The server: accepting, in whichever way a program asks for it.
 
 `socketserver`'s words, and Node's, for one engine. What it listens on is in `netkit.listening`,
-what happens to a single client in `netkit.serving`. Rules:
+what happens to a single client in `netkit.serving`, how it stops in `netkit.stopping`. Rules:
 
 1. Nothing ends the accept loop but a stop, the loss of a listener, and what is meant to end the
    program (KeyboardInterrupt, SystemExit).
 2. Nothing polls: the loop wakes up for a client, for a stop, and for a hook that asks for it.
-3. Stopping has an order: stop accepting; tell the idle to end; take in who is queued; wait for the
-   busy ones until the deadline; cut the rest; join; report.
 """
 
 from __future__ import annotations
@@ -21,23 +19,20 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from . import binding, events
+from . import binding
+from .accepting import Accepting
 from .adapting import problem_of_result
 from .connection import Connection
 from .deadline import Deadline
 from .errors import ServerStateError
 from .listener import Acceptor, Verdict, woken_by_signals
-from .listening import ListeningServer, State
-from .options import Options, check_seconds
-from .registry import StopReport
+from .listening import State
+from .options import Options
 from .settings import make_tls_context
+from .stopping import StoppableServer
 from .subclassing import gives_way
-
-# What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
-# else is left behind.
-CUT_GRACE = 1.0
 
 _CLOSED = "the server is closed; call listen() to open it again"
 _FORKS = (
@@ -57,17 +52,7 @@ _HOOKS = {
 }
 
 
-class Supervisor(Protocol):
-    """What a server needs of `netkit.workers.Workers`."""
-
-    stopping: bool
-
-    def stop(self, timeout: float | None, patience: float) -> None: ...
-
-    def outcome(self) -> StopReport: ...
-
-
-class Server(ListeningServer):
+class Server(StoppableServer):
     """A TCP server with a thread for each client; drop-in for `socketserver.ThreadingTCPServer`.
 
     ``Server(server_address, handler)`` binds at once, as there; `create_server` and `listen` are
@@ -115,11 +100,7 @@ class Server(ListeningServer):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._background: threading.Thread | None = None
-        self._closing_thread: int | None = None
         self._when_accepting: Callable[[], object] | None = None  # to be called once
-        self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
-        self._report = StopReport(0, 0)
 
     # Serving
 
@@ -146,19 +127,24 @@ class Server(ListeningServer):
         self._check_not_serving()
         acceptor = self._begin_accepting()
         if acceptor is not None:
-            self._background = threading.Thread(
-                target=self._accept_until_stopped,
-                args=(acceptor, 0.5),
-                name=f"netkit-accept {self._place()}",
-                daemon=daemon,
-            )
-            try:
-                self._background.start()
-            except BaseException:
-                self._background = None
-                self._accepting.end()
-                raise
+            self._start_accepting(acceptor, daemon)
         return self
+
+    def _start_accepting(self, acceptor: Acceptor, daemon: bool) -> None:
+        accepting = self._accepting
+        thread = self._background = threading.Thread(
+            target=self._accept_until_stopped,
+            args=(acceptor, 0.5),
+            name=f"netkit-accept {self._place()}",
+            daemon=daemon,
+        )
+        try:
+            thread.start()
+        except BaseException:
+            accepting.request_stop()
+            if thread.ident is None:  # else it runs, and ends its turn itself
+                accepting.end()
+            raise
 
     def _check_not_serving(self) -> None:
         if self._accepting.under_way:
@@ -171,6 +157,8 @@ class Server(ListeningServer):
             raise TypeError(_FORKS)
         if self._state is State.NEW and not self._is_activated():
             raise ServerStateError("the server is not bound; call listen() first")
+        if self._state is State.DRAINING:  # it would take in clients that the stop does not await
+            return None
         if not self._accepting.stop_requested and self.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
         if taken is None and self._handler_class is no_handler:
@@ -185,8 +173,12 @@ class Server(ListeningServer):
         self._note_overrides()
         _to_be_closed.add(self)
         if acceptor is not None and self._when_accepting is not None:
-            self._when_accepting()
-            self._when_accepting = None
+            call, self._when_accepting = self._when_accepting, None
+            try:
+                call()
+            except BaseException:
+                self._accepting.end()
+                raise
         return acceptor
 
     def _is_activated(self) -> bool:
@@ -194,19 +186,24 @@ class Server(ListeningServer):
         return hasattr(self, "socket") and binding.is_listening(self.socket)
 
     def _accept_until_stopped(self, acceptor: Acceptor, poll_interval: float) -> None:
-        self._accepting.take_over()
+        accepting = self._accepting  # that of another life, if a hook takes long
+        if not accepting.take_over(acceptor):  # whoever began it was interrupted
+            acceptor.close()
+            return
         try:
             with woken_by_signals(acceptor):
-                self._accept_clients(acceptor, poll_interval)
+                self._accept_clients(accepting, acceptor, poll_interval)
         finally:
-            self._accepting.end()
+            accepting.end()
 
-    def _accept_clients(self, acceptor: Acceptor, poll_interval: float) -> None:
+    def _accept_clients(
+        self, accepting: Accepting, acceptor: Acceptor, poll_interval: float
+    ) -> None:
         tick = poll_interval if self._overrides("service_actions") else None
         last_client = time.monotonic()
-        while not self._accepting.stop_requested:
+        while not accepting.stop_requested:
             ready = self._wait_for_client(acceptor, _sooner(tick, self.timeout))
-            if self._accepting.stop_requested:
+            if accepting.stop_requested:
                 return
             if ready:
                 last_client = time.monotonic()
@@ -219,14 +216,17 @@ class Server(ListeningServer):
                 self._call_hook("service_actions")
 
     def handle_request(self) -> None:
-        """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds."""
+        """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds.
+
+        ServerStateError if the server is not bound, or closed. Returns at once while it stops.
+        """
         deadline = Deadline(_sooner(self.timeout, self.socket.gettimeout()))
-        acceptor = self._begin_accepting(single=True)
+        accepting, acceptor = self._accepting, self._begin_accepting(single=True)
         if acceptor is None:
             return
         try:
             with woken_by_signals(acceptor):
-                while not self._accepting.stop_requested:
+                while not accepting.stop_requested:
                     if self._wait_for_client(acceptor, deadline.remaining()):
                         if self._accept_one() not in (Verdict.FULL, Verdict.NOBODY):
                             return
@@ -234,7 +234,7 @@ class Server(ListeningServer):
                         self.handle_timeout()
                         return
         finally:
-            self._accepting.end()
+            accepting.end()
 
     def __iter__(self) -> Iterator[Connection]:
         """Accept clients in the calling thread, until the server is stopped.
@@ -266,128 +266,7 @@ class Server(ListeningServer):
             ready = self._wait_for_client(acceptor, None)
         return not ready or self._accepting.stop_requested or self._accept_one() is not Verdict.STOP
 
-    # Stopping
-
-    def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
-        """End `serve_forever` soon; returns at once, from wherever it is called.
-
-        `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
-        """
-        if self._supervisor is not None:
-            self._supervisor.stop(timeout, patience)
-            return
-        with self._changed:
-            self._stop_order = (timeout, patience)
-            if self._state is State.DRAINING:
-                self._limit(timeout, patience)
-        self._accepting.request_stop()
-
-    def _limit(self, timeout: float | None, patience: float) -> None:
-        seconds = self._options.drain_timeout if timeout is None else timeout
-        self._connections.limit(Deadline(patience + seconds), Deadline(patience))
-
-    def shutdown(self) -> None:
-        """End `serve_forever`, and wait until it has ended (milliseconds).
-
-        Clients stay connected, and new ones are queued by the kernel until the server serves again
-        or is closed. In the serving thread itself (a signal handler), it does not wait. Before the
-        server has ever served, the next `serve_forever` returns at once.
-        """
-        self._accepting.request_stop()
-        self._accepting.wait_for_end()
-
-    def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
-        """Stop gracefully, and say what became of the clients.
-
-        Nobody is accepted any more but who is queued already. For `patience` seconds nobody is
-        disturbed: clients may go on, and leave by themselves. Then idle ones see the end of input;
-        busy ones get `timeout` seconds (None: the option `drain_timeout`), then they are cut.
-        Idempotent; a second call, from another thread, waits for the first, and the shorter of the
-        two time limits counts. In a handler, its own connection is left out; other threads that
-        call this later, and the interpreter's exit, give that one its time.
-        """
-        with self._changed:
-            if timeout is None:
-                timeout, patience = self._stop_order
-            else:
-                check_seconds("timeout", timeout)
-                check_seconds("patience", patience)
-                self._stop_order = (None, 0.0)  # an order that comes from now on counts, too
-            supervisor = self._supervisor
-            if self._state is not State.CLOSED and supervisor is None:
-                self._limit(timeout, patience)
-        if supervisor is not None:
-            supervisor.stop(timeout, patience)
-            return supervisor.outcome()
-        self.server_close()
-        if self._state is State.CLOSED and self._connections.limited:
-            seconds = self._options.drain_timeout if timeout is None else timeout
-            self._connections.finish_spared(seconds, spare=_me())
-        return self._report
-
-    def close(self) -> StopReport:
-        """Stop now: as `stop`, with no time for anybody."""
-        return self.stop(0)
-
-    def server_close(self) -> None:
-        """Stop gracefully within `drain_timeout`, as `stop` does; idempotent.
-
-        With `block_on_close` False: closes the listener, and leaves those who are connected.
-        """
-        if self._supervisor is not None and not self._supervisor.stopping:
-            self.stop()
-            return
-        with self._changed:
-            # Whom the stop under way waits for, or has interrupted, cannot wait for it.
-            if self._closing_thread != _me() and not self._connections.serves(_me()):
-                while self._state is State.DRAINING:
-                    self._changed.wait()
-            if self._state in (State.DRAINING, State.CLOSED) or not hasattr(self, "socket"):
-                return
-            self._enter(State.DRAINING)
-            self._closing_thread = _me()
-            if self._stop_order[0] is not None:  # it came since, or is all that was said
-                self._limit(*self._stop_order)
-        drain = self.block_on_close or self._connections.limited
-        try:
-            self._remove_files()
-            self.shutdown()
-            if self._background not in (None, threading.current_thread()):
-                self._background.join()
-            if drain:
-                if not self._connections.limited:  # not by `stop`
-                    self._connections.limit(Deadline(self._options.drain_timeout))
-                self._drain()
-        finally:
-            try:
-                self._close_listeners()
-                self._shut_doors()
-                self._client_threads.close()
-                self._lifetimes.close()
-            finally:  # others wait for it
-                self._closing_thread = None
-                self._enter(State.CLOSED)
-
-    def _drain(self) -> None:
-        connections = self._connections
-        try:
-            if connections.patient:
-                self._accept_queued()
-                self._close_listeners()
-                connections.wait_for_leaving(spare=_me())
-            connections.begin_draining()
-            self._accept_queued()
-            self._close_listeners()
-            connections.wait_while_draining(spare=_me())
-        finally:  # a second Ctrl+C may have ended the wait
-            connections.cut(spare=_me())
-        self._client_threads.close()
-        grace = Deadline(CUT_GRACE)
-        connections.wait_until_empty(CUT_GRACE, spare=_me())
-        self._client_threads.join(grace.remaining())
-        self._report = connections.drained()
-        if self._accepting.has_begun:
-            events.emit(events.Stopped(*self._report))
+    # In a ``with`` block
 
     def __enter__(self: _Self) -> _Self:
         idle = not self._accepting.under_way
@@ -411,10 +290,6 @@ def create_server(handler: Any = no_handler, **options: Any) -> Server:
     Without a handler, clients are taken by ``for connection in server``.
     """
     return Server(None, handler, **options)
-
-
-def _me() -> int:
-    return threading.get_ident()
 
 
 def _sooner(a: float | None, b: float | None) -> float | None:

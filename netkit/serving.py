@@ -136,10 +136,14 @@ class ClientServer(AdjustableServer):
         return connection
 
     def _note(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
-        """Note whom we have accepted. If that fails, what `ticket` stands for is given back."""
+        """Note whom we have accepted. If that fails, what `ticket` stands for is given back.
+
+        It is the calling thread's: an observer that stops the server here does not wait for it.
+        """
         try:
             connection = self._connection(request, client_address)
             connection.ticket = ticket
+            connection.thread = threading.get_ident()
             self._connections.add(connection)
         except BaseException:
             self._admission.leave(ticket)  # the registry does it for those whom it has

@@ -25,8 +25,9 @@ from .errors import LoadError
 from .options import has_gil, usable_cores
 from .places import SharedPlaces
 from .registry import StopReport
-from .server import CUT_GRACE, Server
+from .server import Server
 from .signals import StopSignals
+from .stopping import CUT_GRACE
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection as Channel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import in_thread, observed, wait_until
@@ -100,10 +101,11 @@ def test_the_thread_whose_turn_it_is_does_not_wait_for_itself(listener: socket.s
 
 def test_a_turn_can_be_handed_to_another_thread(listener: socket.socket) -> None:
     accepting = Accepting()
-    accepting.begin(listener)
+    acceptor = accepting.begin(listener)
+    assert acceptor is not None
 
     def take_over() -> None:
-        accepting.take_over()
+        assert accepting.take_over(acceptor)
         accepting.wait_for_end()  # it is its own now
         accepting.end()
 
@@ -275,3 +277,45 @@ def test_of_two_that_end_an_episode_one_tells(monkeypatch: pytest.MonkeyPatch) -
     with observed(AcceptResumed) as seen:
         accepting.succeeded()
     assert not seen
+
+
+def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook may put clients off to it; its pause ends with a stop, too."""
+    monkeypatch.setattr(BackOff, "FIRST", 1000.0)
+    accepting = Accepting()
+    acceptor = accepting.begin(listener)
+    assert acceptor is not None
+    monkeypatch.setattr(acceptor, "pause", lambda *_: pytest.fail("it is the other thread's"))
+    with in_thread(accepting.failed, OSError("no descriptors")):
+        wait_until(lambda: accepting._changed._waiters)
+        accepting.request_stop()
+    accepting.end()
+
+
+def test_a_turn_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
+    accepting = Accepting()
+    acceptor = accepting.begin(listener)
+    assert acceptor is not None
+    accepting.end()
+    assert not accepting.take_over(acceptor)
+
+
+def test_the_end_of_a_turn_can_be_looked_for(listener: socket.socket) -> None:
+    told: list[bool] = []
+    accepting = Accepting(lambda: told.append(accepting.under_way))
+    assert accepting.has_ended()()
+    accepting.begin(listener)
+    assert accepting.has_ended()()  # for its own thread
+    results: list[Any] = []
+    with in_thread(lambda: results.append(accepting.has_ended())):
+        pass
+    (has_ended,) = results
+    assert not has_ended()
+    with accepting.resting():
+        assert has_ended()
+    assert not has_ended()
+    accepting.end()
+    assert has_ended()
+    assert told == [True, False]

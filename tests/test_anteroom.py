@@ -123,3 +123,16 @@ def test_only_so_many_are_about_to_be_closed(
     assert (first.fileno() < 0, second.fileno() < 0) == (True, False)
     room.close()
     assert second.fileno() < 0
+
+
+def test_nobody_is_kept_by_a_room_that_is_closed(
+    pair: Callable[[], tuple[socket.socket, socket.socket]],
+) -> None:
+    """An observer may have kept the accepting thread for longer than the stop."""
+    room = Room()
+    room.close()
+    assert not room.hold(pair()[0], "a", None, 5)
+    ours, peer = pair()
+    room.turn_away(ours, b"full\n")
+    assert ours.fileno() < 0
+    assert receive_all(peer) == b"full\n"

@@ -566,6 +566,41 @@ def test_row_raises__is_told_once_and_ends_that_client_alone(
     assert [(type(event.error), str(event.error)) for event in told] == [(kind, "on purpose")] * 5
 
 
+def test_row_observer__that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(event: object) -> None:
+        raise ValueError("on purpose")
+
+    unsubscribe = events.subscribe(fail)
+    try:
+        with observed(events.ConnectionClosed) as closed, unharmed() as (server, _):
+            for _ in range(5):
+                assert exchange(server, b"hi\n") == b"hi\n"
+            wait_until(lambda: len(closed) >= 5)
+    finally:
+        unsubscribe()
+    failures = [record for record in caplog.records if "the observer" in record.getMessage()]
+    assert len(failures) == 1
+    assert failures[0].exc_info
+
+
+def test_row_blocks__and_a_stop_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every hook and observer: tests/test_foreign_code.py."""
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", 0.1)
+    blocked, go_on = threading.Event(), threading.Event()
+
+    class Server(netkit.Server):
+        def service_actions(self) -> None:
+            blocked.set()
+            assert go_on.wait(2 * PATIENCE)
+
+    server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
+    with client(server) as sock:
+        assert blocked.wait(PATIENCE)
+        with in_thread(server.stop, 0.1):
+            assert receive_all(sock) == b""
+        go_on.set()
+
+
 def test_row_makefile__of_a_handler_that_keeps_it_keeps_no_descriptor() -> None:
     with unharmed() as (server, _):
         for _ in range(5):
@@ -594,7 +629,7 @@ def misbehave(server: netkit.Server, number: int) -> None:
 def test_row_stop__amid_all_that_ends_in_time_and_loses_no_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(netkit.server, "CUT_GRACE", 0.1)
+    monkeypatch.setattr(netkit.stopping, "CUT_GRACE", 0.1)
     RELEASED.clear()
     with silent_log(), serving(echo) as server, contextlib.ExitStack() as stack:
         for number in range(5):

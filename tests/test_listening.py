@@ -713,7 +713,7 @@ def test_a_stop_from_another_thread_ends_the_loop_and_gives_its_client_time() ->
 def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.server.CUT_GRACE", 0.02)
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", 0.02)
     server = netkit.create_server().listen(0, "127.0.0.1")
     done = threading.Event()
     with taking(lambda _: done.wait(PATIENCE), server):

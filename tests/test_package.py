@@ -26,7 +26,7 @@ ORDER = [
     *("attempts", "clientoptions", "dialling", "client"),
     *("registry", "threads", "lifetimes", "stands", "accepting", "places", "admission", "anteroom"),
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
-    *("server", "signals"),
+    *("stopping", "server", "signals"),
     *("worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "arguments", "opening", "connecting"),
     *("loading", "output", "__init__", "commands", "cli", "__main__"),

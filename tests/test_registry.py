@@ -90,8 +90,8 @@ def test_one_thread_alone_can_claim_a_connection_and_only_while_it_is_live() -> 
         assert registry.claim(one)
         assert registry.claim(one)
         assert one.thread == threading.get_ident()
-        assert registry.serves(threading.get_ident())
-        assert not registry.serves(NOBODY)
+        assert registry.waits_for(threading.get_ident())
+        assert not registry.waits_for(NOBODY)
         claimed: list[bool] = []
         with in_thread(lambda: claimed.append(registry.claim(one))):
             pass
@@ -159,7 +159,7 @@ def test_many_threads_may_come_and_go_at_once() -> None:
 
     in_threads(come_and_go, [()] * 6)
     assert registry.live() == ()
-    assert registry.wait_until_empty(0, NOBODY)
+    assert registry.wait_until(registry.all_left(NOBODY), 0)
 
 
 def test_draining_ends_the_idle_and_says_how_many_there_were() -> None:
@@ -172,7 +172,7 @@ def test_draining_ends_the_idle_and_says_how_many_there_were() -> None:
             wait_until(lambda: all(conn._waiting for conn in made))
             registry.limit(Deadline(PATIENCE))
             registry.begin_draining()
-            registry.wait_while_draining(NOBODY)
+            registry.wait_while_draining(registry.all_left(NOBODY))
         assert registry.live() == ()
     assert registry.drained() == (3, 0)
     assert seen[0].connections == 3
@@ -183,7 +183,7 @@ def test_with_nobody_connected_draining_is_not_told() -> None:
     registry = Registry()
     with observed(events.Stopping) as seen:
         registry.begin_draining()
-        registry.wait_while_draining(NOBODY)
+        registry.wait_while_draining(registry.all_left(NOBODY))
     assert seen == []
     assert registry.drained() == (0, 0)
 
@@ -206,7 +206,7 @@ def test_the_wait_ends_at_the_limit_and_the_rest_is_cut() -> None:
         registry.limit(Deadline(0.05))
         registry.begin_draining()
         begun = time.monotonic()
-        registry.wait_while_draining(NOBODY)
+        registry.wait_while_draining(registry.all_left(NOBODY))
         assert 0.04 <= time.monotonic() - begun < 5
         assert registry.out_of_time()
         registry.cut(NOBODY)
@@ -220,7 +220,7 @@ def test_a_limit_that_comes_during_the_wait_shortens_it() -> None:
         added(registry, made)
         registry.limit(Deadline(1000))
         registry.begin_draining()
-        with in_thread(registry.wait_while_draining, NOBODY):
+        with in_thread(registry.wait_while_draining, registry.all_left(NOBODY)):
             registry.limit(Deadline(0))
 
 
@@ -239,7 +239,7 @@ def test_without_a_limit_the_wait_ends_when_all_have_finished() -> None:
     with connections(1) as (conn,):
         registry.add(conn)
         registry.begin_draining()
-        with in_thread(registry.wait_while_draining, NOBODY):
+        with in_thread(registry.wait_while_draining, registry.all_left(NOBODY)):
             registry.remove(conn)
     assert registry.drained() == (1, 0)
 
@@ -266,7 +266,7 @@ def test_busy_readers_of_bare_sockets_are_asked_again(monkeypatch: pytest.Monkey
             wait_until(lambda: conn.thread is not None)
             registry.limit(Deadline(PATIENCE))
             registry.begin_draining()
-            registry.wait_while_draining(NOBODY)
+            registry.wait_while_draining(registry.all_left(NOBODY))
         assert not registry.out_of_time()
 
 
@@ -277,12 +277,12 @@ def test_a_thread_does_not_wait_for_its_own_connection_nor_cut_it() -> None:
         added(registry, [mine, other])
         registry.claim(mine)
         registry.begin_draining()
-        assert registry.wait_until_empty(0.01, me) is False
+        assert registry.wait_until(registry.all_left(me), 0.01) is False
         registry.cut(me)
         assert (mine.was_cut, other.was_cut) == (False, True)
         registry.remove(other)
-        registry.wait_while_draining(me)
-        assert registry.wait_until_empty(PATIENCE, me) is True
+        registry.wait_while_draining(registry.all_left(me))
+        assert registry.wait_until(registry.all_left(me), PATIENCE) is True
         assert registry.drained() == (1, 1)
 
 
@@ -373,7 +373,7 @@ def test_with_patience_nobody_is_disturbed_until_it_is_over_and_who_leaves_is_co
         assert not registry.patient
         registry.limit(Deadline(PATIENCE), Deadline(PATIENCE))
         assert registry.patient
-        with in_thread(registry.wait_for_leaving, NOBODY):
+        with in_thread(registry.wait_for_leaving, registry.all_left(NOBODY)):
             wait_until(lambda: registry._counting)
             registry.remove(one)
             assert not two._draining
@@ -382,5 +382,81 @@ def test_with_patience_nobody_is_disturbed_until_it_is_over_and_who_leaves_is_co
         registry.begin_draining()
         assert two._draining
         registry.remove(two)
-        registry.wait_for_leaving(NOBODY)
+        registry.wait_for_leaving(registry.all_left(NOBODY))
     assert registry.drained() == (2, 0)
+
+
+def test_whoever_waits_for_the_end_of_all_goes_on_after_the_observers() -> None:
+    registry = Registry()
+    order: list[str] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, events.ConnectionClosed):
+            wait_until(lambda: registry._waiting)
+            assert registry.live() == ()
+            order.append("observed")
+
+    def wait() -> None:
+        assert registry.wait_until(registry.all_left(NOBODY), PATIENCE)
+        order.append("went on")
+
+    unsubscribe = events.subscribe(observe)
+    try:
+        with connections(1) as (conn,):
+            registry.add(conn)
+            with in_thread(registry.remove, conn):
+                wait_until(lambda: registry.live() == ())
+                with in_thread(wait):
+                    pass
+    finally:
+        unsubscribe()
+    assert order == ["observed", "went on"]
+
+
+def test_an_observer_of_the_end_does_not_wait_for_itself() -> None:
+    registry = Registry()
+    waited: list[bool] = []
+
+    def observe(event: object) -> None:
+        if isinstance(event, events.ConnectionClosed):
+            me = threading.get_ident()
+            assert registry.waits_for(me)
+            waited.append(registry.wait_for(0, PATIENCE))
+            waited.append(registry.wait_until(registry.all_left(me), PATIENCE))
+            waited.append(registry.wait_until(registry.all_left(NOBODY), 0))
+
+    unsubscribe = events.subscribe(observe)
+    try:
+        with connections(1) as (conn,):
+            registry.add(conn)
+            registry.remove(conn)
+    finally:
+        unsubscribe()
+    assert waited == [True, True, False]
+    assert not registry.waits_for(threading.get_ident())
+
+
+def test_one_that_is_over_already_is_not_counted_as_cut() -> None:
+    registry = Registry()
+    with connections(1) as (conn,):
+        registry.add(conn)
+        registry.begin_draining()
+        conn.destroy()
+        registry.cut(NOBODY)
+        assert registry.drained() == (1, 0)
+
+
+def test_no_connection_is_cut_under_the_lock() -> None:
+    """Its socket may be an object of the program's."""
+    registry = Registry()
+    with connections(1) as (conn,):
+        registry.add(conn)
+
+        def cut() -> bool:
+            with in_thread(registry.live):
+                pass
+            return True
+
+        conn.cut = cut  # type: ignore[method-assign]
+        registry.cut(NOBODY)
+    assert registry.drained() == (0, 1)

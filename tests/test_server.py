@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import logging
 import os
 import re
@@ -1115,3 +1116,89 @@ def test_an_observer_that_raises_is_nobody_elses_problem() -> None:
             unsubscribe()
     assert {type(event) for event in seen} == set(kinds)
     assert len(seen) == 2
+
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {"wait_for_connections": (0,), "verify_request": (0, 0)}
+NEED_A_LISTENER = ("serve_forever", "start", "handle_request", "__iter__")
+NEED_A_SOCKET = ("fileno", "get_request", "server_bind", "server_activate")
+PUBLIC_CALLS = [
+    *(*NEED_A_LISTENER, *NEED_A_SOCKET, *ARGUMENTS),
+    *("shutdown", "stop", "close", "server_close", "request_stop", "suspend", "resume"),
+    *("configure", "reload", "reload_tls", "tls_context", "service_actions", "handle_timeout"),
+]
+# They are given a socket, or sockets: of another process, or of a client.
+NOT_CALLED = {
+    *("listen", "listen_on", "take_over", "share_places", "handle_error", "finish_request"),
+    *("process_request", "process_request_thread", "shutdown_request", "close_request"),
+}
+
+
+def test_every_public_method_is_called_in_the_next_test() -> None:
+    public = {name for name in dir(netkit.Server) if not name.startswith("_")}
+    methods = {name for name in public if inspect.isfunction(getattr(netkit.Server, name))}
+    assert methods == {*PUBLIC_CALLS, *NOT_CALLED} - {"__iter__"}
+
+
+def call(server: netkit.Server, name: str) -> Any:
+    if name == "__iter__":
+        return list(server)
+    return getattr(server, name)(*ARGUMENTS.get(name, ()))
+
+
+@pytest.mark.parametrize("name", PUBLIC_CALLS)
+def test_a_server_that_is_not_bound_says_so_or_does_what_it_can(name: str) -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    if name in NEED_A_LISTENER + NEED_A_SOCKET:
+        with pytest.raises(netkit.ServerStateError, match="^the server is not bound; call listen"):
+            call(server, name)
+    else:
+        call(server, name)
+    assert not hasattr(server, "socket")
+    assert not server.listening
+    with server.listen(0, "127.0.0.1"):
+        pass
+
+
+@pytest.mark.parametrize("name", PUBLIC_CALLS)
+def test_a_server_that_is_closed_says_so_or_does_what_it_can(name: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        pass
+    if name in NEED_A_LISTENER:
+        with pytest.raises(netkit.ServerStateError, match="^the server is closed; call listen"):
+            call(server, name)
+    elif name == "fileno":
+        assert call(server, name) == -1
+    elif name in NEED_A_SOCKET:
+        with pytest.raises(OSError, match="(?i)bad file descriptor"):
+            call(server, name)
+    else:
+        call(server, name)
+
+
+def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
+    stopping, go_on = threading.Event(), threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        stopping.set()
+        assert go_on.wait(PATIENCE)
+
+    with serving(handler) as server, client(server):
+        assert stopping.wait(PATIENCE)
+        with in_thread(server.stop, PATIENCE):
+            wait_until(lambda: server._state.name == "DRAINING")
+            wait_until(lambda: not server._accepting.under_way)
+            for serve in (server.serve_forever, server.handle_request, lambda: list(server)):
+                serve()
+            go_on.set()
+
+
+def test_what_fails_as_a_server_begins_to_accept_ends_its_turn() -> None:
+    def fail() -> None:
+        raise ValueError("not ready")
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server._when_accepting = fail
+    with pytest.raises(ValueError, match="not ready"):
+        server.start()
+    with server:
+        assert exchange(server, b"x") == b"x"

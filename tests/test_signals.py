@@ -318,7 +318,7 @@ def test_a_hundred_signals_at_random_moments_end_it_cleanly(
 def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.server.CUT_GRACE", 0.5)
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", 0.5)
     go_on = threading.Event()
     server = new_server(lambda conn: conn.peek() and go_on.wait(PATIENCE))
 

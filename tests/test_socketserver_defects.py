@@ -314,7 +314,7 @@ def test_L6_server_close_waits_for_a_busy_client_until_the_drain_deadline() -> N
 
 
 def test_L6_server_close_ends_even_if_a_handler_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netkit.server, "CUT_GRACE", 0.05)
+    monkeypatch.setattr(netkit.stopping, "CUT_GRACE", 0.05)
     server = Holding(LOCAL, Held, drain_timeout=0.05)
     with server, serving_forever(server), client(server) as sock:
         assert read_line(sock) == b"began\n"

@@ -48,7 +48,7 @@ TABLE = dict(
 @pytest.fixture
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is cut and does not end is left behind soon."""
-    monkeypatch.setattr("netkit.server.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", SHORT)
 
 
 @contextlib.contextmanager
@@ -420,7 +420,7 @@ def test_the_end_of_a_with_block_lets_the_busy_finish(how: str) -> None:
 
 
 def test_close_during_a_stop_cuts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", SHORT)
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -505,7 +505,7 @@ PROGRAM = """
 import sys, threading, time
 import netkit, netkit.server
 
-netkit.server.CUT_GRACE = 0.1
+netkit.stopping.CUT_GRACE = 0.1
 
 def handler(conn):
     conn.readline()

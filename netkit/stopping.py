@@ -1,0 +1,212 @@
+"""How a server stops.
+
+It has an order: accept nobody any more; have idle clients see the end of input; take in those who
+are queued; wait for the busy ones until the deadline; cut the rest; join the threads; report.
+
+Rules:
+
+1. Every wait has one deadline, which a second call may bring forward. What may run code of the
+   program's (the accepting thread, a client's, the watchdog) is waited for until then, and
+   `CUT_GRACE` longer; then it is left behind, and ends by itself once that code returns.
+2. A thread that a stop waits for, and that stops the server itself (a handler, an observer), does
+   not wait for that stop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from . import events
+from .deadline import Deadline
+from .listening import ListeningServer, State
+from .options import check_seconds
+from .registry import StopReport
+from .threads import join
+
+# What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
+# else is left behind.
+CUT_GRACE = 1.0
+
+# What a stop may take longer than its deadline and that grace: a thread that waits for another
+# one's stop gives it so long (seconds).
+_SLACK = 0.05
+
+
+class Supervisor(Protocol):
+    """What a server needs of `netkit.workers.Workers`."""
+
+    stopping: bool
+
+    def stop(self, timeout: float | None, patience: float) -> None: ...
+
+    def outcome(self) -> StopReport: ...
+
+
+class StoppableServer(ListeningServer):
+    """The part of `Server` that stops it. Not used by itself."""
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._background: threading.Thread | None = None
+        self._closing_thread: int | None = None
+        self._supervisor: Supervisor | None = None  # of worker processes that serve in its stead
+        self._report = StopReport(0, 0)
+
+    def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
+        """End `serve_forever` soon; returns at once, from wherever it is called.
+
+        `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
+        """
+        if self._supervisor is not None:
+            self._supervisor.stop(timeout, patience)
+            return
+        with self._changed:
+            self._stop_order = (timeout, patience)
+            if self._state is State.DRAINING:
+                self._limit_locked(timeout, patience)
+        self._accepting.request_stop()
+
+    def _limit_locked(self, timeout: float | None, patience: float) -> None:
+        seconds = self._options.drain_timeout if timeout is None else timeout
+        self._connections.limit(Deadline(patience + seconds), Deadline(patience))
+        self._changed.notify_all()  # whoever waits for the stop waits for less, perhaps
+
+    def shutdown(self) -> None:
+        """End `serve_forever`, and wait until it has ended (milliseconds).
+
+        Clients stay connected, and new ones are queued by the kernel until the server serves again
+        or is closed. In the serving thread itself (a signal handler), it does not wait. Before the
+        server has ever served, the next `serve_forever` returns at once.
+        """
+        self._accepting.request_stop()
+        self._accepting.wait_for_end()
+
+    def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
+        """Stop gracefully, and say what became of the clients.
+
+        Nobody is accepted any more but who is queued already. For `patience` seconds nobody is
+        disturbed: clients may go on, and leave by themselves. Then idle ones see the end of input;
+        busy ones get `timeout` seconds (None: the option `drain_timeout`), then they are cut.
+        Idempotent; a second call, from another thread, waits for the first, and the shorter of the
+        two time limits counts. In a handler, its own connection is left out; other threads that
+        call this later, and the interpreter's exit, give that one its time.
+        """
+        with self._changed:
+            if timeout is None:
+                timeout, patience = self._stop_order
+            else:
+                check_seconds("timeout", timeout)
+                check_seconds("patience", patience)
+                self._stop_order = (None, 0.0)  # an order that comes from now on counts, too
+            supervisor = self._supervisor
+            if self._state is not State.CLOSED and supervisor is None:
+                self._limit_locked(timeout, patience)
+        if supervisor is not None:
+            supervisor.stop(timeout, patience)
+            return supervisor.outcome()
+        self.server_close()
+        if self._state is State.CLOSED and self._connections.limited:
+            seconds = self._options.drain_timeout if timeout is None else timeout
+            self._connections.finish_spared(seconds, spare=_me())
+        return self._report if self._state is State.CLOSED else self._connections.drained()
+
+    def close(self) -> StopReport:
+        """Stop now: as `stop`, with no time for anybody."""
+        return self.stop(0)
+
+    def server_close(self) -> None:
+        """Stop gracefully within `drain_timeout`, as `stop` does; idempotent.
+
+        With `block_on_close` False: closes the listener, and leaves those who are connected.
+        """
+        if self._supervisor is not None and not self._supervisor.stopping:
+            self.stop()
+            return
+        with self._changed:
+            if not self._is_waited_for():
+                self._wait_for_other_stop_locked()
+            if self._state in (State.DRAINING, State.CLOSED) or not hasattr(self, "socket"):
+                return
+            self._enter(State.DRAINING)
+            self._closing_thread = _me()
+            if self._stop_order[0] is not None:  # it came since, or is all that was said
+                self._limit_locked(*self._stop_order)
+        try:
+            self._remove_files()
+            self._accepting.request_stop()
+            if self.block_on_close or self._connections.limited:
+                self._drain()
+            else:
+                over, seconds = self._accepting.has_ended(), self._options.drain_timeout
+                self._connections.wait_until(over, seconds)
+        finally:
+            try:
+                self._close_listeners()
+                self._shut_doors()
+                self._client_threads.close()
+                self._lifetimes.close(0)
+            finally:  # others wait for it
+                self._closing_thread = None
+                self._enter(State.CLOSED)
+
+    def _is_waited_for(self) -> bool:
+        """Whether a stop under way waits for the calling thread, which cannot wait for it then."""
+        return (
+            self._closing_thread == _me()
+            or self._connections.waits_for(_me())
+            or self._accepting.leave()
+            or self._lifetimes.runs_here()
+        )
+
+    def _wait_for_other_stop_locked(self) -> None:
+        """Until it has ended, or is overdue: an observer that it calls may never return."""
+        while self._state is State.DRAINING and self._connections.time_left() != 0:
+            self._changed.wait(self._connections.time_left())
+        self._changed.wait_for(lambda: self._state is not State.DRAINING, CUT_GRACE + _SLACK)
+
+    def _drain(self) -> None:
+        connections, over = self._connections, self._accepting.has_ended()
+        everybody = connections.all_left(spare=_me())
+        if not connections.limited:  # not by `stop`
+            connections.limit(Deadline(self._options.drain_timeout))
+        try:
+            if connections.patient:
+                if connections.wait_for_leaving(over):
+                    self._end_accepting()
+                connections.wait_for_leaving(everybody)
+            connections.begin_draining()
+            if connections.wait_while_draining(over):
+                self._end_accepting()
+            connections.wait_while_draining(everybody)
+        finally:  # a second Ctrl+C may have ended the wait
+            connections.cut(spare=_me())
+        self._wait_for_threads(over, everybody)
+        self._report = connections.drained()
+        if self._accepting.has_begun:
+            events.emit(events.Stopped(*self._report))
+
+    def _end_accepting(self) -> None:
+        """Nobody accepts any more: take in who is queued, and close the listeners."""
+        self._join_background(self._connections.time_left())
+        self._accept_queued()
+        self._close_listeners()
+
+    def _wait_for_threads(self, over: Callable[[], bool], everybody: Callable[[], bool]) -> None:
+        """For at most `CUT_GRACE`, and leave those behind that are busy with something else."""
+        self._client_threads.close()
+        grace = Deadline(CUT_GRACE)
+        if self._connections.wait_until(over, CUT_GRACE):
+            self._join_background(grace.remaining())
+        self._connections.wait_until(everybody, grace.remaining())
+        self._client_threads.join(grace.remaining())
+        self._lifetimes.close(grace.remaining())
+
+    def _join_background(self, timeout: float | None) -> None:
+        if self._background is not None:
+            join(self._background, timeout)
+
+
+def _me() -> int:
+    return threading.get_ident()
