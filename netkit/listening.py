@@ -108,11 +108,11 @@ class ListeningServer(ClientServer):
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
         self._enter(State.LISTENING)
-        events.emit(events.Listening(self._place()))
-        self._tell_if_unlimited()
-
-    def _tell_if_unlimited(self) -> None:
         where = SocketAddress.from_sockname(self.socket.getsockname())
+        events.emit(events.Listening(self._place()))  # an observer may close it
+        self._tell_if_unlimited(where)
+
+    def _tell_if_unlimited(self, where: SocketAddress | None) -> None:
         if where is None or is_loopback(where.address) or self._options.limited:
             return
         if not self._told_unlimited:  # by another listener

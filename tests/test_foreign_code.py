@@ -70,6 +70,13 @@ def listens() -> Iterator[netkit.Server]:
         server.listen_on("127.0.0.1:0", "127.0.0.1:0")
 
 
+def listens_everywhere() -> Iterator[netkit.Server]:
+    server = netkit.create_server(netkit.EchoHandler)
+    yield server
+    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
+        server.listen(0, "0.0.0.0")
+
+
 def serves() -> Iterator[netkit.Server]:
     return serve_one_client(netkit.EchoHandler)
 
@@ -206,6 +213,7 @@ def cannot_be_connected_to() -> Iterator[netkit.Server]:
 # What makes each event come. A server yields before it does.
 SCENES: list[tuple[type[Any], Any]] = [
     (events.Listening, listens),
+    (events.Unlimited, listens_everywhere),
     (events.ConnectionOpened, serves),
     (events.ConnectionClosed, serves),
     (events.ClientFailed, has_a_client_that_fails),
