@@ -77,6 +77,7 @@ class ListeningServer(ClientServer):
 
         TypeError if the address, or the kind of socket, is none for a server of connections.
         """
+        sock = self.socket
         binding.check_type(self.socket_type)
         binding.check_address(self.server_address, self.address_family)
         if self._opened_by is None:
@@ -85,11 +86,11 @@ class ListeningServer(ClientServer):
         if endpoint.kind == "unix":
             path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
             backlog = self.request_queue_size
-            self._file = unixsocket.bind(self.socket, path, mode, owner, backlog=backlog)
-            self.server_address = self.socket.getsockname()
+            self._file = unixsocket.bind(sock, path, mode, owner, backlog=backlog)
+            self.server_address = sock.getsockname()
             return
         try:
-            binding.prepare(self.socket, reuse_port or endpoint.reuse_port, endpoint.ipv6_only)
+            binding.prepare(sock, reuse_port or endpoint.reuse_port, endpoint.ipv6_only)
             self.server_address = binding.scoped(self.server_address)
             self.allow_reuse_port = False  # done; `socketserver` would try Unix sockets, too
             super().server_bind()
