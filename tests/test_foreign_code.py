@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from secure import contexts
 from support import (
     PATIENCE,
     client,
@@ -147,6 +148,20 @@ def accepts(*errors: int | None) -> Callable[[], Iterator[netkit.Server]]:
     return serve
 
 
+def shakes_hands_as_it_accepts() -> Iterator[netkit.Server]:
+    server_side, client_side = contexts()
+
+    class Server(netkit.Server):
+        def get_request(self) -> Any:
+            request, address = super().get_request()
+            return server_side.wrap_socket(request, server_side=True), address
+
+    server = Server(None, Patient).listen(0, "127.0.0.1").start()
+    yield server
+    with client(server) as sock, client_side.wrap_socket(sock, server_hostname="localhost"):
+        pass
+
+
 def refuses() -> Iterator[netkit.Server]:
     return serve_one_client(netkit.EchoHandler, deny=["127.0.0.1"])
 
@@ -225,6 +240,7 @@ SCENES: list[tuple[type[Any], Any]] = [
     (events.AcceptPaused, accepts(errno.EMFILE)),
     (events.AcceptResumed, accepts(errno.EMFILE, None)),
     (events.ListenerLost, accepts(errno.EBADF)),
+    (events.HandshakeInAccept, shakes_hands_as_it_accepts),
     (events.ClientRefused, refuses),
     (events.Refusing, refuses),
     (events.Refusing, has_others_wait),
