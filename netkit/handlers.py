@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, ClassVar
 
 from . import events
@@ -75,18 +79,62 @@ class EchoHandler(Handler):
         self.conn.write(data)
 
 
+class _Turns:
+    """Lets one thread at a time write to an output, in the order in which they come.
+
+    No lock is held while one writes: the output may be the program's own, and do anything.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the queues
+        # By the identity of each output that is being written to: the thread whose turn it is, and
+        # those that wait for it. Each waits for a lock of its own, which is released for it.
+        self._queues: dict[int, deque[threading.Lock]] = {}
+
+    @contextlib.contextmanager
+    def of(self, output: object) -> Iterator[None]:
+        key, turn = id(output), threading.Lock()
+        with self._lock:
+            queue = self._queues.setdefault(key, deque())
+            if queue:
+                turn.acquire()
+            queue.append(turn)
+        try:
+            with turn:
+                yield
+        finally:
+            with self._lock:
+                had_it = queue[0] is turn  # or else it has given up
+                queue.remove(turn)
+                if not queue:
+                    del self._queues[key]
+                elif had_it:
+                    queue[0].release()
+
+
+def _write_whole(output: BinaryIO, data: bytes) -> None:
+    while data:
+        taken = output.write(data)
+        if taken is None and not isinstance(output, io.RawIOBase):
+            return  # of an object that is no file of Python's, and does not say
+        if not taken:
+            raise BlockingIOError(errno.EAGAIN, "the output takes nothing at the moment")
+        data = data[taken:]
+
+
 class LoggerHandler(Handler):
     """Reports who connects and leaves, and writes what they send to `output`.
 
     `style` is ``"text"``: each line, with control characters shown escaped, so that no client can
     forge a line or command a terminal; ``"hex"``: a dump of each chunk; ``"raw"``: the bytes as
-    they are. `output` is a binary file (None: standard output), shared by all clients: a line is
-    written whole. What goes wrong with it (a full disk, a closed pipe) is raised.
+    they are. `output` is a binary file (None: standard output), shared by all clients: one thread
+    at a time writes to it, a whole line. What goes wrong with it (a full disk, a closed pipe) is
+    raised.
     """
 
     style: str = "text"
     output: BinaryIO | None = None
-    _writing: ClassVar[threading.Lock] = threading.Lock()  # held for one write to any output
+    _turns: ClassVar[_Turns] = _Turns()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
@@ -133,8 +181,8 @@ class LoggerHandler(Handler):
 
     def _put(self, data: bytes) -> None:
         output = self.output or sys.stdout.buffer
-        with self._writing:
-            output.write(data)
+        with self._turns.of(output):
+            _write_whole(output, data)
             output.flush()
 
     def _report(self, text: str) -> None:

@@ -30,8 +30,8 @@ class Output:
         except OSError as error:
             raise self._failure(error) from None
 
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
+    def write(self, data: bytes) -> int:
+        return self._file.write(data)
 
     def flush(self) -> None:
         self._file.flush()

@@ -31,7 +31,7 @@ from support import (
 
 import netkit
 from netkit import events
-from netkit.handlers import hex_dump
+from netkit.handlers import _Turns, hex_dump
 
 # Handler
 
@@ -428,6 +428,123 @@ def test_the_lines_of_many_clients_do_not_mix() -> None:
         in_threads(send, [(letter,) for letter in "abcdefgh"])
     lines = output.getvalue().decode().splitlines()
     assert sorted(lines) == sorted(letter * 50 for letter in "abcdefgh" for _ in range(200))
+
+
+class Blocked(io.BytesIO):
+    """Its first write waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+
+    def write(self, data: Any) -> int:
+        self.began.set()
+        assert self.may_go_on.wait(PATIENCE)
+        return super().write(data)
+
+
+def test_an_output_that_is_slow_keeps_no_other_one_waiting() -> None:
+    slow, other = Blocked(), io.BytesIO()
+    with serving(netkit.LoggerHandler, handler_args={"output": slow}) as first:
+        with in_thread(exchange, first, b"one\n"):
+            assert slow.began.wait(PATIENCE)
+            with serving(netkit.LoggerHandler, handler_args={"output": other}) as second:
+                exchange(second, b"two\n")
+                wait_until(other.getvalue)
+            slow.may_go_on.set()
+    assert (slow.getvalue(), other.getvalue()) == (b"one\n", b"two\n")
+
+
+def test_the_writers_of_one_output_come_in_turn_and_leave_nothing_behind() -> None:
+    turns, output, written = _Turns(), object(), []
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def write(name: str) -> None:
+        with turns.of(output):
+            if name == "first":
+                began.set()
+                assert may_go_on.wait(PATIENCE)
+            written.append(name)
+
+    with in_thread(write, "first"):
+        assert began.wait(PATIENCE)
+        with in_thread(write, "second"):
+            (queue,) = turns._queues.values()
+            wait_until(lambda: len(queue) == 2)
+            with in_thread(write, "third"):
+                wait_until(lambda: len(queue) == 3)
+                may_go_on.set()
+    assert written == ["first", "second", "third"]
+    assert turns._queues == {}
+
+
+def test_a_writer_that_gives_up_its_wait_leaves_the_turn_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Impatient:
+        def acquire(self) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    turns, output = _Turns(), object()
+    with turns.of(output):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("netkit.handlers.threading.Lock", Impatient)
+            with turns.of(output):
+                pass  # pragma: no cover
+        (queue,) = turns._queues.values()
+        assert len(queue) == 1
+    with turns.of(output):
+        pass
+
+
+class Short(io.RawIOBase):
+    """Takes three bytes at a time, as a file without a buffer may."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def write(self, data: Any) -> int:
+        self.taken += data[:3]
+        return len(data[:3])
+
+
+def test_an_output_that_takes_a_part_is_given_the_rest() -> None:
+    output = Short()
+    with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+        exchange(server, b"a longer line\nand another one\n")
+    assert output.taken == b"a longer line\nand another one\n"
+
+
+def test_an_output_that_does_not_say_what_it_takes_has_taken_all() -> None:
+    class Plain:
+        def write(self, data: bytes) -> None:
+            written.append(data)
+
+        def flush(self) -> None:
+            pass
+
+    written: list[bytes] = []
+    with serving(netkit.LoggerHandler, handler_args={"output": Plain()}) as server:
+        exchange(server, b"hello\n")
+    assert written == [b"hello\n"]
+
+
+def test_an_output_that_would_block_is_an_error_of_the_handler() -> None:
+    class Full(Short):
+        def write(self, data: Any) -> None:  # type: ignore[override]
+            """As of a descriptor that does not block."""
+
+    with silent_log(), observed(events.HandlerFailed) as failures:
+        with serving(netkit.LoggerHandler, handler_args={"output": Full()}) as server:
+            exchange(server, b"hello\n")
+            wait_until(lambda: failures, "the failure")
+    assert isinstance(failures[0].error, BlockingIOError)
 
 
 def test_logger_writes_to_standard_output_by_default(
