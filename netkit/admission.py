@@ -160,14 +160,12 @@ class Admission:
 
     def _next_ticket_locked(self) -> Ticket | None:
         """That of the connection which lingers from now on without a place."""
-        if len(self._lingering) < MAX_LINGERING:
+        if len(self._lingering) < MAX_LINGERING:  # else one of them has kept its place
             return None
-        for connection in self._lingering:
-            if connection.ticket is not None:
-                ticket: Ticket = connection.ticket
-                connection.ticket = None
-                return ticket
-        return None
+        heir = next(each for each in self._lingering if each.ticket is not None)
+        ticket: Ticket
+        ticket, heir.ticket = heir.ticket, None
+        return ticket
 
     def _take_locked(self) -> bool:
         limit = self._options.max_connections
