@@ -166,6 +166,17 @@ def zoned(name: tuple[Any, ...]) -> str:
     return f"{address}%{zone if _ZONE.fullmatch(zone) else scope}"
 
 
+NEEDS_ZONE = "a link-local address needs its zone, such as fe80::1%eth0"
+
+
+def needs_zone(address: str) -> bool:
+    """Whether it is a link-local address without a zone: the system takes none for that."""
+    packed = parse_ip(address)
+    if packed is None or len(packed) == 4 or "%" in address:
+        return False
+    return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80  # fe80::/10
+
+
 def format_unix(name: str | bytes | None) -> str:
     """A Unix socket's name for people: ``unix:/path``, ``@abstract``, or ``unix`` if it has none.
 
@@ -200,6 +211,17 @@ def check_port(port: int | str) -> int:
     if not 0 <= port <= MAX_PORT:
         raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
     return port
+
+
+def check_first_port(port: int | str) -> int:
+    """As `check_port`, where the port comes first, as in Node: in most of Python it does not."""
+    try:
+        return check_port(port)
+    except (TypeError, ValueError) as error:
+        looks_like_host = isinstance(port, str) and re.search("[a-zA-Z.:]", port)
+        if not (looks_like_host or isinstance(port, tuple)):
+            raise
+        raise type(error)(f"{error}; the port comes first, and then the host") from None
 
 
 def parse_ip(text: str) -> bytes | None:

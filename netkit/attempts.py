@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from . import events
-from .addresses import describe_peer
+from .addresses import NEEDS_ZONE, describe_peer, needs_zone
 from .deadline import Deadline, wait_time
 from .errors import CancelledError
 
@@ -261,7 +261,7 @@ class Race:
     def _judged(self, sock: socket.socket, candidate: Candidate, code: int) -> socket.socket | None:
         if not code and _is_to_itself(sock):
             code = errno.ECONNREFUSED
-        error = OSError(code, _reason(code)) if code else self._verify(sock)
+        error = _failure(candidate, code) if code else self._verify(sock)
         if error is None:
             return sock
         sock.close()
@@ -283,5 +283,11 @@ def _is_to_itself(sock: socket.socket) -> bool:
         return False
 
 
-def _reason(code: int) -> str:
-    return os.strerror(code).lower()
+def _failure(candidate: Candidate, code: int) -> OSError:
+    if (
+        code == errno.EINVAL
+        and isinstance(candidate.address, tuple)
+        and needs_zone(candidate.address[0])
+    ):
+        return OSError(code, NEEDS_ZONE)
+    return OSError(code, os.strerror(code).lower())

@@ -7,7 +7,14 @@ import os
 import socket
 from typing import Any
 
-from .addresses import check_port, format_address, format_unix, zoned
+from .addresses import (
+    NEEDS_ZONE,
+    check_port,
+    format_address,
+    format_unix,
+    needs_zone,
+    zoned,
+)
 
 # What says that an address of this family cannot be had here, while another one may be.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
@@ -144,10 +151,11 @@ def is_listening(sock: socket.socket) -> bool:
 def explain(
     error: Exception, server_address: Any, syscall: str = "listen", reason: str | None = None
 ) -> OSError:
-    """The same error, of the same class, that says what was attempted.
+    """The same error, of the same class, that says what was attempted, and why it failed.
 
-    It has the attributes `address` and `port` (None for a Unix socket), and `syscall`, as Node's
-    errors do; an error that has them already stays as it is. `reason`: instead of the system's.
+    It has the attributes `code` (the errno's name), `address`, `port` (None for a Unix socket) and
+    `syscall`, as Node's errors do; an error that has them already stays as it is. `reason`: instead
+    of what is known about the errno.
     """
     if isinstance(error, OSError) and hasattr(error, "syscall"):
         return error
@@ -159,22 +167,59 @@ def explain(
         where = format_address(os.fsdecode(host), port)  # bytes are an address, too
     else:
         where = format_unix(server_address).removeprefix("unix:")
-    explained: OSError
-    if isinstance(error, OSError) and error.errno is not None:
-        name = errno.errorcode.get(error.errno, "ENOTFOUND")
-        reason = reason or _reason(error)
-        explained = type(error)(error.errno, f"{syscall} {name}: {reason}: {where}")
-    elif isinstance(error, OSError):  # a path that is too long
-        explained = type(error)(f"{syscall}: {error}: {where}")
+    attempt = f"cannot {_ATTEMPTS[syscall]} {where}"
+    code = None
+    if not isinstance(error, OSError):
+        error, reason = socket.gaierror(socket.EAI_NONAME, ""), "it is not a host name"
+    if error.errno is None:  # a path that is too long
+        explained = type(error)(f"{attempt}: {error}")
     else:
-        text = f"{syscall} ENOTFOUND: not a host name: {where}"
-        explained = socket.gaierror(socket.EAI_NONAME, text)
-    for attribute, value in (("address", host), ("port", port), ("syscall", syscall)):
+        code = _code(error)
+        reason = reason or _reason(error, host, port)
+        explained = type(error)(error.errno, f"{attempt}: {reason} ({code})")
+    found = {"code": code, "address": host, "port": port, "syscall": syscall}
+    for attribute, value in found.items():
         setattr(explained, attribute, value)
     return explained
 
 
-def _reason(error: OSError) -> str:
+_ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
+
+# What an errno means here, where the system's words do not say it.
+_REASONS = {
+    errno.EADDRNOTAVAIL: "this machine does not have this address",
+    errno.EAFNOSUPPORT: "this machine does not support this family of addresses",
+    errno.EBADF: "there is no such descriptor",
+    errno.ENOTSOCK: "it is no socket",
+}
+_UNIX_REASONS = {
+    errno.EACCES: "permission denied: this user may not create files in the folder",
+    errno.ENOENT: "the folder does not exist",
+}
+
+
+def _code(error: OSError) -> str:
+    """The name of its errno, as Node has it."""
     if isinstance(error, socket.gaierror):
+        return "EAI_AGAIN" if error.errno == socket.EAI_AGAIN else "ENOTFOUND"
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def _reason(error: OSError, host: Any, port: int | None) -> str:
+    number = error.errno or 0
+    if isinstance(error, socket.gaierror):
+        return _reason_of_lookup(error, host)
+    if number == errno.EACCES and port is not None and port < 1024:
+        return "permission denied: ports under 1024 need privileges"
+    if number == errno.EINVAL and isinstance(host, str) and needs_zone(host):
+        return NEEDS_ZONE
+    known = {**_REASONS, **_UNIX_REASONS} if port is None else _REASONS
+    return known.get(number) or os.strerror(number).lower()
+
+
+def _reason_of_lookup(error: socket.gaierror, host: Any) -> str:
+    if error.errno == socket.EAI_AGAIN:
+        return "the name servers do not answer"
+    if error.errno != socket.EAI_NONAME:
         return str(error.strerror)
-    return os.strerror(error.errno or 0).lower()
+    return "there is no such network interface" if "%" in str(host) else "the name is not known"

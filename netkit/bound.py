@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from . import binding, unixsocket
-from .addresses import SocketAddress, is_ip
+from .addresses import SocketAddress, check_port, is_ip
 from .endpoints import Endpoint
 from .errors import ServerStateError
 from .unixsocket import SocketFile
@@ -36,6 +36,7 @@ class BoundSocket:
 
         The others as for `Server.listen`, and so are its errors, but that `syscall` is ``"bind"``.
         """
+        check_port(port)
         settings: dict[str, Any] = {"mode": mode, "owner": owner}
         settings.update(ipv6_only=ipv6_only, reuse_port=reuse_port)
         endpoint = Endpoint.of(port, host, path=path, **settings)
@@ -60,7 +61,8 @@ class BoundSocket:
         if host is None:
             host = "::" if endpoint.ipv6_only else "0.0.0.0"
         if not isinstance(host, str) or not is_ip(host):
-            raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}")
+            hint = "; the host comes first, and then the port" if isinstance(host, int) else ""
+            raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}{hint}")
         family, address = binding.candidates(host, endpoint.port, endpoint.ipv6_only)[0]
         sock = socket.socket(family)
         try:

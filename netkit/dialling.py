@@ -10,7 +10,7 @@ import socket
 from typing import Any, NamedTuple
 
 from . import events, sockets
-from .addresses import check_port, format_address, format_unix, is_ip
+from .addresses import check_first_port, format_address, format_unix, is_ip
 from .attempts import Candidate, Race, Waiter, interleaved
 from .binding import explain, scoped
 from .clientoptions import FAMILIES, ConnectOptions
@@ -41,11 +41,12 @@ def target(port: int | str | None, host: str, path: Any) -> Target:
         raise TypeError("connect() takes a port or a path")
     if path is not None:
         return Target(None, 0, os.fsdecode(path))
+    number = check_first_port(port)  # type: ignore[arg-type] # it is not None, see above
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
     if not host:
         raise ValueError("host must be a name or an address, and is empty")
-    return Target(host, check_port(port))  # type: ignore[arg-type] # it is not None, see above
+    return Target(host, number)
 
 
 class Dialler:

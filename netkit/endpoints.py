@@ -16,7 +16,7 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from .addresses import check_port, is_ip
+from .addresses import check_first_port, check_port, is_ip
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
 _OWNER = re.compile(r"[^:]+(:[^:]+)?|:[^:]+")  # as for chown(1)
@@ -66,7 +66,7 @@ class Endpoint(NamedTuple):
         elif fd is not None:
             endpoint = cls("fd", fd=fd)
         else:
-            endpoint = cls("tcp", host, check_port(port))
+            endpoint = cls("tcp", host, check_first_port(port))
         off = (None, False)  # by identity: a mode of 0 is one
         given = {
             name: value for name, value in settings.items() if all(value is not x for x in off)

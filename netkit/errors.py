@@ -94,6 +94,11 @@ class ConnectError(NetkitError, OSError):
         failure.errors = tuple(errors)
         return failure
 
+    @property
+    def code(self) -> str | None:
+        """The name of `errno`, as in Node: ``"ECONNREFUSED"``."""
+        return errno.errorcode.get(self.errno or 0)
+
     def __str__(self) -> str:
         return str(self.strerror)
 

@@ -277,3 +277,31 @@ def test_one_client_counts_under_one_name(address: str, network: str) -> None:
 )
 def test_the_networks_of_ipv6_belong_to_a_site(network: str, site: str | None) -> None:
     assert addresses.site_of(network) == site
+
+
+@pytest.mark.parametrize(
+    ("address", "needed"),
+    [("fe80::1", True), ("febf::", True), ("fe80::1%lo", False), ("fec0::1", False)]
+    + [(other, False) for other in ("ff80::1", "254.128.0.1", "localhost", "")],
+)
+def test_a_link_local_address_needs_its_zone(address: str, needed: bool) -> None:
+    assert addresses.needs_zone(address) is needed
+
+
+@pytest.mark.parametrize(
+    ("port", "kind", "hint"),
+    [
+        ("localhost", ValueError, True),
+        (("localhost", 80), TypeError, True),
+        ("99999", ValueError, False),
+        ("8 0", ValueError, False),
+        (None, TypeError, False),
+    ],
+)
+def test_a_host_in_the_place_of_the_port_is_told(
+    port: Any, kind: type[Exception], hint: bool
+) -> None:
+    with pytest.raises(kind, match="^port must be a number from 0 to 65535, not ") as caught:
+        addresses.check_first_port(port)
+    assert str(caught.value).endswith("; the port comes first, and then the host") is hint
+    assert addresses.check_first_port("80") == 80

@@ -164,6 +164,27 @@ def test_when_the_time_is_up_all_that_were_tried_are_told_and_closed() -> None:
     assert reasons == ["connection refused", "no answer in time", "no answer in time"]
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (("fe80::1", 1, 0, 0), "a link-local address needs its zone, such as fe80::1%eth0"),
+        (("::1", 1, 0, 0), "invalid argument"),
+        ("/run/s", "invalid argument"),
+    ],
+)
+def test_a_link_local_address_without_a_zone_is_told(
+    monkeypatch: pytest.MonkeyPatch, address: Any, reason: str
+) -> None:
+    class Strict(socket.socket):
+        def connect_ex(self, _: Any) -> int:
+            return errno.EINVAL
+
+    monkeypatch.setattr("netkit.attempts.socket.socket", Strict)
+    runners, winner = race(Candidate(V4, address))
+    assert winner is None
+    assert [error.strerror for _, error in runners.errors] == [reason]
+
+
 def test_a_socket_that_cannot_be_prepared_is_an_attempt_that_failed() -> None:
     def refuse(_: socket.socket) -> None:
         raise OSError(errno.EADDRINUSE, "address already in use")

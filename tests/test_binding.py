@@ -58,8 +58,9 @@ def test_a_name_that_does_not_resolve_is_an_error_that_tells_which(host: str) ->
         candidates(host, 80)
     error: Any = caught.value
     assert (error.address, error.port, error.syscall) == (host, 80, "listen")
-    assert error.strerror.startswith("listen ENOTFOUND: ")
-    assert error.strerror.endswith(f"{host}:80" if ":" not in host else f"[{host}]:80")
+    where = f"{host}:80" if ":" not in host else f"[{host}]:80"
+    assert error.strerror.startswith(f"cannot listen on {where}: ")
+    assert (error.code, error.strerror[-11:]) == ("ENOTFOUND", "(ENOTFOUND)")
 
 
 @pytest.mark.parametrize(
@@ -158,22 +159,23 @@ def test_sharing_a_port_means_nothing_to_a_unix_socket() -> None:
         (
             OSError(errno.EADDRINUSE, "Address already in use"),
             OSError,
-            "listen EADDRINUSE: address already in use: 127.0.0.1:80",
+            "cannot listen on 127.0.0.1:80: address already in use (EADDRINUSE)",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied"),
             PermissionError,
-            "listen EACCES: permission denied: 127.0.0.1:80",
+            "cannot listen on 127.0.0.1:80: permission denied: ports under 1024 need privileges "
+            "(EACCES)",
         ),
         (
             socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
             socket.gaierror,
-            "listen ENOTFOUND: Name or service not known: 127.0.0.1:80",
+            "cannot listen on 127.0.0.1:80: the name is not known (ENOTFOUND)",
         ),
         (
             UnicodeError("label too long"),
             socket.gaierror,
-            "listen ENOTFOUND: not a host name: 127.0.0.1:80",
+            "cannot listen on 127.0.0.1:80: it is not a host name (ENOTFOUND)",
         ),
     ],
 )
@@ -188,16 +190,77 @@ def test_an_explained_error_says_what_was_attempted(
     assert (explained.address, explained.port, explained.syscall) == ("127.0.0.1", 80, "listen")
 
 
+@pytest.mark.parametrize(
+    ("error", "address", "syscall", "text"),
+    [
+        (
+            OSError(errno.EACCES, ""),
+            ("::", 1024),
+            "listen",
+            "cannot listen on [::]:1024: permission denied (EACCES)",
+        ),
+        (
+            OSError(errno.EACCES, ""),
+            "/x/s",
+            "listen",
+            "cannot listen on /x/s: permission denied: this user may not create files in the "
+            "folder (EACCES)",
+        ),
+        (
+            OSError(errno.EINVAL, ""),
+            ("fe80::1", 8080),
+            "bind",
+            "cannot bind to [fe80::1]:8080: a link-local address needs its zone, such as "
+            "fe80::1%eth0 (EINVAL)",
+        ),
+        (
+            OSError(errno.EINVAL, ""),
+            ("::1", 8080),
+            "bind",
+            "cannot bind to [::1]:8080: invalid argument (EINVAL)",
+        ),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            ("h", 80),
+            "connect",
+            "cannot connect to h:80: the name servers do not answer (EAI_AGAIN)",
+        ),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            ("fe80::1%none", 80),
+            "connect",
+            "cannot connect to [fe80::1%none]:80: there is no such network interface (ENOTFOUND)",
+        ),
+        (
+            socket.gaierror(socket.EAI_FAMILY, "ai_family not supported"),
+            ("h", 80),
+            "connect",
+            "cannot connect to h:80: ai_family not supported (ENOTFOUND)",
+        ),
+        (
+            OSError(99999, ""),
+            "fd:3",
+            "listen",
+            "cannot listen on fd:3: unknown error 99999 (99999)",
+        ),
+    ],
+)
+def test_an_explained_error_says_what_its_number_means_there(
+    error: OSError, address: Any, syscall: str, text: str
+) -> None:
+    assert explain(error, address, syscall).strerror == text
+
+
 def test_an_explained_error_has_brackets_around_ipv6() -> None:
     error = OSError(errno.EADDRINUSE, "")
-    assert explain(error, ("::1", 80, 0, 0)).strerror.endswith(": [::1]:80")
+    assert explain(error, ("::1", 80, 0, 0)).strerror.startswith("cannot listen on [::1]:80: ")
 
 
 @needs_ipv6
 def test_an_explained_error_has_the_zone_of_a_link_local_address() -> None:
     index, name = socket.if_nameindex()[0]
     explained: Any = explain(OSError(errno.EADDRINUSE, ""), ("fe80::1", 80, 0, index))
-    assert explained.strerror.endswith(f": [fe80::1%{name}]:80")
+    assert explained.strerror.startswith(f"cannot listen on [fe80::1%{name}]:80: ")
     assert explained.address == f"fe80::1%{name}"
 
 
@@ -210,18 +273,18 @@ def test_the_path_of_a_unix_socket_is_its_address_and_it_has_no_port(tmp_path: P
         UnixServer(path, lambda conn: None)
     error: Any = caught.value
     assert (error.address, error.port) == (path, None)
-    assert error.strerror == f"listen ENOENT: no such file or directory: {path}"
+    assert error.strerror == f"cannot listen on {path}: the folder does not exist (ENOENT)"
 
     path = str(tmp_path / ("x" * 200))
     with pytest.raises(OSError, match="too long") as caught_again:
         UnixServer(path, lambda conn: None)
     error = caught_again.value
     assert type(error) is OSError
-    assert str(error) == f"listen: AF_UNIX path too long: {path}"
+    assert str(error) == f"cannot listen on {path}: AF_UNIX path too long"
     assert (error.address, error.port) == (path, None)
 
 
 def test_an_address_given_as_bytes_is_explained_too() -> None:
-    with pytest.raises(OSError, match="listen EADDRNOTAVAIL: ") as caught:
+    with pytest.raises(OSError, match="EADDRNOTAVAIL") as caught:
         netkit.Server((b"192.0.2.1", 0), lambda conn: None)
     assert caught.value.address == b"192.0.2.1"  # type: ignore[attr-defined]

@@ -382,7 +382,7 @@ def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
     status, out, lines = run("echo", "8080", "--host", "no.such.host.invalid")
     assert (status, out, len(lines)) == (1, b"", 1)
     assert re.fullmatch(
-        r"netkit: error: listen ENOTFOUND: .*: no\.such\.host\.invalid:8080", lines[0]
+        r"netkit: error: cannot listen on no\.such\.host\.invalid:8080: .* \(ENOTFOUND\)", lines[0]
     )
 
 
@@ -390,7 +390,10 @@ def test_an_address_of_another_machine_is_told(run: Run) -> None:
     assert run("echo", "8080", "--host", "192.0.2.1") == (
         1,
         b"",
-        ["netkit: error: listen EADDRNOTAVAIL: cannot assign requested address: 192.0.2.1:8080"],
+        [
+            "netkit: error: cannot listen on 192.0.2.1:8080: this machine does not have this "
+            "address (EADDRNOTAVAIL)"
+        ],
     )
 
 

@@ -209,7 +209,8 @@ def test_an_address_of_ours_that_is_taken_is_named() -> None:
     assert caught.value.errno == errno.EADDRINUSE
     where = f"127.0.0.1:{source[1]}"
     assert str(caught.value) == (
-        f"connect to 127.0.0.1:{port} failed: bind EADDRINUSE: address already in use: {where}"
+        f"connect to 127.0.0.1:{port} failed: "
+        f"cannot bind to {where}: address already in use (EADDRINUSE)"
     )
 
 
@@ -257,6 +258,8 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((1, ["::1"]), {}, TypeError, "host must be a name or an address, not ['::1']"),
         ((1, ""), {}, ValueError, "host must be a name or an address, and is empty"),
         (("0x",), {}, ValueError, "port must be a number from 0 to 65535, not '0x'"),
+        (("localhost", 8080), {}, ValueError, "; the port comes first, and then the host"),
+        ((("localhost", 8080),), {}, TypeError, "; the port comes first, and then the host"),
         ((True,), {}, TypeError, "port must be a number from 0 to 65535, not True"),
         ((), {"path": 5}, TypeError, "expected str, bytes or os.PathLike object, not int"),
         ((1,), {"source_address": ("::1", "x")}, ValueError, "port must be a number from 0 to"),
@@ -299,7 +302,7 @@ def test_the_error_of_one_attempt_reads_well() -> None:
     error = caught.value
     assert isinstance(error, ConnectError)
     assert str(error) == f"connect to 127.0.0.1:{port} failed: connection refused"
-    assert error.errno == errno.ECONNREFUSED
+    assert (error.errno, error.code) == (errno.ECONNREFUSED, "ECONNREFUSED")
     assert (error.address, error.port, error.syscall) == ("127.0.0.1", port, "connect")
     assert [address for address, _ in error.errors] == [f"127.0.0.1:{port}"]
 

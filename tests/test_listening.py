@@ -98,7 +98,9 @@ def test_a_dead_servers_socket_is_replaced_and_a_live_ones_refused() -> None:
         with pytest.raises(OSError, match="^") as caught:
             other.listen(path="x.sock")
         error: Any = caught.value
-        assert error.strerror == "listen EADDRINUSE: another server listens there: x.sock"
+        assert (
+            error.strerror == "cannot listen on x.sock: another server listens there (EADDRINUSE)"
+        )
         assert (error.address, error.port, error.syscall) == ("x.sock", None, "listen")
         assert (other.listening, other.address, other.addresses) == (False, None, ())
         assert ask("x.sock") == b"hello"
@@ -139,7 +141,7 @@ def test_a_socket_that_another_server_takes_before_it_listens_is_given_up() -> N
             super().server_activate()
 
     server = Robbed(None, netkit.EchoHandler)
-    with pytest.raises(OSError, match="EADDRINUSE: another server has just taken it: .*/x.sock"):
+    with pytest.raises(OSError, match="/x.sock: another server has just taken it"):
         server.listen(path="x.sock")
     assert os.path.exists("x.sock")
 
@@ -160,7 +162,7 @@ def test_an_abstract_name_is_served() -> None:
         with echo().listen_on(f"@{name}") as server:
             assert server.address == f"\0{name}"
             assert ask(server.address) == b"hello"
-            with pytest.raises(OSError, match=f"another server listens there: @{name}$"):
+            with pytest.raises(OSError, match=f"@{name}: another server listens there"):
                 echo().listen(path=f"\0{name}")
             with pytest.raises(netkit.ServerStateError, match=f"serving already, on @{name}$"):
                 server.start()
@@ -273,11 +275,11 @@ def test_what_is_no_listener_is_told() -> None:
     reading, writing = os.pipe()
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for fd, text in (
-            (reading, f"listen ENOTSOCK: socket operation on non-socket: fd:{reading}"),
-            (9999, "listen EBADF: bad file descriptor: fd:9999"),
+            (reading, f"cannot listen on fd:{reading}: it is no socket (ENOTSOCK)"),
+            (9999, "cannot listen on fd:9999: there is no such descriptor (EBADF)"),
             (
                 datagrams.fileno(),
-                f"listen EINVAL: it is no stream socket: fd:{datagrams.fileno()}",
+                f"cannot listen on fd:{datagrams.fileno()}: it is no stream socket (EINVAL)",
             ),
         ):
             server = echo()
@@ -294,7 +296,9 @@ def test_what_is_no_listener_is_told() -> None:
 def test_a_connected_socket_cannot_be_listened_on() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
-        with pytest.raises(OSError, match=r"^.*listen EINVAL: invalid argument: 127.0.0.1:\d+$"):
+        with pytest.raises(
+            OSError, match=r"^.*cannot listen on 127.0.0.1:\d+: invalid argument \(EINVAL\)$"
+        ):
             echo().listen(sock=sock)
         assert sock.fileno() == -1
 
@@ -380,7 +384,7 @@ def test_if_one_cannot_be_had_none_is_listened_on(bad: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bad = bad.format(port=taken.getsockname()[1])
         server = echo()
-        with pytest.raises(OSError, match="^.*listen E"):
+        with pytest.raises(OSError, match="^.*cannot listen on "):
             server.listen_on("unix:x.sock", "127.0.0.1:0", bad, "127.0.0.1:0")
         assert not os.path.exists("x.sock")
         assert (server.listening, server.addresses) == (False, ())
@@ -558,13 +562,14 @@ def test_a_bound_socket_that_cannot_be_had_is_told() -> None:
         for given, text in (
             (
                 {"host": "127.0.0.1", "port": port},
-                f"bind EADDRINUSE: address already in use: 127.0.0.1:{port}",
+                f"cannot bind to 127.0.0.1:{port}: address already in use (EADDRINUSE)",
             ),
             (
                 {"host": "192.0.2.1"},
-                "bind EADDRNOTAVAIL: cannot assign requested address: 192.0.2.1:0",
+                "cannot bind to 192.0.2.1:0: this machine does not have this address "
+                "(EADDRNOTAVAIL)",
             ),
-            ({"path": "file"}, "bind EADDRINUSE: what is there is no socket: file"),
+            ({"path": "file"}, "cannot bind to file: what is there is no socket (EADDRINUSE)"),
         ):
             with pytest.raises(OSError, match="^") as caught:
                 netkit.BoundSocket(**given)  # type: ignore[arg-type]
@@ -572,10 +577,20 @@ def test_a_bound_socket_that_cannot_be_had_is_told() -> None:
             assert (error.strerror, error.syscall) == (text, "bind")
 
 
-@pytest.mark.parametrize("host", ["localhost", 7])
-def test_a_bound_sockets_host_is_numeric(host: Any) -> None:
-    with pytest.raises(ValueError, match="^host must be an IPv4 or IPv6 address, not "):
+@pytest.mark.parametrize(
+    ("host", "hint"), [("localhost", ""), (7, "; the host comes first, and then the port")]
+)
+def test_a_bound_sockets_host_is_numeric(host: Any, hint: str) -> None:
+    with pytest.raises(ValueError, match="^host must be an IPv4 or IPv6 address, not ") as caught:
         netkit.BoundSocket(host)
+    assert str(caught.value).endswith(f"{host!r}{hint}")
+
+
+def test_the_order_of_port_and_host_is_told() -> None:
+    with pytest.raises(ValueError, match="; the port comes first, and then the host$"):
+        echo().listen("127.0.0.1", 8080)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^port must be a number from 0 to 65535, not 'x'$"):
+        netkit.BoundSocket("127.0.0.1", "x")
 
 
 @needs_ipv6
@@ -642,7 +657,7 @@ def test_the_command_line_listens_on_all_that_it_is_given(folder: Path) -> None:
         with Cli("echo", "unix:x.sock", cwd=folder, listening=False) as second:
             assert second.wait() == 1
             assert second.lines == [
-                "netkit: error: listen EADDRINUSE: another server listens there: x.sock"
+                "netkit: error: cannot listen on x.sock: another server listens there (EADDRINUSE)"
             ]
         program.send_signal()
         assert program.wait() == 0

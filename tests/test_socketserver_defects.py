@@ -1234,7 +1234,7 @@ def test_D2_a_port_is_not_shared_unless_asked_for() -> None:
         allow_reuse_port = True
 
     with netkit.Server(LOCAL, Shout) as server:
-        with pytest.raises(OSError, match="listen EADDRINUSE: address already in use") as caught:
+        with pytest.raises(OSError, match="address already in use") as caught:
             netkit.Server(server.server_address, Shout)
         assert caught.value.errno == errno.EADDRINUSE
         assert (caught.value.address, caught.value.port) == server.server_address  # type: ignore[attr-defined]
