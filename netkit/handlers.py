@@ -30,7 +30,7 @@ class Handler:
 
         class Greeter(netkit.Handler):
             greeting = "hello\\n"
-            def connected(self): self.conn.end(self.greeting)
+            def handle(self): self.conn.write(self.greeting)
 
         netkit.create_server(Greeter, handler_args={"greeting": "bonjour\\n"})
     """

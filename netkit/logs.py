@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from . import events
 from .encodings import printable
+from .errors import ConnectError
 
 logger = logging.getLogger("netkit")
 
@@ -230,6 +231,8 @@ def _write(event: events.Event) -> None:
         return
     if logger.isEnabledFor(level):
         error = event.error if isinstance(event, _WITH_TRACEBACK) else None
+        if isinstance(error, ConnectError):  # a service that is down: its text says all
+            error = None
         logger.log(level, text(event), exc_info=error, extra={"event": event})
 
 

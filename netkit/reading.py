@@ -31,6 +31,23 @@ CHUNK_GROWTH = 8
 # memory, even if each is empty.
 AHEAD = 2048
 
+# How a method of a socket, or of a file, is called here.
+_OTHER_NAMES = {
+    "send": "write",
+    "sendall": "write",
+    "writelines": "write, once for each",
+    "recv": "read",
+    "recv_into": "read_into",
+    "readlines": "lines",
+    "makefile": "read, readline, lines and write, which it has itself",
+    "shutdown": "end",
+    "settimeout": "set_timeout",
+    "getpeername": "remote_address and remote_port",
+    "getsockname": "local_address and local_port",
+    "setsockopt": "socket.setsockopt",
+    "getsockopt": "socket.getsockopt",
+}
+
 
 def next_chunk(chunk: int, size: int) -> int:
     """How many bytes to ask for next, after `chunk` were asked for and `size` came.
@@ -43,6 +60,11 @@ def next_chunk(chunk: int, size: int) -> int:
     if size < max(chunk // CHUNK_GROWTH, FIRST_CHUNK):
         return max(chunk // 2, FIRST_CHUNK)
     return chunk
+
+
+def _check_size(size: object) -> None:
+    if not isinstance(size, int):
+        raise TypeError(f"size must be a number of bytes, not {size!r}")
 
 
 class Reader(ABC):
@@ -72,6 +94,14 @@ class Reader(ABC):
         self._interrupted = False  # what is there already is not to be read, either
         self._mixed = False  # other reads come between lines: no more are split off ahead of time
 
+    if not TYPE_CHECKING:  # for which each name would be known then
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in _OTHER_NAMES:
+                text += f": use {_OTHER_NAMES[name]}"
+            raise AttributeError(text, name=name, obj=self)
+
     @abstractmethod
     def _receive(self) -> bytes:
         """The next bytes, at least one, at most `CHUNK`; ``b""`` at the end, however often."""
@@ -83,6 +113,7 @@ class Reader(ABC):
         is never cut within a character, and `size` still counts bytes. MessageTooLongError if there
         are more than `max_message` bytes to the end; nothing is taken then.
         """
+        _check_size(size)
         if size == 0:
             return self._decoded(b"")
         self._settle()
@@ -118,6 +149,7 @@ class Reader(ABC):
 
         MessageTooLongError if `size` is more than `max_message`; nothing is received then.
         """
+        _check_size(size)
         if size < 0:
             raise ValueError(f"size must be 0 or more, not {size}")
         if self.max_message is not None and size > self.max_message:
@@ -219,6 +251,7 @@ class Reader(ABC):
 
         Waits until there is at least one; ``b""`` at the end of input. Always bytes.
         """
+        _check_size(size)
         self._settle()
         if not self._buffer:
             self._fill()

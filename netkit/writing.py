@@ -100,6 +100,14 @@ class WritableStream(Stream):
                 if not self._corks:
                     self._send_corked()
 
+    def flush(self) -> None:
+        """Send what a block of `corked` has gathered so far; without such a block, nothing is left.
+
+        So a connection may be the file of ``print(..., flush=True)``. Errors as of `write`.
+        """
+        with self._write_lock:
+            self._send_corked()
+
     def _is_special(self) -> bool:
         return bool(self._corks) or self.tls is not None or self._timer is not None
 
