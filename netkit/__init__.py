@@ -6,11 +6,19 @@
         for line in conn.lines():
             conn.write(line.upper() + "\\n")
 
-    netkit.serve(shout, port=8080)
+    netkit.serve(shout, port=8080, host="127.0.0.1")
 
 The names below are the public ones. Each is imported when it is first used, so that importing
 netkit costs next to nothing, and the command line can take care of Ctrl+C before it imports more.
 """
+
+import sys as _sys
+
+if _sys.version_info < (3, 10):  # pragma: no cover - no installer has refused it  # noqa: UP036
+    _text = "netkit needs Python 3.10 or later, not %d.%d" % _sys.version_info[:2]  # noqa: UP031
+    if _sys.argv[:1] == ["-m"]:
+        raise SystemExit("netkit: error: " + _text)
+    raise ImportError(_text)
 
 TYPE_CHECKING = False  # for type checkers, which know the name; importing anything takes time
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ _ROOMS = {
         "WorkersFailedError",
         "WriteAfterEndError",
     ),
+    "events": ("subscribe",),
     "framing": (
         "Delimiter",
         "FixedSize",
@@ -66,11 +75,14 @@ _ROOMS = {
     "unixsocket": ("PeerCredentials",),
     "workers": ("Workers",),
 }
+_MODULES = ("events", "logs")  # public as they are
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = ["__version__", *sorted(_ROOM_OF)]
 
 if TYPE_CHECKING:
+    from . import events as events
+    from . import logs as logs
     from .addresses import SocketAddress as SocketAddress
     from .addresses import is_ip as is_ip
     from .addresses import is_ipv4 as is_ipv4
@@ -102,6 +114,7 @@ if TYPE_CHECKING:
     from .errors import UnknownEncodingError as UnknownEncodingError
     from .errors import WorkersFailedError as WorkersFailedError
     from .errors import WriteAfterEndError as WriteAfterEndError
+    from .events import subscribe as subscribe
     from .framing import Delimiter as Delimiter
     from .framing import FixedSize as FixedSize
     from .framing import Framing as Framing
@@ -128,15 +141,16 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> "Any":
-    room = _ROOM_OF.get(name)
-    if room is None:
+    if name not in _ROOM_OF and name not in _MODULES:
         raise AttributeError(f"module 'netkit' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{room}", __name__), name)
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    value = getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
-def __dir__() -> list[str]:
-    return __all__
+def __dir__() -> "list[str]":
+    return [*__all__, *_MODULES]

@@ -181,7 +181,7 @@ def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
         from cryptography.x509.oid import NameOID
     except ImportError as error:
         raise MissingExtraError(
-            "to make a certificate takes the package cryptography: pip install 'netkit-tcp[tls]'"
+            'making a certificate needs the package "cryptography": pip install cryptography'
         ) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "netkit, self-signed")])

@@ -159,9 +159,12 @@ def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespac
 
 def _why_not(error: OSError | ValueError) -> str:
     port = getattr(error, "port", None)
-    if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE or port is None:
-        return str(getattr(error, "strerror", None) or error)
-    host = getattr(error, "address", "")
+    if getattr(error, "errno", None) == errno.EADDRINUSE and port is not None:
+        return _in_use(port, getattr(error, "address", ""))
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _in_use(port: int, host: str) -> str:
     hint = ", or none, and the system chooses"
     free = _free_port_after(port, host)
     if free:

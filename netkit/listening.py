@@ -56,6 +56,8 @@ class ListeningServer(ClientServer):
         self._more_files: tuple[SocketFile | None, ...] = ()  # of `_more_sockets`
         self._exclusive = False  # not for worker processes
         self._told_unlimited = False  # `events.Unlimited` has been emitted
+        # The events of listeners that are open, while others may still fail.
+        self._untold: list[events.Event] | None = None
 
     def _make_socket(self, family: int, address: Any) -> None:
         if hasattr(self, "socket"):  # of an earlier life, or never bound
@@ -110,7 +112,7 @@ class ListeningServer(ClientServer):
             self._configure(self.socket)
         self._enter(State.LISTENING)
         where = SocketAddress.from_sockname(self.socket.getsockname())
-        events.emit(events.Listening(self._place()))  # an observer may close it
+        self._tell(events.Listening(self._place()))  # an observer may close it
         self._tell_if_unlimited(where)
 
     def _tell_if_unlimited(self, where: SocketAddress | None) -> None:
@@ -118,7 +120,14 @@ class ListeningServer(ClientServer):
             return
         if not self._told_unlimited:  # by another listener
             self._told_unlimited = True
-            events.emit(events.Unlimited(str(where)))
+            self._tell(events.Unlimited(str(where)))
+
+    def _tell(self, event: events.Event) -> None:
+        """Emit an event of a listener; once all are open, if there are several."""
+        if self._untold is None:
+            events.emit(event)
+        else:
+            self._untold.append(event)
 
     def listen(
         self: _Self,
@@ -196,13 +205,20 @@ class ListeningServer(ClientServer):
         if backlog is not None:
             self.request_queue_size = backlog
         self._more_sockets, self._more_files, self._file = (), (), None
-        if sock is not None:
-            self._endpoint = Endpoint("fd")
-            self._take(*sock.adopt() if isinstance(sock, BoundSocket) else (sock, None))
-        else:
-            self._open_each(endpoints)
+        untold: list[events.Event] = []
+        self._untold = untold
+        try:
+            if sock is not None:
+                self._endpoint = Endpoint("fd")
+                self._take(*sock.adopt() if isinstance(sock, BoundSocket) else (sock, None))
+            else:
+                self._open_each(endpoints)
+        finally:
+            self._untold = None
         self._exclusive = exclusive
         self._serve_in_with = True
+        for event in untold:
+            events.emit(event)
 
     def _open_each(self, endpoints: list[Endpoint]) -> None:
         opened: list[tuple[socket.socket, SocketFile | None, int, Any]] = []

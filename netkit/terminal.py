@@ -127,12 +127,17 @@ class _Over(BaseException):
     """The conversation is over: raised in the midst of the input of a line."""
 
 
+class _Suspended(BaseException):
+    """Ctrl+Z: raised in the midst of the input of a line; readline gives the terminal back."""
+
+
 class Terminal:
     """The process's terminal, in a ``with`` block of the main thread.
 
     It reads lines with readline: they can be edited, and earlier ones had back. `write` and `end`
     are for other threads. SIGUSR1 is taken meanwhile, and SIGTERM ends the program with status 143,
-    since the terminal has to be given back as it was.
+    since the terminal has to be given back as it was. After Ctrl+Z and ``fg``, the line that was
+    being typed is there again.
     """
 
     def __init__(self) -> None:
@@ -142,6 +147,7 @@ class Terminal:
         self._reading = False
         self._over = False
         self._interrupted = False
+        self._half_typed = ""
         self._ended = threading.Event()
 
     def __enter__(self) -> Terminal:
@@ -156,7 +162,9 @@ class Terminal:
             for signum, handler in (
                 (signal.SIGUSR1, self._on_signal),
                 (signal.SIGTERM, terminate),
+                (signal.SIGTSTP, self._on_stop),
             )
+            if signal.getsignal(signum) is not signal.SIG_IGN or signum != signal.SIGTSTP
         ]
         return self
 
@@ -200,11 +208,43 @@ class Terminal:
             signal.pthread_kill(self._thread, signal.SIGUSR1)
 
     def _input(self) -> str:
-        self._reading = True
-        try:
-            return input()
-        finally:
+        while True:
+            self._reading = True
+            try:
+                return input()
+            except _Suspended:
+                pass
+            finally:
+                self._reading = False
+            self._stop_and_restore()
+
+    def _stop_and_restore(self) -> None:
+        """Stop, as the shell expects it of Ctrl+Z; then have readline begin with the same line."""
+        import readline
+
+        def restore() -> None:
+            readline.set_startup_hook(None)
+            readline.insert_text(line)
+
+        line = self._half_typed
+        self._stop()
+        with self._lock:
+            self._above.entered()  # what was above the line no longer is
+        readline.set_startup_hook(restore)
+
+    def _stop(self) -> None:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, self._on_stop)
+
+    def _on_stop(self, signum: int, frame: object) -> None:
+        import readline
+
+        if self._reading and not self._over:
             self._reading = False
+            self._half_typed = readline.get_line_buffer()
+            raise _Suspended
+        self._stop()
 
     def _on_signal(self, signum: int, frame: object) -> None:
         if self._over and self._reading:

@@ -310,7 +310,7 @@ def test_without_the_extra_the_error_is_how_to_install_it(
     with pytest.raises(MissingExtraError) as error:
         self_signed(["localhost"])
     assert str(error.value) == (
-        "to make a certificate takes the package cryptography: pip install 'netkit-tcp[tls]'"
+        'making a certificate needs the package "cryptography": pip install cryptography'
     )
     assert isinstance(error.value, ImportError)
 

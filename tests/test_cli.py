@@ -397,6 +397,14 @@ def test_an_address_of_another_machine_is_told(run: Run) -> None:
     )
 
 
+def test_nothing_is_said_to_listen_until_every_address_is_bound(run: Run) -> None:
+    with taken() as sock:
+        port = sock.getsockname()[1]
+        status, _, lines = run("echo", "0", str(port))
+    assert (status, len(lines)) == (1, 1)
+    assert re.fullmatch(IN_USE, lines[0])
+
+
 IN_USE = r"netkit: error: port (\d+)(.*) is in use: try another one, such as (\d+), or none, .*"
 
 

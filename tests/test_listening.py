@@ -384,12 +384,15 @@ def test_if_one_cannot_be_had_none_is_listened_on(bad: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bad = bad.format(port=taken.getsockname()[1])
         server = echo()
-        with pytest.raises(OSError, match="^.*cannot listen on "):
-            server.listen_on("unix:x.sock", "127.0.0.1:0", bad, "127.0.0.1:0")
-        assert not os.path.exists("x.sock")
-        assert (server.listening, server.addresses) == (False, ())
-        with server.listen_on("127.0.0.1:0", "unix:x.sock"):
-            assert ask("x.sock") == b"hello"
+        with observed(events.Listening) as seen:
+            with pytest.raises(OSError, match="^.*cannot listen on "):
+                server.listen_on("unix:x.sock", "127.0.0.1:0", bad, "127.0.0.1:0")
+            assert seen == []
+            assert not os.path.exists("x.sock")
+            assert (server.listening, server.addresses) == (False, ())
+            with server.listen_on("127.0.0.1:0", "unix:x.sock"):
+                assert ask("x.sock") == b"hello"
+                assert [event.address for event in seen] == [str(server.address), "unix:x.sock"]
 
 
 def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:

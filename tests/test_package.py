@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import PATIENCE, ROOT
@@ -105,13 +107,51 @@ def test_the_public_names_are_these() -> None:
         "run",
         "send_connection",
         "serve",
+        "subscribe",
         "to_bytes",
         "to_str",
     ]
 
 
 def test_dir_lists_the_public_names_and_no_others() -> None:
-    assert dir(netkit) == sorted(netkit.__all__)
+    assert dir(netkit) == sorted([*netkit.__all__, "events", "logs"])
+
+
+@pytest.mark.parametrize("name", ["events", "logs"])
+def test_a_module_that_is_public_is_there_after_the_import_of_the_package(name: str) -> None:
+    program = f"""
+import netkit
+print("netkit.{name}" in sys.modules, netkit.{name}.__name__)
+"""
+    assert in_a_fresh_interpreter(program) == f"False netkit.{name}\n"
+
+
+@pytest.mark.parametrize("entry", ["bin/netkit", "-m netkit", "import netkit"])
+def test_an_older_python_says_which_one_is_needed(entry: str, tmp_path: Path) -> None:
+    """And can read what says so: nothing in that is newer than Python 3.6."""
+    source = (ROOT / "netkit" / "__init__.py").read_text()
+    ast.parse(source, feature_version=(3, 6))
+    ast.parse((ROOT / "netkit" / "__main__.py").read_text(), feature_version=(3, 6))
+    old = "import sys; sys.version_info = (3, 8, 18, 'final', 0)"
+    (tmp_path / "sitecustomize.py").write_text(old)
+    python = [sys.executable, "-W", "ignore"]
+    command = {
+        "bin/netkit": [str(ROOT / "bin/netkit"), "--version"],
+        "-m netkit": [*python, "-m", "netkit", "--version"],
+        "import netkit": [*python, "-c", "import netkit"],
+    }[entry]
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    *_, last = done.stderr.splitlines()
+    assert "needs Python 3.10 or later, not 3.8" in last
+    assert done.returncode == 1
+    assert (len(done.stderr.splitlines()) == 1) == (entry != "import netkit")
 
 
 def test_an_import_of_everything_gives_the_public_names() -> None:
@@ -167,7 +207,7 @@ def test_the_type_checkers_names_are_the_public_ones() -> None:
         for block in tree.body
         if isinstance(block, ast.If)
         for node in block.body
-        if isinstance(node, ast.ImportFrom)
+        if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
         if alias.asname == alias.name  # which exports it
     }

@@ -311,6 +311,48 @@ def test_the_terminal_is_given_back_as_it_was(signum: int, status: int) -> None:
             assert "Traceback" not in user.seen
 
 
+def test_after_ctrl_z_the_line_that_was_being_typed_is_there_again() -> None:
+    with serving(prompt) as server, session(str(server.server_address[1])) as user:
+        user.look_for("name? \x1b8")
+        user.wait_for_readline()
+        user.type("helo")
+        user.look_for("helo")
+        # Nothing stops a process that no shell looks after (POSIX, orphaned process groups).
+        user.process.send_signal(signal.SIGTSTP)
+        user.look_for("helo")
+        user.wait_for_readline()
+        user.type("\x1b[Dl\r")
+        user.look_for("^[[2JHELLO\x1b8")
+        user.type("bye\r")
+        assert user.wait() == 0
+
+
+def test_ctrl_z_while_nothing_is_being_typed_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("readline")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b""), "utf-8"))
+    stopped = []
+
+    def stop(pid: int, signum: int) -> None:
+        stopped.append((pid, signum, signal.getsignal(signum)))
+
+    monkeypatch.setattr("os.kill", stop)
+    with Terminal() as terminal:
+        signal.raise_signal(signal.SIGTSTP)
+        assert signal.getsignal(signal.SIGTSTP) == terminal._on_stop
+    assert stopped == [(os.getpid(), signal.SIGTSTP, signal.SIG_DFL)]
+
+
+def test_ctrl_z_stays_without_effect_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("readline")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b""), "utf-8"))
+    before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    try:
+        with Terminal():
+            assert signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
 @pytest.mark.parametrize("over", [True, False])
 def test_an_interruption_after_the_end_is_no_ctrl_c(
     over: bool, monkeypatch: pytest.MonkeyPatch
