@@ -1,7 +1,8 @@
 """``python -m netkit``, and the ``netkit`` command.
 
 Before anything else is imported, Ctrl+C is made to end the process as it ends other commands,
-without a traceback, until the server listens. (What comes before this module is Python's own start.
+without a traceback, until the server listens; but not the processes that a handler's module forks,
+which are Python's as any other. (What comes before this module is Python's own start.
 `_signal` is built in: importing `signal` takes long enough for a Ctrl+C.)
 """
 
@@ -10,14 +11,22 @@ import _signal  # type: ignore[import-not-found] # mypy has no stub for it
 
 def run() -> int:
     """Run the command line and return its exit status."""
-    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    as_python = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+    if as_python:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     from netkit.cli import drop_unwritten, main
+    from netkit.forks import undo_in_children
 
+    if as_python:
+        undo_in_children(_restore_interrupts)
     try:
         return main()
     finally:
         drop_unwritten()
+
+
+def _restore_interrupts() -> None:
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 if __name__ == "__main__":

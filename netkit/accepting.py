@@ -49,7 +49,7 @@ class Accepting:
         """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
         self.stop_requested = False
         self.has_begun = False
-        """Whether there ever was a turn, if only one that ended at once."""
+        """Whether there was a turn since the last `expect`, if only one that ended at once."""
 
     @property
     def under_way(self) -> bool:
@@ -87,6 +87,12 @@ class Accepting:
             self._shared = shared
             self.helped = False
             return acceptor
+
+    def expect(self) -> None:
+        """A thread is about to begin a turn; a stop that is requested before ends it at once."""
+        with self._changed:
+            if self._acceptor is None:
+                self.has_begun = False
 
     def take_over(self, acceptor: Acceptor) -> bool:
         """The turn of `acceptor` is the calling thread's from now on. False if it has ended."""
@@ -175,6 +181,11 @@ class Accepting:
             self.stop_requested = False
             self._changed.notify_all()
         self._ended()
+
+    def close_descriptors(self) -> None:
+        """In a forked child, where nobody accepts, and nothing may be told to them."""
+        if self._acceptor is not None:
+            self._acceptor.close()
 
     def request_stop(self) -> None:
         """Have the turn end soon; if there never was one, the first will end at once."""

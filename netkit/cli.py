@@ -146,7 +146,7 @@ def _workers(server: Server, arguments: argparse.Namespace) -> Workers | None:
 
 def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
     # Once it has stopped, the exit status is the report: no later signal may change it.
-    with StopSignals(afterwards=signal.SIG_IGN) as signals:
+    with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
         try:
             server.listen_on(*arguments.addresses)
         except (OSError, ValueError) as error:

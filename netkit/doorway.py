@@ -70,9 +70,7 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     def _prepare(self) -> None:
         """Make what a server has from the start, whichever constructor is called."""
         self._options = Options()
-        self._admission = Admission(self._options, self._wake_acceptor)
-        self._anteroom = Anteroom(self._wake_acceptor)
-        self._refusals = Refusals()
+        self._begin_admitting()
         self._connections = Registry(self._admission.over)
         self._accepting = Accepting(self._connections.notify)
         self._client_threads = self._make_threads()
@@ -98,6 +96,11 @@ class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
     _speaks_tls: Callable[[], bool]
     _start_client: Callable[[Any, Any, bool], None]
     _tell_error: Callable[[Any, Any], None]
+
+    def _begin_admitting(self) -> None:
+        self._admission = Admission(self._options, self._wake_acceptor)
+        self._anteroom = Anteroom(self._wake_acceptor)
+        self._refusals = Refusals()
 
     def _make_threads(self) -> ClientThreads:
         return ClientThreads(self.daemon_threads, self._take_next)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .encodings import printable
+from .forks import free_in_children
 
 
 class Listening(NamedTuple):
@@ -223,7 +224,10 @@ class WorkerEnded(NamedTuple):
 
 
 class WorkerFailed(NamedTuple):
-    """A worker process could not be started; it is tried again after `pause` seconds."""
+    """A worker process could not be started, or could not be trusted; another one is started.
+
+    That is after `pause` seconds.
+    """
 
     reason: str
     pause: float
@@ -295,7 +299,7 @@ class _Subscription:
 
 
 # Held while the next two change. Re-entrant, since a signal handler may subscribe, too.
-_subscribing = threading.RLock()
+_subscribing = free_in_children(threading.RLock())
 _subscriptions: list[_Subscription] = []
 _observers: tuple[_Subscription, ...] = ()  # the same, replaced as a whole: `emit` takes no lock
 

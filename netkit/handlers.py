@@ -16,6 +16,7 @@ from . import events
 from .connection import Connection
 from .encodings import encode_separator, printable
 from .errors import LineTooLongError
+from .forks import call_in_children
 
 
 class Handler:
@@ -90,6 +91,11 @@ class _Turns:
         # By the identity of each output that is being written to: the thread whose turn it is, and
         # those that wait for it. Each waits for a lock of its own, which is released for it.
         self._queues: dict[int, deque[threading.Lock]] = {}
+        call_in_children(self._forget_others)
+
+    def _forget_others(self) -> None:
+        """In a forked child: those that have a turn, or wait for one, are not here."""
+        self._lock, self._queues = threading.Lock(), {}
 
     @contextlib.contextmanager
     def of(self, output: object) -> Iterator[None]:
@@ -107,7 +113,7 @@ class _Turns:
                 had_it = queue[0] is turn  # or else it has given up
                 queue.remove(turn)
                 if not queue:
-                    del self._queues[key]
+                    self._queues.pop(key, None)
                 elif had_it:
                     queue[0].release()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import selectors
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 from .deadline import wait_time
+from .forks import do_not_undo, undo_in_children
 
 
 class Verdict(Enum):
@@ -247,7 +249,9 @@ def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
         yield
         return
     ours, is_ours = acceptor.waker_fileno(), True
+    undo = functools.partial(_take_back_wakeup_fd, ours)
     try:
+        undo_in_children(undo)
         with contextlib.suppress(ValueError):  # in a subinterpreter, which gets no signals
             previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
             if previous != -1:
@@ -255,6 +259,13 @@ def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
                 is_ours = False
         yield
     finally:  # whenever an exception of a signal handler's has come
+        do_not_undo(undo)
         if is_ours:
-            with contextlib.suppress(ValueError):
-                signal.set_wakeup_fd(-1)
+            _take_back_wakeup_fd(ours)
+
+
+def _take_back_wakeup_fd(ours: int) -> None:
+    with contextlib.suppress(ValueError):  # as above
+        present = signal.set_wakeup_fd(-1)
+        if present not in (ours, -1):  # by now it is another part's of the program
+            signal.set_wakeup_fd(present)

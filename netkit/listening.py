@@ -310,6 +310,24 @@ class ListeningServer(ClientServer):
             self._client_threads = self._make_threads()
             self._lifetimes = Lifetimes(self._connections.live)
 
+    def _end_in_child(self) -> None:
+        """In a forked child: it is closed, and has no connection but those of the calling thread.
+
+        The threads of the parent are not here, and may have left any lock held. Nothing is told to
+        the descriptors that are shared with the parent. A server that does not accept is left.
+        """
+        if not self._accepting.under_way:
+            return
+        self._changed, self._configuring = threading.Condition(), threading.RLock()
+        self._accepting.close_descriptors()
+        self._connections.end_in_child()
+        self._client_threads.end_in_child()
+        self._begin_new_life()
+        self._begin_admitting()
+        self._file, self._more_files = None, ()
+        self._close_listeners()
+        self._state = State.CLOSED
+
     def _remove_files(self) -> None:
         """The names of Unix sockets, so that a successor may have them."""
         for file in (self._file, *self._more_files):

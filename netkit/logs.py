@@ -153,7 +153,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.WorkerFailed: (
         logging.ERROR,
-        lambda e: f"a worker could not be started: {printable(e.reason)}; {_again(e.pause)}",
+        lambda e: f"a worker failed: {printable(e.reason)}; {_again(e.pause)}",
     ),
     events.WorkersStopping: (
         logging.INFO,

@@ -312,6 +312,21 @@ class Registry:
         with self._changed:
             return StopReport(self._involved - len(self._cut), len(self._cut))
 
+    def end_in_child(self) -> None:
+        """In a forked child: only the connections of the calling thread are its own.
+
+        What they take is given back by the parent. Any lock may be held for ever.
+        """
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0
+        self._left = _nobody_asks
+        for connection in self.live():
+            if connection.thread == threading.get_ident():
+                connection.free_locks()
+            else:
+                self._live.pop(connection.socket)
+
     def reopen(self) -> None:
         """Connections that come from now on are not asked to finish."""
         with self._changed:

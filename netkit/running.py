@@ -6,9 +6,10 @@ import threading
 from typing import Any
 
 from . import events
+from .errors import ServerStateError
 from .options import check_seconds, check_workers
 from .server import Server, create_server
-from .signals import RunReport, StopSignals
+from .signals import RunReport, StopSignals, despite_signals
 
 
 def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
@@ -18,7 +19,9 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     busy ones get `drain_timeout` seconds (None: the server's option) and are then cut. A second
     Ctrl+C cuts at once. SIGHUP reloads what can be reloaded (`Server.reload`); without such a thing
     it stops, too, unless the program ignores or handles it. `server` is bound already. The signal
-    handlers that were there before are put back.
+    handlers that were there before are put back. Whatever ends it, an exception of one of the
+    program's signal handlers included, the server is closed then; but one that cannot be run as it
+    is (ServerStateError) is left so.
 
     `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
     `Workers`, which also says what it raises.
@@ -28,7 +31,18 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     """
     if drain_timeout is not None:
         check_seconds("drain_timeout", drain_timeout)
-    if check_workers(workers) > 1:
+    count = check_workers(workers)
+    try:
+        return _run(server, drain_timeout, count)
+    except ServerStateError:
+        raise
+    except BaseException:
+        despite_signals(server.close)
+        raise
+
+
+def _run(server: Server, drain_timeout: float | None, workers: int) -> RunReport:
+    if workers > 1:
         from .workers import Workers  # here because most programs have one process
 
         return Workers(server, workers).run(drain_timeout)
@@ -50,4 +64,9 @@ def serve(
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`."""
     check_workers(workers)
-    return run(create_server(handler, **options).listen(port, host), workers=workers)
+    server = create_server(handler, **options)
+    try:
+        return run(server.listen(port, host), workers=workers)
+    except BaseException:
+        despite_signals(server.close)
+        raise

@@ -27,6 +27,7 @@ from .adapting import problem_of_result
 from .connection import Connection
 from .deadline import Deadline
 from .errors import ServerStateError
+from .forks import call_in_children
 from .listener import Acceptor, Verdict, woken_by_signals
 from .listening import State
 from .options import Options
@@ -299,8 +300,15 @@ def _sooner(a: float | None, b: float | None) -> float | None:
 # Servers that have accepted clients. Their threads are daemons, so that a handler that never ends
 # cannot keep the interpreter; replies under way at its exit are waited for here, for a while.
 _to_be_closed: weakref.WeakSet[Server] = weakref.WeakSet()
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
-    os.register_at_fork(after_in_child=_to_be_closed.clear)  # they are the parent's
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: servers that accept clients are the parent's."""
+    while _to_be_closed:
+        _to_be_closed.pop()._end_in_child()
+
+
+call_in_children(_leave_to_parent)
 
 
 @atexit.register

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import socket
 import sys
@@ -20,12 +21,17 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from . import sockets
+from .forks import do_not_undo, undo_in_children
 from .registry import StopReport
 from .server import Server
 
 NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
 
-_SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
+# Windows has none of these.
+_SIGHUP, _SIGTTIN, _SIGTTOU = (
+    getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU")
+)
+_TRIES = 1000  # how often a signal handler may interrupt the same step by an exception
 
 SignalHandler = Callable[[int, Any], Any] | int | None
 
@@ -67,44 +73,81 @@ class Mailbox:
 class StopSignals:
     """SIGINT and SIGTERM, caught while the ``with`` block runs; main thread only.
 
-    They, and those given to `catch`, are posted to `mailbox`. The handlers that were there before
-    are put back at the end, or `afterwards` if it is given (``signal.SIG_IGN`` for a program that
-    is about to exit with a status of its own). ValueError off the main thread.
+    They, and those given to `catch`, are posted to `mailbox`. At the end, or whenever a signal
+    handler of the program raises an exception, the handlers that were there before are put back, or
+    `afterwards` if it is given (``signal.SIG_IGN`` for a program that is about to exit with a
+    status of its own). A process that is forked meanwhile has the handlers from before at once.
+    ValueError off the main thread.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self, afterwards: SignalHandler = None) -> None:
         self._afterwards = afterwards
-        self._previous: dict[signal.Signals, SignalHandler] = {}
+        self._previous: dict[int, SignalHandler] = {}  # what each signal did before
+        self._previous_fds: list[int] = []
+        self._disregarded: set[int] = set()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can only be handled in the main thread")
         self.mailbox = Mailbox()
-        outbox = self.mailbox.outbox_fileno()
-        self._previous_fd = signal.set_wakeup_fd(outbox, warn_on_full_buffer=False)
-        self.catch(*self.SIGNALS)
-        return self
+        try:
+            undo_in_children(self._put_back, self._previous)
+            # By `map`, so that no signal handler can raise between the call and the note of it.
+            set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
+            self._previous_fds.extend(map(set_fd, [self.mailbox.outbox_fileno()]))
+            self.catch(*self.SIGNALS)
+            return self
+        except BaseException:
+            self.close()
+            raise
 
     def catch(self, *signals: signal.Signals) -> None:
         """Have these posted, too."""
         for signum in signals:
-            self._previous[signum] = signal.signal(signum, _ignore)
+            self._previous.setdefault(signum, signal.getsignal(signum))  # before it is changed
+            signal.signal(signum, _pass_to_terminal if signum == _SIGTTOU else _ignore)
+
+    def disregard(self, *signals: signal.Signals) -> None:
+        """Let these do nothing.
+
+        They are caught and not ignored, since a program that is executed would ignore them, too;
+        all but SIGTTIN, if there is a terminal to send it. For each read in the background, it
+        would send it to all processes of the group until one of them ignores it.
+        """
+        self.catch(*signals)
+        self._disregarded.update(signals)
+        if _SIGTTIN in signals and _has_terminal():
+            signal.signal(_SIGTTIN, signal.SIG_IGN)
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it before the ``with`` block ends; idempotent."""
+        despite_signals(lambda: self._put_back(self._afterwards))
+
+    def _put_back(self, afterwards: SignalHandler = None) -> None:
         hook = sys.unraisablehook
-        sys.unraisablehook = functools.partial(_tell_unless_late, hook)
-        for signum, previous in self._previous.items():
-            after = previous
-            if self._afterwards is not None and signum in self.SIGNALS:
-                after = self._afterwards
+        if not isinstance(hook, _UnlessLate):
+            hook = sys.unraisablehook = _UnlessLate(hook)
+        while self._previous:
+            signum, after = next(reversed(self._previous.items()))
+            if afterwards is not None and signum in self.SIGNALS:
+                after = afterwards
             signal.signal(signum, signal.SIG_DFL if after is None else after)
-        if self._afterwards is None:  # else it may yet come, until the program exits
-            sys.unraisablehook = hook
-        signal.set_wakeup_fd(self._previous_fd)
+            self._previous.pop(signum, None)
+        if afterwards is None:  # else a late one may yet come, until the program exits
+            sys.unraisablehook = hook.tell
+        while self._previous_fds:
+            signal.set_wakeup_fd(-1)
+            with contextlib.suppress(OSError, ValueError):  # it has been closed meanwhile
+                signal.set_wakeup_fd(self._previous_fds[-1])
+            self._previous_fds.clear()
+        do_not_undo(self._put_back)
         self.mailbox.close()
 
     def supervise(self, server: Server, drain_timeout: float | None = None) -> RunReport:
@@ -113,43 +156,93 @@ class StopSignals:
         The server runs in a thread of its own, and this one waits for signals: the first stops it
         gracefully, a SIGINT after it cuts who is still connected. (A second SIGTERM does not: some
         supervisors send it twice.) SIGHUP reloads; where there is nothing to `reload`, it stops the
-        server, too, as when a terminal is closed. Raises what `serve_forever` raises.
+        server, too, as when a terminal is closed. Raises what `serve_forever` raises, and what a
+        signal handler of the program raises; the server is closed then.
         """
-        outcome: list[StopReport | BaseException] = []
+        service = _Service(server, drain_timeout, self.mailbox)
+        try:
+            self._catch_hang_up(server)
+            service.start()
+            interrupted = self._wait(server, service)
+            return RunReport(*service.result(), interrupted)
+        except BaseException:
+            despite_signals(service.abandon)
+            raise
+        finally:
+            self.close()
 
-        def serve() -> None:
-            try:
-                server.serve_forever()
-                outcome.append(server.stop(drain_timeout))
-            except BaseException as error:
-                outcome.append(error)
-            finally:
-                self.mailbox.post(NEWS)
-
+    def _catch_hang_up(self, server: Server) -> None:
         # What it means is asked when it comes; nohup(1), or the program's own handler, has its way.
-        default = _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL
-        if _SIGHUP is not None and (default or server.can_reload):
+        if _SIGHUP is None or _SIGHUP in self._previous:
+            return
+        if signal.getsignal(_SIGHUP) is signal.SIG_DFL or server.can_reload:
             self.catch(_SIGHUP)
-        thread = threading.Thread(target=serve, name="netkit-serve", daemon=True)
-        thread.start()
+
+    def _wait(self, server: Server, service: _Service) -> bool:
+        """Until it has ended; whether a SIGINT has come after the stop began."""
         stopping = interrupted = False
-        while not outcome:
+        while not service.outcome:
             signum = self.mailbox.take()
+            if signum in self._disregarded or signum not in (*self.SIGNALS, _SIGHUP):
+                continue  # the end of the server, or a signal that the program itself handles
             if signum == _SIGHUP and server.can_reload:
                 server.reload()
                 continue
-            if signum not in (*self.SIGNALS, _SIGHUP):
-                continue  # the end of the server, or a signal that the program itself handles
             if not stopping:
                 stopping = True
                 server.request_stop()
             elif signum == signal.SIGINT:
                 interrupted = True
                 server.close()
-        thread.join()
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return RunReport(*outcome[0], interrupted)
+        return interrupted
+
+
+class _Service:
+    """A server that serves in a thread of its own, and is stopped there."""
+
+    def __init__(self, server: Server, drain_timeout: float | None, mailbox: Mailbox) -> None:
+        self._server = server
+        self._drain_timeout = drain_timeout
+        self._mailbox = mailbox
+        self.outcome: list[StopReport | BaseException] = []
+        self._thread = threading.Thread(target=self._run, name="netkit-serve", daemon=True)
+        self._lock = threading.Lock()  # guards what follows
+        self._begun = self._abandoned = False
+
+    def start(self) -> None:
+        """RuntimeError if there can be no thread."""
+        self._server._accepting.expect()  # a signal handler may stop it before the thread runs
+        self._thread.start()
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
+        try:
+            self._server.serve_forever()
+            self.outcome.append(self._server.stop(self._drain_timeout))
+        except BaseException as error:
+            self.outcome.append(error)
+        finally:
+            self._mailbox.post(NEWS)
+
+    def result(self) -> StopReport:
+        """What became of the clients, or the exception that has ended it."""
+        self._thread.join()
+        if isinstance(self.outcome[0], BaseException):
+            raise self.outcome[0]
+        return self.outcome[0]
+
+    def abandon(self) -> None:
+        """Stop the server at once, at whatever moment of its life; idempotent."""
+        with self._lock:
+            self._abandoned = True
+        self._drain_timeout = 0
+        self._server.request_stop(0)
+        if self._begun:
+            self._thread.join()
+        self._server.close()
 
 
 class RunReport(NamedTuple):
@@ -168,11 +261,76 @@ class RunReport(NamedTuple):
         return 128 + signal.SIGINT if self.interrupted else 0
 
 
-def _tell_unless_late(tell: Callable[[Any], object], unraisable: Any) -> None:
-    """Of a signal that comes just as its handler is taken away, Python would tell on stderr."""
-    if "ignored due to race condition" not in str(unraisable.exc_value):
-        tell(unraisable)
+class _UnlessLate:
+    """A `sys.unraisablehook` for the time in which the handlers of signals are taken away.
+
+    Python writes to standard error that a signal has come just then; all else is told.
+    """
+
+    def __init__(self, tell: Callable[[Any], object]) -> None:
+        self.tell = tell
+
+    def __call__(self, unraisable: Any) -> None:
+        if "ignored due to race condition" not in str(unraisable.exc_value):
+            self.tell(unraisable)
+
+
+def despite_signals(action: Callable[[], object]) -> None:
+    """Have `action` come to its end, though signal handlers of the program raise exceptions.
+
+    `action` is called again after each of them, so it must bear that. The last exception is raised
+    at the end, or one that comes too often to be a signal handler's.
+    """
+    raised: BaseException | None = None
+    for _ in range(_TRIES):
+        try:
+            action()
+            break
+        except BaseException as error:
+            raised = error
+    if raised is not None:
+        raise raised
 
 
 def _ignore(signum: int, frame: object) -> None:
     """Python's half of a handler whose work is done by the wake-up descriptor."""
+
+
+def _pass_to_terminal(signum: int, frame: object) -> None:
+    """The same for SIGTTOU, which a terminal sends to who writes to it from the background.
+
+    While it is caught, the kernel would interrupt the write for ever; once it is ignored, the write
+    passes (termios(3)).
+    """
+    if stops_writers():
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def stops_writers() -> bool:
+    """Whether this process is in the background of a terminal that stops those who write to it."""
+    import termios  # not everywhere
+
+    try:
+        terminal = _open_terminal()
+    except OSError:  # there is none
+        return False
+    try:
+        behind = os.tcgetpgrp(terminal) != os.getpgrp()
+        return behind and bool(termios.tcgetattr(terminal)[3] & termios.TOSTOP)
+    except (OSError, termios.error):  # it is being closed
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(_open_terminal())
+    except OSError:
+        return False
+    return True
+
+
+def _open_terminal() -> int:
+    """That of this process's session; OSError if there is none."""
+    return os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY)

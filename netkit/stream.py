@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from . import sockets
 from .addresses import Ends, describe_peer
 from .errors import ConnectionClosedError, TlsError, TruncatedError
+from .forks import free_in_children
 from .options import TimeLimits, has_gil
 from .reading import FIRST_CHUNK, Reader, next_chunk
 from .timing import Timer
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 _NO_LIMITS = TimeLimits()
 
 _next_id = itertools.count(1).__next__
-_ids_lock = threading.RLock()  # without the GIL, two threads could be given the same one
+# Held while an identifier is made: without the GIL, two threads could be given the same one.
+_ids_lock = free_in_children(threading.RLock())
 _with_gil = has_gil()
 
 
@@ -104,6 +106,10 @@ class Stream(Reader, Ends):
         self._last_word = True  # once only: who catches it may write
         self.was_cut = False
         self._closing = self._finished = self._closed = False
+
+    def free_locks(self) -> None:
+        """In a forked child, which has none of the threads that may have held them."""
+        self._write_lock, self._lock = threading.Lock(), threading.RLock()
 
     # Receiving
 

@@ -135,6 +135,13 @@ class ClientThreads:
             while self._parked:
                 self._parked.pop().call(None)
 
+    def end_in_child(self) -> None:
+        """In a forked child: only the calling thread is there, and its job is the last one."""
+        self._lock = threading.RLock()
+        self._parked.clear()
+        self._threads = {threading.current_thread()}
+        self._closed = True
+
     def join(self, timeout: float | None) -> bool:
         """Wait for the threads to be gone, but for the calling one. False if some are still busy.
 

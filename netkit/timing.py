@@ -15,7 +15,6 @@ Rules:
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import sockets
+from .forks import call_in_children
 from .options import TimeLimits
 
 # What a peer gets before its rate counts (seconds): the first packets are slow on any network.
@@ -57,8 +57,7 @@ def _note_main_thread() -> None:
 
 
 _note_main_thread()
-if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
-    os.register_at_fork(after_in_child=_note_main_thread)  # it is the one that has forked
+call_in_children(_note_main_thread)  # it is the one that has forked
 
 
 class _Due(NamedTuple):

@@ -1,8 +1,8 @@
 """One worker process: a server of its own, on the listeners of its parent.
 
-Both ends of the channel between the two are here. The parent gives orders, the worker tells that it
-is ready, or what is wrong, and in the end what became of its clients; and each sees by the end of
-input that the other one is gone, however it went.
+The parent gives orders, the worker tells that it is ready, or what is wrong, and in the end what
+became of its clients (`netkit.channel`). Each sees by the end of input that the other one is gone,
+however it went. A worker whose messages are invalid is killed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
+from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .deadline import Deadline
 from .errors import LoadError
+from .forks import do_not_undo, undo_in_children
 from .options import has_gil, usable_cores
 from .places import SharedPlaces
 from .registry import StopReport
@@ -30,7 +32,6 @@ from .signals import StopSignals
 from .stopping import CUT_GRACE
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection as Channel
     from multiprocessing.context import BaseContext
 
 Load = Callable[[], Any]
@@ -46,25 +47,8 @@ KILL_GRACE = 4 * CUT_GRACE  # seconds that one gets to end by itself, once its c
 READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
 
 
-class Stop(NamedTuple):
-    """The order to stop: see `Server.stop`."""
-
-    timeout: float
-    patience: float = 0.0
-
-
 def to_be_loaded(connection: Any, **_: Any) -> None:
     """What stands for a handler until a worker has loaded its own."""
-
-
-class Failed(NamedTuple):
-    """Why a worker cannot serve."""
-
-    reason: str
-
-
-class Ready(NamedTuple):
-    """A worker accepts clients."""
 
 
 class Recipe(NamedTuple):
@@ -110,8 +94,7 @@ def ingredients(
     from multiprocessing import resource_tracker
 
     if method is None:
-        alone = threading.active_count() == 1 and sys.platform == "linux"
-        method = "fork" if alone else "spawn"
+        method = "fork" if sys.platform == "linux" and _has_one_thread() else "spawn"
     if anew:
         method = "spawn"
     context = multiprocessing.get_context(method)
@@ -119,10 +102,28 @@ def ingredients(
         return context, server
     with _signals_held_back():  # of which a terminal that is closed sends it one, too
         resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()  # else with the first of them, whose signals are held back
     handler = server.RequestHandlerClass if load is None else to_be_loaded
     options = {**server._options._asdict(), **pems}
     options["handler_args"] = dict(options["handler_args"])
     return context, Recipe(type(server), handler, options, server._listeners)
+
+
+def _has_one_thread() -> bool:
+    """Whether this process may be forked: the threads of libraries count, too (Linux, proc(5))."""
+    if threading.active_count() > 1:
+        return False
+    for pause in (0.0, 0.001, 0.01, 0.1):  # one that has been joined may be there for a moment
+        time.sleep(pause)
+        try:
+            if len(os.listdir("/proc/self/task")) == 1:
+                return True
+        except OSError:  # there is no such folder, or no descriptor left
+            return True
+    return False
 
 
 class Worker:
@@ -155,15 +156,13 @@ class Worker:
         self.report = StopReport(0, 0)
         self.status: int | None = 0
         self.started_at = time.monotonic()
-        self.channel, theirs = context.Pipe()
-        # A forked process has a copy of all our ends, and as long as it is open, no end is seen.
-        ours = [self.channel, *(other.channel for other in others)]
-        inherited = ours if isinstance(source, Server) else []
+        self.channel, theirs = channel_pair()
+        # A child that kept its copy of our end would keep the worker from seeing that we are gone.
+        undo_in_children(self.channel.close)
         try:
-            self.process = _started(
-                context, source, load, theirs, inherited, places, self.index, core
-            )
+            self.process = _started(context, source, load, theirs, places, self.index, core)
         except BaseException:
+            do_not_undo(self.channel.close)
             self.channel.close()
             raise
         finally:
@@ -217,18 +216,27 @@ class Worker:
     def listen(self) -> None:
         """Take in what it has told so far."""
         try:
-            while not self.channel.closed and self.channel.poll():
-                news = self.channel.recv()
-                if isinstance(news, Ready):
-                    self.ready = True
-                    continue
-                if isinstance(news, Failed):
-                    self.failure = news.reason
-                else:
-                    self.report = news
-                self._allow(KILL_GRACE)  # it has nothing more to do
+            while not self.channel.closed:
+                for news in self.channel.receive(Ready, Failed, StopReport):
+                    self._take_in(news)
+        except BlockingIOError:
+            return
         except (EOFError, OSError):  # that was all
             self.channel.close()
+        except ValueError as error:
+            self.failure = f"worker {self.pid} has sent {error}"
+            self.channel.close()
+            self._allow(0)
+
+    def _take_in(self, news: News) -> None:
+        if isinstance(news, Ready):
+            self.ready = True
+            return
+        if isinstance(news, Failed):
+            self.failure = news.reason
+        else:
+            self.report = news
+        self._allow(KILL_GRACE)  # it has nothing more to do
 
     def ended(self) -> bool:
         """Whether it is gone; then its last words have been taken in, and all it held is free."""
@@ -237,6 +245,7 @@ class Worker:
             return False
         self.listen()
         self.status = status
+        do_not_undo(self.channel.close)
         self.channel.close()
         with contextlib.suppress(ValueError):  # it takes a lost one for one that runs
             self.process.close()
@@ -263,8 +272,11 @@ def _started(context: BaseContext, *arguments: Any) -> Any:
     try:
         with _signals_held_back():
             process.start()
-    except OSError as error:
-        _close_pipes(error)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            _close_pipes(error)
+        if process.pid is not None:  # a signal handler has raised
+            process.kill()
         raise
     return process
 
@@ -316,7 +328,6 @@ def work(
     source: Server | Recipe,
     load: Load | None,
     channel: Channel,
-    inherited: Iterable[Channel],
     places: SharedPlaces | None,
     index: int,
     core: int | None,
@@ -325,22 +336,22 @@ def work(
 
     `load` gets its handler, in this process, so that each worker has the present code.
     """
-    for parents in inherited:
-        parents.close()
+    undo_in_children(channel.close)
+    if isinstance(source, Recipe):
+        _keep_descriptors()
     if core is not None:
         with contextlib.suppress(OSError):  # it has been taken from us: then any will do
             os.sched_setaffinity(0, {core})
     logs.hide(events.Stopping, events.Stopped)  # the parent tells, once for all workers
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
-        for signum in PARENTS_SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
+        signals.disregard(*PARENTS_SIGNALS)
         if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - Windows has none
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         made = _Made()
-        threading.Thread(
-            target=_obey, args=(made, channel), name="netkit-orders", daemon=True
-        ).start()
         try:
+            threading.Thread(
+                target=_obey, args=(made, channel), name="netkit-orders", daemon=True
+            ).start()
             server = _make(source, load)
             if places is not None:
                 places.index = index
@@ -355,6 +366,17 @@ def work(
             _say(channel, Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
         _say(channel, StopReport(report.finished, report.cut))
+
+
+def _keep_descriptors() -> None:
+    """Have none of a new interpreter's descriptors passed on to the programs that it executes.
+
+    Those of `netkit` and `multiprocessing` came to it in that way.
+    """
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the list's own
+                os.set_inheritable(int(name), False)
 
 
 def _make(source: Server | Recipe, load: Load | None) -> Server:
@@ -396,7 +418,8 @@ class _Made:
 
 def _obey(server: _Made, channel: Channel) -> None:
     """Wait for orders; without a parent, stop as if it had said so."""
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError, ValueError):
         while True:
-            server.request_stop(*channel.recv())
+            for order in channel.receive(Stop):
+                server.request_stop(*order)
     server.request_stop()

@@ -20,20 +20,23 @@ import contextlib
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from . import events
+from .channel import Stop
 from .deadline import Deadline, wait_time
+from .encodings import printable
 from .errors import ServerStateError, WorkersFailedError
+from .forks import do_not_undo, undo_in_children
 from .listening import State
-from .options import MAX_WORKERS, check_seconds, check_workers
+from .options import MAX_WORKERS, Options, check_seconds, check_workers
 from .places import SharedPlaces, check_places
 from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
-from .signals import NEWS, Mailbox, RunReport, StopSignals
-from .worker import PARENTS_SIGNALS, Load, Stop, Worker, cores_of, ingredients, is_being_spawned
+from .signals import NEWS, Mailbox, RunReport, StopSignals, despite_signals, stops_writers
+from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients, is_being_spawned
 
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
@@ -160,28 +163,34 @@ class Workers:
         self._mailbox = mailbox
         mailbox.post(NEWS)  # there may be orders from before
         self._thread, self._server._supervisor = threading.get_ident(), self
+        undo_in_children(self._workers.clear)  # they are not its children
         try:
             if options.max_connections is not None:
                 self._places = _shared(options.max_connections)
-            with _writes_to_terminal(stop=False):
-                interrupted = self._live(mailbox)
+            interrupted = self._live(mailbox)
         finally:
-            for worker in self._workers:
-                worker.kill()
-                worker.ended()
-            self.stopping = True
-            self._server.server_close()
-            self._server._options = options
-            self._server._report = StopReport(self._finished, self._cut)
-            self._server._supervisor = None
-            self._ended.set()
-            if self._places is not None:
-                self._places.close()
-                self._places = None
+            despite_signals(lambda: self._clean_up(options))
+            do_not_undo(self._workers.clear)
         if self._why_failed is not None:
-            raise WorkersFailedError(self._why_failed)
+            raise WorkersFailedError(printable(self._why_failed))
         events.emit(events.Stopped(self._finished, self._cut))
         return RunReport(self._finished, self._cut, interrupted)
+
+    def _clean_up(self, options: Options) -> None:
+        """Leave nothing behind, whatever has ended it. May be called again."""
+        for worker in tuple(self._workers):
+            worker.kill()
+            worker.ended()
+            self._workers.remove(worker)
+        self.stopping = True
+        self._server.server_close()
+        self._server._options = options
+        self._server._report = StopReport(self._finished, self._cut)
+        self._server._supervisor = None
+        self._ended.set()
+        if self._places is not None:
+            self._places.close()
+            self._places = None
 
     def _check_server(self) -> None:
         server, state = self._server, self._server._state
@@ -205,8 +214,7 @@ class Workers:
         interrupted = False
         while self._workers or not self.stopping:
             inbox = mailbox.fileno()
-            with _writes_to_terminal(stop=True):
-                ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
+            ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
             if inbox in ready:
                 signum = mailbox.take()
                 if signum == signal.SIGINT and self.stopping:
@@ -248,7 +256,7 @@ class Workers:
             self._begin_reload()
         elif signum == getattr(signal, "SIGTTIN", None):
             self._resize(min(self._count + 1, MAX_WORKERS))
-        elif signum == getattr(signal, "SIGTTOU", None):
+        elif signum == getattr(signal, "SIGTTOU", None) and not stops_writers():
             self._resize(max(self._count - 1, 1))
 
     # Workers that come and go
@@ -284,8 +292,7 @@ class Workers:
         # A copy of this process would have the code that it has.
         anew = self._generation > 0 and self._load is None
         try:
-            with _writes_to_terminal(stop=True):  # as usual, for what else is started here
-                context, source = ingredients(self._server, chosen, self._load, anew, self._pems)
+            context, source = ingredients(self._server, chosen, self._load, anew, self._pems)
             return Worker(
                 context,
                 source,
@@ -418,24 +425,6 @@ class Workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
             worker.tell(Stop(seconds, patience))
-
-
-@contextlib.contextmanager
-def _writes_to_terminal(stop: bool) -> Iterator[None]:
-    """Whether those from the background, where ``stty tostop`` asks for it, raise SIGTTOU.
-
-    It is caught, so that a write would be interrupted, and tried anew, for ever; held back, the
-    write passes (termios(3)).
-    """
-    if not hasattr(signal, "SIGTTOU"):  # pragma: no cover - Windows
-        yield
-        return
-    how = signal.SIG_UNBLOCK if stop else signal.SIG_BLOCK
-    before = signal.pthread_sigmask(how, {signal.SIGTTOU})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _shared(places: int) -> SharedPlaces:

@@ -119,7 +119,7 @@ RECORDS = [
     (
         events.WorkerFailed("no\nmodule", 5.0),
         "ERROR",
-        "a worker could not be started: no\\nmodule; starting another in 5 s",
+        "a worker failed: no\\nmodule; starting another in 5 s",
     ),
     (events.WorkersStopping(4, 10.0), "INFO", "stopping: 4 workers, up to 10 s to finish"),
     (events.Reloaded(4), "INFO", "reloaded: 4 workers"),

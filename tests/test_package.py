@@ -20,7 +20,7 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 
 # From the bottom up: a room imports only from those before it.
 ORDER = [
-    *("errors", "deadline", "buffer", "addresses", "endpoints", "encodings"),
+    *("errors", "deadline", "forks", "buffer", "addresses", "endpoints", "encodings"),
     *("listfile", "blocklist", "profiles", "options", "events", "reading", "framing"),
     *("sockets", "timing", "alerts", "certificates", "records", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs"),
@@ -29,7 +29,7 @@ ORDER = [
     *("registry", "threads", "lifetimes", "stands", "accepting", "places", "admission", "anteroom"),
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
     *("stopping", "server", "signals"),
-    *("worker", "workers", "running"),
+    *("channel", "worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "arguments", "opening", "connecting"),
     *("loading", "output", "__init__", "commands", "cli", "__main__"),
 ]

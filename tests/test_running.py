@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import in_thread, observed, wait_until
+from support import PATIENCE, in_thread, observed, wait_until
 
 import netkit
-from netkit import events, options, workers
+from netkit import events, forks, options, signals, workers
 
 
 class Recorder:
@@ -68,3 +77,257 @@ def test_a_port_is_not_bound_for_a_number_of_workers_that_cannot_be() -> None:
     with observed(events.Listening) as seen, pytest.raises(ValueError, match="workers must be"):
         netkit.serve(netkit.EchoHandler, workers=0)
     assert seen == []
+
+
+# Whatever ends them
+
+
+class Boom(Exception):
+    """What a signal handler of the program raises."""
+
+
+def state() -> list[Any]:
+    """What netkit changes in a process while it serves."""
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    handlers = [signal.getsignal(signum) for signum in sorted(signal.valid_signals())]
+    masks = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return [wakeup, handlers, masks, len(forks._undoing), sys.unraisablehook, threading.enumerate()]
+
+
+def interrupted_at(moment: int, run: Callable[[], object]) -> bool:
+    """Call `run` and have an exception come before that line of netkit's in the main thread.
+
+    Whether there was such a line.
+    """
+    left = moment
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if Path(frame.f_code.co_filename).name not in ("signals.py", "running.py", "forks.py"):
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                raise Boom
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except Boom:
+        return True
+    finally:
+        sys.settrace(previous)
+    return left < 0
+
+
+@contextlib.contextmanager
+def stopped_soon(server: netkit.Server) -> Iterator[None]:
+    """A SIGTERM comes once it serves."""
+    ended = threading.Event()
+
+    def stop() -> None:
+        while not (server._accepting.under_way or ended.is_set()):
+            time.sleep(0.0005)
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with in_thread(stop):
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a mailbox being made
+def test_an_exception_at_any_moment_ends_run_and_leaves_nothing_behind() -> None:
+    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        before = state()
+        server = netkit.create_server(netkit.EchoHandler, drain_timeout=60)
+        for moment in itertools.count(3):  # after the arguments have been looked at
+            server.listen(0, "127.0.0.1")
+            address = server.server_address
+            with stopped_soon(server):
+                found = interrupted_at(moment, lambda: netkit.run(server))
+            wait_until(lambda: state() == before, f"the end of all after line {moment}, {state()},")
+            assert not server.listening
+            assert refused(address)
+            if not found:
+                break
+        assert moment > 100
+    finally:
+        signal.signal(signal.SIGTERM, ignored)
+
+
+def refused(address: Any) -> bool:
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def alarms(first: float, then: float = 0.0) -> Iterator[None]:
+    """A signal handler of the program raises `Boom`, once or again and again."""
+
+    def boom(signum: int, frame: object) -> None:
+        raise Boom
+
+    before = signal.signal(signal.SIGALRM, boom)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, first, then)
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("then", [0.0, 0.01])
+def test_serve_ends_by_an_exception_of_a_signal_handler_with_a_client(then: float) -> None:
+    before = state()
+    socks: list[socket.socket] = []
+
+    def come() -> None:
+        wait_until(lambda: seen, "listening")
+        host, port = seen[0].address.split(":")
+        socks.append(socket.create_connection((host, int(port)), PATIENCE))
+        socks[0].sendall(b"x")
+
+    with observed(events.Listening) as seen, in_thread(come):
+        with pytest.raises(Boom), alarms(0.3, then):
+            netkit.serve(netkit.EchoHandler, host="127.0.0.1", drain_timeout=60)
+    with socks[0] as sock:
+        assert sock.recv(1) in (b"x", b"")
+    host, port = seen[0].address.split(":")
+    assert refused((host, int(port)))
+    wait_until(lambda: state() == before)
+
+
+def test_serve_closes_what_it_has_bound_if_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise Boom
+
+    monkeypatch.setattr("netkit.running.run", fail)
+    with observed(events.Listening) as seen, pytest.raises(Boom):
+        netkit.serve(netkit.EchoHandler, host="127.0.0.1")
+    host, port = seen[0].address.split(":")
+    assert refused((host, int(port)))
+
+
+def test_run_without_a_thread_to_serve_in_closes_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "netkit-serve":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    before = state()
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    address = server.server_address
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        netkit.run(server)
+    assert refused(address)
+    assert server.stop() == (0, 0)
+    assert state() == before
+
+
+def test_a_server_that_fails_off_the_main_thread_is_closed() -> None:
+    class Failing(netkit.Server):
+        def serve_forever(self, poll_interval: float = 0.5) -> None:
+            raise Boom
+
+    server = Failing(("127.0.0.1", 0), netkit.EchoHandler)
+
+    def run() -> None:
+        with pytest.raises(Boom):
+            netkit.run(server)
+
+    with in_thread(run):
+        pass
+    assert refused(server.server_address)
+
+
+def test_what_must_come_to_its_end_is_tried_again_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+
+    def action() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise Boom(len(calls))
+
+    with pytest.raises(Boom, match="2"):
+        signals.despite_signals(action)
+    assert len(calls) == 3
+    signals.despite_signals(action)
+    monkeypatch.setattr(signals, "_TRIES", 2)
+    with pytest.raises(ZeroDivisionError):
+        signals.despite_signals(lambda: 1 / 0)
+
+
+# A stop before it serves
+
+
+class Late(netkit.Server):
+    """One whose thread takes a while: until a stop has been requested."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.requested = threading.Event()
+
+    def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
+        super().request_stop(timeout, patience)
+        self.requested.set()
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert self.requested.wait(PATIENCE)
+        super().serve_forever(poll_interval)
+
+
+def serve_for_a_while(server: netkit.Server) -> None:
+    with in_thread(netkit.Server.serve_forever, server):
+        wait_until(lambda: server._accepting.under_way)
+        server.shutdown()
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_signal_before_the_server_serves_again_stops_it(served: bool) -> None:
+    server = Late(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    if served:
+        serve_for_a_while(server)
+    last_resort = threading.Timer(PATIENCE, server.close)
+    last_resort.start()
+    assert netkit.run(server) == (0, 0, False)
+    assert last_resort.is_alive()
+    last_resort.cancel()
+    last_resort.join()
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_signal_handler_may_stop_the_server_before_its_thread_is_started(
+    served: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def stop_first(thread: threading.Thread) -> None:
+        if thread.name == "netkit-serve":
+            server.stop()
+        start(thread)
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    if served:
+        serve_for_a_while(server)
+    monkeypatch.setattr(threading.Thread, "start", stop_first)
+    assert netkit.run(server) == (0, 0, False)

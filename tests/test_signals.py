@@ -571,6 +571,34 @@ def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
     assert (sys.unraisablehook is tell) is (afterwards is None)
 
 
+def test_the_hook_for_late_signals_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+    try:
+        for _ in range(2000):
+            with StopSignals(afterwards=signal.SIG_IGN):
+                pass
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    late = SimpleNamespace(exc_value="Signal 2 ignored due to race condition")
+    other = SimpleNamespace(exc_value="another one")
+    for unraisable in (late, other):
+        sys.unraisablehook(unraisable)  # type: ignore[arg-type]
+    assert told == [other]
+
+
+def test_a_wake_up_descriptor_that_has_been_closed_meanwhile_is_not_put_back() -> None:
+    reading, writing = socket.socketpair()
+    with reading:
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno())
+        with StopSignals():
+            writing.close()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
     server = new_server()
     with client(server) as sock:

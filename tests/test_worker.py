@@ -5,21 +5,25 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
-from support import client, in_thread, receive_all, receive_exactly, wait_until
+from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_until
 
 import netkit
 from netkit import worker
+from netkit.channel import Channel, Failed, Ready, Stop, channel_pair
+from netkit.forks import do_not_undo
 from netkit.registry import StopReport
-from netkit.worker import PARENTS_SIGNALS, Failed, Ready, Recipe, Stop, Worker
+from netkit.worker import PARENTS_SIGNALS, Recipe, Worker
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
@@ -31,6 +35,8 @@ class FakeProcess:
 
     def __init__(self, target: Any, args: Any, name: str) -> None:
         self.arguments = args
+        *_, channel, _, _, _ = args
+        self.their_end = socket.socket(fileno=os.dup(channel.fileno()))
         self.exitcode: int | None = None
         self.calls: list[str] = []
         self.held_back: set[int] = set()
@@ -53,25 +59,14 @@ class FakeProcess:
 
 
 class FakeContext:
-    """Makes such processes, and keeps the other end of their channels."""
+    """Makes such processes."""
 
     Process: Any = FakeProcess
 
-    def __init__(self) -> None:
-        self.theirs: list[Any] = []
-
-    def Pipe(self) -> Any:
-        ours, theirs = multiprocessing.Pipe()
-        self.theirs.append(multiprocessing.connection.Connection(socket.dup(theirs.fileno())))
-        return ours, theirs
-
 
 @pytest.fixture
-def context() -> Iterator[FakeContext]:
-    context = FakeContext()
-    yield context
-    for channel in context.theirs:
-        channel.close()
+def context() -> FakeContext:
+    return FakeContext()
 
 
 @pytest.fixture
@@ -84,10 +79,13 @@ def server() -> Iterator[netkit.Server]:
 def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worker, Any]]:
     """A worker, and the other end of its channel."""
     made = Worker(context, source, None, 0, others)
+    theirs = Channel(made.process.their_end)
     try:
-        yield made, context.theirs[-1]
+        yield made, theirs
     finally:
+        theirs.close()
         made.channel.close()
+        do_not_undo(made.channel.close)
         made.process.sentinel.close()
         made.process.at_its_end.close()
 
@@ -107,8 +105,11 @@ def test_a_signal_finds_no_worker_without_handlers(
 def test_a_process_that_cannot_be_started_leaves_nothing_behind(
     context: FakeContext, server: netkit.Server
 ) -> None:
+    made: list[FakeProcess] = []
+
     class Failing(FakeProcess):
         def start(self) -> None:
+            made.append(self)
             raise BlockingIOError("no more processes")
 
     context.Process = Failing
@@ -116,18 +117,20 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
     with pytest.raises(BlockingIOError, match="no more processes"):
         Worker(context, server, None, 0, [])  # type: ignore[arg-type]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    with pytest.raises(EOFError):
-        context.theirs[0].recv()
+    with made[0].their_end as their_end:
+        assert their_end.recv(1) == b""
 
 
-def test_a_forked_worker_closes_its_parents_ends_of_all_channels(
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
+def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel(
     context: FakeContext, server: netkit.Server
 ) -> None:
-    recipe = Recipe(netkit.Server, netkit.EchoHandler, {}, (server.socket,))
     with started(context, server) as (one, _), started(context, server, [one]) as (two, _):
-        assert list(two.process.arguments[3]) == [two.channel, one.channel]
-        with started(context, recipe, [one, two]) as (spawned, _):
-            assert spawned.process.arguments[3] == []
+        child = os.fork()
+        if child == 0:
+            os._exit(one.channel.closed and two.channel.closed)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert not (one.channel.closed or two.channel.closed)
 
 
 def test_what_it_tells_is_taken_in(context: FakeContext, server: netkit.Server) -> None:
@@ -150,12 +153,32 @@ def test_what_it_tells_is_taken_in(context: FakeContext, server: netkit.Server) 
 
 def test_words_that_break_off_are_an_end(context: FakeContext, server: netkit.Server) -> None:
     with started(context, server) as (made, theirs):
-        with socket.socket(fileno=socket.dup(theirs.fileno())) as sock:
-            sock.sendall(b"\0\0\0\x50half")
+        theirs._socket.sendall(b"\0\0\0\x50half")
         theirs.close()
         made.listen()
         assert made.channel.closed
         made.listen()
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\xff\xff\xff\xff", "a message of 4294967295 bytes"),
+        (b"\0\0\0\4\x80\x04N.", "a message that is no JSON"),
+        (b'\0\0\0\x11{"kind": "Ready"}' * 1001, "more than 1000 messages"),
+    ],
+)
+def test_one_that_sends_no_message_is_to_be_killed_at_once(
+    data: bytes, what: str, context: FakeContext, server: netkit.Server
+) -> None:
+    with started(context, server) as (made, theirs):
+        made.listen()
+        assert not made.kill_at.expired()
+        theirs._socket.sendall(data)
+        made.listen()
+        assert made.kill_at.expired()
+        assert made.channel.closed
+        assert made.failure == f"worker {made.pid} has sent {what}"
 
 
 def test_an_order_reaches_it_unless_it_is_gone(context: FakeContext, server: netkit.Server) -> None:
@@ -163,7 +186,7 @@ def test_an_order_reaches_it_unless_it_is_gone(context: FakeContext, server: net
         assert not made.leaving
         made.tell(Stop(10, 5))
         assert made.leaving
-        assert theirs.recv() == (10, 5)
+        assert theirs.receive(Stop) == [(10, 5)]
         theirs.close()
         made.tell(Stop(0))
 
@@ -174,9 +197,7 @@ def test_only_a_stricter_order_is_given(context: FakeContext, server: netkit.Ser
             made.tell(Stop(10, 10))
         for order in (Stop(20), Stop(20), Stop(5, 20), Stop(10, 10), Stop(0), Stop(0)):
             made.tell(order)
-        told = []
-        while theirs.poll():
-            told.append(theirs.recv())
+        told = theirs.receive(Stop)
     assert told == [(10, 10), (20, 0), (5, 20), (0, 0)]
 
 
@@ -268,6 +289,36 @@ def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.
         assert 0.02 <= made.age < LONG
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_a_process_with_threads_is_not_forked_whoever_has_started_them() -> None:
+    code = """
+import _thread, threading, time
+from netkit import worker
+thread = threading.Thread(target=int)
+thread.start()
+thread.join()
+print(worker._has_one_thread())
+_thread.start_new_thread(time.sleep, (60,))
+print(threading.active_count(), worker._has_one_thread())
+thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+thread.start()
+print(worker._has_one_thread())
+"""
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+    assert output.split() == ["True", "1", "False", "False"]
+
+
+def test_where_threads_cannot_be_counted_those_of_python_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: str) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(os, "listdir", fail)
+    assert worker._has_one_thread()
+
+
 # In the worker's process
 
 
@@ -310,11 +361,12 @@ def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> No
 @contextlib.contextmanager
 def obeying(server: netkit.Server) -> Iterator[Any]:
     """The server takes orders; the parent's end of the channel."""
-    ours, theirs = multiprocessing.Pipe()
+    ours, theirs = channel_pair()
     made = worker._Made()
     made.put(server)
-    with ours, theirs, in_thread(worker._obey, made, theirs):
+    with closing(theirs), closing(ours), in_thread(worker._obey, made, theirs):
         yield ours
+        ours.close()
 
 
 def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
@@ -346,14 +398,7 @@ def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
 
 
 def test_what_nobody_hears_any_more_is_not_said() -> None:
-    ours, theirs = multiprocessing.Pipe()
-    with theirs:
+    ours, theirs = channel_pair()
+    with closing(theirs):
         ours.close()
         worker._say(theirs, Ready())
-
-
-@pytest.mark.parametrize("thing", [Ready(), Failed("why"), Stop(1.5, 2.5), StopReport(1, 2)])
-def test_orders_and_news_arrive_as_what_they_are(thing: Any) -> None:
-    copy = pickle.loads(pickle.dumps(thing))
-    assert copy == thing
-    assert type(copy) is type(thing)

@@ -442,7 +442,7 @@ os.fork = failing_fork
 import multiprocessing
 multiprocessing.set_start_method("fork")
 """
-NO_PROCESS = "a worker could not be started: BlockingIOError: [Errno 11] no more processes"
+NO_PROCESS = "a worker failed: BlockingIOError: [Errno 11] no more processes"
 
 
 def test_a_machine_without_room_for_a_process_is_asked_again_after_a_while(
@@ -1396,7 +1396,7 @@ def stop():
 
 def tell(event):
     if isinstance(event, (events.WorkersReady, events.WorkersStopping)):
-        logging.info("held %s", signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        logging.info("blocked %s", signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
 events.subscribe(tell)
 signal.signal(signal.SIGUSR1, lambda *_: server.stop())
@@ -1404,7 +1404,7 @@ server.stop_by_signal = lambda: os.kill(os.getpid(), signal.SIGUSR1)
 thread = threading.Thread(target=stop)
 thread.start()
 report = netkit.run(server, workers=2)
-logging.info("held %s", signal.SIGTTOU in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+logging.info("blocked %s", signal.pthread_sigmask(signal.SIG_BLOCK, []))
 thread.join()
 logging.info("then %s, %s", server.stop(), server.listening)
 """
@@ -1428,12 +1428,49 @@ def test_the_methods_of_the_server_stop_its_workers(
     assert cut == 0 or how == "close"
     assert f"then {report}, False" in lines
     assert f"told {report if how in ('stop', 'close') else None}" in lines
-    # SIGTTOU, which is caught, would interrupt what the parent writes, for ever (stty tostop).
-    assert [line for line in lines if line.startswith("held")] == [
-        "held True",
-        "held True",
-        "held False",
-    ]
+    assert [line for line in lines if line.startswith("blocked")] == ["blocked set()"] * 3
+
+
+def test_workers_that_get_no_thread_for_their_orders_are_told(
+    script: Callable[..., Program],
+) -> None:
+    with script(NO_THREAD + SERVE, start_method="fork", listening=False) as program:
+        assert program.wait() == 1
+        assert program.lines[-1].endswith("RuntimeError: can't start new thread")
+        wait_until(lambda: not program.left_behind())
+
+
+NO_THREAD = """
+start = threading.Thread.start
+def fail(thread):
+    if thread.name == "netkit-orders":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = fail
+"""
+
+
+@linux
+def test_an_exception_of_a_signal_handler_in_the_parent_ends_all_workers(
+    script: Callable[..., Program],
+) -> None:
+    with script(RAISING + SERVE, start_method="fork") as program:
+        program.wait_for_line("2 workers ready")
+        with clients_of_all(program, 2) as clients:
+            program.send_signal(signal.SIGUSR1)
+            for each in clients:
+                each.is_let_go()
+        assert program.wait() == 1
+        assert program.lines[-1] == "RuntimeError: enough"
+        wait_until(lambda: not program.left_behind())
+        assert refuses(program)
+
+
+RAISING = """
+def enough(*_):
+    raise RuntimeError("enough")
+signal.signal(signal.SIGUSR1, enough)
+"""
 
 
 # Idle
@@ -1464,13 +1501,10 @@ def test_nobody_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
 
 
 @linux
-@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
-def test_signals_find_no_worker_without_its_handlers(
-    start_method: str, script: Callable[..., Program]
-) -> None:
+def test_signals_find_no_worker_without_its_handlers(script: Callable[..., Program]) -> None:
     """From a terminal, they come to all at once, whatever these are at."""
     for step in range(3):
-        with script(start_method=start_method) as program:
+        with script(start_method="spawn") as program:
             wait_until(program.children)
             time.sleep(0.1 * step)
             send_to_all(program, signal.SIGINT)
