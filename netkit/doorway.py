@@ -27,7 +27,7 @@ from .errors import ServerStateError
 from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
 from .options import Options
 from .registry import Registry
-from .subclassing import ServerType
+from .subclassing import CalledByName, ServerType
 from .threads import PARKED, ClientThreads, Job
 
 _Self = TypeVar("_Self", bound="Doorway")
@@ -49,7 +49,7 @@ class _NoSocketYet:
         raise _NotBoundError("the server is not bound; call listen() first")
 
 
-class Doorway(socketserver.ThreadingTCPServer, metaclass=ServerType):
+class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerType):
     """The part of `Server` that lets clients in. Not used by itself."""
 
     socket: Any = _NoSocketYet()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, exchange, serving_forever
+from support import PATIENCE, ROOT, client, exchange, serving_forever, wait_until
 
 import netkit
 
@@ -141,6 +141,102 @@ def test_the_constructor_of_netkit_may_be_called_by_name() -> None:
     assert not hasattr(server, "app")
     with server, serving_forever(server):
         assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+class ByName(netkit.Server):
+    """Calls the methods of its base by the name of that, as programs of old do."""
+
+    base: Any = socketserver.ThreadingTCPServer
+
+    def __init__(self, *arguments: Any) -> None:
+        self.base.__init__(self, *arguments)
+
+    def server_bind(self) -> None:
+        self.base.server_bind(self)
+
+    def server_activate(self) -> None:
+        self.base.server_activate(self)
+
+    def serve_forever(self, poll_interval: float = 0.01) -> None:
+        self.base.serve_forever(self, poll_interval)
+
+    def handle_request(self) -> None:
+        self.base.handle_request(self)
+
+    def get_request(self) -> Any:
+        return self.base.get_request(self)
+
+    def verify_request(self, request: Any, client_address: Any) -> Any:
+        return self.base.verify_request(self, request, client_address)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.base.process_request(self, request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self.base.process_request_thread(self, request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        self.base.finish_request(self, request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.base.shutdown_request(self, request)
+
+    def close_request(self, request: Any) -> None:
+        self.base.close_request(self, request)
+
+    def shutdown(self) -> None:
+        self.base.shutdown(self)
+
+
+OVERRIDABLE = sorted(name for name in vars(ByName) if name in dir(socketserver.ThreadingTCPServer))
+OVERRIDABLE = [name for name in OVERRIDABLE if not name.startswith("__")]
+
+
+@pytest.mark.parametrize("method", [*OVERRIDABLE, "all but close_request"])
+@pytest.mark.parametrize("serves_before", [False, True])
+def test_each_method_of_the_base_may_be_called_by_name(method: str, serves_before: bool) -> None:
+    chosen = [name for name in OVERRIDABLE if method in (name, "all but close_request")]
+    if method not in OVERRIDABLE:
+        chosen.remove("close_request")  # else nobody would tell netkit that a client is gone
+    attributes = {name: vars(ByName)[name] for name in chosen}
+    server = made_of([netkit.Server], base=ByName.base, **attributes)(LOCAL, Shout)
+    with server:
+        if serves_before:
+            with client(server) as sock:
+                sock.sendall(b"first\n")
+                server.handle_request()
+                assert sock.recv(6) == b"FIRST\n"
+        with serving_forever(server) as thread:
+            assert exchange(server, b"hello\n") == b"HELLO\n"
+            server.shutdown()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            wait_until(lambda: not server.connections)
+        assert server.stop().cut == 0
+
+
+class LoopByName(netkit.Server):
+    base = ByName.base
+    serve_forever = ByName.serve_forever  # type: ignore[assignment]
+    shutdown = ByName.shutdown  # type: ignore[assignment]
+
+
+def test_a_shutdown_by_name_before_the_server_ever_served_counts_once() -> None:
+    with LoopByName(LOCAL, Shout) as server:
+        server.shutdown()
+        server.serve_forever()  # returns at once
+        with serving_forever(server):
+            assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+def test_limits_hold_for_a_loop_that_is_called_by_name() -> None:
+    server = LoopByName(LOCAL, Shout, max_connections=1, when_full="refuse")
+    with server, serving_forever(server), client(server) as silent:
+        wait_until(lambda: server.connection_count == 1)
+        assert exchange(server, b"") == b""
+        assert server.refused_count == 1
+        silent.sendall(b"hello\n")
+        assert silent.recv(6) == b"HELLO\n"
 
 
 def test_a_server_class_may_be_abstract() -> None:
