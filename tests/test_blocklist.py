@@ -208,6 +208,37 @@ def test_many_threads_may_change_it_and_look() -> None:
     assert len(found) == 800
 
 
+networks = st.one_of(
+    st.builds(
+        lambda number, length: ipaddress.IPv4Network((number, length), strict=False),
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 32),
+    ),
+    st.builds(
+        lambda number, length: ipaddress.IPv6Network((number, length), strict=False),
+        st.integers(0, 2**128 - 1),
+        st.integers(0, 128),
+    ),
+)
+
+
+@pytest.mark.fuzz
+@given(networks, st.integers(0, 2**128 - 1), st.booleans())
+def test_a_network_has_the_addresses_that_pythons_module_says(
+    network: Any, number: int, as_text: bool
+) -> None:
+    found = BlockList([str(network) if as_text else network])
+    address = type(network[0])(number % 2**network.max_prefixlen)
+    inside = network[number % network.num_addresses]
+    for each in (address, inside, network[0], network[-1]):
+        matches = found.prefix_length(each) is not None
+        mapped = getattr(each, "ipv4_mapped", None)
+        assert matches == (each in network)
+        assert not matches or each in found
+        if mapped is None and matches:
+            assert found.prefix_length(each) == network.prefixlen
+
+
 HERE = ["0.0.0.0", "0.1.2.3", "127.0.0.1", "::", "::1", "::ffff:0.0.0.0", "::ffff:127.0.0.1"]
 PRIVATE = ["10.1.2.3", "172.31.0.1", "192.168.3.4", "169.254.169.254", "100.64.0.1", "198.19.0.1"]
 PRIVATE += ["fe80::1", "fec0::1", "fd00:ec2::254", "64:ff9b:1::1", "64:ff9b::a9fe:a9fe"]

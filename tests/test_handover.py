@@ -73,6 +73,13 @@ def test_another_process_goes_on_with_what_was_not_read(
     assert netkit.receive_connection(there) is None
 
 
+def test_a_connection_without_unread_bytes_goes_over_too(
+    channel: tuple[socket.socket, socket.socket],
+) -> None:
+    with moved(*channel) as conn:
+        assert conn.read() == b"!"
+
+
 def test_much_that_was_not_read_goes_over_too(
     channel: tuple[socket.socket, socket.socket],
 ) -> None:
