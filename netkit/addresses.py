@@ -132,7 +132,11 @@ class Ends:
 
 
 def format_address(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2)."""
+    """``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
+
+    Whatever the host is, it is one line that is printable.
+    """
+    host = host if host.isprintable() else repr(host)[1:-1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -57,7 +57,7 @@ class Cancel:
         """Have all of them raise CancelledError. Idempotent."""
         with self._lock:
             self._cancelled = True
-            for callback in self._callbacks:
+            for callback in tuple(self._callbacks):
                 callback()
 
     @property
@@ -141,7 +141,10 @@ class Waiter:
             self.wake()
 
         # Daemon: resolving may take minutes, and must not keep the process.
-        threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        except RuntimeError as failure:
+            raise OSError(errno.EAGAIN, str(failure)) from None
         while not outcome:
             self.wait()
         result, error = outcome.pop()

@@ -42,6 +42,8 @@ def _all_candidates(host: str | None, port: int) -> list[Candidate]:
         return [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
+    if "\0" in host:  # the system's resolver would take what is before it
+        raise ValueError(f"host must not have null characters: {host!r}")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, by RFC 5890
@@ -197,6 +199,12 @@ _UNIX_REASONS = {
     errno.ENOENT: "the folder does not exist",
 }
 
+# Of looking up a name. Not every system has all of these numbers.
+_LOOKUPS = {
+    getattr(socket, name, None): "it has no address of this family"
+    for name in ("EAI_ADDRFAMILY", "EAI_NODATA")
+}
+
 
 def _code(error: OSError) -> str:
     """The name of its errno, as Node has it."""
@@ -221,5 +229,5 @@ def _reason_of_lookup(error: socket.gaierror, host: Any) -> str:
     if error.errno == socket.EAI_AGAIN:
         return "the name servers do not answer"
     if error.errno != socket.EAI_NONAME:
-        return str(error.strerror)
+        return _LOOKUPS.get(error.errno or 0) or str(error.strerror)
     return "there is no such network interface" if "%" in str(host) else "the name is not known"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
 import random
 import socket
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from .binding import explain, scoped
 from .clientoptions import FAMILIES, ConnectOptions
 from .connection import Connection
 from .deadline import Deadline
+from .endpoints import Endpoint
 from .errors import CancelledError, ConnectError
 
 # The pauses between rounds of attempts (seconds): each about twice the one before, and less by up
@@ -40,12 +40,14 @@ def target(port: int | str | None, host: str, path: Any) -> Target:
     if (port is None) == (path is None):
         raise TypeError("connect() takes a port or a path")
     if path is not None:
-        return Target(None, 0, os.fsdecode(path))
+        return Target(None, 0, Endpoint.of(path=path).path)
     number = check_first_port(port)  # type: ignore[arg-type] # it is not None, see above
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
     if not host:
         raise ValueError("host must be a name or an address, and is empty")
+    if "\0" in host:  # the system's resolver would take what is before it
+        raise ValueError(f"host must not have null characters: {host!r}")
     return Target(host, number)
 
 

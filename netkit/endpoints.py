@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from .addresses import check_first_port, check_port, is_ip
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
+_MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python's socket would take the lower bits of a larger one
 _OWNER = re.compile(r"[^:]+(:[^:]+)?|:[^:]+")  # as for chown(1)
 
 
@@ -141,6 +142,10 @@ def _check_path(endpoint: Endpoint) -> None:
         raise ValueError("a Unix socket must have a path or a name")
     if "\0" in path[1:]:
         raise ValueError(f"a Unix socket's path must not have null characters: {path!r}")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"a Unix socket's path must be encodable, and {path!r} is not") from None
     if abstract and sys.platform != "linux":
         raise ValueError(
             f"only Linux has abstract names of Unix sockets, such as {'@' + path[1:]!r}"
@@ -160,5 +165,5 @@ def _check_path(endpoint: Endpoint) -> None:
 def _check_descriptor(fd: object) -> None:
     if isinstance(fd, bool) or not isinstance(fd, int):
         raise TypeError(f"fd must be the number of a descriptor, not {fd!r}")
-    if fd < 0:
+    if not 0 <= fd <= _MAX_DESCRIPTOR:
         raise ValueError(f"fd must be the number of a descriptor, not {fd}")

@@ -23,6 +23,7 @@ import stat
 import tempfile
 from typing import Any
 
+from . import sockets
 from .connection import Connection
 from .errors import MessageTooLongError
 
@@ -125,6 +126,8 @@ def _stream(descriptor: int) -> socket.socket:
         sock.detach()  # the caller closes it
         raise _refused("its socket is no stream")
     sock.setblocking(True)  # whatever the sender has used it for
+    sockets.set_receive_timeout(sock, None)
+    sockets.set_send_timeout(sock, None)
     return sock
 
 

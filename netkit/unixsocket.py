@@ -167,7 +167,7 @@ class _Folder:
         """`descriptor`: of the folder; None if it cannot be opened."""
         self._path = path
         self._descriptor = descriptor
-        self._name = path if descriptor is None else os.path.basename(path)
+        self._name = path if descriptor is None else os.path.basename(path) or "."
 
     def look(self) -> os.stat_result:
         """What has the name; not what a symbolic link points to. OSError if it is gone."""
@@ -276,12 +276,18 @@ def _ids_of(owner: str) -> tuple[int, int]:
     uid = gid = -1  # chown(2): leave it
     try:
         if user:
-            uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+            uid = _number(owner, user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
         if group:
-            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+            gid = _number(owner, group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise ValueError(f"owner {owner!r}: {error.args[0]}") from None
     return uid, gid
+
+
+def _number(owner: str, digits: str) -> int:
+    if len(digits) > 10 or int(digits) >= 2**32 - 1:  # which would be -1
+        raise ValueError(f"owner {owner!r}: {digits} is no number of a user or group")
+    return int(digits)
 
 
 class PeerCredentials(NamedTuple):

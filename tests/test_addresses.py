@@ -119,6 +119,11 @@ def test_only_ipv6_gets_brackets() -> None:
     assert format_address("::", 0) == "[::]:0"
 
 
+def test_a_host_is_shown_in_one_printable_line() -> None:
+    assert format_address("\x1b[31m\nred", 80) == "\\x1b[31m\\nred:80"
+    assert format_address("b\u00fccher.example", 80) == "b\u00fccher.example:80"
+
+
 @pytest.mark.parametrize(
     ("client_address", "shown"),
     [

@@ -278,6 +278,23 @@ def test_a_wait_is_cancelled_from_another_thread(early: bool) -> None:
     assert not cancel._callbacks
 
 
+def test_what_is_called_back_may_detach_itself() -> None:
+    cancel, called = Cancel(), []
+
+    def call(number: int) -> Callable[[], None]:
+        def callback() -> None:
+            called.append(number)
+            cancel.detach(callback)
+
+        return callback
+
+    for number in range(3):
+        cancel.attach(call(number))
+    cancel.cancel()
+    cancel.cancel()
+    assert called == [0, 1, 2]
+
+
 def test_a_race_that_is_cancelled_closes_what_it_has_begun() -> None:
     cancel = Cancel()
     with deaf() as silent, Waiter(Deadline(None), cancel) as waiter:

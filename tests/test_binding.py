@@ -52,6 +52,13 @@ def test_a_host_of_another_type_is_a_type_error(host: Any) -> None:
         candidates(host, 80)
 
 
+@pytest.mark.parametrize("host", ["\0", "127.0.0.1\0.example"])
+def test_a_host_with_null_characters_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match="^host must not have null characters: ") as caught:
+        candidates(host, 80)
+    assert repr(host) in str(caught.value)
+
+
 @pytest.mark.parametrize("host", ["x" * 64 + ".invalid", "a..b", "::g", "no name"])
 def test_a_name_that_does_not_resolve_is_an_error_that_tells_which(host: str) -> None:
     with pytest.raises(socket.gaierror) as caught:

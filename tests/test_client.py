@@ -258,6 +258,8 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((1, ["::1"]), {}, TypeError, "host must be a name or an address, not ['::1']"),
         ((1, ""), {}, ValueError, "host must be a name or an address, and is empty"),
         (("0x",), {}, ValueError, "port must be a number from 0 to 65535, not '0x'"),
+        ((1, "127.0.0.1\0.example"), {}, ValueError, "host must not have null characters: '127."),
+        ((), {"path": "a\0b"}, ValueError, "a Unix socket's path must not have null characters"),
         (("localhost", 8080), {}, ValueError, "; the port comes first, and then the host"),
         ((("localhost", 8080),), {}, TypeError, "; the port comes first, and then the host"),
         ((True,), {}, TypeError, "port must be a number from 0 to 65535, not True"),
@@ -358,6 +360,33 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
     assert (caught.value.address, caught.value.port) == ("no-such-host.invalid", 1)  # type: ignore[attr-defined]
     with pytest.raises(socket.gaierror, match="not a host name"):
         connect(1, "a" * 100)
+
+
+def test_a_name_that_is_no_text_for_a_terminal_is_shown_escaped() -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        connect(1, "\x1b[31m.invalid")
+    assert str(caught.value.strerror).startswith("cannot connect to \\x1b[31m.invalid:1: ")
+
+
+def test_a_literal_of_the_other_family_is_told() -> None:
+    with pytest.raises(socket.gaierror, match="it has no address of this family"):
+        connect(1, "::1", source_address=("127.0.0.1", 0))
+
+
+def test_a_name_without_a_thread_to_look_it_up_is_an_os_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with listener() as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            with pytest.raises(OSError, match="cannot connect to localhost:") as caught:
+                connect(port)
+            assert caught.value.errno == errno.EAGAIN
+            connect(port, "127.0.0.1").close()  # an address needs none
+        connect(port, family=4).close()
 
 
 def test_a_resolver_is_asked_and_what_it_says_is_checked() -> None:

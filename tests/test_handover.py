@@ -28,7 +28,7 @@ from support import (
 )
 
 import netkit
-from netkit import handover
+from netkit import handover, sockets
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="another kernel counts otherwise")
 
@@ -360,11 +360,14 @@ def test_a_connection_that_did_not_block_blocks_once_it_is_received(
     ours, peer = socket.socketpair()
     with ours, peer:
         ours.setblocking(False)
+        sockets.set_receive_timeout(ours, 0.001)
         socket.send_fds(here, [b"\0"], [ours.fileno()])
-    received = netkit.receive_connection(there)
-    assert received
-    with received:
-        assert received.socket.getblocking()
+        received = netkit.receive_connection(there)
+        assert received
+        with received:
+            assert received.socket.getblocking()
+            timeout = received.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+            assert not any(timeout)
 
 
 def test_credentials_beside_the_descriptor_do_no_harm(

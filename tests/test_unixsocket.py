@@ -130,6 +130,11 @@ def test_what_is_no_socket_is_never_removed(
     assert inode(path) == before
 
 
+def test_a_folder_with_a_slash_is_never_removed_either(sock: socket.socket, path: str) -> None:
+    os.mkdir("folder")
+    refuse(sock, "folder/", "what is there is no socket")
+
+
 def test_a_server_that_cannot_be_asked_keeps_its_file(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +482,8 @@ def test_the_file_may_be_given_to_others_by_number(path: str, sock: socket.socke
     ("owner", "text"),
     [
         ("no-such-user", "owner 'no-such-user': getpwnam(): name not found: 'no-such-user'"),
+        ("4294967295", "owner '4294967295': 4294967295 is no number of a user or group"),
+        (f":{9**99}", f"owner ':{9**99}': {9**99} is no number of a user or group"),
         (":no-such-group", "owner ':no-such-group': getgrnam(): name not found: 'no-such-group'"),
     ],
 )
