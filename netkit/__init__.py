@@ -66,6 +66,7 @@ _ROOMS = {
     ),
     "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
     "handover": ("receive_connection", "send_connection"),
+    "logconfig": ("configure_logging",),
     "registry": ("StopReport",),
     "relaying": ("Relayed", "relay"),
     "running": ("run", "serve"),
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
     from .handlers import LoggerHandler as LoggerHandler
     from .handover import receive_connection as receive_connection
     from .handover import send_connection as send_connection
+    from .logconfig import configure_logging as configure_logging
     from .registry import StopReport as StopReport
     from .relaying import Relayed as Relayed
     from .relaying import relay as relay

@@ -6,6 +6,7 @@ looked up. Family names are those of Node's `net`, ``"IPv4"`` and ``"IPv6"``.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
@@ -113,6 +114,11 @@ class Ends:
         return remote and remote.family
 
     @property
+    def local(self) -> str:
+        """Our end, for people: ``127.0.0.1:8080``, or ``unix:/path``."""
+        return _described(self._local_name)
+
+    @property
     def local_address(self) -> str | None:
         """The numeric address of our end."""
         local = SocketAddress.from_sockname(self._local_name)
@@ -199,6 +205,9 @@ def describe_peer(client_address: Any) -> str:
     if client_address is None or isinstance(client_address, (str, bytes)):
         return format_unix(client_address)
     return str(client_address)
+
+
+_described = functools.lru_cache(maxsize=64)(describe_peer)  # of a server, most are the same
 
 
 def check_port(port: int | str) -> int:

@@ -25,6 +25,7 @@ from .commands import COMMANDS, command, understand, with_flags
 from .errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
 from .handlers import EchoHandler, GreeterHandler
 from .loading import load
+from .logconfig import configure_logging, is_configured
 from .output import CommandLogger, Output
 from .server import Server, create_server
 from .signals import StopSignals
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.command = name
     try:
         options = understand(arguments, words)
-        logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
+        _set_up_logging(arguments)
         handler, settings = _handler_or_stand_in(arguments)
         with settings.get("output") or contextlib.nullcontext():
             try:
@@ -127,11 +128,16 @@ def _restore_safe_path(value: str | None) -> None:
         os.environ[_SAFE_PATH] = value
 
 
+def _set_up_logging(arguments: argparse.Namespace) -> None:
+    configure_logging(arguments.log_level, arguments.log_format)
+    logs.show_listeners(len(arguments.addresses) > 1)
+
+
 def _load_in_worker(arguments: argparse.Namespace, safe_path: str | None = None) -> Any:
     """The handler. `safe_path`: what the environment of its programs has for `_SAFE_PATH`."""
     _restore_safe_path(safe_path)
-    if not logs.logger.handlers:  # it has not been forked
-        logs.configure(sys.stderr, arguments.log_level, arguments.log_format)
+    if not is_configured():  # it has not been forked
+        _set_up_logging(arguments)
     return _handler(arguments)[0]
 
 

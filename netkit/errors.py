@@ -162,7 +162,7 @@ class LineTooLongError(PeerError, ValueError):
     """
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"line longer than {limit} bytes (max_line); it is skipped")
+        super().__init__(f"line longer than {limit} bytes (max_line)")
         self.limit = limit
 
 

@@ -34,10 +34,11 @@ class Unlimited(NamedTuple):
 
 
 class ConnectionOpened(NamedTuple):
-    """A client has been accepted. `id` is `Connection.id`, `peer` is its address."""
+    """A client has been accepted. `id` is `Connection.id`, `peer` is its address, `local` ours."""
 
     id: int
     peer: str
+    local: str = ""
 
 
 class ConnectionClosed(NamedTuple):
@@ -48,6 +49,7 @@ class ConnectionClosed(NamedTuple):
     bytes_read: int | None
     bytes_written: int | None
     seconds: float
+    local: str = ""
 
 
 class ClientFailed(NamedTuple):
@@ -56,6 +58,7 @@ class ClientFailed(NamedTuple):
     id: int
     peer: str
     error: BaseException
+    local: str = ""
 
 
 class HandlerFailed(NamedTuple):
@@ -64,6 +67,7 @@ class HandlerFailed(NamedTuple):
     id: int
     peer: str
     error: BaseException
+    local: str = ""
 
 
 class HookFailed(NamedTuple):
@@ -203,6 +207,7 @@ class Report(NamedTuple):
     id: int
     peer: str
     text: str
+    local: str = ""
 
 
 class WorkersReady(NamedTuple):

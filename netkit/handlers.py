@@ -17,6 +17,7 @@ from .connection import Connection
 from .encodings import encode_separator, printable
 from .errors import LineTooLongError
 from .forks import call_in_children
+from .logs import in_bytes
 
 
 class Handler:
@@ -164,7 +165,7 @@ class LoggerHandler(Handler):
         try:
             line = self.conn.readline()
         except LineTooLongError as error:
-            self._report(f"{self.conn.peer}: {error}")
+            self._report(f"{self.conn.peer}: {error}; it is skipped")
             return True
         more = bool(line)
         if more:
@@ -181,7 +182,7 @@ class LoggerHandler(Handler):
         conn = self.conn
         seconds = time.monotonic() - conn.opened_at
         self._report(
-            f"{conn.peer} closed: {conn.bytes_read} bytes received, "
+            f"{conn.peer} closed: {in_bytes(conn.bytes_read)} received, "
             f"{conn.bytes_written} sent, {seconds:.1f} s"
         )
 
@@ -192,7 +193,7 @@ class LoggerHandler(Handler):
             output.flush()
 
     def _report(self, text: str) -> None:
-        events.emit(events.Report(self.conn.id, self.conn.peer, text))
+        events.emit(events.Report(self.conn.id, self.conn.peer, text, self.conn.local))
 
 
 def hex_dump(data: bytes, end: int) -> bytes:

@@ -134,6 +134,7 @@ def _end(over: list[_Over]) -> None:
     for connection, lifetime, hard in over:
         reason = timed_out("lifetime", lifetime, connection.peer)
         if connection.interrupt(reason, hard) and connection.opaque and not hard:
-            told.append(events.ClientFailed(connection.id, connection.peer, reason))
+            number, peer, local = connection.id, connection.peer, connection.local
+            told.append(events.ClientFailed(number, peer, reason, local))
     for event in told:
         events.emit(event)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from . import events
 from .encodings import printable
@@ -19,15 +18,47 @@ from .errors import ConnectError
 
 logger = logging.getLogger("netkit")
 
+MOST_TEXT = 2000  # characters of what one exception says, before they are escaped
+MOST_LINE = 25_000  # characters of a record, and of each line of a traceback
+MOST_LINES = 100  # lines at each end of a traceback
+
 _Text = Callable[[Any], str]
 
 
-def _amount(count: int | None) -> str:
-    return "not counted" if count is None else f"{count} bytes"
+_listeners_shown = False
+
+
+def show_listeners(several: bool) -> None:
+    """Whether text says by which listener each client came: not where there is only one."""
+    global _listeners_shown
+    _listeners_shown = several
+
+
+def _who(event: Any) -> str:
+    to = f" to {event.local}" if _listeners_shown and event.local else ""
+    return f"[{event.id}] {event.peer}{to}"
+
+
+def _failed(event: Any) -> str:
+    text = _error(event.error)
+    told = event.peer in text and not _listeners_shown  # a limit that has passed names the client
+    return f"[{event.id}] {text}" if told else f"{_who(event)}: {text}"
+
+
+def _traffic(event: Any) -> str:
+    read, written = event.bytes_read, event.bytes_written
+    if read is None:
+        return "bytes not counted"
+    return f"{in_bytes(read)} received, {in_bytes(written)} sent"
+
+
+def in_bytes(number: int) -> str:
+    """``1 byte``, ``2 bytes``."""
+    return f"{number} byte{'' if number == 1 else 's'}"
 
 
 def _limit(seconds: float | None) -> str:
-    return "any time" if seconds is None else f"{seconds:.0f} s"
+    return "no time limit" if seconds is None else f"up to {round(seconds, 1):g} s to finish"
 
 
 def _status(status: int | None) -> str:
@@ -59,18 +90,15 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
             "profile='public' (--profile public) sets limits for the Internet"
         ),
     ),
-    events.ConnectionOpened: (logging.DEBUG, lambda e: f"[{e.id}] {e.peer} connected"),
+    events.ConnectionOpened: (logging.DEBUG, lambda e: f"{_who(e)} connected"),
     events.ConnectionClosed: (
         logging.DEBUG,
-        lambda e: (
-            f"[{e.id}] {e.peer} closed after {e.seconds:.3f} s: "
-            f"{_amount(e.bytes_read)} received, {_amount(e.bytes_written)} sent"
-        ),
+        lambda e: f"{_who(e)} closed after {e.seconds:.3f} s: {_traffic(e)}",
     ),
-    events.ClientFailed: (logging.INFO, lambda e: f"[{e.id}] {e.peer}: {_error(e.error)}"),
+    events.ClientFailed: (logging.INFO, _failed),
     events.HandlerFailed: (
         logging.ERROR,
-        lambda e: f"[{e.id}] {e.peer}: the handler failed: {_error(e.error)}",
+        lambda e: f"{_who(e)}: the handler failed: {_error(e.error)}",
     ),
     events.HookFailed: (logging.ERROR, lambda e: f"{e.hook} failed: {_error(e.error)}"),
     events.ObserverFailed: (
@@ -142,7 +170,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.Stopping: (
         logging.INFO,
-        lambda e: f"stopping: {e.connections} connected, up to {_limit(e.timeout)} to finish",
+        lambda e: f"stopping: {e.connections} connected, {_limit(e.timeout)}",
     ),
     events.Stopped: (logging.INFO, lambda e: f"stopped: {e.finished} finished, {e.cut} cut"),
     events.Report: (logging.INFO, lambda e: f"[{e.id}] {e.text}"),
@@ -157,7 +185,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.WorkersStopping: (
         logging.INFO,
-        lambda e: f"stopping: {_workers(e)}, up to {_limit(e.timeout)} to finish",
+        lambda e: f"stopping: {_workers(e)}, {_limit(e.timeout)}",
     ),
     events.Reloaded: (logging.INFO, lambda e: f"reloaded: {_workers(e)}"),
     events.ReloadFailed: (
@@ -168,35 +196,74 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
 _WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed, events.ObserverFailed)
 
 
+# Text that comes from outside
+
+
+def cut(text: str, most: int = MOST_LINE) -> str:
+    """`text`, if it is not too long for a record, or else its beginning and its length."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def one_line(text: str) -> str:
+    """The same, as one line that is safe on a terminal. Backslashes stay as they are."""
+    if not text.isprintable():
+        text = printable(cut(text)).replace(r"\\", "\\")
+    return cut(text)
+
+
+def said(thing: object) -> str:
+    """What an exception (or anything else) says, without its error number."""
+    if isinstance(thing, OSError) and thing.strerror and type(thing).__str__ is OSError.__str__:
+        where = "" if thing.filename is None else f": {_str(thing.filename)!r}"
+        return cut(f"{_str(thing.strerror)}{where}", MOST_TEXT)
+    return cut(_str(thing), MOST_TEXT)
+
+
 def _str(thing: object) -> str:
     try:
         return str(thing)
-    except Exception:  # its own fault, and no reason to say nothing of it
+    except KeyboardInterrupt:  # that was the user
+        raise
+    except BaseException:  # its own fault, and no reason to say nothing of it
         return ""
 
 
 def _error(error: BaseException) -> str:
-    text = printable(_str(error))
+    text = printable(said(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def traceback_lines(error: BaseException) -> list[str]:
+    """As Python shows it, but what each exception says takes one line, is printable, and short.
+
+    Of a very long one, only its first and last lines.
+    """
+    try:
+        lines = _traceback(error).split("\n")
+    except Exception as failure:  # its notes are no texts, or there is no memory
+        return [f"a traceback that cannot be shown: {type(failure).__name__}"]
+    left_out = len(lines) - 2 * MOST_LINES
+    if left_out > 0:
+        lines[MOST_LINES:-MOST_LINES] = [f"  [{left_out} lines left out]"]
+    return [one_line(line) for line in lines]
+
+
 def _traceback(error: BaseException) -> str:
-    """As Python shows it, but that what each exception says takes one line, and is printable."""
     text = "".join(traceback.format_exception(error)).removesuffix("\n")
     chain: list[BaseException] = [error]
     for link in chain:
-        for said in (_str(link), *map(_str, getattr(link, "__notes__", ()))):
-            if "\n" in said and not said.isspace():
-                text = text.replace(said, printable(said))
+        for part in (_str(link), *map(_str, getattr(link, "__notes__", ()))):
+            if "\n" in part and not part.isspace():
+                text = text.replace(part, one_line(cut(part, MOST_TEXT)))
         others = (link.__cause__, link.__context__)
         chain += [other for other in others if other is not None and other not in chain]
-    return "\n".join(printable(line).replace(r"\\", "\\") for line in text.split("\n"))
+    return text
 
 
 def _add_traceback(record: logging.LogRecord) -> bool:
     """Format the traceback here, lest another formatter pass on what a client has sent."""
     if record.exc_info and record.exc_info[1]:
-        record.exc_text = _traceback(record.exc_info[1])
+        record.exc_text = "\n".join(traceback_lines(record.exc_info[1]))
     return True
 
 
@@ -233,52 +300,4 @@ def _write(event: events.Event) -> None:
         error = event.error if isinstance(event, _WITH_TRACEBACK) else None
         if isinstance(error, ConnectError):  # a service that is down: its text says all
             error = None
-        logger.log(level, text(event), exc_info=error, extra={"event": event})
-
-
-def configure(stream: TextIO, level: str, style: str) -> None:
-    """Send the records of `level` and above to `stream`, as ``"text"`` or as ``"json"``.
-
-    For programs that leave logging to netkit, such as its command line. Level: a name of
-    `logging`'s, in small letters.
-    """
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
-
-
-class TextFormatter(logging.Formatter):
-    """The message alone; from warnings on with the level before it."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if record.levelno < logging.WARNING:
-            return text
-        return f"{record.levelname.lower()}: {text}"
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, RFC 3339), level, event, message, and the event's data."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        import json  # here because most programs never need it
-
-        self._dumps = json.dumps
-
-    def format(self, record: logging.LogRecord) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        data: dict[str, Any] = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-        }
-        event = getattr(record, "event", None)
-        if event is not None:
-            data["event"] = type(event).__name__
-            data.update(event._asdict())
-        data["message"] = record.getMessage()
-        if record.exc_info:
-            data["traceback"] = self.formatException(record.exc_info)
-        return self._dumps(data, default=_str)
+        logger.log(level, one_line(text(event)), exc_info=error, extra={"event": event})

@@ -70,7 +70,7 @@ class Registry:
 
     def announce(self, connection: Connection) -> None:
         """Tell of a connection that has been added, and ask it to finish if all others are."""
-        events.emit(events.ConnectionOpened(connection.id, connection.peer))
+        events.emit(events.ConnectionOpened(connection.id, connection.peer, connection.local))
         if self._draining:
             connection.end_input()
 
@@ -141,7 +141,8 @@ class Registry:
         written: int | None = connection.bytes_written
         if connection.opaque:
             read = written = None
-        events.emit(events.ConnectionClosed(connection.id, connection.peer, read, written, seconds))
+        number, peer, local = connection.id, connection.peer, connection.local
+        events.emit(events.ConnectionClosed(number, peer, read, written, seconds, local))
 
     def live(self) -> tuple[Connection, ...]:
         """The connections that are open now."""

@@ -27,6 +27,7 @@ from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
 from .threads import Job
+from .timing import in_seconds
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
 
@@ -369,21 +370,20 @@ class ClientServer(AdjustableServer):
         if faults:
             self._tell_failure(faults[0], connection, client_address)
         else:
-            number, peer = connection.id if connection else 0, describe_peer(client_address)
-            events.emit(events.ClientFailed(number, peer, self._in_words(error, connection)))
+            reason = self._in_words(error, connection)
+            events.emit(events.ClientFailed(*_ends(connection, client_address, reason)))
 
     def _tell_failure(
         self, error: BaseException, connection: Connection | None, client_address: Any
     ) -> None:
-        number = connection.id if connection else 0
-        events.emit(events.HandlerFailed(number, describe_peer(client_address), error))
+        events.emit(events.HandlerFailed(*_ends(connection, client_address, error)))
 
     def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
         """The same, naming the limit that has passed, where Python says "timed out" only."""
         if connection and isinstance(error, TimeoutError) and error.errno is None:
             name, limit = next(_limits_of_calls(self._options), ("", None))
             if limit is not None and limit == connection.socket.gettimeout():
-                text = f"{connection.peer} kept a read or a write waiting for {limit:g} seconds"
+                text = f"{connection.peer} kept a read or a write waiting for {in_seconds(limit)}"
                 return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
         return error
 
@@ -409,6 +409,14 @@ def _limits_of_calls(options: Options) -> Iterator[tuple[str, float | None]]:
     for name in ("idle_timeout", "read_timeout", "write_timeout"):
         if getattr(options, name) is not None:
             yield name, wait_time(getattr(options, name))
+
+
+def _ends(
+    connection: Connection | None, client_address: Any, error: BaseException
+) -> tuple[int, str, BaseException, str]:
+    """What an event says of a failure, and of the connection that it belongs to."""
+    number, local = (connection.id, connection.local) if connection else (0, "")
+    return number, describe_peer(client_address), error, local
 
 
 def _is_clients(error: BaseException, connection: Connection | None) -> bool:

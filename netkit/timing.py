@@ -34,18 +34,24 @@ TOLERANCE = 0.1
 
 
 _TEXTS = {
-    "idle_timeout": "nothing received from {peer} for {limit:g} seconds",
-    "read_timeout": "no whole message from {peer} within {limit:g} seconds",
-    "write_timeout": "nothing could be sent to {peer} for {limit:g} seconds",
+    "idle_timeout": "nothing received from {peer} for {seconds}",
+    "read_timeout": "no whole message from {peer} within {seconds}",
+    "write_timeout": "nothing could be sent to {peer} for {seconds}",
     "min_rate": "{peer} is slower than {limit:g} bytes a second",
-    "handshake_timeout": "no TLS handshake with {peer} within {limit:g} seconds",
-    "lifetime": "the connection to {peer} has lasted {limit:g} seconds",
+    "handshake_timeout": "no TLS handshake with {peer} within {seconds}",
+    "lifetime": "the connection to {peer} has lasted {seconds}",
 }
 
 
 def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
     """The error that says which limit has passed."""
-    return TimeoutError(errno.ETIMEDOUT, f"{name}: {_TEXTS[name].format(limit=limit, peer=peer)}")
+    text = _TEXTS[name].format(limit=limit, seconds=in_seconds(limit), peer=peer)
+    return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+
+
+def in_seconds(number: float) -> str:
+    """``1 second``, ``0.5 seconds``."""
+    return f"{number:g} second{'' if number == 1 else 's'}"
 
 
 _main_thread: int | None = None

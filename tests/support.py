@@ -22,7 +22,7 @@ import pytest
 from hypothesis import settings
 
 import netkit
-from netkit import events
+from netkit import events, logconfig
 from netkit.buffer import ReceiveBuffer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,6 +230,33 @@ class Hostile:
         return sorted(path.name for path in self.folder.rglob("*.imported"))
 
 
+@contextlib.contextmanager
+def logging_put_back() -> Iterator[None]:
+    """Whatever sets up logging meanwhile, in the end all is as it was before."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks = [(module, name, getattr(module, name)) for module, name, _ in logconfig._HOOKS]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for module, name, hook in hooks:
+            setattr(module, name, hook)
+
+
+_TIME_AND_LEVEL = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ([A-Z]+) ")
+
+
+def without_time(line: str) -> str:
+    """A line of the log as on a terminal: with its level from warnings on, and no time."""
+    found = _TIME_AND_LEVEL.match(line)
+    if found is None:
+        return line
+    level = "" if found[1] in ("DEBUG", "INFO") else f"{found[1].lower()}: "
+    return level + line[found.end() :]
+
+
 class Program:
     """A process, in a session of its own, with its port once it listens."""
 
@@ -265,7 +292,7 @@ class Program:
     def _read_lines(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            self.lines.append(line.decode(errors="replace").rstrip("\n"))
+            self.lines.append(without_time(line.decode(errors="replace").rstrip("\n")))
 
     def wait_for_line(self, pattern: str | re.Pattern[str]) -> None:
         """Until a line on standard error matches."""

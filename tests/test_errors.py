@@ -47,7 +47,7 @@ from netkit import errors
         (
             errors.LineTooLongError(10),
             (errors.PeerError, ValueError),
-            "line longer than 10 bytes (max_line); it is skipped",
+            "line longer than 10 bytes (max_line)",
         ),
         (
             errors.MessageTooLongError(10),

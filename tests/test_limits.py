@@ -953,7 +953,7 @@ import multiprocessing, sys, netkit
 from netkit import logs
 if __name__ == "__main__":
     multiprocessing.set_start_method(METHOD)
-    logs.configure(sys.stderr, "info", "text")
+    netkit.configure_logging()
     server = netkit.create_server(netkit.EchoHandler, max_connections=2, WHEN)
     netkit.run(server.listen(0, "127.0.0.1"), workers=3)
 """

@@ -109,7 +109,7 @@ import subprocess
 python = [sys.executable, "-m", "netkit"]
 echo = subprocess.Popen([*python, "echo", "[fe80::1%lo]:0"], stderr=subprocess.PIPE, text=True)
 with echo:
-    port = re.fullmatch(r"listening on \\[fe80::1%lo\\]:([0-9]+)\\n", echo.stderr.readline())[1]
+    port = re.search(r"listening on \\[fe80::1%lo\\]:([0-9]+)\\n", echo.stderr.readline())[1]
     talk = [*python, "connect", "--source", name, name, port]
     print(subprocess.check_output(talk, input="hello\\n", text=True), end="")
     talk[-3] = "[fe80::1%lo]:0"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
 import socket
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +17,9 @@ from hypothesis import strategies as st
 from support import examples, observed, wait_until
 
 import netkit
-from netkit import events, logs
+from netkit import events, logconfig, logs
+from netkit.encodings import printable
+from netkit.timing import timed_out
 
 ERROR = ValueError("what went wrong")
 
@@ -33,14 +34,14 @@ RECORDS = [
     ),
     (events.ConnectionOpened(1, "1.2.3.4:5"), "DEBUG", "[1] 1.2.3.4:5 connected"),
     (
-        events.ConnectionClosed(1, "1.2.3.4:5", 10, 20, 1.5),
+        events.ConnectionClosed(1, "1.2.3.4:5", 1, 20, 1.5),
         "DEBUG",
-        "[1] 1.2.3.4:5 closed after 1.500 s: 10 bytes received, 20 bytes sent",
+        "[1] 1.2.3.4:5 closed after 1.500 s: 1 byte received, 20 bytes sent",
     ),
     (
         events.ConnectionClosed(1, "unix", None, None, 0.0),
         "DEBUG",
-        "[1] unix closed after 0.000 s: not counted received, not counted sent",
+        "[1] unix closed after 0.000 s: bytes not counted",
     ),
     (events.ClientFailed(1, "p", ERROR), "INFO", "[1] p: ValueError: what went wrong"),
     (events.ClientFailed(1, "p", EOFError()), "INFO", "[1] p: EOFError"),
@@ -83,7 +84,8 @@ RECORDS = [
         "signals are not handled here: this is not the main thread; call stop() to end the server",
     ),
     (events.Stopping(3, 10.0), "INFO", "stopping: 3 connected, up to 10 s to finish"),
-    (events.Stopping(3, None), "INFO", "stopping: 3 connected, up to any time to finish"),
+    (events.Stopping(3, 0.5), "INFO", "stopping: 3 connected, up to 0.5 s to finish"),
+    (events.Stopping(3, None), "INFO", "stopping: 3 connected, no time limit"),
     (events.Stopped(2, 1), "INFO", "stopped: 2 finished, 1 cut"),
     (events.ClientRefused("p", "deny", None, None), "DEBUG", "p refused: deny"),
     (
@@ -131,22 +133,6 @@ RECORDS = [
 ]
 
 
-@pytest.fixture
-def configured() -> Iterator[Callable[..., io.StringIO]]:
-    """`logs.configure` with a stream of ours, undone in the end."""
-    logger = logs.logger
-    before = logger.handlers[:], logger.level, logger.propagate
-
-    def configure(level: str = "debug", style: str = "text") -> io.StringIO:
-        stream = io.StringIO()
-        logs.configure(stream, level, style)
-        return stream
-
-    yield configure
-    logger.handlers[:], logger.propagate = before[0], before[2]
-    logger.setLevel(before[1])
-
-
 def raised(error: BaseException) -> BaseException:
     """With a traceback."""
     try:
@@ -177,79 +163,6 @@ def test_what_nobody_wants_to_know_is_not_even_written(caplog: pytest.LogCapture
     logs.write(events.Stopped(2, 1))
     logs.write(events.Report(1, "p", "said something"))
     assert caplog.records == []
-
-
-@pytest.mark.parametrize(
-    ("event", "text"),
-    [
-        (events.Stopped(2, 1), "stopped: 2 finished, 1 cut\n"),
-        (events.AcceptResumed(1.0), "warning: accepting clients again, after 1.0 s\n"),
-        (
-            events.ListenerLost(ERROR),
-            "error: no new clients any more: ValueError: what went wrong\n",
-        ),
-    ],
-)
-def test_text_is_the_message_and_from_warnings_on_the_level(
-    event: Any, text: str, configured: Callable[..., io.StringIO]
-) -> None:
-    stream = configured()
-    logs.write(event)
-    assert stream.getvalue() == text
-
-
-@pytest.mark.parametrize(
-    ("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1), ("critical", 0)]
-)
-def test_only_records_of_the_level_and_above_are_shown(
-    level: str, count: int, configured: Callable[..., io.StringIO]
-) -> None:
-    stream = configured(level)
-    logs.write(events.ConnectionOpened(1, "p"))
-    logs.write(events.Stopped(0, 0))
-    logs.write(events.AcceptResumed(1.0))
-    logs.write(events.ListenerLost(ERROR))
-    assert stream.getvalue().count("\n") == count
-
-
-def test_the_records_are_not_shown_twice(
-    configured: Callable[..., io.StringIO], caplog: pytest.LogCaptureFixture
-) -> None:
-    stream = configured()
-    logs.write(events.Stopped(0, 0))
-    assert stream.getvalue().count("stopped") == 1
-    assert caplog.records == []
-
-
-@pytest.mark.parametrize(("event", "level", "text"), RECORDS)
-def test_json_is_one_object_a_line_with_the_data_of_the_event(
-    event: Any, level: str, text: str, configured: Callable[..., io.StringIO]
-) -> None:
-    stream = configured(style="json")
-    logs.write(event)
-    (line,) = stream.getvalue().splitlines()
-    data = json.loads(line)
-    assert (data.pop("level"), data.pop("message")) == (level.lower(), text)
-    assert data.pop("event") == type(event).__name__
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
-    has_traceback = data.pop("traceback", None) is not None
-    assert has_traceback is isinstance(event, logs._WITH_TRACEBACK)
-    expected = event._asdict()
-    if "error" in expected:
-        expected["error"] = str(expected["error"])
-    assert data == {
-        name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
-    }
-
-
-def test_records_that_are_no_events_are_formatted_too(
-    configured: Callable[..., io.StringIO],
-) -> None:
-    stream, stream_json = configured(), configured(style="json")
-    logs.logger.info("%d things", 5)
-    assert stream.getvalue() == "5 things\n"
-    data = json.loads(stream_json.getvalue())
-    assert (data["message"], data["level"], "event" in data) == ("5 things", "info", False)
 
 
 # --- What comes from a client ---
@@ -283,18 +196,21 @@ def lines_of(formatter: logging.Formatter, event: Any) -> list[str]:
             records.append(record)
 
     handler = Collector()
-    logs.logger.addHandler(handler)
-    before, logs.logger.propagate = logs.logger.propagate, False
+    logger = logs.logger
+    logger.addHandler(handler)
+    before, logger.propagate, level = logger.propagate, False, logger.level
+    logger.setLevel("DEBUG")
     try:
         logs.write(event)
     finally:
-        logs.logger.removeHandler(handler)
-        logs.logger.propagate = before
+        logger.removeHandler(handler)
+        logger.propagate = before
+        logger.setLevel(level)
     (record,) = records
     return formatter.format(record).split("\n")
 
 
-FORMATTERS = [logs.TextFormatter(), logging.Formatter("%(levelname)s:%(message)s")]
+FORMATTERS = [logconfig.TextFormatter(), logging.Formatter("%(levelname)s:%(message)s")]
 
 
 def looks_like_a_traceback(line: str) -> bool:
@@ -318,11 +234,11 @@ def check_that_nothing_is_forged(text: str) -> None:
             assert all(line.isprintable() for line in (first, *others))
             if not isinstance(event, (events.HandlerFailed, events.HookFailed)):
                 assert others == []
-            note = logs.printable(text)
+            note = printable(text)
             notes = {note, note.replace(r"\\", "\\")}
             for line in others:
                 assert looks_like_a_traceback(line) or line in notes, line
-        (line,) = lines_of(logs.JsonFormatter(), event)
+        (line,) = lines_of(logconfig.JsonFormatter(), event)
         assert line.isprintable()
         assert line.isascii()
         assert json.loads(line)["error"] == text
@@ -346,34 +262,121 @@ def test_no_text_can_forge_a_record(text: str) -> None:
         logs.logger.setLevel("NOTSET")
 
 
-def test_a_traceback_of_plain_exceptions_is_pythons(
-    configured: Callable[..., io.StringIO],
-) -> None:
-    stream = configured()
+def test_a_traceback_of_plain_exceptions_is_pythons() -> None:
     try:
         try:
             int("no number\\")
         except ValueError as error:
             raise RuntimeError("failed") from error
     except RuntimeError as error:
-        logs.write(events.HandlerFailed(1, "p", error))
+        first, *rest = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
         plain = "".join(traceback.format_exception(error))
-    first, rest = stream.getvalue().split("\n", 1)
     assert first == "error: [1] p: the handler failed: RuntimeError: failed"
-    assert rest == plain
+    assert rest == plain.splitlines()
 
 
-def test_an_error_that_cannot_say_what_it_is_is_still_told(
-    configured: Callable[..., io.StringIO],
+class Odd(Exception):
+    """An exception whose text is what `make` returns or raises."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __str__(self) -> str:
+        return self.make()  # type: ignore[no-any-return]
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+ODD = [
+    lambda: fail(ValueError()),
+    lambda: fail(SystemExit()),
+    lambda: fail(GeneratorExit()),
+    lambda: str(Odd(ODD[-1])),  # for ever
+    lambda: 5,
+]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_an_error_that_cannot_say_what_it_is_is_logged(make: Callable[[], Any]) -> None:
+    event = events.HandlerFailed(1, "p", raised(Odd(make)))
+    first, *_ = lines_of(FORMATTERS[0], event)
+    assert first == "error: [1] p: the handler failed: Odd"
+    (line,) = lines_of(logconfig.JsonFormatter(), event)
+    data = json.loads(line)
+    assert (data["message"], data["error"]) == ("[1] p: the handler failed: Odd", "")
+    assert data["error_type"] == "Odd"
+
+
+def test_an_interrupt_while_an_error_says_what_it_is_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        logs.said(Odd(lambda: fail(KeyboardInterrupt())))
+
+
+def test_notes_that_are_no_texts_lose_no_record() -> None:
+    error = raised(RuntimeError("x"))
+    error.__notes__ = 5  # type: ignore[attr-defined]
+    first, *_ = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert first == "error: [1] p: the handler failed: RuntimeError: x"
+
+
+def test_a_record_is_of_a_bounded_length() -> None:
+    error = raised(RuntimeError("\x1b" * 10**6))
+    error.__cause__ = raised(ValueError("x\n" * 10**6))
+    for formatter in (*FORMATTERS, logconfig.JsonFormatter()):
+        lines = lines_of(formatter, events.HandlerFailed(1, "p", error))
+        assert sum(map(len, lines)) < 200_000
+        assert any("... (1000000 characters)" in line for line in lines)
+
+
+def test_of_a_long_traceback_the_first_and_the_last_lines_are_shown() -> None:
+    error: BaseException = ValueError(0)
+    for number in range(1, 200):
+        cause, error = error, ValueError(number)
+        error.__cause__ = cause
+    lines = logs.traceback_lines(error)
+    assert len(lines) == 2 * logs.MOST_LINES + 1
+    assert (lines[0], lines[-1]) == ("ValueError: 0", "ValueError: 199")
+    assert re.fullmatch(r"  \[\d+ lines left out\]", lines[logs.MOST_LINES])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionResetError(104, "Connection reset"), "ConnectionResetError: Connection reset"),
+        (FileNotFoundError(2, "No such file", "x\n"), r"FileNotFoundError: No such file: 'x\\n'"),
+        (OSError("just text"), "OSError: just text"),
+        (OSError(5, ""), "OSError: [Errno 5] "),
+    ],
+)
+def test_an_error_of_the_system_is_told_in_words_and_not_by_its_number(
+    error: OSError, text: str
 ) -> None:
-    class Mute(Exception):
-        def __str__(self) -> str:
-            raise ValueError
+    assert lines_of(FORMATTERS[0], events.AcceptFailed(error)) == [
+        f"warning: a client could not be accepted: {text}"
+    ]
 
-    stream, stream_json = configured(), configured(style="json")
-    logs.write(events.HandlerFailed(1, "p", raised(Mute())))
-    assert stream.getvalue().startswith("error: [1] p: the handler failed: Mute\nTraceback ")
-    assert json.loads(stream_json.getvalue())["message"] == "[1] p: the handler failed: Mute"
+
+def test_a_limit_that_has_passed_names_the_client_once() -> None:
+    error = timed_out("idle_timeout", 1.0, "1.2.3.4:5")
+    assert lines_of(FORMATTERS[0], events.ClientFailed(7, "1.2.3.4:5", error)) == [
+        "[7] TimeoutError: idle_timeout: nothing received from 1.2.3.4:5 for 1 second"
+    ]
+
+
+def test_where_there_are_several_listeners_a_record_says_by_which_a_client_came() -> None:
+    opened = events.ConnectionOpened(1, "1.2.3.4:5", "127.0.0.1:80")
+    failed = events.ClientFailed(1, "1.2.3.4:5", ValueError("1.2.3.4:5 is odd"), "127.0.0.1:80")
+    logs.show_listeners(True)
+    try:
+        assert lines_of(FORMATTERS[0], opened) == ["[1] 1.2.3.4:5 to 127.0.0.1:80 connected"]
+        assert lines_of(FORMATTERS[0], failed) == [
+            "[1] 1.2.3.4:5 to 127.0.0.1:80: ValueError: 1.2.3.4:5 is odd"
+        ]
+    finally:
+        logs.show_listeners(False)
+    assert lines_of(FORMATTERS[0], opened) == ["[1] 1.2.3.4:5 connected"]
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
@@ -395,14 +398,14 @@ def test_the_path_of_a_unix_client_cannot_forge_a_record(
 
 
 def test_events_can_be_hidden(
-    configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    caplog.set_level("DEBUG", "netkit")
     monkeypatch.setattr(logs, "_hidden", set())
-    stream = configured()
     logs.hide(events.Stopped)
     logs.write(events.Stopped(2, 1))
     logs.write(events.Report(1, "p", "said something"))
-    assert stream.getvalue() == "[1] said something\n"
+    assert [record.getMessage() for record in caplog.records] == ["[1] said something"]
 
 
 def test_a_log_handler_that_raises_is_reported_once_on_standard_error(

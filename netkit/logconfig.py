@@ -1,0 +1,314 @@
+"""Logging for a whole process: what the command line sets up, and any program may.
+
+Rules:
+
+1. All that goes to standard error is a record of the chosen form: netkit's, those of any other
+   logger, warnings, and what Python itself would write there (exceptions that nobody catches).
+2. A record is one line (in text, its traceback follows), escaped and of a bounded length.
+3. What a peer could repeat without end is an episode: the first of its kind is written at once, the
+   others are counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TextIO
+
+from .forks import free_in_children
+from .logs import cut, logger, one_line, said, traceback_lines
+
+EPISODE_SECONDS = 5.0  # how long records of one kind are counted after the first
+MOST_KINDS = 100  # how many kinds of records are told apart
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+def configure_logging(
+    level: str = "info", style: str = "text", stream: TextIO | None = None
+) -> Callable[[], None]:
+    """Send the records of every logger to `stream` (None: standard error), and Python's own words.
+
+    `level`: the least that is written, ``"debug"``, ``"info"``, ``"warning"``, ``"error"`` or
+    ``"critical"``. `style`: ``"text"`` or ``"json"``, as docs/logging.md shows them.
+
+    Warnings and exceptions that nobody catches become records, too: `warnings.showwarning`,
+    `sys.excepthook`, `threading.excepthook` and `sys.unraisablehook` are replaced. A second call
+    takes the place of the first. Returns a function that undoes the call. ValueError for a level or
+    a style that there is not.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
+    if style not in ("text", "json"):
+        raise ValueError(f"style must be 'text' or 'json', not {style!r}")
+    stream = sys.stderr if stream is None else stream
+    handler = Handler(stream)
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(not _is_tty(stream)))
+    root = logging.getLogger()
+    former, former_level = [each for each in root.handlers if isinstance(each, Handler)], root.level
+    _swap(root, former, [handler], getattr(logging, level.upper()))
+    restore_hooks = _replace_hooks()
+
+    def undo() -> None:
+        _swap(root, [handler], former, former_level)
+        restore_hooks()
+
+    return undo
+
+
+def _swap(root: logging.Logger, old: list[Handler], new: list[Handler], level: int) -> None:
+    for handler in old:
+        root.removeHandler(handler)
+    for handler in new:
+        root.addHandler(handler)
+    root.setLevel(level)
+
+
+def is_configured() -> bool:
+    """Whether `configure_logging` has been called, in this process or before it was forked."""
+    return any(isinstance(each, Handler) for each in logging.getLogger().handlers)
+
+
+def _is_tty(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):  # it is closed, or no file
+        return False
+
+
+class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only for type checkers
+    """Writes each record at once. What cannot be written is dropped, or said in the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As of any handler. Raises nothing."""
+        if self.stream is None:  # a process without standard error (pythonw, a daemon)
+            return
+        try:
+            line = self.format(record)
+        except Exception as error:  # its arguments do not fit its message
+            line = self.format(_about(record, error))
+        try:
+            self.stream.write(line + self.terminator)
+            self.flush()
+        except (OSError, ValueError, AttributeError):  # full, closed or gone: nobody reads it
+            return
+
+
+def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    where = f"{record.pathname}:{record.lineno}"
+    text = f"a record of {where} cannot be formatted: {type(error).__name__}: {said(error)}"
+    level = {"levelno": logging.ERROR, "levelname": "ERROR"}
+    return logging.makeLogRecord({"name": record.name, "msg": text, **level})
+
+
+# The forms
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; `full` with the time and the level, for a stream that is no terminal."""
+
+    def __init__(self, full: bool = False) -> None:
+        super().__init__()
+        self._full = full
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As of any formatter."""
+        level = record.levelname
+        if self._full:
+            seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+            head = f"{seconds}.{int(record.msecs):03d} {level} "
+        else:
+            head = f"{level.lower()}: " if record.levelno >= logging.WARNING else ""
+        if record.processName != "MainProcess":  # a worker's
+            head += f"pid {record.process}: "
+        if record.name != logger.name:
+            head += f"{one_line(record.name)}: "
+        lines = [head + one_line(record.getMessage()), *_lines_below(record)]
+        return "\n".join(lines)
+
+
+def _lines_below(record: logging.LogRecord) -> list[str]:
+    lines: list[str] = []
+    if record.exc_info and record.exc_info[1]:
+        lines += traceback_lines(record.exc_info[1])
+    if record.stack_info:
+        lines += map(one_line, record.stack_info.split("\n"))
+    return lines
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: the record, and the data of the event that it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import json  # here because most programs never need it
+
+        self._dumps = json.dumps
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As of any formatter."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        data: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "thread": record.threadName,
+        }
+        event = getattr(record, "event", None)
+        error = record.exc_info[1] if record.exc_info else None
+        if event is not None:
+            fields = event._asdict()
+            error = fields.pop("error", error)
+            if "pid" in fields:  # of a worker that the event is about
+                fields["worker"] = fields.pop("pid")
+            data.update(event=type(event).__name__, **fields)
+        data["message"] = record.getMessage()
+        if error is not None:
+            data.update(error=said(error), error_type=type(error).__name__)
+        below = _lines_below(record)
+        if below:
+            data["traceback"] = "\n".join(below)
+        return self._dumps({name: _capped(value) for name, value in data.items()}, default=said)
+
+
+def _capped(value: Any) -> Any:
+    return cut(value) if isinstance(value, str) else value
+
+
+# What Python itself would write to standard error
+
+
+class Episodes:
+    """Which records of a kind are written, and how many were not. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kinds: dict[Any, tuple[float, int]] = {}  # when each has begun, and how many followed
+        # Guards _kinds. Re-entrant: while it is held, a finalizer may fail in the same thread.
+        self._lock = threading.RLock()
+
+    def note(self, kind: Any) -> int | None:
+        """One more of a kind. None if it is to be counted only, or how many were since the last."""
+        now = self._clock()
+        with self._lock:
+            if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
+                self._forget_locked(now)
+                if len(self._kinds) >= MOST_KINDS:
+                    kind = None  # all those for which there is no room are one kind
+            began, more = self._kinds.get(kind, (-EPISODE_SECONDS, 0))
+            if began + EPISODE_SECONDS > now and kind in self._kinds:
+                self._kinds[kind] = began, more + 1
+                return None
+            self._kinds[kind] = now, 0
+            return more
+
+    def _forget_locked(self, now: float) -> None:
+        for kind, (began, more) in list(self._kinds.items()):
+            if not more and began + EPISODE_SECONDS <= now:
+                del self._kinds[kind]
+
+    def take_rest(self) -> int:
+        """How many have been counted and not been told of; they are from now on."""
+        with self._lock:
+            rest = sum(more for _, more in self._kinds.values())
+            self._kinds.clear()
+            return rest
+
+
+_episodes = Episodes()
+free_in_children(_episodes._lock)
+
+
+def _report(kind: Any, level: int, text: str, error: BaseException | None = None) -> None:
+    more = _episodes.note(kind)
+    if more is not None:
+        since = f" ({more} more like it since the last one)" if more else ""
+        logger.log(level, "%s%s", one_line(text), since, exc_info=error)
+
+
+@atexit.register
+def _report_rest() -> None:
+    rest = _episodes.take_rest()
+    if rest:
+        logger.warning("%d more like the records above were not written", rest)
+
+
+def _place(traceback: TracebackType | None) -> tuple[Any, ...]:
+    """Where it was raised: exceptions of one kind are those of one place."""
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return (traceback.tb_frame.f_code, traceback.tb_lineno) if traceback is not None else ()
+
+
+def _with_type(error: BaseException | None, kind: type[BaseException]) -> str:
+    text = "" if error is None else said(error)
+    return f"{kind.__name__}: {text}" if text else kind.__name__
+
+
+def _excepthook(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    text = f"nobody has caught {_with_type(error, kind)}"
+    _report(("main", kind, _place(traceback)), logging.ERROR, text, error)
+
+
+def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
+    kind, error = args.exc_type, args.exc_value
+    if issubclass(kind, SystemExit):  # a way to end a thread
+        return
+    name = args.thread.name if args.thread else "that is gone"
+    text = f"thread {name}: nobody has caught {_with_type(error, kind)}"
+    _report(("thread", kind, _place(args.exc_traceback)), logging.ERROR, text, error)
+
+
+def _unraisablehook(args: sys.UnraisableHookArgs) -> None:
+    kind, error = args.exc_type, args.exc_value
+    try:
+        place = cut(repr(args.object))
+    except Exception:  # its own fault
+        place = type(args.object).__name__
+    text = f"ignored in {place}: {_with_type(error, kind)}"
+    what = ("unraisable", kind, type(args.object), _place(args.exc_traceback))
+    _report(what, logging.ERROR, text, error)
+
+
+def _showwarning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if file is not None:
+        file.write(warnings.formatwarning(message, category, filename, lineno, line))
+        return
+    text = f"{filename}:{lineno}: {category.__name__}: {said(message)}"
+    _report(("warning", category, filename, lineno), logging.WARNING, text)
+
+
+_HOOKS: tuple[tuple[Any, str, Callable[..., None]], ...] = (
+    (sys, "excepthook", _excepthook),
+    (sys, "unraisablehook", _unraisablehook),
+    (threading, "excepthook", _thread_excepthook),
+    (warnings, "showwarning", _showwarning),
+)
+
+
+def _replace_hooks() -> Callable[[], None]:
+    before = [(module, name, getattr(module, name)) for module, name, _ in _HOOKS]
+    for module, name, hook in _HOOKS:
+        setattr(module, name, hook)
+
+    def restore() -> None:
+        for module, name, hook in before:
+            setattr(module, name, hook)
+
+    return restore

@@ -1,0 +1,459 @@
+"""Logging for a whole process: its forms, and what Python itself would write to standard error."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import logging
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import PATIENCE, ROOT, logging_put_back
+from test_logs import ERROR, RECORDS
+
+import netkit
+from netkit import events, logconfig, logs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., io.StringIO]]:
+    """`configure_logging` with a stream of ours, undone in the end."""
+    monkeypatch.setattr(logconfig, "_episodes", logconfig.Episodes())
+
+    def configure(level: str = "debug", style: str = "text", terminal: bool = True) -> io.StringIO:
+        stream = Terminal() if terminal else io.StringIO()
+        netkit.configure_logging(level, style, stream)
+        return stream
+
+    with logging_put_back():
+        yield configure
+
+
+# --- Text ---
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (events.Stopped(2, 1), "stopped: 2 finished, 1 cut\n"),
+        (events.AcceptResumed(1.0), "warning: accepting clients again, after 1.0 s\n"),
+        (
+            events.ListenerLost(ERROR),
+            "error: no new clients any more: ValueError: what went wrong\n",
+        ),
+    ],
+)
+def test_on_a_terminal_text_is_the_message_and_from_warnings_on_the_level(
+    event: Any, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured()
+    logs.write(event)
+    assert stream.getvalue() == text
+
+
+def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(terminal=False)
+    logs.write(events.Stopped(2, 1))
+    logs.write(events.AcceptResumed(1.0))
+    first, second = stream.getvalue().splitlines()
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+    assert re.fullmatch(time + " INFO stopped: 2 finished, 1 cut", first)
+    assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
+
+
+def test_a_closed_stream_is_no_terminal_and_loses_the_records_only() -> None:
+    stream = Terminal()
+    stream.close()
+    with logging_put_back():
+        netkit.configure_logging(stream=stream)
+        logging.getLogger("app").error("lost")
+
+
+def test_a_process_without_standard_error_loses_the_records_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with logging_put_back():
+        netkit.configure_logging()
+        logging.getLogger("app").error("lost")
+
+
+def test_a_process_that_is_not_the_main_one_shows_its_number(
+    configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = configured()
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "netkit-worker")
+    logs.write(events.Stopped(2, 1))
+    assert stream.getvalue() == f"pid {os.getpid()}: stopped: 2 finished, 1 cut\n"
+
+
+def test_what_the_application_logs_is_there_with_the_name_of_its_logger(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured("info")
+    log = logging.getLogger("app.db")
+    log.debug("not at this level")
+    log.info("%d rows\x1b[31m\n%s", 5, "C:\\new")
+    log.warning("slow")
+    assert stream.getvalue().splitlines() == [
+        r"app.db: 5 rows\x1b[31m\nC:\new",
+        "warning: app.db: slow",
+    ]
+
+
+def test_the_traceback_and_the_stack_of_a_record_follow_it(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured()
+    try:
+        raise ValueError("a\x1b")
+    except ValueError:
+        logging.getLogger("app").exception("failed", stack_info=True)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["error: app: failed", "Traceback (most recent call last):"]
+    assert r"ValueError: a\x1b" in lines
+    assert "Stack (most recent call last):" in lines
+
+
+@pytest.mark.parametrize(
+    ("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1), ("critical", 0)]
+)
+def test_only_records_of_the_level_and_above_are_shown(
+    level: str, count: int, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured(level)
+    logs.write(events.ConnectionOpened(1, "p"))
+    logs.write(events.Stopped(0, 0))
+    logs.write(events.AcceptResumed(1.0))
+    logs.write(events.ListenerLost(ERROR))
+    assert stream.getvalue().count("\n") == count
+
+
+def test_a_second_call_takes_the_place_of_the_first_and_can_be_undone(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning
+    level = logging.getLogger().level
+    first = configured()
+    second = io.StringIO()
+    undo = netkit.configure_logging("error", stream=second)
+    logs.write(events.ListenerLost(ERROR))
+    undo()
+    logs.write(events.Stopped(1, 0))
+    assert (first.getvalue().count("\n"), second.getvalue().count("\n")) == (1, 1)
+    with logging_put_back():
+        undo = netkit.configure_logging()
+        undo()
+        assert logging.getLogger().level == logging.DEBUG
+    logging.getLogger().setLevel(level)
+    assert hooks != (sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning)
+
+
+@pytest.mark.parametrize(
+    ("level", "style", "text"),
+    [
+        ("loud", "text", "level must be one of debug, info, warning, error, critical, not 'loud'"),
+        ("info", "xml", "style must be 'text' or 'json', not 'xml'"),
+    ],
+)
+def test_a_level_or_a_style_that_there_is_not_is_refused(level: str, style: str, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        netkit.configure_logging(level, style)
+
+
+# --- JSON ---
+
+
+@pytest.mark.parametrize(("event", "level", "text"), RECORDS)
+def test_json_is_one_object_a_line_with_the_data_of_the_event(
+    event: Any, level: str, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured(style="json")
+    logs.write(event)
+    (line,) = stream.getvalue().splitlines()
+    data = json.loads(line)
+    assert (data.pop("level"), data.pop("message")) == (level.lower(), text)
+    assert data.pop("event") == type(event).__name__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
+    assert (data.pop("logger"), data.pop("pid")) == ("netkit", os.getpid())
+    assert data.pop("thread") == threading.current_thread().name
+    has_traceback = data.pop("traceback", None) is not None
+    assert has_traceback is isinstance(event, logs._WITH_TRACEBACK)
+    expected = event._asdict()
+    if "error" in expected:
+        error = expected["error"]
+        expected.update(error=logs.said(error), error_type=type(error).__name__)
+    if "pid" in expected:
+        expected["worker"] = expected.pop("pid")
+    assert data == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
+    }
+
+
+def test_json_has_what_the_application_logs_and_its_exceptions(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured(style="json")
+    try:
+        raise KeyError("k")
+    except KeyError:
+        logging.getLogger("app").exception("%d things\n", 5)
+    data = json.loads(stream.getvalue())
+    assert (data["message"], data["level"], data["logger"]) == ("5 things\n", "error", "app")
+    assert (data["error"], data["error_type"], "event" in data) == ("'k'", "KeyError", False)
+    assert data["traceback"].startswith("Traceback (most recent call last):\n")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_record_that_cannot_be_formatted_is_told_in_the_same_form(
+    style: str, configured: Callable[..., io.StringIO], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream = configured(style=style)
+    logging.getLogger("app").addHandler(handler := logging.getLogger().handlers[-1])
+    logging.getLogger("app").propagate = False  # another handler's answer is none of ours
+    try:
+        logging.getLogger("app").info("%d", "five")
+    finally:
+        logging.getLogger("app").removeHandler(handler)
+        logging.getLogger("app").propagate = True
+    (line,) = stream.getvalue().splitlines()
+    message = json.loads(line)["message"] if style == "json" else line
+    assert re.search(r"a record of .*test_logconfig.py:\d+ cannot be formatted: TypeError", message)
+    assert capfd.readouterr().err == ""
+
+
+# --- What Python would write to standard error ---
+
+
+class Fails:
+    """Raises where nobody can catch it, with a name that means harm."""
+
+    def __del__(self) -> None:
+        raise ValueError("\x1b[31m\nforged")
+
+    def __repr__(self) -> str:
+        return "<a\nforged \x1b thing>"
+
+
+class FailsMute(Fails):
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def drop(kind: type[Fails]) -> None:
+    kind()
+    gc.collect()
+
+
+def raise_in_thread(error: BaseException) -> None:
+    def target() -> None:
+        raise error
+
+    thread = threading.Thread(target=target, name="netkit-1 a\nforged")
+    thread.start()
+    thread.join()
+
+
+def raise_uncaught(error: BaseException) -> None:
+    try:
+        raise error
+    except BaseException as caught:
+        sys.excepthook(type(caught), caught, caught.__traceback__)
+
+
+HOOKED = [
+    (lambda: drop(FailsMute), "error", "ignored in "),
+    (
+        lambda: raise_in_thread(ValueError("a\nforged")),
+        "error",
+        r"thread netkit-1 a\nforged: nobody has caught ValueError: a\nforged",
+    ),
+    (
+        lambda: raise_in_thread(KeyboardInterrupt()),
+        "error",
+        r"thread netkit-1 a\nforged: nobody has caught KeyboardInterrupt",
+    ),
+    (
+        lambda: raise_uncaught(OSError(5, "no\x1b")),
+        "error",
+        r"nobody has caught OSError: no\x1b",
+    ),
+    (
+        lambda: warnings.warn_explicit("a\nforged", UserWarning, "app.py", 5),
+        "warning",
+        r"app.py:5: UserWarning: a\nforged",
+    ),
+]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+@pytest.mark.parametrize(("act", "level", "text"), HOOKED)
+def test_what_nobody_catches_is_one_record(
+    act: Callable[[], None],
+    level: str,
+    text: str,
+    style: str,
+    configured: Callable[..., io.StringIO],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    stream = configured(style=style)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = logconfig._showwarning  # which the block puts back
+        act()
+    lines = stream.getvalue().splitlines()
+    assert all(line.isprintable() for line in lines)
+    if style == "text":
+        assert lines[0].startswith(f"{level}: {text}")
+        assert not any(line.startswith("forged") for line in lines)
+    else:
+        (data,) = map(json.loads, lines)
+        assert (data["level"], data["message"].startswith(text)) == (level, True)
+        assert level == "warning" or data["traceback"].startswith("Traceback")
+    assert capfd.readouterr().err == ""
+
+
+def test_the_object_of_an_ignored_exception_is_shown(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured()
+    args: Any = SimpleNamespace(exc_type=ValueError, exc_value=ValueError("x"), object=Fails)
+    args.exc_traceback = None
+    sys.unraisablehook(args)
+    args.object, args.exc_value = 5, None
+    sys.unraisablehook(args)
+    first, _, second = stream.getvalue().splitlines()
+    assert first == f"error: ignored in {Fails!r}: ValueError: x"
+    assert second == "error: ignored in 5: ValueError"
+
+
+def test_a_thread_may_end_by_sys_exit_and_one_without_a_name_is_told_of(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured()
+    raise_in_thread(SystemExit(1))
+    threading.excepthook(threading.ExceptHookArgs((ValueError, None, None, None)))
+    assert stream.getvalue() == "error: thread that is gone: nobody has caught ValueError\n"
+
+
+def test_a_warning_for_a_file_goes_there(configured: Callable[..., io.StringIO]) -> None:
+    stream, file = configured(), io.StringIO()
+    warnings.showwarning("odd", UserWarning, "app.py", 5, file)
+    assert (stream.getvalue(), file.getvalue()) == ("", "app.py:5: UserWarning: odd\n")
+
+
+# --- Episodes ---
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_first_of_a_kind_is_written_and_the_others_of_five_seconds_are_counted() -> None:
+    clock = Clock()
+    episodes = logconfig.Episodes(clock)
+    assert [episodes.note("a"), episodes.note("b")] == [0, 0]
+    assert [episodes.note("a") for _ in range(9)] == [None] * 9
+    clock.now += logconfig.EPISODE_SECONDS
+    assert [episodes.note("a"), episodes.note("a"), episodes.note("b")] == [9, None, 0]
+    assert (episodes.take_rest(), episodes.take_rest()) == (1, 0)
+
+
+def test_there_are_so_many_kinds_and_no_more() -> None:
+    clock = Clock()
+    episodes = logconfig.Episodes(clock)
+    kinds = range(logconfig.MOST_KINDS)
+    assert [episodes.note(kind) for kind in kinds] == [0] * len(kinds)
+    assert episodes.note(0) is None
+    assert [episodes.note(-1), episodes.note(-2), episodes.note(-1)] == [0, None, None]
+    clock.now += logconfig.EPISODE_SECONDS
+    assert episodes.note(-1) == 0  # there is room again
+    assert episodes.note(0) == 1
+    assert len(episodes._kinds) <= logconfig.MOST_KINDS
+
+
+def test_a_flood_is_two_records_and_not_a_thousand(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured()
+    for number in range(1000):
+        try:
+            raise ValueError(number)
+        except ValueError as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    assert stream.getvalue().count("nobody has caught") == 1
+    logconfig._report_rest()
+    logconfig._report_rest()
+    assert stream.getvalue().splitlines()[-1] == (
+        "warning: 999 more like the records above were not written"
+    )
+
+
+def test_a_record_that_follows_a_flood_says_how_many_were_not_written(
+    configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(logconfig, "_episodes", logconfig.Episodes(clock))
+    stream = configured()
+    for later in (0.0, 0.0, 0.0, logconfig.EPISODE_SECONDS):
+        clock.now += later
+        warnings.showwarning("odd", UserWarning, "app.py", 5)
+    assert stream.getvalue().splitlines()[-1] == (
+        "warning: app.py:5: UserWarning: odd (2 more like it since the last one)"
+    )
+
+
+# --- A whole program ---
+
+PROGRAM = """
+import atexit, logging, sys, threading, warnings
+import netkit
+
+netkit.configure_logging(style="json")
+logging.getLogger("app").info("an\\nentry")
+warnings.warn("a\\nwarning", UserWarning)
+
+class Fails:
+    def __del__(self):
+        raise ValueError("a\\nfinalizer")
+
+for _ in range(3):
+    Fails()
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+raise KeyError("the\\nend")
+"""
+
+
+def test_all_that_a_program_writes_to_standard_error_is_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", PROGRAM],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=PATIENCE,
+        text=True,
+    )
+    records = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [record.get("error_type") for record in records] == [
+        *(None, None, "ValueError", "ZeroDivisionError", "KeyError", None)
+    ]
+    assert records[0]["message"] == "an\nentry"
+    assert records[-1]["message"] == "2 more like the records above were not written"
+    assert (done.returncode, done.stdout) == (1, "")
