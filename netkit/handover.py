@@ -21,13 +21,19 @@ import os
 import socket
 import stat
 import tempfile
+import time
 from typing import Any
 
 from . import sockets
 from .connection import Connection
+from .deadline import Deadline
 from .errors import MessageTooLongError
 
 MAX_UNREAD = 32 * 1024 * 1024  # bytes: twice the longest message that a server reads by default
+
+# Linux lets a user have only so many descriptors on their way, on all channels together, and has no
+# event for when there are fewer: it is asked again after so many seconds.
+PAUSE = 0.005
 
 _INT = array.array("i").itemsize
 # The control data that is taken of one message. It has room for more descriptors than belong there,
@@ -41,7 +47,8 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
     From any number of threads and processes at once. `conn` is closed here; its client does not
     notice, unless sending fails. Errors as of `Connection.detach`, which leave it as it is; OSError
     of the channel, or if there is no descriptor or memory for the unread bytes;
-    MessageTooLongError if these are more than 32 MiB. Waits while the channel is full.
+    MessageTooLongError if these are more than 32 MiB. Waits while the channel is full, or too many
+    descriptors of this user are on their way, as long as the timeout of the channel lets it.
     """
     _check(channel)
     sock, unread = conn.detach()
@@ -54,7 +61,7 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
             file.write(unread)
             file.flush()
             descriptors.append(file.fileno())
-        socket.send_fds(channel, [b"\0"], descriptors)
+        _send(channel, descriptors)
 
 
 def receive_connection(channel: socket.socket, **settings: Any) -> Connection | None:
@@ -83,6 +90,19 @@ def receive_connection(channel: socket.socket, **settings: Any) -> Connection | 
 def _check(channel: socket.socket) -> None:
     if channel.family != getattr(socket, "AF_UNIX", None):
         raise ValueError("the channel must be a Unix stream socket")
+
+
+def _send(channel: socket.socket, descriptors: list[int]) -> None:
+    deadline = Deadline(channel.gettimeout())
+    while True:
+        try:
+            socket.send_fds(channel, [b"\0"], descriptors)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or deadline.expired():
+                raise
+            time.sleep(PAUSE)
+        else:
+            return
 
 
 def _nameless_file() -> Any:

@@ -307,6 +307,29 @@ def test_the_unread_bytes_that_are_sent_are_bounded(
     assert works(here, there)
 
 
+def test_a_sender_waits_while_too_many_descriptors_are_on_their_way(
+    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = channel
+    send_fds, tries = socket.send_fds, []
+
+    def full(*arguments: Any) -> int:
+        tries.append(arguments)
+        if len(tries) < 3:
+            raise OSError(errno.ETOOMANYREFS, "Too many references: cannot splice")
+        return send_fds(*arguments)
+
+    monkeypatch.setattr(handover.socket, "send_fds", full)
+    assert works(here, there)
+    assert len(tries) == 3
+    tries.clear()
+    here.settimeout(0)
+    ours, peer = socket.socketpair()
+    with peer, pytest.raises(OSError, match="Too many references"):
+        netkit.send_connection(here, netkit.Connection(ours))
+    assert len(tries) == 1
+
+
 def test_unread_bytes_that_are_cut_off_while_they_are_read_are_an_error(
     channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
