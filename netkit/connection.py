@@ -5,13 +5,17 @@ Rules:
 1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
    threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `interrupt`,
    `cut`, `close`, `destroy`. Closing a descriptor wakes nobody who waits in it, so these shut the
-   socket down and leave the closing to the thread that waits.
+   socket down and leave the closing to the thread that is in it. But for `close`, which may wait
+   for `LINGER_SECONDS`, none of them waits for another thread, or for the one that a signal handler
+   has interrupted.
 2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
    so the number cannot belong to another client by then. (Its reads and writes, and what they lock,
    are in `netkit.stream`, `netkit.writing` and `netkit.securing`.)
 3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
    swallowed for a while, since closing with unread input makes the kernel reset the connection and
    throw away what the peer has not read yet (RFC 2525 section 2.17).
+4. Half a message never passes for a whole one: where a write has failed with a part of it sent, the
+   end of our side is a reset, and TLS sends no close_notify.
 """
 
 from __future__ import annotations
@@ -19,17 +23,17 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import sockets
+from .deadline import Deadline
 from .errors import ConnectionClosedError
 from .options import MAX_LINE, MAX_MESSAGE
 from .reading import CHUNK
 from .securing import SecurableStream
-from .unixsocket import PeerCredentials, peer_credentials
-from .writing import Sink, Writable
+from .timing import HandshakeTimer
+from .writing import Sink, Writable, write_all
 
 _Self = TypeVar("_Self", bound="Connection")
 
@@ -105,20 +109,19 @@ class Connection(SecurableStream):
     # Passing on
 
     def pipe_to(self, destination: Sink, end: bool = True) -> int:
-        """Copy what comes to a connection or a binary file, until it ends; the number of bytes.
+        """Copy what comes to a connection or a binary file, until it ends.
 
-        Always bytes, also after `set_encoding`. In the end a connection's own side is ended, with
-        `end`; a file stays open, and is not flushed. Raises what reading and writing raise:
-        `is_to_blame` tells whose fault it was.
+        Returns the number of bytes that `destination` has taken. Always bytes, also after
+        `set_encoding`. In the end a connection's own side is ended, with `end`; a file stays open,
+        and is not flushed. A non-blocking file is waited for, if it has a descriptor;
+        BlockingIOError if it has none. Raises what reading and writing raise: `is_to_blame` tells
+        whose fault it was.
         """
         copied = 0
         self._settle()
         while data := self._read_some(CHUNK):
+            write_all(destination, data)
             copied += len(data)
-            rest: bytes | None = data
-            while rest:
-                taken = destination.write(rest)
-                rest = None if taken is None else rest[taken:]
         if end and isinstance(destination, Connection):
             destination.end()
         return copied
@@ -128,15 +131,18 @@ class Connection(SecurableStream):
     def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
         """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
 
-        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError. With TLS,
-        whose end is something to be sent, it may raise TimeoutError as a write does.
+        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError. If a write
+        has failed, and so what was written is not whole, its error is raised again and our side is
+        not ended; RuntimeError as for `write`. With TLS, whose end is something to be sent, it may
+        raise TimeoutError as a write does.
         """
         if data is not None:
             self.write(data, encoding)
-        self._note_change()
-        with self._write_lock:
+        with self._output():
+            if self._broken is not None and not (self._closed or self._closing):
+                self._check_writable()
+            self._send_corked()
             try:
-                self._send_corked()
                 self._say_goodbye()
             except TimeoutError as error:
                 raise self._failure(error) from None
@@ -146,7 +152,7 @@ class Connection(SecurableStream):
     def _end_output(self) -> None:
         with self._lock:
             if not self._closed and not self._ended:
-                self._ended = True
+                self._changed = self._ended = True
                 sockets.shut_down(self.socket, socket.SHUT_WR)
 
     # Closing
@@ -154,9 +160,11 @@ class Connection(SecurableStream):
     def close(self) -> None:
         """End our side, let the peer have everything, and give the descriptor back. Idempotent.
 
-        Waits up to `LINGER_SECONDS` for the peer to end its side, while there is anything that a
-        reset could destroy. Never raises for what the peer did. From any thread: if another one is
-        waiting in a read, that read returns the end of input and closes the descriptor.
+        Waits up to `LINGER_SECONDS`, for writes of other threads that are under way, and for the
+        peer to end its side, while there is anything that a reset could destroy. If a write has
+        failed, or is not done by then, the peer sees a reset. Never raises for what the peer did.
+        From any thread: if another one is waiting in a read, that read returns the end of input and
+        closes the descriptor.
         """
         if self.finish():
             self._release()
@@ -172,31 +180,46 @@ class Connection(SecurableStream):
             if self._closed or self._closing:
                 return False
             self._changed = self._closing = True
-        if self._waiting and self._leave_closing():  # asked after that, see _note_change
+        if self._handshaking is not None and self._leave_closing():
             return False
         if self.ticket is not None:  # what follows may wait for the peer
             self.server._admission.linger(self)
-        if not self._write_lock.acquire(timeout=LINGER_SECONDS):  # another thread is writing
-            with self._lock:
-                sockets.shut_down(self.socket, socket.SHUT_RDWR)
-            return True
-        try:
-            if self.tls is not None:
-                sockets.set_send_timeout(self.socket, LINGER_SECONDS)
-            if self._corked:
-                self._send_corked()
-            if self.tls is not None or self.opaque:
-                self._say_goodbye()
-        except OSError:  # it takes nothing any more
-            pass
-        finally:
-            self._write_lock.release()
-        if self._is_input_over() and not self._input_shut:  # most clients are the first to leave
+        deadline = Deadline(LINGER_SECONDS)
+        if not self._send_the_end(deadline):
+            self._abort(reset=self._can_reset())
+            return False
+        if self._waiting and self._leave_closing():  # asked after that, see _note_change
+            return False
+        if self._failed and self._can_reset():
+            self._linger(deadline, to_reset=True)
+        elif self._is_input_over() and not self._input_shut:  # most clients leave first
             with self._lock:
                 sockets.shut_down(self.socket, socket.SHUT_WR)
         else:
-            self._linger()
+            self._linger(deadline)
         self._finished = True
+        return True
+
+    def _send_the_end(self, deadline: Deadline) -> bool:
+        """What is still to be sent. False if a write is under way, of which only a part is sent."""
+        if not self._write_lock.acquire(timeout=deadline.remaining() or 0):
+            return False
+        try:
+            with self._output():
+                if self.tls is not None or self._corked:
+                    self._timer = HandshakeTimer(
+                        self.socket, deadline.remaining() or 0, self.peer, self._timer, name="close"
+                    )
+                if self._corked:
+                    self._send_corked()
+                if (self.tls is not None or self.opaque) and not self._failed:
+                    self._say_goodbye()
+        except OSError:  # it takes nothing any more
+            pass
+        except RuntimeError:  # a signal handler has interrupted this thread's own write
+            return False
+        finally:
+            self._write_lock.release()
         return True
 
     def _leave_closing(self) -> bool:
@@ -205,14 +228,19 @@ class Connection(SecurableStream):
             if not self._waiting:
                 return False
             self._closed = True
-            sockets.shut_down(self.socket, socket.SHUT_RDWR)
+            if self._failed and self._can_reset():
+                sockets.reset_on_close(self.socket)
+                sockets.shut_down(self.socket, socket.SHUT_RD)
+            else:
+                sockets.shut_down(self.socket, socket.SHUT_RDWR)
             return True
 
     def destroy(self) -> None:
         """Close at once, without waiting for anything. Idempotent, from any thread.
 
         What was written and not sent yet may be lost; a thread that waits in a read or a write of
-        this connection returns from it.
+        this connection returns from it, and gives the descriptor back. The peer sees the end of
+        input, or a reset if a write has failed or is under way.
         """
         self._abort(reset=False)
 
@@ -221,7 +249,7 @@ class Connection(SecurableStream):
 
         OSError (EOPNOTSUPP), and it stays open, for a Unix socket: it knows no such thing.
         """
-        if not isinstance(self._remote_name, tuple):
+        if not self._can_reset():
             raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
         self._abort(reset=True)
 
@@ -233,11 +261,13 @@ class Connection(SecurableStream):
         another thread reads, and for a socket that its handler reads itself.
         """
         self._note_change()
-        with self._write_lock:
+        with self._output():
             self._send_corked()
             with self._lock:
                 if self._closed or self._closing:
                     raise ConnectionClosedError
+                if self._broken is not None:
+                    raise self._broken
                 if self.is_secured() or self.opaque or self._waiting:
                     raise ValueError("only a connection without TLS that nobody reads is detached")
                 self._closed = True
@@ -246,55 +276,66 @@ class Connection(SecurableStream):
         sockets.set_send_timeout(sock, None)
         return sock, self._forget_received()
 
+    def _can_reset(self) -> bool:
+        return isinstance(self._remote_name, tuple)
+
     def _abort(self, reset: bool) -> None:
-        if self._closed:
-            return None
-        if self._finished and not reset:
-            return self._release()
-        self._note_change()
         with self._lock:
-            if self._closed:
-                return None
-            self._closed = True
-            if reset:
-                sockets.reset_on_close(self.socket)
-            # A shutdown wakes who waits. It also ends our side, which a reset should not do first:
-            # where nobody writes, ending the input is enough.
-            waiting = self._waiting
-            writing = self._write_lock.locked()
-            how = socket.SHUT_RD if reset and not writing else socket.SHUT_RDWR
-            sockets.shut_down(self.socket, how)
-            if waiting:
-                return None
-        return self._release()
+            if not self._closed:
+                self._changed = self._closed = True
+                half = self._failed or self._writing or self._midway
+                if half and self._can_reset():
+                    reset = True
+                if reset:
+                    sockets.reset_on_close(self.socket)
+                if reset or not self._finished:
+                    # It wakes who waits. It also ends our side, which a reset should not do first:
+                    # where nobody writes, ending the input is enough.
+                    how = socket.SHUT_RD if reset and not self._writing else socket.SHUT_RDWR
+                    sockets.shut_down(self.socket, how)
+        self._release_unless_used()
 
     def _is_input_over(self) -> bool:
         """Whether nothing can come any more: the peer has ended its side, of the TCP connection."""
         return self._peer_ended if self.tls is None else self.tls.eof
 
-    def _linger(self) -> None:
-        """Half-close, and swallow what still comes, where closing at once could do harm."""
+    def _linger(self, deadline: Deadline, to_reset: bool = False) -> None:
+        """Half-close, and swallow what still comes, where closing at once could do harm.
+
+        `to_reset`: the peer gets what was written, as far as it takes it, and then a reset.
+        """
         self._forget_received()
-        sock, ended, shut = self.socket, self._is_input_over(), self._input_shut
+        sock, seconds = self.socket, deadline.remaining() or 0
+        ended, shut = self._is_input_over(), self._input_shut
         hurried = self._draining or self.server is None  # a client has what it wanted
         try:
             self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
-            sockets.linger(
-                sock, LINGER_SECONDS, LINGER_BYTES, ended=ended, input_shut=shut, hurried=hurried
-            )
+            if not to_reset:
+                sockets.linger(
+                    sock, seconds, LINGER_BYTES, ended=ended, input_shut=shut, hurried=hurried
+                )
+            else:
+                if not isinstance(self._broken, TimeoutError):  # it has had its time
+                    sockets.deliver(sock, seconds, LINGER_BYTES)
+                sockets.reset_on_close(sock)
         finally:
             self._waiting = False
-        self._stop_waiting()
+        self._leave_socket()
 
-    def _stop_waiting(self) -> None:
+    def _leave_socket(self) -> None:
+        if self._closed:  # another thread has closed it meanwhile, and left this to us
+            self._release_unless_used()
+
+    def _release_unless_used(self) -> None:
+        """Else the last thread that leaves the socket does it."""
         with self._lock:
-            closed = self._closed
-        if closed:  # another thread has closed it meanwhile and left this to us
+            used = self._waiting or self._writing
+        if not used:
             self._release()
 
     def _release(self) -> None:
-        with self._write_lock, self._lock:
-            self._closed = True
+        with self._lock:
+            self._changed = self._closed = True
             sockets.force_close(self.socket)
 
     def __enter__(self: _Self) -> _Self:
@@ -364,54 +405,12 @@ class Connection(SecurableStream):
             else:
                 self._interruption = reason
                 self._input_shut = self._interrupted = True
-            hard = hard or self.opaque or self._closing or self._write_lock.locked()
+            hard = hard or self.opaque or self._closing or self._writing
             self._last_word = not hard
             sockets.shut_down(self.socket, socket.SHUT_RDWR if hard else socket.SHUT_RD)
             return True
 
     # Settings and state
-
-    def set_no_delay(self, on: bool = True) -> None:
-        """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
-        self._set(sockets.set_no_delay, on)
-
-    def set_keep_alive(
-        self,
-        on: bool = True,
-        idle: float | None = None,
-        interval: float | None = None,
-        count: int | None = None,
-    ) -> None:
-        """Let the kernel probe a silent peer, and reset the connection once it does not answer.
-
-        After `idle` seconds of silence (60), each `interval` seconds (10), `count` times (6). Whole
-        seconds, at least 1: ValueError, or TypeError.
-        """
-        sockets.check_keep_alive(idle, interval, count)
-        self._set(sockets.set_keep_alive, on, idle, interval, count)
-
-    def _set(self, setter: Callable[..., None], *values: Any) -> None:
-        """Nothing once it is closed, by whichever thread: there is nothing left to set."""
-        with self._lock:
-            if not self._closed:
-                setter(self.socket, *values)
-
-    @property
-    def tos(self) -> int:
-        """The type of service (IP_TOS), or traffic class (IPV6_TCLASS), of what is sent; 0 to 255.
-
-        May be set: TypeError or ValueError for what is none. The kernel may keep the lowest two
-        bits, which are for congestion (RFC 3168). 0 for a Unix socket. ConnectionClosedError after
-        `close`, if it is asked for.
-        """
-        if self._closed:
-            raise ConnectionClosedError
-        return sockets.tos(self.socket)
-
-    @tos.setter
-    def tos(self, value: int) -> None:
-        sockets.check_tos(value)
-        self._set(sockets.set_tos, value)
 
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""
@@ -420,16 +419,6 @@ class Connection(SecurableStream):
                 return self.socket.gettimeout() is not None
             return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
         return error is self.error
-
-    @property
-    def peer_credentials(self) -> PeerCredentials:
-        """The process, user and group that connected a Unix socket, as the kernel knows them.
-
-        OSError (EOPNOTSUPP) for any other connection, and ConnectionClosedError after `close`.
-        """
-        if self._closed:
-            raise ConnectionClosedError
-        return peer_credentials(self.socket)
 
     @property
     def closed(self) -> bool:

@@ -1,4 +1,4 @@
-"""TLS on a connection that has begun without it, and the time limits of both.
+"""TLS on a connection that has begun without it, its time limits, and the options of its socket.
 
 The handshake is done by the thread that the connection belongs to, and holds the locks of reading
 and writing: nobody else can get a word in.
@@ -7,12 +7,14 @@ and writing: nobody else can get a word in.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import sockets
-from .errors import HandshakeError, TlsError
+from .errors import ConnectionClosedError, HandshakeError, TlsError
 from .options import TimeLimits, check_seconds
 from .timing import HandshakeTimer, Timer
+from .unixsocket import PeerCredentials, peer_credentials
 from .writing import WritableStream
 
 if TYPE_CHECKING:
@@ -54,9 +56,10 @@ class SecurableStream(WritableStream):
         which verifies that the certificate is for `server_hostname`, if its context says so
         (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
 
-        HandshakeError if it fails (close the connection then), or if bytes have come that nobody
-        has read: they were not encrypted, whoever sent them. TimeoutError (`handshake_timeout`).
-        ValueError if TLS has begun already, TypeError without a context.
+        HandshakeError if it fails (close the connection then: every write raises the same error),
+        or if bytes have come that nobody has read: they were not encrypted, whoever sent them.
+        TimeoutError (`handshake_timeout`). ValueError if TLS has begun already, TypeError without a
+        context.
         """
         if self.tls is not None:
             raise ValueError("this connection speaks TLS already")
@@ -75,12 +78,10 @@ class SecurableStream(WritableStream):
             server_side=accepted if server_side is None else server_side,
             server_hostname=server_hostname,
         )
-        try:
-            with self._write_lock:
-                self._shake_hands(tls, timeout)
-        finally:
+        with self._output():
             if self._changed:
-                self._stop_waiting()
+                self._check_writable()
+            self._shake_hands(tls, timeout)
 
     def is_secured(self) -> bool:
         """Whether it speaks TLS, by itself or through its socket."""
@@ -90,22 +91,25 @@ class SecurableStream(WritableStream):
         self._handshaking = tls
         try:
             self._waiting = True
-            if self._changed:
-                self._check_writable()
             if timeout is not None:
                 self._timer = HandshakeTimer(self.socket, timeout, self.peer, self._timer)
             tls.handshake()
             self.tls = tls
             self.set_limits(self._limits)
-        except OSError as error:
-            raise self._failure(error) from None
+        except BaseException as error:
+            failure = self._failure(error) if isinstance(error, OSError) else error
+            self._break_off(failure)  # nothing may follow in clear text
+            self._failed = False  # an alert says so, and a reset could destroy it
+            if failure is error:
+                raise
+            raise failure from None
         finally:
             self._waiting = False
             self._handshaking = None
 
     def _say_goodbye(self) -> None:
         """Tell a TLS peer that this is all, and no truncation; the write lock is held."""
-        if self._ended or self._closed:
+        if self._ended or self._closed or self._broken is not None:
             return
         if self.tls is not None:
             self._begin_write(0)
@@ -131,13 +135,66 @@ class SecurableStream(WritableStream):
 
         Nothing once it is closed.
         """
+        with self._lock:
+            if self._closed:
+                return
+            self._limits = limits
+            former = self._timer
+            if any(limits):
+                self._timer = Timer(self.socket, limits, self.peer, former)
+            elif former is not None:
+                former.release()
+                self._timer = None
+            self._special = self._is_special()
+
+    def set_no_delay(self, on: bool = True) -> None:
+        """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
+        self._set(sockets.set_no_delay, on)
+
+    def set_keep_alive(
+        self,
+        on: bool = True,
+        idle: float | None = None,
+        interval: float | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Let the kernel probe a silent peer, and reset the connection once it does not answer.
+
+        After `idle` seconds of silence (60), each `interval` seconds (10), `count` times (6). Whole
+        seconds, at least 1: ValueError, or TypeError.
+        """
+        sockets.check_keep_alive(idle, interval, count)
+        self._set(sockets.set_keep_alive, on, idle, interval, count)
+
+    def _set(self, setter: Callable[..., None], *values: Any) -> None:
+        """Nothing once it is closed, by whichever thread: there is nothing left to set."""
+        with self._lock:
+            if not self._closed:
+                setter(self.socket, *values)
+
+    @property
+    def tos(self) -> int:
+        """The type of service (IP_TOS), or traffic class (IPV6_TCLASS), of what is sent; 0 to 255.
+
+        May be set: TypeError or ValueError for what is none. The kernel may keep the lowest two
+        bits, which are for congestion (RFC 3168). 0 for a Unix socket. ConnectionClosedError after
+        `close`, if it is asked for.
+        """
         if self._closed:
-            return
-        self._limits = limits
-        former = self._timer
-        if any(limits):
-            self._timer = Timer(self.socket, limits, self.peer, former)
-        elif former is not None:
-            former.release()
-            self._timer = None
-        self._special = self._is_special()
+            raise ConnectionClosedError
+        return sockets.tos(self.socket)
+
+    @tos.setter
+    def tos(self, value: int) -> None:
+        sockets.check_tos(value)
+        self._set(sockets.set_tos, value)
+
+    @property
+    def peer_credentials(self) -> PeerCredentials:
+        """The process, user and group that connected a Unix socket, as the kernel knows them.
+
+        OSError (EOPNOTSUPP) for any other connection, and ConnectionClosedError after `close`.
+        """
+        if self._closed:
+            raise ConnectionClosedError
+        return peer_credentials(self.socket)

@@ -18,7 +18,7 @@ import threading
 import time
 from typing import Any
 
-from .deadline import LONGEST_WAIT
+from .deadline import LONGEST_WAIT, Deadline
 
 try:
     import fcntl
@@ -276,6 +276,18 @@ def wait_until_sent(sock: socket.socket, seconds: float) -> None:
     until = time.monotonic() + seconds
     while unsent(sock) and not hung_up(sock) and time.monotonic() < until:
         time.sleep(ACKNOWLEDGEMENT)
+
+
+def deliver(sock: socket.socket, seconds: float, size: int) -> None:
+    """Wait until the peer's kernel has all that was written, and do not end our side.
+
+    At most `seconds`. What comes meanwhile is swallowed, about `size` bytes of it, since the peer
+    may read nothing before it has sent all. Where the platform cannot tell, until the peer ends its
+    side.
+    """
+    deadline = Deadline(seconds)
+    if swallow_until_sent(sock, seconds, size):
+        wait_until_sent(sock, deadline.remaining() or 0)
 
 
 def linger(

@@ -4,13 +4,17 @@ The reading half of a `Connection`, and the state that its parts share; `netkit.
 other half, `netkit.connection` its life: closing it, and being stopped. Rules:
 
 1. `_write_lock` is held for the whole of a write, and comes before `_lock`, which guards the flags
-   and is never held while waiting. A read takes no lock: there is one at a time, and it says by
-   `_waiting` that it is under way. Both look at one flag, `_changed`, for all that may have
-   happened: locks are most of what they cost.
-2. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
+   and is never held while waiting. A read takes no lock: there is one at a time. `_waiting` says
+   that a read is in a call of the socket, `_writing` that a write is. Both look at one flag,
+   `_changed`, for all that may have happened: locks are most of what they cost.
+2. Whoever closes the connection waits for neither of them, and takes no lock that is held while
+   anybody waits: the descriptor is given back by the last thread that leaves the socket.
+3. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
    more of a message is under way. A reset is an error, not an end; so is the end of the TCP input
    where TLS's own word for it is due.
-3. In the common case nothing lies between a read, or a write, and its system call: a connection
+4. Once a write has failed with a part of it sent, the output is over: what came after it would pass
+   for the rest. Every further write raises the same error, and the peer sees a reset in the end.
+5. In the common case nothing lies between a read, or a write, and its system call: a connection
    with TLS or with time limits is a `_special` one.
 """
 
@@ -38,7 +42,9 @@ _NO_LIMITS = TimeLimits()
 _next_id = itertools.count(1).__next__
 # Held while an identifier is made: without the GIL, two threads could be given the same one.
 _ids_lock = free_in_children(threading.RLock())
-_with_gil = has_gil()
+# Whether threads run at once, so that what one stores, and then another one, is seen in no order
+# unless a lock lies between.
+FREE_THREADED = not has_gil()
 
 
 def _new_id() -> int:  # pragma: no cover - free-threaded builds only
@@ -56,7 +62,8 @@ class Stream(Reader, Ends):
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
         *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
-        *("_lock", "_waiting", "_write_lock"),
+        *("_lock", "_waiting", "_write_lock", "_writing", "_midway", "_untouched"),
+        *("_broken", "_failed"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_last_word", "_closing", "_finished", "_closed"),
         *("__dict__", "__weakref__"),
@@ -73,7 +80,7 @@ class Stream(Reader, Ends):
         max_message: int | None,
     ) -> None:
         super().__init__(encoding, max_line, max_message)
-        self.id = _next_id() if _with_gil else _new_id()
+        self.id = _new_id() if FREE_THREADED else _next_id()
         if client_address is None:
             client_address = sock.getpeername()
         self.peer = describe_peer(client_address)
@@ -89,27 +96,35 @@ class Stream(Reader, Ends):
         self.tls: TlsStream | None = None
         self._special = False
         self._handshaking: TlsStream | None = None
-        self._write_began = 0.0  # of the present write, and how many bytes of it are sent
-        self._write_sent = 0
-        self._corks = 0  # blocks of `corked` that have been entered
-        self._corked = bytearray()  # what has been written in them
-        self._changed = False  # one of the flags below is set that says more than "open"
-        self._eof = False
-        self._peer_ended = False
-        self._ended = False
-        self._waiting = False  # a thread is in a wait for input; it alone sets it
-        self._write_lock = threading.Lock()
         self._lock = threading.RLock()  # a signal handler may stop the server from within
+        self._changed = False  # one of the flags below is set that says more than "open"
+        self._eof = self._peer_ended = self._ended = False
+        self._waiting = False  # a thread is in a wait for input; it alone sets it
         self._draining = False  # no message is to be begun any more
         self._input_shut = False  # by `end_input` or `interrupt`
         self._interruption: OSError | None = None  # to be raised in the next read or write
         self._last_word = True  # once only: who catches it may write
-        self.was_cut = False
-        self._closing = self._finished = self._closed = False
+        self.was_cut = self._closing = self._finished = self._closed = False
+        self._begin_output()
+
+    def _begin_output(self) -> None:
+        # Held while one writes. Re-entrant so that a signal handler that writes does not wait for
+        # the thread that it has interrupted; `_writing` and `_midway` tell it that it may not.
+        self._write_lock = threading.RLock()
+        self._writing = False  # a thread is in a call of the socket to send; it alone sets it
+        self._midway = False  # a file is being read, between two such calls
+        self._write_began = 0.0  # of the present write, and how many bytes of it are sent
+        self._write_sent = 0
+        self._untouched = False  # a time limit has passed before anything of it was sent
+        self._broken: OSError | None = None  # what every further write raises
+        self._failed = False  # what has been written is not whole: a reset has to say so
+        self._corks = 0  # blocks of `corked` that have been entered
+        self._corked = bytearray()  # what has been written in them
 
     def free_locks(self) -> None:
         """In a forked child, which has none of the threads that may have held them."""
-        self._write_lock, self._lock = threading.Lock(), threading.RLock()
+        self._write_lock, self._lock = threading.RLock(), threading.RLock()
+        self._waiting = self._writing = self._midway = False
 
     # Receiving
 
@@ -117,6 +132,8 @@ class Stream(Reader, Ends):
         """One chunk from the kernel; ``b""`` at the end of input."""
         try:
             self._waiting = True  # and then look at the flags, see `_note_change`
+            if FREE_THREADED:  # pragma: no cover - free-threaded builds only
+                self._fence()
             if self._changed and self._is_at_end():
                 return b""
             chunk = self._chunk
@@ -125,8 +142,10 @@ class Stream(Reader, Ends):
             raise self._failure(error) from None
         finally:
             self._waiting = False
+            if FREE_THREADED:  # pragma: no cover - free-threaded builds only
+                self._fence()
             if self._changed:
-                self._stop_waiting()
+                self._leave_socket()
         if not data:
             return self._note_end()
         size = len(data)
@@ -205,19 +224,25 @@ class Stream(Reader, Ends):
         self._peer_ended = not self._draining
         return b""
 
-    def _stop_waiting(self) -> None:
-        """What is to be done after a wait during which something has changed."""
+    def _leave_socket(self) -> None:
+        """A read or a write has left the socket, and something has changed meanwhile."""
         raise NotImplementedError  # pragma: no cover - `Connection` has it
 
     def _note_change(self) -> None:
-        """Have every thread that comes to a wait, or leaves one, look at the flags.
+        """Have every thread that comes to the socket, or leaves it, look at the flags.
 
-        In a step of its own, and before the question who is waiting: then either we find a thread
-        in its wait, or it finds the flags. (Processors keep this order, too: here there is a lock
-        taken and given back, and without the GIL, whoever sets an attribute does that as well.)
+        In a step of its own, and before the question who is in the socket: then either we find a
+        thread there, or it finds the flags. With the GIL, each of these steps is done, and seen,
+        before the next one begins. Without it, `_lock` lies between the two steps on both sides
+        (see `_fence`): whichever thread comes to it second sees what the first had stored.
         """
+        self._changed = True
+        self._fence()
+
+    def _fence(self) -> None:
+        """Order what this thread stores before it and loads after it; see `_note_change`."""
         with self._lock:
-            self._changed = True
+            pass
 
     def _failure(self, error: OSError) -> OSError:
         """The exception for a failed system call, which is remembered as this connection's."""

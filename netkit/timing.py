@@ -39,6 +39,7 @@ _TEXTS = {
     "write_timeout": "nothing could be sent to {peer} for {seconds}",
     "min_rate": "{peer} is slower than {limit:g} bytes a second",
     "handshake_timeout": "no TLS handshake with {peer} within {seconds}",
+    "close": "{peer} has not taken the rest within {seconds}",
     "lifetime": "the connection to {peer} has lasted {seconds}",
 }
 
@@ -218,7 +219,7 @@ class Timer:
 
 
 class HandshakeTimer(Timer):
-    """Keeps one limit only, that of a whole TLS handshake, from now on."""
+    """Keeps one limit only, that of a whole TLS handshake, or of a close, from now on."""
 
     __slots__ = ("_end",)
 
@@ -229,9 +230,10 @@ class HandshakeTimer(Timer):
         peer: str,
         former: Timer | None = None,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "handshake_timeout",
     ) -> None:
         self._take_over(sock, peer, former, clock)  # and none of a `Timer`'s limits
-        self._end = _Due(clock() + seconds, "handshake_timeout", seconds)
+        self._end = _Due(clock() + seconds, name, seconds)
         self._set_wait(seconds)
         self._set_send_wait(seconds)
 
@@ -246,4 +248,4 @@ class HandshakeTimer(Timer):
 
     def after_send(self, began: float, sent: int, stalled: bool) -> None:
         """As of any `Timer`."""
-        self._left(self._end, self._clock())
+        self._set_send_wait(self._left(self._end, self._clock()))

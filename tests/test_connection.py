@@ -457,25 +457,18 @@ def test_a_read_that_waits_too_long_is_a_timeout_and_nothing_is_lost() -> None:
         assert conn.readline() == b"half a line\n"
 
 
-def test_a_write_that_waits_too_long_is_a_timeout_and_the_rest_can_be_sent_later() -> None:
-    data = bytes(range(256)) * 40_000
-    with connected() as (conn, peer):
+def test_a_write_that_waits_too_long_is_a_timeout() -> None:
+    with connected() as (conn, _):
         conn.set_timeout(0.1)
         with pytest.raises(TimeoutError) as caught:
-            conn.write(data)
+            conn.write(bytes(MUCH))
         assert says(
             caught.value,
             errno.ETIMEDOUT,
             f"write_timeout: nothing could be sent to {conn.peer} for 0.1 seconds",
         )
-        sent = conn.bytes_written
-        assert 0 < sent < len(data)
-        received: list[bytes] = []
-        conn.set_timeout(PATIENCE)
-        with in_thread(lambda: received.append(receive_all(peer))):
-            conn.end(data[sent:])
-        assert received == [data]
-        assert conn.bytes_written == len(data)
+        assert 0 < conn.bytes_written < MUCH
+        assert conn.is_to_blame(caught.value)
 
 
 def test_a_slow_peer_that_makes_progress_is_not_timed_out() -> None:
@@ -1151,8 +1144,6 @@ def test_of_two_threads_that_destroy_a_connection_one_does() -> None:
             destroying = threading.Thread(target=conn.destroy)
             destroying.start()
             time.sleep(0.05)  # it waits for the lock, which nothing tells
-            conn._closed = True
+            conn.destroy()
         destroying.join()
-        assert conn.fileno() >= 0
-        conn._closed = False
-        conn.destroy()
+        assert conn.fileno() == -1

@@ -366,6 +366,16 @@ def test_row_reset_writing__ends_that_client_alone() -> None:
         reset(sock)
 
 
+def test_row_half_written__is_followed_by_a_reset() -> None:
+    with observed(events.ClientFailed) as told, unharmed(write_timeout=0.1) as (server, good):
+        with bad_client(server, b"!flood\n") as sock:
+            wait_until(lambda: told)
+            good.go_on()
+            with pytest.raises(ConnectionResetError):
+                receive_all(sock)
+    assert [type(event.error) for event in told] == [TimeoutError]
+
+
 def test_row_reset_closing__ends_that_client_alone() -> None:
     with unharmed() as (server, good), bad_client(server, b"!leave\n") as sock:
         assert sock.recv(1) == b""  # the server waits for our end, too

@@ -940,7 +940,7 @@ def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
                 errors.append(error)
 
         with in_thread(write):
-            wait_until(conn._write_lock.locked)
+            wait_until(lambda: conn._writing)
             assert conn.interrupt(reason)
         assert errors == [reason]
         conn.destroy()

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gzip
 import io
 import os
+import signal
 import socket
+import ssl
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from secure import contexts
-from support import in_thread, receive_all, receive_exactly, reset, serving, tcp_pair, wait_until
+from support import (
+    PATIENCE,
+    in_thread,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+    tcp_pair,
+    wait_until,
+)
 
 import netkit
+from netkit import connection
+from netkit.errors import ConnectionClosedError
 from netkit.reading import CHUNK
 
 CONTENT = os.urandom(700_000)
@@ -230,3 +247,529 @@ def test_writes_of_others_do_not_get_into_a_file(path: Path) -> None:
             wait_until(lambda: conn.bytes_written == len(CONTENT) + 1)
             conn.end()
     assert received[0].strip(b"!") == CONTENT.strip(b"!")
+
+
+# --- A write that fails with a part of it sent ---
+
+MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
+
+
+@contextlib.contextmanager
+def both(tls: bool) -> Iterator[tuple[netkit.Connection, Any]]:
+    """A client's connection and its peer, a plain socket or an ``ssl.SSLSocket``."""
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        try:
+            if tls:
+                server = contexts()[0].wrap_socket
+                wrapped: list[ssl.SSLSocket] = []
+                with in_thread(lambda: wrapped.append(server(peer, server_side=True))):
+                    conn.start_tls(contexts()[1], server_hostname="localhost")
+                with wrapped[0] as secured:
+                    yield conn, secured
+            else:
+                yield conn, peer
+        finally:
+            conn.destroy()
+
+
+def write(conn: netkit.Connection) -> None:
+    conn.write("more")
+
+
+def write_corked(conn: netkit.Connection) -> None:
+    with conn.corked():
+        conn.write("more")
+
+
+def write_file(conn: netkit.Connection) -> None:
+    conn.sendfile(io.BytesIO(b"more"))
+
+
+def write_message(conn: netkit.Connection) -> None:
+    conn.write(netkit.LengthPrefix().encode(b"more"))
+
+
+def write_last(conn: netkit.Connection) -> None:
+    conn.end("more")
+
+
+def end(conn: netkit.Connection) -> None:
+    conn.end()
+
+
+def pipe(conn: netkit.Connection) -> None:
+    with tcp_pair() as (ours, peer), netkit.Connection(ours) as source:
+        peer.sendall(b"more")
+        peer.shutdown(socket.SHUT_WR)
+        source.pipe_to(conn)
+
+
+WRITES = [write, write_corked, write_file, write_message, write_last, end, pipe]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_after_half_a_write_every_further_one_raises_the_same_error(tls: bool) -> None:
+    with both(tls) as (conn, _):
+        conn.set_timeout(0.05)
+        with pytest.raises(TimeoutError) as caught:
+            conn.write(bytes(MUCH))
+        conn.set_timeout(None)
+        for again in WRITES:
+            with pytest.raises(TimeoutError) as same:
+                again(conn)
+            assert same.value is caught.value
+            assert conn.is_to_blame(same.value)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        netkit.Connection.close,
+        netkit.Connection.destroy,
+        lambda conn: conn.__exit__(OSError, None, None),
+    ],
+    ids=["close", "destroy", "with"],
+)
+def test_half_a_message_is_followed_by_a_reset_and_never_by_an_end(
+    tls: bool, leave: Callable[[netkit.Connection], None]
+) -> None:
+    with both(tls) as (conn, peer):
+        conn.set_timeout(0.05)
+        with pytest.raises(TimeoutError):
+            conn.write(bytes(MUCH))
+        with pytest.raises(TimeoutError):
+            conn.end()
+        leave(conn)
+        with pytest.raises(ConnectionResetError):
+            receive_all(peer)
+        assert conn.fileno() == -1
+
+
+def test_a_time_limit_that_passes_before_anything_is_sent_breaks_nothing() -> None:
+    with connected() as (conn, peer):
+        conn.set_timeout(0.05)
+        conn.socket.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += conn.socket.send(bytes(100_000))
+        conn.socket.setblocking(True)
+        with pytest.raises(TimeoutError, match="write_timeout"):
+            conn.write("whole")
+        conn.set_timeout(PATIENCE)
+        with in_thread(receive_exactly, peer, sent):
+            conn.write("again")
+        conn.end()
+        assert receive_all(peer) == b"again"
+
+
+class Alarm(Exception):
+    """Raised by a signal handler."""
+
+
+class Sending(socket.socket):
+    """Sends a part only, and calls `meanwhile`, once: as a signal handler would be called."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def send(self, data: Any, *_: Any) -> int:
+        if self.meanwhile is None:
+            return super().send(data)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        sent = super().send(bytes(data)[:3])
+        meanwhile()
+        return sent
+
+
+@contextlib.contextmanager
+def sending(
+    meanwhile: Callable[[netkit.Connection], object],
+) -> Iterator[tuple[netkit.Connection, socket.socket]]:
+    with tcp_pair() as (ours, peer):
+        sock = Sending(fileno=ours.detach())
+        conn = netkit.Connection(sock)
+        sock.meanwhile = lambda: meanwhile(conn)
+        try:
+            yield conn, peer
+        finally:
+            conn.destroy()
+
+
+@pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt, TimeoutError])
+def test_an_exception_of_a_signal_handler_amid_a_write_breaks_the_output(
+    kind: type[BaseException],
+) -> None:
+    def interrupt(_: netkit.Connection) -> None:
+        raise kind
+
+    with sending(interrupt) as (conn, peer):
+        with pytest.raises(kind):
+            conn.write("a message")
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - which one depends
+            conn.write("another one")
+        if kind is not TimeoutError:
+            text = f"a write to {conn.peer} was broken off: {kind.__name__}"
+            assert isinstance(caught.value, ConnectionAbortedError)
+            assert (caught.value.errno, caught.value.strerror) == (errno.ECONNABORTED, text)
+            assert not conn.is_to_blame(caught.value)
+        conn.close()
+        assert receive_exactly(peer, 3) == b"a m"
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_what_was_written_before_a_write_broke_off_arrives(monkeypatch: Any) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+
+    def interrupt(_: netkit.Connection) -> None:
+        raise Alarm
+
+    with sending(interrupt) as (conn, peer):
+        with pytest.raises(Alarm):
+            conn.write("a message")
+        conn.socket.setblocking(False)
+        sent = 3
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += conn.socket.send(bytes(100_000))
+        with in_thread(conn.close):
+            assert len(receive_exactly(peer, sent)) == sent
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_half_a_message() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(5) or self.fail()
+
+        def fail(self) -> bytes:
+            raise OSError(errno.EIO, "the disk is broken")
+
+    with connected() as (conn, peer):
+        with pytest.raises(OSError, match="the disk is broken"):
+            conn.sendfile(Failing())
+        conn.write("whole")  # nothing had been sent
+        with pytest.raises(OSError, match="the disk is broken") as caught:
+            conn.sendfile(Failing(b"a part"))
+        assert not conn.is_to_blame(caught.value)
+        with pytest.raises(ConnectionAbortedError, match="was broken off: OSError"):
+            conn.write("more")
+        conn.close()
+        assert receive_exactly(peer, 11) == b"wholea part"
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_a_unix_socket_which_cannot_be_reset_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, peer = socket.socketpair()
+    with peer:
+        peer.settimeout(PATIENCE)
+        conn = netkit.Connection(ours)
+        conn.set_timeout(0.05)
+        with pytest.raises(TimeoutError):
+            conn.write(bytes(MUCH))
+        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+        conn.close()
+        assert 0 < len(receive_all(peer)) < MUCH
+
+
+# --- Closed while something is under way ---
+
+
+class Blocked:
+    """A file whose reading lasts until `go_on` is set."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.closed_then: bool | None = None
+
+    def seekable(self) -> bool:
+        return False
+
+    def read(self, _size: int) -> bytes:
+        if self.begun.is_set():
+            return b""
+        self.begun.set()
+        assert self.go_on.wait(PATIENCE)
+        return b"too late"
+
+
+STOPS: list[Callable[[netkit.Connection], Any]] = [
+    netkit.Connection.destroy,
+    netkit.Connection.reset,
+    netkit.Connection.cut,
+    lambda conn: conn.interrupt(TimeoutError("enough")),
+    netkit.Connection.end_input,
+]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("stop", STOPS, ids=["destroy", "reset", "cut", "interrupt", "end_input"])
+def test_nobody_who_stops_a_connection_waits_for_a_file(
+    stop: Callable[[netkit.Connection], Any], tls: bool
+) -> None:
+    """Another thread sends a file that gives nothing, such as a pipe."""
+    with both(tls) as (conn, _):
+        file = Blocked()
+        errors: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                conn.sendfile(file)  # type: ignore[arg-type]
+            except OSError as error:
+                errors.append(error)
+
+        with in_thread(send):
+            assert file.begun.wait(PATIENCE)
+            stop(conn)  # this thread is not the one that lets the file go on otherwise
+            if conn.closed:
+                assert conn.fileno() == -1  # nobody is in the socket
+            file.go_on.set()
+        kinds = [type(error) for error in errors]
+        if stop is netkit.Connection.end_input:
+            assert kinds == []
+        elif conn.closed:
+            assert kinds == [ConnectionClosedError]
+        else:
+            assert kinds in ([ConnectionAbortedError], [TimeoutError])
+
+
+def test_a_close_waits_for_a_file_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    with connected() as (conn, peer):
+        file = Blocked()
+
+        def send() -> None:
+            with pytest.raises(ConnectionClosedError):
+                conn.sendfile(file)  # type: ignore[arg-type]
+
+        with in_thread(send):
+            assert file.begun.wait(PATIENCE)
+            conn.close()
+            assert conn.fileno() == -1
+            file.go_on.set()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+@pytest.mark.parametrize("stop", STOPS[:4], ids=["destroy", "reset", "cut", "interrupt"])
+def test_nobody_who_stops_a_connection_waits_for_its_close(
+    stop: Callable[[netkit.Connection], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    with both(True) as (conn, _):
+        conn.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                conn.socket.send(bytes(100_000))
+        conn.socket.setblocking(True)
+        with in_thread(conn.close):  # it cannot send its close_notify
+            wait_until(lambda: conn._writing)
+            stop(conn)
+        assert conn.fileno() == -1
+
+
+def test_a_close_ends_a_handshake_of_another_thread() -> None:
+    with connected() as (conn, peer):
+
+        def shake_hands() -> None:
+            with pytest.raises(ConnectionError):
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+
+        with in_thread(shake_hands):
+            receive_exactly(peer, 1)
+            conn.close()
+        assert conn.fileno() == -1
+
+
+# --- Signal handlers ---
+
+IN_A_HANDLER: dict[str, Callable[[netkit.Connection], Any]] = {
+    "close": netkit.Connection.close,
+    "destroy": netkit.Connection.destroy,
+    "reset": netkit.Connection.reset,
+    "interrupt": lambda conn: conn.interrupt(TimeoutError("enough")),
+    "cut": netkit.Connection.cut,
+    "end_input": netkit.Connection.end_input,
+    "write": lambda conn: conn.write("amid"),
+    "end": netkit.Connection.end,
+    "detach": netkit.Connection.detach,
+    "corked": lambda conn: conn.corked().__enter__(),
+    "sendfile": lambda conn: conn.sendfile(io.BytesIO(b"amid")),
+}
+REFUSED = ("write", "end", "detach", "corked", "sendfile")
+
+
+@pytest.mark.parametrize("method", IN_A_HANDLER)
+def test_a_signal_handler_that_interrupts_a_write_waits_for_nothing(method: str) -> None:
+    outcome: list[str] = []
+
+    def handle(conn: netkit.Connection) -> None:
+        try:
+            IN_A_HANDLER[method](conn)
+            outcome.append("done")
+        except RuntimeError as error:
+            outcome.append(str(error))
+
+    with sending(handle) as (conn, peer):
+        if method in REFUSED:
+            assert conn.write("a message") == 9
+            assert outcome == [f"a signal handler cannot write amid a write to {conn.peer}"]
+            conn.end()
+            assert receive_all(peer) == b"a message"
+        elif method == "end_input":
+            conn.write("a message")
+            assert conn.read() == b""
+        else:
+            with pytest.raises(OSError, match="closed|enough|was cut"):
+                conn.write("a message")
+            assert outcome == ["done"]
+            conn.close()
+            assert conn.fileno() == -1
+
+
+@pytest.mark.parametrize("method", ["close", "destroy", "reset", "write", "end", "detach"])
+def test_a_file_that_uses_the_connection_which_sends_it_waits_for_nothing(method: str) -> None:
+    class Meddling(Unseekable):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell():
+                IN_A_HANDLER[method](conn)
+            return super().read(4)
+
+    with connected() as (conn, peer):
+        with pytest.raises((RuntimeError, ConnectionClosedError)):
+            conn.sendfile(Meddling(b"contents"))
+        conn.destroy()
+        assert conn.fileno() == -1
+        with contextlib.suppress(ConnectionResetError):
+            assert receive_all(peer) == b"cont"
+
+
+def on_alarm(function: Callable[[], object]) -> Any:
+    """Have a signal handler call `function`, in the main thread, in a moment."""
+    signal.signal(signal.SIGALRM, lambda *_: function())
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
+    before = signal.getsignal(signal.SIGALRM)
+    yield on_alarm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("method", ["close", "destroy", "reset", "interrupt", "cut"])
+def test_a_signal_ends_a_write_that_waits(method: str, alarm: Any) -> None:
+    with connected() as (conn, peer):
+        alarm(lambda: IN_A_HANDLER[method](conn))
+        with pytest.raises(OSError, match="closed|enough|was cut"):
+            conn.write(bytes(MUCH))
+        conn.close()
+        with pytest.raises(ConnectionResetError):
+            receive_all(peer)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("method", ["close", "destroy", "reset", "interrupt", "cut", "end"])
+def test_a_signal_handler_may_stop_a_read_that_waits(method: str, tls: bool, alarm: Any) -> None:
+    with both(tls) as (conn, peer):
+
+        def handle() -> None:
+            IN_A_HANDLER[method](conn)
+            if method == "end":
+                peer.close()
+
+        alarm(handle)
+        with contextlib.suppress(OSError):
+            assert conn.read() == b""
+        conn.destroy()
+        assert conn.fileno() == -1
+
+
+# --- Files that take or give less than was asked for ---
+
+
+def test_a_pipe_that_would_block_is_waited_for() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with connected() as (conn, peer), open(reading, "rb", buffering=0) as pipe:
+
+        def feed() -> None:
+            for _ in range(3):
+                wait_until(lambda: conn._midway)
+                os.write(writing, b"piece")
+                wait_until(lambda: conn.bytes_written % 5 == 0)
+            os.close(writing)
+
+        with in_thread(feed):
+            assert conn.sendfile(pipe) == 15
+        assert receive_exactly(peer, 15) == b"piece" * 3
+
+
+class Hesitant(Unseekable):
+    """Would block, and has no descriptor."""
+
+    def read(self, _size: int | None = -1, /) -> Any:
+        return None
+
+
+def test_a_file_that_would_block_and_cannot_be_waited_for_is_an_error() -> None:
+    with connected() as (conn, _), pytest.raises(BlockingIOError, match="would block, and has no"):
+        conn.sendfile(Hesitant())
+
+
+def test_a_file_must_give_bytes_and_no_more_than_was_asked_for() -> None:
+    class Generous(Unseekable):
+        def read(self, _size: int | None = -1, /) -> bytes:
+            return bytes(10)
+
+    with connected() as (conn, peer):
+        with pytest.raises(TypeError, match="a file to be sent must be a binary one"):
+            conn.sendfile(io.StringIO("text"))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="has read 10 bytes, where 4 were asked for"):
+            conn.sendfile(Generous(), 0, 4)
+        conn.write("whole")
+        assert receive_exactly(peer, 5) == b"whole"
+
+
+def test_what_is_sent_is_what_a_file_object_reads(tmp_path: Path) -> None:
+    """And not what its descriptor has."""
+    packed = tmp_path / "packed.gz"
+    packed.write_bytes(gzip.compress(CONTENT))
+    with connected() as (conn, peer), in_thread(receive_exactly, peer, len(CONTENT) + 6):
+        with gzip.open(packed) as file:
+            assert conn.sendfile(file) == len(CONTENT)  # type: ignore[arg-type]
+        with tempfile.TemporaryFile() as file:
+            file.write(b"buffer")
+            assert conn.sendfile(file) == 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_file_of_proc_which_has_no_size_is_sent() -> None:
+    with connected() as (conn, peer), open("/proc/version", "rb") as file:
+        assert conn.sendfile(file) == len(expected := Path("/proc/version").read_bytes())
+        assert receive_exactly(peer, len(expected)) == expected
+
+
+def test_a_file_that_the_kernel_cannot_send_is_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("netkit.writing.os.sendfile", cannot)
+    with connected() as (conn, peer), open(path, "rb") as file:
+        assert conn.sendfile(file, 0, 5) == 5
+        assert receive_exactly(peer, 5) == CONTENT[:5]
+
+
+def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netkit.writing.os.sendfile", lambda *_: 0)
+    with connected() as (conn, _), open(path, "rb") as file:
+        conn.set_timeout(PATIENCE)
+        assert conn.sendfile(file, 0, 5) == 5  # by reading it, which finds what is there
