@@ -26,7 +26,7 @@ import time
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import sockets
+from . import bare, sockets
 from .deadline import Deadline
 from .errors import ConnectionClosedError
 from .options import MAX_LINE, MAX_MESSAGE
@@ -57,31 +57,27 @@ class Connection(SecurableStream):
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
     return an empty one. All of them raise ConnectionResetError if the peer reset the connection,
     TimeoutError if `set_timeout` was called and nothing came in that time (the connection is still
-    good), and ConnectionClosedError after `close`.
-
-    Use it in a ``with`` block, which closes it: politely (`close`), or at once (`destroy`) if the
-    block raises. A server closes the connections that it hands to handlers.
+    good), and ConnectionClosedError after `close`. Use it in a ``with`` block, which closes it:
+    politely (`close`), or at once (`destroy`) if the block raises. A server closes the connections
+    that it hands to handlers.
 
     Attributes, all of them readable after `close`:
 
-    - `id`, a number that no other connection of this process has;
-    - `server`, the `Server` that accepted it, or None;
+    - `id`, a number that no other connection of this process has; `server`, its `Server`, or None;
     - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
       `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
     - `peer`, the other end for people: ``127.0.0.1:50312``;
     - `bytes_read`, `bytes_written`; `error`, the failure that reading or writing met, or None;
     - `attempted_addresses`, those that `connect` has tried, the last of them with success;
-    - `opened_at` on the monotonic clock;
+    - `opened_at` on the monotonic clock; `socket`, for options that have no method here;
     - `thread`, the identifier of the thread that serves it, or None;
-    - `socket`, for options that have no method here;
     - `was_cut`: whether a stopping server has ended it before its handler was done;
     - `tls`, the `TlsStream` that says what was agreed on, None without TLS;
     - `opaque`: whether a handler reads the socket itself (then nothing is counted);
     - `encoding`, `max_line` and `max_message`, which may be set.
     """
 
-    __slots__ = ("lifetime", "opened_at", "server", "thread", "ticket")
-
+    __slots__ = ("_bare", "lifetime", "opened_at", "server", "thread", "ticket")
     attempted_addresses: tuple[str, ...] = ()
 
     def __init__(
@@ -100,6 +96,7 @@ class Connection(SecurableStream):
         `client_address` and `local_name`: its peer's name and its own, where they are known.
         """
         super().__init__(sock, client_address, local_name, opaque, encoding, max_line, max_message)
+        self._bare = bare.BareSocket(sock, self._remote_name, self._local_name) if opaque else None
         self.server = server
         self.opened_at = time.monotonic()
         self.lifetime: float | None = None  # its server's limit when it came (seconds)
@@ -366,17 +363,18 @@ class Connection(SecurableStream):
                 return None
             if self._closing and sockets.unsent(self.socket):
                 return UNSENT_SECONDS
-            if self.opaque:
-                if self.socket.fileno() < 0:  # another socket is about to take its place (TLS)
-                    return UNSENT_SECONDS
-                wait = sockets.seconds_until_quiet(self.socket, QUIET_SECONDS)
-                if wait:
-                    return wait
-            elif not self._is_idle():
+            with bare.reached(self.socket, self._bare) as sock:
+                if self.opaque:
+                    if sock.fileno() < 0:  # it is about to be closed, or out of our sight
+                        return UNSENT_SECONDS
+                    wait = sockets.seconds_until_quiet(sock, QUIET_SECONDS)
+                    if wait:
+                        return wait
+                elif not self._is_idle():
+                    return None
+                self._input_shut = True
+                sockets.shut_down(sock, socket.SHUT_RD)
                 return None
-            self._input_shut = True
-            sockets.shut_down(self.socket, socket.SHUT_RD)
-            return None
 
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
         """Wake its thread from a read or a write, and raise `reason` there; from any thread.
@@ -407,7 +405,8 @@ class Connection(SecurableStream):
                 self._input_shut = self._interrupted = True
             hard = hard or self.opaque or self._closing or self._writing
             self._last_word = not hard
-            sockets.shut_down(self.socket, socket.SHUT_RDWR if hard else socket.SHUT_RD)
+            with bare.reached(self.socket, self._bare) as sock:
+                sockets.shut_down(sock, socket.SHUT_RDWR if hard else socket.SHUT_RD)
             return True
 
     # Settings and state
@@ -430,5 +429,6 @@ class Connection(SecurableStream):
         return self.socket.fileno()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} {self.id} {self.peer} {state}>"
+        return (
+            f"<{type(self).__name__} {self.id} {self.peer} {'closed' if self._closed else 'open'}>"
+        )

@@ -24,7 +24,7 @@ ORDER = [
     *("listfile", "blocklist", "profiles", "options", "events", "reading", "framing"),
     *("sockets", "timing", "alerts", "certificates", "records", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs", "logconfig"),
-    *("stream", "writing", "securing", "connection", "handover", "relaying"),
+    *("stream", "writing", "securing", "bare", "connection", "handover", "relaying"),
     *("attempts", "clientoptions", "dialling", "client"),
     *("registry", "threads", "lifetimes", "stands", "accepting", "places", "admission", "anteroom"),
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
