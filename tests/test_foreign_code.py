@@ -67,15 +67,13 @@ def serve_one_client(handler: Any, **options: Any) -> Iterator[netkit.Server]:
 def listens() -> Iterator[netkit.Server]:
     server = netkit.create_server(netkit.EchoHandler)
     yield server
-    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
-        server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+    server.listen_on("127.0.0.1:0", "127.0.0.1:0")
 
 
 def listens_everywhere() -> Iterator[netkit.Server]:
     server = netkit.create_server(netkit.EchoHandler)
     yield server
-    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
-        server.listen(0, "0.0.0.0")
+    server.listen(0, "0.0.0.0")
 
 
 def serves() -> Iterator[netkit.Server]:
@@ -310,6 +308,24 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
     assert not server.listening
     assert not [event for event in failed if event.observer.endswith("observe")]
     wait_until(lambda: not server._accepting.under_way)
+
+
+def test_a_hook_may_stop_the_server_before_it_listens_everywhere() -> None:
+    class Server(netkit.Server):
+        def server_activate(self) -> None:
+            super().server_activate()
+            if self.server_address[1] != port:
+                self.stop(SHORT)
+
+    server = Server(None, netkit.EchoHandler)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
+        server.listen_on(f"127.0.0.1:{port}", "127.0.0.1:0", "127.0.0.1:0")
+    assert not server.listening
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), PATIENCE)
 
 
 # What blocks, and a stop that goes on without it
@@ -593,14 +609,14 @@ def exchange_hello(server: netkit.Server) -> None:
 @pytest.mark.parametrize(
     ("name", "use", "raises"),
     [
-        ("Thread-", exchange_hello, False),  # a client's
-        ("netkit-lifetimes", exchange_hello, False),
-        ("netkit-relay", relay_through, True),
-        ("netkit-resolve", connect_by_name, True),
+        ("Thread-", exchange_hello, None),  # a client's
+        ("netkit-lifetimes", exchange_hello, None),
+        ("netkit-relay", relay_through, (RuntimeError, OSError)),
+        ("netkit-resolve", connect_by_name, (RuntimeError, OSError)),
     ],
 )
 def test_after_a_thread_could_not_be_started_everything_works_again(
-    name: str, use: Any, raises: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, use: Any, raises: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with silent_log(), echo_server(lifetime=LONG) as server:
         failed = fails_to_start(monkeypatch, name)
