@@ -33,7 +33,6 @@ from .listening import State
 from .options import Options
 from .settings import make_tls_context
 from .stopping import StoppableServer
-from .subclassing import gives_way
 
 _CLOSED = "the server is closed; call listen() to open it again"
 _FORKS = (
@@ -74,7 +73,6 @@ class Server(StoppableServer):
             if problem:
                 raise TypeError(f"{cls.__name__}.{name}: {problem}")
 
-    @gives_way
     def __init__(
         self,
         server_address: Any,

@@ -1,67 +1,82 @@
 """Classes made of `Server` and of a server class of another library, in whichever order of bases.
 
-Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`: this has no
-constructor of its own, may come together with `ThreadingMixIn`, and its methods may be called by
-the name of a base class (``socketserver.TCPServer.shutdown(self)``).
+Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`:
+
+1. This may come together with `ThreadingMixIn`.
+2. It has no constructor of its own, and no hooks but those of `ThreadingMixIn`. So those of the
+   library count, although `Server` comes first and has some, too.
+3. Its methods may be called by the name of a base: ``socketserver.TCPServer.shutdown(self)``.
 """
 
 from __future__ import annotations
 
 import socketserver
 from abc import ABCMeta
-from collections.abc import Callable
-from types import MethodType
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .accepting import Accepting
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+# What a library's class counts for, of the methods that `Server` has.
+_LIBRARYS = (
+    *("__init__", "get_request", "finish_request", "shutdown_request", "close_request"),
+    "handle_error",
+)
+_PACKAGE = __name__.partition(".")[0]
 
 
 class ServerType(ABCMeta):
-    """The class of netkit's server classes. It lets `ThreadingMixIn` be named before them.
+    """The class of netkit's server classes, which makes the bases of a new one fit together.
 
-    They have it among their own bases, so that Python finds no order for the two. (As a subclass of
-    ABCMeta it does not keep them from being abstract.)
+    `ThreadingMixIn` is left out: they have it among their own bases, and Python would find no order
+    for the two. What counts of a library's classes that come after them is put before them. (As a
+    subclass of ABCMeta this does not keep them from being abstract.)
     """
 
     def __new__(
         cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **more: Any
     ) -> ServerType:
         bases = tuple(base for base in bases if base is not socketserver.ThreadingMixIn)
+        ours = next((at for at, base in enumerate(bases) if isinstance(base, ServerType)), None)
+        if ours is not None:
+            later = list(_come_later(bases, ours))
+            if later:
+                bases = (*bases[:ours], _what_counts(later, bases[ours]), *bases[ours:])
         return super().__new__(cls, name, bases, namespace, **more)
 
 
-class _Constructor:
-    """A constructor that is passed over for that of a server class which comes after it.
-
-    As `socketserver.ThreadingTCPServer` is: of ``class S(netkit.Server, SimpleXMLRPCServer)``, the
-    constructor is that of `SimpleXMLRPCServer`, which then calls `TCPServer.__init__`.
-    """
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
-        self.__doc__ = function.__doc__
-
-    def __set_name__(self, owner: type, _: str) -> None:
-        self._owner = owner
-
-    def __get__(self, server: Any, kind: Any = None) -> Callable[..., None]:
-        if server is None:
-            return self._function
-        mro = (server if isinstance(server, type) else type(server)).__mro__  # `inspect` has a type
-        for base in mro[mro.index(self._owner) + 1 :]:
-            own = vars(base).get("__init__")
-            if own is not None and issubclass(base, socketserver.BaseServer):
-                if base is not socketserver.TCPServer:
-                    return cast(Callable[..., None], own.__get__(server, kind))
-                break
-        return MethodType(self._function, server)
+def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
+    """The server classes of libraries that come after ``bases[ours]`` in the order of methods."""
+    known = bases[ours].__mro__
+    for at, base in enumerate(bases):
+        later = at > ours
+        for kind in base.__mro__:
+            later = later or kind in known  # so does what comes after a base of both
+            if later and kind not in known and issubclass(kind, socketserver.BaseServer):
+                yield kind
 
 
-def gives_way(function: _Function) -> _Function:
-    """Make a constructor one that a library's server class takes the place of."""
-    return cast(_Function, _Constructor(function))
+def _what_counts(libraries: list[type], ours: type) -> type:
+    """A class with the methods of `libraries` that count although `ours` comes before them."""
+    methods: dict[str, Any] = {}
+    for name in _LIBRARYS:
+        definer = next(kind for kind in ours.__mro__ if name in vars(kind))
+        found = [vars(kind)[name] for kind in libraries if name in vars(kind)]
+        if found and definer.__module__.partition(".")[0] == _PACKAGE:
+            methods[name] = found[0]
+    counts: Any = type("LibraryServer", (), methods)
+    more_to_close = [kind.server_close for kind in libraries if "server_close" in vars(kind)]  # type: ignore[attr-defined]
+    if more_to_close:
+
+        def server_close(self: Any) -> None:
+            """Netkit's, and then that of the library, which may have more to close."""
+            try:
+                super(counts, self).server_close()
+            finally:
+                more_to_close[0](self)
+
+        counts.server_close = server_close
+    return counts  # type: ignore[no-any-return]
 
 
 class _ShutDownEvent:

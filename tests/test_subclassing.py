@@ -120,7 +120,13 @@ class Library(http.server.HTTPServer):
         self.app = app
 
 
-@pytest.mark.parametrize("bases", orders(netkit.Server, Library))
+class Threaded(socketserver.ThreadingMixIn, Library):
+    """As libraries have it: of its bases, those with the constructor come after netkit's."""
+
+
+@pytest.mark.parametrize(
+    "bases", [*orders(netkit.Server, Library), *orders(netkit.Server, Threaded)]
+)
 def test_the_constructor_of_a_librarys_class_counts_in_any_order_of_bases(bases: Any) -> None:
     class Server(made_of(bases)):  # type: ignore[misc]
         def __init__(self, app: str) -> None:
@@ -141,6 +147,89 @@ def test_the_constructor_of_netkit_may_be_called_by_name() -> None:
     assert not hasattr(server, "app")
     with server, serving_forever(server):
         assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+class Hooked(http.server.HTTPServer):
+    """A server class that overrides the hooks that are not about threads."""
+
+    def __init__(self, address: Any, handler: Any, called: set[str]) -> None:
+        self.called = called
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        self.called.add("server_bind")
+        super().server_bind()
+
+    def server_activate(self) -> None:
+        self.called.add("server_activate")
+        super().server_activate()
+
+    def get_request(self) -> Any:
+        self.called.add("get_request")
+        return super().get_request()
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.called.add("verify_request")
+        return super().verify_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        self.called.add("finish_request")
+        super().finish_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.called.add("shutdown_request")
+        super().shutdown_request(request)
+
+    def close_request(self, request: Any) -> None:
+        self.called.add("close_request")
+        super().close_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.called.add("handle_error")
+
+    def service_actions(self) -> None:
+        self.called.add("service_actions")
+        super().service_actions()
+
+    def server_close(self) -> None:
+        self.called.add("server_close")
+        super().server_close()
+
+
+HOOKS = {name for name in vars(Hooked) if not name.startswith("__")}
+
+
+class Fails(Shout):
+    def finish(self) -> None:
+        super().finish()
+        raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize("bases", orders(netkit.Server, Hooked))
+def test_the_hooks_of_a_librarys_class_count_in_any_order_of_bases(bases: Any) -> None:
+    called: set[str] = set()
+    server = made_of(bases)(LOCAL, Fails, called)
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+        wait_until(lambda: not server.connections)
+        with client(server) as idle:
+            assert exchange(server, b"again\n") == b"AGAIN\n"
+            wait_until(lambda: server.connection_count == 1)
+            assert server.stop() == netkit.StopReport(finished=1, cut=0)
+            assert idle.recv(1) == b""
+    assert called == HOOKS
+
+
+def test_a_hook_of_the_programs_own_counts_before_that_of_a_library() -> None:
+    class Mine(netkit.Server):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            request.sendall(b"mine")
+
+    called: set[str] = set()
+    server = made_of([Mine, Hooked])(LOCAL, Shout, called)
+    with server, serving_forever(server):
+        assert exchange(server, b"") == b"mine"
+    assert called == HOOKS - {"finish_request", "handle_error"}
 
 
 class ByName(netkit.Server):
@@ -341,9 +430,11 @@ def has_tests_of_python() -> bool:
 
 
 # Left out where they stand in for the classes without threads, too: those that fork, that take an
-# exit of a handler for one of the server, that ask for the result of a thread at once, or that have
-# a handler which takes no argument.
-OF_NO_THREADS = ("orking", "not_handled", "verify_request_false", "close_immediately")
+# exit of a handler for one of the server, that ask for the result of a thread at once, that have a
+# handler which takes no argument, or that want an OverflowError for a port which is none.
+OF_NO_THREADS = (
+    *("orking", "not_handled", "verify_request_false", "close_immediately", "bind_leak"),
+)
 
 
 @pytest.mark.skipif(not has_tests_of_python(), reason="Python is installed without its tests")
