@@ -141,10 +141,7 @@ class Waiter:
             self.wake()
 
         # Daemon: resolving may take minutes, and must not keep the process.
-        try:
-            threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
-        except RuntimeError as failure:
-            raise OSError(errno.EAGAIN, str(failure)) from None
+        threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
         while not outcome:
             self.wait()
         result, error = outcome.pop()

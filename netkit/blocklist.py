@@ -14,36 +14,28 @@ Rules:
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from .addresses import SocketAddress, parse_ip
+from .addressrules import (
+    BITS,
+    MAPPED,
+    Rule,
+    embedded_ipv4,
+    is_ipv4,
+    number_of,
+    parse,
+    parse_range,
+    parse_shown,
+)
 from .listfile import read_entries
-
-_Network = tuple[int, int]  # prefix length in IPv6's terms, and the first bits as a number
-
-_BITS = 128
-_MAPPED = _BITS - 32  # bits before an IPv4 address in its IPv6 form
-
-# The first 96 bits of an IPv6 address whose last 32 bits are the IPv4 address that it leads to.
-_NAT64 = 0x0064FF9B << 64  # 64:ff9b::/96, RFC 6052 section 2.1
-_COMPATIBLE = 0  # ::/96, RFC 4291 section 2.5.5.1
-_6TO4 = 0x2002  # the first 16 bits; the next 32 are an IPv4 address (RFC 3056 section 2)
-
-
-class _Rule(NamedTuple):
-    """One entry. `text` is as in Node's `BlockList.rules`."""
-
-    text: str
-    networks: tuple[_Network, ...]
 
 
 class _State(NamedTuple):
-    rules: dict[str, _Rule]  # in the order of adding
+    rules: dict[str, Rule]  # in the order of adding
     networks: dict[int, dict[int, int]]  # by prefix length: first bits, and how many rules have it
     lengths: tuple[int, ...]  # the longest first
 
@@ -123,7 +115,7 @@ class BlockList:
         rules = []
         for number, text in read_entries(self._path):
             try:
-                rules.append(_parse(text, host_bits=False))
+                rules.append(parse(text, host_bits=False))
             except ValueError as error:
                 raise ValueError(f"{self._path}, line {number}: {error}") from None
         with self._changing:
@@ -143,19 +135,19 @@ class BlockList:
 
     def add_many(self, rules: Iterable[Any]) -> None:
         """All of them, or none if one is wrong."""
-        self._add([_parse(rule) for rule in rules])
+        self._add([parse(rule) for rule in rules])
 
-    def _add(self, new: Iterable[_Rule]) -> None:
+    def _add(self, new: Iterable[Rule]) -> None:
         with self._changing:
             self._state = _added(self._state, new)
 
     def add_range(self, first: Any, last: Any) -> None:
         """From `first` to `last`, both included. ValueError if it would be empty."""
-        self._add([_range(first, last)])
+        self._add([parse_range(first, last)])
 
     def remove(self, rule: Any) -> None:
         """Exactly this rule, as it was added; nothing if there is none."""
-        text = _parse(rule).text
+        text = parse(rule).text
         with self._changing:
             if text in self._state.rules:
                 rules = [each for each in self._state.rules.values() if each.text != text]
@@ -189,20 +181,19 @@ class BlockList:
         length = self.longest_match(address)
         if length is None:
             return None
-        number = _number(_text(address))
-        is_ipv4 = number is not None and _is_ipv4(number)
-        return max(0, length - _MAPPED) if is_ipv4 else length
+        number = number_of(address)
+        return max(0, length - MAPPED) if number is not None and is_ipv4(number) else length
 
     def longest_match(self, address: Any, embedded: bool = False) -> int | None:
         """As `prefix_length`, but always of 128 bits, so that any two lengths can be compared.
 
         `embedded`: also by the IPv4 address that it contains, see `check`.
         """
-        number = _number(_text(address))
+        number = number_of(address)
         if number is None:
             return None
         length = self._find(number)
-        inner = _embedded(number) if embedded else None
+        inner = embedded_ipv4(number) if embedded else None
         if inner is not None:
             within = self._find(inner)
             length = within if length is None else max(length, within or 0)
@@ -211,7 +202,7 @@ class BlockList:
     def _find(self, number: int) -> int | None:
         state = self._state
         for length in state.lengths:
-            if number >> (_BITS - length) in state.networks[length]:
+            if number >> (BITS - length) in state.networks[length]:
                 return length
         return None
 
@@ -243,7 +234,7 @@ class BlockList:
             rules = None
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
             raise ValueError("a BlockList in JSON is an array of strings")
-        self._add([_parse_shown(rule) for rule in reversed(rules)])
+        self._add([parse_shown(rule) for rule in reversed(rules)])
 
 
 def _restored(path: str | None, rules: str) -> BlockList:
@@ -253,7 +244,7 @@ def _restored(path: str | None, rules: str) -> BlockList:
     return found
 
 
-def _added(state: _State, new: Iterable[_Rule]) -> _State:
+def _added(state: _State, new: Iterable[Rule]) -> _State:
     rules = dict(state.rules)
     networks = {length: dict(numbers) for length, numbers in state.networks.items()}
     for rule in new:
@@ -263,118 +254,3 @@ def _added(state: _State, new: Iterable[_Rule]) -> _State:
                 numbers = networks.setdefault(length, {})
                 numbers[bits] = numbers.get(bits, 0) + 1
     return _State(rules, networks, tuple(sorted(networks, reverse=True)))
-
-
-# Rules from text
-
-
-def _text(address: Any) -> str:
-    if isinstance(address, str):
-        return address
-    if isinstance(address, SocketAddress):
-        return address.address
-    if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-        return str(address)
-    raise TypeError(f"an address must be text, not {address!r}")
-
-
-def _number(text: str) -> int | None:
-    packed = parse_ip(text)
-    if packed is None:
-        return None
-    number = int.from_bytes(packed, "big")
-    return number if len(packed) == 16 else 0xFFFF << 32 | number
-
-
-def _is_ipv4(number: int) -> bool:
-    return number >> 32 == 0xFFFF
-
-
-def _embedded(number: int) -> int | None:
-    """The IPv4 address that an IPv6 address leads to, as a number; None if it has none."""
-    first = number >> 32
-    if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` are none
-        return 0xFFFF << 32 | number & 0xFFFFFFFF
-    if number >> 112 == _6TO4:
-        return 0xFFFF << 32 | number >> 80 & 0xFFFFFFFF
-    return None
-
-
-def _known(address: Any) -> int:
-    text = _text(address)
-    if "%" in text:
-        raise ValueError(f"a rule must have no zone, since it holds on every link: {text!r}")
-    number = _number(text)
-    if number is None:
-        raise ValueError(f"not an IP address: {address!r}")
-    return number
-
-
-def _shown(number: int) -> str:
-    if _is_ipv4(number):
-        return str(ipaddress.IPv4Address(number & 0xFFFFFFFF))
-    return str(ipaddress.IPv6Address(number))
-
-
-def _family(number: int) -> str:
-    return "IPv4" if _is_ipv4(number) else "IPv6"
-
-
-def _parse(rule: Any, host_bits: bool = True) -> _Rule:
-    if isinstance(rule, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
-        rule = str(rule)
-    text = _text(rule).strip()
-    if "/" in text:
-        address, _, prefix = text.partition("/")
-        return _subnet(address, prefix, host_bits)
-    if "-" in text:
-        return _range(*(part.strip() for part in text.split("-", 1)))
-    number = _known(text)
-    return _Rule(f"Address: {_family(number)} {_shown(number)}", ((_BITS, number),))
-
-
-def _subnet(address: str, prefix: str, host_bits: bool) -> _Rule:
-    number = _known(address)
-    bits = 32 if ":" not in address else _BITS
-    if not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
-        raise ValueError(f"not a prefix length from 0 to {bits}: {prefix!r}")
-    length = int(prefix) + _BITS - bits
-    if not host_bits and number & ((1 << (_BITS - length)) - 1):
-        raise ValueError(f"host bits behind the prefix, so it may be cut off: '{address}/{prefix}'")
-    if _is_ipv4(number) and length < _MAPPED:  # a network that IPv4 is a part of
-        text = f"Subnet: IPv6 {address}/{prefix}"
-    else:
-        shown = length - _MAPPED if _is_ipv4(number) else length
-        text = f"Subnet: {_family(number)} {_shown(number)}/{shown}"
-    return _Rule(text, ((length, number >> (_BITS - length)),))
-
-
-def _range(first: Any, last: Any) -> _Rule:
-    low, high = _known(first), _known(last)
-    if low > high:
-        raise ValueError(f"a range that ends before it begins: {first}-{last}")
-    text = f"Range: {_family(low)} {_shown(low)}-{_shown(high)}"
-    return _Rule(text, tuple(_networks(low, high)))
-
-
-def _networks(low: int, high: int) -> Iterator[_Network]:
-    """The fewest networks that are exactly the numbers from `low` to `high`."""
-    while low <= high:
-        # As large as `low` is a multiple of, but no larger than what is left.
-        free = min(
-            (low & -low).bit_length() - 1 if low else _BITS, (high - low + 1).bit_length() - 1
-        )
-        yield _BITS - free, low >> free
-        low += 1 << free
-
-
-def _parse_shown(text: str) -> _Rule:
-    """``Subnet: IPv4 10.0.0.0/8``: what is before the rule itself must be true of it."""
-    kind, _, given = text.rpartition(" ")
-    rule = _parse(given)
-    shown = rule.text.rpartition(" ")[0]
-    # As in Node, an IPv4 address may be there as an IPv6 one: ::ffff:1.2.3.4.
-    mapped = ":" in given and kind == shown.replace("IPv4", "IPv6")
-    if not mapped and (kind != shown or (":" in given and kind.endswith("IPv4"))):
-        raise ValueError(f"not a rule: {text!r}")
-    return rule

@@ -145,6 +145,14 @@ class Refused(NamedTuple):
     seconds: float
 
 
+class ListLoaded(NamedTuple):
+    """A server begins to listen with a list of addresses, `name`, of so many rules from a file."""
+
+    name: str
+    rules: int
+    path: str
+
+
 class SettingsReloaded(NamedTuple):
     """What the server's options name has been read again: certificates, lists of addresses.
 
@@ -274,6 +282,7 @@ Event = (
     | ClientRefused
     | Refusing
     | Refused
+    | ListLoaded
     | SettingsReloaded
     | SettingsKept
     | Resolved

@@ -110,10 +110,13 @@ class ListeningServer(ClientServer):
         self._local_name = binding.name_of_all(self.socket)
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
+        is_first = self._state is not State.LISTENING
         self._enter(State.LISTENING)
         where = SocketAddress.from_sockname(self.socket.getsockname())
         self._tell(events.Listening(self._place()))  # an observer may close it
         self._tell_if_unlimited(where)
+        if is_first:
+            self._tell_of_lists()
 
     def _tell_if_unlimited(self, where: SocketAddress | None) -> None:
         if where is None or is_loopback(where.address) or self._options.limited:
@@ -121,6 +124,12 @@ class ListeningServer(ClientServer):
         if not self._told_unlimited:  # by another listener
             self._told_unlimited = True
             self._tell(events.Unlimited(str(where)))
+
+    def _tell_of_lists(self) -> None:
+        for name in ("allow", "deny"):
+            addresses = getattr(self._options, name)
+            if addresses is not None and addresses.path is not None:
+                self._tell(events.ListLoaded(name, len(addresses), addresses.path))
 
     def _tell(self, event: events.Event) -> None:
         """Emit an event of a listener; once all are open, if there are several."""

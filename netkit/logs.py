@@ -141,6 +141,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.WARNING,
         lambda e: f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s",
     ),
+    events.ListLoaded: (logging.INFO, lambda e: f"{e.name}: {e.rules} rules from {e.path}"),
     events.SettingsReloaded: (
         logging.INFO,
         lambda e: (

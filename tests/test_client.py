@@ -373,22 +373,6 @@ def test_a_literal_of_the_other_family_is_told() -> None:
         connect(1, "::1", source_address=("127.0.0.1", 0))
 
 
-def test_a_name_without_a_thread_to_look_it_up_is_an_os_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with listener() as port:
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", fail)
-            with pytest.raises(OSError, match="cannot connect to localhost:") as caught:
-                connect(port)
-            assert caught.value.errno == errno.EAGAIN
-            connect(port, "127.0.0.1").close()  # an address needs none
-        connect(port, family=4).close()
-
-
 def test_a_resolver_is_asked_and_what_it_says_is_checked() -> None:
     with pytest.raises(ValueError, match="the resolver must return IP addresses, not 'x'"):
         connect(1, "somewhere", resolver=resolver("x"))

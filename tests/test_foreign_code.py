@@ -10,6 +10,7 @@ import contextlib
 import errno
 import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,6 +224,15 @@ def cannot_be_connected_to() -> Iterator[netkit.Server]:
             netkit.connect(nobody.getsockname()[1], "127.0.0.1")
 
 
+def listens_with_a_list() -> Iterator[netkit.Server]:
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("127.0.0.1\n")
+        file.flush()
+        server = netkit.create_server(netkit.EchoHandler, allow=Path(file.name))
+        yield server
+        server.listen(0, "127.0.0.1")
+
+
 # What makes each event come. A server yields before it does.
 SCENES: list[tuple[type[Any], Any]] = [
     (events.Listening, listens),
@@ -243,6 +253,7 @@ SCENES: list[tuple[type[Any], Any]] = [
     (events.Refusing, refuses),
     (events.Refusing, has_others_wait),
     (events.Refused, has_refused),
+    (events.ListLoaded, listens_with_a_list),
     (events.SettingsReloaded, "good"),
     (events.SettingsKept, "bad"),
     (events.Stopping, stops),

@@ -657,7 +657,8 @@ def test_one_address_comes_so_often_only() -> None:
 def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "deny"
     path.write_text("127.0.0.0/8\n")
-    with observed(events.SettingsReloaded, events.SettingsKept) as told:
+    kinds = (events.ListLoaded, events.SettingsReloaded, events.SettingsKept)
+    with observed(*kinds) as told:
         with serving(netkit.EchoHandler, deny=path, allow=["::/0"]) as server:
             assert server.can_reload
             assert exchange_or_end(server) == b""
@@ -669,6 +670,7 @@ def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None
             assert exchange(server, b"x") == b"x"
             path.write_text("10.0.0.0/8\n10.0.0.1\n")
             assert server.reload()
+    assert told.pop(0) == events.ListLoaded("deny", 1, str(path))
     assert isinstance(told.pop(0), events.SettingsKept)
     assert told == [
         events.SettingsReloaded("the list 'deny'", 1, 1),

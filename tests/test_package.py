@@ -21,7 +21,16 @@ ROOMS = {path.stem: path for path in (ROOT / "netkit").glob("*.py")}
 # From the bottom up: a room imports only from those before it.
 ORDER = [
     *("errors", "deadline", "forks", "buffer", "addresses", "endpoints", "encodings"),
-    *("listfile", "blocklist", "profiles", "options", "events", "reading", "framing"),
+    *(
+        "addressrules",
+        "listfile",
+        "blocklist",
+        "profiles",
+        "options",
+        "events",
+        "reading",
+        "framing",
+    ),
     *("sockets", "timing", "alerts", "certificates", "records", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs", "logconfig"),
     *("stream", "writing", "securing", "bare", "connection", "handover", "relaying"),

@@ -1,0 +1,149 @@
+"""Rules about IP addresses: single ones, networks and ranges, as text and as numbers.
+
+Pure. An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291
+section 2.5.5.2). A rule is kept as the networks that it consists of.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .addresses import SocketAddress, parse_ip
+
+Network = tuple[int, int]  # prefix length in IPv6's terms, and the first bits as a number
+
+BITS = 128
+MAPPED = BITS - 32  # bits before an IPv4 address in its IPv6 form
+
+# The first 96 bits of an IPv6 address whose last 32 bits are the IPv4 address that it leads to.
+_NAT64 = 0x0064FF9B << 64  # 64:ff9b::/96, RFC 6052 section 2.1
+_COMPATIBLE = 0  # ::/96, RFC 4291 section 2.5.5.1
+_6TO4 = 0x2002  # the first 16 bits; the next 32 are an IPv4 address (RFC 3056 section 2)
+
+
+class Rule(NamedTuple):
+    """One entry. `text` is as in Node's `BlockList.rules`."""
+
+    text: str
+    networks: tuple[Network, ...]
+
+
+def number_of(address: Any) -> int | None:
+    """As a number; None for text that is no address. TypeError for what is no text."""
+    packed = parse_ip(_text(address))
+    if packed is None:
+        return None
+    number = int.from_bytes(packed, "big")
+    return number if len(packed) == 16 else 0xFFFF << 32 | number
+
+
+def _text(address: Any) -> str:
+    if isinstance(address, str):
+        return address
+    if isinstance(address, SocketAddress):
+        return address.address
+    if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        return str(address)
+    raise TypeError(f"an address must be text, not {address!r}")
+
+
+def is_ipv4(number: int) -> bool:
+    """Whether it is an IPv4 address in its IPv6 form."""
+    return number >> 32 == 0xFFFF
+
+
+def embedded_ipv4(number: int) -> int | None:
+    """The IPv4 address that an IPv6 address leads to, as a number; None if it has none."""
+    first = number >> 32
+    if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` are none
+        return 0xFFFF << 32 | number & 0xFFFFFFFF
+    if number >> 112 == _6TO4:
+        return 0xFFFF << 32 | number >> 80 & 0xFFFFFFFF
+    return None
+
+
+def _known(address: Any) -> int:
+    text = _text(address)
+    if "%" in text:
+        raise ValueError(f"a rule must have no zone, since it holds on every link: {text!r}")
+    number = number_of(text)
+    if number is None:
+        raise ValueError(f"not an IP address: {address!r}")
+    return number
+
+
+def _shown(number: int) -> str:
+    if is_ipv4(number):
+        return str(ipaddress.IPv4Address(number & 0xFFFFFFFF))
+    return str(ipaddress.IPv6Address(number))
+
+
+def _family(number: int) -> str:
+    return "IPv4" if is_ipv4(number) else "IPv6"
+
+
+def parse(rule: Any, host_bits: bool = True) -> Rule:
+    """From an address, a network or ``first-last``. ValueError, TypeError.
+
+    `host_bits`: whether a network may have bits behind its prefix.
+    """
+    if isinstance(rule, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        rule = str(rule)
+    text = _text(rule).strip()
+    if "/" in text:
+        address, _, prefix = text.partition("/")
+        return _subnet(address, prefix, host_bits)
+    if "-" in text:
+        return parse_range(*(part.strip() for part in text.split("-", 1)))
+    number = _known(text)
+    return Rule(f"Address: {_family(number)} {_shown(number)}", ((BITS, number),))
+
+
+def _subnet(address: str, prefix: str, host_bits: bool) -> Rule:
+    number = _known(address)
+    bits = 32 if ":" not in address else BITS
+    if not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
+        raise ValueError(f"not a prefix length from 0 to {bits}: {prefix!r}")
+    length = int(prefix) + BITS - bits
+    if not host_bits and number & ((1 << (BITS - length)) - 1):
+        raise ValueError(f"host bits behind the prefix, so it may be cut off: '{address}/{prefix}'")
+    if is_ipv4(number) and length < MAPPED:  # a network that IPv4 is a part of
+        text = f"Subnet: IPv6 {address}/{prefix}"
+    else:
+        shown = length - MAPPED if is_ipv4(number) else length
+        text = f"Subnet: {_family(number)} {_shown(number)}/{shown}"
+    return Rule(text, ((length, number >> (BITS - length)),))
+
+
+def parse_range(first: Any, last: Any) -> Rule:
+    """From `first` to `last`, both included. ValueError if it would be empty."""
+    low, high = _known(first), _known(last)
+    if low > high:
+        raise ValueError(f"a range that ends before it begins: {first}-{last}")
+    text = f"Range: {_family(low)} {_shown(low)}-{_shown(high)}"
+    return Rule(text, tuple(_networks(low, high)))
+
+
+def _networks(low: int, high: int) -> Iterator[Network]:
+    """The fewest networks that are exactly the numbers from `low` to `high`."""
+    while low <= high:
+        # As large as `low` is a multiple of, but no larger than what is left.
+        free = min(
+            (low & -low).bit_length() - 1 if low else BITS, (high - low + 1).bit_length() - 1
+        )
+        yield BITS - free, low >> free
+        low += 1 << free
+
+
+def parse_shown(text: str) -> Rule:
+    """``Subnet: IPv4 10.0.0.0/8``: what is before the rule itself must be true of it."""
+    kind, _, given = text.rpartition(" ")
+    rule = parse(given)
+    shown = rule.text.rpartition(" ")[0]
+    # As in Node, an IPv4 address may be there as an IPv6 one: ::ffff:1.2.3.4.
+    mapped = ":" in given and kind == shown.replace("IPv4", "IPv6")
+    if not mapped and (kind != shown or (":" in given and kind.endswith("IPv4"))):
+        raise ValueError(f"not a rule: {text!r}")
+    return rule
