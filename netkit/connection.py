@@ -63,7 +63,8 @@ class Connection(SecurableStream):
 
     Attributes, all of them readable after `close`:
 
-    - `id`, a number that no other connection of this process has; `server`, its `Server`, or None;
+    - `id`, a number that no other connection of its server has, in any of the worker processes;
+    - `server`, its `Server`, or None;
     - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
       `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
     - `peer`, the other end for people: ``127.0.0.1:50312``;

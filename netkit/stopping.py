@@ -184,6 +184,7 @@ class StoppableServer(ListeningServer):
             connections.cut(spare=_me())
         self._wait_for_threads(over, everybody)
         self._report = connections.drained()
+        self._refusals.end_episodes(quiet=0)
         if self._accepting.has_begun:
             events.emit(events.Stopped(*self._report))
 

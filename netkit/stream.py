@@ -24,6 +24,7 @@ import errno
 import itertools
 import socket
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import sockets
@@ -50,6 +51,15 @@ FREE_THREADED = not has_gil()
 def _new_id() -> int:  # pragma: no cover - free-threaded builds only
     with _ids_lock:
         return _next_id()
+
+
+_take_id: Callable[[], int] = _new_id if FREE_THREADED else _next_id
+
+
+def number_by(take: Callable[[], int]) -> None:
+    """Have `take` give each connection from now on its `id`. For worker processes."""
+    global _take_id
+    _take_id = take
 
 
 class Stream(Reader, Ends):
@@ -80,7 +90,7 @@ class Stream(Reader, Ends):
         max_message: int | None,
     ) -> None:
         super().__init__(encoding, max_line, max_message)
-        self.id = _new_id() if FREE_THREADED else _next_id()
+        self.id = _take_id()
         if client_address is None:
             client_address = sock.getpeername()
         self.peer = describe_peer(client_address)

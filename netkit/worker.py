@@ -24,12 +24,14 @@ from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .deadline import Deadline
 from .errors import LoadError
 from .forks import do_not_undo, undo_in_children
+from .numbering import SharedNumbers
 from .options import has_gil, usable_cores
 from .places import SharedPlaces
 from .registry import StopReport
 from .server import Server
 from .signals import StopSignals
 from .stopping import CUT_GRACE
+from .stream import number_by
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -137,10 +139,12 @@ class Worker:
         generation: int,
         others: Collection[Worker],
         places: SharedPlaces | None = None,
+        numbers: SharedNumbers | None = None,
         cores: Sequence[int] = (),
     ) -> None:
         """Start it, beside `others`, with whom it shares the `places` there are, if they are few.
 
+        `numbers`: what gives all their connections an `id`; None: each counts its own.
         `cores`: it stays on one of these, each of which has as many; none: it may run on any.
         OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
         """
@@ -160,7 +164,8 @@ class Worker:
         # A child that kept its copy of our end would keep the worker from seeing that we are gone.
         undo_in_children(self.channel.close)
         try:
-            self.process = _started(context, source, load, theirs, places, self.index, core)
+            shared = (places, numbers)
+            self.process = _started(context, source, load, theirs, *shared, self.index, core)
         except BaseException:
             do_not_undo(self.channel.close)
             self.channel.close()
@@ -329,6 +334,7 @@ def work(
     load: Load | None,
     channel: Channel,
     places: SharedPlaces | None,
+    numbers: SharedNumbers | None,
     index: int,
     core: int | None,
 ) -> None:
@@ -339,6 +345,8 @@ def work(
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
         _keep_descriptors()
+    if numbers is not None:
+        number_by(numbers.take)
     if core is not None:
         with contextlib.suppress(OSError):  # it has been taken from us: then any will do
             os.sched_setaffinity(0, {core})

@@ -30,6 +30,7 @@ from .encodings import printable
 from .errors import ServerStateError, WorkersFailedError
 from .forks import do_not_undo, undo_in_children
 from .listening import State
+from .numbering import SharedNumbers
 from .options import MAX_WORKERS, Options, check_seconds, check_workers
 from .places import SharedPlaces, check_places
 from .registry import StopReport
@@ -86,6 +87,7 @@ class Workers:
         self._why_failed: str | None = None
         self._finished = self._cut = 0
         self._places: SharedPlaces | None = None  # if there is a limit
+        self._numbers: SharedNumbers | None = None
         self._pems: dict[str, Any] = {}  # the last good files of TLS, for those that are spawned
 
     @property
@@ -167,6 +169,8 @@ class Workers:
         try:
             if options.max_connections is not None:
                 self._places = _shared(options.max_connections)
+            with contextlib.suppress(OSError):  # then each worker numbers its own connections
+                self._numbers = SharedNumbers()
             interrupted = self._live(mailbox)
         finally:
             despite_signals(lambda: self._clean_up(options))
@@ -191,6 +195,8 @@ class Workers:
         if self._places is not None:
             self._places.close()
             self._places = None
+        if self._numbers is not None:
+            self._numbers.close()
 
     def _check_server(self) -> None:
         server, state = self._server, self._server._state
@@ -300,6 +306,7 @@ class Workers:
                 self._generation,
                 self._workers,
                 self._places,
+                self._numbers,
                 cores_of(self._count),
             )
         finally:

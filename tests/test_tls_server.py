@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import select
@@ -31,6 +32,7 @@ from support import (
     receive_all,
     receive_exactly,
     reset,
+    send_and_end,
     serving,
     silent_log,
     tcp_pair,
@@ -1072,3 +1074,61 @@ def test_the_command_line_names_certificates_by_host() -> None:
     status, text = run_netkit("echo", "--tls-cert", files().server, "--tls-sni", sni)
     assert status == 1
     assert "does not match the certificate file" in text
+
+
+# --- Under attack ---
+
+
+def hello_for(name: bytes) -> bytes:
+    """A ClientHello that asks for this name, of any bytes."""
+    sent = ssl.MemoryBIO()
+    usual = ("x" * 50 + ".") * 5
+    usual = usual[: len(name) - 1] + "x"
+    session = contexts()[1].wrap_bio(ssl.MemoryBIO(), sent, server_hostname=usual)
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    hello = sent.read()
+    assert hello.count(usual.encode()) == 1
+    return hello.replace(usual.encode(), name)
+
+
+HOSTILE_NAMES = [b"\xff\x1b[31m\r\n{}", b"\x1b]0;pwned\x07\n", b"\xc3\xa4.example.org", b"a" * 255]
+ODD_CLIENTS = [
+    *(hello_for(name) for name in HOSTILE_NAMES),
+    b"GET /\x1b[31m HTTP/1.1\r\n{}\r\n\r\n",
+    b"\x16\x03\x01\x40\x00" + bytes(0x4000),
+    b"\x15\x03\x01\x00\x02\x02\x28",
+    b"\x80\x2e\x01\x00\x02",
+    b"",
+]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whatever_clients_begin_with_all_of_standard_error_is_json(workers: str) -> None:
+    sni = f"example.org={files().named['example.org']}"
+    options = ("--tls-cert", files().server, "--tls-sni", sni, "--log-format", "json")
+    with Cli("echo", *options, "--log-level", "debug", "--workers", workers) as server:
+        for hello in ODD_CLIENTS * 5:
+            with server.connect() as sock:
+                send_and_end(sock, hello)
+                with contextlib.suppress(ConnectionResetError):
+                    receive_all(sock)
+        wait_until(lambda: sum("ConnectionClosed" in line for line in server.lines) == 45)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    records = [json.loads(line) for line in server.lines]
+    ignored = [record for record in records if record["message"].startswith("ignored in")]
+    assert 1 <= len(ignored) <= 2 * int(workers)  # of 10; the others are counted
+    assert all(record["error_type"] == "UnicodeDecodeError" for record in ignored)
+    assert all(line.isascii() and line.isprintable() for line in server.lines)
+
+
+@each_handler
+def test_the_name_in_sni_raises_nothing_where_no_certificate_depends_on_it(
+    handler: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            send_and_end(sock, hello_for(b"\xff\x1b[31m"))
+            receive_all(sock)
+    assert capfd.readouterr().err == ""

@@ -35,7 +35,7 @@ class FakeProcess:
 
     def __init__(self, target: Any, args: Any, name: str) -> None:
         self.arguments = args
-        *_, channel, _, _, _ = args
+        *_, channel, _, _, _, _ = args
         self.their_end = socket.socket(fileno=os.dup(channel.fileno()))
         self.exitcode: int | None = None
         self.calls: list[str] = []

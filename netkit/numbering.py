@@ -1,0 +1,47 @@
+"""The numbers of connections: one row for all worker processes, so that none comes twice.
+
+The processes share an open file, and its offset is the last number. The kernel moves the offset of
+a shared file in one step (lseek(2)), and a process that is killed leaves nothing locked.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any
+
+
+class SharedNumbers:
+    """1, 2, 3, ... for any number of threads and processes together.
+
+    Holds a descriptor until `close`; can be sent to a process that is being started.
+    """
+
+    def __init__(self) -> None:
+        """OSError if the system gives no file."""
+        if hasattr(os, "memfd_create"):  # pragma: no branch - macOS
+            self._file = os.memfd_create("netkit-numbers")
+            return
+        with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
+            self._file = os.dup(file.fileno())
+
+    def take(self) -> int:
+        """The next number."""
+        return os.lseek(self._file, 1, os.SEEK_CUR)
+
+    def close(self) -> None:
+        """Give the descriptor back. Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd  # which only a process being started needs
+
+        return _rebuilt, (DupFd(self._file),)
+
+
+def _rebuilt(descriptor: Any) -> SharedNumbers:
+    numbers = SharedNumbers.__new__(SharedNumbers)
+    numbers._file = descriptor.detach()
+    return numbers

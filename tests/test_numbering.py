@@ -1,0 +1,108 @@
+"""The numbers of connections are unique, in threads and in processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from multiprocessing import reduction
+from pathlib import Path
+
+import pytest
+from support import Program, in_threads, receive_all
+
+from netkit import stream
+from netkit.numbering import SharedNumbers
+
+SCRIPT = """
+import multiprocessing, sys
+import netkit
+
+def handler(conn):
+    conn.write(f"{conn.id}\\n")
+
+if __name__ == "__main__":
+    if sys.argv[1] != "default":
+        multiprocessing.set_start_method(sys.argv[1])
+    netkit.configure_logging("info")
+    netkit.run(netkit.create_server(handler).listen(0, "127.0.0.1"), workers=2)
+"""
+
+
+def test_threads_get_each_number_once() -> None:
+    numbers = SharedNumbers()
+    taken: list[int] = []
+    try:
+        in_threads(lambda: taken.extend(numbers.take() for _ in range(500)), [()] * 4)
+    finally:
+        numbers.close()
+    assert sorted(taken) == list(range(1, 2001))
+    numbers.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_goes_on_where_another_one_was() -> None:
+    numbers = SharedNumbers()
+    assert numbers.take() == 1
+    child = os.fork()
+    if child == 0:
+        os._exit(numbers.take())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert numbers.take() == 3
+    numbers.close()
+
+
+def test_the_numbers_can_be_sent_to_a_process_that_is_being_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Duplicate:
+        """As `reduction.DupFd`, which works only while a process is being started."""
+
+        def __init__(self, descriptor: int) -> None:
+            self.descriptor = os.dup(descriptor)
+
+        def detach(self) -> int:
+            return self.descriptor
+
+    monkeypatch.setattr(reduction, "DupFd", Duplicate)
+    numbers = SharedNumbers()
+    maker, arguments = numbers.__reduce__()
+    assert pickle.loads(pickle.dumps(maker)) is maker
+    others = maker(*arguments)
+    assert [numbers.take(), others.take(), numbers.take()] == [1, 2, 3]
+    numbers.close()
+    others.close()
+
+
+def test_connections_take_their_numbers_from_where_they_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_take_id", stream._take_id)
+    stream.number_by(iter([70, 71]).__next__)
+    assert [stream._take_id(), stream._take_id()] == [70, 71]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs worker processes")
+@pytest.mark.parametrize("method", ["default", "spawn", "forkserver"])
+def test_no_two_connections_of_workers_have_the_same_number_nor_after_a_reload(
+    method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with Program(sys.executable, script, method) as program:
+        program.wait_for_line("2 workers ready")
+        seen: list[int] = []
+
+        def connect() -> None:
+            for _ in range(10):
+                with program.connect() as sock:
+                    seen.append(int(receive_all(sock)))
+
+        in_threads(connect, [()] * 3)
+        program.send_signal(signal.SIGHUP)
+        program.wait_for_line("reloaded: 2 workers")
+        in_threads(connect, [()] * 3)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
+    assert sorted(seen) == list(range(1, 61))
