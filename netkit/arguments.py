@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import math
 import os
 import re
 import signal
@@ -185,7 +186,10 @@ def to_seconds(text: str) -> float:
     """From ``30``, ``1.5s``, ``500ms``, ``5m`` or ``2h``. ValueError."""
     match = _TIME.fullmatch(text)
     if match is None:
-        return float(text)
+        seconds = float(text)
+        if not math.isfinite(seconds):  # too large, or no number: for ever is `off`
+            raise ValueError(text)
+        return seconds
     number, unit = float(match[1]), match[2]
     return number / 1000 if unit == "ms" else number * _SECONDS[unit]
 
@@ -236,13 +240,14 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
             found.append(Endpoint.parse(word))
     if host is None:
         return found
-    if ":" in host:
+    if is_ip(host) == 6:
         return [Endpoint.parse(host)]  # which says how such an address is written
     raise ValueError(f"{host!r} has no port: HOST:PORT and HOST PORT are addresses, or PORT alone")
 
 
 def _is_host(word: str) -> bool:
-    return is_ip(word) != 0 or not re.search(r"[:/@?]|^-?\d*$", word)
+    bracketed = word.startswith("[") and word.endswith("]")
+    return bracketed or is_ip(word) != 0 or not re.search(r"[:/@?]|^-?\d*$", word)
 
 
 def _at(host: str, port: str) -> Endpoint:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from . import __version__, connecting
 from .arguments import ArgumentError, Parser, checked, endpoints, flag_value, self_signed, show
+from .encodings import to_bytes
 from .endpoints import Endpoint
 from .handlers import GreeterHandler
 from .loading import handler_name
@@ -117,8 +118,8 @@ def command(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
     if first in ("-V", "--version", "version"):
         show(f"netkit {__version__}\n")
         raise SystemExit(0)
-    if first == "help" and rest and rest[0] in COMMANDS:
-        return rest[0], ["--help"]
+    if first == "help" and rest and rest[0] not in ("help", "version"):
+        return (rest[0], ["--help"]) if rest[0] in COMMANDS else _unknown(rest[0])
     if first in ("-h", "--help", "help"):
         show(_help())
         raise SystemExit(0)
@@ -232,6 +233,8 @@ def understand(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any
         address._replace(host=host) if address.kind == "tcp" and address.host is None else address
         for address in addresses or [Endpoint()]
     ]
+    if arguments.command == "greeter":
+        _check_greeting(arguments.greeting, given.get("encoding", Options().encoding))
     if given.get("refusal") is not None:
         given["refusal"] = given["refusal"].removesuffix("\n") + "\n"
     if arguments.tls_self_signed:
@@ -261,6 +264,13 @@ def _check_effects(
         raise ArgumentError(
             f"LISTEN_FDS={passed} says that systemd has passed sockets: name them, as fd:3"
         )
+
+
+def _check_greeting(text: str, encoding: str) -> None:
+    try:
+        to_bytes(text, encoding)
+    except UnicodeError:
+        raise ArgumentError(f"--greeting cannot be written in {encoding}: {text!r}") from None
 
 
 def _either(names: Sequence[str]) -> str:

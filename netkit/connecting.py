@@ -90,15 +90,16 @@ def parser(text: str) -> Parser:
         help="do not pass on the end of input, which some servers take for the end of all",
     )
     add("-v", "--verbose", action="store_true", help="say what is tried, and how much was sent")
-    _add_where(parser.add_argument_group("where").add_argument)
+    _add_where(parser.add_argument_group("where"))
     _add_time(parser.add_argument_group("time (30, 500ms, 5m, 2h, or off)").add_argument)
     _add_tls(parser.add_argument_group("TLS (each option implies --tls)").add_argument)
     return parser
 
 
-def _add_where(add: Callable[..., object]) -> None:
+def _add_where(group: Any) -> None:
+    add, family = group.add_argument, group.add_mutually_exclusive_group()
     for number in (4, 6):
-        add(
+        family.add_argument(
             f"-{number}",
             dest="family",
             action="store_const",
@@ -230,13 +231,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--tls-self-signed is for --listen")
     if arguments.tls and arguments.listen and not {"tls_cert", "tls_self_signed"} & set(given):
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
-    if arguments.endpoint.kind == "unix":
-        for name in ("family", "source"):
-            if name in given:
-                what = f"-{arguments.family}" if name == "family" else "--source"
-                raise ValueError(f"a Unix socket has no IP address: {what} does not go with it")
-        if set(_TLS) & set(given) and not {"listen", "insecure", "server_name"} & set(given):
-            raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
+    _check_kind(arguments, set(given))
+
+
+def _check_kind(arguments: argparse.Namespace, given: set[str]) -> None:
+    host, family = arguments.endpoint.host, arguments.family
+    version = is_ip(host or "")
+    if family and version not in (0, family):
+        raise ValueError(f"-{family} does not go with the IPv{version} address {host}")
+    if arguments.endpoint.kind != "unix":
+        return
+    for what in (f"-{family}" if family else "", "--source" if "source" in given else ""):
+        if what:
+            raise ValueError(f"a Unix socket has no IP address: {what} does not go with it")
+    if set(_TLS) & given and not {"listen", "insecure", "server_name"} & given:
+        raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
 
 
 def _flag(name: str) -> str:
@@ -245,7 +254,8 @@ def _flag(name: str) -> str:
 
 def _settle(arguments: argparse.Namespace) -> None:
     """Replace what was not given by what it then is."""
-    arguments.tls = any(getattr(arguments, name) for name in _TLS)
+    # An empty value counts, too: a variable that is not set must not switch TLS off.
+    arguments.tls = any(getattr(arguments, name) not in (None, False) for name in _TLS)
     wait = arguments.wait
     if arguments.timeout is _UNSET:
         default = None if arguments.listen else 30.0

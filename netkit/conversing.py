@@ -42,10 +42,11 @@ def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace)
 
     The files are looked at first. OSError for what failed, OutputClosedError.
     """
-    talking = not (arguments.send or arguments.receive) and is_interactive()
+    files = (arguments.send, arguments.receive)
+    talking = files == (None, None) and is_interactive()
     with contextlib.ExitStack() as stack:
         source = None if talking else _source(arguments, stack)
-        if not arguments.receive and sys.stdout is None:
+        if arguments.receive is None and sys.stdout is None:
             raise OSError("standard output is closed: name a file with --receive")
         conn = stack.enter_context(connected())
         conn.set_timeout(arguments.idle_timeout)
@@ -55,7 +56,7 @@ def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace)
             sender = _Sender(conn, terminal.lines(), convert, not arguments.no_half_close)
             _converse(conn, sender, terminal, _shown(conn, arguments.hex, terminal.write))
         else:
-            pieces = source if not arguments.send else _with_progress(source, arguments, stack)
+            pieces = source if arguments.send is None else _with_progress(source, arguments, stack)
             sender = _Sender(conn, pieces, convert, not arguments.no_half_close)
             _exchange(conn, sender, source, _sink(conn, arguments, stack))
     return conn
@@ -63,7 +64,7 @@ def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace)
 
 def _source(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Input:
     name, descriptor = "standard input", None
-    if arguments.send:
+    if arguments.send is not None:
         file = stack.enter_context(_open(arguments.send, "rb"))
         name, descriptor = arguments.send, file.fileno()
     elif sys.stdin is not None:  # else its number may be the one of our socket
@@ -97,7 +98,7 @@ def _progress(name: str, size: int | None, stack: contextlib.ExitStack) -> Progr
 
 
 def _sink(conn: Connection, arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sink:
-    if not arguments.receive:
+    if arguments.receive is None:
         output = Output(sys.stdout.fileno())
         if not sys.stdout.isatty():
             return _Hex(conn, output) if arguments.hex else output
@@ -113,7 +114,9 @@ def _open(path: str, mode: str) -> Any:
     try:
         return open(path, mode, buffering=0)
     except OSError as error:
-        raise OSError(error.errno, f"cannot open {path}: {str(error.strerror).lower()}") from None
+        raise OSError(
+            error.errno, f"cannot open {path or repr(path)}: {str(error.strerror).lower()}"
+        ) from None
 
 
 class _Watched:

@@ -34,17 +34,23 @@ def dial(arguments: argparse.Namespace) -> Connection:
         "tls_verify": not arguments.insecure,
         "server_hostname": arguments.server_name,
     }
-    with _telling(arguments.verbose):
-        conn = connect(
-            None if path else endpoint.port,
-            endpoint.host or "localhost",
-            path=endpoint.path if path else None,
-            connect_timeout=arguments.timeout,
-            source_address=arguments.source,
-            family=arguments.family,
-            retry=arguments.retry,
-            **secured,
-        )
+    host, family = endpoint.host or "localhost", arguments.family
+    try:
+        with _telling(arguments.verbose):
+            conn = connect(
+                None if path else endpoint.port,
+                host,
+                path=endpoint.path if path else None,
+                connect_timeout=arguments.timeout,
+                source_address=arguments.source,
+                family=family,
+                retry=arguments.retry,
+                **secured,
+            )
+    except socket.gaierror:
+        if not family:
+            raise
+        raise OSError(f"cannot connect to {host}: no IPv{family} address of it is known") from None
     if arguments.verbose:
         _say_connected(conn, f"connected to {conn.peer}")
     return conn
@@ -134,6 +140,7 @@ def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]
         file = None
         if isinstance(address, str):
             file = unixsocket.bind(sock, address, backlog=1)
+            sock.listen(1)  # an abstract name has no file, and is not listened on yet
         else:
             _bind(sock, address)
         stack.pop_all()

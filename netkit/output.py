@@ -19,7 +19,7 @@ class Output:
 
     def __init__(self, path: str | None) -> None:
         self.error: OSError | None = None
-        self._name = "standard output" if path is None else path
+        self._name = "standard output" if path is None else path or repr(path)
         if path is None and sys.stdout is None:
             raise Failure("standard output is closed: name a file with --output")
         # A buffer of our own for standard output: what cannot be written is not tried again, with a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import sys
 from typing import Any
 
@@ -81,13 +82,16 @@ def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float | None) ->
         assert flag_value(FLAGS["when_full"])(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "5 m", "5d", "5M", "1h30m", "-5s", "٣s", "on", "1e3s"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "nan", "inf", "9" * 500, "5 m", "5d", "5M", "1h30m", "-5s", "٣s", "on", "1e3s"],
+)
 def test_another_text_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="it must be a time such as 30, 500ms, 5m or 2h, or 'off'"):
         duration(text)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "0ms"])
+@pytest.mark.parametrize("text", ["0", "-1", "0ms"])
 def test_a_time_limit_is_more_than_nothing(text: str) -> None:
     with pytest.raises(ValueError, match="it must be more than 0 seconds"):
         duration(text)
@@ -142,6 +146,7 @@ TEN = "10.0.0.1"
         ("*:80 81", [("*", 80), (None, 81)]),
         (f"{TEN} 80 81 example.org 82", [(TEN, 80), (None, 81), ("example.org", 82)]),
         ("::1 80", [("::1", 80)]),
+        ("[::1] 80", [("::1", 80)]),
         ("[::1]:80 ::1 81", [("::1", 80), ("::1", 81)]),
         ("fe80::1%eth0 80", [("fe80::1%eth0", 80)]),
     ],
@@ -166,13 +171,14 @@ def test_the_port_of_a_host_may_have_settings() -> None:
         ("localhost localhost", "'localhost' has no port"),
         ("a b 80", "'a' has no port"),
         ("::1", "an IPv6 address has brackets around it"),
+        ("[::1]", "'[::1]' has no port"),
         ("localhost 99999", "port must be a number from 0 to 65535, not 99999"),
         ("-1", "port must be a number from 0 to 65535, not '-1'"),
         ("80 x/y", "a path has unix: before it"),
     ],
 )
 def test_what_is_no_address_is_told(words: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         endpoints(words.split())
 
 

@@ -161,7 +161,7 @@ def test_the_version_is_that_of_the_package(argv: str, run: Run) -> None:
     assert run(argv) == (0, f"netkit {netkit.__version__}\n".encode(), [])
 
 
-@pytest.mark.parametrize("argv", ["", "help", "-h", "help nothing"])
+@pytest.mark.parametrize("argv", ["", "help", "-h", "help help"])
 def test_without_a_command_the_help_is_shown(argv: str, run: Run) -> None:
     assert run(*argv.split()) == run("--help")
 
@@ -211,6 +211,7 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             "netkit: error: there is no command 'frob'; "
             "the commands are echo, logger, greeter, serve, connect",
         ),
+        ("help sevre", "netkit: error: there is no command 'sevre'; did you mean serve[?]"),
         ("sevre", "netkit: error: there is no command 'sevre'; did you mean serve[?]"),
         (
             "--log-level debug echo",
@@ -237,7 +238,10 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             (f"echo {argv}", f"netkit echo: error: argument {message}")
             for argv, message in (
                 ("--drain-timeout -1", "--drain-timeout: it must be 0 or more seconds, not -1.0"),
-                ("--drain-timeout nan", "--drain-timeout: it must be 0 or more seconds, not nan"),
+                (
+                    "--drain-timeout inf",
+                    "--drain-timeout: it must be a time such as 30, 500ms, 5m or 2h, not 'inf'",
+                ),
                 (
                     "--drain-timeout x",
                     "--drain-timeout: it must be a time such as 30, 500ms, 5m or 2h, not 'x'",
@@ -312,6 +316,10 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             "echo --refusal busy --max-connections off",
             "netkit echo: error: --refusal has no effect without --max-connections, "
             "--max-connections-per-ip, --max-connection-rate, --allow or --deny",
+        ),
+        (
+            "greeter --greeting é --encoding koi8-r",
+            "netkit greeter: error: --greeting cannot be written in koi8-r: 'é'",
         ),
         (
             "echo --handshake-timeout 5",
@@ -456,7 +464,7 @@ def test_an_output_that_cannot_be_opened_is_told(
     assert run("logger", "--output", path) == (
         1,
         b"",
-        [f"netkit: error: cannot write to {path}: {reason}"],
+        [f"netkit: error: cannot write to {path or repr(path)}: {reason}"],
     )
 
 

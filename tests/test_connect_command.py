@@ -190,6 +190,15 @@ def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_unix_socket_may_have_an_abstract_name(run: Run) -> None:
+    name = f"@netkit-{os.getpid()}"
+    with Cli("connect", "--listen", name, listening=False) as listener:
+        listener.wait_for_line(f"^listening on {name}$")
+        assert run(name, data=b"hello") == (0, b"", [])
+        assert listener.wait() == 0
+
+
 def test_the_addresses_of_a_name_are_tried_in_turn(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,11 +373,14 @@ def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
     def both(host: Any, port: Any, family: int = 0, *rest: Any, **named: Any) -> Any:
         if host != "both.example":
             return real(host, port, family, *rest, **named)
-        return [
+        chosen = [
             (*entry[:4], (entry[4][0], int(port), *entry[4][2:]))
             for entry in found
             if family in (0, entry[0])
         ]
+        if not chosen:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return chosen
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
     handler = {"handler_args": {"greeting": "{address}"}}
@@ -380,9 +392,10 @@ def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
         assert lines[0].startswith(f"listening on {where}")
         lines = run("--listen", option, "--timeout", "1ms", "0").lines
         assert lines[0].startswith(f"listening on {where}")
-    assert run("--listen", "-6", "127.0.0.1:0").lines == [
-        "netkit: error: 127.0.0.1 has no IPv6 address"
-    ]
+    found.pop()  # the IPv6 address
+    line = "netkit: error: cannot connect to both.example: no IPv6 address of it is known"
+    assert run("-6", "both.example", port_of(server)).lines == [line]
+    assert run("--listen", "-6", "both.example:0").status == 1
 
 
 @pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
@@ -436,6 +449,8 @@ def test_a_server_that_takes_no_more_is_a_failure_and_its_last_word_is_shown(
     ("arguments", "line"),
     [
         (["--send", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
+        (["--send", ""], "cannot open '': no such file or directory"),
+        (["--receive", ""], "cannot open '': no such file or directory"),
         (["--receive", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
         (["--send", "/proc/self/mem"], "cannot read /proc/self/mem: input/output error"),
         (["--receive", "/dev/full"], "cannot write to /dev/full: no space left on device"),
@@ -468,6 +483,9 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
             "host unix:/s",
             "'host' has no port: HOST:PORT and HOST PORT are addresses, or PORT alone",
         ),
+        ("-4 [::1]:80", "-4 does not go with the IPv6 address ::1"),
+        ("-6 127.0.0.1 80", "-6 does not go with the IPv4 address 127.0.0.1"),
+        ("-4 -6 localhost 80", "argument -6: not allowed with argument -4"),
         ("-4 unix:/s", "a Unix socket has no IP address: -4 does not go with it"),
         (
             "--source 127.0.0.1 unix:/s",
@@ -561,6 +579,13 @@ def test_an_option_of_tls_asks_for_tls(run: Run, certificates: Any) -> None:
         port = port_of(server)
         for options in (["--insecure"], ["--tls-ca", certificates.ca]):
             assert run(*options, "localhost", port, data=b"x").out == b"x"
+
+
+def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        status, out, (line,) = run("--tls-ca", "", "localhost", port_of(server), data=b"secret")
+    assert (status, out) == (1, b"")
+    assert line.startswith("netkit: error: the CA file '': ")
 
 
 def test_a_server_may_have_another_name_than_its_host(
