@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -86,6 +87,9 @@ class Waiter:
         self._cancel = cancel
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
+        # Held while the waker is used or closed: else a late `wake` could write into a descriptor
+        # that is another socket's by then. Re-entrant, for signal handlers.
+        self._waking = threading.RLock()
         try:
             self._selector = selectors.DefaultSelector()
         except BaseException:  # there are no more descriptors
@@ -98,10 +102,8 @@ class Waiter:
 
     def wake(self) -> None:
         """End the present wait, or the next one; from any thread."""
-        try:
+        with self._waking, contextlib.suppress(OSError):  # it has been woken already, or it is over
             self._waker.send(b"\0")
-        except OSError:  # it has been woken already, or it is over
-            return
 
     def add(self, sock: socket.socket) -> None:
         """Wait for this socket to be connected, too."""
@@ -157,7 +159,8 @@ class Waiter:
             self._cancel.detach(self.wake)
         self._selector.close()
         self._woken.close()
-        self._waker.close()
+        with self._waking:
+            self._waker.close()
 
 
 def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -204,7 +204,11 @@ class _Folder:
             found = os.fstat(descriptor)
             if not os.path.samestat(found, status):
                 raise _in_use(self._path, TAKEN, "bind")
-            yield f"/proc/self/fd/{descriptor}", {}
+            target = f"/proc/self/fd/{descriptor}"
+            if not os.path.lexists(target):
+                reason = "without /proc, mode and owner cannot be changed safely"
+                raise explain(OSError(errno.EOPNOTSUPP, ""), self._path, "bind", reason)
+            yield target, {}
         finally:
             os.close(descriptor)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread, observed
+from support import PATIENCE, in_thread, observed, wait_until
 
 from netkit import events
 from netkit.attempts import Cancel, Candidate, Race, Waiter, interleaved
@@ -309,6 +309,32 @@ def test_waking_often_or_too_late_does_no_harm() -> None:
             waiter.wake()
         assert waiter.wait() == []
     waiter.wake()
+
+
+def test_a_waiter_is_not_closed_while_another_thread_wakes_it() -> None:
+    sending, go_on = threading.Event(), threading.Event()
+    closed_meanwhile: list[bool] = []
+
+    class Slow:
+        def send(self, _: bytes) -> None:
+            sending.set()
+            go_on.wait(PATIENCE)
+            closed_meanwhile.append(is_closed.is_set())
+
+        def close(self) -> None:
+            is_closed.set()
+
+    is_closed = threading.Event()
+    waiter = Waiter(Deadline(None))
+    waiter._waker.close()
+    waiter._waker = Slow()  # type: ignore[assignment]
+    with in_thread(waiter.wake):
+        sending.wait(PATIENCE)
+        with in_thread(waiter.__exit__):
+            wait_until(lambda: waiter._woken.fileno() == -1)
+            go_on.set()
+    assert closed_meanwhile == [False]
+    assert is_closed.is_set()
 
 
 def test_a_waiter_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -379,6 +379,23 @@ def test_the_file_never_has_a_wider_mode_than_it_is_to_have(path: str) -> None:
     assert modes == [0o660]
 
 
+@linux
+def test_where_there_is_no_proc_a_mode_that_must_be_changed_is_told(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unixsocket.os.path, "lexists", lambda _: False)
+    before = os.umask(0o077)
+    try:
+        with pytest.raises(OSError, match="without /proc, mode and owner cannot be changed") as it:
+            bind(sock, path, 0o660)
+        assert it.value.errno == errno.EOPNOTSUPP
+        assert os.listdir() == []
+        with socket.socket(socket.AF_UNIX) as another:
+            bind(another, path, 0o600)
+    finally:
+        os.umask(before)
+
+
 def test_where_a_call_takes_a_name_it_follows_no_link(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
