@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import Failure
 from .handlers import LoggerHandler
+from .writing import write_all
 
 
 class Output:
@@ -22,19 +23,21 @@ class Output:
         self._name = "standard output" if path is None else path or repr(path)
         if path is None and sys.stdout is None:
             raise Failure("standard output is closed: name a file with --output")
-        # A buffer of our own for standard output: what cannot be written is not tried again, with a
+        # A file of our own for standard output: what cannot be written is not tried again, with a
         # complaint, when Python flushes its own in the end.
         target = sys.stdout.fileno() if path is None else path
         try:
-            self._file = open(target, "ab", closefd=path is not None)  # noqa: SIM115 - by __exit__
+            self._file = open(target, "ab", 0, closefd=path is not None)  # noqa: SIM115 - by __exit__
         except OSError as error:
             raise self._failure(error) from None
 
     def write(self, data: bytes) -> int:
-        return self._file.write(data)
+        """Write all of `data` at once; waits where another process has made it non-blocking."""
+        write_all(self._file, data)
+        return len(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        """Nothing is kept."""
 
     def __enter__(self) -> None:
         pass

@@ -377,16 +377,6 @@ def write_all(sink: Sink, data: bytes) -> None:
             raise OSError(errno.EIO, text)
 
 
-def flush(file: Any) -> None:
-    """``file.flush()``, which waits where the file is a non-blocking one."""
-    while True:
-        try:
-            file.flush()
-            return
-        except BlockingIOError:
-            _wait_for(file, writing=True)
-
-
 def _read(file: BinaryIO, size: int) -> bytes:
     """From 1 to `size` bytes; ``b""`` at the end. Waits where `file` is a non-blocking one."""
     while (data := file.read(size)) is None:

@@ -1069,3 +1069,26 @@ def test_a_standard_error_that_takes_nothing_does_not_change_the_exit_status(
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-m", "netkit", *arguments]
         assert subprocess.run(command, stderr=full, env=environment).returncode == status
+
+
+def test_the_logger_waits_where_its_output_takes_no_more_at_present() -> None:
+    """Another process may have made the pipe non-blocking."""
+    line = b"x" * 1000 + b"\n"
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "netkit", "logger", "0"]
+    with (
+        open(reading, "rb") as pipe,
+        subprocess.Popen(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE) as process,
+    ):
+        os.close(writing)
+        try:
+            assert process.stderr
+            port = int(process.stderr.readline().rsplit(b":", 1)[1])
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+                with in_thread(sock.sendall, line * 200):
+                    assert b"".join(pipe.readline() for _ in range(200)) == line * 200
+        finally:
+            process.terminate()
+            process.stderr.close()
+        assert process.wait(PATIENCE) == 0

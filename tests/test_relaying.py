@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -205,3 +206,67 @@ def test_an_interruption_of_the_program_ends_both_directions(
         monkeypatch.setattr(first, "pipe_to", interrupted, raising=False)
         with pytest.raises(KeyboardInterrupt):
             netkit.relay(first, second)
+
+
+# --- Files that take less than they are given ---
+
+MUCH = os.urandom(1_000_000)
+
+
+@pytest.mark.parametrize("buffering", [0, 4096], ids=["raw", "buffered"])
+def test_a_pipe_that_does_not_block_gets_everything(buffering: int) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    got: list[bytes] = []
+
+    def read() -> None:
+        with open(reading, "rb") as pipe:
+            got.append(pipe.read())
+
+    with pair() as (conn, peer), in_thread(read), in_thread(send_and_end, peer, MUCH):
+        os.set_blocking(writing, False)
+        with open(writing, "wb", buffering=buffering) as sink:
+            assert conn.pipe_to(sink) == len(MUCH)
+            os.set_blocking(writing, True)  # for what a buffer still holds
+    assert got == [MUCH]
+
+
+class Sink:
+    """Takes what is written to it, and says what it is told to say."""
+
+    def __init__(self, *says: int | None) -> None:
+        self.says = list(says)
+        self.taken = b""
+
+    def write(self, data: bytes) -> int | None:
+        said = self.says.pop(0)
+        self.taken += data if said is None else data[:said]
+        return said
+
+
+class RawSink(Sink, io.RawIOBase):  # type: ignore[misc] # it takes bytes
+    """One of which None means that it would block."""
+
+
+def test_what_a_file_takes_in_part_is_written_to_its_end() -> None:
+    with pair() as (conn, peer):
+        send_and_end(peer, b"abcdef")
+        sink = Sink(1, 2, None)
+        assert conn.pipe_to(sink) == 6
+        assert sink.taken == b"abcdef"
+
+
+def test_a_file_that_would_block_and_has_no_descriptor_is_an_error() -> None:
+    with pair() as (conn, peer):
+        send_and_end(peer, b"abcdef")
+        with pytest.raises(BlockingIOError, match="would block, and has no descriptor") as caught:
+            conn.pipe_to(RawSink(1, None))
+        assert not conn.is_to_blame(caught.value)
+
+
+@pytest.mark.parametrize("said", [0, -1, 7])
+def test_a_file_that_says_what_cannot_be_is_an_error(said: int) -> None:
+    with pair() as (conn, peer):
+        send_and_end(peer, b"abcdef")
+        with pytest.raises(OSError, match=f"says that it has written {said} of 6 bytes"):
+            conn.pipe_to(Sink(said))
