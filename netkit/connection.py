@@ -415,8 +415,8 @@ class Connection(SecurableStream):
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""
         if self.opaque:
-            if isinstance(error, TimeoutError):  # of a read with the time limit of its socket
-                return self.socket.gettimeout() is not None
+            if isinstance(error, TimeoutError) and self.socket.gettimeout() is not None:
+                return True  # of a read with the time limit of its socket
             return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
         return error is self.error
 

@@ -27,7 +27,7 @@ from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
 from .threads import Job
-from .timing import in_seconds
+from .timing import in_seconds, unacknowledged
 
 events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
 
@@ -170,6 +170,8 @@ class ClientServer(AdjustableServer):
             self._configure(request)
         if opaque:
             request.settimeout(next(_limits_of_calls(options), ("", None))[1])
+            if options.write_timeout is not None:
+                sockets.set_acknowledgement_timeout(request, options.write_timeout)
         elif self._time_limits is not None:
             connection.set_limits(self._time_limits)
         return connection
@@ -385,6 +387,9 @@ class ClientServer(AdjustableServer):
             if limit is not None and limit == connection.socket.gettimeout():
                 text = f"{connection.peer} kept a read or a write waiting for {in_seconds(limit)}"
                 return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+        limit = self._options.write_timeout
+        if connection and limit is not None and isinstance(error, OSError):
+            return unacknowledged(error, limit, connection.peer)
         return error
 
     def _tell_error(self, request: Any, client_address: Any) -> None:

@@ -115,6 +115,19 @@ def tos(sock: socket.socket) -> int:
     return 0
 
 
+def set_acknowledgement_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """Bound how long what was sent may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482, tcp(7)).
+
+    Then, and also if the peer's window stays shut so long, the kernel gives the connection up
+    (ETIMEDOUT). None: as long as the kernel likes, some 15 minutes. Nothing where there is no such
+    option.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        milliseconds = 0 if seconds is None else min(max(int(seconds * 1000), 1), 2**31 - 1)
+        sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+
+
 def set_receive_timeout(sock: socket.socket, seconds: float | None) -> None:
     """Bound each wait of a blocking socket for input: recv then raises BlockingIOError.
 
@@ -347,5 +360,6 @@ def explain(error: OSError, peer: str) -> OSError:
 def is_hang_up(error: BaseException) -> bool:
     """Whether `error` is what a socket says once its peer is gone."""
     return isinstance(error, ConnectionError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOTCONN, errno.ETIMEDOUT)
+        isinstance(error, OSError)
+        and error.errno in (errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)
     )

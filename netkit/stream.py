@@ -33,7 +33,7 @@ from .errors import ConnectionClosedError, TlsError, TruncatedError
 from .forks import free_in_children
 from .options import TimeLimits, has_gil
 from .reading import FIRST_CHUNK, Reader, next_chunk
-from .timing import Timer
+from .timing import Timer, unacknowledged
 
 if TYPE_CHECKING:
     from .tls import TlsStream
@@ -267,6 +267,9 @@ class Stream(Reader, Ends):
         elif isinstance(error, (BrokenPipeError, TlsError)) and (self._closed or self._closing):
             failure = ConnectionClosedError()  # by another thread, during the call
         else:
+            limit = self._limits.write_timeout
+            if limit is not None and sockets.unsent(self.socket):
+                error = unacknowledged(error, limit, self.peer)
             failure = sockets.explain(error, self.peer)
         self.error = failure
         return failure

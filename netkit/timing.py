@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -50,10 +51,22 @@ def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
 
 
+def unacknowledged(error: OSError, limit: float, peer: str) -> OSError:
+    """The error that names `write_timeout`, if `error` is the kernel's word for that."""
+    if error.strerror not in _GIVEN_UP:
+        return error
+    text = f"{peer} has acknowledged nothing for {in_seconds(limit)}"
+    return TimeoutError(errno.ETIMEDOUT, f"write_timeout: {text}")
+
+
 def in_seconds(number: float) -> str:
     """``1 second``, ``0.5 seconds``."""
     return f"{number:g} second{'' if number == 1 else 's'}"
 
+
+# What the kernel says when it gives up a connection: the last that the network has told it, if it
+# has. (By their texts, since other errors have these numbers and say more.)
+_GIVEN_UP = {os.strerror(n) for n in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)}
 
 _main_thread: int | None = None
 
@@ -83,6 +96,7 @@ class Timer:
 
     __slots__ = (
         *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send", "_longest"),
+        "_kernels_unacknowledged",
         *("_since", "_place", "_held", "_began"),
     )
 
@@ -108,6 +122,7 @@ class Timer:
         self._set_wait(self._longest)
         stall = self._stall()
         self._set_send_wait(stall.limit if stall else limits.min_rate and RATE_GRACE)
+        self._set_unacknowledged(limits.write_timeout)
 
     def _take_over(
         self, sock: socket.socket, peer: str, former: Timer | None, clock: Callable[[], float]
@@ -115,14 +130,18 @@ class Timer:
         self._sock = sock
         self._peer = peer
         self._clock = clock
-        # What the kernel gives a wait for input, and one for room to send.
+        # What the kernel gives a wait for input, one for room to send, and what has been sent.
         self._kernels: float | None = former._kernels if former else None
         self._kernels_send: float | None = former._kernels_send if former else None
+        self._kernels_unacknowledged: float | None = None
+        if former:
+            self._kernels_unacknowledged = former._kernels_unacknowledged
 
     def release(self) -> None:
         """There are no limits any more: the kernel ends no wait."""
         self._set_wait(None)
         self._set_send_wait(None)
+        self._set_unacknowledged(None)
 
     def outlast_signals(self, writing: bool) -> None:
         """To be called before each recv or send. BlockingIOError, as of those, after its time."""
@@ -191,6 +210,11 @@ class Timer:
         if seconds != self._kernels_send:
             self._kernels_send = seconds
             sockets.set_send_timeout(self._sock, seconds)
+
+    def _set_unacknowledged(self, seconds: float | None) -> None:
+        if seconds != self._kernels_unacknowledged:
+            self._kernels_unacknowledged = seconds
+            sockets.set_acknowledgement_timeout(self._sock, seconds)
 
     def _stall(self) -> _Due | None:
         for name in ("write_timeout", "idle_timeout"):

@@ -49,6 +49,7 @@ from support import (
     serving,
     silent_log,
     tcp_pair,
+    tool,
     wait_until,
 )
 
@@ -374,6 +375,31 @@ def test_row_half_written__is_followed_by_a_reset() -> None:
             with pytest.raises(ConnectionResetError):
                 receive_all(sock)
     assert [type(event.error) for event in told] == [TimeoutError]
+
+
+@linux
+@pytest.mark.parametrize("kind", ["writes", "reads", "request", "client"])
+def test_row_network__is_noticed_within_the_write_timeout(kind: str) -> None:
+    """In a network namespace of its own, where packets of one client are dropped."""
+    inside = [tool("unshare"), "--net", "--map-root-user"]
+    for name in ("iptables", "ip"):
+        tool(name)
+    script = f"ip link set lo up && exec {sys.executable} tests/deadnetwork.py {kind}"
+    if subprocess.run([*inside, "iptables", "-L"], capture_output=True).returncode:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no network namespace can be made, or iptables does not work there")
+        pytest.skip("no network namespace can be made here, or iptables does not work there")
+    done = subprocess.run(
+        [*inside, "sh", "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+    )
+    peer = r"127\.0\.0\.1:\d+"
+    text = rf"\[Errno 110\] write_timeout: {peer} has acknowledged nothing for 1 second\n"
+    assert re.fullmatch(("" if kind == "client" else "ClientFailed ") + text, done.stdout), done
 
 
 def test_row_reset_closing__ends_that_client_alone() -> None:

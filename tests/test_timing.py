@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -13,7 +14,7 @@ import pytest
 from support import PATIENCE, tcp_pair
 
 from netkit.options import TimeLimits
-from netkit.timing import RATE_GRACE, HandshakeTimer, Timer, timed_out
+from netkit.timing import RATE_GRACE, HandshakeTimer, Timer, timed_out, unacknowledged
 
 
 class Clock:
@@ -196,3 +197,30 @@ threading.Thread(target=fork).start()
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_after_a_fork_the_main_thread_is_the_one_that_has_forked() -> None:
     subprocess.run([sys.executable, "-c", FORKS], check=True, timeout=PATIENCE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+def test_the_kernel_gets_the_limit_of_what_is_unacknowledged(sock: socket.socket) -> None:
+    def limit() -> int:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    waits, _ = timer(sock, idle_timeout=7)
+    assert limit() == 0
+    waits = Timer(sock, TimeLimits(write_timeout=2.5), "p", waits)
+    assert limit() == 2500
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)
+    waits = Timer(sock, TimeLimits(write_timeout=2.5, read_timeout=1), "p", waits)
+    assert limit() == 1  # nothing has changed, and so the kernel is not told again
+    waits.release()
+    assert limit() == 0
+    Timer(sock, TimeLimits(write_timeout=1e9), "p")
+    assert limit() == 2**31 - 1
+
+
+def test_what_the_network_says_is_named_only_if_it_has_given_up() -> None:
+    for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH):
+        given_up = unacknowledged(OSError(number, os.strerror(number)), 3, "p")
+        assert isinstance(given_up, TimeoutError)
+        assert given_up.strerror == "write_timeout: p has acknowledged nothing for 3 seconds"
+    for other in (OSError("text"), timed_out("idle_timeout", 3, "p")):
+        assert unacknowledged(other, 3, "p") is other
