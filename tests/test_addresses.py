@@ -303,7 +303,7 @@ def test_a_link_local_address_needs_its_zone(address: str, needed: bool) -> None
         (None, TypeError, False),
     ],
 )
-def test_a_host_in_the_place_of_the_port_is_told(
+def test_the_error_of_a_host_in_the_place_of_the_port_says_so(
     port: Any, kind: type[Exception], hint: bool
 ) -> None:
     with pytest.raises(kind, match="^port must be a number from 0 to 65535, not ") as caught:

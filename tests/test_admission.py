@@ -328,7 +328,7 @@ def test_the_networks_of_a_site_have_a_rate_together(monkeypatch: pytest.MonkeyP
     assert [come(network) for network in range(100, 110)] == [True] * 8 + [False] * 2
 
 
-def test_who_is_refused_takes_nothing_from_the_others_of_the_site(
+def test_a_refused_client_takes_nothing_from_the_others_of_its_site(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 100.0)

@@ -172,7 +172,7 @@ def test_when_the_time_is_up_all_that_were_tried_are_told_and_closed() -> None:
         ("/run/s", "invalid argument"),
     ],
 )
-def test_a_link_local_address_without_a_zone_is_told(
+def test_the_error_of_a_link_local_address_without_a_zone_asks_for_it(
     monkeypatch: pytest.MonkeyPatch, address: Any, reason: str
 ) -> None:
     class Strict(socket.socket):

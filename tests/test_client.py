@@ -368,7 +368,7 @@ def test_a_name_that_is_no_text_for_a_terminal_is_shown_escaped() -> None:
     assert str(caught.value.strerror).startswith("cannot connect to \\x1b[31m.invalid:1: ")
 
 
-def test_a_literal_of_the_other_family_is_told() -> None:
+def test_the_error_of_an_address_of_the_other_family_says_so() -> None:
     with pytest.raises(socket.gaierror, match="it has no address of this family"):
         connect(1, "::1", source_address=("127.0.0.1", 0))
 

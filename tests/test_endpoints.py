@@ -95,16 +95,39 @@ def test_what_is_no_address_is_told_in_one_line(text: str, message: str, linux: 
     assert str(caught.value) == message
 
 
+# What somebody may write for an address: pieces of one in any order, or anything at all.
+pieces = ["unix:", "@", "fd:", "/run/x", "x", "*", "[::1]", "[", "]", "::1", "127.0.0.1", "%eth0"]
+pieces += [":", "80", "65536", "0", "-1", "?", "&", "=", "mode", "mode=660", "owner=a:b", "owner="]
+pieces += ["ipv6_only=on", "reuse_port=off", "\0", "\n", "\x1b", "\u0661", "\udcff", "9" * 5000]
+texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
+
+
 @pytest.mark.fuzz
-@given(st.text())
+@given(texts)
 def test_any_text_is_an_address_or_a_value_error_of_one_line(text: str) -> None:
     try:
-        Endpoint.parse(text)
+        found = Endpoint.parse(text)
     except ValueError as error:
-        message = str(error)
+        found, message = None, str(error)
     else:
         message = "it is one"
     assert message.isprintable()
+    if found is not None:
+        check(found)
+
+
+def check(found: Endpoint) -> None:
+    """That what was parsed can be meant, and is the same when it is given by keyword."""
+    assert found.kind in ("tcp", "unix", "fd")
+    assert 0 <= found.port <= 65535
+    assert (found.kind == "fd") == (found.fd >= 0)
+    assert (found.kind == "unix") == (found.path.strip("\0") != "")
+    assert "\0" not in found.path[1:]
+    assert found.mode is None or 0 <= found.mode <= 0o777
+    options = found._asdict()
+    kind, port, host = (options.pop(name) for name in ("kind", "port", "host"))
+    options["path"], options["fd"] = options["path"] or None, None if kind != "fd" else found.fd
+    assert Endpoint.of(port, host, **options) == found
 
 
 def test_abstract_names_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:

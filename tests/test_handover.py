@@ -267,7 +267,7 @@ def test_a_socket_of_datagrams_is_no_connection(
     assert works(here, there)
 
 
-def test_a_client_that_has_left_meanwhile_is_told(
+def test_a_client_that_has_left_meanwhile_is_an_error_of_the_receiver(
     channel: tuple[socket.socket, socket.socket],
 ) -> None:
     here, there = channel

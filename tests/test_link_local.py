@@ -120,7 +120,7 @@ with echo:
     assert run_in_namespace(program) == "hello\nagain\n"
 
 
-def test_a_zone_that_there_is_not_is_told() -> None:
+def test_an_unknown_zone_is_named_in_the_error() -> None:
     program = """
 for call in (
     lambda: netkit.Server(("fe80::1%none", 0), netkit.EchoHandler),

@@ -589,7 +589,7 @@ def test_a_bound_sockets_host_is_numeric(host: Any, hint: str) -> None:
     assert str(caught.value).endswith(f"{host!r}{hint}")
 
 
-def test_the_order_of_port_and_host_is_told() -> None:
+def test_an_error_names_the_order_of_port_and_host() -> None:
     with pytest.raises(ValueError, match="; the port comes first, and then the host$"):
         echo().listen("127.0.0.1", 8080)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="^port must be a number from 0 to 65535, not 'x'$"):

@@ -380,7 +380,7 @@ def test_the_file_never_has_a_wider_mode_than_it_is_to_have(path: str) -> None:
 
 
 @linux
-def test_where_there_is_no_proc_a_mode_that_must_be_changed_is_told(
+def test_without_proc_a_mode_that_must_be_changed_is_an_error(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unixsocket.os.path, "lexists", lambda _: False)
