@@ -15,6 +15,7 @@ from .addresses import (
     needs_zone,
     zoned,
 )
+from .forks import problem_of_main
 
 # What says that an address of this family cannot be had here, while another one may be.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
@@ -221,6 +222,9 @@ def _reason(error: OSError, host: Any, port: int | None) -> str:
         return "permission denied: ports under 1024 need privileges"
     if number == errno.EINVAL and isinstance(host, str) and needs_zone(host):
         return NEEDS_ZONE
+    problem = problem_of_main() if number == errno.EADDRINUSE else None
+    if problem is not None:
+        return f"address already in use: {problem}"
     known = {**_REASONS, **_UNIX_REASONS} if port is None else _REASONS
     return known.get(number) or os.strerror(number).lower()
 

@@ -18,9 +18,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
+
+from .errors import ServerStateError
 
 _Lock = TypeVar("_Lock")
 Undo = Callable[[], object]
@@ -58,6 +61,26 @@ def free_in_children(lock: _Lock) -> _Lock:
     """`lock`, which is free in each child, whoever holds it here. For those that live for ever."""
     call_in_children(lock._at_fork_reinit)  # type: ignore[attr-defined]
     return lock
+
+
+def problem_of_main() -> str | None:
+    """What is wrong if a server is started now by the script of the program; None if nothing is.
+
+    A process that `multiprocessing` spawns imports the main module of its parent anew, and so does
+    all again that is not under the guard.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or not getattr(process.current_process(), "_inheriting", False):
+        return None
+    guard = 'if __name__ == "__main__"'
+    return f"a process that was spawned imports this script: start the server under {guard}"
+
+
+def check_main() -> None:
+    """ServerStateError for what `problem_of_main` tells of."""
+    problem = problem_of_main()
+    if problem is not None:
+        raise ServerStateError(problem)
 
 
 def _hold_back_signals() -> None:

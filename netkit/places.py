@@ -2,8 +2,14 @@
 
 A pipe holds a byte for each free place. To take one is to read a byte, to give it back is to write
 it: the kernel sees to it that no two take the same, and who waits for a place waits for the pipe.
-How many each worker has taken stands in memory that all of them share, so that the parent can give
-back what was taken by one that was killed. Whatever the moment, that is never too many.
+How many each worker has taken stands in memory that all of them share, in a cell for each worker,
+so that the parent can give back what was taken by one that was killed. Whatever the moment, that is
+never too many. One may be killed between the pipe and its cell, so the parent then counts all
+places anew, in a moment in which no other worker is between the two: in the end it is not too few
+either.
+
+A worker may be taken over. Whatever it does to the pipe and to the memory, the parent neither waits
+for it nor fails.
 """
 
 from __future__ import annotations
@@ -21,7 +27,12 @@ from .options import MAX_WORKERS
 
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
 
-_CELL = struct.Struct("@I")
+# What one worker has taken, and how often it has begun and ended to change that: the second number
+# is odd while it does so.
+_CELL = struct.Struct("@II")
+_CELLS = MAX_WORKERS * 2
+_MAX = 2**32 - 1
+_LOOKS = 50  # how often the parent looks in vain for a moment in which no worker changes anything
 
 
 def check_places(limit: int | None) -> None:
@@ -41,10 +52,11 @@ class SharedPlaces:
     def __init__(self, limit: int) -> None:
         """`limit`: at most `MAX_PLACES`. OSError if the system gives no pipe that holds so many."""
         self.index = 0
+        self.uncertain = False
+        """Whether a place may be missing: see `recount`."""
+        self._limit = limit
         self._reader, self._writer = os.pipe()
-        with tempfile.TemporaryFile() as file:
-            os.ftruncate(file.fileno(), MAX_WORKERS * 2 * _CELL.size)
-            self._file = os.dup(file.fileno())
+        self._file = _memory(_CELLS * _CELL.size)
         self._open()
         try:
             self._give(limit)
@@ -56,7 +68,7 @@ class SharedPlaces:
     def _open(self) -> None:
         for descriptor in (self._reader, self._writer):
             os.set_blocking(descriptor, False)
-        self._taken = mmap.mmap(self._file, MAX_WORKERS * 2 * _CELL.size)
+        self._taken = mmap.mmap(self._file, _CELLS * _CELL.size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from multiprocessing.reduction import DupFd  # which only a process being started needs
@@ -66,16 +78,27 @@ class SharedPlaces:
 
     def take(self) -> bool:
         """Take a place; False if there is none."""
-        with contextlib.suppress(BlockingIOError):
+        taken, changes = self._cell(self.index)
+        self._note(self.index, taken, changes + 1)
+        try:
             if os.read(self._reader, 1):
-                self._count(1)
+                taken += 1
                 return True
+        except BlockingIOError:
+            pass
+        finally:
+            self._note(self.index, taken, changes + 2)
         return False
 
     def give_back(self) -> None:
         """Give one back."""
-        self._count(-1)
-        self._give(1)
+        taken, changes = self._cell(self.index)
+        self._note(self.index, taken, changes + 1)
+        try:
+            self._note(self.index, taken - 1, changes + 1)
+            self._give(1)
+        finally:
+            self._note(self.index, taken - 1, changes + 2)
 
     def any_free(self) -> bool:
         """Whether there is one just now."""
@@ -88,20 +111,54 @@ class SharedPlaces:
         return self._reader
 
     def reclaim(self, index: int) -> None:
-        """Give back all that a worker holds which is gone."""
-        offset = index * _CELL.size
-        (taken,) = _CELL.unpack_from(self._taken, offset)
-        _CELL.pack_into(self._taken, offset, 0)
-        self._give(taken)
+        """Give back all that a worker holds which is gone. For the parent."""
+        taken, changes = self._cell(index)
+        self._note(index, 0, changes + changes % 2)
+        self._give_missing(taken)
+        self.uncertain = True
+        self.recount()
 
-    def _count(self, change: int) -> None:
-        offset = self.index * _CELL.size
-        (taken,) = _CELL.unpack_from(self._taken, offset)
-        _CELL.pack_into(self._taken, offset, taken + change)
+    def recount(self) -> None:
+        """If it is `uncertain`, count all places, and give back those that are missing.
+
+        It stays so while other workers take and give back all the time. For the parent.
+        """
+        for _ in range(_LOOKS if self.uncertain else 0):
+            before = self._taken[:]
+            free = self._count_free()
+            cells = list(_CELL.iter_unpack(before))
+            if self._taken[:] == before and not any(changes % 2 for _, changes in cells):
+                self._give_missing(self._limit - free - sum(taken for taken, _ in cells))
+                self.uncertain = False
+                return
+
+    def _count_free(self) -> int:
+        import fcntl  # not on Windows
+        import termios
+
+        (free,) = struct.unpack("@i", fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4)))
+        return int(free)
+
+    def _give_missing(self, places: int) -> None:
+        """As many as there can be missing, whatever a worker has written into its cell."""
+        with contextlib.suppress(BlockingIOError):
+            self._give(min(places, self._limit - self._count_free()))
+
+    def _cell(self, index: int) -> tuple[int, int]:
+        taken, changes = _CELL.unpack_from(self._taken, index * _CELL.size)
+        return taken, changes
+
+    def _note(self, index: int, taken: int, changes: int) -> None:
+        _CELL.pack_into(self._taken, index * _CELL.size, taken & _MAX, changes & _MAX)
 
     def _give(self, places: int) -> None:
+        """BlockingIOError if the pipe is full; no wait, though a worker may have it wait."""
+        poll = select.poll()
+        poll.register(self._writer, select.POLLOUT)
         while places > 0:
-            places -= os.write(self._writer, bytes(places))
+            if not poll.poll(0):
+                raise BlockingIOError(errno.EAGAIN, "the pipe is full")
+            places -= os.write(self._writer, bytes(min(places, select.PIPE_BUF)))
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -110,9 +167,23 @@ class SharedPlaces:
             os.close(descriptor)
 
 
+def _memory(size: int) -> int:
+    """A descriptor of memory to be shared, filled with zeros, whose size no process can change."""
+    if hasattr(os, "memfd_create"):  # pragma: no branch - not Linux
+        import fcntl
+
+        file = os.memfd_create("netkit-places", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(file, size)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        return file
+    with tempfile.TemporaryFile() as temporary:  # pragma: no cover - not Linux
+        os.ftruncate(temporary.fileno(), size)
+        return os.dup(temporary.fileno())
+
+
 def _rebuilt(index: int, *descriptors: Any) -> SharedPlaces:
     places = SharedPlaces.__new__(SharedPlaces)
-    places.index = index
+    places.index, places.uncertain, places._limit = index, False, MAX_PLACES
     places._reader, places._writer, places._file = (each.detach() for each in descriptors)
     places._open()
     return places

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import events
 from .errors import ServerStateError
+from .forks import check_main
 from .options import check_seconds, check_workers
 from .server import Server, create_server
 from .signals import RunReport, StopSignals, despite_signals
@@ -32,6 +33,7 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     if drain_timeout is not None:
         check_seconds("drain_timeout", drain_timeout)
     count = check_workers(workers)
+    check_main()
     try:
         return _run(server, drain_timeout, count)
     except ServerStateError:
@@ -64,6 +66,7 @@ def serve(
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`."""
     check_workers(workers)
+    check_main()
     server = create_server(handler, **options)
     try:
         return run(server.listen(port, host), workers=workers)

@@ -78,13 +78,6 @@ def cores_of(count: int) -> tuple[int, ...]:
     return cores if pinned else ()
 
 
-def is_being_spawned() -> bool:
-    """Whether this is a child process that imports the main module, and is about nothing else."""
-    import multiprocessing
-
-    return getattr(multiprocessing.current_process(), "_inheriting", False)
-
-
 def ingredients(
     server: Server, method: str | None, load: Load | None, anew: bool, pems: dict[str, Any]
 ) -> tuple[BaseContext, Server | Recipe]:

@@ -28,7 +28,7 @@ from .channel import Stop
 from .deadline import Deadline, wait_time
 from .encodings import printable
 from .errors import ServerStateError, WorkersFailedError
-from .forks import do_not_undo, undo_in_children
+from .forks import check_main, do_not_undo, undo_in_children
 from .listening import State
 from .numbering import SharedNumbers
 from .options import MAX_WORKERS, Options, check_seconds, check_workers
@@ -37,11 +37,12 @@ from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
 from .signals import NEWS, Mailbox, RunReport, StopSignals, despite_signals, stops_writers
-from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients, is_being_spawned
+from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients
 
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
 LONGEST_PAUSE = 5.0
+RECOUNT_SECONDS = 1.0  # until places are counted anew, if other workers were busy with them
 MAX_FAILURES = 8  # rounds of failing workers, with none that serves, until the parent gives up
 
 
@@ -208,9 +209,7 @@ class Workers:
             raise ServerStateError("the server has no handler, which workers would need")
         if server._accepting.under_way:
             raise ServerStateError("the server is serving already: no workers can take its place")
-        if is_being_spawned():
-            guard = 'if __name__ == "__main__"'
-            raise ServerStateError(f"a worker imports this script: start the server under {guard}")
+        check_main()
         check_places(server._options.max_connections)  # it may have been changed
 
     def _live(self, mailbox: Mailbox) -> bool:
@@ -230,6 +229,8 @@ class Workers:
                 if worker.kill_at.expired():
                     worker.kill()
                 self._look_after(worker)
+            if self._places is not None:
+                self._places.recount()
             self._end_reload()
             self._fill()
         # The last workers may have been faster than our own Ctrl+C.
@@ -248,6 +249,8 @@ class Workers:
             wake = wake.earlier(worker.kill_at)
         if not self.stopping and len(self._current()) < self._wanted():
             wake = wake.earlier(self._not_before)
+        if self._places is not None and self._places.uncertain:
+            wake = wake.earlier(Deadline(RECOUNT_SECONDS))
         return wake.remaining()
 
     def _obey(self, signum: int) -> None:

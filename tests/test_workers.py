@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import sys
 import textwrap
 import threading
@@ -35,7 +36,9 @@ from netkit.options import (
     has_gil,
     usable_cores,
 )
+from netkit.places import SharedPlaces
 from netkit.worker import cores_of
+from netkit.workers import RECOUNT_SECONDS
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
@@ -282,7 +285,31 @@ def test_a_script_without_a_main_guard_cannot_be_spawned_and_is_told(
         assert program.wait() == 1
         wait_until(lambda: not program.left_behind())
     assert any("start the server under if __name__" in line for line in program.lines)
+    assert not any("EADDRINUSE" in line for line in program.lines)
     assert re.search(r"WorkersFailedError: worker \d+ ended with status 1$", program.lines[-1])
+
+
+@linux
+@pytest.mark.parametrize(
+    "served",
+    [
+        "netkit.serve(who, {port}, '127.0.0.1', workers=2)",
+        "netkit.run(netkit.create_server(who).listen({port}, '127.0.0.1'), workers=2)",
+        "netkit.run(netkit.Server(('127.0.0.1', {port}), who), workers=2)",
+    ],
+)
+def test_a_script_without_a_main_guard_is_told_of_it_and_not_of_its_port(
+    served: str, script: Callable[..., Program]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    does = f"import multiprocessing\nmultiprocessing.set_start_method('spawn', True)\n{served}"
+    with script(does.format(port=port), guard=False, listening=False) as program:
+        assert program.wait() == 1
+        wait_until(lambda: not program.left_behind())
+    told = [line for line in program.lines if "start the server under if __name__" in line]
+    assert len(told) == 1
+    assert not [line for line in program.lines if "already in use" in line and line not in told]
 
 
 HANDLERS = """
@@ -1471,6 +1498,19 @@ def enough(*_):
     raise RuntimeError("enough")
 signal.signal(signal.SIGUSR1, enough)
 """
+
+
+def test_places_that_could_not_be_counted_are_counted_soon() -> None:
+    with netkit.create_server(netkit.EchoHandler, max_connections=2).listen(0, "127.0.0.1") as made:
+        workers = netkit.Workers(made, 2)
+        workers.stopping = True
+        workers._places = SharedPlaces(2)
+        assert workers._patience() is None
+        workers._places.uncertain = True
+        patience = workers._patience()
+        assert patience is not None
+        assert 0 < patience <= RECOUNT_SECONDS
+        workers._places.close()
 
 
 # Idle
