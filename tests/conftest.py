@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -74,3 +75,17 @@ def nothing_leaks() -> Iterator[None]:
         gc.collect()  # only now: it takes longer than most tests
         time.sleep(0.005)
     pytest.fail(f"left behind: {more_threads or ''} {more_descriptors or ''} {children or ''}")
+
+
+@pytest.fixture
+def no_signal_ends_the_run() -> Iterator[None]:
+    """A test sends signals to this very process: one that nobody handles makes that test fail."""
+    stray: list[int] = []
+    before = {
+        signum: signal.signal(signum, lambda number, _: stray.append(number))
+        for signum in (signal.SIGINT, signal.SIGTERM)
+    }
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+    assert stray == [], "nobody handled these signals"

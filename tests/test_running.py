@@ -105,11 +105,8 @@ def interrupted_at(moment: int, run: Callable[[], object]) -> bool:
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal left, begun
         begun = begun or frame.f_code.co_name == "_run"
-        if not begun or Path(frame.f_code.co_filename).name not in (
-            "signals.py",
-            "running.py",
-            "forks.py",
-        ):
+        name = Path(frame.f_code.co_filename).name
+        if not begun or name not in ("signals.py", "running.py", "forks.py"):
             return None
         if event == "line":
             left -= 1

@@ -24,6 +24,7 @@ from support import (
     PATIENCE,
     ROOT,
     Cli,
+    Program,
     client,
     in_thread,
     observed,
@@ -77,7 +78,7 @@ def hang_ups_are_default() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def signals_are_put_back() -> Iterator[None]:
+def signals_are_put_back(no_signal_ends_the_run: None) -> Iterator[None]:
     before = [signal.getsignal(signum) for signum in StopSignals.SIGNALS]
     yield
     assert [signal.getsignal(signum) for signum in StopSignals.SIGNALS] == before
@@ -315,28 +316,35 @@ def test_a_hundred_signals_at_random_moments_end_it_cleanly(
         echo.check_end()
 
 
-def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.stopping.CUT_GRACE", 0.5)
-    go_on = threading.Event()
-    server = new_server(lambda conn: conn.peek() and go_on.wait(PATIENCE))
+STORMY = """
+import logging, os, signal, sys, time
+import netkit, netkit.stopping
 
-    def storm() -> None:
-        with client(server) as sock:
+netkit.stopping.CUT_GRACE = 0.5
+logging.basicConfig(level="INFO", format="%(message)s")
+
+def handler(conn):
+    conn.peek()
+    logging.info("served")
+    time.sleep(60)
+
+sys.exit(netkit.serve(handler, host="127.0.0.1", drain_timeout=60).exit_status)
+"""
+
+
+def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(tmp_path: Path) -> None:
+    (tmp_path / "stormy.py").write_text(STORMY)
+    with Program(sys.executable, tmp_path / "stormy.py", cwd=tmp_path) as program:
+        with program.connect() as sock:
             sock.sendall(b"x")
-            wait_until(lambda: server.connection_count == 1)
-            kill(signal.SIGINT)
-            wait_until(lambda: not server.listening)
+            program.wait_for_line("served")
+            program.send_signal(signal.SIGINT)
+            program.wait_for_line("stopping: 1 connected")
             for _ in range(500):  # the socket holds fewer, and nobody reads while the others end
-                kill(signal.SIGINT)
+                program.send_signal(signal.SIGINT)
                 time.sleep(0.0005)  # signals that are sent faster come as one
-
-    with meanwhile(server, storm), silent_log():
-        report = netkit.run(server, LONG)
-        go_on.set()
-    assert report == (0, 1, True)
-    assert report.exit_status == 130
+        assert program.wait() == 130
+        assert program.lines[-1] == "stopped: 0 finished, 1 cut"
 
 
 # In a user's own program
@@ -470,10 +478,14 @@ def test_other_signals_stay_the_programs() -> None:
 
 def test_ctrl_c_after_run_is_the_programs_again() -> None:
     server = new_server()
-    with meanwhile(server, lambda: kill(signal.SIGINT)):
-        netkit.run(server)
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with meanwhile(server, lambda: kill(signal.SIGINT)):
+            netkit.run(server)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_server_that_fails_raises_from_run() -> None:
