@@ -33,6 +33,7 @@ from .listening import State
 from .options import Options
 from .settings import make_tls_context
 from .stopping import StoppableServer
+from .threads import check_threads
 
 _CLOSED = "the server is closed; call listen() to open it again"
 _FORKS = (
@@ -154,6 +155,7 @@ class Server(StoppableServer):
     def _begin_accepting(self, single: bool = False, taken: Any = None) -> Acceptor | None:
         if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
             raise TypeError(_FORKS)
+        check_threads()
         if self._state is State.NEW and not self._is_activated():
             raise ServerStateError("the server is not bound; call listen() first")
         if self._state is State.DRAINING:  # it would take in clients that the stop does not await

@@ -9,10 +9,13 @@ Each job begins with an empty context (`contextvars`), also where a new thread w
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import select
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from types import BuiltinFunctionType
 
 from .deadline import Deadline
 
@@ -22,6 +25,20 @@ PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than 
 # How many wait to be given one, at most: what a burst leaves behind; each costs about 20 KiB.
 MAX_PARKED = 64
 PARKED = "netkit-parked"  # the name of one that waits
+
+
+def check_threads() -> None:
+    """RuntimeError if a library has put its own functions in the place of threads and of waits.
+
+    gevent and eventlet do, by monkey patching. There a wait of netkit's would stop everything.
+    """
+    for function in (_thread.start_new_thread, select.select):
+        if not isinstance(function, BuiltinFunctionType):
+            library = str(function.__module__).partition(".")[0]
+            raise RuntimeError(
+                f"netkit serves clients in threads, and {library} has replaced those of Python:"
+                " leave out thread and select where it patches, or serve in another process"
+            )
 
 
 def join(thread: threading.Thread, timeout: float | None) -> None:

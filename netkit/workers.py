@@ -37,6 +37,7 @@ from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
 from .signals import NEWS, Mailbox, RunReport, StopSignals, despite_signals, stops_writers
+from .threads import check_threads
 from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients
 
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
@@ -210,6 +211,7 @@ class Workers:
         if server._accepting.under_way:
             raise ServerStateError("the server is serving already: no workers can take its place")
         check_main()
+        check_threads()
         check_places(server._options.max_connections)  # it may have been changed
 
     def _live(self, mailbox: Mailbox) -> bool:
