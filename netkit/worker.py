@@ -45,7 +45,9 @@ PARENTS_SIGNALS = tuple(
 )
 _HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
 
-KILL_GRACE = 4 * CUT_GRACE  # seconds that one gets to end by itself, once its clients are cut
+# Seconds that one gets to end by itself, from when its clients are cut: the threads of those get
+# `CUT_GRACE`, and all must be over before a supervisor loses patience (docker stop: 10 seconds).
+KILL_GRACE = 2 * CUT_GRACE
 READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
 
 

@@ -222,7 +222,9 @@ class Workers:
         while self._workers or not self.stopping:
             inbox = mailbox.fileno()
             ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
-            if inbox in ready:
+            # Once more, since a signal for all of them may have come after the look at the mailbox,
+            # and have ended workers by now.
+            if inbox in ready or mailbox.has_post():
                 signum = mailbox.take()
                 if signum == signal.SIGINT and self.stopping:
                     interrupted = True
@@ -325,8 +327,9 @@ class Workers:
         self._workers.remove(worker)
         if self._places is not None:
             self._places.reclaim(worker.index)
-        self._finished += worker.report.finished
-        self._cut += worker.report.cut
+        if self.stopping:  # else its clients had left before the stop that is reported
+            self._finished += worker.report.finished
+            self._cut += worker.report.cut
         if worker.leaving:
             return
         reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"

@@ -734,6 +734,22 @@ def test_a_reload_serves_the_code_that_there_is_now(
         stop(program)
 
 
+def test_the_report_counts_the_clients_of_the_stop_and_not_those_of_a_reload(
+    app: Callable[..., Cli],
+) -> None:
+    with app("--workers", "2") as program:
+        program.wait_for_line("2 workers ready")
+        with clients_of_all(program, 2) as clients:
+            pids = {client.pid for client in clients}
+            program.send_signal(signal.SIGHUP)
+            program.wait_for_line("reloaded: 2 workers")
+        wait_until(lambda: not pids & set(program.children()), "the end of the old workers")
+        with clients_of_all(program, 2) as clients:
+            program.send_signal(signal.SIGTERM)
+            assert all(client.is_let_go() for client in clients)
+        assert ends(program)[-1] == f"stopped: {len(clients)} finished, 0 cut"
+
+
 def test_a_reload_to_code_that_is_broken_changes_nothing(
     app: Callable[..., Cli], tmp_path: Path
 ) -> None:
