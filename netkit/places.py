@@ -23,6 +23,7 @@ import struct
 import tempfile
 from typing import Any
 
+from .errors import WorkersFailedError
 from .options import MAX_WORKERS
 
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
@@ -165,6 +166,14 @@ class SharedPlaces:
         self._taken.close()
         for descriptor in (self._reader, self._writer, self._file):
             os.close(descriptor)
+
+
+def shared_places(limit: int) -> SharedPlaces:
+    """So many; WorkersFailedError if the system does not have them."""
+    try:
+        return SharedPlaces(limit)
+    except OSError as error:
+        raise WorkersFailedError(error.strerror) from None
 
 
 def _memory(size: int) -> int:

@@ -9,9 +9,11 @@ Each job begins with an empty context (`contextvars`), also where a new thread w
 
 from __future__ import annotations
 
+import _socket
 import _thread
 import contextlib
 import select
+import socket
 import threading
 from collections.abc import Callable
 from contextvars import Context
@@ -28,16 +30,21 @@ PARKED = "netkit-parked"  # the name of one that waits
 
 
 def check_threads() -> None:
-    """RuntimeError if a library has put its own functions in the place of threads and of waits.
+    """RuntimeError if a library has put its own in the place of threads, of waits or of sockets.
 
-    gevent and eventlet do, by monkey patching. There a wait of netkit's would stop everything.
+    gevent and eventlet do, by monkey patching. There a wait of netkit's would stop everything, and
+    what one thread has begun to wait for, another one could not use.
     """
-    for function in (_thread.start_new_thread, select.select):
-        if not isinstance(function, BuiltinFunctionType):
-            library = str(function.__module__).partition(".")[0]
+    for used, own in (
+        (_thread.start_new_thread, isinstance(_thread.start_new_thread, BuiltinFunctionType)),
+        (select.select, isinstance(select.select, BuiltinFunctionType)),
+        (socket.socket, issubclass(socket.socket, _socket.socket)),
+    ):
+        if not own:
+            library = str(used.__module__).partition(".")[0]
             raise RuntimeError(
-                f"netkit serves clients in threads, and {library} has replaced those of Python:"
-                " leave out thread and select where it patches, or serve in another process"
+                f"netkit needs the threads and sockets of Python, and {library} has replaced them:"
+                " patch none of socket, thread and select, or serve in another process"
             )
 
 

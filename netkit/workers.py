@@ -32,7 +32,7 @@ from .forks import check_main, do_not_undo, undo_in_children
 from .listening import State
 from .numbering import SharedNumbers
 from .options import MAX_WORKERS, Options, check_seconds, check_workers
-from .places import SharedPlaces, check_places
+from .places import SharedPlaces, check_places, shared_places
 from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
@@ -170,7 +170,7 @@ class Workers:
         undo_in_children(self._workers.clear)  # they are not its children
         try:
             if options.max_connections is not None:
-                self._places = _shared(options.max_connections)
+                self._places = shared_places(options.max_connections)
             with contextlib.suppress(OSError):  # then each worker numbers its own connections
                 self._numbers = SharedNumbers()
             interrupted = self._live(mailbox)
@@ -440,10 +440,3 @@ class Workers:
                 events.emit(events.WorkersStopping(len(self._workers), seconds))
         for worker in self._workers:
             worker.tell(Stop(seconds, patience))
-
-
-def _shared(places: int) -> SharedPlaces:
-    try:
-        return SharedPlaces(places)
-    except OSError as error:
-        raise WorkersFailedError(error.strerror) from None
