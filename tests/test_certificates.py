@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import os
 import ssl
-import subprocess
 import sys
 import tempfile
 import types
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 from secure import Joined, contexts, files, optional, received
-from support import tool
 
 from netkit import certificates
 from netkit.certificates import (
@@ -221,35 +219,53 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
 
 
 def test_a_certificate_that_openssl_finds_too_weak_is_told_so(folder: Path) -> None:
-    weak = folder / "weak"
-    command = ["req", "-x509", "-newkey", "rsa:1024", "-noenc", "-subj", "/CN=weak", "-keyout", "-"]
-    made = subprocess.run([tool("openssl"), *command], check=True, capture_output=True)
-    weak.write_bytes(made.stdout)
+    optional("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    weak, key = folder / "weak", rsa.generate_private_key(65537, 1024)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "weak")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now)
+    pem = certificate.sign(key, hashes.SHA256()).public_bytes(_pem()[0])
+    weak.write_bytes(pem + key.private_bytes(*_pem()))
     assert config_error(weak) == (
         f"the certificate file '{weak}' is not safe enough for OpenSSL: ee key too small"
     )
 
 
 def test_a_key_must_be_that_of_the_certificate(folder: Path) -> None:
-    rsa = folder / "rsa"
-    subprocess.run(
-        [tool("openssl"), "genpkey", "-algorithm", "RSA", "-out", rsa],
-        check=True,
-        capture_output=True,
-    )
+    optional("cryptography")
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    other = folder / "rsa"
+    other.write_bytes(rsa.generate_private_key(65537, 2048).private_bytes(*_pem()))
     cert = files().cert
-    for key in (files().client, rsa):
+    for key in (files().client, other):
         assert config_error(cert, key) == (
             f"the key file '{key}' does not match the certificate file '{cert}'"
         )
 
 
-@pytest.mark.parametrize("form", [["ec"], ["pkcs8", "-topk8"]])
-def test_a_key_may_have_a_password(folder: Path, form: list[str]) -> None:
+def _pem(form: str = "PKCS8", password: bytes | None = None) -> tuple[Any, Any, Any]:
+    """How `cryptography` writes a key."""
+    from cryptography.hazmat.primitives import serialization
+
+    encryption: Any = serialization.NoEncryption()
+    if password is not None:
+        encryption = serialization.BestAvailableEncryption(password)
+    return serialization.Encoding.PEM, getattr(serialization.PrivateFormat, form), encryption
+
+
+@pytest.mark.parametrize("form", ["TraditionalOpenSSL", "PKCS8"])
+def test_a_key_may_have_a_password(folder: Path, form: str) -> None:
+    optional("cryptography")
+    from cryptography.hazmat.primitives import serialization
+
     cert, key = files().cert, folder / "locked"
-    command = [tool("openssl"), *form, "-in", files().key, "-out", str(key)]
-    command += ["-passout", "pass:sesame", *(["-aes128"] if form == ["ec"] else [])]
-    subprocess.run(command, check=True, capture_output=True)
+    clear = serialization.load_pem_private_key(Path(files().key).read_bytes(), None)
+    key.write_bytes(clear.private_bytes(*_pem(form, b"sesame")))
     assert talks(server_context(TlsFiles(cert, key, "sesame")), contexts()[1])
     assert config_error(cert, key, "wrong") == f"the key file '{key}': wrong password"
     assert config_error(cert, key, "") == f"the key file '{key}': wrong password"
