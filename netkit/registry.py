@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from . import events
 from .connection import Connection
@@ -50,6 +51,8 @@ class Registry:
         self._ending: dict[int, int] = {}
         # The connection of an accepted socket. The dictionary's own: it is asked all the time.
         self.get: Callable[[Any], Connection | None] = self._live.get
+        # Those whose accepted socket has given its descriptor to another one, by the accepted one.
+        self.replaced: WeakValueDictionary[Any, Connection] = WeakValueDictionary()
         self._draining = False
         self._limit = self._patience = Deadline(None)
         self._counting = False
@@ -102,17 +105,19 @@ class Registry:
         For servers that wrap the accepted socket in another one before they serve it. If that has
         not taken over the descriptor (as TLS does), and a handler reads it, we watch the old one.
         """
-        thread = threading.get_ident()
+        connection = self.of_thread(threading.get_ident())
+        if connection is not None and not (connection.opaque and connection.fileno() >= 0):
+            self.replace(connection, request)
+        return connection
+
+    def replace(self, connection: Connection, request: Any) -> None:
+        """From now on, `connection` goes by `request`; `replaced` knows its former socket."""
         with self._lock:
-            for connection in self._live.values():
-                if connection.thread == thread:
-                    if connection.opaque and connection.fileno() >= 0:
-                        return connection
-                    del self._live[connection.socket]
-                    connection.socket = request
-                    self._live[request] = connection
-                    return connection
-        return None
+            is_live = self._live.pop(connection.socket, None) is not None
+            self.replaced[connection.socket] = connection
+            connection.socket = request
+            if is_live:
+                self._live[request] = connection
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over. Idempotent.

@@ -293,8 +293,7 @@ class ClientServer(AdjustableServer):
 
         limit = request.gettimeout()
         secured = certificates.wrap(request, context)
-        connection = self._connections.adopt(secured)
-        assert connection is not None
+        self._connections.replace(connection, secured)
         certificates.shake_hands(secured, seconds, connection.peer)
         secured.settimeout(limit)
         return secured
@@ -315,7 +314,7 @@ class ClientServer(AdjustableServer):
             request.settimeout(limit)
             return request
         context, request = request.context, socket.socket(fileno=request.detach())
-        self._connections.adopt(request)
+        self._connections.replace(connection, request)
         if self._time_limits is not None:
             connection.set_limits(self._time_limits)
         connection.start_tls(context, timeout=seconds)
@@ -337,12 +336,16 @@ class ClientServer(AdjustableServer):
 
     def shutdown_request(self, request: Any) -> None:
         """End a connection so that its client gets all that was written to it."""
-        connection = self._connections.get(request)
+        connection = self._connection_of(request)
         if connection is None:
             sockets.shut_down(request, socket.SHUT_WR)
         else:
             connection.finish()
         self.close_request(request)
+
+    def _connection_of(self, request: Any) -> Connection | None:
+        """Also if another socket has taken the place of `request` (TLS)."""
+        return self._connections.get(request) or self._connections.replaced.get(request)
 
     def _shut_down(self, request: Any) -> None:
         if not self._call_hook("shutdown_request", request):
@@ -353,19 +356,19 @@ class ClientServer(AdjustableServer):
         self._forget(request)
 
     def _forget(self, request: Any) -> None:
-        connection = self._connections.get(request)
-        if connection is None:
-            sockets.force_close(request)
-        else:
+        connection = self._connection_of(request)
+        if connection is not None:
             connection.destroy()
             self._connections.remove(connection)
+        if connection is None or connection.socket is not request:
+            sockets.force_close(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Tell of the exception being handled: in one line if the client is to blame for it."""
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
-        connection = self._connections.get(request)
-        if connection is None:  # finish_request has put another socket in its place
+        connection = self._connection_of(request)
+        if connection is None:  # finish_request has wrapped it in an object of its own
             connection = self._connections.of_thread(threading.get_ident())
         # A `finish` that fails, since the client is gone, must not hide what `handle` had raised.
         faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]

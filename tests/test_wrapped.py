@@ -174,3 +174,21 @@ def test_a_handler_may_shake_hands_itself_all_the_same() -> None:
         assert sock.recv(9) == b"HELLO\n"
         server.stop()
         assert sock.recv(9) == b""
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_a_program_that_serves_each_client_by_itself_ends_it_by_its_accepted_socket(
+    handler: Any,
+) -> None:
+    class Sequential(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+
+    with Sequential(LOCAL, handler, tls=contexts()[0]) as server, serving_forever(server):
+        for _ in range(2):
+            with secured(server) as sock:
+                sock.sendall(b"hello\n")
+                assert sock.recv(9) == b"HELLO\n"
+            wait_until(lambda: not server.connections)
+        assert server.stop().cut == 0
