@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from . import events
+from . import events, sockets
 from .addresses import NEEDS_ZONE, describe_peer, needs_zone
 from .deadline import Deadline, wait_time
 from .errors import CancelledError
@@ -85,7 +85,7 @@ class Waiter:
     def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
         self._deadline = deadline
         self._cancel = cancel
-        self._woken, self._waker = socket.socketpair()
+        self._woken, self._waker = sockets.socket_pair()
         self._waker.setblocking(False)
         # Held while the waker is used or closed: else a late `wake` could write into a descriptor
         # that is another socket's by then. Re-entrant, for signal handlers.

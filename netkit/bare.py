@@ -37,7 +37,10 @@ class BareSocket:
         except OSError:  # it is closed, or there is none left for a copy
             return None
         try:
+            blocking = os.get_blocking(descriptor)
             copy = socket.socket(fileno=descriptor)
+            if socket.getdefaulttimeout() is not None:  # which it has set for the other one, too
+                os.set_blocking(descriptor, blocking)
         except OSError:  # a file has its number
             os.close(descriptor)
             return None

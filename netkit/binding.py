@@ -7,6 +7,7 @@ import os
 import socket
 from typing import Any
 
+from . import sockets
 from .addresses import (
     NEEDS_ZONE,
     check_port,
@@ -136,7 +137,7 @@ def adopted(fd: int) -> socket.socket:
     OSError if it is none, or no stream.
     """
     try:
-        sock = socket.socket(fileno=fd)
+        sock = sockets.waiting(socket.socket(fileno=fd))
     except OSError as error:
         raise explain(error, f"fd:{fd}") from None
     if sock.type != socket.SOCK_STREAM:

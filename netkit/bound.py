@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from . import binding, unixsocket
+from . import binding, sockets, unixsocket
 from .addresses import SocketAddress, check_port, is_ip
 from .endpoints import Endpoint
 from .errors import ServerStateError
@@ -43,7 +43,7 @@ class BoundSocket:
         self._file: SocketFile | None = None
         self._taken = False
         if endpoint.kind == "unix":
-            self._socket = socket.socket(unixsocket.family())
+            self._socket = sockets.waiting(socket.socket(unixsocket.family()))
             self._bind_path(endpoint)
         else:
             self._socket = self._bind(endpoint)
@@ -64,7 +64,7 @@ class BoundSocket:
             hint = "; the host comes first, and then the port" if isinstance(host, int) else ""
             raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}{hint}")
         family, address = binding.candidates(host, endpoint.port, endpoint.ipv6_only)[0]
-        sock = socket.socket(family)
+        sock = sockets.waiting(socket.socket(family))
         try:
             if os.name == "posix":  # pragma: no branch - elsewhere two servers could share a port
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

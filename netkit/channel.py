@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from . import sockets
 from .registry import StopReport
 
 MAX_SIZE = 16384  # bytes of one message
@@ -130,7 +131,7 @@ class Channel:
 
 def channel_pair() -> tuple[Channel, Channel]:
     """Both ends of a new one; the first never waits."""
-    ours, theirs = map(Channel, socket.socketpair())
+    ours, theirs = map(Channel, sockets.socket_pair())
     ours.do_not_wait()
     return ours, theirs
 

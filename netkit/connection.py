@@ -92,10 +92,14 @@ class Connection(SecurableStream):
         max_message: int | None = MAX_MESSAGE,
         opaque: bool = False,
     ) -> None:
-        """Take over `sock`, connected and blocking. `opaque`: others read it, we only watch it.
+        """Take over `sock`, connected; it blocks from now on, unless it is `opaque`.
+
+        `opaque`: others read it, we only watch it.
 
         `client_address` and `local_name`: its peer's name and its own, where they are known.
         """
+        if not opaque:
+            sockets.waiting(sock)
         super().__init__(sock, client_address, local_name, opaque, encoding, max_line, max_message)
         self._bare = bare.BareSocket(sock, self._remote_name, self._local_name) if opaque else None
         self.server = server
@@ -269,7 +273,7 @@ class Connection(SecurableStream):
                 if self.is_secured() or self.opaque or self._waiting:
                     raise ValueError("only a connection without TLS that nobody reads is detached")
                 self._closed = True
-                sock = socket.socket(fileno=self.socket.detach())
+                sock = sockets.waiting(socket.socket(fileno=self.socket.detach()))
         sockets.set_receive_timeout(sock, None)
         sockets.set_send_timeout(sock, None)
         return sock, self._forget_received()

@@ -132,9 +132,10 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         request: socket.socket
         if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
             descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
-            request = socket.socket(family, self.socket_type, 0, descriptor)
+            request = sockets.waiting(socket.socket(family, self.socket_type, 0, descriptor))
         else:  # TLS, say
             request, client_address = listener.accept()
+            sockets.waiting(request)
         if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
             request.setblocking(True)
         return request, client_address

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from enum import Enum
 
+from . import sockets
 from .deadline import wait_time
 from .forks import do_not_undo, undo_in_children
 
@@ -188,7 +189,7 @@ class Acceptor:
         for listener in listeners:
             unblock(listener)
         self._listeners = listeners
-        self._woken, self._waker = socket.socketpair()
+        self._woken, self._waker = sockets.socket_pair()
         self._waker.setblocking(False)
         try:
             descriptors = (listener.fileno() for listener in listeners)

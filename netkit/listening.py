@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, TypeVar
 
-from . import binding, events, unixsocket
+from . import binding, events, sockets, unixsocket
 from .accepting import Accepting
 from .addresses import SocketAddress, format_unix, is_loopback
 from .anteroom import Anteroom
@@ -64,7 +64,7 @@ class ListeningServer(ClientServer):
             self.socket.close()
         self.address_family = family
         self.server_address = address
-        self.socket = socket.socket(family, self.socket_type)
+        self.socket = sockets.waiting(socket.socket(family, self.socket_type))
 
     def _bind_and_activate(self) -> None:
         try:

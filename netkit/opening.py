@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from . import binding, events, unixsocket
+from . import binding, events, sockets, unixsocket
 from .addresses import describe_peer
 from .arguments import say, self_signed
 from .connection import Connection
@@ -86,6 +86,7 @@ def accept(arguments: argparse.Namespace) -> Connection:
         listener.settimeout(arguments.timeout)
         try:
             sock, address = listener.accept()
+            sockets.waiting(sock)
         except TimeoutError:
             raise TimeoutError(f"nobody connected within {arguments.timeout:g} seconds") from None
         finally:
@@ -136,7 +137,7 @@ def _listener(endpoint: Endpoint, family: int) -> tuple[socket.socket, SocketFil
 
 def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.socket(family))
+        sock = stack.enter_context(sockets.waiting(socket.socket(family)))
         file = None
         if isinstance(address, str):
             file = unixsocket.bind(sock, address, backlog=1)

@@ -313,7 +313,7 @@ class ClientServer(AdjustableServer):
             certificates.shake_hands(request, seconds, connection.peer)
             request.settimeout(limit)
             return request
-        context, request = request.context, socket.socket(fileno=request.detach())
+        context, request = request.context, sockets.waiting(socket.socket(fileno=request.detach()))
         self._connections.replace(connection, request)
         if self._time_limits is not None:
             connection.set_limits(self._time_limits)

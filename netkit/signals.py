@@ -13,7 +13,6 @@ import contextlib
 import functools
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -40,7 +39,7 @@ class Mailbox:
     """Numbers from 0 to 255 for one thread, posted by any other, or by a signal's C handler."""
 
     def __init__(self) -> None:
-        self._inbox, self._outbox = socket.socketpair()
+        self._inbox, self._outbox = sockets.socket_pair()
         self._outbox.setblocking(False)
 
     def post(self, number: int) -> None:

@@ -43,6 +43,22 @@ _LAST_DATA_SENT = 44
 _LAST_DATA_RECEIVED = 52
 
 
+def waiting(sock: socket.socket) -> socket.socket:
+    """`sock`, which waits as long as it takes: ``socket.setdefaulttimeout`` is for others.
+
+    For every socket that netkit makes or accepts; no system call where there is no such default.
+    """
+    if sock.gettimeout() is not None:
+        sock.settimeout(None)
+    return sock
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """``socket.socketpair()``, of two that are `waiting`."""
+    one, other = socket.socketpair()
+    return waiting(one), waiting(other)
+
+
 def set_no_delay(sock: socket.socket, on: bool) -> None:
     """TCP_NODELAY (tcp(7)); nothing on a socket that is not TCP."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -6,15 +6,21 @@ import contextlib
 import errno
 import os
 import socket
+import socketserver
 import struct
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import in_thread, reset, tcp_pair, wait_until
 
+import netkit
 from netkit import sockets
+from netkit.bare import BareSocket
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 
@@ -313,3 +319,88 @@ def test_a_wait_may_be_given_any_time() -> None:
     with tcp_pair() as (ours, _):
         assert not sockets.wait_until_ready(ours, writing=False, seconds=0)
         assert sockets.wait_until_ready(ours, writing=True, seconds=1e9)
+
+
+# --- The default time limit of the process ---
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """A program that has set a default for all sockets, which is over at once."""
+    socket.setdefaulttimeout(0.01)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+def read_twice(conn: netkit.Connection) -> None:
+    for line in conn.lines():
+        conn.write(line + "\n")
+
+
+class ReadTwice(netkit.Handler):
+    def handle(self) -> None:
+        read_twice(self.conn)
+
+
+class ReadBare(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line)
+
+
+def is_slow(conn: netkit.Connection) -> None:
+    """Longer than the default of the process, and then a line both ways."""
+    threading.Event().wait(0.1)
+    conn.write("a line\n")
+    assert conn.readline() == b"a line\n"
+
+
+@pytest.mark.parametrize("handler", [read_twice, ReadTwice, ReadBare])
+def test_no_default_of_the_process_ends_a_wait_of_a_server_or_a_client(
+    handler: Any, tmp_path: Path, hasty: None
+) -> None:
+    path = f"unix:{tmp_path / 'sock'}"
+    with netkit.create_server(handler).listen_on("127.0.0.1:0", path) as server:
+        assert server.socket.gettimeout() is None
+        for _ in range(2):  # of which the second may be accepted by the first one's thread
+            with netkit.connect(server.address.port, "127.0.0.1") as conn:
+                is_slow(conn)
+        with netkit.connect(path=tmp_path / "sock") as conn:
+            is_slow(conn)
+
+
+def test_no_default_of_the_process_reaches_the_sockets_of_netkit(hasty: None) -> None:
+    taken: list[Any] = []
+
+    def take(server: netkit.Server) -> None:
+        for conn in server:
+            taken.append(conn)
+            conn.write(conn.readline())
+            conn.close()
+
+    with netkit.create_server().listen(0, "127.0.0.1") as server, in_thread(take, server):
+        with netkit.connect(server.address.port, "127.0.0.1") as conn:
+            is_slow(conn)
+        server.stop()
+    assert len(taken) == 1
+    ours, theirs = sockets.socket_pair()
+    with ours, theirs:
+        assert (ours.gettimeout(), theirs.gettimeout()) == (None, None)
+    ours, theirs = socket.socketpair()
+    with theirs, netkit.Connection(ours) as conn:
+        assert conn.socket.gettimeout() is None
+        detached, _ = conn.detach()
+        with detached:
+            assert detached.gettimeout() is None
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_look_at_a_socket_by_its_descriptor_leaves_it_as_it_is(
+    blocking: bool, hasty: None
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(blocking)
+        bare = BareSocket(ours, None, None)
+        with bare.copy() or pytest.fail("no copy"):
+            assert os.get_blocking(ours.fileno()) is blocking
