@@ -12,12 +12,13 @@ import ipaddress
 import os
 import socket
 import ssl
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from . import sockets
+from . import events, sockets
 from .alerts import SHOWN, handshake_failure, plain_text
 from .deadline import Deadline
 from .errors import MissingExtraError, TlsConfigError
@@ -47,6 +48,9 @@ class TlsFiles(NamedTuple):
     client_ca: Pem | None = None
     sni: Mapping[str, tuple[Pem, Pem | None]] = MappingProxyType({})
     alpn: Sequence[str] = ()
+
+    def __repr__(self) -> str:  # there may be keys in it
+        return f"<{type(self).__name__}>"
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -83,6 +87,10 @@ def client_context(
     for the server. TlsConfigError if a file cannot be used.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn)
+    # As the default context of Python 3.13, on every Python: certificates follow RFC 5280, and
+    # whatever certificate is trusted ends the chain.
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.hostname_checks_common_name = False  # RFC 9525 section 2: alternative names alone count
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -248,6 +256,7 @@ def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | N
             raise TlsConfigError(f"{key_file} needs a password, and none is given")
         return password
 
+    _warn_of_readable(key)
     try:
         with _as_file(cert) as cert_path, _as_file(key) as key_path:
             context.load_cert_chain(cert_path, key_path, give_password)
@@ -268,6 +277,19 @@ def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | N
         if isinstance(error, TlsConfigError):
             raise
         raise TlsConfigError(f"{key_file}: {error}") from None
+
+
+_warned_of: set[str] = set()  # names of files
+
+
+def _warn_of_readable(key: Pem) -> None:
+    """Warn once of a key file that every user of the machine may read."""
+    if isinstance(key, bytes) or os.name != "posix":
+        return
+    name = os.path.abspath(os.fspath(key))
+    if os.stat(key).st_mode & stat.S_IROTH and name not in _warned_of:
+        _warned_of.add(name)
+        events.emit(events.KeyReadable(name))
 
 
 def _trust(context: ssl.SSLContext, ca: Pem) -> None:
@@ -292,14 +314,27 @@ def contents(pem: Pem) -> bytes:
 
 @contextlib.contextmanager
 def _as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
-    """Its path. OpenSSL reads keys from files only: if it has none, one for us, for a moment."""
+    """Its path. OpenSSL reads keys from files only: if it has none, one for us, for a moment.
+
+    On Linux that file is in memory, and has no name that another process could open.
+    """
     if not isinstance(pem, bytes):
         yield pem
         return
-    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+    with _file_in_memory() or tempfile.NamedTemporaryFile(suffix=".pem") as file:
         file.write(pem)
         file.flush()
-        yield file.name
+        yield file.name if isinstance(file.name, str) else f"/proc/self/fd/{file.fileno()}"
+
+
+def _file_in_memory() -> Any:
+    """A file without a name; None if the system has no such thing."""
+    if os.path.isdir("/proc/self/fd"):
+        with contextlib.suppress(OSError, AttributeError):  # a sandbox; no Linux
+            file = open(os.memfd_create("netkit-pem"), "w+b")  # noqa: SIM115 - the caller closes it
+            os.fchmod(file.fileno(), 0o600)  # the path in /proc may be tried by others
+            return file
+    return None
 
 
 def _look_for(what: str, pem: Pem, label: bytes) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from .addresses import check_port, is_ip
 from .attempts import Cancel
 from .blocklist import BlockList
 from .options import FLAGS, MAX_LINE, MAX_MESSAGE, check_seconds, check_switch
+from .tlsoptions import check_client_tls, representation
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -78,9 +78,17 @@ class ConnectOptions(_Values):
             for name in cls._fields[cls._fields.index("tls") + 1 :]:
                 if getattr(options, name) != _Values._field_defaults[name]:
                     raise ValueError(f"{name} needs tls=True")
-        elif options.tls is not True and (options.tls_ca, options.tls_cert) != (None, None):
-            raise ValueError("a context of your own has its certificates: no tls_ca, no tls_cert")
+        elif options.tls is not True:
+            for name in (name for name in cls._fields if name.startswith("tls_")):
+                if getattr(options, name) != _Values._field_defaults[name]:
+                    raise ValueError(f"{name} has no effect on a context of your own")
+        elif options.tls_cert is None:
+            for name in ("tls_key", "tls_key_password"):
+                if getattr(options, name) is not None:
+                    raise ValueError(f"{name} needs tls_cert")
         return options
+
+    __repr__ = representation
 
 
 def _check_rounds(name: str, value: object) -> None:
@@ -131,12 +139,6 @@ def _check_tos(_: str, value: object) -> None:
         sockets.check_tos(value)
 
 
-def _check_tls(name: str, value: object) -> None:
-    ssl = sys.modules.get("ssl")  # who has a context has imported it
-    if not isinstance(value, bool) and not (ssl and isinstance(value, ssl.SSLContext)):
-        raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {value!r}")
-
-
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "connect_timeout": FLAGS["idle_timeout"].check,
     "attempt_delay": functools.partial(check_seconds, zero=False),
@@ -149,7 +151,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "tos": _check_tos,
     "receive_buffer": FLAGS["max_message"].check,
     "send_buffer": FLAGS["max_message"].check,
-    "tls": _check_tls,
+    "tls": check_client_tls,
     "tls_ca": FLAGS["tls_client_ca"].check,
     "tls_verify": check_switch,
     "server_hostname": _check_kind(str, "a name"),

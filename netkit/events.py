@@ -153,6 +153,12 @@ class ListLoaded(NamedTuple):
     path: str
 
 
+class KeyReadable(NamedTuple):
+    """Every user of this machine may read the private key in the file `name`. Once for each."""
+
+    name: str
+
+
 class SettingsReloaded(NamedTuple):
     """What the server's options name has been read again: certificates, lists of addresses.
 
@@ -283,6 +289,7 @@ Event = (
     | Refusing
     | Refused
     | ListLoaded
+    | KeyReadable
     | SettingsReloaded
     | SettingsKept
     | Resolved

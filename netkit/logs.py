@@ -142,6 +142,10 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         lambda e: f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s",
     ),
     events.ListLoaded: (logging.INFO, lambda e: f"{e.name}: {e.rules} rules from {e.path}"),
+    events.KeyReadable: (
+        logging.WARNING,
+        lambda e: f"every user of this machine can read the key file {e.name!r}: chmod o-r",
+    ),
     events.SettingsReloaded: (
         logging.INFO,
         lambda e: (

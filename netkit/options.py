@@ -16,6 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .encodings import check_encoding, to_bytes
 from .profiles import PROFILES
+from .tlsoptions import (
+    check_context,
+    check_names,
+    check_password,
+    check_pem,
+    check_sni,
+    names_from,
+    password_from,
+    representation,
+    sni_from,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -89,13 +100,15 @@ class Options(_Values):
             elif name in ("allow", "deny"):
                 given[name] = _address_list(name, value)
             elif name == "tls":
-                _check_context(name, value)
+                check_context(name, value)
             else:
                 FLAGS[name].check(name, value)
         options = super().__new__(cls, **given)
         options._check_tls()
         options._check_refusal()
         return options
+
+    __repr__ = representation  # as a traceback or a debugger may show it
 
     def changed(self, **given: Any) -> Options:
         """The same with other values for `given`. A profile among these replaces its options, too.
@@ -244,59 +257,6 @@ def _check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} must be text, not {value!r}")
 
 
-def _check_pem(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, (str, os.PathLike, bytes)):
-        raise TypeError(f"{name} must be the path of a file, or bytes, not {value!r}")
-
-
-def _check_context(name: str, value: object) -> None:
-    if value is None:
-        return
-    ssl = sys.modules.get("ssl")  # who has a context has imported it
-    if ssl is None or not isinstance(value, ssl.SSLContext):
-        raise TypeError(f"{name} must be an ssl.SSLContext, not {value!r}")
-    if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError(f"{name} must be a server's context (PROTOCOL_TLS_SERVER), not a client's")
-
-
-def _check_sni(name: str, value: object) -> None:
-    if value is None:
-        return
-    good = isinstance(value, Mapping) and all(
-        isinstance(host, str)
-        and isinstance(files, tuple)
-        and len(files) == 2
-        and isinstance(files[0], (str, os.PathLike, bytes))
-        and isinstance(files[1], (str, os.PathLike, bytes, type(None)))
-        for host, files in value.items()
-    )
-    if not good:
-        raise TypeError(f"{name} must map host names to (certificate, key), not {value!r}")
-
-
-def _check_names(name: str, value: object) -> None:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a list of names, not {value!r}")
-    if not all(isinstance(each, str) and each.isascii() and 0 < len(each) < 256 for each in value):
-        raise ValueError(f"{name} must be names of 1 to 255 ASCII characters, not {value!r}")
-
-
-def _sni_from(text: str) -> dict[str, tuple[str, str | None]]:
-    """``NAME=CERTIFICATE[:KEY]``, with commas between them."""
-    found: dict[str, tuple[str, str | None]] = {}
-    for entry in text.split(","):
-        name, equals, files = entry.partition("=")
-        if not (name and equals and files):
-            raise ValueError(f"it must be NAME=CERTIFICATE:KEY, not {entry!r}")
-        cert, _, key = files.partition(":")
-        found[name] = cert, key or None
-    return found
-
-
-def _names_from(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
 def _word_or_seconds(text: str) -> str | float:
     try:
         return float(text)
@@ -411,22 +371,25 @@ FLAGS = {
         "addresses to refuse; the most specific rule of --allow and --deny wins",
     ),
     "tls_cert": Flag(
-        _check_pem, str, "FILE", "use TLS with this certificate (and its chain), in PEM"
+        check_pem, str, "FILE", "use TLS with this certificate (and its chain), in PEM"
     ),
-    "tls_key": Flag(_check_pem, str, "FILE", "key of --tls-cert, if it is not in the same file"),
-    "tls_key_password": Flag(_check_text, str, "TEXT", "password of the encrypted keys"),
+    "tls_key": Flag(check_pem, str, "FILE", "key of --tls-cert, if it is not in the same file"),
+    "tls_key_password": Flag(
+        check_password,
+        password_from,
+        "@FILE|env:NAME",
+        "password of the encrypted keys, in a file or in an environment variable",
+    ),
     "tls_client_ca": Flag(
-        _check_pem, str, "FILE", "require a client certificate signed by one of these authorities"
+        check_pem, str, "FILE", "require a client certificate signed by one of these authorities"
     ),
     "tls_sni": Flag(
-        _check_sni,
-        _sni_from,
+        check_sni,
+        sni_from,
         "NAME=CERT:KEY,...",
         "other certificates by server name (SNI); *.NAME matches every name below NAME",
     ),
-    "tls_alpn": Flag(
-        _check_names, _names_from, "NAME,...", "protocols offered by ALPN, best first"
-    ),
+    "tls_alpn": Flag(check_names, names_from, "NAME,...", "protocols offered by ALPN, best first"),
     "starttls": Flag(
         check_switch, bool, "on|off", "begin without TLS; the handler starts it (STARTTLS)"
     ),

@@ -63,6 +63,9 @@ class Recipe(NamedTuple):
     options: dict[str, Any]
     listeners: tuple[socket.socket, ...]
 
+    def __repr__(self) -> str:  # there may be keys in it
+        return f"<{type(self).__name__}>"
+
     def make(self) -> Server:
         """The server, not listening yet."""
         return self.kind(None, self.handler, **self.options)

@@ -72,6 +72,7 @@ class Files:
 
     def write(self, name: str, *blobs: Any) -> str:
         path = self.folder / name
+        path.touch(0o600)
         path.write_bytes(b"".join(blob.bytes() for blob in blobs))
         return str(path)
 

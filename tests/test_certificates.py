@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from secure import Joined, contexts, files, optional, received
+from support import observed
 
-from netkit import certificates
+from netkit import certificates, events
 from netkit.certificates import (
     TlsFiles,
     client_context,
@@ -275,6 +276,19 @@ def test_a_key_may_have_a_password(folder: Path, form: str) -> None:
     )
 
 
+@pytest.mark.skipif(os.name != "posix", reason="files have owners and modes on POSIX only")
+def test_a_key_file_that_every_user_can_read_is_warned_of_once(folder: Path) -> None:
+    key = folder / "open.pem"
+    key.write_bytes(Path(files().server).read_bytes())
+    key.chmod(0o644)
+    with observed(events.KeyReadable) as seen:
+        for _ in range(2):
+            server_context(TlsFiles(key))
+        server_context(TlsFiles(files().server))
+        server_context(TlsFiles(files().cert, Path(files().key).read_bytes()))
+    assert seen == [events.KeyReadable(str(key))]
+
+
 def test_a_password_that_no_key_needs_is_not_looked_at() -> None:
     assert server_context(TlsFiles(files().server, key_password="sesame"))
 
@@ -343,13 +357,21 @@ def test_certificates_and_keys_may_come_from_memory() -> None:
     assert config_error(cert, own) == "the key in memory does not match the certificate in memory"
 
 
-def test_a_key_from_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_key_from_memory_leaves_no_file(
+    in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_memory and not hasattr(os, "memfd_create"):
+        pytest.skip("no files in memory here")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     modes: list[int] = []
     load = ssl.SSLContext.load_cert_chain
 
     def note_modes(context: Any, cert: str, key: str, *rest: Any) -> None:
         modes.extend(os.stat(path).st_mode & 0o777 for path in (cert, key))
+        assert len(list(tmp_path.iterdir())) == (0 if in_memory else 2)
         load(context, cert, key, *rest)
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", note_modes)
@@ -361,3 +383,66 @@ def test_a_key_from_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(TlsConfigError):
         server_context(TlsFiles(cert, Path(files().client).read_bytes()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_from_memory_needs_no_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    cert, key = (Path(path).read_bytes() for path in (files().cert, files().key))
+    assert talks(server_context(TlsFiles(cert, key)), contexts()[1])
+
+
+# --- What a client refuses ---
+
+
+def certificate(*names: str, **options: Any) -> bytes:
+    """A certificate of the tests' authority with the common name localhost, and its key.
+
+    `names`: its alternative names. `identified`: whether it says which key has signed it.
+    """
+    x509 = optional("cryptography.x509")
+    hashes = optional("cryptography.hazmat.primitives.hashes")
+    serialization = optional("cryptography.hazmat.primitives.serialization")
+    ec = optional("cryptography.hazmat.primitives.asymmetric.ec")
+    authority = files().authority
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes())
+    issuers_key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(issuer.not_valid_before_utc)
+        .not_valid_after(issuer.not_valid_after_utc)
+    )
+    if names:
+        alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+        builder = builder.add_extension(alternatives, False)
+    if options.get("identified", True):
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers_key.public_key())
+        builder = builder.add_extension(signer, False)
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    signed = builder.sign(issuers_key, hashes.SHA256()).public_bytes(pem)
+    return bytes(signed + key.private_bytes(pem, form, serialization.NoEncryption()))
+
+
+def refusal(pem: bytes, client: ssl.SSLContext) -> str:
+    return str(Joined(server_context(TlsFiles(pem)), client, shake=False).refused()[1])
+
+
+def test_a_certificate_without_an_alternative_name_is_refused() -> None:
+    client = client_context(ca=files().ca)
+    assert "Hostname mismatch, certificate is not valid for 'localhost'" in refusal(
+        certificate(), client
+    )
+    assert talks(server_context(TlsFiles(certificate("localhost"))), client)
+
+
+def test_a_certificate_is_verified_as_strictly_as_by_pythons_newest_default_context() -> None:
+    client = client_context(ca=files().ca)
+    unidentified = certificate("localhost", identified=False)
+    assert "Missing Authority Key Identifier" in refusal(unidentified, client)
+    if sys.version_info >= (3, 13):
+        flags = ssl.create_default_context(cafile=files().ca).verify_flags
+        assert client.verify_flags & flags == flags

@@ -96,6 +96,11 @@ RECORDS = [
     (events.Refusing("max_connections", "", True), "WARNING", "max_connections: new clients wait"),
     (events.Refused("deny", 3, 1.25), "WARNING", "deny: 3 refused in 1.2 s"),
     (events.ListLoaded("deny", 812, "f"), "INFO", "deny: 812 rules from f"),
+    (
+        events.KeyReadable("/x/key.pem"),
+        "WARNING",
+        "every user of this machine can read the key file '/x/key.pem': chmod o-r",
+    ),
     (events.SettingsReloaded("TLS"), "INFO", "TLS reloaded"),
     (
         events.SettingsReloaded("the list 'deny'", 812, 800),

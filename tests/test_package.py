@@ -26,6 +26,7 @@ ORDER = [
         "listfile",
         "blocklist",
         "profiles",
+        "tlsoptions",
         "options",
         "events",
         "reading",
