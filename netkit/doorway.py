@@ -85,6 +85,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         self._taken: deque[Connection] | None = None
 
     # What `ClientServer` does with those who are in.
+    _background: threading.Thread | None
     _handler_class: Any
     _adapted: Callable[[Any, Options], Serve | None]
     _announce: Callable[[Connection], None]
@@ -196,7 +197,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         except BaseException as error:
             if has_place:
                 self._admission.leave(NO_SHARE)
-            if not isinstance(error, Exception):
+            if self._is_for_caller(error):
                 raise
             return self._cannot_accept(error)
         if type(request) is not socket.socket:
@@ -217,7 +218,16 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             self._has_warned = True
             events.emit(events.HandshakeInAccept("get_request"))
 
-    def _cannot_accept(self, error: Exception) -> Verdict:
+    def _is_for_caller(self, error: BaseException) -> bool:
+        """Whether it is meant to end more than a client (Ctrl+C), and a caller is there to get it.
+
+        There is none for the thread that `start` has made.
+        """
+        return not isinstance(error, Exception) and (
+            threading.current_thread() is not self._background
+        )
+
+    def _cannot_accept(self, error: BaseException) -> Verdict:
         verdict = self._judge(error)
         if verdict is Verdict.BACK_OFF:
             self._accepting.failed(error)
@@ -225,7 +235,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             events.emit(events.ListenerLost(error))
         return verdict
 
-    def _judge(self, error: Exception) -> Verdict:
+    def _judge(self, error: BaseException) -> Verdict:
         verdict = judge(error)
         if verdict in (Verdict.SKIP, Verdict.NOBODY) and not is_lost_race(error):
             events.emit(events.AcceptFailed(error))
@@ -236,12 +246,15 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         try:
             self._admit(request, client_address, ticket)
         except BaseException as error:
-            if not isinstance(error, Exception):  # Ctrl+C, and its thread may be running already
+            if self._is_for_caller(error):  # its thread may be running already
                 connection = self._connections.get(request)
                 if connection is None or self._connections.claim(connection):
                     self._forget(request)
                 raise
-            self._tell_error(request, client_address)
+            if isinstance(error, Exception):
+                self._tell_error(request, client_address)
+            else:
+                events.emit(events.HookFailed("process_request", error))
             self._forget(request)
         else:
             self._accepting.succeeded()

@@ -4,7 +4,7 @@
 what happens to a single client in `netkit.serving`, how it stops in `netkit.stopping`. Rules:
 
 1. Nothing ends the accept loop but a stop, the loss of a listener, and what is meant to end the
-   program (KeyboardInterrupt, SystemExit).
+   program (KeyboardInterrupt, SystemExit), if `serve_forever` has a caller to be raised in.
 2. Nothing polls: the loop wakes up for a client, for a stop, and for a hook that asks for it.
 """
 

@@ -402,7 +402,9 @@ class ClientServer(AdjustableServer):
         """Call an overridable method whose failure is to harm nobody. Whether it succeeded."""
         try:
             getattr(self, name)(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if self._is_for_caller(error):
+                raise
             events.emit(events.HookFailed(name, error))
             return False
         return True

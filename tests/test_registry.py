@@ -460,3 +460,15 @@ def test_no_connection_is_cut_under_the_lock() -> None:
         conn.cut = cut  # type: ignore[method-assign]
         registry.cut(NOBODY)
     assert registry.drained() == (0, 1)
+
+
+def test_a_connection_that_is_over_stays_so_when_its_socket_is_replaced() -> None:
+    registry = Registry()
+    with connections(1) as (conn,):
+        added(registry, [conn])
+        registry.remove(conn)
+        former, successor = conn.socket, socket.socket(fileno=conn.socket.detach())
+        registry.replace(conn, successor)
+        assert registry.live() == ()
+        assert registry.replaced.get(former) is conn
+        assert conn.socket is successor

@@ -292,3 +292,35 @@ def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> No
             server.handle_request()
         assert receive_all(sock) == b""
     assert told == []
+
+
+@pytest.mark.parametrize("kind", [Stop, SystemExit])
+@pytest.mark.parametrize(
+    "hook", ["get_request", "process_request", "service_actions", "handle_timeout"]
+)
+def test_whatever_a_hook_raises_a_server_in_the_background_serves_on(
+    hook: str, kind: type[BaseException]
+) -> None:
+    def fail(server: netkit.Server, *arguments: Any) -> Any:
+        if server.failures:
+            server.failures -= 1  # type: ignore[attr-defined]
+            raise kind("on purpose")
+        return getattr(netkit.Server, hook)(server, *arguments)
+
+    attributes = {hook: fail, "failures": 1, "timeout": 0.01 if hook == "handle_timeout" else None}
+    kinds = (events.HookFailed, events.AcceptPaused)
+    server = type(netkit.Server)("Failing", (netkit.Server,), attributes)(None, netkit.EchoHandler)
+    with silent_log(), observed(*kinds) as told, server.listen(0, "127.0.0.1"):
+        exchange(server, b"")
+        wait_until(lambda: told)
+        assert exchange(server, b"hello") == b"hello"
+    assert [type(event.error) for event in told] == [kind]
+
+
+def test_a_hook_that_ends_the_program_ends_serve_forever_in_its_caller() -> None:
+    class Ends(netkit.Server):
+        def service_actions(self) -> None:
+            raise SystemExit(3)
+
+    with Ends(("127.0.0.1", 0), netkit.EchoHandler) as server, pytest.raises(SystemExit):
+        server.serve_forever(0.01)
