@@ -339,6 +339,8 @@ class Connection(SecurableStream):
         with self._lock:
             self._changed = self._closed = True
             sockets.force_close(self.socket)
+        if self.tls is not None:
+            self.tls.let_go()
 
     def __enter__(self: _Self) -> _Self:
         return self

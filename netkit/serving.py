@@ -270,10 +270,12 @@ class ClientServer(AdjustableServer):
             if connection is None:
                 self._shut_down(request)
             else:  # its socket may be another one by now, see finish_request
+                connection.forget_frames()  # before the close, which may wait for the client
                 self._shut_down(connection.socket)
                 self._connections.remove(connection)
                 if connection.socket is not request:
                     self._forget(request)
+                connection.forget_frames()
 
     def _expects_tls(self, request: Any) -> bool:
         return self._speaks_tls() or hasattr(request, "do_handshake")

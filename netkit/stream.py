@@ -273,3 +273,15 @@ class Stream(Reader, Ends):
             failure = sockets.explain(error, self.peer)
         self.error = failure
         return failure
+
+    def forget_frames(self) -> None:
+        """Drop the tracebacks of the errors that are kept, once they have been logged.
+
+        They hold the frames of the handler, with all that it has read, and the frames hold this
+        connection: so nothing of it would be freed before the garbage collector finds the cycle,
+        which may be much later.
+        """
+        for error in (self.error, self._broken, self._interruption):
+            for each in (error, error and error.__cause__):
+                if each is not None:
+                    each.__traceback__ = each.__context__ = None

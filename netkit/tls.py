@@ -24,11 +24,17 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from . import alerts
 from .buffer import ReceiveBuffer
-from .errors import NotBegunError, TlsError, TruncatedError, WriteAfterEndError
+from .errors import (
+    ConnectionClosedError,
+    NotBegunError,
+    TlsError,
+    TruncatedError,
+    WriteAfterEndError,
+)
 from .reading import CHUNK, FIRST_CHUNK, next_chunk
 from .records import HEADER, LONGEST_HELLO, Records, server_name
 
@@ -45,6 +51,10 @@ MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
 _Bytes = bytes | bytearray | memoryview
+
+
+def _closed(_: object) -> NoReturn:
+    raise ConnectionClosedError
 
 
 class TlsStream:
@@ -391,6 +401,11 @@ class TlsStream:
             self._unsent = left
 
     # What was agreed on
+
+    def let_go(self) -> None:
+        """The connection is closed: refer to it no more, so that both are freed at once."""
+        self._receive = self._send = _closed
+        self._failure = self._reset = None  # their tracebacks refer to it
 
     @property
     def version(self) -> str | None:

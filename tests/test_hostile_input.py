@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import random
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from secure import contexts
 from support import (
     PATIENCE,
     client,
@@ -433,3 +436,84 @@ def test_many_attackers_at_once_are_as_harmless_as_one() -> None:
 
     with under_attack(by_text_chunks) as (server, _):
         in_threads(attack, [(number,) for number in range(10)])
+
+
+# Memory
+
+
+class Held:
+    """Something large that a handler has made of what it has read."""
+
+
+def keep_and_read(conn: netkit.Connection, held: weakref.WeakSet[Held]) -> None:
+    mine = Held()
+    held.add(mine)
+    while conn.readline():
+        mine.__class__ = Held
+
+
+def keep_and_write(conn: netkit.Connection, held: weakref.WeakSet[Held]) -> None:
+    mine = Held()
+    held.add(mine)
+    conn.set_timeout(0.05)
+    while mine:
+        conn.write(b"x" * 1_000_000)
+
+
+def hang_up(sock: socket.socket) -> None:
+    sock.sendall(b"half a line")
+    reset(sock)
+
+
+def stay(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        while sock.recv(10):
+            sock.settimeout(0.01)
+
+
+def garble(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        send_and_end(sock, b"this is no TLS\n" * 10)
+        receive_all(sock)
+
+
+LEAVING: dict[str, tuple[Any, dict[str, Any], Callable[[socket.socket], object]]] = {
+    "at once": (keep_and_read, {}, socket.socket.close),
+    "by a reset": (keep_and_read, {}, hang_up),
+    "after silence": (keep_and_read, {"idle_timeout": 0.05}, receive_all),
+    "with too long a line": (keep_and_read, {"max_line": 5}, hang_up),
+    "without reading": (keep_and_write, {}, lambda _: threading.Event().wait(0.2)),
+    "too old": (keep_and_read, {"lifetime": 0.05}, receive_all),
+    "garbage": (keep_and_read, {}, garble),
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("way", LEAVING)
+def test_what_a_client_has_cost_is_free_when_it_is_gone_without_the_garbage_collector(
+    way: str, tls: bool
+) -> None:
+    handler, options, leave = LEAVING[way]
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+    connections: weakref.WeakSet[netkit.Connection] = weakref.WeakSet()
+    arguments = {"handler_args": {"held": held}, **options}
+    if tls:
+        arguments["tls"] = contexts()[0]
+    gc.collect()
+    gc.disable()
+    try:
+        with silent_log(), serving(handler, **arguments) as server:
+            for _ in range(3):
+                with client(server) as sock:
+                    connections.add(other_end(server, sock))
+                    if tls and way != "garbage":
+                        with contexts()[1].wrap_socket(
+                            sock, server_hostname="localhost"
+                        ) as secured:
+                            leave(secured)
+                    else:
+                        leave(sock)
+                server.wait_for_connections(0)
+        wait_until(lambda: not connections and not held, "the end of what the clients have cost")
+    finally:
+        gc.enable()
