@@ -423,7 +423,9 @@ class Connection(SecurableStream):
         if self.opaque:
             if isinstance(error, TimeoutError) and self.socket.gettimeout() is not None:
                 return True  # of a read with the time limit of its socket
-            return sockets.is_hang_up(error) and sockets.hung_up(self.socket)
+            if sockets.is_hang_up(error):
+                return sockets.hung_up(self.socket)
+            return sockets.is_broken_tls(error, self.socket)
         return error is self.error
 
     @property

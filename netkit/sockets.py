@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from .deadline import LONGEST_WAIT, Deadline
@@ -371,6 +372,18 @@ def explain(error: OSError, peer: str) -> OSError:
     if isinstance(error, ConnectionResetError):
         return ConnectionResetError(errno.ECONNRESET, f"connection reset by {peer}")
     return error
+
+
+def is_broken_tls(error: BaseException, sock: Any) -> bool:
+    """Whether `error` comes from the ``ssl.SSLSocket`` `sock`, whose peer has broken TLS.
+
+    A handler may have met it elsewhere, as a client of another server: so its frames are looked at.
+    """
+    ssl = sys.modules.get("ssl")  # whoever has met such an error has imported it
+    if ssl is None or not isinstance(error, ssl.SSLError):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_locals.get("self") is sock for frame, _ in frames)
 
 
 def is_hang_up(error: BaseException) -> bool:

@@ -83,10 +83,9 @@ class TlsStream:
         server_side: bool,
         server_hostname: str | None = None,
     ) -> None:
-        """Nothing is sent or received yet.
+        """Nothing is sent or received yet, and `context` is not changed.
 
-        `context` is not changed. ValueError for a `server_hostname` that cannot be one, or without
-        one where `context` is to check it.
+        ValueError for a `server_hostname` that cannot be one, or for none if `context` checks it.
         """
         if context.check_hostname and not (server_side or server_hostname):
             # Python raises this for a socket, and checks nothing in memory.
@@ -400,12 +399,12 @@ class TlsStream:
         finally:
             self._unsent = left
 
-    # What was agreed on
-
     def let_go(self) -> None:
         """The connection is closed: refer to it no more, so that both are freed at once."""
         self._receive = self._send = _closed
-        self._failure = self._reset = None  # their tracebacks refer to it
+        self._failure = self._reset = None
+
+    # What was agreed on
 
     @property
     def version(self) -> str | None:
@@ -417,8 +416,7 @@ class TlsStream:
     def cipher(self) -> str | None:
         """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
         with self._lock:
-            suite = self._ssl.cipher()
-        return suite[0] if suite else None
+            return (self._ssl.cipher() or (None,))[0]
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
@@ -440,9 +438,8 @@ class TlsStream:
 
     @property
     def server_name(self) -> str | None:
-        """The host that the client asked for by SNI (RFC 6066 section 3).
+        """The host that the client asked for by SNI (RFC 6066 section 3), in printable ASCII.
 
-        None in a client, before the handshake is over, and if it asked for none, or for a name that
-        is not printable ASCII.
+        None if there is no such name, in a client, and before the handshake is over.
         """
         return self._server_name

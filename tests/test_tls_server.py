@@ -689,11 +689,40 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
             def end(self) -> None:
                 pass
 
+            let_go = end
+
         conn.tls = Skipping()  # type: ignore[assignment]
         conn.set_limits(conn._limits)
         peer.sendall(b"k")
         conn.end_input()
         assert conn.read() == b""
+
+
+NO_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)  # which nobody has encrypted
+
+
+@pytest.mark.parametrize("handler", [echo, Opaque])
+def test_a_client_that_breaks_tls_is_no_fault_of_the_handler(handler: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed) as seen:
+        with serving(handler, tls=contexts()[0]) as server, client(server) as sock:
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                socket.socket.sendall(secured, NO_RECORD)
+                wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.ClientFailed]
+
+
+def test_tls_that_a_handler_has_broken_elsewhere_is_its_own_fault() -> None:
+    class Client(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with tcp_pair() as (ours, other):
+                other.sendall(NO_RECORD)
+                contexts()[1].wrap_socket(ours, server_hostname="localhost")
+
+    with observed(events.ClientFailed, events.HandlerFailed) as seen:
+        with serving(Client, tls=contexts()[0]) as server, client(server) as sock:
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost"):
+                wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.HandlerFailed]
 
 
 def test_a_client_verifies_whom_it_talks_to() -> None:
