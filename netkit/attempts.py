@@ -32,6 +32,12 @@ _T = TypeVar("_T")
 # has no such event for a socket that does not block): it is asked again after so many seconds.
 QUEUE_PAUSE = 0.01
 
+# How many names may be looked up at once, those included whose `connect` has given up. The next one
+# waits. Otherwise slow names that clients choose would make a program start threads without limit.
+# A deque needs no lock; a lock that is held while the process forks would stay so in the child.
+MAX_LOOKUPS = 256
+_lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # those that may still begin
+
 
 class Candidate(NamedTuple):
     """What `socket.connect` is given."""
@@ -140,16 +146,29 @@ class Waiter:
                 outcome.append((function(), None))
             except BaseException as error:
                 outcome.append((None, error))
+            _lookups.append(None)
             self.wake()
 
-        # Daemon: resolving may take minutes, and must not keep the process.
-        threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        self._begin_lookup()
+        try:
+            # Daemon: resolving may take minutes, and must not keep the process.
+            threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        except BaseException:
+            _lookups.append(None)
+            raise
         while not outcome:
             self.wait()
         result, error = outcome.pop()
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
+
+    def _begin_lookup(self) -> None:
+        while True:
+            try:
+                return _lookups.pop()
+            except IndexError:
+                self.wait(QUEUE_PAUSE)
 
     def __enter__(self) -> Waiter:
         return self

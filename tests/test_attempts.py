@@ -7,6 +7,7 @@ import errno
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, in_thread, observed, wait_until
 
-from netkit import events
+from netkit import attempts, events
 from netkit.attempts import Cancel, Candidate, Race, Waiter, interleaved
 from netkit.deadline import Deadline
 from netkit.errors import CancelledError
@@ -253,6 +254,37 @@ def test_a_call_that_takes_too_long_goes_on_for_nobody() -> None:
     with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
         waiter.call(go_on.wait)
     go_on.set()
+
+
+def test_a_lookup_waits_while_too_many_others_are_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts, "_lookups", deque([None]))
+    go_on = threading.Event()
+    with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
+        waiter.call(go_on.wait)  # which goes on for nobody
+    with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
+        waiter.call(lambda: 7)
+    results: list[int] = []
+    with Waiter(Deadline(PATIENCE)) as waiter:
+        with in_thread(lambda: results.append(waiter.call(lambda: 7))):
+            go_on.set()
+    assert results == [7]
+
+
+def test_a_lookup_whose_thread_cannot_be_started_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts, "_lookups", deque([None]))
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Waiter(Deadline(PATIENCE)) as waiter:
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+            patch.setattr(threading.Thread, "start", fail)
+            waiter.call(lambda: 7)
+        assert waiter.call(lambda: 7) == 7
 
 
 @pytest.mark.parametrize("early", [True, False])

@@ -389,6 +389,7 @@ def test_a_connection_that_did_not_block_blocks_once_it_is_received(
         assert received
         with received:
             assert received.socket.getblocking()
+            assert os.get_blocking(received.fileno())
             timeout = received.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
             assert not any(timeout)
 
