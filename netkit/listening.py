@@ -79,9 +79,12 @@ class ListeningServer(ClientServer):
 
         TypeError if the address, or the kind of socket, is none for a server of connections.
         """
-        sock = self.socket
         binding.check_type(self.socket_type)
         binding.check_address(self.server_address, self.address_family)
+        family = binding.family_of(self.server_address, self.address_family)
+        if family != self.address_family:  # it was made by a constructor of `socketserver`
+            self._make_socket(family, self.server_address)
+        sock = self.socket
         if self._opened_by is None:
             self._opened_by = os.getpid()
         endpoint, reuse_port = self._endpoint, self.allow_reuse_port

@@ -19,7 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, client, exchange, serving_forever, wait_until
+from support import (
+    PATIENCE,
+    ROOT,
+    client,
+    exchange,
+    needs_ipv6,
+    serving_forever,
+    wait_until,
+)
 
 import netkit
 
@@ -230,6 +238,15 @@ def test_a_hook_of_the_programs_own_counts_before_that_of_a_library() -> None:
     with server, serving_forever(server):
         assert exchange(server, b"") == b"mine"
     assert called == HOOKS - {"finish_request", "handle_error"}
+
+
+@needs_ipv6
+@pytest.mark.parametrize("bases", orders(netkit.Server, xmlrpc.server.SimpleXMLRPCServer)[:2])
+def test_an_ipv6_address_is_bound_whichever_constructor_is_called(bases: Any) -> None:
+    server = made_of(bases)(("::1", 0), Shout, logRequests=False)
+    with server, serving_forever(server):
+        assert server.address_family == socket.AF_INET6
+        assert exchange(server, b"hello\n") == b"HELLO\n"
 
 
 class ByName(netkit.Server):
