@@ -201,6 +201,12 @@ class SignalsUnavailable(NamedTuple):
     """`run` or `serve` was called off the main thread, where signals cannot be handled."""
 
 
+class ServingOn(NamedTuple):
+    """The program has come to its end, at Python's prompt, and `Server.start` keeps it alive."""
+
+    address: str
+
+
 class Stopping(NamedTuple):
     """The server drains: `connections` are open, and have `timeout` seconds to finish."""
 
@@ -296,6 +302,7 @@ Event = (
     | AttemptStarted
     | AttemptFailed
     | SignalsUnavailable
+    | ServingOn
     | Stopping
     | Stopped
     | Report

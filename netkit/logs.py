@@ -173,6 +173,10 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
             "call stop() to end the server"
         ),
     ),
+    events.ServingOn: (
+        logging.WARNING,
+        lambda e: f"the server on {e.address} serves on; Ctrl+C stops it, and ends the program",
+    ),
     events.Stopping: (
         logging.INFO,
         lambda e: f"stopping: {e.connections} connected, {_limit(e.timeout)}",

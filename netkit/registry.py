@@ -136,7 +136,7 @@ class Registry:
             self._announce_end(connection)
         finally:
             with self._changed:
-                del self._ending[connection.id]
+                self._ending.pop(connection.id, None)  # a child that was forked has none
                 if self._waiting:
                     self._changed.notify_all()
 
@@ -327,6 +327,7 @@ class Registry:
         self._changed = threading.Condition(self._lock)
         self._waiting = 0
         self._left = _nobody_asks
+        self._ending = {}
         for connection in self.live():
             if connection.thread == threading.get_ident():
                 connection.free_locks()

@@ -10,13 +10,10 @@ what happens to a single client in `netkit.serving`, how it stops in `netkit.sto
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import socketserver
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -27,7 +24,7 @@ from .adapting import problem_of_result
 from .connection import Connection
 from .deadline import Deadline
 from .errors import ServerStateError
-from .forks import call_in_children
+from .exiting import close_at_exit
 from .listener import Acceptor, Verdict, woken_by_signals
 from .listening import State
 from .options import Options
@@ -120,9 +117,10 @@ class Server(StoppableServer):
     def start(self: _Self, daemon: bool = False) -> _Self:
         """Serve in the background, in a thread of its own; returns the server itself.
 
-        Like a server in the foreground, it keeps the process alive; but not as a `daemon`, which is
-        stopped, as by `server_close`, when the program has come to its end. ServerStateError if the
-        server is serving already, is not bound, or closed.
+        Like a server in the foreground, it keeps the process alive, until somebody stops it; Ctrl+C
+        does so gracefully once the program has come to its end. As a `daemon`, it is stopped then
+        by itself, as by `server_close`. ServerStateError if the server is serving already, is not
+        bound, or closed.
         """
         self._check_not_serving()
         acceptor = self._begin_accepting()
@@ -172,7 +170,7 @@ class Server(StoppableServer):
             contended=self._opened_by != os.getpid(),
         )
         self._note_overrides()
-        _to_be_closed.add(self)
+        close_at_exit(self)
         if acceptor is not None and self._when_accepting is not None:
             call, self._when_accepting = self._when_accepting, None
             try:
@@ -269,6 +267,16 @@ class Server(StoppableServer):
 
     # In a ``with`` block
 
+    def __repr__(self) -> str:
+        """Where it is in its life, and how many clients are connected."""
+        state = self._state
+        text = state.value
+        if state in (State.LISTENING, State.DRAINING):
+            more = len(self._more_sockets)
+            place = f"{self._place()} and {more} more" if more else self._place()
+            text += f" on {place}, {len(self._connections.live())} connected"
+        return f"<{type(self).__name__} {text}>"
+
     def __enter__(self: _Self) -> _Self:
         idle = not self._accepting.under_way
         if self._serve_in_with and idle and self._handler_class is not no_handler:
@@ -295,25 +303,3 @@ def create_server(handler: Any = no_handler, **options: Any) -> Server:
 
 def _sooner(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else min(a, b)
-
-
-# Servers that have accepted clients. Their threads are daemons, so that a handler that never ends
-# cannot keep the interpreter; replies under way at its exit are waited for here, for a while.
-_to_be_closed: weakref.WeakSet[Server] = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    """In a forked child: servers that accept clients are the parent's."""
-    while _to_be_closed:
-        _to_be_closed.pop()._end_in_child()
-
-
-call_in_children(_leave_to_parent)
-
-
-@atexit.register
-def _close_all() -> None:
-    for server in list(_to_be_closed):
-        with contextlib.suppress(Exception):
-            server.server_close()
-            server.stop()  # for a handler that has stopped its server, and is not done

@@ -204,6 +204,11 @@ class StoppableServer(ListeningServer):
         self._client_threads.join(grace.remaining())
         self._lifetimes.close(grace.remaining())
 
+    def _keeps_alive(self) -> bool:
+        """Whether its thread is one that Python waits for at the end of the program."""
+        thread = self._background
+        return thread is not None and thread.is_alive() and not thread.daemon
+
     def _join_background(self, timeout: float | None) -> None:
         if self._background is not None:
             join(self._background, timeout)

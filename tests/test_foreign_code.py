@@ -10,6 +10,7 @@ import contextlib
 import errno
 import socket
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from support import (
 )
 
 import netkit
-from netkit import events
+from netkit import events, exiting
 from netkit.listener import BackOff
 
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -208,6 +209,14 @@ def is_run_off_the_main_thread() -> Iterator[netkit.Server]:
         pass
 
 
+def serves_on_at_the_end_of_the_program() -> Iterator[netkit.Server]:
+    server = echo_server().start()
+    yield server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "ps1", ">>> ", raising=False)
+        exiting._serve_on()
+
+
 def is_connected_to() -> Iterator[netkit.Server]:
     server = echo_server().start()
     yield server
@@ -256,6 +265,7 @@ SCENES: list[tuple[type[Any], Any]] = [
     (events.ListLoaded, listens_with_a_list),
     (events.SettingsReloaded, "good"),
     (events.SettingsKept, "bad"),
+    (events.ServingOn, serves_on_at_the_end_of_the_program),
     (events.Stopping, stops),
     (events.Stopped, stops),
     (events.SignalsUnavailable, is_run_off_the_main_thread),

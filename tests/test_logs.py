@@ -83,6 +83,11 @@ RECORDS = [
         "WARNING",
         "signals are not handled here: this is not the main thread; call stop() to end the server",
     ),
+    (
+        events.ServingOn("127.0.0.1:80"),
+        "WARNING",
+        "the server on 127.0.0.1:80 serves on; Ctrl+C stops it, and ends the program",
+    ),
     (events.Stopping(3, 10.0), "INFO", "stopping: 3 connected, up to 10 s to finish"),
     (events.Stopping(3, 0.5), "INFO", "stopping: 3 connected, up to 0.5 s to finish"),
     (events.Stopping(3, None), "INFO", "stopping: 3 connected, no time limit"),

@@ -39,7 +39,7 @@ ORDER = [
     *("registry", "threads", "lifetimes", "stands", "accepting", "places", "numbering"),
     *("admission", "anteroom"),
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
-    *("stopping", "server", "signals"),
+    *("stopping", "exiting", "server", "signals"),
     *("channel", "worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "arguments", "opening", "connecting"),
     *("loading", "output", "__init__", "commands", "cli", "__main__"),
