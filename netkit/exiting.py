@@ -47,11 +47,12 @@ def _serve_on() -> None:
 
     Python would wait for their threads, too, and show a traceback for Ctrl+C.
     """
-    servers = [server for server in list(_accepting) if server._keeps_alive()]
-    if servers and hasattr(sys, "ps1"):  # whoever types at Python's prompt wonders why it stays
-        for server in servers:
-            events.emit(events.ServingOn(server._place()))
+    servers: list[StoppableServer] = []
     try:
+        servers += [server for server in list(_accepting) if server._keeps_alive()]
+        if hasattr(sys, "ps1"):  # whoever types at Python's prompt wonders why it stays
+            for server in servers:
+                events.emit(events.ServingOn(server._place()))
         for server in servers:
             server._join_background(None)
     except KeyboardInterrupt:
