@@ -69,7 +69,7 @@ def test_coming_and_going_is_told_once_each_with_the_counts() -> None:
         registry.remove(conn)
         registry.remove(conn)
     opened, closed = seen
-    assert opened == events.ConnectionOpened(conn.id, conn.peer)
+    assert opened == events.ConnectionOpened(conn.id, conn.peer, conn.local)
     assert isinstance(closed, events.ConnectionClosed)
     assert closed[:4] == (conn.id, conn.peer, 0, 5)
     assert 0 <= closed.seconds < 60
