@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from secure import contexts
+from secure import contexts, files
 from support import (
     PATIENCE,
     client,
@@ -209,6 +209,16 @@ def is_run_off_the_main_thread() -> Iterator[netkit.Server]:
         pass
 
 
+def is_given_a_key_that_all_may_read() -> Iterator[netkit.Server]:
+    server = echo_server().start()
+    yield server
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "key.pem"
+        path.write_bytes(Path(files().server).read_bytes())
+        path.chmod(0o644)
+        server.configure(tls_cert=path)
+
+
 def serves_on_at_the_end_of_the_program() -> Iterator[netkit.Server]:
     server = echo_server().start()
     yield server
@@ -265,6 +275,7 @@ SCENES: list[tuple[type[Any], Any]] = [
     (events.ListLoaded, listens_with_a_list),
     (events.SettingsReloaded, "good"),
     (events.SettingsKept, "bad"),
+    (events.KeyReadable, is_given_a_key_that_all_may_read),
     (events.ServingOn, serves_on_at_the_end_of_the_program),
     (events.Stopping, stops),
     (events.Stopped, stops),
