@@ -53,11 +53,7 @@ class Mailbox:
 
     def rest(self) -> bytes:
         """Those that there are, up to a hundred; nobody waits."""
-        return self._inbox.recv(100) if self.has_post() else b""
-
-    def has_post(self) -> bool:
-        """Whether `take` would not wait."""
-        return sockets.readable(self._inbox)
+        return self._inbox.recv(100) if sockets.readable(self._inbox) else b""
 
     def fileno(self) -> int:
         """The descriptor to wait for, in `select`."""

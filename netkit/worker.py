@@ -157,6 +157,7 @@ class Worker:
         self.failure: str | None = None
         self.report = StopReport(0, 0)
         self.status: int | None = 0
+        self.has_ended = False
         self.started_at = time.monotonic()
         self.channel, theirs = channel_pair()
         # A child that kept its copy of our end would keep the worker from seeing that we are gone.
@@ -210,7 +211,9 @@ class Worker:
         self._kill_unready_at = self._kill_unready_at.earlier(Deadline(min(seconds, KILL_GRACE)))
 
     def kill(self) -> None:
-        """End it at once, and wait for that."""
+        """End it at once, and wait for that; nothing if it has `ended`."""
+        if self.has_ended:
+            return
         if not (self.ready or self.leaving or self.failure):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
         self.process.kill()
@@ -224,8 +227,9 @@ class Worker:
                     self._take_in(news)
         except BlockingIOError:
             return
-        except (EOFError, OSError):  # that was all
+        except (EOFError, OSError):  # that was all, and it is to end; it may be another program now
             self.channel.close()
+            self._allow(KILL_GRACE)
         except ValueError as error:
             self.failure = f"worker {self.pid} has sent {error}"
             self.channel.close()
@@ -243,11 +247,14 @@ class Worker:
 
     def ended(self) -> bool:
         """Whether it is gone; then its last words have been taken in, and all it held is free."""
+        if self.has_ended:
+            return True
         status = self.process.exitcode
         if status is None and not self._is_lost():
             return False
         self.listen()
         self.status = status
+        self.has_ended = True
         do_not_undo(self.channel.close)
         self.channel.close()
         with contextlib.suppress(ValueError):  # it takes a lost one for one that runs

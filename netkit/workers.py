@@ -220,19 +220,15 @@ class Workers:
 
         interrupted = False
         while self._workers or not self.stopping:
-            inbox = mailbox.fileno()
-            ready = wait([inbox, *self._descriptors()], wait_time(self._patience()))
-            # Once more, since a signal for all of them may have come after the look at the mailbox,
-            # and have ended workers by now.
-            if inbox in ready or mailbox.has_post():
-                signum = mailbox.take()
+            wait([mailbox.fileno(), *self._descriptors()], wait_time(self._patience()))
+            ended = [worker for worker in self._workers if self._has_ended(worker)]
+            # Then the mailbox: what has ended a worker may have been a signal for all of us.
+            for signum in mailbox.rest():
                 if signum == signal.SIGINT and self.stopping:
                     interrupted = True
                 self._obey(signum)
-            for worker in tuple(self._workers):
-                if worker.kill_at.expired():
-                    worker.kill()
-                self._look_after(worker)
+            for worker in ended:
+                self._miss(worker)
             if self._places is not None:
                 self._places.recount()
             self._end_reload()
@@ -320,10 +316,13 @@ class Workers:
             if chosen is None:  # the program has not chosen; a spawn makes it so that it has
                 multiprocessing.set_start_method(None, force=True)
 
-    def _look_after(self, worker: Worker) -> None:
+    def _has_ended(self, worker: Worker) -> bool:
+        if worker.kill_at.expired():
+            worker.kill()
         worker.listen()
-        if not worker.ended():
-            return
+        return worker.ended()
+
+    def _miss(self, worker: Worker) -> None:
         self._workers.remove(worker)
         if self._places is not None:
             self._places.reclaim(worker.index)

@@ -115,6 +115,10 @@ def mad(hex):
                 sock.send(bytes.fromhex(hex))
     time.sleep(60)
 
+def execute():
+    "Have another program in the place of this process."
+    os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)"])
+
 def pooled(how):
     if how == "pool":
         with multiprocessing.Pool(2) as pool:
@@ -255,6 +259,18 @@ def test_a_worker_that_sends_garbage_is_killed_and_replaced(program: Program, ga
     program.wait_for_line("a worker failed: ")
     with Asking(program) as client:
         assert client.ask("pooled", "executor") == "[7, 8]"
+    program.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+
+
+@linux
+@pytest.mark.parametrize("program", KINDS[1:], ids=" ".join, indirect=True)
+def test_a_worker_that_has_become_another_program_is_killed_and_replaced(program: Program) -> None:
+    program.wait_for_line("2 workers ready")
+    with Asking(program) as client:
+        assert client.ask("execute") == ""
+    program.wait_for_line("worker .* ended by SIGKILL")
+    wait_until(lambda: len(program.children()) >= 2)
     program.send_signal(signal.SIGTERM)
     assert program.wait() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -65,3 +66,28 @@ def test_off_the_main_thread_signals_are_not_our_business(acceptor: Acceptor) ->
     with in_thread(accept):
         pass
     assert wakeup_fd() == -1
+
+
+def test_another_descriptor_that_is_set_meanwhile_stays(acceptor: Acceptor) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        with woken_by_signals(acceptor):
+            signal.set_wakeup_fd(theirs.fileno())
+        assert signal.set_wakeup_fd(-1) == theirs.fileno()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
+def test_a_signal_of_a_forked_child_does_not_wake_its_parent(
+    acceptor: Acceptor, handled: list[int]
+) -> None:
+    with woken_by_signals(acceptor):
+        child = os.fork()
+        if child == 0:
+            signal.raise_signal(signal.SIGUSR1)
+            os._exit(wakeup_fd() == -1 and handled == [signal.SIGUSR1])
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert wakeup_fd() == acceptor.waker_fileno()
+        assert acceptor.wait(0.01) is False
+        signal.raise_signal(signal.SIGUSR1)
+        assert acceptor.wait(PATIENCE) is False

@@ -283,6 +283,29 @@ def test_a_fork_that_fails_leaks_nothing(
     assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
+def test_one_that_has_ended_is_neither_killed_nor_missed_again(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    with started(context, server) as (made, _):
+        made.process.exitcode = 0
+        assert made.ended()
+        assert made.ended()
+        made.kill()
+        assert made.process.calls == ["close"]
+
+
+def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
+    context: FakeContext, server: netkit.Server
+) -> None:
+    with started(context, server) as (made, theirs):
+        theirs.send(Ready())
+        theirs.close()
+        made.listen()
+        remaining = made.kill_at.remaining()
+        assert remaining is not None
+        assert remaining <= worker.KILL_GRACE
+
+
 def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.Server) -> None:
     with started(context, server) as (made, _):
         time.sleep(0.02)
