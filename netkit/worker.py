@@ -8,7 +8,6 @@ however it went. A worker whose messages are invalid is killed.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import socket
@@ -147,8 +146,7 @@ class Worker:
         OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
         """
         self.generation = generation
-        taken = {other.index for other in others}
-        self.index: int = next(index for index in itertools.count() if index not in taken)
+        self.index = min(set(range(len(others) + 1)) - {other.index for other in others})
         core = cores[self.index % len(cores)] if cores else None
         self.round = 0  # of the parent's starting workers
         self.ready = False
