@@ -146,7 +146,7 @@ class Worker:
         OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
         """
         self.generation = generation
-        self.index = min(set(range(len(others) + 1)) - {other.index for other in others})
+        self.index: int = min(set(range(len(others) + 1)) - {other.index for other in others})
         core = cores[self.index % len(cores)] if cores else None
         self.round = 0  # of the parent's starting workers
         self.ready = False
