@@ -1,10 +1,10 @@
-"""How a command line is read: words and options in any order, times, addresses, and errors.
+"""Reads command lines: options and words in any order, times, addresses; and reports errors.
 
 Rules:
 
 1. Options and words may stand in any order; ``--`` ends the options. An option cannot be
    abbreviated: a new one must not change the meaning of a script.
-2. What is wrong is said in one line, with the command's name, and the exit status is 2.
+2. An error is one line that names the command, and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .addresses import is_ip
 from .endpoints import Endpoint
 from .options import Flag, check_seconds, check_switch
 
-LONGEST_MESSAGE = 400  # characters: what somebody has typed may be as long as the system allows
+LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)", re.ASCII)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -32,13 +32,13 @@ _PORT = re.compile(r"\d+(\?.*)?", re.ASCII)
 
 
 class ArgumentError(Exception):
-    """A wrong use of a command: the message is all there is to say."""
+    """The command line is wrong; the message says why."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads options; all other words are left to the command.
+    """Reads options, and leaves all other words to the command.
 
-    `hints`: what to say to those who use an option of another program.
+    `hints` maps options of other programs to a text that says what to use instead.
     """
 
     def __init__(self, prog: str, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         self._hints = hints or {}
 
     def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The values of the options in `argv`, and the other words. SystemExit for a wrong use."""
+        """The values of the options in `argv`, and the other words. SystemExit for an error."""
         end = list(argv).index("--") if "--" in argv else len(argv)
         self._check_names(argv[:end])
         namespace, words = self.parse_known_args(argv[:end])
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, [*words, *argv[end + 1 :]]
 
     def _check_names(self, argv: Sequence[str]) -> None:
-        """Name what stands for an option of another program: `argparse` would blame its value."""
+        """Refuse options of other programs first: `argparse` would complain about their values."""
         for word in argv:
             name = word.partition("=")[0]
             if name in self._option_string_actions or not _is_option(word):
@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_option(word: str) -> bool:
-    """A negative number is none: it is a port, or another number, that is out of range."""
+    """Whether `word` is an option. A negative number is not: it is a port out of range, say."""
     return word.startswith("-") and word != "-" and not re.match(r"-\d{2}|-[0-35789]$", word)
 
 
@@ -106,7 +106,7 @@ def show(text: str) -> None:
 
 
 def complain(message: str, prog: str = "netkit") -> None:
-    """Say in one line on standard error what is wrong, if that can be written."""
+    """Write an error to standard error, as one line of printable characters."""
     if len(message) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2
         message = f"{message[:half]} ... {message[-half:]}"
@@ -117,7 +117,7 @@ def complain(message: str, prog: str = "netkit") -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error, if there is one that takes it."""
+    """Write a line to standard error. A failure is ignored: the exit status tells the same."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -127,7 +127,7 @@ def say(text: str) -> None:
 
 
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`check` as a type of `argparse`, which shows the message of its error."""
+    """`check` as a type for `argparse`, which shows the message of its error."""
 
     def argument(text: str) -> Any:
         try:
@@ -142,7 +142,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def flag_value(flag: Flag) -> Callable[[str], Any]:
-    """The type of an option from `options.FLAGS`; ``off`` is its None."""
+    """The type for `argparse` of an option of `options.FLAGS`. ``off`` stands for None."""
     number = flag.type in (int, float)
     can_be_off = number and _allows_none(flag)
 
@@ -183,11 +183,11 @@ def _number(text: str, flag: Flag) -> float:
 
 
 def to_seconds(text: str) -> float:
-    """From ``30``, ``1.5s``, ``500ms``, ``5m`` or ``2h``. ValueError."""
+    """Convert a time such as ``30``, ``1.5s``, ``500ms``, ``5m`` or ``2h``. ValueError."""
     match = _TIME.fullmatch(text)
     if match is None:
         seconds = float(text)
-        if not math.isfinite(seconds):  # too large, or no number: for ever is `off`
+        if not math.isfinite(seconds):  # no limit is `off`
             raise ValueError(text)
         return seconds
     number, unit = float(match[1]), match[2]
@@ -195,7 +195,7 @@ def to_seconds(text: str) -> float:
 
 
 def duration(text: str) -> float | None:
-    """A time limit of a client, in seconds; None for ``off``. ValueError."""
+    """Convert a time limit to seconds, ``off`` to None. ValueError."""
     if text == "off":
         return None
     try:
@@ -209,14 +209,14 @@ def duration(text: str) -> float | None:
 
 
 def on_or_off(text: str) -> bool:
-    """The value of a switch. ValueError."""
+    """Convert ``on`` or ``off``. ValueError."""
     if text not in ("on", "off"):
         raise ValueError(f"on or off, not {text!r}")
     return text == "on"
 
 
 def count(text: str) -> int:
-    """A whole number from 0 on. ValueError."""
+    """Convert a whole number that is not negative. ValueError."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ValueError(f"it must be 0 or more, not {text!r}")
     return int(text)
@@ -226,7 +226,7 @@ def count(text: str) -> int:
 
 
 def endpoints(words: Iterable[str]) -> list[Endpoint]:
-    """The addresses that `words` name: each is one word, or a host and a port. ValueError."""
+    """Parse addresses, each of which is one word or a host and a port. ValueError."""
     found, host = [], None
     for word in words:
         if host is not None:
@@ -241,7 +241,7 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
     if host is None:
         return found
     if is_ip(host) == 6:
-        return [Endpoint.parse(host)]  # which says how such an address is written
+        return [Endpoint.parse(host)]  # raises an error that shows how to write it
     raise ValueError(f"{host!r} has no port: HOST:PORT and HOST PORT are addresses, or PORT alone")
 
 
@@ -258,7 +258,7 @@ def _at(host: str, port: str) -> Endpoint:
 
 
 def self_signed(*hosts: str | None) -> bytes:
-    """A certificate for `hosts` and this machine, and its key, made now. MissingExtraError."""
+    """Make a certificate for `hosts` and this machine, with its key, in PEM. MissingExtraError."""
     from . import certificates
 
     names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *hosts])

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import connecting, logs
+from . import logs
 from .addresses import MAX_PORT
 from .arguments import ArgumentError, complain
 from .binding import candidates
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = COMMANDS[name].parser()
     arguments, words = parser.read(rest)
     if name == "connect":
-        return connecting.run(arguments, words, parser.error)
+        from .connecting import run  # here because servers do without
+
+        return run(arguments, words, parser.error)
     arguments.command = name
     try:
         options = understand(arguments, words)

@@ -7,10 +7,9 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from . import __version__, connecting
+from . import __version__
 from .arguments import ArgumentError, Parser, checked, endpoints, flag_value, self_signed, show
 from .encodings import to_bytes
 from .endpoints import Endpoint
@@ -73,7 +72,7 @@ def _add_logger(group: Any) -> None:
     style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
     style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
     group.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
-    # One process: its output is one stream of lines, and once that is gone, nobody serves.
+    # One process: its output is one stream of lines, and without it the command ends.
     group.set_defaults(workers=1)
 
 
@@ -103,17 +102,25 @@ _SERVE = """\
 Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
 current directory or an installed one."""
 _CONNECT = "Talk to a server: standard input is sent, and what the server sends is written."
+
+
+def _connect_parser() -> Parser:
+    from .connecting import parser  # here because servers do without
+
+    return parser(_CONNECT)
+
+
 COMMANDS = {
     "echo": _serving("echo", "Send every client back what it sends.", _add_workers),
     "logger": _serving("logger", _LOGGER, _add_logger),
     "greeter": _serving("greeter", "Greet every client and hang up.", _add_greeter),
     "serve": _serving("serve", _SERVE, _add_workers, "MODULE:NAME "),
-    "connect": Command(_CONNECT, partial(connecting.parser, _CONNECT)),
+    "connect": Command(_CONNECT, _connect_parser),
 }
 
 
 def command(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The sub-command, and what follows it. SystemExit if that is all there is to do."""
+    """The name of the command and its arguments. SystemExit after help, a version or an error."""
     first, *rest = argv or ["help"]
     if first in ("-V", "--version", "version"):
         show(f"netkit {__version__}\n")
@@ -203,7 +210,7 @@ def _flag(name: str) -> str:
 
 
 def _shown(default: object, flag: Flag) -> str:
-    """The default, for the help; nothing for a text or file that is not there by default."""
+    """The default as the help shows it; empty for a text or file that has none."""
     if default is None or default == ():
         return " (default: off)" if flag.type in (int, float) else ""
     if isinstance(default, bool):
@@ -217,7 +224,10 @@ def _worker_count(text: str) -> int:
 
 
 def understand(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-    """Put the handler's name and the addresses into `arguments`; returns the server's options."""
+    """Add the handler's name and the addresses to `arguments`; returns the server's options.
+
+    ArgumentError. MissingExtraError if a certificate cannot be made.
+    """
     try:
         if arguments.command == "serve":
             if not words:
@@ -279,7 +289,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def with_flags(message: str) -> str:
-    """A message of the library about its options, in the names that they have here."""
+    """A message of the library, with the names that options have on the command line."""
 
     def named(match: re.Match[str]) -> str:
         return _flag(match[0]) if match[0] in FLAGS else match[0]

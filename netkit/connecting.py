@@ -1,6 +1,6 @@
-"""``netkit connect``: what ``nc`` and ``socat`` are used for; see docs/connect.md.
+"""``netkit connect``, which replaces ``nc`` and ``socat``: its options, and how it ends.
 
-The exit status says what happened, and standard error in one line why.
+The exit status says what happened; one line on standard error says why. See docs/connect.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _USAGE = """\
 netkit connect [HOST] PORT [OPTIONS]
        netkit connect HOST:PORT | [IPV6]:PORT | unix:PATH | @NAME [OPTIONS]"""
 
-# What those who know nc, ncat, socat or openssl s_client try.
+# Options of nc, ncat, socat and openssl s_client, and what to use instead.
 _HINTS = {
     "-l": "use --listen",
     "-z": "use --probe",
@@ -75,7 +75,7 @@ _HINTS = {
 
 
 def parser(text: str) -> Parser:
-    """Reads the options of the command, which does what `text` says."""
+    """The parser of the command's options. `text` describes the command."""
     parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=text, epilog=_EXAMPLES)
     add = parser.add_argument_group("what it does").add_argument
     add("--listen", action="store_true", help="wait there for one client (host: 127.0.0.1)")
@@ -161,7 +161,7 @@ def _source(text: str) -> tuple[str, int]:
 
 
 def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], NoReturn]) -> int:
-    """Do what the command line says, and return the exit status; SystemExit for a wrong use."""
+    """Run the command and return its exit status. `fail` ends the process for a wrong use."""
     from .conversing import transfer  # here because servers do without
 
     try:
@@ -170,9 +170,9 @@ def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], N
     except ValueError as error:
         fail(str(error))
     _settle(arguments)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as shells have it in background
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.getpid() == 1:  # as in a container: the kernel ignores what is not handled (kill(2))
+    if os.getpid() == 1:  # in a container: the kernel drops signals without a handler (kill(2))
         signal.signal(signal.SIGTERM, terminate)
     try:
         if arguments.probe:
@@ -195,7 +195,7 @@ def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], N
 
 
 def _endpoint(words: list[str], listen: bool) -> Endpoint:
-    """Where the other end is, or comes from. ValueError."""
+    """The address to connect to, or to listen on. ValueError."""
     found = endpoints(words)
     if len(found) != 1:
         wanted = "to listen at" if listen else "to connect to"
@@ -253,7 +253,7 @@ def _flag(name: str) -> str:
 
 
 def _settle(arguments: argparse.Namespace) -> None:
-    """Replace what was not given by what it then is."""
+    """Put defaults in the place of options that were not given."""
     # An empty value counts, too: a variable that is not set must not switch TLS off.
     arguments.tls = any(getattr(arguments, name) not in (None, False) for name in _TLS)
     wait = arguments.wait

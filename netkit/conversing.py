@@ -1,12 +1,12 @@
-"""What ``netkit connect`` does once it is connected: input to the server, its words to the output.
+"""Passes input to the server and the server's data to the output, for ``netkit connect``.
 
 Rules:
 
 1. Two threads, one for each direction, and each blocks. The main thread is the one that Ctrl+C
    interrupts: it receives, or reads the lines that are typed on a terminal. The other one is a
    daemon, and nothing is ever buffered: the process may end while it waits for input.
-2. The end of our input is told to the server, and the connection goes on. The end of the server's
-   side is the end of all, but what has been given to us by then is still sent.
+2. The end of our input is passed on to the server, and the connection goes on. The end of the
+   server's side ends the command, after the input that is there by then has been sent.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from .stdio import Input, Output
 from .terminal import Terminal, Visible, encoded, is_interactive
 from .writing import Sink
 
-# How long input may be silent once the server has ended its side (seconds), as with socat: what a
-# pipe brings without a pause is sent, and what nobody writes is not waited for.
+# How long input may be silent once the server has ended its side (seconds), as with socat: data
+# that a pipe brings without a pause is sent, and a silent pipe does not keep the command.
 GRACE = 0.5
 
-# What the other thread gets to end when something has failed (seconds). It needs next to nothing,
-# unless another process reads the same input and has been faster: then it waits in a read.
+# How long the other thread has to end after a failure (seconds). It needs next to no time, unless
+# another process has read the same input first: then the thread waits in a read.
 LEAVING = 1.0
 
 
 def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace) -> Connection:
     """Make the connection, pass on both directions to the end, and return it, closed.
 
-    The files are looked at first. OSError for what failed, OutputClosedError.
+    The input is opened first. OSError, OutputClosedError.
     """
     files = (arguments.send, arguments.receive)
     talking = files == (None, None) and is_interactive()
@@ -67,7 +67,7 @@ def _source(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Input
     if arguments.send is not None:
         file = stack.enter_context(_open(arguments.send, "rb"))
         name, descriptor = arguments.send, file.fileno()
-    elif sys.stdin is not None:  # else its number may be the one of our socket
+    elif sys.stdin is not None:  # if it is closed, its number may be our socket's
         descriptor = sys.stdin.fileno()
     source = Input(descriptor, name)
     stack.callback(source.close)
@@ -103,7 +103,7 @@ def _sink(conn: Connection, arguments: argparse.Namespace, stack: contextlib.Exi
         if not sys.stdout.isatty():
             return _Hex(conn, output) if arguments.hex else output
         return _shown(conn, arguments.hex, lambda text: output.write(encoded(text)))
-    # Only now: a server that cannot be reached leaves an older file as it is.
+    # Opened only now: if the server cannot be reached, an older file stays as it is.
     file = Output(stack.enter_context(_open(arguments.receive, "wb")).fileno(), arguments.receive)
     sink = _Hex(conn, file) if arguments.hex else file
     progress = _progress(arguments.receive, None, stack)
@@ -132,7 +132,7 @@ class _Watched:
 
 
 class _Hex:
-    """Writes a dump of what the connection has just received."""
+    """Writes a hex dump of the data that the connection has just received."""
 
     def __init__(self, conn: Connection, sink: Sink) -> None:
         self._conn = conn
@@ -143,7 +143,7 @@ class _Hex:
 
 
 class _Text:
-    """Shows what has been received, without harm to a terminal."""
+    """Shows received data on a terminal, with control characters made visible."""
 
     def __init__(self, show: Callable[[str], object]) -> None:
         self._show = show
@@ -159,7 +159,7 @@ def _shown(conn: Connection, as_hex: bool, show: Callable[[str], object]) -> Sin
 
 
 class _Crlf:
-    r"""Lines that end with ``\n`` end with ``\r\n`` then; those that did already stay as they are.
+    r"""Ends lines with ``\r\n`` that end with ``\n``; lines with ``\r\n`` stay as they are.
 
     Called with one piece after the other.
     """
@@ -178,7 +178,7 @@ class _Crlf:
 
 
 class _Sender:
-    """From our input to the server; `error` is what went wrong, once `run` has returned."""
+    """Sends our input to the server. `error` is set if that has failed, once `run` has returned."""
 
     def __init__(
         self,
@@ -194,7 +194,7 @@ class _Sender:
         self.error: OSError | None = None
 
     def run(self) -> None:
-        """To the end of input. If the server takes no more, what it has sent is still received."""
+        """Send to the end of input. If the server takes no more, its data is still received."""
         try:
             for data in self._pieces:
                 self._conn.write(self._convert(data))
@@ -211,7 +211,7 @@ def _exchange(conn: Connection, sender: _Sender, source: Input, sink: Sink) -> N
     thread.start()
     try:
         copy(conn, sink)
-        sink.write(b"")  # the end, for who keeps half a character
+        sink.write(b"")  # the end: it may hold half a character
         source.end_after(0 if _is_typed(source) else GRACE)
         thread.join()
     except BaseException:

@@ -1,7 +1,7 @@
-"""The handler that a command line names, ``MODULE:NAME``, found in the user's own code.
+"""Finds the handler that a command line names, ``MODULE:NAME``, in the user's own code.
 
-What is wrong with that code is told as Python would, without the frames that led to it; all else is
-told in one line.
+Errors in that code are shown as Python shows them, without the frames of netkit; all others are one
+line.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .errors import Failure
 
 
 def handler_name(text: str) -> str:
-    """`text`, if it is such a name; ValueError."""
+    """Return `text` if it is such a name. ValueError."""
     file = re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::([\w.]*))?", text)
-    if file:  # not the module `py` of a package: that is no name for one
+    if file:  # a file, not a module `py` in a package
         name = f"{file[1].replace('/', '.')}:{file[2] or 'NAME'}"
         raise ValueError(f"a handler is named MODULE:NAME, without .py: {name}, not {text!r}")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
@@ -30,7 +30,7 @@ def handler_name(text: str) -> str:
 
 
 def load(name: str) -> Any:
-    """The object that it names. Failure.
+    """Return the object that `name` names. Failure if there is none.
 
     The module is looked for in the current folder, too, before those that are installed, but after
     the standard library, which nothing in that folder can replace.
@@ -55,7 +55,7 @@ def _similar(name: str, known: list[str]) -> str:
 
 
 def _hidden(name: str, folder: str) -> str:
-    """What to say if a module of the standard library has the name of one in `folder`."""
+    """A hint, if a module of the standard library has the name of one in `folder`."""
     top = name.partition(".")[0]
     if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
         return ""
@@ -63,7 +63,7 @@ def _hidden(name: str, folder: str) -> str:
 
 
 def _current_folder() -> str:
-    """The current folder, which is a place for modules from now on. Failure if there is none."""
+    """Add the current folder to the places of modules, and return it. Failure if it is gone."""
     try:
         folder = os.getcwd()
     except OSError as error:

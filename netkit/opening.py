@@ -19,11 +19,11 @@ _NUMBERS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 def dial(arguments: argparse.Namespace) -> Connection:
-    """Connect. OSError, TlsConfigError."""
+    """Connect to the server that `arguments` name. OSError, TlsConfigError."""
     from .client import connect
 
     if arguments.insecure:
-        say("netkit: warning: --insecure: anybody can pass for the server")
+        say("netkit: warning: --insecure: the server's certificate is not verified")
     endpoint = arguments.endpoint
     path = endpoint.kind == "unix"
     secured = {
@@ -62,7 +62,7 @@ def _say_connected(conn: Connection, text: str) -> None:
 
 @contextlib.contextmanager
 def _telling(wanted: bool) -> Iterator[None]:
-    """Tell of each attempt meanwhile."""
+    """Report each attempt meanwhile, if that is `wanted`."""
     unsubscribe = events.subscribe(_tell) if wanted else bool
     try:
         yield
@@ -78,7 +78,7 @@ def _tell(event: events.Event) -> None:
 
 
 def accept(arguments: argparse.Namespace) -> Connection:
-    """Wait for a client. OSError, TlsConfigError, MissingExtraError."""
+    """Wait for one client, within ``--timeout``. OSError, TlsConfigError, MissingExtraError."""
     context = _server_context(arguments)
     listener, file = _listener(arguments.endpoint, arguments.family)
     with listener:
@@ -105,7 +105,7 @@ def accept(arguments: argparse.Namespace) -> Connection:
 
 
 def _server_context(arguments: argparse.Namespace) -> Any:
-    """What TLS is spoken with; None without TLS."""
+    """The context for TLS; None without TLS."""
     if not arguments.tls:
         return None
     from .certificates import TlsFiles, server_context
@@ -117,7 +117,7 @@ def _server_context(arguments: argparse.Namespace) -> Any:
 
 
 def _listener(endpoint: Endpoint, family: int) -> tuple[socket.socket, SocketFile | None]:
-    """One that listens, and the file to remove in the end."""
+    """A socket that listens, and its file, which the caller removes in the end."""
     if endpoint.kind == "unix":
         return _bound(unixsocket.family(), endpoint.path)
     host = "127.0.0.1" if endpoint.host is None and family != 6 else endpoint.host or "::1"

@@ -14,8 +14,10 @@ from .writing import write_all
 
 
 class Output:
-    """Where the logger writes. Once that has failed (nobody reads the pipe, the disk is full):
-    `error`, with which the command fails when the server has stopped.
+    """The file that the logger writes to.
+
+    `error` is the error of a write that has failed (a closed pipe, a full disk). The command fails
+    with it when the server has stopped.
     """
 
     def __init__(self, path: str | None) -> None:

@@ -1,4 +1,4 @@
-"""How far a transfer is, as one row of a terminal that is drawn again and again."""
+"""The progress of a transfer, shown in one row of a terminal that is redrawn."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TextIO
 
 from .encodings import printable
 
-REDRAW = 0.1  # seconds from one drawing to the next: no eye wants more
+REDRAW = 0.1  # seconds between two drawings: more often would not be seen
 
 _BAR = 20  # characters
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 class Progress:
-    """The row of one transfer. `size`: how many bytes there will be, if that is known."""
+    """The row of one transfer. `size` is the number of its bytes, if it is known."""
 
     def __init__(
         self,

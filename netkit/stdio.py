@@ -1,7 +1,7 @@
 """Standard input and output, or files, as the two ends of a transfer: descriptors, no buffers.
 
-What has been read is passed on at once, and what has been written needs no flushing, so a process
-may end while a thread still waits for input. Nothing here closes a descriptor that it was given.
+Input is passed on as soon as it has been read, and output needs no flushing, so a process may end
+while a thread still waits for input. Nothing here closes a descriptor that it was given.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
 
 
 class OutputClosedError(Exception):
-    """Nobody reads the output any more (EPIPE)."""
+    """The reader of the output is gone (EPIPE)."""
 
 
 class Input:
-    """A descriptor that one thread reads in pieces, until it ends or another one says so.
+    """A descriptor that one thread reads in pieces, until it ends or another thread ends it.
 
-    None stands for an input that is closed: it has ended. OSError with the name of the input, if it
-    cannot be read.
+    The descriptor of a closed input is None; it has ended. A failed read raises an OSError with the
+    name of the input.
     """
 
     def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
@@ -32,12 +32,12 @@ class Input:
         self._wakeup, self._waker = os.pipe()
 
     def __iter__(self) -> Iterator[bytes]:
-        """The pieces as they come."""
+        """Yield the pieces as they come."""
         descriptor = self.descriptor
         while descriptor is not None and self._wait(descriptor):
             try:
                 data = os.read(descriptor, PIECE)
-            except BlockingIOError:  # another process has taken it, and made it non-blocking
+            except BlockingIOError:  # another process has read it, and made it non-blocking
                 continue
             except OSError as error:
                 raise _named("read", self._name, error) from None
@@ -46,20 +46,20 @@ class Input:
             yield data
 
     def end_after(self, seconds: float) -> None:
-        """From now on, so much silence counts as the end; from any thread.
+        """Count this much silence as the end of the input from now on. Any thread may call it.
 
-        What is there already is still read, however much: a file to its end.
+        Input that is there already is still read, however much it is: a file to its end.
         """
         self._patience = seconds
         os.write(self._waker, b".")
 
     def close(self) -> None:
-        """Give back what `end_after` needs; who still reads is left to the end of the process."""
+        """Release the pipe of `end_after`. A thread that still reads ends with the process."""
         os.close(self._wakeup)
         os.close(self._waker)
 
     def _wait(self, descriptor: int) -> bool:
-        """Until there is something to read, be it the end. False: its time is up."""
+        """Wait for input, or for its end. False if its time is up."""
         while True:
             ready, _, _ = select.select([descriptor, self._wakeup], [], [], self._patience)
             if descriptor in ready:
@@ -70,14 +70,14 @@ class Input:
 
 
 class Output:
-    """A descriptor that all is written to: OutputClosedError, or an OSError with its name."""
+    """A descriptor to write to. OutputClosedError, or an OSError with the name of the output."""
 
     def __init__(self, descriptor: int, name: str = "standard output") -> None:
         self._descriptor = descriptor
         self._name = name
 
     def write(self, data: bytes) -> int:
-        """Write all of `data`; waits where the descriptor is a non-blocking one."""
+        """Write all of `data`, also to a non-blocking descriptor."""
         with memoryview(data) as rest:
             written = 0
             while written < len(data):

@@ -1,12 +1,11 @@
-"""A conversation on a terminal: lines are typed while text from elsewhere comes in.
+"""A conversation on a terminal: the user types lines while text from elsewhere comes in.
 
 Rules:
 
-1. What comes in never commands the terminal: control characters are made visible.
-2. It is shown above the line that is being typed: a row is inserted there, and the cursor is put
-   back where it was (VT100's index, save and restore, and the VT102's insert line). So nobody needs
-   to know what readline has drawn. One system call writes all of that, and the kernel never mixes
-   two of them.
+1. Incoming text never commands the terminal: control characters are made visible.
+2. Incoming text is shown above the line that is being typed: a row is inserted there, and the
+   cursor is put back where it was (VT100's index, save and restore, and the VT102's insert line),
+   whatever readline has drawn. One system call writes all of that, and the kernel never mixes two.
 3. Only the end of the conversation interrupts the input of a line, by a signal: readline then gives
    the terminal back as it found it.
 """
@@ -25,13 +24,13 @@ from types import TracebackType
 
 from .stdio import Output
 
-# How long the signal that ends the input gets until it is sent again (seconds): one that comes just
-# before readline waits is not noticed there.
+# The time after which the signal that ends the input is sent again (seconds): readline does not
+# notice a signal that comes just before it waits.
 NOTICED = 0.05
 
 
 class _CaretNotation(dict[int, str]):
-    """As ``cat -v``: ``^[`` for escape; what else is not printable by its number."""
+    """As ``cat -v``: ``^[`` for escape; other unprintable characters by their numbers."""
 
     def __missing__(self, code: int) -> str:
         if code < 0x20 or code == 0x7F:
@@ -48,15 +47,15 @@ class Visible:
     r"""Bytes in pieces as text (UTF-8) that is safe to show.
 
     Lines end with ``\n``, also those that ended with ``\r\n``. Control characters become ``^[``,
-    what else is not printable ``\u202e``, and what is no text ``\xff``.
+    other unprintable characters ``\u202e``, and bytes that are no text ``\xff``.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._return = ""  # a carriage return: whether a newline follows, the next piece tells
+        self._return = ""  # a carriage return, until the next piece shows whether a newline follows
 
     def text(self, data: bytes, final: bool = False) -> str:
-        """The text of one more piece; `final`: of the last one."""
+        """The text of one more piece. `final` says that it is the last one."""
         text = self._return + self._decoder.decode(data, final)
         self._return = "\r" if text.endswith("\r") and not final else ""
         text = text[: len(text) - len(self._return)]
@@ -64,7 +63,7 @@ class Visible:
 
 
 def rows(line: str, columns: int) -> list[str]:
-    """`line` cut into pieces that take up at most so many columns of a terminal; one at least."""
+    """Cut `line` into pieces of at most so many columns of a terminal; at least one piece."""
     found = [""]
     room = columns
     for char in line.expandtabs():
@@ -78,10 +77,10 @@ def rows(line: str, columns: int) -> list[str]:
 
 
 class Above:
-    """What to write so that text appears above the row where the cursor is, which stays as it is.
+    """Makes the output that shows text above the row of the cursor and leaves that row as it is.
 
-    Text that does not end with a newline is shown in a row of its own; when the rest of its line
-    comes, it is put behind it, unless the user has pressed Enter meanwhile.
+    Text that does not end with a newline is shown in a row of its own. The rest of its line is put
+    behind it, unless the user has pressed Enter meanwhile.
     """
 
     # One row further down, where the screen may have to scroll, and back: now there is room below.
@@ -93,11 +92,11 @@ class Above:
         self._unfinished = ""
 
     def entered(self) -> None:
-        """The user has pressed Enter: what was above the cursor no longer is."""
+        """Note that Enter was pressed: the unfinished row is no longer just above the cursor."""
         self._unfinished = ""
 
     def show(self, text: str, columns: int) -> str:
-        """For `text`, on a terminal of so many columns."""
+        """The output that shows `text` on a terminal of so many columns."""
         begun, width = self._unfinished, columns - 1
         *whole, rest = (begun + text).split("\n")
         pieces = [piece for line in whole for piece in rows(line, width)]
@@ -111,7 +110,7 @@ class Above:
 
 
 def is_interactive() -> bool:
-    """Whether somebody sits at a terminal that `Terminal` can use."""
+    """Whether standard input and output are a terminal that `Terminal` can use."""
     try:
         import readline  # noqa: F401 - not on Windows, and not in every build
     except ImportError:
@@ -119,7 +118,7 @@ def is_interactive() -> bool:
     return (
         os.environ.get("TERM", "dumb") != "dumb"
         and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
-        and (sys.stdin.fileno(), sys.stdout.fileno()) == (0, 1)  # others do not get readline
+        and (sys.stdin.fileno(), sys.stdout.fileno()) == (0, 1)  # readline uses no others
     )
 
 
@@ -134,10 +133,9 @@ class _Suspended(BaseException):
 class Terminal:
     """The process's terminal, in a ``with`` block of the main thread.
 
-    It reads lines with readline: they can be edited, and earlier ones had back. `write` and `end`
-    are for other threads. SIGUSR1 is taken meanwhile, and SIGTERM ends the program with status 143,
-    since the terminal has to be given back as it was. After Ctrl+Z and ``fg``, the line that was
-    being typed is there again.
+    It reads lines with readline: they can be edited, and earlier ones recalled. Other threads call
+    `write` and `end`. It uses SIGUSR1 meanwhile, and on SIGTERM the program ends with status 143,
+    so that the terminal is restored. After Ctrl+Z and ``fg``, the half-typed line is there again.
     """
 
     def __init__(self) -> None:
@@ -154,7 +152,7 @@ class Terminal:
         import readline
 
         readline.parse_and_bind("set horizontal-scroll-mode on")  # the line is one row, always
-        # What is typed is passed on as it is, be it text or not.
+        # Input is passed on as it is, also bytes that are no text.
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         self._thread = threading.get_ident()
         self._previous = [
@@ -178,7 +176,7 @@ class Terminal:
             self._output.write(b"\n")
 
     def lines(self) -> Iterator[bytes]:
-        """The lines that are typed, each with its newline; until Ctrl+D, or `end`."""
+        """Yield the lines that are typed, each with its newline, until Ctrl+D or `end`."""
         try:
             while not self._over:
                 line = self._input()
@@ -196,13 +194,13 @@ class Terminal:
             self._ended.set()
 
     def write(self, text: str) -> None:
-        """Show `text`, which must be safe to show."""
+        """Show `text`, which must have no control characters."""
         with self._lock:
             shown = self._above.show(text, shutil.get_terminal_size().columns)
             self._output.write(encoded(shown))
 
     def end(self) -> None:
-        """End `lines`, also while a line is being typed, and return once they have ended."""
+        """End `lines`, also while a line is being typed, and return once it has ended."""
         self._over = True
         while not self._ended.wait(NOTICED):
             signal.pthread_kill(self._thread, signal.SIGUSR1)
@@ -219,7 +217,7 @@ class Terminal:
             self._stop_and_restore()
 
     def _stop_and_restore(self) -> None:
-        """Stop, as the shell expects it of Ctrl+Z; then have readline begin with the same line."""
+        """Stop as Ctrl+Z does by default; then have readline begin with the same line."""
         import readline
 
         def restore() -> None:
@@ -229,7 +227,7 @@ class Terminal:
         line = self._half_typed
         self._stop()
         with self._lock:
-            self._above.entered()  # what was above the line no longer is
+            self._above.entered()  # the shell has written between
         readline.set_startup_hook(restore)
 
     def _stop(self) -> None:
@@ -259,5 +257,5 @@ def terminate(signum: int, frame: object) -> None:
 
 
 def encoded(text: str) -> bytes:
-    """`text` for standard output, with escapes for what that has no characters for."""
+    """`text` encoded for standard output; characters that it does not have are escaped."""
     return text.encode(sys.stdout.encoding, "backslashreplace")

@@ -557,7 +557,7 @@ def test_tls_is_spoken_with_who_can_be_trusted(run: Run, certificates: Any) -> N
         assert run("--tls", "--insecure", "localhost", port, data=b"x") == (
             0,
             b"x",
-            ["netkit: warning: --insecure: anybody can pass for the server"],
+            ["netkit: warning: --insecure: the server's certificate is not verified"],
         )
         status, _, (line,) = run("--tls", "--tls-ca", "/nowhere", "localhost", port)
         assert status == 1

@@ -251,6 +251,14 @@ print(*[name for name in {heavy.split()} if name in sys.modules])
     assert in_a_fresh_interpreter(program).split() == []
 
 
+def test_the_command_line_of_a_server_does_without_the_modules_of_the_client() -> None:
+    program = """
+import netkit.cli
+print(*{"netkit.connecting", "netkit.conversing", "netkit.terminal"}.intersection(sys.modules))
+"""
+    assert in_a_fresh_interpreter(program).split() == []
+
+
 def test_the_names_can_be_imported_where_posix_is_missing() -> None:
     program = """
 import select, socket
