@@ -237,6 +237,15 @@ def check_first_port(port: int | str) -> int:
         raise type(error)(f"{error}; the port comes first, and then the host") from None
 
 
+def check_name(host: str) -> None:
+    """UnicodeError, as Python raises it, for what is no name: one with a null character.
+
+    The system's resolver would look up what is before it.
+    """
+    if "\0" in host:
+        raise UnicodeError("a null character in a host name")
+
+
 def parse_ip(text: str) -> bytes | None:
     """An IPv4 or IPv6 address in its 4 or 16 bytes; None if it is neither. A zone is ignored."""
     family = socket.AF_INET

@@ -10,6 +10,7 @@ from typing import Any
 from . import sockets
 from .addresses import (
     NEEDS_ZONE,
+    check_name,
     check_port,
     format_address,
     format_unix,
@@ -44,9 +45,8 @@ def _all_candidates(host: str | None, port: int) -> list[Candidate]:
         return [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
-    if "\0" in host:  # the system's resolver would take what is before it
-        raise ValueError(f"host must not have null characters: {host!r}")
     try:
+        check_name(host)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, by RFC 5890
         raise explain(error, (host, port)) from None
@@ -193,18 +193,19 @@ _ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
 _REASONS = {
     errno.EADDRNOTAVAIL: "this machine does not have this address",
     errno.EAFNOSUPPORT: "this machine does not support this family of addresses",
+}
+_REASONS_WITHOUT_PORT = {  # of a path, or of a descriptor
+    **_REASONS,
     errno.EBADF: "there is no such descriptor",
     errno.ENOTSOCK: "it is no socket",
-}
-_UNIX_REASONS = {
     errno.EACCES: "permission denied: this user may not create files in the folder",
     errno.ENOENT: "the folder does not exist",
 }
 
 # Of looking up a name. Not every system has all of these numbers.
 _LOOKUPS = {
-    getattr(socket, name, None): "it has no address of this family"
-    for name in ("EAI_ADDRFAMILY", "EAI_NODATA")
+    getattr(socket, "EAI_ADDRFAMILY", None): "it has no address of this family",
+    getattr(socket, "EAI_NODATA", None): "the name has no address",
 }
 
 
@@ -226,7 +227,7 @@ def _reason(error: OSError, host: Any, port: int | None) -> str:
     problem = problem_of_main() if number == errno.EADDRINUSE else None
     if problem is not None:
         return f"address already in use: {problem}"
-    known = {**_REASONS, **_UNIX_REASONS} if port is None else _REASONS
+    known = _REASONS_WITHOUT_PORT if port is None else _REASONS
     return known.get(number) or os.strerror(number).lower()
 
 

@@ -9,7 +9,7 @@ import socket
 from typing import Any, NamedTuple
 
 from . import events, sockets
-from .addresses import check_first_port, format_address, format_unix, is_ip
+from .addresses import check_first_port, check_name, format_address, format_unix, is_ip
 from .attempts import Candidate, Race, Waiter, interleaved
 from .binding import explain, scoped
 from .clientoptions import FAMILIES, ConnectOptions
@@ -46,8 +46,6 @@ def target(port: int | str | None, host: str, path: Any) -> Target:
         raise TypeError(f"host must be a name or an address, not {host!r}")
     if not host:
         raise ValueError("host must be a name or an address, and is empty")
-    if "\0" in host:  # the system's resolver would take what is before it
-        raise ValueError(f"host must not have null characters: {host!r}")
     return Target(host, number)
 
 
@@ -121,6 +119,7 @@ class Dialler:
         return candidates
 
     def _resolve(self, host: str, port: int, family: int) -> list[Candidate]:
+        check_name(host)
         if is_ip(host.partition("%")[0]):
             return _known(host, port, family)
         resolver = self._options.resolver

@@ -53,10 +53,12 @@ def test_a_host_of_another_type_is_a_type_error(host: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["\0", "127.0.0.1\0.example"])
-def test_a_host_with_null_characters_is_refused(host: str) -> None:
-    with pytest.raises(ValueError, match="^host must not have null characters: ") as caught:
+def test_a_host_with_null_characters_is_no_name(host: str) -> None:
+    with pytest.raises(socket.gaierror) as caught:
         candidates(host, 80)
-    assert repr(host) in str(caught.value)
+    shown = repr(host)[1:-1]
+    text = f"cannot listen on {shown}:80: it is not a host name (ENOTFOUND)"
+    assert caught.value.strerror == text
 
 
 @pytest.mark.parametrize("host", ["x" * 64 + ".invalid", "a..b", "::g", "no name"])
