@@ -149,12 +149,12 @@ def problem_of_result(function: Any) -> str | None:
     return None
 
 
-def check_result(result: object) -> None:
-    """TypeError if what a handler has returned shows that it has not run."""
+def check_result(result: object, of: str = "the handler") -> None:
+    """TypeError if what a handler, or a hook, has returned shows that it has not run."""
     if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
         if not isinstance(result, AsyncGeneratorType):
             result.close()  # else Python warns that nobody has awaited it
-        raise TypeError(f"the handler has returned {result!r}, of which nothing has run")
+        raise TypeError(f"{of} has returned {result!r}, of which nothing has run")
 
 
 def _name(handler: Any) -> str:

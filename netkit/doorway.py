@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from . import events, sockets
 from .accepting import Accepting
-from .adapting import Serve
+from .adapting import Serve, check_result
 from .admission import NO_SHARE, Admission, Refusals, Ticket
 from .anteroom import Anteroom
 from .connection import Connection
@@ -259,18 +259,23 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         else:
             self._accepting.succeeded()
 
+    def _verified(self, request: Any, client_address: Any) -> bool:
+        verdict = self.verify_request(request, client_address)
+        check_result(verdict, "verify_request")  # a coroutine would let everybody in
+        return bool(verdict)
+
     def _admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
         connection = self._note(request, client_address, ticket)
         self._announce(connection)
         connection.thread = None  # it may be served now
         if self._taken is not None:
-            if self.verify_request(request, client_address):
+            if self._verified(request, client_address):
                 self._taken.append(connection)
             else:
                 self.shutdown_request(request)
         elif not self._schedules:
             self._start_client(request, client_address, not self._verifies)
-        elif self.verify_request(request, client_address):
+        elif self._verified(request, client_address):
             self.process_request(request, client_address)
         else:
             self.shutdown_request(request)

@@ -66,8 +66,8 @@ class Server(StoppableServer):
     def __init_subclass__(cls, **more: Any) -> None:
         """TypeError for a hook that is a coroutine function: a call of it would run nothing."""
         super().__init_subclass__(**more)
-        for name in _HOOKS & vars(cls).keys():
-            problem = problem_of_result(vars(cls)[name])
+        for name in _HOOKS:
+            problem = problem_of_result(getattr(cls, name))
             if problem:
                 raise TypeError(f"{cls.__name__}.{name}: {problem}")
 

@@ -241,7 +241,7 @@ class ClientServer(AdjustableServer):
     def _is_verified(self, request: Any, client_address: Any) -> bool:
         try:
             request = self._secured_below(request, self._connections.get(request))
-            return self.verify_request(request, client_address)
+            return self._verified(request, client_address)
         except Exception:
             self._tell_error(request, client_address)
         except BaseException as error:

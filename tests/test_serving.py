@@ -324,3 +324,21 @@ def test_a_hook_that_ends_the_program_ends_serve_forever_in_its_caller() -> None
 
     with Ends(("127.0.0.1", 0), netkit.EchoHandler) as server, pytest.raises(SystemExit):
         server.serve_forever(0.01)
+
+
+@pytest.mark.parametrize("own_scheduling", [False, True])
+def test_a_client_is_not_verified_by_a_coroutine(own_scheduling: bool) -> None:
+    async def verify_request(request: Any, client_address: Any) -> bool:
+        return True
+
+    class Scheduling(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            super().process_request(request, client_address)
+
+    kind = Scheduling if own_scheduling else netkit.Server
+    server = kind(("127.0.0.1", 0), netkit.EchoHandler)
+    server.verify_request = verify_request  # type: ignore[assignment,method-assign]
+    with silent_log(), observed(events.HandlerFailed) as failures, serving_forever(server):
+        assert exchange(server, b"hello") == b""
+    (failure,) = failures
+    assert "verify_request has returned <coroutine object" in str(failure.error)

@@ -410,6 +410,8 @@ def test_a_hook_that_is_a_coroutine_function_is_refused_with_its_class(hook: str
 
     with pytest.raises(TypeError, match=rf"Made.{hook}: it is a coroutine function"):
         made_of([netkit.Server], **{hook: method})
+    with pytest.raises(TypeError, match=rf"Made.{hook}: it is a coroutine function"):
+        made_of([type("MixIn", (), {hook: method}), netkit.Server])
 
 
 # The tests of CPython
