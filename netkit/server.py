@@ -64,8 +64,14 @@ class Server(StoppableServer):
     """
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """TypeError for a hook that is a coroutine function: a call of it would run nothing."""
+        """TypeError for a hook that is a coroutine function: a call of it would run nothing.
+
+        A `RequestHandlerClass` of the class is what a server of it has until it is given another.
+        """
         super().__init_subclass__(**more)
+        if "RequestHandlerClass" in vars(cls) and not hasattr(cls.RequestHandlerClass, "__set__"):
+            cls._handler_class = cls.RequestHandlerClass
+            del cls.RequestHandlerClass
         for name in _HOOKS:
             problem = problem_of_result(getattr(cls, name))
             if problem:

@@ -26,6 +26,7 @@ from .errors import NotBegunError, PeerError
 from .lifetimes import Lifetimes
 from .options import Options, check_count, check_seconds
 from .settings import AdjustableServer
+from .subclassing import Threads
 from .threads import Job
 from .timing import in_seconds, unacknowledged
 
@@ -68,9 +69,11 @@ class TakenConnection(Connection):
 class ClientServer(AdjustableServer):
     """What `Server` does with a client. Not used by itself."""
 
+    _close_down: Callable[[], None]
+    _handler_class: Any = None  # of a class that names one, that; see `Server.__init_subclass__`
+
     def _prepare(self) -> None:
         super()._prepare()
-        self._handler_class: Any = None
         self._serve: Serve | None = None
         self._lifetimes = Lifetimes(self._connections.live)
 
@@ -98,10 +101,8 @@ class ClientServer(AdjustableServer):
         return adapt(handler, options.handler_args, check=not calls_it_itself)
 
     @property
-    def _threads(
-        self,
-    ) -> list[threading.Thread]:  # `socketserver` has this name, and programs use it
-        return self._client_threads.threads()
+    def _threads(self) -> Threads:  # `socketserver` has this name, and programs use it
+        return Threads(self._client_threads.threads(), self._close_down)
 
     @Shown
     def connections(self) -> tuple[Connection, ...]:

@@ -107,6 +107,7 @@ class StoppableServer(ListeningServer):
             supervisor.stop(timeout, patience)
             return supervisor.outcome()
         self.server_close()
+        self._close_down()  # an override may have closed the socket, and no more
         if self._state is State.CLOSED and self._connections.limited:
             seconds = self._options.drain_timeout if timeout is None else timeout
             self._connections.finish_spared(seconds, spare=_me())
@@ -121,6 +122,9 @@ class StoppableServer(ListeningServer):
 
         With `block_on_close` False: closes the listener, and leaves those who are connected.
         """
+        self._close_down()
+
+    def _close_down(self) -> None:
         if self._supervisor is not None and not self._supervisor.stopping:
             self.stop()
             return

@@ -11,6 +11,7 @@ Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`:
 from __future__ import annotations
 
 import socketserver
+import threading
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,6 +78,21 @@ def _what_counts(libraries: list[type], ours: type) -> type:
 
         counts.server_close = server_close
     return counts  # type: ignore[no-any-return]
+
+
+class Threads(list[threading.Thread]):
+    """Those of a server's clients.
+
+    `ThreadingMixIn.server_close`, if it is called by name, joins them: then the server is closed,
+    which waits for them, but not for ever.
+    """
+
+    def __init__(self, threads: list[threading.Thread], close: Callable[[], None]) -> None:
+        super().__init__(threads)
+        self._close = close
+
+    def join(self) -> None:
+        self._close()
 
 
 class _ShutDownEvent:

@@ -151,7 +151,7 @@ CANNOT_SERVE: list[tuple[Any, dict[str, Any], str]] = [
     (None, {}, "a handler must be a class or a function, not None"),
     ("echo", {}, "a handler must be a class or a function, not 'echo'"),
     (socketserver, {}, "a handler must be a class or a function, not <module 'socketserver'"),
-    (netkit.create_server(), {}, "a handler must be a class or a function, not <netkit"),
+    (netkit.create_server(), {}, "a handler must be a class or a function, not <Server not bound>"),
     (lambda: None, {}, rf"^<lambda>\(\) {ONE}"),
     (lambda conn, db: None, {}, rf"^<lambda>\(conn, db\) {ONE} handler_args$"),
     (lambda a, b, c, d: None, {}, rf"^<lambda>\(a, b, c, d\) {ONE}"),

@@ -339,6 +339,7 @@ def test_a_client_is_not_verified_by_a_coroutine(own_scheduling: bool) -> None:
     server = kind(("127.0.0.1", 0), netkit.EchoHandler)
     server.verify_request = verify_request  # type: ignore[assignment,method-assign]
     with silent_log(), observed(events.HandlerFailed) as failures, serving_forever(server):
-        assert exchange(server, b"hello") == b""
+        with client(server) as sock:
+            assert receive_all(sock) == b""
     (failure,) = failures
     assert "verify_request has returned <coroutine object" in str(failure.error)

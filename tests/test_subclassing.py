@@ -12,6 +12,7 @@ import socket
 import socketserver
 import subprocess
 import sys
+import threading
 import wsgiref.simple_server
 import xmlrpc.client
 import xmlrpc.server
@@ -292,6 +293,44 @@ class ByName(netkit.Server):
 
     def shutdown(self) -> None:
         self.base.shutdown(self)
+
+
+@pytest.mark.parametrize("base", [socketserver.TCPServer, socketserver.ThreadingMixIn])
+def test_a_server_close_that_calls_that_of_a_base_by_name_closes_the_server(base: Any) -> None:
+    class Server(netkit.Server):
+        def server_close(self) -> None:
+            base.server_close(self)
+
+    server = Server(LOCAL, Shout, drain_timeout=PATIENCE)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with client(server) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(6) == b"HELLO\n"
+        with client(server) as idle:
+            port = idle.getsockname()[1]
+            wait_until(lambda: port in [conn.remote_port for conn in server.connections])
+            server.server_close()
+            assert server.fileno() == -1
+            server.stop()
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            assert idle.recv(1) == b""
+
+
+def test_a_class_may_name_its_handler() -> None:
+    class Server(netkit.Server):
+        RequestHandlerClass = Shout
+
+        def __init__(self) -> None:
+            super().__init__(LOCAL, self.RequestHandlerClass)
+
+    server = Server()
+    assert server.RequestHandlerClass is Shout
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+        server.RequestHandlerClass = lambda conn: conn.end("another")
+        assert exchange(server, b"") == b"another"
 
 
 OVERRIDABLE = sorted(name for name in vars(ByName) if name in dir(socketserver.ThreadingTCPServer))
