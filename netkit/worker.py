@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import events, logs
@@ -128,26 +128,10 @@ def _has_one_thread() -> bool:
 class Worker:
     """A worker process, as its parent sees it."""
 
-    def __init__(
-        self,
-        context: BaseContext,
-        source: Server | Recipe,
-        load: Load | None,
-        generation: int,
-        others: Collection[Worker],
-        places: SharedPlaces | None = None,
-        numbers: SharedNumbers | None = None,
-        cores: Sequence[int] = (),
-    ) -> None:
-        """Start it, beside `others`, with whom it shares the `places` there are, if they are few.
-
-        `numbers`: what gives all their connections an `id`; None: each counts its own.
-        `cores`: it stays on one of these, each of which has as many; none: it may run on any.
-        OSError if the machine cannot; what pickling raises if `source` is a `Recipe`.
-        """
+    def __init__(self, generation: int, index: int) -> None:
+        """`index`: its number among the workers that there are."""
         self.generation = generation
-        self.index: int = min(set(range(len(others) + 1)) - {other.index for other in others})
-        core = cores[self.index % len(cores)] if cores else None
+        self.index = index
         self.round = 0  # of the parent's starting workers
         self.ready = False
         self.told: Stop | None = None
@@ -157,22 +141,47 @@ class Worker:
         self.status: int | None = 0
         self.has_ended = False
         self.started_at = time.monotonic()
-        self.channel, theirs = channel_pair()
+        self.channel, self._theirs = channel_pair()
+        self.process: Any = None
+        self.pid = 0
+        self._pidfd: int | None = None
+        self.end = -1
+        """What is readable once it has ended."""
+
+    def start(
+        self,
+        context: BaseContext,
+        source: Server | Recipe,
+        load: Load | None,
+        places: SharedPlaces | None = None,
+        numbers: SharedNumbers | None = None,
+        cores: Sequence[int] = (),
+    ) -> None:
+        """Start it. If that fails, or a signal handler raises, it has ended after `kill`.
+
+        `places`: those that it shares with others, if they are few. `numbers`: what gives all their
+        connections an `id`; None: each counts its own. `cores`: it stays on one of these, each of
+        which has as many; none: it may run on any. OSError if the machine cannot; what pickling
+        raises if `source` is a `Recipe`.
+        """
+        core = cores[self.index % len(cores)] if cores else None
         # A child that kept its copy of our end would keep the worker from seeing that we are gone.
         undo_in_children(self.channel.close)
+        self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
+            target=work,
+            args=(source, load, self._theirs, places, numbers, self.index, core),
+            name="netkit-worker",
+        )
         try:
-            shared = (places, numbers)
-            self.process = _started(context, source, load, theirs, *shared, self.index, core)
-        except BaseException:
-            do_not_undo(self.channel.close)
-            self.channel.close()
+            with _signals_held_back():
+                self.process.start()
+        except OSError as error:
+            _close_pipes(error)
             raise
-        finally:
-            theirs.close()
-        self.pid: int = self.process.pid
+        self._theirs.close()
+        self.pid = self.process.pid
         self._pidfd = _pidfd(self.process)
-        self.end: int = self.process.sentinel if self._pidfd is None else self._pidfd
-        """What is readable once it has ended."""
+        self.end = self.process.sentinel if self._pidfd is None else self._pidfd
 
     @property
     def age(self) -> float:
@@ -214,8 +223,12 @@ class Worker:
             return
         if not (self.ready or self.leaving or self.failure):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
-        self.process.kill()
-        self.process.join()
+        if self._is_started():
+            self.process.kill()
+            self.process.join()
+
+    def _is_started(self) -> bool:
+        return self.process is not None and self.process.pid is not None
 
     def listen(self) -> None:
         """Take in what it has told so far."""
@@ -245,22 +258,27 @@ class Worker:
 
     def ended(self) -> bool:
         """Whether it is gone; then its last words have been taken in, and all it held is free."""
-        if self.has_ended:
-            return True
-        status = self.process.exitcode
-        if status is None and not self._is_lost():
-            return False
-        self.listen()
-        self.status = status
+        if not self.has_ended and self._is_started():
+            status = self.process.exitcode
+            if status is None and not self._is_lost():
+                return False
+            self.listen()
+            self.status = status
         self.has_ended = True
+        self._release()
+        return True
+
+    def _release(self) -> None:
+        """Give back all that it held here; idempotent, since a signal handler may raise."""
         do_not_undo(self.channel.close)
         self.channel.close()
-        with contextlib.suppress(ValueError):  # it takes a lost one for one that runs
-            self.process.close()
+        self._theirs.close()
+        if self.process is not None:
+            with contextlib.suppress(ValueError):  # it takes a lost one for one that runs
+                self.process.close()
         if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
-        return True
+            pidfd, self._pidfd = self._pidfd, None
+            os.close(pidfd)
 
     def _is_lost(self) -> bool:
         """Whether somebody else has been told how it ended: an ignored SIGCHLD, another thread."""
@@ -271,22 +289,6 @@ class Worker:
         except OSError:  # there is none, or by now it is another user's
             return True
         return False
-
-
-def _started(context: BaseContext, *arguments: Any) -> Any:
-    process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
-        target=work, args=arguments, name="netkit-worker"
-    )
-    try:
-        with _signals_held_back():
-            process.start()
-    except BaseException as error:
-        if isinstance(error, OSError):
-            _close_pipes(error)
-        if process.pid is not None:  # a signal handler has raised
-            process.kill()
-        raise
-    return process
 
 
 def _pidfd(process: Any) -> int | None:

@@ -161,14 +161,14 @@ class Workers:
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
         self._check_server()
         options = self._server._options
-        if drain_timeout is not None:  # for those, too, whom a signal stops directly
-            self._server._options = options._replace(drain_timeout=drain_timeout)
-        self._keep_files()
-        self._mailbox = mailbox
-        mailbox.post(NEWS)  # there may be orders from before
-        self._thread, self._server._supervisor = threading.get_ident(), self
-        undo_in_children(self._workers.clear)  # they are not its children
         try:
+            undo_in_children(self._workers.clear)  # they are not its children
+            if drain_timeout is not None:  # for those, too, whom a signal stops directly
+                self._server._options = options._replace(drain_timeout=drain_timeout)
+            self._keep_files()
+            self._mailbox = mailbox
+            mailbox.post(NEWS)  # there may be orders from before
+            self._thread, self._server._supervisor = threading.get_ident(), self
             if options.max_connections is not None:
                 self._places = shared_places(options.max_connections)
             with contextlib.suppress(OSError):  # then each worker numbers its own connections
@@ -176,7 +176,6 @@ class Workers:
             interrupted = self._live(mailbox)
         finally:
             despite_signals(lambda: self._clean_up(options))
-            do_not_undo(self._workers.clear)
         if self._why_failed is not None:
             raise WorkersFailedError(printable(self._why_failed))
         events.emit(events.Stopped(self._finished, self._cut))
@@ -188,6 +187,7 @@ class Workers:
             worker.kill()
             worker.ended()
             self._workers.remove(worker)
+        do_not_undo(self._workers.clear)
         self.stopping = True
         self._server.server_close()
         self._server._options = options
@@ -286,32 +286,31 @@ class Workers:
         self._round += 1
         for _ in range(missing):
             try:
-                worker = self._start()
+                self._start()
             except Exception as error:
                 hopeless = not isinstance(error, OSError)  # not the machine, but what is pickled
                 self._failed(f"{type(error).__name__}: {error}", self._round, hopeless)
                 return
-            worker.round = self._round
-            self._workers.append(worker)
 
-    def _start(self) -> Worker:
+    def _start(self) -> None:
         import multiprocessing
 
         chosen = multiprocessing.get_start_method(allow_none=True)
         # A copy of this process would have the code that it has.
         anew = self._generation > 0 and self._load is None
+        taken = {worker.index for worker in self._workers}
+        worker = Worker(self._generation, min(set(range(len(taken) + 1)) - taken))
+        worker.round = self._round
+        self._workers.append(worker)  # first, so that it is killed, whatever ends us
         try:
             context, source = ingredients(self._server, chosen, self._load, anew, self._pems)
-            return Worker(
-                context,
-                source,
-                self._load,
-                self._generation,
-                self._workers,
-                self._places,
-                self._numbers,
-                cores_of(self._count),
-            )
+            shared = (self._places, self._numbers, cores_of(self._count))
+            worker.start(context, source, self._load, *shared)
+        except Exception:
+            self._workers.remove(worker)
+            worker.kill()
+            worker.ended()
+            raise
         finally:
             if chosen is None:  # the program has not chosen; a spawn makes it so that it has
                 multiprocessing.set_start_method(None, force=True)

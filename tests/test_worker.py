@@ -40,9 +40,10 @@ class FakeProcess:
         self.exitcode: int | None = None
         self.calls: list[str] = []
         self.held_back: set[int] = set()
-        self.pid = os.getpid()
+        self.pid: int | None = None
 
     def start(self) -> None:
+        self.pid = os.getpid()
         self.sentinel, self.at_its_end = socket.socketpair()
         self.held_back = set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
@@ -78,7 +79,8 @@ def server() -> Iterator[netkit.Server]:
 @contextlib.contextmanager
 def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worker, Any]]:
     """A worker, and the other end of its channel."""
-    made = Worker(context, source, None, 0, others)
+    made = Worker(0, len(others))
+    made.start(context, source, None)
     theirs = Channel(made.process.their_end)
     try:
         yield made, theirs
@@ -114,9 +116,13 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
 
     context.Process = Failing
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    failed = Worker(0, 0)
     with pytest.raises(BlockingIOError, match="no more processes"):
-        Worker(context, server, None, 0, [])  # type: ignore[arg-type]
+        failed.start(context, server, None)  # type: ignore[arg-type]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    failed.kill()
+    assert failed.ended()
+    assert made[0].calls == ["close"]
     with made[0].their_end as their_end:
         assert their_end.recv(1) == b""
 
@@ -275,11 +281,14 @@ def test_a_fork_that_fails_leaks_nothing(
         return pipe() if len(made) <= pipes else fail()
 
     before = set(os.listdir("/dev/fd"))
+    failed = Worker(0, 0)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fork", fail)
         patch.setattr(os, "pipe", count)
         with pytest.raises(BlockingIOError, match="no more processes"):
-            Worker(multiprocessing.get_context("fork"), server, None, 0, [])
+            failed.start(multiprocessing.get_context("fork"), server, None)
+    failed.kill()
+    assert failed.ended()
     assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
@@ -291,7 +300,7 @@ def test_one_that_has_ended_is_neither_killed_nor_missed_again(
         assert made.ended()
         assert made.ended()
         made.kill()
-        assert made.process.calls == ["close"]
+        assert set(made.process.calls) == {"close"}
 
 
 def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
@@ -304,6 +313,13 @@ def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
         remaining = made.kill_at.remaining()
         assert remaining is not None
         assert remaining <= worker.KILL_GRACE
+
+
+def test_one_that_was_never_started_has_ended() -> None:
+    made = Worker(0, 0)
+    made.kill()
+    assert made.ended()
+    assert made.channel.closed
 
 
 def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.Server) -> None:
