@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from .tls import TlsStream
 
-# How long a TLS handshake may take (seconds): several round trips over a bad network.
+# How long a TLS handshake may take where no server says it (seconds): several round trips over a
+# bad network.
 HANDSHAKE_SECONDS = 10.0
+_BY_DEFAULT: Any = object()
 
 
 @functools.cache
@@ -47,11 +49,12 @@ class SecurableStream(WritableStream):
         *,
         server_hostname: str | None = None,
         server_side: bool | None = None,
-        timeout: float | None = HANDSHAKE_SECONDS,
+        timeout: float | None = _BY_DEFAULT,
     ) -> None:
         """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
 
-        As the server, if a server has accepted it; without a `context`, with that of its options.
+        None: no limit. Without a `timeout`, that of its server, `handshake_timeout`; 10 seconds if
+        no server has accepted it. As the server, if a server has accepted it; without a `context`, with that of its options.
         `server_side=True` says so for a connection that was accepted elsewhere. As the client else,
         which verifies that the certificate is for `server_hostname`, if its context says so
         (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
@@ -71,6 +74,8 @@ class SecurableStream(WritableStream):
             context = self.server.tls_context()
         if context is None:
             raise TypeError("start_tls() needs an ssl.SSLContext")
+        if timeout is _BY_DEFAULT:
+            timeout = self.server._options.handshake_timeout if accepted else HANDSHAKE_SECONDS
         tls = tls_stream()(
             self._receive_raw,
             self._send_some,

@@ -290,7 +290,7 @@ class ClientServer(AdjustableServer):
         context, seconds = self._tls, self._options.handshake_timeout
         assert context is not None
         if not connection.opaque:
-            connection.start_tls(context, timeout=seconds)
+            connection.start_tls(context)
             return request
         from . import certificates  # here because most programs do without
 
@@ -320,7 +320,7 @@ class ClientServer(AdjustableServer):
         self._connections.replace(connection, request)
         if self._time_limits is not None:
             connection.set_limits(self._time_limits)
-        connection.start_tls(context, timeout=seconds)
+        connection.start_tls(context)
         return request
 
     def finish_request(self, request: Any, client_address: Any) -> None:

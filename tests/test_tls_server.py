@@ -1163,3 +1163,36 @@ def test_the_name_in_sni_raises_nothing_where_no_certificate_depends_on_it(
             send_and_end(sock, hello_for(b"\xff\x1b[31m"))
             receive_all(sock)
     assert capfd.readouterr().err == ""
+
+
+# --- One time limit for every handshake of a server ---
+
+
+def begins(conn: netkit.Connection) -> None:
+    conn.write("go on\n")
+    conn.start_tls()
+
+
+def begins_in_time(conn: netkit.Connection) -> None:
+    conn.write("go on\n")
+    conn.start_tls(timeout=0.05)
+
+
+@pytest.mark.parametrize(("handler", "limit"), [(begins, 0.1), (begins_in_time, PATIENCE * 10)])
+def test_a_handshake_that_a_handler_begins_has_the_time_limit_of_its_server(
+    handler: Any, limit: float
+) -> None:
+    options = {"tls": contexts()[0], "starttls": True, "handshake_timeout": limit}
+    with observed(events.ClientFailed) as told, serving(handler, **options) as server:
+        with client(server) as sock:
+            assert receive_exactly(sock, 6) == b"go on\n"
+            wait_until(lambda: told)
+            shorter = min(limit, 0.05) if handler is begins_in_time else limit
+            assert f"within {shorter:g} seconds" in str(told[0].error)
+
+
+def test_a_handshake_of_a_connection_that_a_program_takes_has_the_limit_of_its_server() -> None:
+    options = {"tls": contexts()[0], "handshake_timeout": 0.05}
+    with netkit.create_server(**options).listen(0, "127.0.0.1") as server, client(server):
+        with next(iter(server)) as conn, pytest.raises(TimeoutError, match="handshake_timeout"):
+            conn.start_tls()
