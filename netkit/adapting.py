@@ -50,6 +50,9 @@ def _serve(handler: Handler) -> None:
     try:
         handler.connected()
         handler.handle()
+    except BaseException as error:
+        handler.conn.fail(error)
+        raise
     finally:
         try:
             handler.conn.close()

@@ -309,7 +309,9 @@ class Connection(SecurableStream):
         self._forget_received()
         sock, seconds = self.socket, deadline.remaining() or 0
         ended, shut = self._is_input_over(), self._input_shut
-        hurried = self._draining or self.server is None  # a client has what it wanted
+        # A client has what it wanted; and one that has sent more after our last word has read it.
+        answered = not self.opaque and self._heard == self.bytes_written
+        hurried = self._draining or self.server is None or answered
         try:
             self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
             if not to_reset:
@@ -418,23 +420,16 @@ class Connection(SecurableStream):
 
     # Settings and state
 
-    def is_to_blame(self, error: BaseException) -> bool:
-        """Whether `error`, which a handler has raised, comes from this connection's peer."""
-        if self.opaque:
-            if isinstance(error, TimeoutError) and self.socket.gettimeout() is not None:
-                return True  # of a read with the time limit of its socket
-            if sockets.is_hang_up(error):
-                return sockets.hung_up(self.socket)
-            return sockets.is_broken_tls(error, self.socket)
-        return error is self.error
-
     @property
     def closed(self) -> bool:
         """Whether this side has closed it."""
         return self._closed
 
     def fileno(self) -> int:
-        """The descriptor, -1 once closed: for `selectors` and for socket options."""
+        """The descriptor, -1 once closed: for `selectors` and for socket options.
+
+        What has been received already (`pending`) is not seen by `select`: look there first.
+        """
         return self.socket.fileno()
 
     def __repr__(self) -> str:

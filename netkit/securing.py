@@ -54,10 +54,11 @@ class SecurableStream(WritableStream):
         """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
 
         None: no limit. Without a `timeout`, that of its server, `handshake_timeout`; 10 seconds if
-        no server has accepted it. As the server, if a server has accepted it; without a `context`, with that of its options.
-        `server_side=True` says so for a connection that was accepted elsewhere. As the client else,
-        which verifies that the certificate is for `server_hostname`, if its context says so
-        (``ssl.create_default_context()`` does). Nobody else may write meanwhile.
+        no server has accepted it. As the server, if a server has accepted it; without a `context`,
+        with that of its options. `server_side=True` says so for a connection that was accepted
+        elsewhere. As the client else, which verifies that the certificate is for `server_hostname`,
+        if its context says so (``ssl.create_default_context()`` does). Nobody else may write
+        meanwhile.
 
         HandshakeError if it fails (close the connection then: every write raises the same error),
         or if bytes have come that nobody has read: they were not encrypted, whoever sent them.
@@ -105,6 +106,7 @@ class SecurableStream(WritableStream):
             failure = self._failure(error) if isinstance(error, OSError) else error
             self._break_off(failure)  # nothing may follow in clear text
             self._failed = False  # an alert says so, and a reset could destroy it
+            self._heard = self.bytes_written  # nor is there a reply to wait for
             if failure is error:
                 raise
             raise failure from None

@@ -335,7 +335,12 @@ class ClientServer(AdjustableServer):
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:
-            check_result(self._serve(connection or self._register(request, client_address)))
+            connection = connection or self._register(request, client_address)
+            try:
+                check_result(self._serve(connection))
+            except BaseException as error:
+                connection.fail(error)
+                raise
 
     def shutdown_request(self, request: Any) -> None:
         """End a connection so that its client gets all that was written to it."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import sockets
 from .addresses import Ends, describe_peer
-from .errors import ConnectionClosedError, TlsError, TruncatedError
+from .errors import ConnectionClosedError, PeerError, TlsError, TruncatedError
 from .forks import free_in_children
 from .options import TimeLimits, has_gil
 from .reading import FIRST_CHUNK, Reader, next_chunk
@@ -73,7 +73,7 @@ class Stream(Reader, Ends):
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
         *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
         *("_lock", "_waiting", "_write_lock", "_writing", "_midway", "_untouched"),
-        *("_broken", "_failed"),
+        *("_broken", "_failed", "_heard"),
         *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
         *("_interruption", "_last_word", "_closing", "_finished", "_closed"),
         *("__dict__", "__weakref__"),
@@ -127,6 +127,7 @@ class Stream(Reader, Ends):
         self._write_sent = 0
         self._untouched = False  # a time limit has passed before anything of it was sent
         self._broken: OSError | None = None  # what every further write raises
+        self._heard = 0  # how many bytes had been written when something was last received
         self._failed = False  # what has been written is not whole: a reset has to say so
         self._corks = 0  # blocks of `corked` that have been entered
         self._corked = bytearray()  # what has been written in them
@@ -137,6 +138,21 @@ class Stream(Reader, Ends):
         self._waiting = self._writing = self._midway = False
 
     # Receiving
+
+    @property
+    def pending(self) -> int:
+        """How many bytes have been received and not been read: to be looked at before `select`.
+
+        What TLS has decrypted counts, and 1 if there is nothing but the end of its stream. More
+        than 0 means that a read of bytes does not wait; a line or a message may lack its end. No
+        system call. For the thread that reads.
+        """
+        ahead = self._ahead or ()
+        count = len(self._buffer) + sum(map(len, ahead)) + len(ahead)
+        if self.tls is None:
+            return count
+        at_once = self.tls.pending()
+        return count + len(self.tls._decrypted) or int(at_once)
 
     def _receive(self) -> bytes:
         """One chunk from the kernel; ``b""`` at the end of input."""
@@ -160,6 +176,7 @@ class Stream(Reader, Ends):
             return self._note_end()
         size = len(data)
         self.bytes_read += size
+        self._heard = self.bytes_written
         if size == chunk or chunk > FIRST_CHUNK:
             self._chunk = next_chunk(chunk, size)
         return data
@@ -285,3 +302,22 @@ class Stream(Reader, Ends):
             for each in (error, error and error.__cause__):
                 if each is not None:
                     each.__traceback__ = each.__context__ = None
+
+    def is_to_blame(self, error: BaseException) -> bool:
+        """Whether `error`, which a handler has raised, comes from this connection's peer."""
+        if self.opaque:
+            if isinstance(error, TimeoutError) and self.socket.gettimeout() is not None:
+                return True  # of a read with the time limit of its socket
+            if sockets.is_hang_up(error):
+                return sockets.hung_up(self.socket)
+            return sockets.is_broken_tls(error, self.socket)
+        return error is self.error
+
+    def fail(self, error: BaseException) -> None:
+        """Its handler has raised `error`: `close` ends it with a reset, once the peer has the rest.
+
+        So half a reply never passes for a whole one. Not if the peer is to blame for `error`, if
+        our side has been ended already, or for a handler that reads the socket itself.
+        """
+        if not (self.opaque or self._ended or isinstance(error, PeerError)):
+            self._failed = self._failed or not self.is_to_blame(error)

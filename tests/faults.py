@@ -36,6 +36,7 @@ def flood(conn: netkit.Connection) -> None:
 BAD: dict[str, Callable[[netkit.Connection], Any]] = {
     "!flood": flood,
     "!line": netkit.Connection.readline,
+    "!last": lambda conn: conn.write("last\n"),
     "!leave": lambda conn: None,
     "!much": lambda conn: conn.write(MUCH),
     "!impatient": lambda conn: (conn.set_timeout(0.05), conn.readline()),

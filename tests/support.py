@@ -157,6 +157,24 @@ def in_threads(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -
             stack.enter_context(in_thread(function, *arguments))
 
 
+def until_reset(sock: socket.socket, data: bytes = b"") -> bytes:
+    """Send `data`, and return all that comes before the reset, which has to come."""
+    received = bytearray()
+    try:
+        sock.sendall(data)
+        while chunk := sock.recv(65536):
+            received += chunk
+    except (ConnectionResetError, BrokenPipeError):
+        return bytes(received)
+    pytest.fail(f"no reset, but an end, after {bytes(received)!r}")
+
+
+def exchange_and_fail(server: netkit.Server, data: bytes) -> bytes:
+    """As `exchange`, with a handler that raises: what came before the reset."""
+    with client(server) as sock:
+        return until_reset(sock, data)
+
+
 def exchange_much(server: netkit.Server, data: bytes) -> bytes:
     """As `exchange`, for more than the kernel's buffers hold."""
     with client(server) as sock, in_thread(send_and_end, sock, data):

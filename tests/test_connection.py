@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from secure import contexts
 from support import (
     PATIENCE,
+    exchange,
     in_thread,
     in_threads,
     needs_ipv6,
@@ -25,6 +27,7 @@ from support import (
     receive_exactly,
     reset,
     serving,
+    silent_log,
     tcp_pair,
     wait_until,
 )
@@ -812,6 +815,7 @@ def test_a_close_waits_for_the_peers_end_only_so_long(monkeypatch: pytest.Monkey
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
     with connected(server=object()) as (conn, peer):
         peer.sendall(b"unread")
+        conn.write("a reply that a reset could destroy")
         begun = time.monotonic()
         conn.close()
         assert 0.05 <= time.monotonic() - begun < 5
@@ -863,6 +867,7 @@ def test_a_close_that_lingers_can_be_ended(
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, _):
+        conn.write("a reply that a reset could destroy")
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
             stop(conn)
@@ -874,6 +879,7 @@ def test_a_read_that_comes_while_another_thread_closes_is_an_error(
 ) -> None:
     monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 0.3)
     with connected(server=object()) as (conn, peer):
+        conn.write("a reply that a reset could destroy")
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
             with pytest.raises(ConnectionClosedError):
@@ -1147,3 +1153,137 @@ def test_of_two_threads_that_destroy_a_connection_one_does() -> None:
             conn.destroy()
         destroying.join()
         assert conn.fileno() == -1
+
+
+# --- A close waits only where something could be lost ---
+
+
+@pytest.mark.parametrize("talk", [False, True], ids=["silent", "answered"])
+def test_a_close_does_not_wait_for_a_peer_that_has_every_reply(
+    talk: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    with connected(server=object()) as (conn, peer):
+        if talk:
+            conn.write("reply")
+            assert receive_exactly(peer, 5) == b"reply"
+            peer.sendall(b"more")
+            assert conn.readexactly(4) == b"more"
+        conn.close()
+        assert conn.fileno() == -1
+        assert receive_all(peer) == b""
+
+
+@linux_only
+def test_a_close_after_a_failed_handshake_waits_only_until_the_peer_has_the_alert(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    with connected(server=object()) as (conn, peer):
+        conn.write("go on\n")
+        peer.sendall(b"no TLS at all\n")
+        with pytest.raises(netkit.errors.HandshakeError):
+            conn.start_tls(contexts()[0], timeout=PATIENCE)
+        with pytest.raises(netkit.errors.HandshakeError):
+            conn.write("in clear text")
+        conn.close()
+        assert receive_exactly(peer, 6) == b"go on\n"
+        receive_all(peer)
+
+
+# --- A handler that fails ---
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("kind", ["function", "class"])
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_half_a_reply_of_a_handler_that_fails_is_followed_by_a_reset(
+    kind: str, tls: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    size = 400_000
+
+    def handler(conn: Connection) -> None:
+        conn.write(bytes(size))
+        raise error("on purpose")
+
+    class Failing(netkit.Handler):
+        def handle(self) -> None:
+            handler(self.conn)
+
+    options = {"tls": contexts()[0]} if tls else {}
+    with silent_log(), serving(handler if kind == "function" else Failing, **options) as server:
+        with netkit.connect(server.address.port, "127.0.0.1", receive_buffer=8192) as conn:
+            if tls:
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+            assert len(conn.readexactly(size)) == size
+            with pytest.raises(ConnectionResetError):
+                conn.read()
+            conn.destroy()
+
+
+def test_a_handler_that_fails_after_the_end_of_its_reply_has_sent_a_whole_one() -> None:
+    def handler(conn: Connection) -> None:
+        conn.end("whole")
+        raise RuntimeError("on purpose")
+
+    with silent_log(), serving(handler) as server:
+        assert exchange(server, b"") == b"whole"
+
+
+def test_a_fault_of_the_client_ends_its_connection_politely() -> None:
+    def handler(conn: Connection) -> None:
+        conn.write("hello")
+        conn.readexactly(10)
+
+    with silent_log(), serving(handler) as server:
+        assert exchange(server, b"short") == b"hello"
+    with silent_log(), serving(handler, idle_timeout=0.05) as server:
+        with socket.create_connection(server.server_address, timeout=PATIENCE) as sock:
+            assert receive_all(sock) == b"hello"
+
+
+def test_a_read_in_another_thread_ends_with_a_reset_where_a_handler_has_failed() -> None:
+    with connected() as (conn, peer):
+        conn.fail(ValueError())
+        with in_thread(conn.read):
+            wait_until(lambda: reading(conn))
+            conn.close()
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+# --- What has been received and not been read ---
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_what_has_been_received_and_not_been_read_is_pending(tls: bool) -> None:
+    options = {"tls": contexts()[0]} if tls else {}
+    seen: list[Any] = []
+
+    def handler(conn: Connection) -> None:
+        assert conn.peek(1) == b"o"
+        while conn.pending or select.select([conn], [], [], PATIENCE)[0]:
+            seen.append((conn.readline(), conn.pending))
+            if not seen[-1][0]:
+                break
+
+    with serving(handler, **options) as server:
+        with netkit.connect(server.address.port, "127.0.0.1") as conn:
+            if tls:
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+            conn.end("one\ntwo\nthree\n")
+            conn.read()
+    assert [line for line, _ in seen] == [b"one\n", b"two\n", b"three\n", b""]
+    assert [count for _, count in seen][:2] == [10, 6]
+
+
+def test_lines_that_have_been_split_ahead_of_time_are_pending() -> None:
+    with connected() as (conn, peer):
+        peer.sendall(b"one\r\ntwo\n\nthr")
+        lines = conn.lines()
+        assert next(lines) == "one"
+        assert conn.pending == len(b"two\n\nthr")
+        assert next(lines) == "two"
+        assert conn.pending == len(b"\nthr")
+        assert conn.peek() == b"\nthr"

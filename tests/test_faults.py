@@ -41,6 +41,7 @@ from support import (
     ROOT,
     client,
     exchange,
+    exchange_and_fail,
     in_thread,
     observed,
     receive_all,
@@ -50,6 +51,7 @@ from support import (
     silent_log,
     tcp_pair,
     tool,
+    until_reset,
     wait_until,
 )
 
@@ -210,8 +212,7 @@ def test_row_thread_start__waits_until_a_thread_can_be_had() -> None:
 def fail_often(connect: Callable[[], socket.socket]) -> None:
     for _ in range(10):
         with connect() as sock:
-            sock.sendall(b"!")
-            assert receive_all(sock) == b""
+            assert until_reset(sock, b"!") == b""
 
 
 @linux
@@ -403,7 +404,11 @@ def test_row_network__is_noticed_within_the_write_timeout(kind: str) -> None:
 
 
 def test_row_reset_closing__ends_that_client_alone() -> None:
-    with unharmed() as (server, good), bad_client(server, b"!leave\n") as sock:
+    with unharmed() as (server, good), client(server) as sock:
+        sock.sendall(b"a line\n")
+        assert receive_exactly(sock, 7) == b"a line\n"
+        sock.sendall(b"!last\n")
+        assert receive_exactly(sock, 5) == b"last\n"
         assert sock.recv(1) == b""  # the server waits for our end, too
         good.go_on()
         reset(sock)
@@ -598,8 +603,11 @@ def test_row_raises__is_told_once_and_ends_that_client_alone(
     with observed(events.HandlerFailed) as told:
         with unharmed(handler, handler_args={"where": where, "kind": kind}) as (server, _):
             for _ in range(5):
-                reply = exchange(server, b"!\n")
-                assert reply == (b"!\n" if where in ("closed", "finish") else b"")
+                if handler is FailingHandler and where != "closed":
+                    assert exchange_and_fail(server, b"!\n") == b""
+                else:
+                    reply = exchange(server, b"!\n")
+                    assert reply == (b"!\n" if where in ("closed", "finish") else b"")
     assert [(type(event.error), str(event.error)) for event in told] == [(kind, "on purpose")] * 5
 
 

@@ -16,6 +16,7 @@ from support import (
     PATIENCE,
     client,
     exchange,
+    exchange_and_fail,
     exchange_much,
     in_thread,
     in_threads,
@@ -74,7 +75,8 @@ def test_connected_received_and_closed_are_called_in_this_order() -> None:
 def test_closed_is_called_once_whatever_fails(failing: str) -> None:
     handler, calls = recorder(failing)
     with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
-        assert exchange(server, b"hello") == b""
+        talk = exchange if failing == "closed" else exchange_and_fail
+        assert talk(server, b"hello") == b""
     assert calls[-1] == ("closed", True)
     assert [call[0] for call in calls].count("closed") == 1
     assert [str(failure.error) for failure in failures] == [failing]
@@ -84,7 +86,7 @@ def test_closed_is_called_after_a_failing_handle() -> None:
     handler, calls = recorder()
     failing = type("Failing", (handler,), {"handle": lambda self: self.note("handle") or 1 / 0})
     with silent_log(), observed(events.HandlerFailed) as failures, serving(failing) as server:
-        assert exchange(server, b"hello") == b""
+        assert exchange_and_fail(server, b"hello") == b""
     assert calls == [("connected", False), ("handle",), ("closed", True)]
     assert isinstance(failures[0].error, ZeroDivisionError)
 
@@ -104,7 +106,7 @@ def test_closed_is_called_when_the_client_resets() -> None:
 def test_when_two_of_its_methods_fail_the_later_error_says_so_of_the_earlier() -> None:
     handler, _ = recorder("received", "closed")
     with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
-        exchange(server, b"hello")
+        exchange_and_fail(server, b"hello")
     (failure,) = failures
     assert str(failure.error) == "closed"
     assert str(failure.error.__context__) == "received"
@@ -542,7 +544,7 @@ def test_an_output_that_would_block_is_an_error_of_the_handler() -> None:
 
     with silent_log(), observed(events.HandlerFailed) as failures:
         with serving(netkit.LoggerHandler, handler_args={"output": Full()}) as server:
-            exchange(server, b"hello\n")
+            exchange_and_fail(server, b"hello\n")
             wait_until(lambda: failures, "the failure")
     assert isinstance(failures[0].error, BlockingIOError)
 
@@ -563,7 +565,7 @@ def test_an_output_that_fails_is_an_error_of_the_handler() -> None:
 
     with silent_log(), observed(events.HandlerFailed) as failures:
         with serving(netkit.LoggerHandler, handler_args={"output": Full()}) as server:
-            exchange(server, b"hello\n")
+            exchange_and_fail(server, b"hello\n")
             wait_until(lambda: failures, "the failure")
     assert failures[0].error.errno == 28
 

@@ -509,7 +509,7 @@ def test_more_than_are_closed_at_a_time_end_the_oldest_close(
         for number in range(5):
             sock = stack.enter_context(client(server))
             peers.append("{}:{}".format(*sock.getsockname()))
-            sock.sendall(b"x\n" if handler is one_line else b"x" * 200)
+            sock.sendall(b"x\n" if handler is one_line else b"x\n" + b"x" * 200)
             wait_until(lambda number=number: len(closed) >= number - 2)
             wait_until(lambda: not server._admission._taken)
         wait_until(lambda: len(closed) == 3)
