@@ -177,6 +177,10 @@ class SettingsKept(NamedTuple):
     error: BaseException
 
 
+class NothingToReload(NamedTuple):
+    """SIGHUP has come, and the server has no file to read again; it serves on."""
+
+
 class Resolved(NamedTuple):
     """A client has found the addresses of `host`, in the order in which they are tried."""
 
@@ -298,6 +302,7 @@ Event = (
     | KeyReadable
     | SettingsReloaded
     | SettingsKept
+    | NothingToReload
     | Resolved
     | AttemptStarted
     | AttemptFailed

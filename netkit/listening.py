@@ -376,8 +376,11 @@ class ListeningServer(ClientServer):
 
     def _place(self) -> str:
         """As `_where`, for people."""
-        where = self._where()
-        return format_unix(where) if isinstance(where, str) else str(where)
+        return _shown(self._where())
+
+    def _places(self) -> list[str]:
+        """As `addresses`, for people."""
+        return [_shown(where) for where in self._everywhere()]
 
     def _everywhere(self) -> Iterator[SocketAddress | str]:
         yield self._where()
@@ -394,6 +397,10 @@ def _endpoint(address: str | int | Endpoint) -> Endpoint:
     if isinstance(address, Endpoint):
         return address
     return Endpoint.parse(address) if isinstance(address, str) else Endpoint.of(address)
+
+
+def _shown(where: SocketAddress | str) -> str:
+    return format_unix(where) if isinstance(where, str) else str(where)
 
 
 def _address(name: Any) -> SocketAddress | str:

@@ -12,12 +12,13 @@ Rules:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -75,6 +76,44 @@ def is_configured() -> bool:
     return any(isinstance(each, Handler) for each in logging.getLogger().handlers)
 
 
+@contextlib.contextmanager
+def status_lines() -> Iterator[bool]:
+    """Meanwhile, if the program has configured no logging, netkit's records go to standard error.
+
+    Those from INFO on, or from the level that the logger ``netkit`` has been given. Yields whether
+    it is so. A program that wants no such lines gives that logger a `logging.NullHandler`.
+    """
+    if logger.hasHandlers():
+        yield False
+        return
+    undo = add_status_lines()
+    try:
+        yield True
+    finally:
+        undo()
+
+
+def add_status_lines() -> Callable[[], None]:
+    """Have them written from now on; returns the function that ends it."""
+    handler, level = _StatusHandler(sys.stderr), logger.level
+    handler.setFormatter(TextFormatter(not _is_tty(sys.stderr)))
+    handler.addFilter(lambda _: not logging.getLogger().handlers)  # configured in the meantime
+    logger.addHandler(handler)
+    if level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+
+    def undo() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    return undo
+
+
+def shows_status_lines() -> bool:
+    """Whether `status_lines` writes them now."""
+    return any(isinstance(each, _StatusHandler) for each in logger.handlers)
+
+
 def _is_tty(stream: Any) -> bool:
     try:
         return bool(stream.isatty())
@@ -98,6 +137,10 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only f
             self.flush()
         except (OSError, ValueError, AttributeError):  # full, closed or gone: nobody reads it
             return
+
+
+class _StatusHandler(Handler):
+    """That of `status_lines`."""
 
 
 def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:

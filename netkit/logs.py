@@ -39,6 +39,11 @@ def _who(event: Any) -> str:
     return f"[{event.id}] {event.peer}{to}"
 
 
+def _everywhere(address: str) -> str:
+    """What to add where clients may come by every address of this machine."""
+    return " (every address)" if address.startswith(("0.0.0.0:", "[::]:")) else ""
+
+
 def _failed(event: Any) -> str:
     text = _error(event.error)
     told = event.peer in text and not _listeners_shown  # a limit that has passed names the client
@@ -82,7 +87,7 @@ def _again(pause: float) -> str:
 
 # What each event looks like: its level and its text.
 _RECORDS: dict[type[Any], tuple[int, _Text]] = {
-    events.Listening: (logging.INFO, lambda e: f"listening on {e.address}"),
+    events.Listening: (logging.INFO, lambda e: f"listening on {e.address}{_everywhere(e.address)}"),
     events.Unlimited: (
         logging.INFO,
         lambda e: (
@@ -157,6 +162,7 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
         logging.ERROR,
         lambda e: f"{e.what} not reloaded, the old one stays: {_error(e.error)}",
     ),
+    events.NothingToReload: (logging.INFO, lambda _: "SIGHUP: there is nothing to reload"),
     events.Resolved: (
         logging.DEBUG,
         lambda e: f"{e.host} is {', '.join(e.addresses)}",

@@ -46,7 +46,8 @@ MAX_MESSAGE = 16 * 1024 * 1024
 
 class _Values(NamedTuple):
     profile: str | None = None
-    drain_timeout: float = 10.0
+    # With CUT_GRACE, less than the 10 seconds after which service managers kill (docker stop).
+    drain_timeout: float = 7.0
     idle_timeout: float | None = None
     read_timeout: float | None = None
     write_timeout: float | None = None

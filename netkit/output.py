@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ class Output:
 
     def __init__(self, path: str | None) -> None:
         self.error: OSError | None = None
+        self._path = path
         self._name = "standard output" if path is None else path or repr(path)
         if path is None and sys.stdout is None:
             raise Failure("standard output is closed: name a file with --output")
@@ -32,6 +34,20 @@ class Output:
             self._file = open(target, "ab", 0, closefd=path is not None)  # noqa: SIM115 - by __exit__
         except OSError as error:
             raise self._failure(error) from None
+
+    @property
+    def reopen(self) -> Callable[[], None] | None:
+        """Opens the file anew, which may have been renamed (logrotate(8)); None if it has no name.
+
+        From any thread. A record that is being written goes to the one file or the other as a
+        whole. OSError if it cannot be opened; the former file is still written to then.
+        """
+        return None if self._path is None else self._reopen
+
+    def _reopen(self) -> None:
+        assert self._path is not None
+        with open(self._path, "ab") as file:
+            os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
 
     def write(self, data: bytes) -> int:
         """Write all of `data` at once; waits where another process has made it non-blocking."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from . import events
+from . import events, logs
 from .errors import ServerStateError
 from .forks import check_main
+from .listening import State
+from .logconfig import status_lines
 from .options import check_seconds, check_workers
 from .server import Server, create_server
 from .signals import RunReport, StopSignals, despite_signals
@@ -16,13 +18,18 @@ from .signals import RunReport, StopSignals, despite_signals
 def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
     """Serve until Ctrl+C or SIGTERM, then stop gracefully.
 
-    No one is accepted any more; who is queued already is served; idle clients see the end of input;
-    busy ones get `drain_timeout` seconds (None: the server's option) and are then cut. A second
-    Ctrl+C cuts at once. SIGHUP reloads what can be reloaded (`Server.reload`); without such a thing
-    it stops, too, unless the program ignores or handles it. `server` is bound already. The signal
-    handlers that were there before are put back. Whatever ends it, an exception of one of the
-    program's signal handlers included, the server is closed then; but one that cannot be run as it
-    is (ServerStateError) is left so.
+    New clients are no longer accepted; those that are queued already are served; idle clients see
+    the end of input; busy ones have `drain_timeout` seconds (None: the server's option) and are
+    then cut. A second Ctrl+C cuts at once. SIGHUP calls `Server.reload`, or, if the terminal is
+    gone on which the program was started, stops the server, unless the program ignores or handles
+    it. `server` is bound already.
+
+    Where the server listens, that it stops, and what goes wrong is written to standard error,
+    unless the program has configured logging (or has given the logger ``netkit`` a handler).
+
+    The signal handlers that were there before are put back. Whatever ends it, an exception of one
+    of the program's signal handlers included, the server is closed then; but one that cannot be run
+    as it is (ServerStateError) is left so.
 
     `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
     `Workers`, which also says what it raises.
@@ -35,7 +42,11 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     count = check_workers(workers)
     check_main()
     try:
-        return _run(server, drain_timeout, count)
+        with status_lines() as new:
+            if new and server._state is State.LISTENING:  # which was reported to nobody
+                for place in server._places():
+                    logs.write(events.Listening(place))
+            return _run(server, drain_timeout, count)
     except ServerStateError:
         raise
     except BaseException:
@@ -64,12 +75,17 @@ def serve(
     workers: int | str = 1,
     **options: Any,
 ) -> RunReport:
-    """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`."""
+    """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`.
+
+    `host` None: every address of this machine. For TypeError, ValueError and OSError see `listen`
+    and `create_server`.
+    """
     check_workers(workers)
     check_main()
     server = create_server(handler, **options)
     try:
-        return run(server.listen(port, host), workers=workers)
+        with status_lines():
+            return run(server.listen(port, host), workers=workers)
     except BaseException:
         despite_signals(server.close)
         raise

@@ -92,14 +92,17 @@ class AdjustableServer(Doorway):
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.
 
-        What cannot be read, or is no good, stays as it is, and the log says so. False if there was
-        such a thing. SIGHUP does this, where `run` or `serve` was called.
+        A handler's setting (`handler_args`) that has a method `reopen`, such as a log file, is
+        reopened. What cannot be read, or is invalid, stays as it is, and the log says so. False if
+        there was such a thing. SIGHUP does this, where `run` or `serve` was called.
         """
         good = self.reload_tls()
         for name in ("allow", "deny"):
             addresses = getattr(self._options, name)
             if addresses is not None and addresses.path is not None:
                 good = self._reloaded(f"the list {name!r}", addresses.reload, addresses) and good
+        for name, reopen in _to_be_reopened(self._options):
+            good = self._reloaded(f"the setting {name!r}", reopen) and good
         return good
 
     def reload_tls(self) -> bool:
@@ -119,7 +122,7 @@ class AdjustableServer(Doorway):
         before = None if rules is None else len(rules)
         try:
             load()
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a setting's method may raise anything
             events.emit(events.SettingsKept(what, error))
             return False
         after = None if rules is None else len(rules)
@@ -130,8 +133,10 @@ class AdjustableServer(Doorway):
     def can_reload(self) -> bool:
         """Whether there is something to `reload`."""
         lists = (self._options.allow, self._options.deny)
-        return _has_files(self._options) or any(
-            each is not None and each.path is not None for each in lists
+        return (
+            _has_files(self._options)
+            or any(each is not None and each.path is not None for each in lists)
+            or bool(_to_be_reopened(self._options))
         )
 
     def tls_context(self) -> ssl.SSLContext | None:
@@ -174,6 +179,11 @@ def _has_files(options: Options) -> bool:
     for pair in (options.tls_sni or {}).values():
         pems += pair
     return any(not isinstance(pem, (bytes, type(None))) for pem in pems)
+
+
+def _to_be_reopened(options: Options) -> list[tuple[str, Callable[[], object]]]:
+    found = [(name, getattr(value, "reopen", None)) for name, value in options.handler_args.items()]
+    return [(name, reopen) for name, reopen in found if callable(reopen)]
 
 
 def make_tls_context(options: Options) -> ssl.SSLContext | None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from . import sockets
+from . import events, sockets
 from .forks import do_not_undo, undo_in_children
 from .registry import StopReport
 from .server import Server
@@ -154,15 +154,17 @@ class StopSignals:
 
         The server runs in a thread of its own, and this one waits for signals: the first stops it
         gracefully, a SIGINT after it cuts who is still connected. (A second SIGTERM does not: some
-        supervisors send it twice.) SIGHUP reloads; where there is nothing to `reload`, it stops the
-        server, too, as when a terminal is closed. Raises what `serve_forever` raises, and what a
-        signal handler of the program raises; the server is closed then.
+        supervisors send it twice.) SIGHUP calls `Server.reload`; but it stops the server, as
+        SIGTERM does, if the terminal is gone on which the process was started. Raises what
+        `serve_forever` raises, and what a signal handler of the program raises; the server is
+        closed then.
         """
         service = _Service(server, drain_timeout, self.mailbox)
         try:
+            terminal_lost = watch_terminal()
             self._catch_hang_up(server)
             service.start()
-            interrupted = self._wait(server, service)
+            interrupted = self._wait(server, service, terminal_lost)
             return RunReport(*service.result(), interrupted)
         except BaseException:
             despite_signals(service.abandon)
@@ -177,15 +179,15 @@ class StopSignals:
         if signal.getsignal(_SIGHUP) is signal.SIG_DFL or server.can_reload:
             self.catch(_SIGHUP)
 
-    def _wait(self, server: Server, service: _Service) -> bool:
+    def _wait(self, server: Server, service: _Service, terminal_lost: Callable[[], bool]) -> bool:
         """Until it has ended; whether a SIGINT has come after the stop began."""
         stopping = interrupted = False
         while not service.outcome:
             signum = self.mailbox.take()
             if signum in self._disregarded or signum not in (*self.SIGNALS, _SIGHUP):
                 continue  # the end of the server, or a signal that the program itself handles
-            if signum == _SIGHUP and server.can_reload:
-                server.reload()
+            if signum == _SIGHUP and not terminal_lost():
+                _reload(server)
                 continue
             if not stopping:
                 stopping = True
@@ -194,6 +196,24 @@ class StopSignals:
                 interrupted = True
                 server.close()
         return interrupted
+
+
+def _reload(server: Server) -> None:
+    if server.can_reload:
+        server.reload()
+    else:
+        events.emit(events.NothingToReload())
+
+
+def watch_terminal() -> Callable[[], bool]:
+    """A function that says whether the terminal is gone that the process has now.
+
+    The kernel sends SIGHUP when that happens (termios(3)). It is never gone for a process that
+    ignores SIGHUP, as nohup(1) makes it, or that handles it in another way.
+    """
+    default = _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL
+    watched = default and _has_terminal()
+    return lambda: watched and not _has_terminal()
 
 
 class _Service:

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import events, logs
+from . import events, logconfig, logs
 from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .deadline import Deadline
 from .errors import LoadError
@@ -61,6 +61,7 @@ class Recipe(NamedTuple):
     handler: Any
     options: dict[str, Any]
     listeners: tuple[socket.socket, ...]
+    status_lines: bool = False
 
     def __repr__(self) -> str:  # there may be keys in it
         return f"<{type(self).__name__}>"
@@ -108,7 +109,8 @@ def ingredients(
     handler = server.RequestHandlerClass if load is None else to_be_loaded
     options = {**server._options._asdict(), **pems}
     options["handler_args"] = dict(options["handler_args"])
-    return context, Recipe(type(server), handler, options, server._listeners)
+    listeners, status = server._listeners, logconfig.shows_status_lines()
+    return context, Recipe(type(server), handler, options, listeners, status)
 
 
 def _has_one_thread() -> bool:
@@ -350,6 +352,8 @@ def work(
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
         _keep_descriptors()
+        if source.status_lines and not logs.logger.hasHandlers():
+            logconfig.add_status_lines()
     if numbers is not None:
         number_by(numbers.take)
     if core is not None:

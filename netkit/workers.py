@@ -20,7 +20,7 @@ import contextlib
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import events
@@ -30,13 +30,22 @@ from .encodings import printable
 from .errors import ServerStateError, WorkersFailedError
 from .forks import check_main, do_not_undo, undo_in_children
 from .listening import State
+from .logconfig import status_lines
 from .numbering import SharedNumbers
 from .options import MAX_WORKERS, Options, check_seconds, check_workers
 from .places import SharedPlaces, check_places, shared_places
 from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
-from .signals import NEWS, Mailbox, RunReport, StopSignals, despite_signals, stops_writers
+from .signals import (
+    NEWS,
+    Mailbox,
+    RunReport,
+    StopSignals,
+    despite_signals,
+    stops_writers,
+    watch_terminal,
+)
 from .threads import check_threads
 from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients
 
@@ -70,6 +79,7 @@ class Workers:
         self._server = server
         self._load = load
         self._orders: deque[tuple[Any, ...]] = deque()  # from other threads; append is atomic
+        self._terminal_lost: Callable[[], bool] = lambda: False
         self._mailbox: Mailbox | None = None
         self._count = check_workers(count)
         self._workers: list[Worker] = []
@@ -139,24 +149,18 @@ class Workers:
         serve; ServerStateError if the server is not bound, or closed. Off the main thread there
         are no signals, and `stop` is the way to end it.
         """
-        if threading.current_thread() is threading.main_thread():
-            with StopSignals() as signals:
-                return self.supervise(signals, drain_timeout)
-        events.emit(events.SignalsUnavailable())
-        mailbox = Mailbox()
-        try:
+        with status_lines(), contextlib.ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                return self.supervise(stack.enter_context(StopSignals()), drain_timeout)
+            events.emit(events.SignalsUnavailable())
+            mailbox = stack.enter_context(contextlib.closing(Mailbox()))
             return self._supervise(mailbox, drain_timeout)
-        finally:
-            self._mailbox = None
-            mailbox.close()
 
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are being caught already; main thread only."""
+        self._terminal_lost = watch_terminal()
         signals.catch(*PARENTS_SIGNALS, signal.SIGCHLD)
-        try:
-            return self._supervise(signals.mailbox, drain_timeout)
-        finally:
-            self._mailbox = None
+        return self._supervise(signals.mailbox, drain_timeout)
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
         self._check_server()
@@ -188,6 +192,7 @@ class Workers:
             worker.ended()
             self._workers.remove(worker)
         do_not_undo(self._workers.clear)
+        self._mailbox = None
         self.stopping = True
         self._server.server_close()
         self._server._options = options
@@ -257,11 +262,11 @@ class Workers:
         while self._orders:
             method, *arguments = self._orders.popleft()
             method(*arguments)
-        if signum == signal.SIGTERM or (signum == signal.SIGINT and not self.stopping):
-            self._stop()
-        elif signum == signal.SIGINT:
-            self._stop(0)
-        elif signum == getattr(signal, "SIGHUP", None):
+        hung_up = signum == getattr(signal, "SIGHUP", None)
+        interrupt = signum == signal.SIGINT
+        if signum == signal.SIGTERM or interrupt or (hung_up and self._terminal_lost()):
+            self._stop(0 if interrupt and self.stopping else None)
+        elif hung_up:
             self._begin_reload()
         elif signum == getattr(signal, "SIGTTIN", None):
             self._resize(min(self._count + 1, MAX_WORKERS))
@@ -400,8 +405,7 @@ class Workers:
     def _end_reload(self) -> None:
         """Once all new workers are ready, the old ones may leave."""
         current = self._current()
-        ready = len(current) >= self._count and all(worker.ready for worker in current)
-        if self.stopping or not ready:
+        if self.stopping or len(current) < self._count or not all(w.ready for w in current):
             return
         if self._reloading:
             self._reloading = False

@@ -286,8 +286,9 @@ SCENES: list[tuple[type[Any], Any]] = [
     (events.AttemptFailed, cannot_be_connected_to),
 ]
 
-# Of the parent of worker processes, which accepts nobody itself: its only thread emits them.
+# The thread that waits for signals emits them: it accepts nobody, and holds no lock.
 OF_A_PARENT = {
+    events.NothingToReload,
     *(events.WorkersReady, events.WorkerEnded, events.WorkerFailed, events.WorkersStopping),
     *(events.Reloaded, events.ReloadFailed),
 }

@@ -26,6 +26,9 @@ ERROR = ValueError("what went wrong")
 # One event of every kind, the level of its record, and its text.
 RECORDS = [
     (events.Listening("127.0.0.1:80"), "INFO", "listening on 127.0.0.1:80"),
+    (events.Listening("0.0.0.0:80"), "INFO", "listening on 0.0.0.0:80 (every address)"),
+    (events.Listening("[::]:80"), "INFO", "listening on [::]:80 (every address)"),
+    (events.NothingToReload(), "INFO", "SIGHUP: there is nothing to reload"),
     (
         events.Unlimited("0.0.0.0:80"),
         "INFO",

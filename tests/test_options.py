@@ -16,7 +16,7 @@ from netkit.options import FLAGS, Options, check_seconds
 def test_the_defaults_are_these() -> None:
     assert Options()._asdict() == {
         "profile": None,
-        "drain_timeout": 10.0,
+        "drain_timeout": 7.0,
         "idle_timeout": None,
         "read_timeout": None,
         "write_timeout": None,

@@ -45,7 +45,7 @@ class Example:
         self.process = subprocess.Popen(
             [sys.executable, str(script)],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             text=True,
         )
@@ -66,9 +66,10 @@ class Example:
             return receive_all(sock)
 
     def interrupt(self) -> tuple[int, str]:
-        """Its exit status after Ctrl+C, and what it printed."""
+        """Its exit status after Ctrl+C, and what it printed, without the status lines."""
         self.process.send_signal(signal.SIGINT)
-        output, _ = self.process.communicate(timeout=PATIENCE)
+        output, lines = self.process.communicate(timeout=PATIENCE)
+        assert all(" INFO " in line for line in lines.splitlines()), lines
         return self.process.returncode, output
 
 

@@ -170,7 +170,7 @@ def test_a_session_with_the_command_line_ends_with_ctrl_c_for_both() -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait() == 0
         assert server.lines[1:] == [
-            "stopping: 1 connected, up to 10 s to finish",
+            "stopping: 1 connected, up to 7 s to finish",
             "stopped: 1 finished, 0 cut",
         ]
         assert session.end() == b""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread, observed, wait_until
+from support import PATIENCE, Program, in_thread, observed, receive_all, wait_until
 
 import netkit
-from netkit import events, forks, options, signals, workers
+from netkit import events, forks, logconfig, options, signals, workers
 
 
 class Recorder:
@@ -333,3 +335,108 @@ def test_a_signal_handler_may_stop_the_server_before_its_thread_is_started(
         serve_for_a_while(server)
     monkeypatch.setattr(threading.Thread, "start", stop_first)
     assert netkit.run(server) == (0, 0, False)
+
+
+# What is written where no logging is configured
+
+PROGRAM = """
+import logging
+import netkit
+
+def fail(conn):
+    raise ValueError("of the handler")
+
+if __name__ == "__main__":
+    {before}
+    {serve}
+    assert not logging.getLogger("netkit").level
+"""
+
+
+def lines_of(serve: str, before: str = "pass", failures: int = 0) -> list[str]:
+    """What a program writes to standard error that serves, and is stopped by SIGTERM."""
+    program = PROGRAM.format(serve=serve, before=before)
+    with Program(sys.executable, "-c", program, listening=False) as running:
+        if before == "pass":
+            running.wait_for_line("ready" if "workers" in serve else "listening on ")
+            for _ in range(failures):
+                port = int(running.lines[0].rpartition(":")[2])
+                with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+                    receive_all(sock)
+        else:  # nothing tells when it serves
+            wait_until(lambda: catches_signals(running.process.pid))
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0, running.lines
+        return [re.sub(r":\d{4,5}$", ":PORT", line) for line in running.lines]
+
+
+def catches_signals(pid: int) -> bool:
+    found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+LISTENS = "server = netkit.create_server(fail).listen(0, '127.0.0.1'); "
+
+
+@pytest.mark.parametrize(
+    "serve", ["netkit.serve(fail, host='127.0.0.1')", f"{LISTENS}netkit.run(server)"]
+)
+def test_where_it_listens_and_that_it_stops_is_written_to_standard_error(serve: str) -> None:
+    assert lines_of(serve) == ["listening on 127.0.0.1:PORT", "stopped: 0 finished, 0 cut"]
+
+
+def test_it_says_if_it_listens_on_every_address() -> None:
+    first, advice, _ = lines_of("netkit.serve(netkit.EchoHandler)")
+    assert re.fullmatch(r"listening on .*:\d+ \(every address\)", first)
+    assert "profile='public'" in advice
+
+
+def test_a_handler_that_fails_is_written_to_standard_error() -> None:
+    lines = lines_of("netkit.serve(fail, host='127.0.0.1')", failures=1)
+    assert "the handler failed: ValueError: of the handler" in lines[1]
+    assert lines[-2:] == ["ValueError: of the handler", "stopped: 0 finished, 0 cut"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_write_their_lines_too(method: str, tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    start = f"import multiprocessing; multiprocessing.set_start_method({method!r}); "
+    serve = "netkit.serve(fail, host='127.0.0.1', workers=2)"
+    path.write_text(PROGRAM.format(serve=start + serve, before="pass"))
+    with Program(sys.executable, str(path)) as running:
+        running.wait_for_line("2 workers ready")
+        with running.connect() as sock:
+            receive_all(sock)
+        running.wait_for_line(r"pid \d+: \[\d+\] .*: the handler failed: ValueError")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "before",
+    [
+        "logging.basicConfig(level='ERROR')",
+        "logging.getLogger('netkit').addHandler(logging.NullHandler())",
+    ],
+)
+def test_a_program_that_has_configured_logging_gets_no_further_lines(before: str) -> None:
+    assert lines_of("netkit.serve(fail, host='127.0.0.1')", before=before) == []
+
+
+def test_logging_that_is_configured_later_takes_over(capsys: pytest.CaptureFixture[str]) -> None:
+    logger, root = logging.getLogger("netkit"), logging.getLogger()
+    added = root.handlers[:]  # pytest's own
+    root.handlers[:] = []
+    try:
+        with logconfig.status_lines() as shown:
+            assert shown
+            logger.info("before")
+            root.addHandler(logging.NullHandler())
+            logger.info("after")
+        assert not logger.handlers
+    finally:
+        root.handlers[:] = added
+    assert "before" in (seen := capsys.readouterr().err)
+    assert "after" not in seen

@@ -117,7 +117,7 @@ def test_one_signal_stops_an_idle_server(signum: int) -> None:
         assert receive_all(sock) == b""
         assert server.wait() == 0
         assert server.lines[1:] == [
-            "stopping: 1 connected, up to 10 s to finish",
+            "stopping: 1 connected, up to 7 s to finish",
             "stopped: 1 finished, 0 cut",
         ]
 
@@ -134,13 +134,63 @@ def test_a_busy_client_gets_its_answer(signum: int, shouting: Callable[..., Cli]
 
 
 @pytest.mark.usefixtures("hang_ups_are_default")
-def test_a_hang_up_with_nothing_to_reload_is_a_stop(shouting: Callable[..., Cli]) -> None:
+def test_a_hang_up_with_nothing_to_reload_leaves_the_server_as_it_is(
+    shouting: Callable[..., Cli],
+) -> None:
     with shouting() as server, busy_client(server) as sock:
         server.send_signal(signal.SIGHUP)
-        server.wait_for_line("stopping: 1 connected")
+        server.wait_for_line("SIGHUP: there is nothing to reload")
         sock.sendall(b"f\n")
-        assert receive_all(sock) == b"HALF\n"
+        assert receive_exactly(sock, 5) == b"HALF\n"
+
+
+# Executes a program that has the terminal named first, and is alone in its session.
+ON_A_TERMINAL = """
+import os, sys
+os.set_inheritable(os.open(sys.argv[1], os.O_RDWR), True)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_stops_when_its_terminal_is_closed_and_not_before(workers: int) -> None:
+    ready, reloaded = ("listening on", "nothing to reload"), ("2 workers ready", "reloaded")
+    ours, theirs = os.openpty()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, theirs)
+        terminal = stack.enter_context(open(ours, "rb", buffering=0))
+        serve = [sys.executable, "-m", "netkit", "echo", "127.0.0.1:0", "--workers", str(workers)]
+        server = stack.enter_context(
+            Program(sys.executable, "-c", ON_A_TERMINAL, os.ttyname(theirs), *serve)
+        )
+        for line, action in zip(
+            [ready, reloaded][workers - 1],
+            [lambda: server.send_signal(signal.SIGHUP), terminal.close],
+            strict=True,
+        ):
+            server.wait_for_line(line)
+            action()
         assert server.wait() == 0
+        assert server.lines[-1].startswith("stopped: ")
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
+def test_a_log_file_that_was_renamed_is_opened_anew_at_a_hang_up(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with Cli("logger", "--output", str(path)) as server, server.connect() as sock:
+        sock.sendall(b"one\n")
+        wait_until(lambda: path.read_bytes() == b"one\n")
+        path.rename(tmp_path / "old")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("the setting 'output' reloaded")
+        sock.sendall(b"two\n")
+        wait_until(lambda: path.read_bytes() == b"two\n")
+        assert (tmp_path / "old").read_bytes() == b"one\n"
+        path.unlink()
+        path.mkdir()
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("the setting 'output' not reloaded, the old one stays")
 
 
 @pytest.mark.usefixtures("hang_ups_are_default")

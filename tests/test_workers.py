@@ -250,7 +250,7 @@ def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[...
             assert all(client.is_let_go() for client in clients)
     assert lines[1:] == [
         "2 workers ready",
-        "stopping: 2 workers, up to 10 s to finish",
+        "stopping: 2 workers, up to 7 s to finish",
         f"stopped: {len(clients)} finished, 0 cut",
     ]
 
@@ -959,7 +959,7 @@ def test_busy_clients_of_all_workers_get_their_answers(app: Callable[..., Cli]) 
             client.sock.sendall(b"wh")
         time.sleep(0.2)
         program.send_signal(signal.SIGTERM)
-        program.wait_for_line("stopping: 2 workers, up to 10 s to finish")
+        program.wait_for_line("stopping: 2 workers, up to 7 s to finish")
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
             program.send_signal(signum)  # none of which matters any more
         wait_until(lambda: refuses(program))
