@@ -70,6 +70,12 @@ class Recipe(NamedTuple):
         """The server, not listening yet."""
         return self.kind(None, self.handler, **self.options)
 
+    def prepare_process(self) -> None:
+        """Make a new interpreter like the parent, as far as a copy would have it from there."""
+        _keep_descriptors()
+        if self.status_lines and not logs.logger.hasHandlers():
+            logconfig.add_status_lines()
+
 
 def cores_of(count: int) -> tuple[int, ...]:
     """Where each of so many workers is to stay on one; none: the kernel moves them about.
@@ -351,9 +357,7 @@ def work(
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
-        _keep_descriptors()
-        if source.status_lines and not logs.logger.hasHandlers():
-            logconfig.add_status_lines()
+        source.prepare_process()
     if numbers is not None:
         number_by(numbers.take)
     if core is not None:

@@ -1200,7 +1200,7 @@ def test_the_hooks_of_the_program_see_what_happens(script: Callable[..., Program
         "('workers', 2)",
         f"('pid', {victim}) ('status', -9) ('pause', 0.0)",
     ]
-    assert lines[-1] in [f"('workers', {n}) ('timeout', 10.0)" for n in (1, 2)]
+    assert lines[-1] in [f"('workers', {n}) ('timeout', 7.0)" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
