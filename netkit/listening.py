@@ -80,7 +80,7 @@ class ListeningServer(ClientServer):
         TypeError if the address, or the kind of socket, is none for a server of connections.
         """
         binding.check_type(self.socket_type)
-        binding.check_address(self.server_address, self.address_family)
+        binding.check_address(self.server_address, self.socket.family)
         family = binding.family_of(self.server_address, self.address_family)
         if family != self.address_family:  # it was made by a constructor of `socketserver`
             self._make_socket(family, self.server_address)

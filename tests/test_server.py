@@ -1234,3 +1234,11 @@ def test_a_server_shows_where_it_is_in_its_life() -> None:
         assert re.fullmatch(
             r"<Mine listening on 127.0.0.1:\d+ and 1 more, 0 connected>", repr(server)
         )
+
+
+def test_a_server_that_was_told_to_stop_before_it_ever_served_does_not_start() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.shutdown()
+    assert server.start()._background is None
+    with server:
+        assert exchange(server, b"x") == b"x"
