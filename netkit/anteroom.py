@@ -127,6 +127,11 @@ class Anteroom:
             _close(request)
         return held
 
+    def close_descriptors(self) -> None:
+        """In a forked child: they are the parent's clients, and nothing may be told to them."""
+        for request in [guest.request for guest in self.held] + [each for _, each in self.leaving]:
+            sockets.force_close(request)
+
 
 def _close(request: socket.socket) -> None:
     with contextlib.suppress(OSError):

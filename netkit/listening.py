@@ -332,6 +332,7 @@ class ListeningServer(ClientServer):
             return
         self._changed, self._configuring = threading.Condition(), threading.RLock()
         self._accepting.close_descriptors()
+        self._anteroom.close_descriptors()
         self._connections.end_in_child()
         self._client_threads.end_in_child()
         self._begin_new_life()

@@ -136,3 +136,19 @@ def test_nobody_is_kept_by_a_room_that_is_closed(
     room.turn_away(ours, b"full\n")
     assert ours.fileno() < 0
     assert receive_all(peer) == b"full\n"
+
+
+def test_in_a_forked_child_descriptors_are_closed_and_nobody_is_told(
+    pair: Callable[[], tuple[socket.socket, socket.socket]],
+) -> None:
+    room = Room()
+    held, leaving = pair(), pair()
+    copies = [sock.dup() for sock in (held[0], leaving[0])]  # as the parent has them
+    assert room.hold(held[0], "a", None, 5)
+    room.turn_away(leaving[0], b"full\n")
+    room.close_descriptors()
+    assert (held[0].fileno(), leaving[0].fileno()) == (-1, -1)
+    copies[0].sendall(b"still there")
+    assert held[1].recv(20) == b"still there"
+    for copy in copies:
+        copy.close()
