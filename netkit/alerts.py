@@ -28,6 +28,12 @@ _ALERTS = {
     "PROTOCOL_VERSION": "has no protocol version in common with us",
 }
 
+# The same, for those that are about something else than our certificate.
+_OTHER_ALERTS = {
+    "UNRECOGNIZED_NAME": "serves no host of the name that we asked for",
+    "NO_APPLICATION_PROTOCOL": "has no application protocol (ALPN) in common with us",
+}
+
 # What OpenSSL finds on our side. "{}" is "client" or "server".
 _REASONS = {
     "UNSUPPORTED_PROTOCOL": "no protocol version in common with the {}",
@@ -36,33 +42,52 @@ _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the {} sent no certificate, and one is required",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "the {} sent a damaged or forged record",
     "RECORD_LAYER_FAILURE": "the {} sent a damaged or forged record",  # OpenSSL 3.5 says so
+    "NO_SUITABLE_KEY_SHARE": "no group for the key exchange in common with the {}",
+    "NO_SHARED_GROUPS": "no group for the key exchange in common with the {}",
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": "no signature algorithm in common with the {}",
+    "NO_SHARED_SIGNATURE_ALGORITHMS": "no signature algorithm in common with the {}",
+    "CALLBACK_FAILED": "a callback of our context refused the {}",
 }
 
+# What OpenSSL finds as well if a server's context has no certificate at all.
+_UNCERTIFIED = ("UNSUPPORTED_PROTOCOL", "NO_SHARED_CIPHER", "NO_SUITABLE_SIGNATURE_ALGORITHM")
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")  # of a first record
+_TEXT = re.compile(rb"[\t\n\r\x1b -~\x80-\xff]+")
 _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13|SSL/TLS)_(?:ALERT_)?(.+)")
 
 
 def plain_text(first: bytes) -> str | None:
     """The beginning of what cannot be TLS, printable and short; None if `first` can be TLS."""
-    if not first or first[0] in _FIRST_BYTES:
-        return None
+    return None if not first or first[0] in _FIRST_BYTES else _shown(first)
+
+
+def _shown(first: bytes) -> str:
     line = re.split(rb"[\r\n]", first, maxsplit=1)[0] or first
     shown = repr(line[:SHOWN].decode("ascii", "backslashreplace"))
     return f"{shown}..." if len(line) > SHOWN else shown
 
 
-def handshake_failure(error: ssl.SSLError | None, peer: str, first: bytes) -> HandshakeError:
+def handshake_failure(
+    error: ssl.SSLError | None, peer: str, first: bytes, certified: bool = True
+) -> HandshakeError:
     """`error`: OpenSSL's, or None if the TCP input ended; `peer`: ``"client"`` or ``"server"``.
 
-    `first`: what the peer's input began with, more than `SHOWN` bytes if there were.
+    `first`: what the peer's input began with, more than `SHOWN` bytes if there were. `certified`:
+    whether it is sure that a server's context has a certificate.
     """
-    text = plain_text(first)
-    if text:
-        return HandshakeError(f"the {peer} sent plain text, not TLS: {text}")
+    if plain_text(first) or (error is not None and error.reason in _NO_TLS and first):
+        is_text = _TEXT.fullmatch(first[:SHOWN])
+        what = "plain text, not TLS" if is_text else "something that is not TLS"
+        return HandshakeError(f"the {peer} sent {what}: {_shown(first)}")
     if error is None or isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         if peer == "client" and not first:
             return NotBegunError()
         return HandshakeError(f"the {peer} left in the middle of the handshake")
-    return HandshakeError(_explained(error, peer, f"the handshake with the {peer} failed"))
+    text = _explained(error, peer, f"the handshake with the {peer} failed")
+    if error.reason in _UNCERTIFIED and peer == "client" and not certified:
+        text += ", or our context has no certificate"
+    return HandshakeError(text)
 
 
 def failure(error: ssl.SSLError, peer: str) -> TlsError:
@@ -82,7 +107,7 @@ def _explained(error: ssl.SSLError, peer: str, otherwise: str) -> str:
         return f"the certificate of the {peer} is not valid: {error.verify_message}"
     alert = _alert(error)
     if alert:
-        known = _ALERTS.get(alert)
+        known = _ALERTS.get(alert) or _OTHER_ALERTS.get(alert)
         return f"the {peer} " + (known or f"broke off: {_in_words(alert)}")
     known = _REASONS.get(error.reason or "")
     if known:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from . import events, sockets
 from .alerts import SHOWN, handshake_failure, plain_text
 from .deadline import Deadline
-from .errors import MissingExtraError, TlsConfigError
+from .errors import ConnectionClosedError, MissingExtraError, TlsConfigError
 from .timing import timed_out
 
 Pem = str | os.PathLike[str] | bytes  # the path of a file, or what such a file has
@@ -51,6 +51,10 @@ class TlsFiles(NamedTuple):
 
     def __repr__(self) -> str:  # there may be keys in it
         return f"<{type(self).__name__}>"
+
+
+class OwnContext(ssl.SSLContext):
+    """A context that netkit has made. A server's has a certificate."""
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
@@ -169,11 +173,16 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
         except ssl.SSLWantWriteError:  # pragma: no cover - more than the kernel's buffer
             writing = True
         except ssl.SSLError as error:
-            raise handshake_failure(error, "client", first) from None
+            certified = isinstance(sock.context, OwnContext)
+            raise handshake_failure(error, "client", first, certified) from None
         except BlockingIOError:  # the longest wait is not the whole of `seconds`
             continue
         except ConnectionError:
             raise handshake_failure(None, "client", first) from None
+        except OSError:
+            if sock.fileno() >= 0:
+                raise
+            raise ConnectionClosedError from None  # by another thread
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
@@ -220,7 +229,7 @@ def _san(x509: Any, host: str) -> Any:
 
 
 def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+    context = OwnContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
     context.options |= ssl.OP_NO_RENEGOTIATION

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import sockets
-from .errors import ConnectionClosedError, HandshakeError, TlsError
+from .errors import ConnectionClosedError, HandshakeError, NotBegunError, TlsError
 from .options import TimeLimits, check_seconds
 from .timing import HandshakeTimer, Timer
 from .unixsocket import PeerCredentials, peer_credentials
@@ -88,6 +88,23 @@ class SecurableStream(WritableStream):
             if self._changed:
                 self._check_writable()
             self._shake_hands(tls, timeout)
+
+    def shake_hands(self, sock: Any, seconds: float | None, limit: float | None) -> Any:
+        """`sock`, which its handler reads itself, after its handshake; `limit`: its timeout then.
+
+        What it raises says why the handshake failed. NotBegunError if `interrupt` has ended it:
+        whoever calls that says why.
+        """
+        from .certificates import shake_hands
+
+        try:
+            shake_hands(sock, seconds, self.peer)
+        except OSError as error:
+            if self._interruption is not None:
+                raise NotBegunError from None
+            raise self._failure(error) from None
+        sock.settimeout(limit)
+        return sock
 
     def is_secured(self) -> bool:
         """Whether it speaks TLS, by itself or through its socket."""

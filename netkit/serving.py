@@ -297,9 +297,7 @@ class ClientServer(AdjustableServer):
         limit = request.gettimeout()
         secured = certificates.wrap(request, context)
         self._connections.replace(connection, secured)
-        certificates.shake_hands(secured, seconds, connection.peer)
-        secured.settimeout(limit)
-        return secured
+        return connection.shake_hands(secured, seconds, limit)
 
     def _secured_below(self, request: Any, connection: Connection | None) -> Any:
         """The same for one that the program has wrapped, or its listener, by means of `ssl`."""
@@ -311,11 +309,8 @@ class ClientServer(AdjustableServer):
             return request
         seconds = self._options.handshake_timeout
         if connection.opaque:
-            limit = request.gettimeout()
             certificates.make_stoppable(request)
-            certificates.shake_hands(request, seconds, connection.peer)
-            request.settimeout(limit)
-            return request
+            return connection.shake_hands(request, seconds, request.gettimeout())
         context, request = request.context, sockets.waiting(socket.socket(fileno=request.detach()))
         self._connections.replace(connection, request)
         if self._time_limits is not None:

@@ -305,7 +305,7 @@ class Stream(Reader, Ends):
 
     def is_to_blame(self, error: BaseException) -> bool:
         """Whether `error`, which a handler has raised, comes from this connection's peer."""
-        if self.opaque:
+        if self.opaque and error is not self.error:
             if isinstance(error, TimeoutError) and self.socket.gettimeout() is not None:
                 return True  # of a read with the time limit of its socket
             if sockets.is_hang_up(error):

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from . import alerts
 from .buffer import ReceiveBuffer
+from .certificates import OwnContext
 from .errors import (
     ConnectionClosedError,
     NotBegunError,
@@ -88,7 +89,7 @@ class TlsStream:
         ValueError for a `server_hostname` that cannot be one, or for none if `context` checks it.
         """
         if context.check_hostname and not (server_side or server_hostname):
-            # Python raises this for a socket, and checks nothing in memory.
+            # As Python does for a socket; in memory it would check nothing.
             raise ValueError("a context with check_hostname needs a server_hostname")
         self._receive = receive
         self._send = send
@@ -159,7 +160,8 @@ class TlsStream:
                 self._failure = alerts.handshake_failure(None, self._peer, first)
             return False
         except ssl.SSLError as error:
-            self._failure = alerts.handshake_failure(error, self._peer, self._first or b"")
+            own = isinstance(self._ssl.context, OwnContext)
+            self._failure = alerts.handshake_failure(error, self._peer, self._first or b"", own)
             return False
         self._hungry = not (self._incoming.pending or self.eof)
         return True
@@ -438,8 +440,5 @@ class TlsStream:
 
     @property
     def server_name(self) -> str | None:
-        """The host that the client asked for by SNI (RFC 6066 section 3), in printable ASCII.
-
-        None if there is no such name, in a client, and before the handshake is over.
-        """
+        """What host the client asked for by SNI (RFC 6066 section 3); None if it is no ASCII."""
         return self._server_name

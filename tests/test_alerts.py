@@ -36,6 +36,12 @@ def with_ciphers(ciphers: str, context: ssl.SSLContext) -> ssl.SSLContext:
     return only(ssl.TLSVersion.TLSv1_2, context)
 
 
+def refusing_names() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    server = server_context(TlsFiles(files().server))
+    server.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+    return server, contexts()[1]
+
+
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 Contexts = Callable[[], tuple[ssl.SSLContext, ssl.SSLContext]]
 
@@ -68,6 +74,21 @@ CASES: dict[str, tuple[Contexts, str, str]] = {
         lambda: (mutual(), only(V12, client_context(files().ca, cert=files().strange_client))),
         "the certificate of the client is not valid: unable to get local issuer certificate",
         "the server does not trust our certificate: unknown CA",
+    ),
+    "a context without a certificate": (
+        lambda: (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), contexts(V12)[1]),
+        "no cipher in common with the client, or our context has no certificate",
+        "the server broke off: handshake failure",
+    ),
+    "a context without a certificate, in TLS 1.3": (
+        lambda: (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), contexts(V13)[1]),
+        "no protocol version in common with the client, or our context has no certificate",
+        "the server has no protocol version in common with us",
+    ),
+    "a callback that refuses the name": (
+        refusing_names,
+        "a callback of our context refused the client",
+        "the server serves no host of the name that we asked for",
     ),
     "a certificate of the server that a stranger has signed": (
         lambda: (contexts()[0], client_context(files().other_ca)),
@@ -177,6 +198,23 @@ def test_a_server_without_tls_is_told_by_the_client() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        (b"\x17\x03\x03\x00\x05hello", r"something that is not TLS: '\x17\x03\x03\x00\x05hello'"),
+        (bytes(10), "something that is not TLS: '" + r"\x00" * 10 + "'"),
+        (b"\x16" * 50, "something that is not TLS: '" + r"\x16" * 40 + "'..."),
+        (b"\xc3\xa4" + b"a" * 9, "plain text, not TLS: '" + r"\\xc3\\xa4aaaaaaaaa'"),
+    ],
+)
+def test_what_is_not_tls_is_shown_and_called_text_only_if_it_may_be(sent: bytes, text: str) -> None:
+    joined = Joined(shake=False)
+    joined.up.send(sent)
+    with pytest.raises(HandshakeError) as error:
+        joined.server.handshake()
+    assert str(error.value) == f"the client sent {text}"
+
+
+@pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01\x03\x01" + bytes(50)]
 )
 def test_what_begins_as_tls_is_not_called_plain_text(sent: bytes) -> None:
@@ -260,7 +298,8 @@ def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLErr
     [
         ("TLSV1_ALERT_INTERNAL_ERROR", "the client broke off: internal error"),
         ("SSLV3_ALERT_UNEXPECTED_MESSAGE", "the client broke off: unexpected message"),
-        ("TLSV1_UNRECOGNIZED_NAME", "the client broke off: unrecognized name"),
+        ("TLSV1_UNRECOGNIZED_NAME", "the client serves no host of the name that we asked for"),
+        ("TLSV1_ALERT_DECODE_ERROR", "the client broke off: decode error"),
         (
             "SSL/TLS_ALERT_BAD_CERTIFICATE",
             "the client does not accept our certificate: bad certificate",

@@ -41,7 +41,7 @@ from support import (
 )
 
 import netkit
-from netkit import events
+from netkit import events, logs
 from netkit.certificates import client_context
 from netkit.errors import HandshakeError, TlsConfigError, TruncatedError
 
@@ -418,6 +418,38 @@ def test_a_client_that_drips_does_not_defeat_the_handshake_timeout(handler: Any)
         f"no TLS handshake with 127.0.0.1:{port} within 0.2 seconds"
         for port in peers
     )
+
+
+@each_handler
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("stop", "ConnectionAbortedError: the connection to PEER was cut, since the server stops"),
+        ("destroy", "ConnectionClosedError: the connection is closed"),
+        ("lifetime", "TimeoutError: lifetime: the connection to PEER has lasted 0.3 seconds"),
+    ],
+)
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01"])
+def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
+    handler: Any, how: str, text: str, begun: bytes
+) -> None:
+    kinds = (events.ClientFailed, events.HandlerFailed)
+    options = {"lifetime": 0.3} if how == "lifetime" else {}
+    with observed(*kinds) as seen, serving(handler, tls=contexts()[0], **options) as server:
+        with client(server) as sock:
+            sock.sendall(begun)
+            connection = busy_connection(server)
+            wait_until(lambda: connection.is_secured() or connection._waiting)
+            if how == "stop":
+                server.stop(0)
+            elif how == "destroy":
+                connection.destroy()
+            assert server.wait_for_connections(0, PATIENCE)
+            text = text.replace("PEER", connection.peer)
+    if how == "stop" and not begun and not seen:
+        return  # it was idle, and has seen the end of input before it was cut
+    assert [f"{type(each.error).__name__}: {logs.said(each.error)}" for each in seen] == [text]
+    assert type(seen[0]) is events.ClientFailed
 
 
 def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
