@@ -290,7 +290,9 @@ class Worker:
 
     def _is_lost(self) -> bool:
         """Whether somebody else has been told how it ended: an ignored SIGCHLD, another thread."""
-        if not _is_ready(self.end):
+        from multiprocessing.connection import wait
+
+        if not wait([self.end], 0):
             return False
         try:
             os.kill(self.pid, 0)
@@ -308,12 +310,6 @@ def _pidfd(process: Any) -> int | None:
         with contextlib.suppress(OSError):
             return os.pidfd_open(process.pid)
     return None
-
-
-def _is_ready(descriptor: int) -> bool:
-    from multiprocessing.connection import wait
-
-    return bool(wait([descriptor], 0))
 
 
 def _close_pipes(error: OSError) -> None:
