@@ -126,8 +126,8 @@ def test_limits_hold(handler: Any, limit: str) -> None:
                 sock.sendall(b"half a li")
                 assert receive_all(sock) == b""
             wait_until(lambda: told)
-    assert [type(event) for event in told] == [events.ClientFailed]
-    assert limit in str(told[0].error)
+    assert [type(event) for event in told] == [events.ClientFailed], told
+    assert limit in str(told[0].error), told
 
 
 @pytest.mark.parametrize("handler", [Shout, shout])
