@@ -182,10 +182,15 @@ class Accepting:
             self._changed.notify_all()
         self._ended()
 
-    def close_descriptors(self) -> None:
-        """In a forked child, where nobody accepts, and nothing may be told to them."""
-        if self._acceptor is not None:
-            self._acceptor.close()
+    def end_in_child(self) -> bool:
+        """In a forked child, where nobody accepts: nothing may be told to its descriptors.
+
+        Whether a thread of the parent is in its turn.
+        """
+        if self._acceptor is None:
+            return False
+        self._acceptor.close()
+        return True
 
     def request_stop(self) -> None:
         """Have the turn end soon; if there never was one, the first will end at once."""

@@ -328,10 +328,9 @@ class ListeningServer(ClientServer):
         The threads of the parent are not here, and may have left any lock held. Nothing is told to
         the descriptors that are shared with the parent. A server that does not accept is left.
         """
-        if not self._accepting.under_way:
+        if not self._accepting.end_in_child():
             return
         self._changed, self._configuring = threading.Condition(), threading.RLock()
-        self._accepting.close_descriptors()
         self._anteroom.close_descriptors()
         self._connections.end_in_child()
         self._client_threads.end_in_child()

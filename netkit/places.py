@@ -82,14 +82,13 @@ class SharedPlaces:
         taken, changes = self._cell(self.index)
         self._note(self.index, taken, changes + 1)
         try:
-            if os.read(self._reader, 1):
-                taken += 1
-                return True
+            os.read(self._reader, 1)
+            taken += 1
+            return True
         except BlockingIOError:
-            pass
+            return False
         finally:
             self._note(self.index, taken, changes + 2)
-        return False
 
     def give_back(self) -> None:
         """Give one back."""

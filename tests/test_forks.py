@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from support import PATIENCE, Program, receive_all, wait_until
 
 import netkit
+import netkit.__main__
 from netkit import events, forks
 from netkit.signals import StopSignals
 
@@ -395,6 +397,46 @@ def test_a_server_is_closed_in_a_forked_child_and_only_there() -> None:
             with netkit.connect(server.address.port, "127.0.0.1") as conn:
                 assert conn.read() == b"child\nparent\n"
     assert statuses == [1, 1]
+
+
+@forking
+def test_a_server_that_does_not_accept_is_the_childs_too() -> None:
+    """It may accept there, as in worker processes."""
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        server.shutdown()
+        assert status_of_child(lambda: server.listening and server.socket.fileno() >= 0) == 1
+
+
+def test_a_script_that_is_imported_by_a_spawned_process_is_told_of_the_guard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forks.check_main()
+    monkeypatch.setattr(
+        multiprocessing.process.current_process(), "_inheriting", True, raising=False
+    )
+    with pytest.raises(netkit.ServerStateError, match="start the server under if __name__ =="):
+        forks.check_main()
+    monkeypatch.delitem(sys.modules, "multiprocessing.process")
+    forks.check_main()
+
+
+@forking
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_the_command_line_leaves_children_what_ctrl_c_does_in_python(
+    before: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> int:
+        expected = signal.SIG_DFL if before is signal.default_int_handler else before
+        assert signal.getsignal(signal.SIGINT) == expected
+        return status_of_child(lambda: signal.getsignal(signal.SIGINT) == before)
+
+    monkeypatch.setattr("netkit.cli.main", main)
+    handler = signal.signal(signal.SIGINT, before)
+    try:
+        assert netkit.__main__.run() == 1
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        forks.do_not_undo(netkit.__main__._restore_interrupts)
 
 
 @forking

@@ -300,6 +300,12 @@ class Late(netkit.Server):
         super().serve_forever(poll_interval)
 
 
+def test_a_server_that_serves_already_expects_no_other_turn() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        server._accepting.expect()
+        assert server._accepting.has_begun
+
+
 def serve_for_a_while(server: netkit.Server) -> None:
     with in_thread(netkit.Server.serve_forever, server):
         wait_until(lambda: server._accepting.under_way)

@@ -35,8 +35,8 @@ from support import (
 )
 
 import netkit
-from netkit import events
-from netkit.signals import NEWS, Mailbox, StopSignals
+from netkit import events, forks
+from netkit.signals import NEWS, Mailbox, StopSignals, _Service
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -378,6 +378,7 @@ def handler(conn):
     logging.info("served")
     time.sleep(60)
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # what comes after the end
 sys.exit(netkit.serve(handler, host="127.0.0.1", drain_timeout=60).exit_status)
 """
 
@@ -631,6 +632,34 @@ def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
             signal.signal(signum, handler)
     assert told == ["something else"] * len(before)
     assert (sys.unraisablehook is tell) is (afterwards is None)
+
+
+def test_signals_that_can_be_caught_in_part_only_are_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_handler = signal.signal
+
+    def fail(signum: int, handler: Any) -> Any:
+        if signum == signal.SIGTERM and handler != before:
+            raise RuntimeError("a signal handler of the program")
+        return set_handler(signum, handler)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", fail)
+        with pytest.raises(RuntimeError, match="of the program"), StopSignals():
+            pass
+    assert forks._undoing == []
+
+
+def test_a_server_that_is_given_up_before_its_thread_runs_never_serves(mailbox: Mailbox) -> None:
+    server = new_server()
+    service = _Service(server, None, mailbox)
+    service.abandon()
+    service.start()
+    service._thread.join()
+    assert service.outcome == []
+    assert not server.listening
 
 
 def test_the_hook_for_late_signals_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
