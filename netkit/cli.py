@@ -89,7 +89,7 @@ def _handler_or_stand_in(arguments: argparse.Namespace) -> tuple[Any, dict[str, 
     """As `_handler`; but what workers load, so that a reload gets it anew, is not loaded here."""
     if arguments.command != "serve" or arguments.workers == 1:
         return _handler(arguments)
-    from .worker import to_be_loaded
+    from .recipe import to_be_loaded
 
     return to_be_loaded, {}
 

@@ -10,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from . import events, logconfig, logs
+from . import events, logs
 from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .deadline import Deadline
 from .errors import LoadError
 from .forks import do_not_undo, undo_in_children
 from .numbering import SharedNumbers
-from .options import has_gil, usable_cores
 from .places import SharedPlaces
+from .recipe import HELD_BACK, PARENTS_SIGNALS, Load, Recipe, signals_held_back
 from .registry import StopReport
 from .server import Server
 from .signals import StopSignals
@@ -35,102 +34,10 @@ from .stream import number_by
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-Load = Callable[[], Any]
-
-# What a parent handles and passes on as orders. All of them may come to the whole process group,
-# from a terminal: a worker must not take them for its own.
-PARENTS_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name)
-)
-_HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
-
 # Seconds that one gets to end by itself, from when its clients are cut: the threads of those get
 # `CUT_GRACE`, and all must be over before a supervisor loses patience (docker stop: 10 seconds).
 KILL_GRACE = 2 * CUT_GRACE
 READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
-
-
-def to_be_loaded(connection: Any, **_: Any) -> None:
-    """What stands for a handler until a worker has loaded its own."""
-
-
-class Recipe(NamedTuple):
-    """How another process makes the same server: what can be pickled of it."""
-
-    kind: type[Server]
-    handler: Any
-    options: dict[str, Any]
-    listeners: tuple[socket.socket, ...]
-    status_lines: bool = False
-
-    def __repr__(self) -> str:  # there may be keys in it
-        return f"<{type(self).__name__}>"
-
-    def make(self) -> Server:
-        """The server, not listening yet."""
-        return self.kind(None, self.handler, **self.options)
-
-    def prepare_process(self) -> None:
-        """Make a new interpreter like the parent, as far as a copy would have it from there."""
-        _keep_descriptors()
-        if self.status_lines and not logs.logger.hasHandlers():
-            logconfig.add_status_lines()
-
-
-def cores_of(count: int) -> tuple[int, ...]:
-    """Where each of so many workers is to stay on one; none: the kernel moves them about.
-
-    With the GIL, a thread that wakes up on another core than the one that has the lock only gets in
-    its way: on one core they take turns by themselves, without waiting for the lock. Where there
-    are fewer workers than cores, an idle core must not be closed to them.
-    """
-    cores = usable_cores()
-    pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)
-    return cores if pinned else ()
-
-
-def ingredients(
-    server: Server, method: str | None, load: Load | None, anew: bool, pems: dict[str, Any]
-) -> tuple[BaseContext, Server | Recipe]:
-    """What a `Worker` is made of. `method`: as the program has chosen; None: it has not.
-
-    `anew`: not as a copy of this process. `pems`: what is there instead of the files of TLS.
-    """
-    import multiprocessing
-    from multiprocessing import resource_tracker
-
-    if method is None:
-        method = "fork" if sys.platform == "linux" and _has_one_thread() else "spawn"
-    if anew:
-        method = "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "fork":
-        return context, server
-    with _signals_held_back():  # of which a terminal that is closed sends it one, too
-        resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
-    if method == "forkserver":
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()  # else with the first of them, whose signals are held back
-    handler = server.RequestHandlerClass if load is None else to_be_loaded
-    options = {**server._options._asdict(), **pems}
-    options["handler_args"] = dict(options["handler_args"])
-    listeners, status = server._listeners, logconfig.shows_status_lines()
-    return context, Recipe(type(server), handler, options, listeners, status)
-
-
-def _has_one_thread() -> bool:
-    """Whether this process may be forked: the threads of libraries count, too (Linux, proc(5))."""
-    if threading.active_count() > 1:
-        return False
-    for pause in (0.0, 0.001, 0.01, 0.1):  # one that has been joined may be there for a moment
-        time.sleep(pause)
-        try:
-            if len(os.listdir("/proc/self/task")) == 1:
-                return True
-        except OSError:  # there is no such folder, or no descriptor left
-            return True
-    return False
 
 
 class Worker:
@@ -181,7 +88,7 @@ class Worker:
             name="netkit-worker",
         )
         try:
-            with _signals_held_back():
+            with signals_held_back():
                 self.process.start()
         except OSError as error:
             _close_pipes(error)
@@ -322,19 +229,6 @@ def _close_pipes(error: OSError) -> None:
                     os.close(frame.f_locals[name])
 
 
-@contextlib.contextmanager
-def _signals_held_back() -> Any:
-    """For the start of a worker, which inherits it: no signal is to find it without handlers."""
-    if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # In the worker's process
 
 
@@ -363,7 +257,7 @@ def work(
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)
         if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - Windows has none
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         made = _Made()
         try:
             threading.Thread(
@@ -383,17 +277,6 @@ def work(
             _say(channel, Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
         _say(channel, StopReport(report.finished, report.cut))
-
-
-def _keep_descriptors() -> None:
-    """Have none of a new interpreter's descriptors passed on to the programs that it executes.
-
-    Those of `netkit` and `multiprocessing` came to it in that way.
-    """
-    for name in os.listdir("/dev/fd"):
-        if int(name) > 2:
-            with contextlib.suppress(OSError):  # the list's own
-                os.set_inheritable(int(name), False)
 
 
 def _make(source: Server | Recipe, load: Load | None) -> Server:

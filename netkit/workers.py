@@ -34,6 +34,7 @@ from .logconfig import status_lines
 from .numbering import SharedNumbers
 from .options import MAX_WORKERS, Options, check_seconds, check_workers
 from .places import SharedPlaces, check_places, shared_places
+from .recipe import PARENTS_SIGNALS, Load, cores_of, ingredients
 from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
@@ -47,7 +48,7 @@ from .signals import (
     watch_terminal,
 )
 from .threads import check_threads
-from .worker import PARENTS_SIGNALS, Load, Worker, cores_of, ingredients
+from .worker import Worker
 
 STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles

@@ -40,7 +40,7 @@ ORDER = [
     *("admission", "anteroom"),
     *("handlers", "adapting", "subclassing", "doorway", "settings", "serving", "listening"),
     *("stopping", "exiting", "server", "signals"),
-    *("channel", "worker", "workers", "running"),
+    *("channel", "recipe", "worker", "workers", "running"),
     *("stdio", "terminal", "progress", "conversing", "arguments", "opening", "connecting"),
     *("loading", "output", "__init__", "commands", "cli", "__main__"),
 ]

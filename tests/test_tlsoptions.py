@@ -14,8 +14,8 @@ from netkit import cli
 from netkit.certificates import TlsFiles
 from netkit.clientoptions import ConnectOptions
 from netkit.options import Options
+from netkit.recipe import Recipe
 from netkit.tlsoptions import LONGEST_PASSWORD, password_from
-from netkit.worker import Recipe
 
 SECRET = "hunter2-hunter2"
 PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"

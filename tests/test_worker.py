@@ -19,11 +19,12 @@ import pytest
 from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_until
 
 import netkit
-from netkit import worker
+from netkit import recipe, worker
 from netkit.channel import Channel, Failed, Ready, Stop, channel_pair
 from netkit.forks import do_not_undo
+from netkit.recipe import PARENTS_SIGNALS, Recipe
 from netkit.registry import StopReport
-from netkit.worker import PARENTS_SIGNALS, Recipe, Worker
+from netkit.worker import Worker
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
@@ -332,16 +333,16 @@ def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.
 def test_a_process_with_threads_is_not_forked_whoever_has_started_them() -> None:
     code = """
 import _thread, threading, time
-from netkit import worker
+from netkit import recipe
 thread = threading.Thread(target=int)
 thread.start()
 thread.join()
-print(worker._has_one_thread())
+print(recipe._has_one_thread())
 _thread.start_new_thread(time.sleep, (60,))
-print(threading.active_count(), worker._has_one_thread())
+print(threading.active_count(), recipe._has_one_thread())
 thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
 thread.start()
-print(worker._has_one_thread())
+print(recipe._has_one_thread())
 """
     output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
     assert output.split() == ["True", "1", "False", "False"]
@@ -355,7 +356,7 @@ def test_where_threads_cannot_be_counted_those_of_python_count(
 
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(os, "listdir", fail)
-    assert worker._has_one_thread()
+    assert recipe._has_one_thread()
 
 
 # In the worker's process

@@ -37,7 +37,7 @@ from netkit.options import (
     usable_cores,
 )
 from netkit.places import SharedPlaces
-from netkit.worker import cores_of
+from netkit.recipe import cores_of
 from netkit.workers import RECOUNT_SECONDS
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
