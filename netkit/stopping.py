@@ -135,6 +135,7 @@ class StoppableServer(ListeningServer):
                 return
             self._enter(State.DRAINING)
             self._closing_thread = _me()
+            self._report = StopReport(0, 0)  # not that of an earlier life
             if self._stop_order[0] is not None:  # it came since, or is all that was said
                 self._limit_locked(*self._stop_order)
         try:
@@ -147,10 +148,10 @@ class StoppableServer(ListeningServer):
                 self._connections.wait_until(over, seconds)
         finally:
             try:
-                self._close_listeners()
-                self._shut_doors()
                 self._client_threads.close()
                 self._lifetimes.close(0)
+                self._close_listeners()
+                self._shut_doors()
             finally:  # others wait for it
                 self._closing_thread = None
                 self._enter(State.CLOSED)
@@ -186,6 +187,7 @@ class StoppableServer(ListeningServer):
             connections.wait_while_draining(everybody)
         finally:  # a second Ctrl+C may have ended the wait
             connections.cut(spare=_me())
+            self._report = connections.drained()
         self._wait_for_threads(over, everybody)
         self._report = connections.drained()
         self._refusals.end_episodes(quiet=0)

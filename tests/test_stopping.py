@@ -675,3 +675,29 @@ def test_a_stop_takes_in_who_is_queued_behind_a_client_that_went_away(
         sock.sendall(b"hello")
         assert server.stop() == (1, 0)
         assert receive_all(sock) == b"hello"
+
+
+def test_a_report_is_not_that_of_an_earlier_life() -> None:
+    with serving(shout) as server, client(server):
+        the_connection(server)
+        assert server.stop(LONG) == (1, 0)
+        server.block_on_close = False
+        server.listen(0, "127.0.0.1").start().server_close()
+        assert server.stop(LONG) == (0, 0)
+
+
+def test_a_stop_that_is_interrupted_has_cut_whoever_was_left_and_its_report_says_so(
+    monkeypatch: pytest.MonkeyPatch, little_grace: None
+) -> None:
+    def interrupted(_: object) -> bool:
+        raise KeyboardInterrupt
+
+    worker = Worker(lambda conn: None)
+    with at_work(worker) as server, client(server) as sock:
+        assert worker.busy.wait(PATIENCE)
+        with monkeypatch.context() as patch:
+            patch.setattr(server._connections, "wait_while_draining", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server.stop(LONG)
+        assert receive_all(sock) == b""
+        assert server.stop(LONG) == (0, 1)
