@@ -48,6 +48,8 @@ QUIET_SECONDS = 0.5
 
 # How often a stop looks whether a slow peer's kernel has got the rest of a reply (seconds). Ending
 # the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
+# The kernel has no event for it (see `sockets.ACKNOWLEDGEMENT`); it is asked only while one
+# that is being closed has unacknowledged bytes.
 UNSENT_SECONDS = 0.05
 
 

@@ -108,7 +108,7 @@ class IncrementalDecoder:
     A character that has not come whole is kept for the next call: at most `MAX_KEPT` bytes. With
     the few codecs that cannot be decoded piece by piece (idna, punycode, unicode_escape, and any
     that has been registered without an incremental decoder) everything is kept, and comes at the
-    end: at most `max_message` bytes, None for any number.
+    end: at most `max_message` bytes, None for any number, and of punycode `MAX_KEPT` in all.
     """
 
     def __init__(self, encoding: str, max_message: int | None = None) -> None:
@@ -120,8 +120,11 @@ class IncrementalDecoder:
         self._decode = _incremental(self.encoding)
         self._kept = bytearray()
         self._most: float = MAX_KEPT
+        self._longest: float = math.inf  # a whole stream
         if isinstance(self._decode, _Whole):
             self._most = math.inf if self.max_message is None else self.max_message
+            if self._decode.quadratic:
+                self._longest = MAX_KEPT
 
     @property
     def pending(self) -> bool:
@@ -136,6 +139,9 @@ class IncrementalDecoder:
         """
         raw = data if type(data) is bytes else _raw(data)
         decode, kept = self._decode, self._kept
+        if len(kept) + len(raw) > self._longest:
+            self._restart()
+            raise MessageTooLongError(MAX_KEPT, option=None, what=f"text in {self.encoding}")
         if final:  # first, because a codec may raise
             self._restart()
         if kept:
@@ -315,10 +321,14 @@ def _incremental(encoding: str) -> _Decode:
 
 
 class _Whole:
-    """Decodes nothing before the end."""
+    """Decodes nothing before the end.
+
+    `quadratic`: in a time that grows with the square of its size: 64 KiB take a second.
+    """
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
+        self.quadratic = codecs.lookup(encoding).name == "punycode"
 
     def __call__(self, data: bytes | bytearray, final: bool) -> tuple[str, int]:
         return (_decode_whole(data, self._encoding), len(data)) if final else ("", 0)

@@ -36,7 +36,9 @@ KEEP_ALIVE_INTERVAL = 10  # seconds between probes
 KEEP_ALIVE_COUNT = 6  # unanswered probes that make a dead peer
 
 # Peers acknowledge what they have received after up to 40 ms (Linux), or 500 (RFC 9293 section
-# 3.8.6.3), and no event tells that they did: it is asked for so often (seconds).
+# 3.8.6.3). The kernel wakes nobody when they have, but for a close(2) with SO_LINGER, which no
+# other thread could end, and which does not swallow what still comes. So it is asked for so often
+# (seconds), only by a close, and only while bytes are unacknowledged: most often not once.
 ACKNOWLEDGEMENT = 0.005
 
 # Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
