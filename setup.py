@@ -20,6 +20,7 @@ setup(
     description="A blocking TCP toolkit with one thread for each client",
     long_description=readme,
     long_description_content_type="text/markdown",
+    author="The netkit authors",
     license="MIT",
     packages=["netkit"],
     package_data={"netkit": ["py.typed"]},

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from .addresses import SocketAddress, is_ip
 from .arguments import Parser, checked, complain, count, duration, endpoints, say
+from .conversing import transfer
 from .endpoints import Endpoint
 from .errors import MissingExtraError, TlsConfigError
 from .opening import accept, dial
@@ -162,8 +163,6 @@ def _source(text: str) -> tuple[str, int]:
 
 def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], NoReturn]) -> int:
     """Run the command and return its exit status. `fail` ends the process for a wrong use."""
-    from .conversing import transfer  # here because servers do without
-
     try:
         arguments.endpoint = _endpoint(words, arguments.listen)
         _check(arguments)
@@ -213,6 +212,7 @@ _TLS = ("tls", "insecure", "tls_ca", "server_name", "tls_cert", "tls_key", "tls_
 _EXCLUDES = {
     "listen": ("probe", "insecure", "tls_ca", "server_name", "retry", "source"),
     "probe": ("send", "receive", "crlf", "hex", "no_half_close", "idle_timeout"),
+    "insecure": ("tls_ca",),
     "tls_self_signed": ("tls_cert",),
 }
 

@@ -495,6 +495,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("--listen --tls 80", "--listen --tls needs --tls-cert or --tls-self-signed"),
         ("--listen --tls-key f 80", "--tls-key needs --tls-cert"),
         ("--listen --insecure 80", "--listen does not go with --insecure"),
+        ("--insecure --tls-ca f 80", "--insecure does not go with --tls-ca"),
         ("--tls-self-signed 80", "--tls-self-signed is for --listen"),
         (
             "--listen --tls-self-signed --tls-cert f 80",
