@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from support import exchange, observed, serving, serving_forever, silent_log
+from support import exchange, exchange_and_fail, observed, serving, serving_forever, silent_log
 
 import netkit
 from netkit import events
@@ -229,7 +229,7 @@ def test_a_plain_function_may_be_made_of_what_cannot_serve() -> None:
 def test_a_handler_that_returns_what_has_not_run_has_failed(result: Any) -> None:
     with observed(events.HandlerFailed) as failures, silent_log():
         with serving(lambda conn: result(conn)) as server:
-            assert exchange(server, b"") == b""
+            assert exchange_and_fail(server, b"") == b""
     (failure,) = failures
     assert isinstance(failure.error, TypeError)
     assert "of which nothing has run" in str(failure.error)

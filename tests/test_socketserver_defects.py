@@ -33,6 +33,7 @@ from support import (
     ROOT,
     client,
     exchange,
+    exchange_and_fail,
     observed,
     receive_all,
     serving,
@@ -350,7 +351,9 @@ print(netkit.run(server))
         assert ask(sock, b"a\n") == b"A\n"
         script.process.send_signal(signal.SIGINT)
         assert sock.recv(1) == b""
-        assert script.wait() == (0, "stopped: 1 finished, 0 cut\n", "")
+        status, printed, logged = script.wait()
+        assert (status, printed) == (0, "stopped: 1 finished, 0 cut\n")
+        assert re.fullmatch(r"(.* INFO .*\n)+", logged), logged
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -395,7 +398,9 @@ finally:
         assert read_line(sock) == b"began\n"
         script.process.send_signal(signal.SIGTERM)
         assert receive_all(sock) == b"done\n"
-        assert script.wait() == (0, "stopped: 1 finished, 0 cut\ncleaned up\n", "")
+        status, printed, logged = script.wait()
+        assert (status, printed) == (0, "stopped: 1 finished, 0 cut\ncleaned up\n")
+        assert re.fullmatch(r"(.* INFO .*\n)+", logged), logged
 
 
 @pytest.mark.parametrize("daemon_threads", [True, False])
@@ -1001,8 +1006,13 @@ def test_R3_a_handle_error_that_raises_is_told_and_survived(hook: str) -> None:
 
 def test_R4_what_keeps_a_client_from_being_accepted_is_told() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with netkit.Server(LOCAL, Shout) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+
+    class ShakesHands(netkit.Server):
+        def get_request(self) -> Any:
+            request, client_address = super().get_request()
+            return context.wrap_socket(request, server_side=True), client_address
+
+    with ShakesHands(LOCAL, Shout) as server:
         with observed(events.AcceptFailed) as failures, serving_forever(server):
             for _ in range(2):  # plain text at a TLS port
                 with client(server) as sock, contextlib.suppress(ConnectionError):
@@ -1040,7 +1050,7 @@ def test_R5_closed_is_called_even_if_connected_has_failed() -> None:
 
     calls: list[str] = []
     with serving(HalfConnected) as server:
-        assert exchange(server, b"") == b""
+        assert exchange_and_fail(server, b"") == b""
         wait_until(lambda: not server.connections)
         assert calls == ["connected", "closed"]
 

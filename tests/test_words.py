@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import client, exchange, receive_all, receive_exactly, serving, tcp_pair
+from support import client, exchange_and_fail, receive_all, receive_exactly, serving, tcp_pair
 
 import netkit
 from netkit import Connection
@@ -94,7 +94,7 @@ def test_a_service_that_is_down_is_one_line_for_each_client(
             netkit.relay(conn, upstream)
 
     with serving(forward) as server:
-        assert exchange(server, b"") == b""
+        assert exchange_and_fail(server, b"") == b""
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert f"connect to 127.0.0.1:{port} failed: connection refused" in record.getMessage()
     assert record.exc_info is None
