@@ -186,7 +186,7 @@ class WritableStream(Stream):
 
         So a connection may be the file of ``print(..., flush=True)``. Errors as of `write`.
         """
-        with self._write_lock:
+        with self._output():
             self._send_corked()
 
     def _is_special(self) -> bool:
@@ -203,9 +203,7 @@ class WritableStream(Stream):
     def _send_corked(self) -> None:
         """The write lock is held. What cannot be sent is lost, as of any write that fails."""
         payload, self._corked = self._corked, bytearray()
-        if payload and not (self._closed or self._ended):
-            if self._broken is not None:
-                self._check_writable()
+        if payload and not (self._closed or self._ended or self._broken):
             self._send_whole(payload)
 
     def _send_whole(self, payload: _Bytes) -> None:

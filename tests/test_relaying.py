@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import random
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support import (
@@ -270,3 +272,29 @@ def test_a_file_that_says_what_cannot_be_is_an_error(said: int) -> None:
         send_and_end(peer, b"abcdef")
         with pytest.raises(OSError, match=f"says that it has written {said} of 6 bytes"):
             conn.pipe_to(Sink(said))
+
+
+def test_a_buffer_that_has_taken_a_part_gets_the_rest_once_it_may() -> None:
+    class Buffer(io.BytesIO):
+        """As ``io.BufferedWriter``, whose file would block once."""
+
+        blocked = False
+
+        def write(self, data: Any) -> int:
+            if self.blocked:
+                return super().write(data)
+            self.blocked = True
+            taken = super().write(data[:2])
+            raise BlockingIOError(errno.EAGAIN, "would block", taken)
+
+        def fileno(self) -> int:
+            return writing
+
+    reading, writing = os.pipe()
+    with pair() as (conn, peer):
+        send_and_end(peer, b"abcdef")
+        buffer = Buffer()
+        assert conn.pipe_to(buffer) == 6
+        assert buffer.getvalue() == b"abcdef"
+    os.close(reading)
+    os.close(writing)

@@ -773,3 +773,83 @@ def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyP
     with connected() as (conn, _), open(path, "rb") as file:
         conn.set_timeout(PATIENCE)
         assert conn.sendfile(file, 0, 5) == 5  # by reading it, which finds what is there
+
+
+# --- Ends that cannot be sent ---
+
+
+def fill(conn: netkit.Connection) -> None:
+    """Send until the kernel takes no more."""
+    conn.socket.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            conn.socket.send(bytes(100_000))
+    conn.socket.setblocking(True)
+
+
+def test_a_file_of_which_a_part_is_sent_in_time_breaks_the_output_once() -> None:
+    with connected() as (conn, _):
+        conn.set_timeout(0.05)
+        with pytest.raises(TimeoutError) as caught:
+            conn.sendfile(io.BytesIO(bytes(MUCH)))
+        with pytest.raises(TimeoutError) as same:
+            conn.write("more")
+        assert same.value is caught.value
+        with pytest.raises(TimeoutError):
+            conn.detach()
+        conn.destroy()
+
+
+@pytest.mark.parametrize("finish", [netkit.Connection.end, netkit.Connection.close])
+def test_the_end_of_tls_that_cannot_be_sent_takes_only_so_long(
+    finish: Callable[[netkit.Connection], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    with both(True) as (conn, _):
+        fill(conn)
+        conn.set_timeout(0.05)
+        if finish is netkit.Connection.end:
+            with pytest.raises(TimeoutError, match="write_timeout"):
+                conn.end()
+        else:
+            conn.close()
+            assert conn.fileno() == -1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
+def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    with connected() as (conn, peer):
+        peer.shutdown(socket.SHUT_WR)
+        conn.socket.setblocking(False)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += conn.socket.send(bytes(100_000))
+        conn.fail(ValueError())
+        with in_thread(conn.close):
+            wait_until(lambda: conn._waiting)
+            assert len(receive_exactly(peer, sent)) == sent
+        with pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_what_was_gathered_is_not_sent_in_clear_text_after_a_failed_handshake() -> None:
+    with connected() as (conn, peer):
+        with pytest.raises(netkit.errors.HandshakeError), conn.corked():
+            conn.write("a secret")
+            peer.sendall(b"no TLS at all\n")
+            conn.start_tls(contexts()[1], server_hostname="localhost")
+        conn.destroy()
+        assert b"a secret" not in receive_all(peer)
+
+
+def test_nothing_is_written_by_an_empty_write() -> None:
+    with connected() as (conn, peer):
+        assert conn.write(b"") == 0
+        conn.set_timeout(PATIENCE)
+        assert conn.write(b"") == 0
+        conn.end()
+        assert receive_all(peer) == b""
