@@ -72,11 +72,12 @@ class Mailbox:
 class StopSignals:
     """SIGINT and SIGTERM, caught while the ``with`` block runs; main thread only.
 
-    They, and those given to `catch`, are posted to `mailbox`. At the end, or whenever a signal
-    handler of the program raises an exception, the handlers that were there before are put back, or
-    `afterwards` if it is given (``signal.SIG_IGN`` for a program that is about to exit with a
-    status of its own). A process that is forked meanwhile has the handlers from before at once.
-    ValueError off the main thread.
+    They, SIGHUP if the program neither ignores (nohup(1)) nor handles it, and those given to
+    `catch`, are posted to `mailbox`. `terminal_lost` says whether the terminal is gone that the
+    process had at the start. At the end, or whenever a signal handler of the program raises an
+    exception, the handlers that were there before are put back, or `afterwards` if it is given
+    (``signal.SIG_IGN`` for a program that is about to exit with a status of its own). A process
+    that is forked meanwhile has the handlers from before at once. ValueError off the main thread.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -96,7 +97,10 @@ class StopSignals:
             # By `map`, so that no signal handler can raise between the call and the note of it.
             set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
             self._previous_fds.extend(map(set_fd, [self.mailbox.outbox_fileno()]))
+            self.terminal_lost = _watch_terminal()
             self.catch(*self.SIGNALS)
+            if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
+                self.catch(_SIGHUP)  # before it serves, so that it does not end the program
             return self
         except BaseException:
             self.close()
@@ -161,10 +165,10 @@ class StopSignals:
         """
         service = _Service(server, drain_timeout, self.mailbox)
         try:
-            terminal_lost = watch_terminal()
-            self._catch_hang_up(server)
+            if _SIGHUP is not None and server.can_reload:  # though the program handles it, too
+                self.catch(_SIGHUP)
             service.start()
-            interrupted = self._wait(server, service, terminal_lost)
+            interrupted = self._wait(server, service)
             return RunReport(*service.result(), interrupted)
         except BaseException:
             despite_signals(service.abandon)
@@ -172,21 +176,14 @@ class StopSignals:
         finally:
             self.close()
 
-    def _catch_hang_up(self, server: Server) -> None:
-        # What it means is asked when it comes; nohup(1), or the program's own handler, has its way.
-        if _SIGHUP is None or _SIGHUP in self._previous:
-            return
-        if signal.getsignal(_SIGHUP) is signal.SIG_DFL or server.can_reload:
-            self.catch(_SIGHUP)
-
-    def _wait(self, server: Server, service: _Service, terminal_lost: Callable[[], bool]) -> bool:
+    def _wait(self, server: Server, service: _Service) -> bool:
         """Until it has ended; whether a SIGINT has come after the stop began."""
         stopping = interrupted = False
         while not service.outcome:
             signum = self.mailbox.take()
             if signum in self._disregarded or signum not in (*self.SIGNALS, _SIGHUP):
                 continue  # the end of the server, or a signal that the program itself handles
-            if signum == _SIGHUP and not terminal_lost():
+            if signum == _SIGHUP and not self.terminal_lost():
                 _reload(server)
                 continue
             if not stopping:
@@ -205,7 +202,7 @@ def _reload(server: Server) -> None:
         events.emit(events.NothingToReload())
 
 
-def watch_terminal() -> Callable[[], bool]:
+def _watch_terminal() -> Callable[[], bool]:
     """A function that says whether the terminal is gone that the process has now.
 
     The kernel sends SIGHUP when that happens (termios(3)). It is never gone for a process that

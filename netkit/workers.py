@@ -45,7 +45,6 @@ from .signals import (
     StopSignals,
     despite_signals,
     stops_writers,
-    watch_terminal,
 )
 from .threads import check_threads
 from .worker import Worker
@@ -159,7 +158,7 @@ class Workers:
 
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are being caught already; main thread only."""
-        self._terminal_lost = watch_terminal()
+        self._terminal_lost = signals.terminal_lost
         signals.catch(*PARENTS_SIGNALS, signal.SIGCHLD)
         return self._supervise(signals.mailbox, drain_timeout)
 
