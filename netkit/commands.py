@@ -264,6 +264,9 @@ def _check_effects(
         raise ArgumentError("--when-full has no effect without --max-connections")
     if "refusal" in on and not {*_ADMITTING, "profile"} & set(on):
         raise ArgumentError(f"--refusal has no effect without {_either(_ADMITTING)}")
+    style = "--hex" if vars(arguments).get("hex") else "--raw" if vars(arguments).get("raw") else ""
+    if style and "max_line" in on:
+        raise ArgumentError(f"--max-line has no effect with {style}, which reads no lines")
     if arguments.tls_self_signed and "tls_cert" in on:
         raise ArgumentError("--tls-self-signed and --tls-cert cannot both be given")
     if "handshake_timeout" in on and not (arguments.tls_self_signed or "tls_cert" in on):

@@ -312,6 +312,14 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             "echo --when-full refuse",
             "netkit echo: error: --when-full has no effect without --max-connections",
         ),
+        *(
+            (
+                f"logger --max-line 80 {style}",
+                f"netkit logger: error: --max-line has no effect with {style}, "
+                "which reads no lines",
+            )
+            for style in ("--hex", "--raw")
+        ),
         (
             "echo --refusal busy --max-connections off",
             "netkit echo: error: --refusal has no effect without --max-connections, "
@@ -982,8 +990,14 @@ def test_json_reports_are_one_object_a_line(run: Run) -> None:
 
 
 def test_json_reports_carry_the_traceback_of_a_handler(module: Any, run: Run) -> None:
+    def crash(port: int) -> None:
+        with observed(events.HandlerFailed) as seen:
+            with contextlib.suppress(OSError):  # a reset, at whichever of its calls
+                ask(port, b"")
+            wait_until(lambda: seen, "the report")
+
     module("def handler(conn): 1 / 0")
-    _, _, lines = run("serve", "app:handler", "--log-format", "json", during=send_and_wait(b""))
+    _, _, lines = run("serve", "app:handler", "--log-format", "json", during=crash)
     (record,) = [record for record in map(json.loads, lines) if record["level"] == "error"]
     assert record["event"] == "HandlerFailed"
     assert "ZeroDivisionError" in record["traceback"]
