@@ -108,7 +108,7 @@ class IncrementalDecoder:
     A character that has not come whole is kept for the next call: at most `MAX_KEPT` bytes. With
     the few codecs that cannot be decoded piece by piece (idna, punycode, unicode_escape, and any
     that has been registered without an incremental decoder) everything is kept, and comes at the
-    end: at most `max_message` bytes, None for any number, and of punycode `MAX_KEPT` in all.
+    end: at most `max_message` bytes, None for any number; with idna and punycode, `MAX_KEPT`.
     """
 
     def __init__(self, encoding: str, max_message: int | None = None) -> None:
@@ -328,7 +328,8 @@ class _Whole:
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self.quadratic = codecs.lookup(encoding).name == "punycode"
+        # idna decodes labels of punycode, which were of any length before Python 3.13.
+        self.quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
 
     def __call__(self, data: bytes | bytearray, final: bool) -> tuple[str, int]:
         return (_decode_whole(data, self._encoding), len(data)) if final else ("", 0)

@@ -3,7 +3,7 @@
 The tests with the marker `fuzz` feed generated input to one parser each. They are quick by default.
 This command runs them for long:
 
-    python -m pytest tests -m fuzz --hypothesis-profile=fuzz
+    python -m pytest tests -m fuzz --hypothesis-profile=fuzz -o faulthandler_timeout=0
 """
 
 from __future__ import annotations
