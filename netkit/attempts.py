@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import selectors
@@ -21,10 +20,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from . import events, sockets
+from . import events
 from .addresses import NEEDS_ZONE, describe_peer, needs_zone
 from .deadline import Deadline, wait_time
 from .errors import CancelledError
+from .waker import Waker
 
 _T = TypeVar("_T")
 
@@ -91,25 +91,15 @@ class Waiter:
     def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
         self._deadline = deadline
         self._cancel = cancel
-        self._woken, self._waker = sockets.socket_pair()
-        self._waker.setblocking(False)
-        # Held while the waker is used or closed: else a late `wake` could write into a descriptor
-        # that is another socket's by then. Re-entrant, for signal handlers.
-        self._waking = threading.RLock()
+        self._waker = Waker()
         try:
             self._selector = selectors.DefaultSelector()
         except BaseException:  # there are no more descriptors
-            self._woken.close()
             self._waker.close()
             raise
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._selector.register(self._waker, selectors.EVENT_READ)
         if cancel is not None:
-            cancel.attach(self.wake)
-
-    def wake(self) -> None:
-        """End the present wait, or the next one; from any thread."""
-        with self._waking, contextlib.suppress(OSError):  # it has been woken already, or it is over
-            self._waker.send(b"\0")
+            cancel.attach(self._waker.wake)
 
     def add(self, sock: socket.socket) -> None:
         """Wait for this socket to be connected, too."""
@@ -120,7 +110,7 @@ class Waiter:
         self._selector.unregister(sock)
 
     def wait(self, seconds: float | None = None) -> list[socket.socket]:
-        """The sockets for which the wait is over; none after `seconds`, or `wake`.
+        """The sockets for which the wait is over; none after `seconds`.
 
         TimeoutError at the deadline, CancelledError.
         """
@@ -128,9 +118,9 @@ class Waiter:
         if left is not None:
             seconds = left if seconds is None else min(left, seconds)
         ready: list[Any] = [key.fileobj for key, _ in self._selector.select(wait_time(seconds))]
-        if self._woken in ready:
-            ready.remove(self._woken)
-            self._woken.recv(64)
+        if self._waker in ready:
+            ready.remove(self._waker)
+            self._waker.clear()
         if self._cancel is not None and self._cancel.cancelled:
             raise CancelledError
         if not ready and self._deadline.expired():
@@ -147,7 +137,7 @@ class Waiter:
             except BaseException as error:
                 outcome.append((None, error))
             _lookups.append(None)
-            self.wake()
+            self._waker.wake()
 
         self._begin_lookup()
         try:
@@ -156,8 +146,10 @@ class Waiter:
         except BaseException:
             _lookups.append(None)
             raise
-        while not outcome:
-            self.wait()
+        while True:
+            self.wait()  # at least once: `run` ends one wait, which must be none of a `Race`
+            if outcome:
+                break
         result, error = outcome.pop()
         if error is not None:
             raise error
@@ -175,11 +167,9 @@ class Waiter:
 
     def __exit__(self, *_: object) -> None:
         if self._cancel is not None:
-            self._cancel.detach(self.wake)
+            self._cancel.detach(self._waker.wake)
         self._selector.close()
-        self._woken.close()
-        with self._waking:
-            self._waker.close()
+        self._waker.close()
 
 
 def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from enum import Enum
 
-from . import sockets
 from .deadline import wait_time
 from .forks import do_not_undo, undo_in_children
+from .waker import Waker
 
 
 class Verdict(Enum):
@@ -189,13 +189,11 @@ class Acceptor:
         for listener in listeners:
             unblock(listener)
         self._listeners = listeners
-        self._woken, self._waker = sockets.socket_pair()
-        self._waker.setblocking(False)
+        self._waker = Waker()
         try:
             descriptors = (listener.fileno() for listener in listeners)
-            self._selector = _Selector(contended, self._woken.fileno(), *descriptors)
+            self._selector = _Selector(contended, self._waker.fileno(), *descriptors)
         except BaseException:
-            self._woken.close()
             self._waker.close()
             raise
 
@@ -208,33 +206,31 @@ class Acceptor:
         if -1 in descriptors:  # epoll has forgotten it; accept will say so
             return True
         ready = self._selector.select(timeout, also)
-        if self._woken.fileno() in ready:
-            self._woken.recv(64)
+        if self._waker.fileno() in ready:
+            self._waker.clear()
             return False
         return not ready.isdisjoint(descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but whether or not there is a client."""
-        selector = _PlainSelector(False, self._woken.fileno())
+        selector = _PlainSelector(False, self._waker.fileno())
         try:
-            if self._woken.fileno() in selector.select(seconds, also):
-                self._woken.recv(64)
+            if self._waker.fileno() in selector.select(seconds, also):
+                self._waker.clear()
         finally:
             selector.close()
 
     def wake(self) -> None:
         """End the present `wait` or `pause`, or the next one if there is none."""
-        with contextlib.suppress(OSError):  # full: it has been woken already
-            self._waker.send(b"\0")
+        self._waker.wake()
 
     def waker_fileno(self) -> int:
         """The descriptor that `wake` writes to; it does not block."""
-        return self._waker.fileno()
+        return self._waker.input_fileno()
 
     def close(self) -> None:
         """Give the descriptors back. `wake` does nothing afterwards."""
         self._selector.close()
-        self._woken.close()
         self._waker.close()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread, observed, wait_until
+from support import PATIENCE, in_thread, observed
 
 from netkit import attempts, events
 from netkit.attempts import Cancel, Candidate, Race, Waiter, interleaved
@@ -249,6 +249,28 @@ def test_a_call_in_another_thread_returns_or_raises_what_it_does() -> None:
             waiter.call(lambda: 1 // 0)
 
 
+def test_a_call_that_is_done_at_once_ends_no_later_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
+    with Waiter(Deadline(0.02)) as waiter:
+        assert waiter.call(lambda: 7) == 7
+        with pytest.raises(TimeoutError):
+            waiter.wait()
+
+
+def test_a_wait_that_ends_early_does_not_end_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, waits = threading.Event(), []
+
+    def wait_time(_: float | None) -> float:
+        waits.append(None)
+        if len(waits) > 1:
+            go_on.set()
+        return 0.001
+
+    monkeypatch.setattr(attempts, "wait_time", wait_time)
+    with Waiter(Deadline(None)) as waiter:
+        assert waiter.call(lambda: go_on.wait(PATIENCE))
+
+
 def test_a_call_that_takes_too_long_goes_on_for_nobody() -> None:
     go_on = threading.Event()
     with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
@@ -333,40 +355,6 @@ def test_a_race_that_is_cancelled_closes_what_it_has_begun() -> None:
         threading.Timer(0.02, cancel.cancel).start()
         with pytest.raises(CancelledError):
             Race([silent], nothing, 1, waiter).run()
-
-
-def test_waking_often_or_too_late_does_no_harm() -> None:
-    with Waiter(Deadline(None)) as waiter:
-        for _ in range(100_000):
-            waiter.wake()
-        assert waiter.wait() == []
-    waiter.wake()
-
-
-def test_a_waiter_is_not_closed_while_another_thread_wakes_it() -> None:
-    sending, go_on = threading.Event(), threading.Event()
-    closed_meanwhile: list[bool] = []
-
-    class Slow:
-        def send(self, _: bytes) -> None:
-            sending.set()
-            go_on.wait(PATIENCE)
-            closed_meanwhile.append(is_closed.is_set())
-
-        def close(self) -> None:
-            is_closed.set()
-
-    is_closed = threading.Event()
-    waiter = Waiter(Deadline(None))
-    waiter._waker.close()
-    waiter._waker = Slow()  # type: ignore[assignment]
-    with in_thread(waiter.wake):
-        sending.wait(PATIENCE)
-        with in_thread(waiter.__exit__):
-            wait_until(lambda: waiter._woken.fileno() == -1)
-            go_on.set()
-    assert closed_meanwhile == [False]
-    assert is_closed.is_set()
 
 
 def test_a_waiter_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

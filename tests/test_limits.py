@@ -568,7 +568,7 @@ def test_a_thread_that_takes_the_next_client_judges_it_as_well(
         assert first.recv(1) == b"?"
         acceptor = server._accepting._acceptor
         assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
         acceptor.wake()
         time.sleep(0.05)  # it has gone back to waiting, which nothing tells
         monkeypatch.setattr(server._admission, "_wake", lambda: None)

@@ -579,7 +579,7 @@ def test_a_thread_that_is_done_takes_the_next_client_itself() -> None:
         # Its selector waits for a wake-up alone from now on.
         acceptor = server._accepting._acceptor
         assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
         acceptor.wake()
         time.sleep(0.05)  # it has gone back to waiting, which nothing tells
         with client(server) as second, client(server) as third:

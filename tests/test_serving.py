@@ -181,7 +181,7 @@ def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
         wait_until(lambda: server._accepting.under_way)
         acceptor = server._accepting._acceptor
         assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._woken.recv(1) == b""  # type: ignore[method-assign]
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
         acceptor.wake()
         with client(server) as sock, observed(events.HandlerFailed) as failures:
             with monkeypatch.context() as patch:
