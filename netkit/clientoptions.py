@@ -74,6 +74,9 @@ class ConnectOptions(_Values):
                 check = _CHECKS[name] if name in _CHECKS else FLAGS[name].check
                 check(name, value)
         options = super().__new__(cls, **given)
+        source = options.source_address
+        if source is not None and options.family not in (0, is_ip(source[0])):
+            raise ValueError(f"source_address {source[0]} is no IPv{options.family} address")
         if options.tls is False:
             for name in cls._fields[cls._fields.index("tls") + 1 :]:
                 if getattr(options, name) != _Values._field_defaults[name]:

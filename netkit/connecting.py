@@ -218,9 +218,9 @@ _EXCLUDES = {
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    given = [
+    given = {
         name for name, value in vars(arguments).items() if value not in (None, False, 0, _UNSET)
-    ]
+    }
     for name, others in _EXCLUDES.items():
         for other in others:
             if name in given and other in given:
@@ -229,23 +229,26 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
         raise ValueError("--tls-self-signed is for --listen")
-    if arguments.tls and arguments.listen and not {"tls_cert", "tls_self_signed"} & set(given):
+    if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
-    _check_kind(arguments, set(given))
+    _check_family(arguments)
+    if arguments.endpoint.kind == "unix":
+        if "source" in given:
+            raise ValueError("a Unix socket has no IP address: --source does not go with it")
+        if set(_TLS) & given and not {"listen", "insecure", "server_name"} & given:
+            raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
 
 
-def _check_kind(arguments: argparse.Namespace, given: set[str]) -> None:
-    host, family = arguments.endpoint.host, arguments.family
-    version = is_ip(host or "")
-    if family and version not in (0, family):
-        raise ValueError(f"-{family} does not go with the IPv{version} address {host}")
-    if arguments.endpoint.kind != "unix":
+def _check_family(arguments: argparse.Namespace) -> None:
+    family, source = arguments.family, arguments.source
+    if not family:
         return
-    for what in (f"-{family}" if family else "", "--source" if "source" in given else ""):
-        if what:
-            raise ValueError(f"a Unix socket has no IP address: {what} does not go with it")
-    if set(_TLS) & given and not {"listen", "insecure", "server_name"} & given:
-        raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
+    if arguments.endpoint.kind == "unix":
+        raise ValueError(f"a Unix socket has no IP address: -{family} does not go with it")
+    for address in (arguments.endpoint.host, source and source[0]):
+        version = is_ip(address)
+        if version not in (0, family):
+            raise ValueError(f"-{family} does not go with the IPv{version} address {address}")
 
 
 def _flag(name: str) -> str:

@@ -104,9 +104,8 @@ class Dialler:
         host, port, path = self._target
         if host is None:
             return [Candidate(socket.AF_UNIX, path)]
-        family = FAMILIES[self._options.family]
-        if self._options.source_address is not None:
-            family = socket.AF_INET6 if ":" in self._options.source_address[0] else socket.AF_INET
+        source = self._options.source_address
+        family = FAMILIES[self._options.family if source is None else is_ip(source[0])]
         try:
             found = self._resolve(host, port, family)
         except (OSError, UnicodeError) as error:
@@ -132,8 +131,7 @@ class Dialler:
         for address in addresses:
             if not isinstance(address, str) or not is_ip(address):
                 raise ValueError(f"the resolver must return IP addresses, not {address!r}")
-        wanted = {socket.AF_INET: (4,), socket.AF_INET6: (6,)}.get(socket.AddressFamily(family))
-        fitting = [each for each in addresses if wanted is None or is_ip(each) in wanted]
+        fitting = [each for each in addresses if family in (0, FAMILIES[is_ip(each)])]
         if not fitting:
             raise socket.gaierror(socket.EAI_NONAME, "the resolver has no address")
         return [candidate for each in fitting for candidate in _known(each, port, family)]

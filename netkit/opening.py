@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 from . import binding, events, sockets, unixsocket
@@ -36,7 +35,9 @@ def dial(arguments: argparse.Namespace) -> Connection:
     }
     host, family = endpoint.host or "localhost", arguments.family
     try:
-        with _telling(arguments.verbose):
+        with contextlib.ExitStack() as stack:
+            if arguments.verbose:
+                stack.callback(events.subscribe(_say_attempt))
             conn = connect(
                 None if path else endpoint.port,
                 host,
@@ -47,8 +48,8 @@ def dial(arguments: argparse.Namespace) -> Connection:
                 retry=arguments.retry,
                 **secured,
             )
-    except socket.gaierror:
-        if not family:
+    except socket.gaierror as error:
+        if not family or error.errno != socket.EAI_NONAME:
             raise
         raise OSError(f"cannot connect to {host}: no IPv{family} address of it is known") from None
     if arguments.verbose:
@@ -60,17 +61,7 @@ def _say_connected(conn: Connection, text: str) -> None:
     say(text if conn.tls is None else f"{text} with {conn.tls.version}")
 
 
-@contextlib.contextmanager
-def _telling(wanted: bool) -> Iterator[None]:
-    """Report each attempt meanwhile, if that is `wanted`."""
-    unsubscribe = events.subscribe(_tell) if wanted else bool
-    try:
-        yield
-    finally:
-        unsubscribe()
-
-
-def _tell(event: events.Event) -> None:
+def _say_attempt(event: events.Event) -> None:
     if isinstance(event, events.AttemptStarted):
         say(f"trying {event.address}")
     elif isinstance(event, events.AttemptFailed):
@@ -139,20 +130,15 @@ def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(sockets.waiting(socket.socket(family)))
         file = None
-        if isinstance(address, str):
-            file = unixsocket.bind(sock, address, backlog=1)
-            sock.listen(1)  # an abstract name has no file, and is not listened on yet
-        else:
-            _bind(sock, address)
+        try:
+            if isinstance(address, str):
+                file = unixsocket.bind(sock, address, backlog=1)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                binding.prepare(sock, reuse_port=False)
+                sock.bind(address)
+            sock.listen(1)
+        except OSError as error:
+            raise binding.explain(error, address) from None
         stack.pop_all()
     return sock, file
-
-
-def _bind(sock: socket.socket, address: Any) -> None:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        binding.prepare(sock, reuse_port=False)
-        sock.bind(address)
-        sock.listen(1)
-    except OSError as error:
-        raise binding.explain(error, address) from None

@@ -274,6 +274,12 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((1,), {"family": 5}, ValueError, "family must be 4, 6, or 0 for both, not 5"),
         ((1,), {"source_address": "x"}, TypeError, "source_address must be (address, port)"),
         ((1,), {"source_address": ("x", 0)}, ValueError, "source_address must have an IP address"),
+        (
+            (1,),
+            {"source_address": ("::1", 0), "family": 4},
+            ValueError,
+            "source_address ::1 is no IPv4 address",
+        ),
         ((1,), {"resolver": "x"}, TypeError, "resolver must be a function, not 'x'"),
         ((1,), {"cancel": "x"}, TypeError, "cancel must be a netkit.Cancel, not 'x'"),
         ((1,), {"keep_alive": 5}, TypeError, "keep_alive must be True, False or (idle, interval"),

@@ -397,6 +397,13 @@ def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
     assert run("-6", "both.example", port_of(server)).lines == [line]
     assert run("--listen", "-6", "both.example:0").status == 1
 
+    def down(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", down)
+    line = "netkit: error: cannot connect to h:80: the name servers do not answer (EAI_AGAIN)"
+    assert run("-6", "h:80").lines == [line]
+
 
 @pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
 def test_it_connects_from_where_is_wanted(run: Run, source: str) -> None:
@@ -485,6 +492,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ),
         ("-4 [::1]:80", "-4 does not go with the IPv6 address ::1"),
         ("-6 127.0.0.1 80", "-6 does not go with the IPv4 address 127.0.0.1"),
+        ("-4 --source ::1 localhost 80", "-4 does not go with the IPv6 address ::1"),
         ("-4 -6 localhost 80", "argument -6: not allowed with argument -4"),
         ("-4 unix:/s", "a Unix socket has no IP address: -4 does not go with it"),
         (
