@@ -88,7 +88,8 @@ def receive_connection(channel: socket.socket, **settings: Any) -> Connection | 
 
 
 def _check(channel: socket.socket) -> None:
-    if channel.family != getattr(socket, "AF_UNIX", None):
+    kind = (channel.family, channel.type)
+    if kind != (getattr(socket, "AF_UNIX", None), socket.SOCK_STREAM):
         raise ValueError("the channel must be a Unix stream socket")
 
 

@@ -345,13 +345,19 @@ def test_unread_bytes_that_are_cut_off_while_they_are_read_are_an_error(
             netkit.receive_connection(there)
 
 
-def test_a_channel_that_cannot_carry_descriptors_is_refused_before_anything_is_lost() -> None:
-    with tcp_pair() as (ours, other), tcp_pair() as (mine, peer):
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [(socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM)],
+)
+def test_a_channel_of_another_kind_is_refused_before_anything_is_lost(
+    family: int, kind: int
+) -> None:
+    with socket.socket(family, kind) as channel, tcp_pair() as (mine, peer):
         conn = netkit.Connection(mine)
         with pytest.raises(ValueError, match="^the channel must be a Unix stream socket$"):
-            netkit.send_connection(ours, conn)
+            netkit.send_connection(channel, conn)
         with pytest.raises(ValueError, match="^the channel must be a Unix stream socket$"):
-            netkit.receive_connection(other)
+            netkit.receive_connection(channel)
         conn.write("still here")
         assert receive_exactly(peer, 10) == b"still here"
 
