@@ -559,6 +559,17 @@ def test_a_second_stop_with_less_time_shortens_the_wait_of_a_third() -> None:
         stuck.let_go.set()
 
 
+def test_the_patience_of_a_stop_ends_though_the_accepting_thread_does_not() -> None:
+    stuck = Stuck()
+    server = a_hook("service_actions")(stuck)
+    with server, client(server) as sock:
+        assert stuck.entered.wait(PATIENCE)
+        with in_thread(server.stop, LONG, SHORT):
+            wait_until(lambda: server._connections._draining)
+            stuck.let_go.set()
+            assert receive_all(sock) == b""
+
+
 def test_a_server_that_is_full_is_stopped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BackOff, "LONGEST", LONG)
     with busy_client() as (server, sock), client(server):
