@@ -171,14 +171,14 @@ class TextFormatter(logging.Formatter):
         if record.processName != "MainProcess":  # a worker's
             head += f"pid {record.process}: "
         if record.name != logger.name:
-            head += f"{one_line(record.name)}: "
-        lines = [head + one_line(record.getMessage()), *_lines_below(record)]
-        return "\n".join(lines)
+            head += f"{record.name}: "
+        first = one_line(head) + one_line(record.getMessage())
+        return "\n".join([first, *_lines_below(record)])
 
 
 def _lines_below(record: logging.LogRecord) -> list[str]:
-    lines: list[str] = []
-    if record.exc_info and record.exc_info[1]:
+    lines: list[str] = list(getattr(record, "traceback_lines", ()))  # of a record of netkit's
+    if not lines and record.exc_info and record.exc_info[1]:
         lines += traceback_lines(record.exc_info[1])
     if record.stack_info:
         lines += map(one_line, record.stack_info.split("\n"))
@@ -206,7 +206,7 @@ class JsonFormatter(logging.Formatter):
         }
         event = getattr(record, "event", None)
         error = record.exc_info[1] if record.exc_info else None
-        if event is not None:
+        if event is not None and hasattr(event, "_asdict"):  # programs may have such an attribute
             fields = event._asdict()
             error = fields.pop("error", error)
             if "pid" in fields:  # of a worker that the event is about

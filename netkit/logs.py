@@ -21,6 +21,9 @@ logger = logging.getLogger("netkit")
 MOST_TEXT = 2000  # characters of what one exception says, before they are escaped
 MOST_LINE = 25_000  # characters of a record, and of each line of a traceback
 MOST_LINES = 100  # lines at each end of a traceback
+MOST_LINKS = 20  # exceptions of a chain
+_CAUSE = "The above exception was the direct cause of the following exception"
+_CONTEXT = "During handling of the above exception, another exception occurred"
 
 _Text = Callable[[Any], str]
 
@@ -251,10 +254,10 @@ def _error(error: BaseException) -> str:
 def traceback_lines(error: BaseException) -> list[str]:
     """As Python shows it, but what each exception says takes one line, is printable, and short.
 
-    Of a very long one, only its first and last lines.
+    Of a very long one, only its first and last lines, and of a long chain only the last exceptions.
     """
     try:
-        lines = _traceback(error).split("\n")
+        lines = "".join(_links(error)).removesuffix("\n").split("\n")
     except Exception as failure:  # its notes are no texts, or there is no memory
         return [f"a traceback that cannot be shown: {type(failure).__name__}"]
     left_out = len(lines) - 2 * MOST_LINES
@@ -263,22 +266,47 @@ def traceback_lines(error: BaseException) -> list[str]:
     return [one_line(line) for line in lines]
 
 
-def _traceback(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error)).removesuffix("\n")
-    chain: list[BaseException] = [error]
-    for link in chain:
-        for part in (_str(link), *map(_str, getattr(link, "__notes__", ()))):
-            if "\n" in part and not part.isspace():
-                text = text.replace(part, one_line(cut(part, MOST_TEXT)))
-        others = (link.__cause__, link.__context__)
-        chain += [other for other in others if other is not None and other not in chain]
+def _links(error: BaseException) -> list[str]:
+    """The tracebacks of a chain of exceptions, and what Python writes between them."""
+    link: BaseException | None = error
+    parts: list[str] = []
+    between = ""
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if len(seen) == MOST_LINKS:
+            parts.append("[older exceptions left out]\n")
+            break
+        if parts:
+            parts.append(f"\n{between}:\n\n")
+        seen.add(id(link))
+        is_group = hasattr(link, "exceptions")  # whose own exceptions have chains, too
+        parts.append(_traceback(link, is_group))
+        cause, context = link.__cause__, link.__context__
+        link = cause if cause is not None or link.__suppress_context__ else context
+        between = _CAUSE if cause is not None else _CONTEXT
+        if is_group:
+            break
+    return parts[::-1]
+
+
+def _traceback(error: BaseException, chain: bool) -> str:
+    said_parts = [_str(error), *map(_str, getattr(error, "__notes__", ()))]
+    if sum(map(len, said_parts)) > MOST_LINE:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        return f"Traceback (most recent call last):\n{frames}{_error(error)}\n"
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=chain))
+    for part in said_parts:
+        if "\n" in part and not part.isspace():
+            text = text.replace(part, one_line(cut(part, MOST_TEXT)))
     return text
 
 
 def _add_traceback(record: logging.LogRecord) -> bool:
     """Format the traceback here, lest another formatter pass on what a client has sent."""
     if record.exc_info and record.exc_info[1]:
-        record.exc_text = "\n".join(traceback_lines(record.exc_info[1]))
+        lines = traceback_lines(record.exc_info[1])
+        record.exc_text = "\n".join(lines)
+        record.traceback_lines = lines
     return True
 
 

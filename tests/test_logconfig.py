@@ -237,6 +237,21 @@ def test_a_record_that_cannot_be_formatted_is_told_in_the_same_form(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_attributes_and_levels_of_the_applications_own_are_shown_as_text(
+    style: str, configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "_levelToName", {**logging._levelToName, 33: "a\nlevel"})
+    stream = configured(style=style)
+    logging.getLogger("app").log(33, "x", extra={"event": "an\nevent"})
+    (line,) = stream.getvalue().splitlines()
+    if style == "text":
+        assert line == r"a\nlevel: app: x"
+    else:
+        assert json.loads(line)["level"] == "a\nlevel"
+        assert "event" not in json.loads(line)
+
+
 # --- What Python would write to standard error ---
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import re
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -345,14 +347,62 @@ def test_a_record_is_of_a_bounded_length() -> None:
 
 
 def test_of_a_long_traceback_the_first_and_the_last_lines_are_shown() -> None:
+    def ping(depth: int) -> None:
+        pong(depth)
+
+    def pong(depth: int) -> None:
+        if not depth:
+            raise ValueError("far down")
+        ping(depth - 1)
+
+    with pytest.raises(ValueError, match="far down") as caught:
+        ping(100)
+    lines = logs.traceback_lines(caught.value)
+    assert len(lines) == 2 * logs.MOST_LINES + 1
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "ValueError: far down")
+    assert re.fullmatch(r"  \[\d+ lines left out\]", lines[logs.MOST_LINES])
+
+
+def test_of_a_long_chain_the_last_exceptions_are_shown() -> None:
     error: BaseException = ValueError(0)
-    for number in range(1, 200):
+    for number in range(1, 5000):
         cause, error = error, ValueError(number)
         error.__cause__ = cause
     lines = logs.traceback_lines(error)
-    assert len(lines) == 2 * logs.MOST_LINES + 1
-    assert (lines[0], lines[-1]) == ("ValueError: 0", "ValueError: 199")
-    assert re.fullmatch(r"  \[\d+ lines left out\]", lines[logs.MOST_LINES])
+    assert (lines[0], lines[-1]) == ("[older exceptions left out]", "ValueError: 4999")
+    assert sum(line.startswith("ValueError") for line in lines) == logs.MOST_LINKS
+
+
+def test_a_chain_that_is_a_ring_ends() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    assert logs.traceback_lines(first) == [
+        "ValueError: second",
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        "ValueError: first",
+    ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no groups of exceptions here")
+def test_a_group_of_exceptions_is_shown_with_all_of_them() -> None:
+    kind = getattr(builtins, "ExceptionGroup")  # noqa: B009 - from Python 3.11 on
+    group = raised(kind("some\n", [raised(ValueError("one")), KeyError("two\n")]))
+    group.__context__ = OSError("earlier")
+    lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", group))
+    assert any("ValueError: one" in line for line in lines)
+    assert any("OSError: earlier" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_what_an_exception_with_a_huge_text_says_is_its_beginning() -> None:
+    error = raised(ValueError("huge\n" * 10**6))
+    _, *lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith(r"ValueError: huge\nhuge\n")
+    assert lines[-1].endswith("... (5000000 characters)")
+    assert max(map(len, lines)) < logs.MOST_LINE
 
 
 @pytest.mark.parametrize(
