@@ -6,14 +6,13 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, Cli, receive_all, tool, wait_until
+from support import ROOT, Cli, Program, receive_all, send_and_end, tool
 
 import netkit
 
@@ -29,85 +28,57 @@ def python_block(words: str) -> str:
     return block
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+class Example(Program):
+    """A block of the README as a program, with a port that is free instead of 8080."""
 
-
-class Example:
-    """A block of the README as a program, with a free port instead of 8080."""
-
-    def __init__(self, block: str, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, block: str, folder: Path, listening: bool = True) -> None:
         script = folder / "example.py"
-        script.write_text(block.replace("8080", str(self.port)))
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            text=True,
-        )
+        script.write_text(block.replace("8080", "0"))
+        super().__init__(sys.executable, script, listening=listening)
 
     def exchange(self, data: bytes) -> bytes:
-        with contextlib.ExitStack() as stack:
-
-            def connected() -> bool:
-                with contextlib.suppress(ConnectionRefusedError):
-                    self.sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
-                    return True
-                return False
-
-            wait_until(connected, "listening")
-            sock = stack.enter_context(self.sock)
-            sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
+        with self.connect() as sock:
+            send_and_end(sock, data)
             return receive_all(sock)
 
     def interrupt(self) -> tuple[int, str]:
-        """Its exit status after Ctrl+C, and what it printed, without the status lines."""
-        self.process.send_signal(signal.SIGINT)
-        output, lines = self.process.communicate(timeout=PATIENCE)
-        assert all(" INFO " in line for line in lines.splitlines()), lines
-        return self.process.returncode, output
+        """Its exit status after Ctrl+C, and what it printed beside the status lines."""
+        self.send_signal()
+        return self.end()
+
+    def end(self) -> tuple[int, str]:
+        status = self.wait()
+        assert self.process.stdout
+        return status, self.process.stdout.read().decode()
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Iterator[Callable[[str], Example]]:
+def example(tmp_path: Path) -> Iterator[Callable[..., Example]]:
     """Starts an example, which is ended with the test."""
     with contextlib.ExitStack() as stack:
-
-        def start(block: str) -> Example:
-            program = Example(block, tmp_path)
-            stack.callback(program.process.communicate)
-            stack.callback(program.process.kill)
-            return program
-
-        yield start
+        yield lambda *given: stack.enter_context(Example(given[0], tmp_path, *given[1:]))
 
 
-def test_the_function_handler_shouts_until_ctrl_c(example: Callable[[str], Example]) -> None:
+def test_the_function_handler_shouts_until_ctrl_c(example: Callable[..., Example]) -> None:
     program = example(python_block("netkit.serve(shout, port=8080, host"))
     assert program.exchange(b"hello\nthere") == b"HELLO\nTHERE\n"
     assert program.interrupt() == (0, "")
 
 
-def test_the_class_handler_greets_shouts_and_says_bye(example: Callable[[str], Example]) -> None:
-    program = example(python_block("class Shout(netkit.Handler)"))
-    output, _ = program.process.communicate(timeout=PATIENCE)
+def test_the_class_handler_greets_shouts_and_says_bye(example: Callable[..., Example]) -> None:
+    status, output = example(python_block("class Shout(netkit.Handler)"), False).end()
     assert "b'well?\\nHELLO\\n'" in output
     assert "bye, 127.0.0.1" in output  # printed by another thread, so the lines may mix
-    assert program.process.returncode == 0
+    assert status == 0
 
 
-def test_the_socketserver_handler_runs_until_ctrl_c(example: Callable[[str], Example]) -> None:
+def test_the_socketserver_handler_runs_until_ctrl_c(example: Callable[..., Example]) -> None:
     program = example(python_block("socketserver.StreamRequestHandler"))
     assert program.exchange(b"hello\nthere\n") == b"HELLO\nTHERE\n"
     assert program.interrupt() == (0, "")
 
 
-def test_run_reports_what_became_of_the_clients(example: Callable[[str], Example]) -> None:
+def test_run_reports_what_became_of_the_clients(example: Callable[..., Example]) -> None:
     program = example(python_block("netkit.run(server, drain_timeout"))
     assert program.exchange(b"hello") == b"hello"
     status, output = program.interrupt()
@@ -115,7 +86,7 @@ def test_run_reports_what_became_of_the_clients(example: Callable[[str], Example
     assert re.fullmatch(r"stopped: [01] finished, 0 cut\n", output)
 
 
-def test_several_processes_shout_until_ctrl_c(example: Callable[[str], Example]) -> None:
+def test_several_processes_shout_until_ctrl_c(example: Callable[..., Example]) -> None:
     program = example(python_block('workers="auto"'))
     for _ in range(4):
         assert program.exchange(b"hello\nthere") == b"HELLO\nTHERE\n"
