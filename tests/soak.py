@@ -270,6 +270,42 @@ def deaf(served: Served, chance: random.Random) -> None:
         time.sleep(chance.random())
 
 
+def staying(served: Served, chance: random.Random) -> None:
+    """Some whose handler fails; they stay, and say more while the server closes."""
+    socks = [served.connect_somehow(chance) for _ in range(20)]
+    for sock in socks:
+        sock.sendall(chance.choice((b"!raise", b"!line" + b"x" * 70_000)))
+        sock.setblocking(False)
+    for _ in range(chance.randrange(10)):
+        for sock in socks:
+            with contextlib.suppress(OSError):
+                sock.send(b"and more")
+        time.sleep(0.02)
+    for sock in socks:
+        sock.close()
+
+
+def urgent(served: Served, chance: random.Random) -> None:
+    """Sends bytes out of band, which a server does not see (RFC 6093)."""
+    with served.connect_bare() as sock:
+        for _ in range(chance.randrange(1, 100)):
+            sock.send(b"some")
+            sock.send(b"!", socket.MSG_OOB)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            pass
+
+
+def lawless(served: Served, chance: random.Random) -> None:
+    """Breaks TLS after the handshake, or in the midst of it."""
+    with served.connect_somehow(chance) as sock:
+        sock.settimeout(0.2)
+        header = b"\x17\x03\x03\x01\0" if chance.random() < 0.5 else b"\x16\x03\x01\x01\0"
+        socket.socket.sendall(sock, header + chance.randbytes(chance.choice((10, 256, 5000))))
+        if chance.random() < 0.5:
+            sock.recv(100)
+
+
 def dying(served: Served, chance: random.Random) -> None:
     """A process that is stopped for a while, and then killed."""
     source = (
@@ -306,7 +342,10 @@ def starving(served: Served, chance: random.Random) -> None:
     time.sleep(chance.random())
 
 
-KINDS = (slow, garbage, demanding, crowd, endless_line, deaf, dying, starving)
+KINDS = (
+    *(slow, garbage, demanding, crowd, endless_line, deaf),
+    *(staying, urgent, lawless, dying, starving),
+)
 
 
 class Attack:
