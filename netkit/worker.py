@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Seconds that one gets to end by itself, from when its clients are cut: the threads of those get
 # `CUT_GRACE`, and all must be over before a supervisor loses patience (docker stop: 10 seconds).
-KILL_GRACE = 2 * CUT_GRACE
+KILL_GRACE = 1.9 * CUT_GRACE
 READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
 
 
