@@ -210,6 +210,31 @@ def test_a_hang_up_reloads_what_has_been_configured_since_the_start(tmp_path: Pa
         assert netkit.run(server) == (0, 0, False)
 
 
+def test_a_hang_up_reloads_though_the_program_handles_it_for_the_time_before_and_after(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "deny"
+    path.write_text("10.0.0.0/8\n")
+    server = new_server(deny=path)
+    mine: list[int] = []
+
+    def act() -> None:
+        path.write_text("127.0.0.0/8\n")
+        kill(signal.SIGHUP)
+        wait_until(lambda: "127.0.0.1" in server._options.deny)
+        kill(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGHUP, lambda signum, _: mine.append(signum))
+    try:
+        with silent_log(), meanwhile(server, act):
+            netkit.run(server)
+        assert mine == []
+        kill(signal.SIGHUP)
+        wait_until(lambda: mine == [signal.SIGHUP])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_hang_up_that_is_ignored_stays_so() -> None:
     server = new_server()
 
