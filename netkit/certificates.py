@@ -180,9 +180,9 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
         except ConnectionError:
             raise handshake_failure(None, "client", first) from None
         except OSError:
-            if sock.fileno() >= 0:
-                raise
-            raise ConnectionClosedError from None  # by another thread
+            if sock.fileno() < 0:
+                raise ConnectionClosedError from None  # by another thread
+            raise
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:

@@ -63,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         parser.error(str(error))
     except (Failure, WorkersFailedError, TlsConfigError, MissingExtraError) as error:
-        complain(str(error))
+        if arguments.log_format == "json":
+            logs.logger.error("%s", error)
+        else:
+            complain(str(error))
         return 1
 
 

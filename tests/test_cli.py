@@ -989,6 +989,13 @@ def test_json_reports_are_one_object_a_line(run: Run) -> None:
     assert records[-1]["cut"] == 0
 
 
+def test_what_a_command_cannot_do_is_json_too_where_that_is_asked_for(run: Run) -> None:
+    status, _, lines = run("echo", "--tls-cert", "/none", "--log-format", "json")
+    (record,) = map(json.loads, lines)
+    assert (status, record["level"]) == (1, "error")
+    assert record["message"] == "the certificate file '/none': No such file or directory"
+
+
 def test_json_reports_carry_the_traceback_of_a_handler(module: Any, run: Run) -> None:
     def crash(port: int) -> None:
         with observed(events.HandlerFailed) as seen:

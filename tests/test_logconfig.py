@@ -265,7 +265,7 @@ class Fails:
         return "<a\nforged \x1b thing>"
 
 
-class FailsMute(Fails):
+class Mute:
     def __repr__(self) -> str:
         raise RuntimeError
 
@@ -292,7 +292,7 @@ def raise_uncaught(error: BaseException) -> None:
 
 
 HOOKED = [
-    (lambda: drop(FailsMute), "error", "ignored in "),
+    (lambda: drop(Fails), "error", "ignored in "),
     (
         lambda: raise_in_thread(ValueError("a\nforged")),
         "error",
@@ -352,7 +352,10 @@ def test_the_object_of_an_ignored_exception_is_shown(
     sys.unraisablehook(args)
     args.object, args.exc_value = 5, None
     sys.unraisablehook(args)
-    first, _, second = stream.getvalue().splitlines()
+    args.object = Mute()
+    sys.unraisablehook(args)
+    first, _, second, third = stream.getvalue().splitlines()
+    assert third == "error: ignored in Mute: ValueError"
     assert first == f"error: ignored in {Fails!r}: ValueError: x"
     assert second == "error: ignored in 5: ValueError"
 

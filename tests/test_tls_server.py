@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -42,7 +43,7 @@ from support import (
 
 import netkit
 from netkit import events, logs
-from netkit.certificates import client_context
+from netkit.certificates import client_context, shake_hands, wrap
 from netkit.errors import HandshakeError, TlsConfigError, TruncatedError
 
 BLOCK = bytes(range(256)) * 4096
@@ -450,6 +451,21 @@ def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
         return  # it was idle, and has seen the end of input before it was cut
     assert [f"{type(each.error).__name__}: {logs.said(each.error)}" for each in seen] == [text]
     assert type(seen[0]) is events.ClientFailed
+
+
+def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
+    unreachable = OSError(errno.EHOSTUNREACH, "No route to host")
+
+    def fail() -> None:
+        raise unreachable
+
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"\x16")
+        with wrap(ours, contexts()[0]) as sock:
+            sock.do_handshake = fail  # type: ignore[method-assign, assignment]
+            with pytest.raises(OSError, match="No route to host") as caught:
+                shake_hands(sock, None, "p")
+    assert caught.value is unreachable
 
 
 def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
