@@ -1,7 +1,7 @@
-"""Addresses as values: what a socket name looks like, and what a port may be.
+"""IP addresses, ports and names of sockets as values.
 
 Nothing here resolves the name of a host, or touches a socket; only names of network interfaces are
-looked up. Family names are those of Node's `net`, ``"IPv4"`` and ``"IPv6"``.
+looked up. As in Node's `net`, the names of the families are ``"IPv4"`` and ``"IPv6"``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class SocketAddress(_Fields):
     def __new__(
         cls, address: str | None = None, port: int | str = 0, family: str | None = None
     ) -> SocketAddress:
-        """`family`: ``"IPv4"`` or ``"IPv6"``, in any case; None: that of the address.
+        """Check and combine the parts.
 
-        `address` None: 127.0.0.1, or, for IPv6, ``::``. ValueError or TypeError for what is no
-        address, no port, no family, or an address of the other one.
+        `family` is ``"IPv4"`` or ``"IPv6"``, in any case, or None for that of the address.
+        `address` is numeric; None stands for 127.0.0.1, or for ``::`` if `family` is IPv6.
+        ValueError or TypeError if a part is invalid, or the address is of the other family.
         """
         known = {"ipv4": "IPv4", "ipv6": "IPv6"}
         if family is not None and str(family).lower() not in known:
@@ -55,10 +56,10 @@ class SocketAddress(_Fields):
 
     @classmethod
     def from_sockname(cls, name: Any) -> SocketAddress | None:
-        """From what `socket.getsockname` or `accept` gave; None for a Unix socket's name.
+        """Convert a name from `socket.getsockname` or `accept`. None if it is of a Unix socket.
 
-        An IPv4 address in its IPv6 form, as an IPv6 listener gives it, is the IPv4 address. A
-        link-local address has its zone (``fe80::1%eth0``), see `zoned`.
+        An IPv4 address in its IPv6 form, which an IPv6 listener returns, becomes the IPv4 address.
+        A link-local address gets its zone (``fe80::1%eth0``), see `zoned`.
         """
         if not isinstance(name, tuple) or len(name) < 2:
             return None
@@ -69,9 +70,10 @@ class SocketAddress(_Fields):
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress | None:
-        """From ``127.0.0.1:80`` or ``[::1]:80``; None for anything else.
+        """Parse ``127.0.0.1:80`` or ``[::1]:80``. None for anything else.
 
-        Stricter than a URL, and than Node: four decimal numbers, and a port of digits.
+        Unlike in a URL, and in Node, an IPv4 address must be four decimal numbers, and the port
+        must be digits.
         """
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
@@ -85,10 +87,10 @@ class SocketAddress(_Fields):
 
 
 class Ends:
-    """The names of the two ends of a connection, taken apart when somebody asks.
+    """The names of both ends of a connection, which are converted only when they are read.
 
-    For classes that have `_remote_name` and `_local_name`: what `accept` and `getsockname` gave,
-    or None. All are None for a Unix socket.
+    For classes that have `_remote_name` and `_local_name`, from `accept` and `getsockname`, or
+    None. All addresses, ports and families are None for a Unix socket.
     """
 
     __slots__ = ()
@@ -98,56 +100,50 @@ class Ends:
     @property
     def remote_address(self) -> str | None:
         """The numeric address of the other end."""
-        remote = SocketAddress.from_sockname(self._remote_name)
-        return remote and remote.address
+        return getattr(SocketAddress.from_sockname(self._remote_name), "address", None)
 
     @property
     def remote_port(self) -> int | None:
         """The port of the other end."""
-        remote = SocketAddress.from_sockname(self._remote_name)
-        return remote and remote.port
+        return getattr(SocketAddress.from_sockname(self._remote_name), "port", None)
 
     @property
     def remote_family(self) -> str | None:
         """``"IPv4"`` or ``"IPv6"``."""
-        remote = SocketAddress.from_sockname(self._remote_name)
-        return remote and remote.family
+        return getattr(SocketAddress.from_sockname(self._remote_name), "family", None)
 
     @property
     def local(self) -> str:
-        """Our end, for people: ``127.0.0.1:8080``, or ``unix:/path``."""
+        """Our end in a form for people: ``127.0.0.1:8080``, or ``unix:/path``."""
         return _described(self._local_name)
 
     @property
     def local_address(self) -> str | None:
         """The numeric address of our end."""
-        local = SocketAddress.from_sockname(self._local_name)
-        return local and local.address
+        return getattr(SocketAddress.from_sockname(self._local_name), "address", None)
 
     @property
     def local_port(self) -> int | None:
         """The port of our end."""
-        local = SocketAddress.from_sockname(self._local_name)
-        return local and local.port
+        return getattr(SocketAddress.from_sockname(self._local_name), "port", None)
 
     @property
     def local_family(self) -> str | None:
         """``"IPv4"`` or ``"IPv6"``."""
-        local = SocketAddress.from_sockname(self._local_name)
-        return local and local.family
+        return getattr(SocketAddress.from_sockname(self._local_name), "family", None)
 
 
 def format_address(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
+    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
 
-    Whatever the host is, it is one line that is printable.
+    The result is one printable line, also if the host is not printable.
     """
     host = host if host.isprintable() else repr(host)[1:-1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def unmapped(address: str) -> str:
-    """``1.2.3.4`` for ``::ffff:1.2.3.4`` (RFC 4291 section 2.5.5.2); others as they are."""
+    """Return ``1.2.3.4`` for ``::ffff:1.2.3.4`` (RFC 4291 section 2.5.5.2), others unchanged."""
     if address.startswith("::ffff:") and "." in address:
         return address[7:]
     return address
@@ -159,11 +155,11 @@ def is_loopback(address: str) -> bool:
 
 
 def zoned(name: tuple[Any, ...]) -> str:
-    """The address in a socket's name, with the zone of a link-local one: ``fe80::1%eth0``.
+    """Return the address in the name of a socket, with the zone of a link-local one.
 
-    The same address may be in use on each link, so without its zone it cannot be connected to
-    (RFC 4007 section 6). The zone is the interface's name, or its number if it has no name by now,
-    or one that `is_ip` does not take.
+    Each link may use the same address, so nobody can connect to ``fe80::1`` without its zone, as in
+    ``fe80::1%eth0`` (RFC 4007 section 6). The zone is the name of the interface, or its number if
+    the interface is gone or `is_ip` does not accept the name.
     """
     address: str = name[0]
     scope = name[3] if len(name) > 3 else 0
@@ -180,7 +176,7 @@ NEEDS_ZONE = "a link-local address needs its zone, such as fe80::1%eth0"
 
 
 def needs_zone(address: str) -> bool:
-    """Whether it is a link-local address without a zone: the system takes none for that."""
+    """Whether `address` is a link-local address without a zone, which no socket accepts."""
     packed = parse_ip(address)
     if packed is None or len(packed) == 4 or "%" in address:
         return False
@@ -188,9 +184,10 @@ def needs_zone(address: str) -> bool:
 
 
 def format_unix(name: str | bytes | None) -> str:
-    """A Unix socket's name for people: ``unix:/path``, ``@abstract``, or ``unix`` if it has none.
+    """Return the name of a Unix socket for people: ``unix:/path``, ``@abstract``, or ``unix``.
 
-    A client is free to choose its own: shown in one line that is printable.
+    The result is one printable line, whatever name a client has chosen. It is ``unix`` if the
+    socket has no name.
     """
     name = os.fsdecode(name or "")
     shown = repr(name.removeprefix("\0"))[1:-1]
@@ -198,7 +195,7 @@ def format_unix(name: str | bytes | None) -> str:
 
 
 def describe_peer(client_address: Any) -> str:
-    """A client's address for people: ``127.0.0.1:50312``, or as `format_unix` for the others."""
+    """Return the address of a client for people: ``127.0.0.1:50312``, or as `format_unix`."""
     if isinstance(client_address, tuple) and len(client_address) > 1:
         host, port, *more = client_address
         return format_address(unmapped(zoned(client_address)) if more else host, port)
@@ -207,13 +204,14 @@ def describe_peer(client_address: Any) -> str:
     return str(client_address)
 
 
-_described = functools.lru_cache(maxsize=64)(describe_peer)  # of a server, most are the same
+# Most connections of a server have the same local name.
+_described = functools.lru_cache(maxsize=64)(describe_peer)
 
 
 def check_port(port: int | str) -> int:
-    """`port` as an integer from 0 to 65535; a string of digits will do.
+    """Return `port`, an integer or a string of digits, as an integer.
 
-    ValueError if it is out of range or no number, TypeError if it is of another type.
+    ValueError if it is no number from 0 to 65535, TypeError if it is of another type.
     """
     if isinstance(port, bool) or not isinstance(port, (int, str)):
         raise TypeError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
@@ -227,7 +225,7 @@ def check_port(port: int | str) -> int:
 
 
 def check_first_port(port: int | str) -> int:
-    """As `check_port`, where the port comes first, as in Node: in most of Python it does not."""
+    """As `check_port`; the error says that the port comes first, if `port` looks like a host."""
     try:
         return check_port(port)
     except (TypeError, ValueError) as error:
@@ -238,22 +236,25 @@ def check_first_port(port: int | str) -> int:
 
 
 def check_name(host: str) -> None:
-    """UnicodeError, as Python raises it, for what is no name: one with a null character.
+    """UnicodeError, as Python raises for invalid names, if `host` has a null character.
 
-    The system's resolver would look up what is before it.
+    The resolver of the system would look up the part before it.
     """
     if "\0" in host:
         raise UnicodeError("a null character in a host name")
 
 
 def parse_ip(text: str) -> bytes | None:
-    """An IPv4 or IPv6 address in its 4 or 16 bytes; None if it is neither. A zone is ignored."""
+    """Return the 4 or 16 bytes of an IPv4 or IPv6 address; None if it is neither.
+
+    A zone is ignored.
+    """
     family = socket.AF_INET
     if ":" in text:
         family, text = socket.AF_INET6, text.partition("%")[0]
     try:
         return socket.inet_pton(family, text)
-    except (OSError, ValueError):  # ValueError: a null character, or none of ASCII
+    except (OSError, ValueError):  # ValueError: a null character, or one that is not ASCII
         return None
 
 
@@ -261,9 +262,10 @@ _ZONE = re.compile(r"[0-9a-zA-Z\-._:]+")
 
 
 def is_ip(text: str) -> int:
-    """4 for an IPv4 address, 6 for an IPv6 address (``%zone`` allowed), 0 for anything else.
+    """Return 4 for an IPv4 address, 6 for an IPv6 address, 0 for anything else.
 
-    Leading zeros, white space and prefix lengths are allowed in neither.
+    An IPv6 address may have a ``%zone``. Leading zeros in a number of an IPv4 address, white space
+    and prefix lengths are invalid.
     """
     if not isinstance(text, str):
         return 0
@@ -285,10 +287,10 @@ def is_ipv6(text: str) -> bool:
 
 
 def network_of(address: str) -> str:
-    """Under which name one client counts: an IPv4 address, or the /64 network of an IPv6 one.
+    """Return the name that limits per address use: an IPv4 address, or an IPv6 /64 network.
 
-    Whoever has an IPv6 address has a whole such network (RFC 6177). What is no address stands for
-    itself.
+    A client with an IPv6 address has a whole such network (RFC 6177). Text that is no address is
+    returned as it is.
     """
     if ":" not in address:
         return address
@@ -301,9 +303,9 @@ def network_of(address: str) -> str:
 
 
 def site_of(network: str) -> str | None:
-    """The /48 network that a network of `network_of` is a part of; None for IPv4.
+    """Return the /48 network that contains a network of `network_of`; None for IPv4.
 
-    That is what one site gets at most (RFC 6177): 65,536 networks of 64 bits.
+    One site gets at most a /48 (RFC 6177), which has 65,536 networks of 64 bits.
     """
     packed = parse_ip(network.partition("/")[0])
     if packed is None or len(packed) == 4:

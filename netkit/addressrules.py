@@ -1,7 +1,7 @@
-"""Rules about IP addresses: single ones, networks and ranges, as text and as numbers.
+"""Parses rules about IP addresses: single addresses, networks and ranges.
 
-Pure. An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291
-section 2.5.5.2). A rule is kept as the networks that it consists of.
+An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section
+2.5.5.2). A rule is a set of networks.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _6TO4 = 0x2002  # the first 16 bits; the next 32 are an IPv4 address (RFC 3056 s
 
 
 class Rule(NamedTuple):
-    """One entry. `text` is as in Node's `BlockList.rules`."""
+    """One rule. `text` has the form of `BlockList.rules` in Node."""
 
     text: str
     networks: tuple[Network, ...]
 
 
 def number_of(address: Any) -> int | None:
-    """As a number; None for text that is no address. TypeError for what is no text."""
+    """Return an address as a number. None for text that is no address; TypeError for no text."""
     packed = parse_ip(_text(address))
     if packed is None:
         return None
@@ -50,14 +50,14 @@ def _text(address: Any) -> str:
 
 
 def is_ipv4(number: int) -> bool:
-    """Whether it is an IPv4 address in its IPv6 form."""
+    """Whether `number` is an IPv4 address."""
     return number >> 32 == 0xFFFF
 
 
 def embedded_ipv4(number: int) -> int | None:
-    """The IPv4 address that an IPv6 address leads to, as a number; None if it has none."""
+    """Return the IPv4 address that an IPv6 address leads to. None if it leads to none."""
     first = number >> 32
-    if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` are none
+    if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` lead to none
         return 0xFFFF << 32 | number & 0xFFFFFFFF
     if number >> 112 == _6TO4:
         return 0xFFFF << 32 | number >> 80 & 0xFFFFFFFF
@@ -85,9 +85,9 @@ def _family(number: int) -> str:
 
 
 def parse(rule: Any, host_bits: bool = True) -> Rule:
-    """From an address, a network or ``first-last``. ValueError, TypeError.
+    """Parse an address, a network or ``first-last``. ValueError, TypeError.
 
-    `host_bits`: whether a network may have bits behind its prefix.
+    A network may have bits behind its prefix only if `host_bits` is set.
     """
     if isinstance(rule, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         rule = str(rule)
@@ -118,7 +118,7 @@ def _subnet(address: str, prefix: str, host_bits: bool) -> Rule:
 
 
 def parse_range(first: Any, last: Any) -> Rule:
-    """From `first` to `last`, both included. ValueError if it would be empty."""
+    """Make the rule for `first` to `last`, both included. ValueError if `last` is less."""
     low, high = _known(first), _known(last)
     if low > high:
         raise ValueError(f"a range that ends before it begins: {first}-{last}")
@@ -127,22 +127,20 @@ def parse_range(first: Any, last: Any) -> Rule:
 
 
 def _networks(low: int, high: int) -> Iterator[Network]:
-    """The fewest networks that are exactly the numbers from `low` to `high`."""
+    """Yield the fewest networks that contain exactly the numbers from `low` to `high`."""
     while low <= high:
-        # As large as `low` is a multiple of, but no larger than what is left.
-        free = min(
-            (low & -low).bit_length() - 1 if low else BITS, (high - low + 1).bit_length() - 1
-        )
+        aligned = (low & -low).bit_length() - 1 if low else BITS
+        free = min(aligned, (high - low + 1).bit_length() - 1)  # bits behind the prefix
         yield BITS - free, low >> free
         low += 1 << free
 
 
 def parse_shown(text: str) -> Rule:
-    """``Subnet: IPv4 10.0.0.0/8``: what is before the rule itself must be true of it."""
+    """Parse ``Subnet: IPv4 10.0.0.0/8``. ValueError if kind or family are not those of the rule."""
     kind, _, given = text.rpartition(" ")
     rule = parse(given)
     shown = rule.text.rpartition(" ")[0]
-    # As in Node, an IPv4 address may be there as an IPv6 one: ::ffff:1.2.3.4.
+    # As in Node, an IPv4 address may be written as an IPv6 one: ::ffff:1.2.3.4.
     mapped = ":" in given and kind == shown.replace("IPv4", "IPv6")
     if not mapped and (kind != shown or (":" in given and kind.endswith("IPv4"))):
         raise ValueError(f"not a rule: {text!r}")

@@ -1,12 +1,13 @@
-"""Which of a host's addresses answers first: attempts that race (Happy Eyeballs, RFC 8305).
+"""Connects to the address of a host that answers first (Happy Eyeballs, RFC 8305).
 
 Rules:
 
 1. The families alternate, the resolver's first address first; each address is tried once.
-2. The next attempt begins when one has failed, or after a delay, and the earlier ones go on: the
-   first to connect wins, the others are closed.
-3. One thread and one selector, so nothing is left behind whatever happens. Only resolving a name
-   cannot be interrupted: it has a thread of its own, which the wait for it may leave behind.
+2. The next attempt begins when one has failed, or after a delay, and the earlier ones go on. The
+   first to connect wins, and the others are closed.
+3. All attempts share one thread and one selector, so nothing is left behind, whatever happens. Only
+   the system's resolver cannot be interrupted: it has a thread of its own, which may go on after
+   the wait for it has ended.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from .waker import Waker
 
 _T = TypeVar("_T")
 
-# A Unix listener whose queue is full refuses at once, and nothing tells when there is room (unix(7)
-# has no such event for a socket that does not block): it is asked again after so many seconds.
+# A Unix listener whose queue is full refuses at once, and no event tells that it has room again
+# (unix(7)). So the attempt is repeated after this time (seconds).
 QUEUE_PAUSE = 0.01
 
-# How many names may be looked up at once, those included whose `connect` has given up. The next one
-# waits. Otherwise slow names that clients choose would make a program start threads without limit.
-# A deque needs no lock; a lock that is held while the process forks would stay so in the child.
+# How many names may be looked up at once, including those for which `connect` has stopped to wait.
+# Further ones wait, so slow names that clients choose cannot start threads without limit. A deque
+# needs no lock; a lock that another thread holds during a fork would stay locked in the child.
 MAX_LOOKUPS = 256
-_lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # those that may still begin
+_lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # has an element for each that may begin
 
 
 class Candidate(NamedTuple):
-    """What `socket.connect` is given."""
+    """The parameters of `socket.socket` and `socket.connect`."""
 
     family: int
     address: Any
@@ -50,18 +51,18 @@ class Candidate(NamedTuple):
 
 
 class Cancel:
-    """Ends a `connect` from another thread: ``connect(..., cancel=c)`` there, ``c.cancel()`` here.
+    """Ends ``connect(..., cancel=c)`` from another thread or a signal handler: ``c.cancel()``.
 
-    For any number of them; those that begin later end at once. From any thread or signal handler.
+    It may be used for any number of calls. Those that begin after `cancel` end at once.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards what follows; a signal handler may come in between
+        self._lock = threading.RLock()  # guards what follows; re-entrant, for signal handlers
         self._callbacks: list[Callable[[], object]] = []
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Have all of them raise CancelledError. Idempotent."""
+        """Have all the calls of `connect` raise CancelledError. Idempotent."""
         with self._lock:
             self._cancelled = True
             for callback in tuple(self._callbacks):
@@ -73,20 +74,20 @@ class Cancel:
         return self._cancelled
 
     def attach(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called by `cancel`, from its thread; at once if that has been called."""
+        """Have `cancel` call `callback`, in its thread; call it now if it has been cancelled."""
         with self._lock:
             self._callbacks.append(callback)
             if self._cancelled:
                 callback()
 
     def detach(self, callback: Callable[[], object]) -> None:
-        """Once it returns, `callback` is not called any more."""
+        """Have `callback` not called any more, once this returns."""
         with self._lock:
             self._callbacks.remove(callback)
 
 
 class Waiter:
-    """The waits of one `connect`: all end at its deadline, or when it is cancelled."""
+    """Waits for one `connect`. Each wait ends at its deadline, or when it is cancelled."""
 
     def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
         self._deadline = deadline
@@ -94,7 +95,7 @@ class Waiter:
         self._waker = Waker()
         try:
             self._selector = selectors.DefaultSelector()
-        except BaseException:  # there are no more descriptors
+        except BaseException:  # no descriptor is left
             self._waker.close()
             raise
         self._selector.register(self._waker, selectors.EVENT_READ)
@@ -102,15 +103,15 @@ class Waiter:
             cancel.attach(self._waker.wake)
 
     def add(self, sock: socket.socket) -> None:
-        """Wait for this socket to be connected, too."""
+        """Include a socket in the waits until it has connected, or failed."""
         self._selector.register(sock, selectors.EVENT_WRITE)
 
     def remove(self, sock: socket.socket) -> None:
-        """Do not."""
+        """Exclude a socket from the waits."""
         self._selector.unregister(sock)
 
     def wait(self, seconds: float | None = None) -> list[socket.socket]:
-        """The sockets for which the wait is over; none after `seconds`.
+        """Return the sockets that have connected or failed; none after `seconds`.
 
         TimeoutError at the deadline, CancelledError.
         """
@@ -128,7 +129,10 @@ class Waiter:
         return ready
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call it in a thread, and wait for it; if the wait ends before, it goes on for nobody."""
+        """Call `function` in a thread, and wait for its result. Errors as of `wait`.
+
+        The call goes on if the wait ends before, and its result is lost.
+        """
         outcome: deque[tuple[_T | None, BaseException | None]] = deque()
 
         def run() -> None:
@@ -141,7 +145,7 @@ class Waiter:
 
         self._begin_lookup()
         try:
-            # Daemon: resolving may take minutes, and must not keep the process.
+            # A daemon, since a resolver may take minutes, and must not keep the process.
             threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
         except BaseException:
             _lookups.append(None)
@@ -173,7 +177,7 @@ class Waiter:
 
 
 def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Each of them once, with alternating families (RFC 8305 section 4)."""
+    """Return each candidate once, with alternating families (RFC 8305 section 4)."""
     families: dict[int, deque[Candidate]] = {}
     for candidate in dict.fromkeys(candidates):
         families.setdefault(candidate.family, deque()).append(candidate)
@@ -187,7 +191,7 @@ def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 class Race:
-    """Attempts at these candidates, in their order, until one of them has connected."""
+    """Attempts to connect to candidates, in their order, until one has connected."""
 
     def __init__(
         self,
@@ -197,9 +201,9 @@ class Race:
         waiter: Waiter,
         verify: Callable[[socket.socket], OSError | None] = lambda _: None,
     ) -> None:
-        """`prepare` sets up each socket before it connects; `delay` in seconds.
+        """`prepare` sets up each socket before it connects. `delay` is in seconds.
 
-        `verify` says why one that has connected must not be used, if so.
+        `verify` returns an error if a socket that has connected must not be used.
         """
         self._waiting = deque(candidates)
         self._prepare = prepare
@@ -211,9 +215,9 @@ class Race:
         self.errors: list[tuple[Candidate, OSError]] = []
 
     def run(self) -> socket.socket | None:
-        """The socket that has connected first, not blocking yet; None if none could.
+        """Return the socket that connects first, still non-blocking; None if all attempts fail.
 
-        TimeoutError and CancelledError as of `Waiter.wait`; `errors` are known then, too.
+        TimeoutError and CancelledError as of `Waiter.wait`. `errors` has one error per failure.
         """
         winner = None
         try:
@@ -286,12 +290,12 @@ class Race:
 
 
 def _is_to_itself(sock: socket.socket) -> bool:
-    """Whether the kernel has chosen, for our port, the one that we connect to: nobody listens."""
+    """Whether the kernel has given `sock` the port that it connects to, where nobody listens."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return False
     try:
         return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # reset already: whoever reads will see it
+    except OSError:  # it has been reset already, which the next read reports
         return False
 
 

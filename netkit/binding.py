@@ -1,4 +1,4 @@
-"""Which address a server binds, and errors that say which one could not be."""
+"""Binds the socket of a server, and explains errors of sockets with the address they are about."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .addresses import (
 )
 from .forks import problem_of_main
 
-# What says that an address of this family cannot be had here, while another one may be.
+# Errors that say that this machine has no address of the family; another family may succeed.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
 
 Candidate = tuple[socket.AddressFamily, Any]
 
 
 def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
-    """The families and addresses to try in turn for `listen`.
+    """Return the families and addresses that `listen` tries in turn.
 
-    No host (None, ``""`` or ``"*"``): every address, IPv6 and IPv4 on one socket where the machine
-    has both. A name that does not resolve: socket.gaierror with `address` and `port`.
-    `ipv6_only`: ValueError for a host that has no IPv6 address.
+    Without a host (None, ``""`` or ``"*"``) it is every address, IPv6 and IPv4 on one socket if the
+    machine has both. socket.gaierror, with `address` and `port`, if a name does not resolve;
+    ValueError if `ipv6_only` is set and the host has no IPv6 address.
     """
     found = _all_candidates(host, port)
     if ipv6_only:
@@ -48,18 +48,18 @@ def _all_candidates(host: str | None, port: int) -> list[Candidate]:
     try:
         check_name(host)
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no name at all, by RFC 5890
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
         raise explain(error, (host, port)) from None
     return [(family, address) for family, _, _, _, address in found]
 
 
 def worth_another(error: OSError) -> bool:
-    """Whether the next candidate may succeed where this one failed."""
+    """Whether the next candidate may succeed after this error."""
     return error.errno in _TRY_NEXT
 
 
 def family_of(server_address: Any, family: int) -> int:
-    """`family`, or IPv6 where an IPv4 server is given an IPv6 address."""
+    """Return `family`, or IPv6 if an IPv4 server is given an IPv6 address."""
     if family == socket.AF_INET and isinstance(server_address, tuple):
         host = server_address[0]
         if isinstance(host, str) and ":" in host:
@@ -68,7 +68,10 @@ def family_of(server_address: Any, family: int) -> int:
 
 
 def checked(server_address: Any) -> Any:
-    """`server_address` with a port that can be one; a Unix socket's path passes through."""
+    """Return `server_address` with its port as a number. ValueError or TypeError as `check_port`.
+
+    The path of a Unix socket is returned as it is.
+    """
     if isinstance(server_address, tuple) and len(server_address) > 1:
         host, port, *rest = server_address
         return (host, check_port(port), *rest)
@@ -76,7 +79,7 @@ def checked(server_address: Any) -> Any:
 
 
 def check_type(socket_type: int) -> None:
-    """TypeError unless it is that of streams."""
+    """TypeError unless `socket_type` is SOCK_STREAM."""
     if socket_type != socket.SOCK_STREAM:
         raise TypeError(
             f"socket_type must be SOCK_STREAM, not {socket.SocketKind(socket_type).name}: "
@@ -85,7 +88,7 @@ def check_type(socket_type: int) -> None:
 
 
 def check_address(address: Any, family: int) -> None:
-    """TypeError unless it is an address for a socket of this family."""
+    """TypeError unless a socket of this family can be bound to `address`."""
     if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(address, tuple):
         raise TypeError(
             f"server_address must be (host, port), not {address!r}; "
@@ -96,7 +99,7 @@ def check_address(address: Any, family: int) -> None:
 
 
 def scoped(address: Any) -> Any:
-    """`address` as ``bind`` takes it: a zone (``fe80::1%eth0``) becomes the number of its link.
+    """Replace the zone of `address` (``fe80::1%eth0``) by the number of its link, for ``bind``.
 
     socket.gaierror if there is no such interface.
     """
@@ -109,10 +112,10 @@ def scoped(address: Any) -> Any:
 
 
 def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> None:
-    """The socket options that `socketserver` leaves to chance, before `bind`.
+    """Set the options that a server needs before ``bind``, and that `socketserver` does not set.
 
-    A server on ``::`` serves IPv4 clients too, unless `ipv6_only`, whatever the system's default
-    is. OSError if `reuse_port` cannot be had: to share a port or not is nothing to be silent about.
+    Unless `ipv6_only` is set, a server on ``::`` serves IPv4 clients too, whatever the default of
+    the system is. OSError if `reuse_port` is set and the system cannot share ports.
     """
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
@@ -122,19 +125,29 @@ def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> N
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def name_of_all(listener: socket.socket) -> Any:
-    """What `getsockname` says of every connection it accepts; None if that is not known.
+def bind(
+    sock: socket.socket, address: Any, reuse_port: bool = False, ipv6_only: bool = False
+) -> None:
+    """Bind a TCP socket to `address`, with the options of a server. OSError."""
+    if os.name == "posix":  # pragma: no branch - elsewhere two servers could share a port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    prepare(sock, reuse_port, ipv6_only)
+    sock.bind(address)
 
-    It is not if it listens on several addresses.
+
+def name_of_all(listener: socket.socket) -> Any:
+    """Return the local name of every connection that `listener` accepts.
+
+    None if it listens on several addresses.
     """
     name = listener.getsockname()
     return None if isinstance(name, tuple) and name[0] in ("0.0.0.0", "::") else name
 
 
 def adopted(fd: int) -> socket.socket:
-    """The socket that a descriptor is, which was opened by another program (systemd, say).
+    """Return the socket of a descriptor that another program, such as systemd, has opened.
 
-    OSError if it is none, or no stream.
+    OSError if the descriptor is no stream socket.
     """
     try:
         sock = sockets.waiting(socket.socket(fileno=fd))
@@ -142,24 +155,23 @@ def adopted(fd: int) -> socket.socket:
         raise explain(error, f"fd:{fd}") from None
     if sock.type != socket.SOCK_STREAM:
         sock.detach()  # it is not ours to close
-        unfit = OSError(errno.EINVAL, "")
-        raise explain(unfit, f"fd:{fd}", reason="it is no stream socket")
+        raise explain(OSError(errno.EINVAL, ""), f"fd:{fd}", reason="it is no stream socket")
     return sock
 
 
 def is_listening(sock: socket.socket) -> bool:
-    """Whether it is a listener already."""
+    """Whether `sock` listens already."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def explain(
     error: Exception, server_address: Any, syscall: str = "listen", reason: str | None = None
 ) -> OSError:
-    """The same error, of the same class, that says what was attempted, and why it failed.
+    """Return an error of the same class whose message names the attempt and why it failed.
 
-    It has the attributes `code` (the errno's name), `address`, `port` (None for a Unix socket) and
-    `syscall`, as Node's errors do; an error that has them already stays as it is. `reason`: instead
-    of what is known about the errno.
+    As in Node, it has the attributes `code` (the name of the errno), `address`, `port` (None for a
+    Unix socket) and `syscall`. An error that has them already is returned as it is. A `reason`
+    replaces the explanation of the errno.
     """
     if isinstance(error, OSError) and hasattr(error, "syscall"):
         return error
@@ -181,15 +193,13 @@ def explain(
         code = _code(error)
         reason = reason or _reason(error, host, port)
         explained = type(error)(error.errno, f"{attempt}: {reason} ({code})")
-    found = {"code": code, "address": host, "port": port, "syscall": syscall}
-    for attribute, value in found.items():
-        setattr(explained, attribute, value)
+    vars(explained).update(code=code, address=host, port=port, syscall=syscall)
     return explained
 
 
 _ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
 
-# What an errno means here, where the system's words do not say it.
+# The meaning of an errno for an address, if the words of the system do not explain it.
 _REASONS = {
     errno.EADDRNOTAVAIL: "this machine does not have this address",
     errno.EAFNOSUPPORT: "this machine does not support this family of addresses",
@@ -202,7 +212,7 @@ _REASONS_WITHOUT_PORT = {  # of a path, or of a descriptor
     errno.ENOENT: "the folder does not exist",
 }
 
-# Of looking up a name. Not every system has all of these numbers.
+# Errors of looking up a name. Not every system has both.
 _LOOKUPS = {
     getattr(socket, "EAI_ADDRFAMILY", None): "it has no address of this family",
     getattr(socket, "EAI_NODATA", None): "the name has no address",
@@ -210,7 +220,7 @@ _LOOKUPS = {
 
 
 def _code(error: OSError) -> str:
-    """The name of its errno, as Node has it."""
+    """Return the name of the errno, as in Node."""
     if isinstance(error, socket.gaierror):
         return "EAI_AGAIN" if error.errno == socket.EAI_AGAIN else "ENOTFOUND"
     return errno.errorcode.get(error.errno or 0, str(error.errno))

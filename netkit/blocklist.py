@@ -1,15 +1,15 @@
-"""Sets of IP addresses by rule: single ones, ranges, networks. For lists of who may connect.
+"""Lists of IP addresses, ranges and networks, for instance of clients that may not connect.
 
 Rules:
 
-1. A list is replaced as a whole when it changes: whoever looks in it takes no lock, and sees either
-   all of a change or nothing of it.
-2. Addresses are numbers, and each rule is kept as the networks that it consists of, by their prefix
-   length. So a look takes one question for each length there is, however many rules there are.
-3. IPv4 is a part of IPv6 here (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form
+1. A change replaces the whole state of a list, so a lookup takes no lock, and sees all of a change
+   or nothing of it.
+2. Each rule is stored as networks, by their prefix length. So a lookup takes one step for each
+   prefix length in use, however many rules there are.
+3. IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form
    matches a rule in either form.
-4. Some IPv6 addresses lead to an IPv4 address that they contain. To block that one blocks them too,
-   but to allow it does not allow them.
+4. Some IPv6 addresses lead to an IPv4 address that they contain. A rule that blocks the IPv4
+   address also blocks them; a rule that allows it does not allow them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from .listfile import read_entries
 
 
 class _State(NamedTuple):
-    rules: dict[str, Rule]  # in the order of adding
-    networks: dict[int, dict[int, int]]  # by prefix length: first bits, and how many rules have it
+    rules: dict[str, Rule]  # by text, the oldest first
+    networks: dict[int, set[int]]  # by prefix length: the first bits of each network
     lengths: tuple[int, ...]  # the longest first
 
 
@@ -46,14 +46,13 @@ _EMPTY = _State({}, {}, ())
 class BlockList:
     """A set of addresses, ranges and networks. Thread-safe.
 
-    Addresses are strings, objects of `ipaddress`, or `SocketAddress`es. The zone of an address that
-    is looked up (``%eth0``) is ignored; a rule may have none, since it holds on every link. The
-    methods that add raise ValueError for text that is no address, and TypeError for what is no
-    text.
+    Addresses are strings, objects of `ipaddress`, or `SocketAddress`es. A lookup ignores the zone
+    of an address (``%eth0``); a rule must have no zone, since it holds on every link. The methods
+    that add rules raise ValueError for text that is no address, and TypeError for other types.
 
-    Two constants have rules against a client that is led to where it must not connect:
-    `PRIVATE_RANGES` for this machine and private networks, `NON_GLOBAL_RANGES` for every address
-    that the registries of IANA do not call globally reachable unicast.
+    Two constants contain rules that keep a client from where it must not connect: `PRIVATE_RANGES`
+    has this machine and private networks, `NON_GLOBAL_RANGES` has every address that the registries
+    of IANA do not call globally reachable unicast.
     """
 
     PRIVATE_RANGES = (
@@ -63,8 +62,8 @@ class BlockList:
         *("100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15"),  # providers' and laboratories' own
         "64:ff9b:1::/48",  # NAT64 of this network, RFC 8215
     )
-    # RFC 6890 and its registries; and all of IPv6 outside of 2000::/3, but for IPv4 in its IPv6
-    # form and NAT64, which are looked up by their IPv4 address.
+    # RFC 6890 and its registries; and all of IPv6 outside of 2000::/3, except IPv4 in its IPv6 form
+    # and NAT64, whose IPv4 address is looked up.
     NON_GLOBAL_RANGES = (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
         *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
@@ -75,7 +74,7 @@ class BlockList:
     )
 
     def __init__(self, rules: Iterable[Any] = ()) -> None:
-        """`rules`: each as for `add`."""
+        """Make a list of `rules`, see `add`."""
         self._changing = threading.Lock()  # held while _state is being replaced
         self._state = _EMPTY
         self._path: str | None = None
@@ -83,7 +82,7 @@ class BlockList:
 
     @classmethod
     def of(cls, value: Any) -> BlockList:
-        """The list that `value` means: a BlockList itself, a path object, or rules as for `add`."""
+        """Return `value` if it is a BlockList, or one of a path object or of rules as for `add`."""
         if isinstance(value, BlockList):
             return value
         if isinstance(value, os.PathLike):
@@ -94,11 +93,11 @@ class BlockList:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BlockList:
-        """From a text file: a rule on each line, as for `add`; ``#`` begins a comment.
+        """Read a text file with a rule on each line, as for `add`; ``#`` begins a comment.
 
-        A file that may be incomplete is refused: one that changes while it is read, that does not
-        end with a newline, or that has no rule and no line ``# empty``; and so is a network with
-        host bits. OSError, and ValueError that names the file and the line.
+        A file that may be incomplete is invalid: one that changes while it is read, that does not
+        end with a newline, that has a network with host bits, or that has neither a rule nor a line
+        ``# empty``. OSError; ValueError, which names the file and the line.
         """
         found = cls()
         found._path = os.fspath(path)
@@ -106,9 +105,9 @@ class BlockList:
         return found
 
     def reload(self) -> bool:
-        """Read the file again. False, and nothing is done, if it does not come from a file.
+        """Read the file again, and return True. Return False if the list is not from a file.
 
-        If that fails, it stays as it is; errors as for `load`.
+        Errors as for `load`; the list keeps its rules then.
         """
         if self._path is None:
             return False
@@ -124,17 +123,17 @@ class BlockList:
 
     @property
     def path(self) -> str | None:
-        """The file that it comes from, if it does."""
+        """The file that the list is from, or None."""
         return self._path
 
     # Changing it
 
     def add(self, rule: Any) -> None:
-        """An address, a network (``10.0.0.0/8``, host bits allowed) or ``first-last``."""
+        """Add an address, a network (``10.0.0.0/8``, host bits allowed) or ``first-last``."""
         self.add_many([rule])
 
     def add_many(self, rules: Iterable[Any]) -> None:
-        """All of them, or none if one is wrong."""
+        """Add all of them, or none if one is invalid."""
         self._add([parse(rule) for rule in rules])
 
     def _add(self, new: Iterable[Rule]) -> None:
@@ -142,41 +141,40 @@ class BlockList:
             self._state = _added(self._state, new)
 
     def add_range(self, first: Any, last: Any) -> None:
-        """From `first` to `last`, both included. ValueError if it would be empty."""
+        """Add `first` to `last`, both included. ValueError if `last` is less than `first`."""
         self._add([parse_range(first, last)])
 
     def remove(self, rule: Any) -> None:
-        """Exactly this rule, as it was added; nothing if there is none."""
+        """Remove exactly this rule, as it was added, if it is there."""
         text = parse(rule).text
         with self._changing:
-            if text in self._state.rules:
-                rules = [each for each in self._state.rules.values() if each.text != text]
-                self._state = _added(_EMPTY, rules)
+            kept = [each for each in self._state.rules.values() if each.text != text]
+            self._state = _added(_EMPTY, kept)
 
     def clear(self) -> None:
-        """All rules."""
+        """Remove all rules."""
         with self._changing:
             self._state = _EMPTY
 
-    # Looking
+    # Looking up
 
     def __contains__(self, address: Any) -> bool:
         return self.check(address)
 
     def check(self, address: Any) -> bool:
-        """Whether a rule matches, so that the address is blocked. False for text that is none.
+        """Whether a rule matches, which blocks the address. False for text that is no address.
 
-        An address of NAT64 (64:ff9b::/96), of 6to4 (2002::/16) or ::/96 is also looked up by the
-        IPv4 address that it contains and leads to. To allow only what matches, use `prefix_length`,
-        which does not do so. TypeError for no text.
+        For an address of NAT64 (64:ff9b::/96), of 6to4 (2002::/16) or of ::/96, this also looks up
+        the IPv4 address that it contains and leads to. A list of allowed addresses must not do so:
+        use `prefix_length` there. TypeError for other types.
         """
         return self.longest_match(address, embedded=True) is not None
 
     def prefix_length(self, address: Any) -> int | None:
-        """The length of the longest prefix that matches the address itself; None if none does.
+        """Return the length of the longest prefix that matches the address itself, or None.
 
-        For IPv4, of 32 bits: 0 if the prefix is that of an IPv6 network which IPv4 is a part of. A
-        single address is a prefix of all its bits. Errors as for `check`.
+        For IPv4 it is from 0 to 32; it is 0 for an IPv6 network that contains all of IPv4. A rule
+        for a single address is a prefix of all its bits. Errors as for `check`.
         """
         length = self.longest_match(address)
         if length is None:
@@ -185,19 +183,18 @@ class BlockList:
         return max(0, length - MAPPED) if number is not None and is_ipv4(number) else length
 
     def longest_match(self, address: Any, embedded: bool = False) -> int | None:
-        """As `prefix_length`, but always of 128 bits, so that any two lengths can be compared.
+        """As `prefix_length`, but from 0 to 128 for IPv4 too, so that lengths can be compared.
 
-        `embedded`: also by the IPv4 address that it contains, see `check`.
+        With `embedded`, this also looks up the IPv4 address in an IPv6 address, see `check`.
         """
         number = number_of(address)
         if number is None:
             return None
-        length = self._find(number)
+        found = [self._find(number)]
         inner = embedded_ipv4(number) if embedded else None
         if inner is not None:
-            within = self._find(inner)
-            length = within if length is None else max(length, within or 0)
-        return length
+            found.append(self._find(inner))
+        return max((length for length in found if length is not None), default=None)
 
     def _find(self, number: int) -> int | None:
         state = self._state
@@ -208,7 +205,7 @@ class BlockList:
 
     @property
     def rules(self) -> list[str]:
-        """As text in Node's form, the newest first: ``Subnet: IPv4 10.0.0.0/8``."""
+        """The rules as text in Node's form, the newest first: ``Subnet: IPv4 10.0.0.0/8``."""
         return [rule.text for rule in reversed(self._state.rules.values())]
 
     def __len__(self) -> int:
@@ -223,11 +220,11 @@ class BlockList:
     # JSON, in Node's form
 
     def to_json(self) -> str:
-        """A JSON array of `rules`, which `from_json` takes."""
+        """Return `rules` as a JSON array, for `from_json`."""
         return json.dumps(self.rules)
 
     def from_json(self, text: str) -> None:
-        """Add the rules of a JSON array of strings. ValueError, and nothing is added, else."""
+        """Add the rules of a JSON array of strings, or none. ValueError if one is invalid."""
         try:
             rules = json.loads(text)
         except RecursionError:  # brackets without end
@@ -246,11 +243,9 @@ def _restored(path: str | None, rules: str) -> BlockList:
 
 def _added(state: _State, new: Iterable[Rule]) -> _State:
     rules = dict(state.rules)
-    networks = {length: dict(numbers) for length, numbers in state.networks.items()}
+    networks = {length: set(found) for length, found in state.networks.items()}
     for rule in new:
-        if rule.text not in rules:
-            rules[rule.text] = rule
-            for length, bits in rule.networks:
-                numbers = networks.setdefault(length, {})
-                numbers[bits] = numbers.get(bits, 0) + 1
+        rules[rule.text] = rule
+        for length, bits in rule.networks:
+            networks.setdefault(length, set()).add(bits)
     return _State(rules, networks, tuple(sorted(networks, reverse=True)))

@@ -1,10 +1,9 @@
-"""A socket that has its address, and nothing more yet: no clients, and no peer."""
+"""A socket that has its address and does not listen yet."""
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 from . import binding, sockets, unixsocket
 from .addresses import SocketAddress, check_port, is_ip
@@ -14,11 +13,11 @@ from .unixsocket import SocketFile
 
 
 class BoundSocket:
-    """An address that is taken before it is used: ``server.listen(sock=bound)``.
+    """Takes an address before a server uses it: ``server.listen(sock=bound)``.
 
-    To have the number of a port before there is a server, say, or to bind as one user and serve as
-    another. Use it in a ``with`` block, which closes it unless a server has taken it over. For one
-    thread at a time.
+    So a program can know the number of a port before it has a server, or bind as one user and serve
+    as another. Use it in a ``with`` block, which closes it unless a server has taken it over. Only
+    one thread at a time may use it.
     """
 
     def __init__(
@@ -32,72 +31,62 @@ class BoundSocket:
         mode: int | None = None,
         owner: str | None = None,
     ) -> None:
-        """Bind at once. `host` is numeric; None: every IPv4 address, or with `ipv6_only` IPv6.
+        """Bind at once.
 
-        The others as for `Server.listen`, and so are its errors, but that `syscall` is ``"bind"``.
+        `host` is a numeric address; None stands for every IPv4 address, or every IPv6 address if
+        `ipv6_only` is set. The other parameters are those of `Server.listen`, as are the errors,
+        whose `syscall` is ``"bind"``.
         """
         check_port(port)
-        settings: dict[str, Any] = {"mode": mode, "owner": owner}
-        settings.update(ipv6_only=ipv6_only, reuse_port=reuse_port)
-        endpoint = Endpoint.of(port, host, path=path, **settings)
+        endpoint = Endpoint.of(
+            port,
+            host,
+            path=path,
+            mode=mode,
+            owner=owner,
+            ipv6_only=ipv6_only,
+            reuse_port=reuse_port,
+        )
         self._file: SocketFile | None = None
         self._taken = False
         if endpoint.kind == "unix":
-            self._socket = sockets.waiting(socket.socket(unixsocket.family()))
-            self._bind_path(endpoint)
+            family, address = unixsocket.family(), endpoint.path
         else:
-            self._socket = self._bind(endpoint)
-
-    def _bind_path(self, endpoint: Endpoint) -> None:
+            family, address = _numeric(endpoint)
+        self._socket = sockets.waiting(socket.socket(family))
         try:
-            path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
-            self._file = unixsocket.bind(self._socket, path, mode, owner)
+            if endpoint.kind == "unix":
+                self._file = unixsocket.bind(self._socket, address, mode, owner)
+            else:
+                binding.bind(self._socket, address, reuse_port, ipv6_only)
+        except OSError as error:
+            self._socket.close()
+            raise binding.explain(error, address, "bind") from None
         except BaseException:
             self._socket.close()
             raise
 
-    def _bind(self, endpoint: Endpoint) -> socket.socket:
-        host = endpoint.host
-        if host is None:
-            host = "::" if endpoint.ipv6_only else "0.0.0.0"
-        if not isinstance(host, str) or not is_ip(host):
-            hint = "; the host comes first, and then the port" if isinstance(host, int) else ""
-            raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}{hint}")
-        family, address = binding.candidates(host, endpoint.port, endpoint.ipv6_only)[0]
-        sock = sockets.waiting(socket.socket(family))
-        try:
-            if os.name == "posix":  # pragma: no branch - elsewhere two servers could share a port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            binding.prepare(sock, endpoint.reuse_port, endpoint.ipv6_only)
-            sock.bind(address)
-        except BaseException as error:
-            sock.close()
-            if isinstance(error, OSError):
-                raise binding.explain(error, address, "bind") from None
-            raise
-        return sock
-
     @property
     def address(self) -> SocketAddress | str:
-        """A `SocketAddress`, or a Unix socket's path. ServerStateError once it is not ours."""
+        """Its `SocketAddress`, or the path of a Unix socket. ServerStateError as of `fileno`."""
         name = self._own().getsockname()
         return SocketAddress.from_sockname(name) or os.fsdecode(name)
 
     def fileno(self) -> int:
-        """The descriptor. ServerStateError once it is not ours."""
+        """Its descriptor. ServerStateError if a server has taken it over, or it is closed."""
         return self._own().fileno()
 
     def adopt(self) -> tuple[socket.socket, SocketFile | None]:
-        """The socket, and the file that its new owner is to remove in the end.
+        """Give the socket away, and its file, which the new owner removes in the end.
 
-        ServerStateError if another one has it already, or if it is closed.
+        ServerStateError as of `fileno`.
         """
         sock, file = self._own(), self._file
         self._taken, self._file = True, None
         return sock, file
 
     def close(self) -> None:
-        """Give the address back, if it is still ours. Idempotent."""
+        """Close the socket unless a server has taken it over. Idempotent."""
         if not self._taken:
             if self._file is not None:
                 self._file.remove()
@@ -115,3 +104,13 @@ class BoundSocket:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _numeric(endpoint: Endpoint) -> binding.Candidate:
+    host = endpoint.host
+    if host is None:
+        host = "::" if endpoint.ipv6_only else "0.0.0.0"
+    if not is_ip(host):
+        hint = "; the host comes first, and then the port" if isinstance(host, int) else ""
+        raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}{hint}")
+    return binding.candidates(host, endpoint.port, endpoint.ipv6_only)[0]

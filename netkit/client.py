@@ -1,4 +1,4 @@
-"""The client: the other end of a connection, in the same blocking form."""
+"""Connects to a server, and returns the same `Connection` that a handler gets."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def connect(
 ) -> Connection:
     """Connect to a server, and return the `Connection`, which the caller closes.
 
-    `path` instead of a port: a Unix socket, ``"\\0name"`` an abstract one (Linux). `options` are
-    those of `ConnectOptions`, such as ``connect_timeout=5`` (30 seconds, in all) and ``tls=True``.
+    `path` names a Unix socket instead of a port; ``"\\0name"`` is an abstract one (Linux).
+    `options` are those of `ConnectOptions`, such as ``connect_timeout=5`` (for everything together,
+    30 seconds by default) and ``tls=True``.
 
-    ConnectError, which is an OSError, with the error of each address that was tried; it is also a
-    ConnectionRefusedError, TimeoutError or PermissionError, if all of them were. socket.gaierror if
-    the name does not resolve, CancelledError, and of TLS HandshakeError and TlsConfigError.
+    Raises ConnectError, an OSError that contains the error of each address that was tried. If all
+    of these are of one kind, it is also a ConnectionRefusedError, TimeoutError or PermissionError.
+    Raises socket.gaierror if the name does not resolve, CancelledError, and with TLS HandshakeError
+    and TlsConfigError.
     """
     chosen = ConnectOptions(**options)
     aim = target(port, host, path)
@@ -50,7 +52,7 @@ def connect(
 
 
 def _context(options: ConnectOptions, aim: Target) -> ssl.SSLContext | None:
-    """What TLS is spoken with. Made first: a bad file is no reason to connect."""
+    """Make the context for TLS, before anything connects: a bad file is no reason to connect."""
     if options.tls is False:
         return None
     context: ssl.SSLContext = options.tls
@@ -83,7 +85,7 @@ def _start_tls(
     if options.cancel is not None:
         options.cancel.attach(interrupt)
     try:
-        # A certificate names no zone: on another machine the same link has another one.
+        # A certificate names no zone, since the same link has another one on another machine.
         hostname = options.server_hostname or (aim.host and aim.host.partition("%")[0])
         conn.start_tls(context, server_hostname=hostname, timeout=deadline.remaining())
     finally:

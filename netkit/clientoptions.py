@@ -1,6 +1,6 @@
-"""The options of a client, checked in one place. docs/client.md says what each is for.
+"""The options of a client, checked in one place. docs/client.md explains each.
 
-Times are seconds, sizes are bytes, None disables.
+Times are in seconds and sizes in bytes. None disables a limit.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class _Values(NamedTuple):
 
 
 class ConnectOptions(_Values):
-    """What `netkit.connect` takes as keyword arguments.
+    """The keyword arguments of `netkit.connect`. Immutable.
 
-    Immutable. TypeError or ValueError (LookupError for an encoding), naming the option, for a value
-    that cannot be meant; TypeError for an option that there is not.
+    TypeError or ValueError (LookupError for an encoding), which names the option, if a value is
+    invalid. TypeError if an option does not exist.
     """
 
     __slots__ = ()

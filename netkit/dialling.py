@@ -1,4 +1,4 @@
-"""Rounds of attempts at a host, or at a Unix socket, until one of them has connected."""
+"""Connects to a host or a Unix socket, in several rounds of attempts if necessary."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .deadline import Deadline
 from .endpoints import Endpoint
 from .errors import CancelledError, ConnectError
 
-# The pauses between rounds of attempts (seconds): each about twice the one before, and less by up
-# to a half at random, so that clients of a server that comes back do not come all at once.
+# The pauses between rounds of attempts (seconds). Each is twice as long as the one before, less up
+# to a half at random, so that the clients of a server that restarts do not come all at once.
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 
 
 class Target(NamedTuple):
-    """What is to be connected to. `host` None: the Unix socket at `path`."""
+    """The server to connect to. `host` is None for the Unix socket at `path`."""
 
     host: str | None
     port: int
@@ -36,7 +36,7 @@ class Target(NamedTuple):
 
 
 def target(port: int | str | None, host: str, path: Any) -> Target:
-    """From what `connect` takes. TypeError or ValueError for what cannot be meant."""
+    """Make the target of parameters of `connect`. TypeError, ValueError if they are invalid."""
     if (port is None) == (path is None):
         raise TypeError("connect() takes a port or a path")
     if path is not None:
@@ -45,12 +45,12 @@ def target(port: int | str | None, host: str, path: Any) -> Target:
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
     if not host:
-        raise ValueError("host must be a name or an address, and is empty")
+        raise ValueError("host must be a name or an address, not empty")
     return Target(host, number)
 
 
 class Dialler:
-    """One `connect`: rounds of attempts, until one has succeeded."""
+    """One call of `connect`."""
 
     def __init__(self, target: Target, options: ConnectOptions, waiter: Waiter) -> None:
         self._target = target
@@ -60,15 +60,13 @@ class Dialler:
         self._errors: list[tuple[str, OSError]] = []
 
     def connect(self) -> Connection:
-        """The connection, without TLS."""
+        """Return the connection, without TLS. Errors as of `netkit.connect`."""
         for round_ in range(self._options.retry + 1):
             try:
                 if round_:
                     pause = min(FIRST_PAUSE * 2 ** min(round_ - 1, 30), LONGEST_PAUSE)
                     self._wait(pause * random.uniform(0.5, 1))
                 sock = self._try_all()
-            except CancelledError:
-                raise
             except TimeoutError:
                 raise self._failure(timed_out=True) from None
             except socket.gaierror:
@@ -92,7 +90,7 @@ class Dialler:
             functools.partial(_prepare, self._options),
             self._options.attempt_delay,
             self._waiter,
-            self._blocked,
+            self._verify,
         )
         try:
             return race.run()
@@ -137,32 +135,34 @@ class Dialler:
         return [candidate for each in fitting for candidate in _known(each, port, family)]
 
     def _permitted(self, candidates: list[Candidate]) -> list[Candidate]:
-        blocked = self._options.block_list
-        if blocked is None or self._target.host is None:
-            return candidates
         permitted = []
         for candidate in candidates:
-            if blocked.check(candidate.address[0]):
-                error = _is_blocked()
+            error = self._blocked(candidate.address)
+            if error is None:
+                permitted.append(candidate)
+            else:
                 self._errors.append((str(candidate), error))
                 events.emit(events.AttemptFailed(str(candidate), error))
-            else:
-                permitted.append(candidate)
         return permitted
 
-    def _blocked(self, sock: socket.socket) -> OSError | None:
-        """Why a socket that has connected is not used: the system may have led it elsewhere.
-
-        Linux, for one, takes 0.0.0.0 for 127.0.0.1.
-        """
+    def _blocked(self, address: Any) -> OSError | None:
         blocked = self._options.block_list
-        if blocked is None or self._target.host is None:
+        if blocked is None or self._target.host is None or not blocked.check(address[0]):
+            return None
+        return PermissionError(errno.EACCES, "the address is blocked")
+
+    def _verify(self, sock: socket.socket) -> OSError | None:
+        """Return an error if a socket has reached a blocked address, or None.
+
+        The system may connect to another address than it was given: Linux connects to 127.0.0.1
+        instead of 0.0.0.0.
+        """
+        if self._options.block_list is None:
             return None
         try:
-            peer = sock.getpeername()
-        except OSError as error:  # it has been reset already, and nothing tells where it led
+            return self._blocked(sock.getpeername())
+        except OSError as error:  # it has been reset already, so its address is unknown
             return error
-        return _is_blocked() if blocked.check(peer[0]) else None
 
     def _connection(self, sock: socket.socket) -> Connection:
         options = self._options
@@ -175,7 +175,7 @@ class Dialler:
                 max_line=options.max_line,
                 max_message=options.max_message,
             )
-        except BaseException:  # the server may have reset it already: then it has no address
+        except BaseException:  # without an address, if the server has reset it already
             sock.close()
             raise
         conn.attempted_addresses = tuple(map(str, self._attempted))
@@ -188,12 +188,8 @@ class Dialler:
         return failure
 
 
-def _is_blocked() -> PermissionError:
-    return PermissionError(errno.EACCES, "the address is blocked")
-
-
 def _known(address: str, port: int, family: int) -> list[Candidate]:
-    """Of an address that need not be resolved."""
+    """Return the candidates of a numeric address."""
     found = socket.getaddrinfo(
         address, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
     )
@@ -201,7 +197,7 @@ def _known(address: str, port: int, family: int) -> list[Candidate]:
 
 
 def _prepare(options: ConnectOptions, sock: socket.socket) -> None:
-    """Options that count before the connection is made, such as the size of its window."""
+    """Set the options that must be set before a socket connects, such as its buffers."""
     for option, size in (
         (socket.SO_RCVBUF, options.receive_buffer),
         (socket.SO_SNDBUF, options.send_buffer),

@@ -1,12 +1,12 @@
-"""Where to listen, in one grammar for programs and the command line.
+"""Parses addresses to listen on, in one grammar for programs and the command line.
 
-Pure: nothing here resolves a name or touches a socket. Each of these is an address:
+Nothing here resolves a name or touches a socket. Each of these is an address:
 
     8080   *:8080   127.0.0.1:8080   localhost:8080   [::1]:8080
     unix:/run/app.sock   @name   fd:3
 
-After a ``?`` come settings, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
-TCP, ``mode=660`` and ``owner=USER:GROUP`` for a Unix socket's file.
+Settings follow after a ``?``, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
+TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 from .addresses import check_first_port, check_port, is_ip
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
-_MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python's socket would take the lower bits of a larger one
+_MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one
 _OWNER = re.compile(r"[^:]+(:[^:]+)?|:[^:]+")  # as for chown(1)
 
 
 class Endpoint(NamedTuple):
-    """One address to listen on. What does not belong to its `kind` has its default value.
+    """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 
-    `kind` is ``"tcp"``, ``"unix"`` or ``"fd"``. `host` None: none was named. The `path` of an
-    abstract name begins with a null character.
+    `kind` is ``"tcp"``, ``"unix"`` or ``"fd"``. `host` is None if the address names no host. The
+    `path` of an abstract name begins with a null character.
     """
 
     kind: str = "tcp"
@@ -42,7 +42,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """From an address in the grammar. ValueError, in one line, for what is none."""
+        """Parse an address in the grammar. ValueError, in one line, if `text` is invalid."""
         address, question, settings = text.partition("?")
         endpoint = cls(**_parse_address(address))
         if question:
@@ -59,7 +59,7 @@ class Endpoint(NamedTuple):
         fd: int | None = None,
         **settings: Any,
     ) -> Endpoint:
-        """From what `Server.listen` takes. TypeError or ValueError for what cannot be meant."""
+        """Make one of the parameters of `Server.listen`. TypeError, ValueError if invalid."""
         if [path is not None, fd is not None, (port, host) != (0, None)].count(True) > 1:
             raise TypeError("a server listens on one of port, path, fd and sock; see listen_on()")
         if path is not None:
@@ -68,10 +68,8 @@ class Endpoint(NamedTuple):
             endpoint = cls("fd", fd=fd)
         else:
             endpoint = cls("tcp", host, check_first_port(port))
-        off = (None, False)  # by identity: a mode of 0 is one
-        given = {
-            name: value for name, value in settings.items() if all(value is not x for x in off)
-        }
+        # By identity: 0 is a valid mode.
+        given = {key: it for key, it in settings.items() if it is not None and it is not False}
         for name in given:
             _check_setting(endpoint.kind, name, TypeError)
         return endpoint._replace(**given)._checked()
@@ -95,18 +93,18 @@ def _parse_address(text: str) -> dict[str, Any]:
             raise ValueError(f"fd must be the number of a descriptor, not {number!r}")
         return {"kind": "fd", "fd": int(number)}
     if "/" in text:
-        raise ValueError(f"a path has unix: before it: {'unix:' + text!r}, not {text!r}")
+        raise ValueError(f"a path needs unix: before it: {'unix:' + text!r}, not {text!r}")
     host, colon, port = text.rpartition(":")
     if not colon:
         return {"port": check_port(port)}
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if is_ip(host) != 6:
-            raise ValueError(f"an IPv6 address belongs into the brackets of {text!r}")
+            raise ValueError(f"the brackets of {text!r} must contain an IPv6 address")
     elif ":" in host:
-        raise ValueError(f"an IPv6 address has brackets around it: '[::1]:8080', not {text!r}")
+        raise ValueError(f"an IPv6 address needs brackets: '[::1]:8080', not {text!r}")
     elif not host:
-        raise ValueError(f"the host is missing: {'*' + text!r} is every address, not {text!r}")
+        raise ValueError(f"{text!r} has no host: write {'*' + text!r} for every address")
     return {"host": host, "port": check_port(port)}
 
 
@@ -145,13 +143,11 @@ def _check_path(endpoint: Endpoint) -> None:
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise ValueError(f"a Unix socket's path must be encodable, and {path!r} is not") from None
+        raise ValueError(f"a Unix socket's path must be encodable, not {path!r}") from None
     if abstract and sys.platform != "linux":
-        raise ValueError(
-            f"only Linux has abstract names of Unix sockets, such as {'@' + path[1:]!r}"
-        )
+        raise ValueError(f"only Linux has abstract names, such as {'@' + path[1:]!r}")
     if abstract and (mode, owner) != (None, None):
-        raise ValueError("an abstract name has no mode and no owner: whoever knows it may connect")
+        raise ValueError("an abstract name has no mode and no owner: all users may connect")
     if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int)):
         raise TypeError(f"mode must be a number such as 0o660, not {mode!r}")
     if mode is not None and not 0 <= mode <= 0o777:

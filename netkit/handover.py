@@ -1,14 +1,14 @@
-"""A connection goes on in another process, with all that has been received and not been read.
+"""Hands a connection over to another process, with all that it has received and not read.
 
 Rules:
 
-1. A connection is one message on the channel, a Unix stream socket: one byte, and with it the
+1. A connection is one message on the channel, a Unix stream socket. The message is one byte and the
    descriptor of the connection (SCM_RIGHTS, unix(7)). If there are unread bytes, the descriptor of
-   a file without a name, which has them, comes with it. The kernel sends and receives such a
+   a file without a name, which contains them, comes with it. The kernel sends and receives such a
    message as a whole, so any number of threads and processes may use one channel.
-2. The file is complete before the message is sent, so neither end waits for the other one's pace,
-   and no size is told that could be false.
-3. What came is checked before it is used. A message that is no connection is an error, its
+2. The file is complete before the message is sent, so neither end waits for the pace of the other,
+   and the receiver need not believe a size that the sender names.
+3. A message is checked before it is used. A message that is no connection raises an error, its
    descriptors are closed, and the next message is not affected.
 """
 
@@ -31,24 +31,26 @@ from .errors import MessageTooLongError
 
 MAX_UNREAD = 32 * 1024 * 1024  # bytes: twice the longest message that a server reads by default
 
-# Linux lets a user have only so many descriptors on their way, on all channels together, and has no
-# event for when there are fewer: it is asked again after so many seconds.
+# Linux limits how many descriptors a user may have in flight, on all channels together, and has no
+# event for a free one. So the sender tries again after this time (seconds).
 PAUSE = 0.005
 
 _INT = array.array("i").itemsize
-# The control data that is taken of one message. It has room for more descriptors than belong there,
-# so that those that came beside credentials (SO_PASSCRED) or in excess are seen, and closed.
+# The size of the control data that is read with a message. It has room for more descriptors than a
+# connection has, so that surplus ones, or those beside credentials (SO_PASSCRED), are closed.
 _CONTROL = 256
 
 
 def send_connection(channel: socket.socket, conn: Connection) -> None:
     """Send `conn` to the process at the other end of `channel`, a Unix stream socket.
 
-    From any number of threads and processes at once. `conn` is closed here; its client does not
-    notice, unless sending fails. Errors as of `Connection.detach`, which leave it as it is; OSError
-    of the channel, or if there is no descriptor or memory for the unread bytes;
-    MessageTooLongError if these are more than 32 MiB. Waits while the channel is full, or too many
-    descriptors of this user are on their way, as long as the timeout of the channel lets it.
+    Any number of threads and processes may do so at once. This closes `conn`, which its client does
+    not notice unless sending fails. It waits while the channel is full, or while this user has too
+    many descriptors in flight, at most for the timeout of the channel.
+
+    Raises what `Connection.detach` raises, and `conn` stays as it is then; MessageTooLongError if
+    more than 32 MiB are unread; OSError if the channel fails, or if there is no descriptor or no
+    memory for the unread bytes.
     """
     _check(channel)
     sock, unread = conn.detach()
@@ -65,11 +67,13 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
 
 
 def receive_connection(channel: socket.socket, **settings: Any) -> Connection | None:
-    """The next connection that was sent, which the caller closes; None if there will be no more.
+    """Return the next connection, which the caller closes, or None at the end of the channel.
 
-    From any number of threads and processes at once. `settings` are those of `Connection`. OSError
-    with EMFILE if this process has no descriptor left, with EPROTO if what came is no connection,
-    and as of `recv` and `getpeername`. After each of them, the next connection can be received.
+    Any number of threads and processes may do so at once. `settings` are those of `Connection`.
+
+    Raises OSError with EMFILE if this process has no descriptor left, with EPROTO if the message is
+    no connection, and any OSError of `recv` and `getpeername`. After each of them, the next
+    connection can be received.
     """
     _check(channel)
     with contextlib.ExitStack() as stack:
@@ -77,7 +81,7 @@ def receive_connection(channel: socket.socket, **settings: Any) -> Connection | 
         if descriptors is None:
             return None
         sock = _stream(descriptors[0])
-        stack.callback(sock.detach)  # else the descriptor would be closed twice
+        stack.callback(sock.detach)  # without it, the descriptor would be closed twice
         unread = _contents(descriptors[1]) if len(descriptors) > 1 else b""
         conn = Connection(sock, **settings)
         conn.unread(unread)
@@ -107,21 +111,20 @@ def _send(channel: socket.socket, descriptors: list[int]) -> None:
 
 
 def _nameless_file() -> Any:
-    """A new file that is gone as soon as no process has it open."""
+    """Make a file that exists as long as a process has it open."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("netkit"), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _next_descriptors(channel: socket.socket, stack: contextlib.ExitStack) -> list[int] | None:
-    """The descriptors of the next message, which `stack` closes; None at the end of input."""
+    """Receive the descriptors of a message, which `stack` closes. None at the end of input."""
     flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
     data, control, flags, _ = channel.recvmsg(1, _CONTROL, flags)
     descriptors: list[int] = []
     for level, kind, content in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found = array.array("i", content[: len(content) - len(content) % _INT])
-            descriptors += found
+            descriptors += array.array("i", content[: len(content) - len(content) % _INT])
     for descriptor in descriptors:
         stack.callback(os.close, descriptor)
         os.set_inheritable(descriptor, False)  # where there is no MSG_CMSG_CLOEXEC
@@ -129,7 +132,7 @@ def _next_descriptors(channel: socket.socket, stack: contextlib.ExitStack) -> li
         return None
     if len(descriptors) > 2:
         raise _refused(f"{len(descriptors)} descriptors came")
-    if flags & socket.MSG_CTRUNC:  # the kernel has dropped those that it could not open here
+    if flags & socket.MSG_CTRUNC:  # the kernel drops a descriptor that it cannot open here
         raise OSError(
             errno.EMFILE, "no descriptor is left for the connection that came; it is lost"
         )
@@ -146,7 +149,7 @@ def _stream(descriptor: int) -> socket.socket:
     if sock.type != socket.SOCK_STREAM:
         sock.detach()  # the caller closes it
         raise _refused("its socket is no stream")
-    sock.setblocking(True)  # whatever the sender has used it for
+    sock.setblocking(True)  # the sender may have changed it, and the timeouts
     sockets.set_receive_timeout(sock, None)
     sockets.set_send_timeout(sock, None)
     return sock
@@ -158,13 +161,9 @@ def _contents(descriptor: int) -> bytes:
         raise _refused("its unread bytes are in no regular file")
     if status.st_size > MAX_UNREAD:
         raise _refused(f"it has more than {MAX_UNREAD} unread bytes")
-    return _read_all(descriptor, status.st_size)
-
-
-def _read_all(descriptor: int, size: int) -> bytes:
     data = bytearray()
-    while len(data) < size:
-        piece = os.pread(descriptor, size - len(data), len(data))
+    while len(data) < status.st_size:
+        piece = os.pread(descriptor, status.st_size - len(data), len(data))
         if not piece:
             raise _refused("its unread bytes have been cut off")
         data += piece
@@ -172,4 +171,4 @@ def _read_all(descriptor: int, size: int) -> bytes:
 
 
 def _refused(why: str) -> OSError:
-    return OSError(errno.EPROTO, f"what was sent is no connection: {why}")
+    return OSError(errno.EPROTO, f"the message is no connection: {why}")

@@ -1,14 +1,14 @@
-"""The file of a list, with one entry on each line, read as a whole or not at all.
+"""Reads the file of a list, with one entry on each line, as a whole or not at all.
 
-Such a list decides which clients may come. A part of it would let in others, so every sign that the
-file is being written is an error:
+Such a list decides which clients may connect, and a part of it could let in others. So every sign
+that another program is writing the file is an error:
 
-1. Size, times and identity of the file are the same before and after it was read.
-2. The last line ends with a newline, since one without may have been cut off.
-3. A file without entries says that it is meant: a line ``# empty``.
+1. Size, times and identity of the file must be the same before and after it was read.
+2. The last line must end with a newline, since a line without one may be cut off.
+3. A file without entries must have a line ``# empty``.
 
-Nothing tells that another program has stopped at the end of a line and goes on later. So a new list
-should be written to another file, which is then renamed.
+A program that has stopped writing at the end of a line, and goes on later, leaves no sign. So a
+program should write a new list to another file, and rename it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from __future__ import annotations
 import os
 import stat
 
-TRIES = 3  # a program that writes the file at each of them goes on doing so
+TRIES = 3  # if the file changes each time, it is likely to go on changing
 
 
 def read_entries(path: str) -> list[tuple[int, str]]:
-    """The number and the text of each line that has an entry. ``#`` begins a comment.
+    """Return the number and the text of each line with an entry. ``#`` begins a comment.
 
-    Text that is not UTF-8 has escapes in its place. OSError; ValueError, which names the file.
+    Bytes that are not UTF-8 become escapes. OSError; ValueError, which names the file.
     """
     text = _content(path).decode("utf-8-sig", "backslashreplace")
     *lines, last = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -30,15 +30,15 @@ def read_entries(path: str) -> list[tuple[int, str]]:
         number = len(lines) + 1
         raise ValueError(f"{path}, line {number}: it has no newline, so the file may be cut off")
     entries = []
-    meant = False
+    may_be_empty = False
     for number, line in enumerate(lines, 1):
         entry, _, comment = line.partition("#")
         if entry.strip():
             entries.append((number, entry.strip()))
         elif comment.strip() == "empty":
-            meant = True
-    if not entries and not meant:
-        raise ValueError(f"{path}: it has no entries; a list that is to be empty says '# empty'")
+            may_be_empty = True
+    if not entries and not may_be_empty:
+        raise ValueError(f"{path}: it has no entries; an empty list must have a line '# empty'")
     return entries
 
 

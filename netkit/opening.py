@@ -1,4 +1,4 @@
-"""The connection of ``netkit connect``: to a server, or with ``--listen`` from one client."""
+"""Opens the connection of ``netkit connect``: to a server, or with ``--listen`` to one client."""
 
 from __future__ import annotations
 
@@ -19,39 +19,38 @@ _NUMBERS = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 def dial(arguments: argparse.Namespace) -> Connection:
     """Connect to the server that `arguments` name. OSError, TlsConfigError."""
-    from .client import connect
+    from .client import connect  # here because servers do without
 
     if arguments.insecure:
         say("netkit: warning: --insecure: the server's certificate is not verified")
-    endpoint = arguments.endpoint
-    path = endpoint.kind == "unix"
-    secured = {
-        "tls": arguments.tls,
-        "tls_ca": arguments.tls_ca,
-        "tls_cert": arguments.tls_cert,
-        "tls_key": arguments.tls_key,
-        "tls_verify": not arguments.insecure,
-        "server_hostname": arguments.server_name,
-    }
-    host, family = endpoint.host or "localhost", arguments.family
-    try:
-        with contextlib.ExitStack() as stack:
-            if arguments.verbose:
-                stack.callback(events.subscribe(_say_attempt))
+    endpoint, family = arguments.endpoint, arguments.family
+    host = endpoint.host or "localhost"
+    if endpoint.kind == "unix":
+        where: dict[str, Any] = {"path": endpoint.path}
+    else:
+        where = {"port": endpoint.port, "host": host}
+    with contextlib.ExitStack() as stack:
+        if arguments.verbose:
+            stack.callback(events.subscribe(_say_attempt))
+        try:
             conn = connect(
-                None if path else endpoint.port,
-                host,
-                path=endpoint.path if path else None,
+                **where,
                 connect_timeout=arguments.timeout,
                 source_address=arguments.source,
                 family=family,
                 retry=arguments.retry,
-                **secured,
+                tls=arguments.tls,
+                tls_ca=arguments.tls_ca,
+                tls_cert=arguments.tls_cert,
+                tls_key=arguments.tls_key,
+                tls_verify=not arguments.insecure,
+                server_hostname=arguments.server_name,
             )
-    except socket.gaierror as error:
-        if not family or error.errno != socket.EAI_NONAME:
-            raise
-        raise OSError(f"cannot connect to {host}: no IPv{family} address of it is known") from None
+        except socket.gaierror as error:
+            if not family or error.errno != socket.EAI_NONAME:
+                raise
+            text = f"cannot connect to {host}: no IPv{family} address of it is known"
+            raise OSError(text) from None
     if arguments.verbose:
         _say_connected(conn, f"connected to {conn.peer}")
     return conn
@@ -73,9 +72,9 @@ def accept(arguments: argparse.Namespace) -> Connection:
     context = _server_context(arguments)
     listener, file = _listener(arguments.endpoint, arguments.family)
     with listener:
-        say(f"listening on {describe_peer(listener.getsockname())}")
-        listener.settimeout(arguments.timeout)
         try:
+            say(f"listening on {describe_peer(listener.getsockname())}")
+            listener.settimeout(arguments.timeout)
             sock, address = listener.accept()
             sockets.waiting(sock)
         except TimeoutError:
@@ -96,7 +95,7 @@ def accept(arguments: argparse.Namespace) -> Connection:
 
 
 def _server_context(arguments: argparse.Namespace) -> Any:
-    """The context for TLS; None without TLS."""
+    """Make the context for TLS. None without TLS."""
     if not arguments.tls:
         return None
     from .certificates import TlsFiles, server_context
@@ -108,37 +107,34 @@ def _server_context(arguments: argparse.Namespace) -> Any:
 
 
 def _listener(endpoint: Endpoint, family: int) -> tuple[socket.socket, SocketFile | None]:
-    """A socket that listens, and its file, which the caller removes in the end."""
+    """Make a socket that listens, and its file, which the caller removes in the end."""
     if endpoint.kind == "unix":
-        return _bound(unixsocket.family(), endpoint.path)
+        return _listening(unixsocket.family(), endpoint.path)
     host = "127.0.0.1" if endpoint.host is None and family != 6 else endpoint.host or "::1"
     found = binding.candidates(host, endpoint.port)
     found = [each for each in found if family in (0, _NUMBERS[each[0]])]
     if not found:
         raise OSError(f"{host} has no IPv{family} address")
     *others, last = found
-    for kind, address in others:
+    for candidate in others:
         try:
-            return _bound(kind, address)
+            return _listening(*candidate)
         except OSError as error:
             if not binding.worth_another(error):
                 raise
-    return _bound(*last)
+    return _listening(*last)
 
 
-def _bound(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
+def _listening(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
     with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(sockets.waiting(socket.socket(family)))
-        file = None
-        try:
-            if isinstance(address, str):
-                file = unixsocket.bind(sock, address, backlog=1)
-            else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                binding.prepare(sock, reuse_port=False)
-                sock.bind(address)
-            sock.listen(1)
-        except OSError as error:
-            raise binding.explain(error, address) from None
+        sock, file = stack.enter_context(sockets.waiting(socket.socket(family))), None
+        if isinstance(address, str):
+            file = unixsocket.bind(sock, address, backlog=1)
+        else:
+            try:
+                binding.bind(sock, address)
+                sock.listen(1)
+            except OSError as error:
+                raise binding.explain(error, address) from None
         stack.pop_all()
     return sock, file

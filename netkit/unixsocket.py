@@ -1,21 +1,21 @@
-"""Unix sockets: the life of a socket's file, and who is at the other end.
+"""Unix sockets: the life of a socket's file, and the credentials of the peer.
 
 Rules:
 
-1. A file is removed only if it is a socket on which nobody listens. A connection tells: it is
-   refused where a server has died without removing its file, and else somebody is there.
-2. From looking at a file until it listens, a server holds a lock of the folder (flock(2), so that
-   the lock dies with its holder, and there is no other file). So of several that start at once, one
-   gets the name, and none takes it from another that does not listen yet.
-3. Nobody can connect between ``bind`` and ``listen`` (the kernel refuses it), so that is when the
-   file gets its mode and its owner. The umask, which all threads share, stays as it is. On Linux
-   the file is made with the mode, less the umask.
-4. In the end a file is removed while its server still listens: only by the process that made it,
-   and only if the name is still its own, and not a successor's. The kernel keeps the inode as long
-   as the socket is open, so its number cannot be another's.
-5. A name may be somebody else's by the next system call. So the folder stays open from the look at
-   a file to its removal, and mode and owner are changed through a descriptor of the very file that
-   was looked at. Only ``unlink`` takes a name: between the last look and it, there is nothing.
+1. A file is removed only if it is a socket on which nobody listens. To find out, a server connects:
+   the kernel refuses the connection if the server of the file has died without removing it.
+2. From the look at a file until it listens, a server holds a lock of the folder (flock(2): the lock
+   dies with its holder, and needs no file of its own). So if several servers start at once, one
+   gets the name, and none takes it from another one that does not listen yet.
+3. Between ``bind`` and ``listen`` the kernel refuses all clients, so that is when the file gets its
+   mode and its owner. The umask, which all threads share, stays as it is. On Linux the file is
+   created with the mode, less the umask.
+4. In the end a file is removed while its server still listens, only by the process that made it,
+   and only if the name still belongs to it, and not to a successor. The kernel keeps an inode as
+   long as its socket is open, so no other file can have its number.
+5. Another program may take a name between two system calls. So the folder stays open from the look
+   at a file to its removal, and mode and owner are changed through a descriptor of the very file
+   that was looked at. Only ``unlink`` takes a name, and directly follows the last look.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .binding import explain
@@ -37,10 +37,10 @@ from .deadline import Deadline
 LISTENS = "another server listens there"
 TAKEN = "another program has just taken it"
 
-# Servers hold the lock for less than a millisecond, but another program may lock the folder for
-# ever, for reasons of its own (seconds).
+# Servers hold the lock for less than a millisecond, but another program may keep the folder locked
+# for its own reasons. So a server waits no longer than this (seconds).
 PATIENCE = 1.0
-SHORT_PATIENCE = 0.02  # when a server stops
+SHORT_PATIENCE = 0.02  # when it stops
 PAUSE = 0.002
 
 _XUCRED = struct.Struct("@IIhxx16I")  # macOS and FreeBSD, sys/ucred.h: version, uid, groups
@@ -50,31 +50,22 @@ _LOCAL_PEERCRED = 1  # sys/un.h there; the level is SOL_LOCAL, 0
 class SocketFile(NamedTuple):
     """The file of a socket that this process has bound."""
 
-    path: str
+    path: str  # absolute, since the process may change its directory
     device: int
     inode: int
     pid: int
 
-    @classmethod
-    def at(cls, path: str, status: os.stat_result) -> SocketFile:
-        """The file at `path`, which has just been bound and looked at."""
-        # Absolute, since the process may go elsewhere.
-        return cls(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
-
     def is_ours(self) -> bool:
-        """Whether the name still is that of our socket, and this is the process that made it."""
-        try:
-            status = os.lstat(self.path)
-        except OSError:
-            return False
-        return self._is(status)
+        """Whether the name still belongs to our socket, and this process has made it."""
+        with contextlib.suppress(OSError):
+            return self._is(os.lstat(self.path))
+        return False
 
     def _is(self, status: os.stat_result) -> bool:
-        found = (status.st_dev, status.st_ino, os.getpid())
-        return found == (self.device, self.inode, self.pid)
+        return (status.st_dev, status.st_ino, os.getpid()) == self[1:]
 
     def remove(self) -> None:
-        """Remove it, if it is ours; before the socket is closed."""
+        """Remove the file if it is ours. Call it before the socket is closed."""
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):  # it is gone, or the folder is read-only by now
                 with _folder_of(self.path, SHORT_PATIENCE) as folder:
@@ -82,13 +73,13 @@ class SocketFile(NamedTuple):
                         folder.unlink()
 
     def check(self) -> None:
-        """Once the socket listens: OSError (EADDRINUSE) if another server has got the name."""
+        """OSError (EADDRINUSE) if another program has taken the name of a socket that listens."""
         if not self.is_ours():
-            raise _in_use(self.path, "another server has just taken it", "listen")
+            raise _in_use(self.path, TAKEN, "listen")
 
 
 def family() -> int:
-    """Of Unix sockets. OSError (EAFNOSUPPORT) where there are none."""
+    """Return that of Unix sockets. OSError (EAFNOSUPPORT) if the system has none."""
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     return socket.AF_UNIX
@@ -102,13 +93,15 @@ def bind(
     *,
     backlog: int | None = None,
 ) -> SocketFile | None:
-    """Bind to `path`, and return the file that is to be removed in the end; None: there is none.
+    """Bind to `path`, and return its file, which the caller removes in the end.
 
-    `mode` and `owner` (``user``, ``user:group`` or ``:group``, by name or number): of the file, if
-    they are not to be the system's choice. `backlog`: listen, too; a socket that does not may be
-    taken for dead, and lose its name. A dead one that has the name is removed first.
-    OSError with EADDRINUSE if somebody listens there, or if what is there is no socket. ValueError
-    if there is no such user or group.
+    Returns None for an abstract name, which has no file. `mode` and `owner` (``user``,
+    ``user:group`` or ``:group``, by name or number) are those of the file; the system chooses if
+    they are None. With a `backlog`, the socket also listens. Another server may take a socket that
+    does not listen for dead, and take its name. The file of a dead server is removed first.
+
+    OSError with EADDRINUSE if a server listens there, or if the file is no socket; ValueError if
+    there is no such user or group.
     """
     ids = (-1, -1) if owner is None else _ids_of(owner)
     syscall = "bind" if backlog is None else "listen"
@@ -116,17 +109,19 @@ def bind(
     try:
         if path.startswith("\0"):
             sock.bind(path)
-        else:
-            with _folder_of(path, PATIENCE) as folder:
-                if mode is not None and sys.platform == "linux":
-                    os.fchmod(sock.fileno(), mode)  # which the file has from the start
-                status = _bind_to_file(sock, folder, path, syscall)
-                if (mode, owner) != (None, None) and status.st_uid != os.geteuid():
-                    raise _in_use(path, TAKEN, syscall)
-                file = SocketFile.at(path, status)
-                folder.hand_over(status, ids, mode)
-                if backlog is not None:
-                    sock.listen(backlog)
+            if backlog is not None:
+                sock.listen(backlog)
+            return None
+        with _folder_of(path, PATIENCE) as folder:
+            if mode is not None and sys.platform == "linux":
+                os.fchmod(sock.fileno(), mode)  # which the file has from the start
+            status = _bind_to_file(sock, folder, path, syscall)
+            if (mode, owner) != (None, None) and status.st_uid != os.geteuid():
+                raise _in_use(path, TAKEN, syscall)
+            file = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
+            folder.hand_over(status, ids, mode)
+            if backlog is not None:
+                sock.listen(backlog)
     except OSError as error:
         if file is not None:
             file.remove()
@@ -141,7 +136,7 @@ def _bind_to_file(sock: socket.socket, folder: _Folder, path: str, syscall: str)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        with contextlib.suppress(FileNotFoundError):  # it is gone by itself
+        with contextlib.suppress(FileNotFoundError):  # another program has removed it
             status = folder.look()
             occupant = _occupant(path, status)
             if occupant is not None:
@@ -156,31 +151,31 @@ def _bind_to_file(sock: socket.socket, folder: _Folder, path: str, syscall: str)
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    # The number of a file that is gone may be given to the next one; its time is another.
+    # A new file may get the inode of one that is gone, but not its time.
     return (status.st_dev, status.st_ino, status.st_ctime_ns)
 
 
 class _Folder:
-    """A file in a folder that is held open, so that all calls are about the same folder."""
+    """A file in a folder that stays open, so that all calls refer to the same folder."""
 
     def __init__(self, path: str, descriptor: int | None) -> None:
-        """`descriptor`: of the folder; None if it cannot be opened."""
+        """`descriptor` is that of the folder, or None if the folder cannot be opened."""
         self._path = path
         self._descriptor = descriptor
         self._name = path if descriptor is None else os.path.basename(path) or "."
 
     def look(self) -> os.stat_result:
-        """What has the name; not what a symbolic link points to. OSError if it is gone."""
+        """Return the status of the file, or of a symbolic link itself. OSError if it is gone."""
         return os.stat(self._name, dir_fd=self._descriptor, follow_symlinks=False)
 
     def unlink(self) -> None:
-        """Take away the name."""
+        """Remove the name."""
         os.unlink(self._name, dir_fd=self._descriptor)
 
     def hand_over(self, status: os.stat_result, ids: tuple[int, int], mode: int | None) -> None:
-        """Give the file that `status` is of its owner and its mode, where it has others.
+        """Change the owner and the mode of the file with this `status`, if they are others.
 
-        OSError if the name is another file's by now.
+        OSError if the name belongs to another file by now.
         """
         owner = (status.st_uid, status.st_gid)
         new_owner = any(new not in (-1, old) for new, old in zip(ids, owner, strict=True))
@@ -195,7 +190,7 @@ class _Folder:
 
     @contextlib.contextmanager
     def _reached(self, status: os.stat_result) -> Iterator[tuple[str, dict[str, Any]]]:
-        """How a call names this very file, or at least nothing that a symbolic link points to."""
+        """Yield arguments that name this very file, or at least no target of a symbolic link."""
         if sys.platform != "linux":
             yield self._name, {"dir_fd": self._descriptor, "follow_symlinks": False}
             return
@@ -215,7 +210,7 @@ class _Folder:
 
 @contextlib.contextmanager
 def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
-    """The folder of `path`, and its lock; where they are not to be had, go on without."""
+    """Open and lock the folder of `path`; go on without either if that is not possible."""
     descriptor = _opened(os.path.dirname(path) or ".")
     try:
         if descriptor is not None:
@@ -228,7 +223,7 @@ def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
 
 
 def _opened(folder: str) -> int | None:
-    # O_PATH: a folder that we may not read can be held, but not locked.
+    # With O_PATH, a folder that we may not read can be opened, but not locked.
     for flag in (os.O_RDONLY, getattr(os, "O_PATH", os.O_RDONLY)):
         with contextlib.suppress(OSError):
             return os.open(folder, flag | os.O_DIRECTORY)
@@ -249,11 +244,11 @@ def _lock(descriptor: int, patience: float) -> None:
 
 
 def _occupant(path: str, status: os.stat_result) -> str | None:
-    """Why nobody else may have the name; None if what has it is dead."""
+    """Return why the name cannot be taken, or None if its server is dead."""
     if not stat.S_ISSOCK(status.st_mode):
-        return "what is there is no socket"
+        return "the file there is no socket"
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # else a server whose queue is full makes us wait
+        probe.setblocking(False)  # a server whose queue is full would make us wait
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -264,7 +259,7 @@ def _occupant(path: str, status: os.stat_result) -> str | None:
             pass
         except OSError as error:
             if error.errno != errno.EPROTOTYPE:  # of datagrams, or packets
-                return "nobody can tell whether a server listens there"
+                return "it is not known whether a server listens there"
     return LISTENS
 
 
@@ -277,25 +272,29 @@ def _ids_of(owner: str) -> tuple[int, int]:
     import pwd
 
     user, _, group = owner.partition(":")
-    uid = gid = -1  # chown(2): leave it
     try:
-        if user:
-            uid = _number(owner, user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
-        if group:
-            gid = _number(owner, group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        uid = _id(owner, user, lambda: pwd.getpwnam(user).pw_uid)
+        gid = _id(owner, group, lambda: grp.getgrnam(group).gr_gid)
     except KeyError as error:
         raise ValueError(f"owner {owner!r}: {error.args[0]}") from None
     return uid, gid
 
 
-def _number(owner: str, digits: str) -> int:
-    if len(digits) > 10 or int(digits) >= 2**32 - 1:  # which would be -1
-        raise ValueError(f"owner {owner!r}: {digits} is no number of a user or group")
-    return int(digits)
+def _id(owner: str, text: str, look_up: Callable[[], int]) -> int:
+    if not text:
+        return -1  # chown(2) leaves it
+    if not text.isdecimal():
+        return look_up()
+    if len(text) > 10 or int(text) >= 2**32 - 1:  # which would be -1
+        raise ValueError(f"owner {owner!r}: {text} is no number of a user or group")
+    return int(text)
 
 
 class PeerCredentials(NamedTuple):
-    """Which process has connected a Unix socket, and as whom. `pid` None: the system hides it."""
+    """The process at the other end of a Unix socket, and its user and group.
+
+    `pid` is None if the system does not tell it.
+    """
 
     pid: int | None
     uid: int
@@ -303,9 +302,9 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_credentials(sock: Any) -> PeerCredentials:
-    """Of the other end of a Unix socket, as it was when it connected (unix(7)).
+    """Return those of the other end of a Unix socket when it connected (unix(7)).
 
-    OSError (EOPNOTSUPP) for any other socket, and where the system cannot tell.
+    OSError (EOPNOTSUPP) for any other socket, and if the system does not tell them.
     """
     if sock.family != getattr(socket, "AF_UNIX", None):
         raise OSError(errno.EOPNOTSUPP, "only the peer of a Unix socket has credentials")

@@ -170,11 +170,11 @@ def test_the_port_of_a_host_may_have_settings() -> None:
         ("localhost", "'localhost' has no port: HOST:PORT and HOST PORT are addresses"),
         ("localhost localhost", "'localhost' has no port"),
         ("a b 80", "'a' has no port"),
-        ("::1", "an IPv6 address has brackets around it"),
+        ("::1", "an IPv6 address needs brackets"),
         ("[::1]", "'[::1]' has no port"),
         ("localhost 99999", "port must be a number from 0 to 65535, not 99999"),
         ("-1", "port must be a number from 0 to 65535, not '-1'"),
-        ("80 x/y", "a path has unix: before it"),
+        ("80 x/y", "a path needs unix: before it"),
     ],
 )
 def test_what_is_no_address_is_told(words: str, message: str) -> None:

@@ -231,7 +231,7 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ),
         (
             "echo 1 ::1:80",
-            "netkit echo: error: an IPv6 address has brackets around it: "
+            "netkit echo: error: an IPv6 address needs brackets: "
             r"'\[::1\]:8080', not '::1:80'",
         ),
         *(

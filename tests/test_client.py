@@ -256,7 +256,7 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((1,), {"path": "x"}, TypeError, "connect() takes a port or a path"),
         ((1, 5), {}, TypeError, "host must be a name or an address, not 5"),
         ((1, ["::1"]), {}, TypeError, "host must be a name or an address, not ['::1']"),
-        ((1, ""), {}, ValueError, "host must be a name or an address, and is empty"),
+        ((1, ""), {}, ValueError, "host must be a name or an address, not empty"),
         (("0x",), {}, ValueError, "port must be a number from 0 to 65535, not '0x'"),
         ((), {"path": "a\0b"}, ValueError, "a Unix socket's path must not have null characters"),
         (("localhost", 8080), {}, ValueError, "; the port comes first, and then the host"),

@@ -59,12 +59,12 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("*:", PORT + "''"),
         ("localhost:http", PORT + "'http'"),
         ("[::1]:99999", PORT + "99999"),
-        (":8080", "the host is missing: '*:8080' is every address, not ':8080'"),
-        ("::1:80", "an IPv6 address has brackets around it: '[::1]:8080', not '::1:80'"),
-        ("[::1]", "an IPv6 address has brackets around it: '[::1]:8080', not '[::1]'"),
-        ("[1.2.3.4]:80", "an IPv6 address belongs into the brackets of '[1.2.3.4]:80'"),
-        ("/run/x", "a path has unix: before it: 'unix:/run/x', not '/run/x'"),
-        ("./x:80", "a path has unix: before it: 'unix:./x:80', not './x:80'"),
+        (":8080", "':8080' has no host: write '*:8080' for every address"),
+        ("::1:80", "an IPv6 address needs brackets: '[::1]:8080', not '::1:80'"),
+        ("[::1]", "an IPv6 address needs brackets: '[::1]:8080', not '[::1]'"),
+        ("[1.2.3.4]:80", "the brackets of '[1.2.3.4]:80' must contain an IPv6 address"),
+        ("/run/x", "a path needs unix: before it: 'unix:/run/x', not '/run/x'"),
+        ("./x:80", "a path needs unix: before it: 'unix:./x:80', not './x:80'"),
         ("unix:", "a Unix socket must have a path or a name"),
         ("@", "a Unix socket must have a path or a name"),
         ("unix:/a\0b", "a Unix socket's path must not have null characters: '/a\\x00b'"),
@@ -85,7 +85,7 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("unix:/x?owner=", OWNER + "''"),
         ("unix:/x?owner=:", OWNER + "':'"),
         ("unix:/x?owner=a:b:c", OWNER + "'a:b:c'"),
-        ("@n?mode=660", "an abstract name has no mode and no owner: whoever knows it may connect"),
+        ("@n?mode=660", "an abstract name has no mode and no owner: all users may connect"),
         ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has none"),
     ],
 )
@@ -132,7 +132,7 @@ def check(found: Endpoint) -> None:
 
 def test_abstract_names_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints.sys, "platform", "darwin")
-    text = "only Linux has abstract names of Unix sockets, such as '@name'"
+    text = "only Linux has abstract names, such as '@name'"
     with pytest.raises(ValueError, match=f"^{text}$"):
         Endpoint.parse("@name")
 
@@ -195,7 +195,7 @@ def test_it_can_be_given_by_keyword(given: dict[str, Any], expected: Endpoint) -
         (
             {"path": "\ud800"},
             ValueError,
-            "a Unix socket's path must be encodable, and '\\ud800' is not",
+            "a Unix socket's path must be encodable, not '\\ud800'",
         ),
         ({"fd": "3"}, TypeError, "fd must be the number of a descriptor, not '3'"),
         ({"fd": True}, TypeError, "fd must be the number of a descriptor, not True"),

@@ -239,7 +239,7 @@ def test_what_is_no_connection_is_refused_and_the_next_one_is_received(
     here, there = channel
     with tempfile.TemporaryFile() as file, tcp_pair() as (ours, _):
         send(here, ours.fileno(), file.fileno())
-    with pytest.raises(OSError, match=f"^.*what was sent is no connection: {why}$") as caught:
+    with pytest.raises(OSError, match=f"^.*the message is no connection: {why}$") as caught:
         netkit.receive_connection(there)
     assert caught.value.errno == errno.EPROTO
     assert works(here, there)

@@ -141,7 +141,7 @@ def test_a_socket_that_another_server_takes_before_it_listens_is_given_up() -> N
             super().server_activate()
 
     server = Robbed(None, netkit.EchoHandler)
-    with pytest.raises(OSError, match="/x.sock: another server has just taken it"):
+    with pytest.raises(OSError, match="/x.sock: another program has just taken it"):
         server.listen(path="x.sock")
     assert os.path.exists("x.sock")
 
@@ -572,7 +572,7 @@ def test_a_bound_socket_that_cannot_be_had_is_told() -> None:
                 "cannot bind to 192.0.2.1:0: this machine does not have this address "
                 "(EADDRNOTAVAIL)",
             ),
-            ({"path": "file"}, "cannot bind to file: what is there is no socket (EADDRINUSE)"),
+            ({"path": "file"}, "cannot bind to file: the file there is no socket (EADDRINUSE)"),
         ):
             with pytest.raises(OSError, match="^") as caught:
                 netkit.BoundSocket(**given)  # type: ignore[arg-type]

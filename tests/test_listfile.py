@@ -61,7 +61,7 @@ def test_a_list_without_rules_is_refused_unless_it_says_that_it_is_meant(
     with pytest.raises(ValueError, match="^") as caught:
         found.reload()
     assert str(caught.value) == (
-        f"{path}: it has no entries; a list that is to be empty says '# empty'"
+        f"{path}: it has no entries; an empty list must have a line '# empty'"
     )
     assert found.rules == ["Address: IPv4 1.2.3.4"]
     path.write_text(text + "# empty\n")

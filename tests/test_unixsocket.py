@@ -19,7 +19,7 @@ import pytest
 from support import in_threads
 
 from netkit import unixsocket
-from netkit.unixsocket import PeerCredentials, SocketFile, bind, peer_credentials
+from netkit.unixsocket import PeerCredentials, bind, peer_credentials
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
@@ -126,13 +126,13 @@ def test_what_is_no_socket_is_never_removed(
             leave_dead("other")
         os.symlink("other", path)
     before = inode(path)
-    refuse(sock, path, "what is there is no socket")
+    refuse(sock, path, "the file there is no socket")
     assert inode(path) == before
 
 
 def test_a_folder_with_a_slash_is_never_removed_either(sock: socket.socket, path: str) -> None:
     os.mkdir("folder")
-    refuse(sock, "folder/", "what is there is no socket")
+    refuse(sock, "folder/", "the file there is no socket")
 
 
 def test_a_server_that_cannot_be_asked_keeps_its_file(
@@ -145,7 +145,7 @@ def test_a_server_that_cannot_be_asked_keeps_its_file(
             raise PermissionError(errno.EACCES, "")
 
     monkeypatch.setattr(socket, "socket", Guarded)
-    refuse(sock, path, "nobody can tell whether a server listens there")
+    refuse(sock, path, "it is not known whether a server listens there")
 
 
 def test_a_file_that_is_gone_before_it_is_looked_at_is_no_matter(
@@ -234,7 +234,7 @@ def test_a_server_that_has_lost_its_name_before_it_listened_is_told(
         file.check()
     absolute = os.path.abspath(path)
     assert caught.value.strerror == (
-        f"cannot listen on {absolute}: another server has just taken it (EADDRINUSE)"
+        f"cannot listen on {absolute}: another program has just taken it (EADDRINUSE)"
     )
 
 
@@ -611,10 +611,3 @@ def test_the_peer_of_a_tcp_connection_has_none() -> None:
     with socket.socket() as sock:
         with pytest.raises(OSError, match="only the peer of a Unix socket has credentials"):
             peer_credentials(sock)
-
-
-def test_what_a_file_is_is_known_by_its_numbers(path: str) -> None:
-    leave_dead(path)
-    status = os.lstat(path)
-    file = SocketFile.at(path, status)
-    assert file == (os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
