@@ -74,7 +74,7 @@ def handshake_failure(
     """`error`: OpenSSL's, or None if the TCP input ended; `peer`: ``"client"`` or ``"server"``.
 
     `first`: what the peer's input began with, more than `SHOWN` bytes if there were. `certified`:
-    whether it is sure that a server's context has a certificate.
+    whether netkit has made the context, so that a server's has a certificate.
     """
     if plain_text(first) or (error is not None and error.reason in _NO_TLS and first):
         is_text = _TEXT.fullmatch(first[:SHOWN])
@@ -84,6 +84,8 @@ def handshake_failure(
         if peer == "client" and not first:
             return NotBegunError()
         return HandshakeError(f"the {peer} left in the middle of the handshake")
+    if error.reason == "CALLBACK_FAILED" and certified:  # Python could not decode the name in SNI
+        return HandshakeError(f"the {peer} asked for a host by a name that is not ASCII")
     text = _explained(error, peer, f"the handshake with the {peer} failed")
     if error.reason in _UNCERTIFIED and peer == "client" and not certified:
         text += ", or our context has no certificate"

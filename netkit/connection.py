@@ -69,7 +69,7 @@ class Connection(SecurableStream):
     - `server`, its `Server`, or None;
     - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
       `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
-    - `peer`, the other end for people: ``127.0.0.1:50312``;
+    - `peer` and `local`, the other end and ours for people: ``127.0.0.1:50312``;
     - `bytes_read`, `bytes_written`; `error`, the failure that reading or writing met, or None;
     - `attempted_addresses`, those that `connect` has tried, the last of them with success;
     - `opened_at` on the monotonic clock; `socket`, for options that have no method here;

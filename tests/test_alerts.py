@@ -37,7 +37,8 @@ def with_ciphers(ciphers: str, context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def refusing_names() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    server = server_context(TlsFiles(files().server))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files().server)
     server.sni_callback = lambda *_: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
     return server, contexts()[1]
 
@@ -300,6 +301,7 @@ def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLErr
         ("SSLV3_ALERT_UNEXPECTED_MESSAGE", "the client broke off: unexpected message"),
         ("TLSV1_UNRECOGNIZED_NAME", "the client serves no host of the name that we asked for"),
         ("TLSV1_ALERT_DECODE_ERROR", "the client broke off: decode error"),
+        ("CALLBACK_FAILED", "the client asked for a host by a name that is not ASCII"),
         (
             "SSL/TLS_ALERT_BAD_CERTIFICATE",
             "the client does not accept our certificate: bad certificate",
