@@ -22,6 +22,7 @@ from .tlsoptions import (
     check_password,
     check_pem,
     check_sni,
+    kind_of,
     names_from,
     password_from,
     representation,
@@ -97,7 +98,7 @@ class Options(_Values):
                 raise TypeError(f"unknown option {name!r}; the options are {known}")
             if name == "handler_args":
                 if not isinstance(value, Mapping):
-                    raise TypeError(f"handler_args must be a mapping, not {value!r}")
+                    raise TypeError(f"handler_args must be a mapping, not {kind_of(value)}")
             elif name in ("allow", "deny"):
                 given[name] = _address_list(name, value)
             elif name == "tls":

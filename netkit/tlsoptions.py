@@ -19,28 +19,36 @@ _PASSWORD_FORMS = (
 
 
 def representation(values: Any) -> str:
-    """The ``repr`` of a named tuple of options, without the values of those of TLS."""
+    """The ``repr`` of a named tuple of options, without the values of those of TLS.
+
+    Nor those of the handler, which may be secrets of the program's.
+    """
     shown = (
-        f"{name}={'...' if name.startswith('tls_') and value is not None else repr(value)}"
+        f"{name}={'...' if value and _is_private(name) else repr(value)}"
         for name, value in values._asdict().items()
     )
     return f"{type(values).__name__}({', '.join(shown)})"
 
 
-def _kind(value: object) -> str:
+def _is_private(name: str) -> bool:
+    return name.startswith("tls_") or name == "handler_args"
+
+
+def kind_of(value: object) -> str:
+    """What an error shows of a value that may be a secret."""
     return f"of type {type(value).__name__}"
 
 
 def check_password(name: str, value: object) -> None:
     """TypeError, with `name`, unless `value` is text."""
     if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be text, not {_kind(value)}")
+        raise TypeError(f"{name} must be text, not {kind_of(value)}")
 
 
 def check_pem(name: str, value: object) -> None:
     """TypeError or ValueError, with `name`, unless `value` is a file's path, or its contents."""
     if value is not None and not isinstance(value, (str, os.PathLike, bytes)):
-        raise TypeError(f"{name} must be the path of a file, or bytes, not {_kind(value)}")
+        raise TypeError(f"{name} must be the path of a file, or bytes, not {kind_of(value)}")
     if isinstance(value, str) and ("\n" in value or "\r" in value or "-----BEGIN" in value):
         raise ValueError(f"{name} is PEM as text: pass bytes (text.encode())")
 
@@ -51,7 +59,7 @@ def check_context(name: str, value: object) -> None:
         return
     ssl = sys.modules.get("ssl")  # who has a context has imported it
     if ssl is None or not isinstance(value, ssl.SSLContext):
-        raise TypeError(f"{name} must be an ssl.SSLContext, not {_kind(value)}")
+        raise TypeError(f"{name} must be an ssl.SSLContext, not {kind_of(value)}")
     if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(f"{name} must be a server's context (PROTOCOL_TLS_SERVER), not a client's")
 
@@ -60,7 +68,7 @@ def check_client_tls(name: str, value: object) -> None:
     """TypeError, with `name`, unless `value` is True, False or a context."""
     ssl = sys.modules.get("ssl")
     if not isinstance(value, bool) and not (ssl and isinstance(value, ssl.SSLContext)):
-        raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {_kind(value)}")
+        raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {kind_of(value)}")
 
 
 def check_sni(name: str, value: object) -> None:
@@ -68,7 +76,9 @@ def check_sni(name: str, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must map host names to (certificate, key), not be {_kind(value)}")
+        raise TypeError(
+            f"{name} must map host names to (certificate, key), not be {kind_of(value)}"
+        )
     for host, files in value.items():
         if not (isinstance(host, str) and isinstance(files, tuple) and len(files) == 2):
             raise TypeError(f"{name} must map host names to (certificate, key)")
@@ -81,7 +91,7 @@ def check_sni(name: str, value: object) -> None:
 def check_names(name: str, value: object) -> None:
     """TypeError or ValueError, with `name`, unless `value` is a list of protocols for ALPN."""
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a list of names, not {_kind(value)}")
+        raise TypeError(f"{name} must be a list of names, not {kind_of(value)}")
     if not all(isinstance(each, str) and each.isascii() and 0 < len(each) < 256 for each in value):
         raise ValueError(f"{name} must be names of 1 to 255 ASCII characters")
 

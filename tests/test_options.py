@@ -141,7 +141,7 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("max_message", "1", TypeError, "max_message must be a number of bytes, not '1'"),
         ("no_delay", 1, TypeError, "no_delay must be True or False, not 1"),
         ("keep_alive", None, TypeError, "keep_alive must be True or False, not None"),
-        ("handler_args", [], TypeError, r"handler_args must be a mapping, not []"),
+        ("handler_args", [], TypeError, "handler_args must be a mapping, not of type list"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_and_named(
@@ -180,3 +180,10 @@ def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments
 def test_the_defaults_pass_their_own_checks() -> None:
     for name, flag in FLAGS.items():
         flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))
+
+
+def test_what_a_program_gives_its_handler_is_in_no_error_and_in_no_representation() -> None:
+    assert "hunter2" not in repr(Options(handler_args={"password": "hunter2"}))
+    with pytest.raises(TypeError) as caught:
+        Options(handler_args="password=hunter2")
+    assert "hunter2" not in str(caught.value)
