@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from support import PATIENCE, Program, receive_all, wait_until
 
 import netkit
 import netkit.__main__
-from netkit import events, forks
+from netkit import events, forks, handlers
 from netkit.signals import StopSignals
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc as Linux has it")
@@ -329,11 +331,12 @@ def status_of_child(function: Callable[[], Any]) -> int:
 def test_a_forked_child_finds_no_lock_of_the_package_held() -> None:
     def use() -> bool:
         events.subscribe(lambda _: None)()
-        with turns.of(sys.stdout):
-            return True
+        logger.received(b"written")
+        return True
 
-    turns = netkit.LoggerHandler._turns
-    with turns.of(sys.stdout), turns._lock, events._subscribing:
+    logger = netkit.LoggerHandler(None, output=io.BytesIO())  # type: ignore[arg-type]
+    lock = handlers._writing.setdefault(id(logger.output), threading.Lock())
+    with lock, events._subscribing:
         assert status_of_child(use) == 1
 
 

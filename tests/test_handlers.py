@@ -1,4 +1,4 @@
-"""What serves a client: the class to derive from, the three that ship, and how kinds are told."""
+"""The base class of handlers, and the three handlers that netkit comes with."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support import (
 
 import netkit
 from netkit import events
-from netkit.handlers import _Turns, hex_dump
+from netkit.handlers import hex_dump
 
 # Handler
 
@@ -103,7 +103,7 @@ def test_closed_is_called_when_the_client_resets() -> None:
     assert isinstance(failures[0].error, ConnectionResetError)
 
 
-def test_when_two_of_its_methods_fail_the_later_error_says_so_of_the_earlier() -> None:
+def test_when_two_of_its_methods_fail_the_earlier_error_is_the_context_of_the_later() -> None:
     handler, _ = recorder("received", "closed")
     with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
         exchange_and_fail(server, b"hello")
@@ -229,11 +229,6 @@ def test_settings_are_attributes_of_the_class_and_a_server_gives_others() -> Non
     assert Fixed.word == "default"
 
 
-def test_an_unknown_setting_is_refused_before_there_is_a_server() -> None:
-    with pytest.raises(TypeError, match="EchoHandler has no setting 'colour'"):
-        netkit.create_server(netkit.EchoHandler, handler_args={"colour": "red"})
-
-
 def test_a_handler_class_may_have_a_constructor_of_its_own() -> None:
     class Own(netkit.Handler):
         def __init__(self, conn: netkit.Connection, word: str, times: int = 2) -> None:
@@ -278,7 +273,7 @@ def test_echo_returns_the_rest_after_the_client_has_ended_its_side() -> None:
     assert bytes(received) == data
 
 
-def test_echo_keeps_the_boundaries_of_no_encoding() -> None:
+def test_echo_returns_bytes_that_are_invalid_in_the_encoding_of_the_server() -> None:
     data = "äöü\r\n\x00€".encode("utf-16") + b"\xff\xfe\xed\xa0\x80"
     with serving(netkit.EchoHandler, encoding="ascii") as server:
         assert exchange(server, data) == data
@@ -297,7 +292,7 @@ def logged(data: bytes, *, style: str = "text", **options: Any) -> tuple[bytes, 
     return output.getvalue(), [report.text for report in reports]
 
 
-def test_logger_reports_who_comes_and_who_goes_with_counts_and_duration() -> None:
+def test_logger_reports_each_client_that_comes_and_leaves_with_counts_and_duration() -> None:
     _, reports = logged(b"hello\n")
     first, last = reports
     assert re.fullmatch(r"got connection from 127\.0\.0\.1:\d+", first)
@@ -363,7 +358,7 @@ def test_logger_decodes_lines_with_the_servers_encoding() -> None:
     assert output == "grüße\n".encode()
 
 
-def test_logger_drops_a_line_that_is_too_long_says_so_and_goes_on() -> None:
+def test_logger_reports_a_line_that_is_too_long_and_goes_on_with_the_next() -> None:
     output, reports = logged(b"one\n" + b"x" * 5000 + b"\ntwo\n", max_line=100)
     assert output == b"one\ntwo\n"
     assert len(reports) == 3
@@ -445,7 +440,7 @@ class Blocked(io.BytesIO):
         return super().write(data)
 
 
-def test_an_output_that_is_slow_keeps_no_other_one_waiting() -> None:
+def test_a_slow_output_delays_no_write_to_another_one() -> None:
     slow, other = Blocked(), io.BytesIO()
     with serving(netkit.LoggerHandler, handler_args={"output": slow}) as first:
         with in_thread(exchange, first, b"one\n"):
@@ -455,54 +450,6 @@ def test_an_output_that_is_slow_keeps_no_other_one_waiting() -> None:
                 wait_until(other.getvalue)
             slow.may_go_on.set()
     assert (slow.getvalue(), other.getvalue()) == (b"one\n", b"two\n")
-
-
-def test_the_writers_of_one_output_come_in_turn_and_leave_nothing_behind() -> None:
-    turns, output, written = _Turns(), object(), []
-    began, may_go_on = threading.Event(), threading.Event()
-
-    def write(name: str) -> None:
-        with turns.of(output):
-            if name == "first":
-                began.set()
-                assert may_go_on.wait(PATIENCE)
-            written.append(name)
-
-    with in_thread(write, "first"):
-        assert began.wait(PATIENCE)
-        with in_thread(write, "second"):
-            (queue,) = turns._queues.values()
-            wait_until(lambda: len(queue) == 2)
-            with in_thread(write, "third"):
-                wait_until(lambda: len(queue) == 3)
-                may_go_on.set()
-    assert written == ["first", "second", "third"]
-    assert turns._queues == {}
-
-
-def test_a_writer_that_gives_up_its_wait_leaves_the_turn_to_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Impatient:
-        def acquire(self) -> None:
-            pass
-
-        def __enter__(self) -> None:
-            raise KeyboardInterrupt
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    turns, output = _Turns(), object()
-    with turns.of(output):
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("netkit.handlers.threading.Lock", Impatient)
-            with turns.of(output):
-                pass  # pragma: no cover
-        (queue,) = turns._queues.values()
-        assert len(queue) == 1
-    with turns.of(output):
-        pass
 
 
 class Short(io.RawIOBase):
@@ -625,11 +572,11 @@ def test_the_whole_greeting_arrives_though_the_client_talks_over_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])
-def test_what_is_no_setting_is_refused_before_a_client_comes(name: str) -> None:
+def test_an_unknown_setting_is_refused_before_a_client_comes(name: str) -> None:
     with pytest.raises(TypeError, match=f"EchoHandler has no setting '{name}'"):
         netkit.create_server(netkit.EchoHandler, handler_args={name: 1})
 
 
-def test_a_style_that_there_is_not_is_refused_before_a_client_comes() -> None:
+def test_an_unknown_style_is_refused_before_a_client_comes() -> None:
     with pytest.raises(TypeError, match="style must be text, hex or raw, not 'foo'"):
         netkit.create_server(netkit.LoggerHandler, handler_args={"style": "foo"})

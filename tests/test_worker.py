@@ -383,6 +383,16 @@ def test_a_recipe_makes_the_same_server(server: netkit.Server) -> None:
     assert not made.listening
 
 
+def test_a_class_whose_constructor_does_not_take_the_options_cannot_be_spawned() -> None:
+    class Server(netkit.Server):
+        def __init__(self, host: str, port: int) -> None:
+            super().__init__((host, port), shout)
+
+    with Server("127.0.0.1", 0) as server:
+        with pytest.raises(TypeError, match=r"calls Server\(None, handler, .* does not take: got"):
+            recipe.ingredients(server, "spawn", None, anew=False, pems={})
+
+
 @pytest.mark.parametrize(
     ("load", "answer"), [(None, b"HELLO THERE"), (lambda: whisper, b"hello there")]
 )

@@ -734,6 +734,8 @@ def test_a_file_must_give_bytes_and_no_more_than_was_asked_for() -> None:
     with connected() as (conn, peer):
         with pytest.raises(TypeError, match="a file to be sent must be a binary one"):
             conn.sendfile(io.StringIO("text"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a file to be sent must be a binary one, not 'name'"):
+            conn.sendfile("name")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="has read 10 bytes, where 4 were asked for"):
             conn.sendfile(Generous(), 0, 4)
         conn.write("whole")
