@@ -32,6 +32,7 @@ from .errors import ConnectionClosedError
 from .options import MAX_LINE, MAX_MESSAGE
 from .reading import CHUNK
 from .securing import SecurableStream
+from .stream import IN_SOCKET, NO_LIMITS
 from .timing import HandshakeTimer
 from .writing import Sink, Writable, write_all
 
@@ -59,9 +60,10 @@ class Connection(SecurableStream):
     Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
     return an empty one. All of them raise ConnectionResetError if the peer reset the connection,
     TimeoutError if `set_timeout` was called and nothing came in that time (the connection is still
-    good), and ConnectionClosedError after `close`. Use it in a ``with`` block, which closes it:
-    politely (`close`), or at once (`destroy`) if the block raises. A server closes the connections
-    that it hands to handlers.
+    good), and ConnectionClosedError after `close`. Use it in a ``with`` block, which closes it. If
+    the block raises, that is at once (`destroy`), and the peer sees a reset, since it may have half
+    a message; not after `end`, and not if the peer is to blame for what is raised. A server closes
+    the connections that it hands to handlers.
 
     Attributes, all of them readable after `close`:
 
@@ -264,7 +266,7 @@ class Connection(SecurableStream):
         process (`netkit.send_connection`). ConnectionClosedError; ValueError with TLS, while
         another thread reads, and for a socket that its handler reads itself.
         """
-        self._note_change()
+        self._changed = True
         with self._output():
             self._send_corked()
             with self._lock:
@@ -274,10 +276,9 @@ class Connection(SecurableStream):
                     raise self._broken
                 if self.is_secured() or self.opaque or self._waiting:
                     raise ValueError("only a connection without TLS that nobody reads is detached")
+                self.set_limits(NO_LIMITS)
                 self._closed = True
                 sock = sockets.waiting(socket.socket(fileno=self.socket.detach()))
-        sockets.set_receive_timeout(sock, None)
-        sockets.set_send_timeout(sock, None)
         return sock, self._forget_received()
 
     def _can_reset(self) -> bool:
@@ -287,21 +288,22 @@ class Connection(SecurableStream):
         with self._lock:
             if not self._closed:
                 self._changed = self._closed = True
-                half = self._failed or self._writing or self._midway
-                if half and self._can_reset():
+                if (self._failed or self._writing) and self._can_reset():
                     reset = True
                 if reset:
                     sockets.reset_on_close(self.socket)
                 if reset or not self._finished:
                     # It wakes who waits. It also ends our side, which a reset should not do first:
                     # where nobody writes, ending the input is enough.
-                    how = socket.SHUT_RD if reset and not self._writing else socket.SHUT_RDWR
-                    sockets.shut_down(self.socket, how)
-        self._release_unless_used()
+                    soft = reset and self._writing != IN_SOCKET
+                    sockets.shut_down(self.socket, socket.SHUT_RD if soft else socket.SHUT_RDWR)
+        self._leave_socket()
 
     def _is_input_over(self) -> bool:
         """Whether nothing can come any more: the peer has ended its side, of the TCP connection."""
-        return self._peer_ended if self.tls is None else self.tls.eof
+        if self.tls is not None:
+            return self.tls.eof
+        return self._eof and not (self._draining or self._input_shut)
 
     def _linger(self, deadline: Deadline, to_reset: bool = False) -> None:
         """Half-close, and swallow what still comes, where closing at once could do harm.
@@ -314,8 +316,11 @@ class Connection(SecurableStream):
         # A client has what it wanted; and one that has sent more after our last word has read it.
         answered = not self.opaque and self._heard == self.bytes_written
         hurried = self._draining or self.server is None or answered
-        try:
+        with self._lock:
+            if self._closed:
+                return
             self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
+        try:
             if not to_reset:
                 sockets.linger(
                     sock, seconds, LINGER_BYTES, ended=ended, input_shut=shut, hurried=hurried
@@ -329,15 +334,9 @@ class Connection(SecurableStream):
         self._leave_socket()
 
     def _leave_socket(self) -> None:
-        if self._closed:  # another thread has closed it meanwhile, and left this to us
-            self._release_unless_used()
-
-    def _release_unless_used(self) -> None:
-        """Else the last thread that leaves the socket does it."""
         with self._lock:
-            used = self._waiting or self._writing
-        if not used:
-            self._release()
+            if self._closed and not self._waiting and self._writing != IN_SOCKET:
+                self._release()
 
     def _release(self) -> None:
         with self._lock:
@@ -350,11 +349,12 @@ class Connection(SecurableStream):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        if kind is None:
+        if error is None:
             self.close()
         else:
+            self.fail(error)
             self.destroy()
 
     # Being stopped, by another thread
@@ -367,9 +367,8 @@ class Connection(SecurableStream):
         or the seconds after which to ask again: for an opaque one that is busy, or about to speak
         TLS, and for one that waits in `close` for the peer to get the rest.
         """
-        self._note_change()
         with self._lock:
-            self._draining = True
+            self._changed = self._draining = True
             if self._closed:
                 return None
             if self._closing and sockets.unsent(self.socket):
@@ -405,16 +404,16 @@ class Connection(SecurableStream):
         return self._end_now(None, True)
 
     def _end_now(self, reason: OSError | None, hard: bool) -> bool:
-        self._note_change()
         with self._lock:
             if self._closed:
                 return False
+            self._changed = True
             if reason is None:
                 self._draining = self.was_cut = True
             else:
                 self._interruption = reason
-                self._input_shut = self._interrupted = True
-            hard = hard or self.opaque or self._closing or self._writing
+                self._input_shut = True
+            hard = hard or self.opaque or self._closing or self._writing == IN_SOCKET
             self._last_word = not hard
             with bare.reached(self.socket, self._bare) as sock:
                 sockets.shut_down(sock, socket.SHUT_RDWR if hard else socket.SHUT_RD)

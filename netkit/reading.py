@@ -77,7 +77,7 @@ class Reader(ABC):
 
     __slots__ = (
         *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong", "_skipped"),
-        *("_interrupted", "encoding", "max_line", "max_message"),
+        *("_interruption", "encoding", "max_line", "max_message"),
     )
 
     def __init__(self, encoding: str, max_line: int, max_message: int | None = MAX_MESSAGE) -> None:
@@ -91,7 +91,8 @@ class Reader(ABC):
         self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
         self._skipped = 0  # bytes of it that have been dropped, and its end has not come yet
         self._ahead: list[bytes] | None = None  # lines before the buffer, without \n, last first
-        self._interrupted = False  # what is there already is not to be read, either
+        # Raised by the next read, also where there is something to read.
+        self._interruption: OSError | None = None
         self._mixed = False  # other reads come between lines: no more are split off ahead of time
 
     if not TYPE_CHECKING:  # for which each name would be known then
@@ -203,7 +204,7 @@ class Reader(ABC):
 
         def next_line() -> str | None:
             ahead = self._ahead
-            if ahead and simple and len(ahead[-1]) <= self.max_line and not self._interrupted:
+            if ahead and simple and len(ahead[-1]) <= self.max_line and self._interruption is None:
                 return ahead.pop().decode("utf-8", "replace").removesuffix("\r")
             line, complete = self._read_until(newline, width)
             if simple and self._buffer and not self._mixed:
@@ -360,14 +361,14 @@ class Reader(ABC):
 
     def _settle(self) -> None:
         """Before any read: the buffer begins with what is to be read next."""
-        if self._interrupted:
-            self._raise_interruption()
+        if (reason := self._interruption) is not None:
+            raise self._failure(reason)
         self._join_ahead()
         if self._overlong:
             self._skip_overlong(*self._overlong)
 
-    def _raise_interruption(self) -> None:
-        """Once `_interrupted` is set: raise why, unless that has been done."""
+    def _failure(self, error: OSError) -> OSError:
+        """The exception for `error`, which ends a read."""
         raise NotImplementedError  # pragma: no cover - `Stream` has it
 
     def _skip_overlong(self, separator: bytes, width: int, phase: int) -> None:

@@ -4,9 +4,12 @@ The reading half of a `Connection`, and the state that its parts share; `netkit.
 other half, `netkit.connection` its life: closing it, and being stopped. Rules:
 
 1. `_write_lock` is held for the whole of a write, and comes before `_lock`, which guards the flags
-   and is never held while waiting. A read takes no lock: there is one at a time. `_waiting` says
-   that a read is in a call of the socket, `_writing` that a write is. Both look at one flag,
-   `_changed`, for all that may have happened: locks are most of what they cost.
+   and is never held while waiting. A read takes no lock: there is one at a time. A read sets
+   `_waiting`, and a write `_writing`, before its call of the socket, and then looks at `_changed`,
+   which is set with every flag that matters to it. Another thread sets `_changed` and the flag, and
+   then looks whether anybody is in the socket, all that holding `_lock`. So at least one of the two
+   sees the other. (With the GIL each of these steps is seen before the next one begins. Without it,
+   a read and a write take `_lock` for a moment between the two steps, see `_fence`.)
 2. Whoever closes the connection waits for neither of them, and takes no lock that is held while
    anybody waits: the descriptor is given back by the last thread that leaves the socket.
 3. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
@@ -38,14 +41,17 @@ from .timing import Timer, unacknowledged
 if TYPE_CHECKING:
     from .tls import TlsStream
 
-_NO_LIMITS = TimeLimits()
+NO_LIMITS = TimeLimits()
 
 _next_id = itertools.count(1).__next__
 # Held while an identifier is made: without the GIL, two threads could be given the same one.
 _ids_lock = free_in_children(threading.RLock())
-# Whether threads run at once, so that what one stores, and then another one, is seen in no order
-# unless a lock lies between.
+# Whether threads run at once: then the order in which one stores two values is not the order in
+# which another one sees them, unless both take a lock in between.
 FREE_THREADED = not has_gil()
+
+# Where a write is: in a call of the socket, or in one of the file that it sends.
+IN_SOCKET, IN_FILE = 1, 2
 
 
 def _new_id() -> int:  # pragma: no cover - free-threaded builds only
@@ -72,10 +78,10 @@ class Stream(Reader, Ends):
         *("bytes_read", "bytes_written", "error", "was_cut"),
         *("_remote_name", "_local_name", "_limits", "_timer", "_chunk"),
         *("_special", "_handshaking", "_corked", "_corks", "_write_began", "_write_sent"),
-        *("_lock", "_waiting", "_write_lock", "_writing", "_midway", "_untouched"),
+        *("_lock", "_waiting", "_write_lock", "_writing", "_untouched"),
         *("_broken", "_failed", "_heard"),
-        *("_changed", "_eof", "_peer_ended", "_ended", "_draining", "_input_shut"),
-        *("_interruption", "_last_word", "_closing", "_finished", "_closed"),
+        *("_changed", "_eof", "_ended", "_draining", "_input_shut"),
+        *("_last_word", "_closing", "_finished", "_closed"),
         *("__dict__", "__weakref__"),
     )
 
@@ -100,7 +106,7 @@ class Stream(Reader, Ends):
         self.error: BaseException | None = None
         self.socket = sock
         self.opaque = opaque
-        self._limits = _NO_LIMITS
+        self._limits = NO_LIMITS
         self._timer: Timer | None = None
         self._chunk = FIRST_CHUNK
         self.tls: TlsStream | None = None
@@ -108,21 +114,19 @@ class Stream(Reader, Ends):
         self._handshaking: TlsStream | None = None
         self._lock = threading.RLock()  # a signal handler may stop the server from within
         self._changed = False  # one of the flags below is set that says more than "open"
-        self._eof = self._peer_ended = self._ended = False
+        self._eof = self._ended = False
         self._waiting = False  # a thread is in a wait for input; it alone sets it
         self._draining = False  # no message is to be begun any more
         self._input_shut = False  # by `end_input` or `interrupt`
-        self._interruption: OSError | None = None  # to be raised in the next read or write
-        self._last_word = True  # once only: who catches it may write
+        self._last_word = True  # `_interruption` is raised once, and then a write may follow
         self.was_cut = self._closing = self._finished = self._closed = False
         self._begin_output()
 
     def _begin_output(self) -> None:
         # Held while one writes. Re-entrant so that a signal handler that writes does not wait for
-        # the thread that it has interrupted; `_writing` and `_midway` tell it that it may not.
+        # the thread that it has interrupted; `_writing` tells it that it may not.
         self._write_lock = threading.RLock()
-        self._writing = False  # a thread is in a call of the socket to send; it alone sets it
-        self._midway = False  # a file is being read, between two such calls
+        self._writing = 0  # or where a write is, `IN_SOCKET` or `IN_FILE`; its thread alone sets it
         self._write_began = 0.0  # of the present write, and how many bytes of it are sent
         self._write_sent = 0
         self._untouched = False  # a time limit has passed before anything of it was sent
@@ -135,7 +139,7 @@ class Stream(Reader, Ends):
     def free_locks(self) -> None:
         """In a forked child, which has none of the threads that may have held them."""
         self._write_lock, self._lock = threading.RLock(), threading.RLock()
-        self._waiting = self._writing = self._midway = False
+        self._waiting, self._writing = False, 0
 
     # Receiving
 
@@ -157,7 +161,7 @@ class Stream(Reader, Ends):
     def _receive(self) -> bytes:
         """One chunk from the kernel; ``b""`` at the end of input."""
         try:
-            self._waiting = True  # and then look at the flags, see `_note_change`
+            self._waiting = True
             if FREE_THREADED:  # pragma: no cover - free-threaded builds only
                 self._fence()
             if self._changed and self._is_at_end():
@@ -210,18 +214,15 @@ class Stream(Reader, Ends):
             except BlockingIOError:
                 timer.after_wait()
 
-    def _raise_interruption(self) -> None:
-        if self._interruption is not None:
-            raise self._failure(self._interruption)
-
     def _is_at_end(self) -> bool:
-        if self._closed or self._closing:
-            raise ConnectionClosedError
-        if self._interruption is not None:
-            raise self._interruption
-        if self._draining and not self._has_more():
-            self._eof = True
-        return self._eof
+        with self._lock:  # `detach` looks at `_waiting` before it closes
+            if self._closed or self._closing:
+                raise ConnectionClosedError
+            if self._interruption is not None:
+                raise self._interruption
+            if self._draining and not self._has_more():
+                self._eof = True
+            return self._eof
 
     def _has_more(self) -> bool:
         """Whether there is a part of a message, or something to receive, without a wait."""
@@ -248,26 +249,14 @@ class Stream(Reader, Ends):
             # Half a message is not to pass for a whole one.
             raise self._failure(OSError())
         self._eof = self._changed = True
-        self._peer_ended = not self._draining
         return b""
 
     def _leave_socket(self) -> None:
-        """A read or a write has left the socket, and something has changed meanwhile."""
+        """Give the descriptor back if it is closed, and this thread was the last in the socket."""
         raise NotImplementedError  # pragma: no cover - `Connection` has it
 
-    def _note_change(self) -> None:
-        """Have every thread that comes to the socket, or leaves it, look at the flags.
-
-        In a step of its own, and before the question who is in the socket: then either we find a
-        thread there, or it finds the flags. With the GIL, each of these steps is done, and seen,
-        before the next one begins. Without it, `_lock` lies between the two steps on both sides
-        (see `_fence`): whichever thread comes to it second sees what the first had stored.
-        """
-        self._changed = True
-        self._fence()
-
     def _fence(self) -> None:
-        """Order what this thread stores before it and loads after it; see `_note_change`."""
+        """Order what this thread has stored and what it is going to load; see rule 1."""
         with self._lock:
             pass
 

@@ -18,7 +18,7 @@ from . import sockets
 from .encodings import to_bytes
 from .errors import ConnectionClosedError, WriteAfterEndError
 from .reading import CHUNK
-from .stream import FREE_THREADED, Stream
+from .stream import FREE_THREADED, IN_FILE, IN_SOCKET, Stream
 
 if TYPE_CHECKING:
     from .timing import Timer
@@ -66,10 +66,10 @@ class WritableStream(Stream):
         """
         payload = data if type(data) is bytes else self._encoded(data, encoding)
         with self._write_lock:
-            if self._writing or self._midway:
+            if self._writing:
                 raise self._interrupted_write()
             try:
-                self._writing = True  # and then look at the flags, see `_note_change`
+                self._writing = IN_SOCKET
                 if FREE_THREADED:  # pragma: no cover - free-threaded builds only
                     self._fence()
                 if self._changed:
@@ -85,7 +85,7 @@ class WritableStream(Stream):
                     except BaseException as error:
                         self._fail_write(error)
             finally:
-                self._writing = False
+                self._writing = 0
                 if FREE_THREADED:  # pragma: no cover - free-threaded builds only
                     self._fence()
                 if self._changed:
@@ -99,22 +99,15 @@ class WritableStream(Stream):
     def _output(self) -> Iterator[None]:
         """Alone with the output and in the socket, as `write` is: for all the others."""
         with self._write_lock:
-            if self._writing or self._midway:
+            if self._writing:
                 raise self._interrupted_write()
             try:
-                self._writing = True
-                if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-                    self._fence()
+                self._writing = IN_SOCKET
+                self._fence()
                 yield
             finally:
-                self._writing = False
-                self._left_socket()
-
-    def _left_socket(self) -> None:
-        if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-            self._fence()
-        if self._changed:
-            self._leave_socket()
+                self._writing = 0
+                self._leave_socket()
 
     def _encoded(self, data: Writable, encoding: str | None) -> _Bytes:
         if isinstance(data, (bytes, bytearray)):
@@ -158,8 +151,7 @@ class WritableStream(Stream):
             broken = ConnectionAbortedError(errno.ECONNABORTED, text)
             broken.__cause__ = error
         self._broken = broken
-        self._failed = True
-        self._note_change()
+        self._failed = self._changed = True
 
     @contextlib.contextmanager
     def corked(self) -> Iterator[None]:
@@ -194,11 +186,11 @@ class WritableStream(Stream):
 
     def _write_specially(self, payload: _Bytes) -> None:
         if not self._corks:
-            return self._send_whole(payload)
+            self._send_whole(payload)
+            return
         self._corked += payload
         if len(self._corked) >= CHUNK:
             self._send_corked()
-        return None
 
     def _send_corked(self) -> None:
         """The write lock is held. What cannot be sent is lost, as of any write that fails."""
@@ -213,8 +205,7 @@ class WritableStream(Stream):
             if self.tls is None:
                 self._send_rest(payload, 0)
             else:
-                if self._timer is not None:
-                    self._begin_write(0)
+                self._begin_write(0)
                 self.bytes_written += self.tls.send(payload)
         except BaseException as error:
             self._fail_write(error)
@@ -257,15 +248,12 @@ class WritableStream(Stream):
     def _out_of_socket(self) -> Iterator[None]:
         """Foreign code runs in this block, amid a write: others may close the connection."""
         try:
-            self._midway = True  # and so nobody writes in between
-            self._writing = False
-            self._left_socket()
+            self._writing = IN_FILE
+            self._leave_socket()
             yield
         finally:
-            self._writing = True
-            if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-                self._fence()
-            self._midway = False
+            self._writing = IN_SOCKET
+            self._fence()
         if self._changed:
             self._check_writable()
 
@@ -283,6 +271,8 @@ class WritableStream(Stream):
             except OSError as error:
                 if not sent and error.errno in _NOT_BY_KERNEL:
                     break
+                if error.errno == errno.EIO:  # of reading the file
+                    raise
                 self._fail_write(error)
             if not more:  # the file has just become shorter
                 break

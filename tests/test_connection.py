@@ -608,16 +608,27 @@ def test_a_with_block_closes_politely() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_with_block_that_raises_closes_at_once(
+def test_a_with_block_that_raises_resets_the_connection_at_once(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
-    with connected(server=object()) as (conn, _):  # a peer that a polite close would wait for
+    with connected(server=object()) as (conn, peer):  # a peer that a polite close would wait for
         with pytest.raises(error):
             with conn:
+                conn.write("half of a message")
                 raise error
-        assert conn.closed
         assert conn.fileno() == -1
+        with pytest.raises(ConnectionResetError):
+            receive_all(peer)
+
+
+def test_a_with_block_that_raises_after_the_end_has_sent_a_whole_message() -> None:
+    with connected() as (conn, peer):
+        with pytest.raises(ValueError, match="later"):
+            with conn:
+                conn.end("whole")
+                raise ValueError("later")
+        assert receive_all(peer) == b"whole"
 
 
 def test_close_succeeds_whatever_the_peer_did() -> None:

@@ -460,6 +460,8 @@ def test_a_detached_socket_is_as_good_as_new() -> None:
             conn.write("gathered")
             sock, unread = conn.detach()
         with sock:
+            if sys.platform == "linux":
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
             assert unread == b"more\neven more"
             assert receive_exactly(peer, 8) == b"gathered"
             assert (conn.closed, sock.getblocking()) == (True, True)

@@ -34,6 +34,7 @@ import netkit
 from netkit import connection
 from netkit.errors import ConnectionClosedError
 from netkit.reading import CHUNK
+from netkit.stream import IN_FILE
 
 CONTENT = os.urandom(700_000)
 
@@ -423,6 +424,14 @@ def test_an_exception_of_a_signal_handler_amid_a_write_breaks_the_output(
             peer.recv(1)
 
 
+def test_a_close_that_is_interrupted_by_a_destroy_waits_for_nothing(monkeypatch: Any) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+    with sending(netkit.Connection.destroy) as (conn, _), conn.corked():
+        conn.write("gathered")
+        conn.close()
+        assert conn.fileno() == -1
+
+
 def test_what_was_written_before_a_write_broke_off_arrives(monkeypatch: Any) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
 
@@ -704,7 +713,7 @@ def test_a_pipe_that_would_block_is_waited_for() -> None:
 
         def feed() -> None:
             for _ in range(3):
-                wait_until(lambda: conn._midway)
+                wait_until(lambda: conn._writing == IN_FILE)
                 os.write(writing, b"piece")
                 wait_until(lambda: conn.bytes_written % 5 == 0)
             os.close(writing)
@@ -771,6 +780,19 @@ def test_a_file_that_the_kernel_cannot_send_is_read(
     with connected() as (conn, peer), open(path, "rb") as file:
         assert conn.sendfile(file, 0, 5) == 5
         assert receive_exactly(peer, 5) == CONTENT[:5]
+
+
+def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("netkit.writing.os.sendfile", broken)
+    with connected() as (conn, _), open(path, "rb") as file:
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            conn.sendfile(file)
+        assert not conn.is_to_blame(caught.value)
 
 
 def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
