@@ -93,6 +93,19 @@ def tcp_pair(
                 yield ours, peer
 
 
+@contextlib.contextmanager
+def full_listener() -> Iterator[tuple[str, int]]:
+    """The address of a listener whose queue is full, so that it does not answer a client."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        time.sleep(0.01)  # until the kernel has put them into the queue, which cannot be seen
+        yield listener.getsockname()
+
+
 def receive_all(sock: socket.socket) -> bytes:
     """Everything up to the end of input."""
     return b"".join(iter(lambda: sock.recv(65536), b""))

@@ -56,7 +56,7 @@ def test_a_link_local_address_has_the_interface_as_its_zone_or_else_its_number(
 
 
 @pytest.mark.parametrize("name", ["", "/run/x.sock", b"\0abstract", None, (), ("alone",)])
-def test_the_name_of_a_unix_socket_is_no_address(name: Any) -> None:
+def test_the_name_of_a_unix_socket_has_no_address(name: Any) -> None:
     assert SocketAddress.from_sockname(name) is None
 
 
@@ -64,12 +64,12 @@ def test_an_ipv4_client_of_an_ipv6_listener_is_shown_by_its_ipv4_address() -> No
     name = ("::ffff:192.0.2.1", 80, 0, 0)
     assert SocketAddress.from_sockname(name) == SocketAddress("192.0.2.1", 80, "IPv4")
     assert describe_peer(name) == "192.0.2.1:80"
-    other = ("::ffff:c000:201:1", 80, 0, 0)  # which is none
+    other = ("::ffff:c000:201:1", 80, 0, 0)  # no IPv4 address
     assert describe_peer(other) == "[::ffff:c000:201:1]:80"
 
 
 @pytest.mark.parametrize("address", [7, ("alone",)])
-def test_an_address_of_no_known_kind_is_shown_as_it_is(address: Any) -> None:
+def test_an_address_of_an_unknown_kind_is_shown_unchanged(address: Any) -> None:
     assert describe_peer(address) == str(address)
 
 
@@ -87,7 +87,7 @@ def test_an_address_can_be_taken_apart() -> None:
         (("1.2.3.4", 80, "IPV4"), ("1.2.3.4", 80, "IPv4")),
     ],
 )
-def test_an_address_may_be_made_of_a_part_of_it(arguments: Any, made: tuple[Any, ...]) -> None:
+def test_the_parts_of_an_address_have_defaults(arguments: Any, made: tuple[Any, ...]) -> None:
     address = SocketAddress(*arguments)
     assert address == made
     assert pickle.loads(pickle.dumps(address)) == address
@@ -106,7 +106,7 @@ def test_an_address_may_be_made_of_a_part_of_it(arguments: Any, made: tuple[Any,
         (("::1", None), TypeError, "port must be a number from 0 to 65535, not None"),
     ],
 )
-def test_an_address_that_cannot_be_is_told(
+def test_an_invalid_address_is_named_in_the_error(
     arguments: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -200,7 +200,7 @@ def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
         (5, 0),
     ],
 )
-def test_what_is_an_ip_address(text: Any, version: int) -> None:
+def test_only_ip_addresses_are_recognized(text: Any, version: int) -> None:
     assert addresses.is_ip(text) == version
     assert addresses.is_ipv4(text) == (version == 4)
     assert addresses.is_ipv6(text) == (version == 6)
@@ -226,7 +226,7 @@ def test_a_socket_address_is_parsed(text: str, parsed: Any) -> None:
     assert SocketAddress.parse(text) == parsed
 
 
-# What somebody may write for an address: pieces of one in any order, or anything at all.
+# Pieces of addresses in any order, or any text.
 pieces = [
     *("1", "0", "01", "255", "256", "80", "65536", "."),
     *(":", "::", "ffff", "fe80", "[", "]"),
@@ -237,7 +237,7 @@ texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st
 
 @pytest.mark.fuzz
 @given(texts)
-def test_any_text_is_an_address_that_is_written_in_the_same_way_or_none(text: str) -> None:
+def test_any_text_is_parsed_and_shown_in_the_same_way_or_is_no_address(text: str) -> None:
     parsed = SocketAddress.parse(text)
     if parsed is not None:
         assert addresses.is_ip(parsed.address) == {"IPv4": 4, "IPv6": 6}[parsed.family]
@@ -247,12 +247,12 @@ def test_any_text_is_an_address_that_is_written_in_the_same_way_or_none(text: st
 
 @pytest.mark.fuzz
 @given(texts)
-def test_any_text_is_an_ip_address_where_pythons_module_says_so(text: str) -> None:
+def test_any_text_is_an_ip_address_if_pythons_module_accepts_it(text: str) -> None:
     try:
         version = ipaddress.ip_address(text).version
     except ValueError:
         version = 0
-    if "%" not in text:  # about zones we are stricter
+    if "%" not in text:  # our rule for zones is stricter
         assert addresses.is_ip(text) == version
     assert addresses.network_of(text) or not text
 
@@ -267,7 +267,7 @@ def test_any_text_is_an_ip_address_where_pythons_module_says_so(text: str) -> No
         ("x:y", "x:y"),
     ],
 )
-def test_one_client_counts_under_one_name(address: str, network: str) -> None:
+def test_limits_per_address_use_the_network_of_ipv6(address: str, network: str) -> None:
     assert addresses.network_of(address) == network
 
 
@@ -280,7 +280,7 @@ def test_one_client_counts_under_one_name(address: str, network: str) -> None:
         ("::/64", "::/48"),
     ],
 )
-def test_the_networks_of_ipv6_belong_to_a_site(network: str, site: str | None) -> None:
+def test_a_network_of_ipv6_belongs_to_a_site(network: str, site: str | None) -> None:
     assert addresses.site_of(network) == site
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread, observed
+from support import PATIENCE, full_listener, in_thread, observed
 
 from netkit import attempts, events
 from netkit.attempts import Cancel, Candidate, Race, Waiter, interleaved
@@ -52,18 +52,9 @@ def nothing(_: Any) -> None:
 
 
 @contextlib.contextmanager
-def deaf() -> Iterator[Candidate]:
-    """An address that does not answer: a listener whose queue is full."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        with contextlib.ExitStack() as others:
-            for _ in range(3):
-                other = others.enter_context(socket.socket())
-                other.setblocking(False)
-                other.connect_ex(listener.getsockname())
-            time.sleep(0.01)  # until the kernel has put them into the queue
-            yield Candidate(V4, listener.getsockname())
+def silent_candidate() -> Iterator[Candidate]:
+    with full_listener() as address:
+        yield Candidate(V4, address)
 
 
 @contextlib.contextmanager
@@ -86,7 +77,7 @@ def race(
 
 
 def test_the_first_to_answer_wins_although_an_earlier_one_is_still_tried() -> None:
-    with deaf() as silent, listening() as good, observed(events.AttemptStarted) as seen:
+    with silent_candidate() as silent, listening() as good, observed(events.AttemptStarted) as seen:
         runners, winner = race(silent, good)
         assert winner
         with winner:
@@ -134,7 +125,7 @@ def test_after_a_failure_the_next_one_is_tried_at_once() -> None:
     assert runners.errors[0][1].strerror == "connection refused"
 
 
-def test_one_that_has_connected_where_it_must_not_is_closed_and_the_next_one_is_tried() -> None:
+def test_a_socket_that_must_not_be_used_is_closed_and_the_next_address_is_tried() -> None:
     def verify(sock: socket.socket) -> OSError | None:
         wrong = sock.getpeername() == first.address
         return PermissionError(errno.EACCES, "the address is blocked") if wrong else None
@@ -148,15 +139,15 @@ def test_one_that_has_connected_where_it_must_not_is_closed_and_the_next_one_is_
     assert [(each, error.errno) for each, error in runners.errors] == [(first, errno.EACCES)]
 
 
-def test_if_none_can_be_connected_there_is_no_winner() -> None:
+def test_there_is_no_winner_if_all_attempts_fail() -> None:
     runners, winner = race(refusing(), refusing())
     assert winner is None
     assert len(runners.errors) == 2
     assert race()[1] is None
 
 
-def test_when_the_time_is_up_all_that_were_tried_are_told_and_closed() -> None:
-    with deaf() as silent:
+def test_at_the_deadline_all_attempts_are_reported_and_closed() -> None:
+    with silent_candidate() as silent:
         with Waiter(Deadline(0.05)) as waiter:
             runners = Race([silent, refusing(), silent], nothing, 0.01, waiter)
             with pytest.raises(TimeoutError):
@@ -205,14 +196,14 @@ def test_a_socket_that_cannot_be_prepared_is_an_attempt_that_failed() -> None:
         race(good, prepare=fail)
 
 
-def test_a_port_that_is_connected_to_itself_is_one_where_nobody_listens() -> None:
+def test_a_socket_that_connects_to_itself_counts_as_refused() -> None:
     candidate = refusing()
     runners, winner = race(candidate, prepare=lambda sock: sock.bind(candidate.address))
     assert winner is None
     assert runners.errors[0][1].errno == errno.ECONNREFUSED
 
 
-def test_one_that_was_reset_at_once_has_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_is_reset_at_once_has_been_made(monkeypatch: pytest.MonkeyPatch) -> None:
     class Reset(socket.socket):
         def getpeername(self) -> Any:
             raise OSError(errno.ENOTCONN, "")
@@ -271,7 +262,7 @@ def test_a_wait_that_ends_early_does_not_end_a_call(monkeypatch: pytest.MonkeyPa
         assert waiter.call(lambda: go_on.wait(PATIENCE))
 
 
-def test_a_call_that_takes_too_long_goes_on_for_nobody() -> None:
+def test_a_call_may_outlast_the_wait_for_it() -> None:
     go_on = threading.Event()
     with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
         waiter.call(go_on.wait)
@@ -284,7 +275,7 @@ def test_a_lookup_waits_while_too_many_others_are_under_way(
     monkeypatch.setattr(attempts, "_lookups", deque([None]))
     go_on = threading.Event()
     with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
-        waiter.call(go_on.wait)  # which goes on for nobody
+        waiter.call(go_on.wait)  # which goes on
     with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
         waiter.call(lambda: 7)
     results: list[int] = []
@@ -332,7 +323,7 @@ def test_a_wait_is_cancelled_from_another_thread(early: bool) -> None:
     assert not cancel._callbacks
 
 
-def test_what_is_called_back_may_detach_itself() -> None:
+def test_a_callback_may_detach_itself() -> None:
     cancel, called = Cancel(), []
 
     def call(number: int) -> Callable[[], None]:
@@ -351,7 +342,7 @@ def test_what_is_called_back_may_detach_itself() -> None:
 
 def test_a_race_that_is_cancelled_closes_what_it_has_begun() -> None:
     cancel = Cancel()
-    with deaf() as silent, Waiter(Deadline(None), cancel) as waiter:
+    with silent_candidate() as silent, Waiter(Deadline(None), cancel) as waiter:
         threading.Timer(0.02, cancel.cancel).start()
         with pytest.raises(CancelledError):
             Race([silent], nothing, 1, waiter).run()

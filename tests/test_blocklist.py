@@ -1,4 +1,4 @@
-"""Lists of addresses: rules of each kind, looking, changing, files and JSON."""
+"""Lists of addresses: rules of each kind, lookups, changes, files and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import in_threads
 from netkit import BlockList, SocketAddress
 
 
-def test_an_empty_list_has_nobody() -> None:
+def test_an_empty_list_matches_nothing() -> None:
     found = BlockList()
     assert len(found) == 0
     assert "1.2.3.4" not in found
@@ -44,7 +44,9 @@ def test_an_empty_list_has_nobody() -> None:
         ("::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", ["::", "1.2.3.4", "ffff::"], []),
     ],
 )
-def test_a_rule_matches_what_it_names(rule: str, inside: list[str], outside: list[str]) -> None:
+def test_a_rule_matches_the_addresses_that_it_names(
+    rule: str, inside: list[str], outside: list[str]
+) -> None:
     found = BlockList([rule])
     assert [address for address in inside if address not in found] == []
     assert [address for address in outside if address in found] == []
@@ -65,12 +67,12 @@ def test_addresses_may_be_objects() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.2.3", "01.2.3.4", "1.2.3.4/8", "::1::", "é", "1\0"])
-def test_what_is_no_address_is_in_no_list(text: str) -> None:
+def test_text_that_is_no_address_matches_no_rule(text: str) -> None:
     assert text not in BlockList(["0.0.0.0/0", "::/0"])
 
 
 @pytest.mark.parametrize("thing", [None, 5, b"1.2.3.4", ("1.2.3.4", 5)])
-def test_what_is_no_text_is_a_type_error(thing: Any) -> None:
+def test_an_address_of_another_type_is_a_type_error(thing: Any) -> None:
     found = BlockList()
     with pytest.raises(TypeError, match="an address must be text"):
         found.check(thing)
@@ -92,7 +94,7 @@ def test_what_is_no_text_is_a_type_error(thing: Any) -> None:
         ("1.2.3.9-1.2.3.4", "a range that ends before it begins: 1.2.3.9-1.2.3.4"),
     ],
 )
-def test_a_wrong_rule_is_refused_and_changes_nothing(rule: str, message: str) -> None:
+def test_an_invalid_rule_is_an_error_and_changes_nothing(rule: str, message: str) -> None:
     found = BlockList()
     with pytest.raises(ValueError, match="prefix|address|range|zone") as caught:
         found.add_many(["10.0.0.1", rule])
@@ -127,7 +129,7 @@ def test_exactly_one_rule_is_removed() -> None:
     assert "10.0.0.1" not in found
 
 
-def test_the_longest_prefix_is_told() -> None:
+def test_the_length_of_the_longest_matching_prefix_is_returned() -> None:
     found = BlockList(["10.0.0.0/8", "10.1.0.0/16", "10.1.1.1", "2001:db8::/32", "::/0"])
     assert found.prefix_length("10.2.2.2") == 8
     assert found.prefix_length("::ffff:10.1.2.2") == 16
@@ -136,7 +138,7 @@ def test_the_longest_prefix_is_told() -> None:
     assert found.prefix_length("x") is None
 
 
-def test_for_ipv4_the_prefix_of_a_network_that_it_is_a_part_of_has_no_bits() -> None:
+def test_a_network_that_contains_ipv4_has_a_prefix_of_no_bits_for_it() -> None:
     for rule in ("::/0", "::/80", "0.0.0.0/0"):
         assert BlockList([rule]).prefix_length("1.2.3.4") == 0
     found = BlockList(["::/0", "::ffff:0:0/95"])
@@ -168,7 +170,7 @@ def test_an_address_that_leads_to_a_blocked_one_is_blocked(inner: str, outer: li
         assert found.longest_match(address, embedded=True) == 128
 
 
-def test_the_longer_match_of_an_address_and_of_what_it_leads_to_counts() -> None:
+def test_the_longer_match_of_an_address_and_of_the_one_it_leads_to_counts() -> None:
     rules = BlockList(["64:ff9b::/96", "10.0.0.0/8", "2002:b00::/24"])
     assert rules.longest_match("64:ff9b::a00:1", embedded=True) == 104
     assert rules.longest_match("64:ff9b::b00:1", embedded=True) == 96
@@ -196,7 +198,7 @@ def test_ranges_are_exact(ranges: list[tuple[str, str]], asked: list[str]) -> No
         assert (address in found) == any(low <= number <= high for low, high in spans)
 
 
-def test_many_threads_may_change_it_and_look() -> None:
+def test_many_threads_may_change_a_list_and_look_up_addresses() -> None:
     found = BlockList()
 
     def work(number: int) -> None:
@@ -250,27 +252,26 @@ GLOBAL += ["2000::", "2606:4700::1111", "2a00::1", "3ffe:ffff::", "3ff0::", "64:
 GLOBAL += ["::ffff:8.8.8.8"]
 
 
-def test_private_ranges_are_there() -> None:
+def test_private_ranges_contain_private_addresses_only() -> None:
     found = BlockList(BlockList.PRIVATE_RANGES)
     assert [each for each in (*HERE, *PRIVATE) if each not in found] == []
     assert [each for each in GLOBAL if each in found] == []
 
 
-def test_what_is_not_global_is_there() -> None:
+def test_the_ranges_that_are_not_global_contain_no_global_address() -> None:
     found = BlockList(BlockList.NON_GLOBAL_RANGES)
     assert [each for each in (*HERE, *PRIVATE, *SPECIAL) if each not in found] == []
     assert [each for each in GLOBAL if each in found] == []
 
 
-# What Python's module calls global, and these rules do not: some versions of it take multicast,
-# reserved and transition addresses for global, or know of a service for everybody in a reserved
-# network.
+# Networks in these rules that Python's module may call global: some versions of it do so for
+# multicast, reserved and transition addresses, or for a global service in a reserved network.
 STRICTER = ["224.0.0.0/4", "192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "::/3"]
 STRICTER += ["3fff::/20", "4000::/2", "8000::/1"]
 
 
 def oracle(address: Any) -> bool:
-    """Whether Python's module calls it global: for NAT64, what is within."""
+    """Whether Python's module calls `address`, or the IPv4 address in it, global."""
     if address.version == 6 and address in ipaddress.ip_network("64:ff9b::/96"):
         return oracle(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
     if address.version == 6 and address.ipv4_mapped:
@@ -304,7 +305,7 @@ ipv6 = st.one_of(
 
 @pytest.mark.fuzz
 @given(st.one_of(ipv4, ipv6, st.sampled_from(edges())))
-def test_exactly_what_pythons_module_does_not_call_global_is_blocked_and_little_more(
+def test_an_address_is_blocked_if_pythons_module_does_not_call_it_global(
     address: Any,
 ) -> None:
     found = BlockList(BlockList.NON_GLOBAL_RANGES)
@@ -332,12 +333,12 @@ def test_a_list_goes_through_json_and_pickle() -> None:
 @pytest.mark.parametrize(
     "text", ['{"a": 1}', "[5]", '["Address: IPv5 1.2.3.4"]', '["1.2.3.4"]', "["]
 )
-def test_what_is_no_list_in_json_is_refused(text: str) -> None:
+def test_json_that_is_no_list_of_rules_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"array of strings|not a rule|Expecting"):
         BlockList().from_json(text)
 
 
-# What somebody may write for a rule: pieces of one in any order, or anything at all.
+# Pieces of rules in any order, or any text.
 pieces = [*("1", "0", "10", "255", "256", "33", "129", "."), *(":", "::", "ffff", "fe80", "/", "-")]
 pieces += ["%eth0", " ", "\u0661", "x", "1.2.3.4", "::1", "10.0.0.0", "2001:db8::"]
 rules = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
@@ -345,7 +346,7 @@ rules = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st
 
 @pytest.mark.fuzz
 @given(rules)
-def test_any_text_is_a_rule_that_can_be_written_and_read_again_or_a_value_error(text: str) -> None:
+def test_any_text_is_a_rule_that_goes_through_json_or_a_value_error(text: str) -> None:
     found = BlockList()
     try:
         found.add(text)
@@ -373,7 +374,7 @@ json_values = st.recursive(
 @example('["Address: IPv4 ::"]')
 @example('["Address: IPv4 ::ffff:1.2.3.4"]')
 @example('["Address: IPv4 1.2.3.4/24"]')
-def test_any_json_is_added_whole_or_is_a_value_error_and_not_added_at_all(text: str) -> None:
+def test_any_json_is_added_as_a_whole_or_is_a_value_error(text: str) -> None:
     found = BlockList(["1.2.3.4"])
     before = found.rules
     try:
@@ -405,37 +406,27 @@ def test_any_file_is_a_list_or_an_error_that_names_it(data: bytes) -> None:
             assert len(found) <= len(data.splitlines())
 
 
-def test_a_file_has_a_rule_a_line(tmp_path: Path) -> None:
+def test_a_file_has_a_rule_on_each_line_and_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "deny"
-    path.write_text("# who is not wanted\n\n10.0.0.0/8  # all of it\n1.2.3.4-1.2.3.9\n")
+    path.write_text("# a comment\n\n10.0.0.0/8  # all of it\n1.2.3.4-1.2.3.9\n")
     found = BlockList.load(path)
     assert len(found) == 2
-    assert found.path == str(path)
-    path.write_text("5.5.5.5\n")
-    assert pickle.loads(pickle.dumps(found)).path == str(path)
+    assert found.path == pickle.loads(pickle.dumps(found)).path == str(path)
+    path.write_bytes(b"\xef\xbb\xbf5.5.5.5\r\n# a line\r\n")
     assert found.reload()
     assert found.rules == ["Address: IPv4 5.5.5.5"]
-    path.write_text("6.6.6.6\n", encoding="utf-8-sig")  # some editors mark a file so
-    assert found.reload()
-    path.write_text("5.5.5.5\n")
-    assert found.reload()
-    path.write_bytes(b"5.5.5.5\r\n# a line\r\n")
-    assert found.reload()
-    path.write_text("5.5.5.5\n6.6.6\n")
-    with pytest.raises(ValueError, match="line 2") as caught:
-        found.reload()
-    assert str(caught.value) == f"{path}, line 2: not an IP address: '6.6.6'"
-    assert "5.5.5.5" in found
-    path.write_bytes(b"5.5.5.5\n\xff\n")
-    with pytest.raises(ValueError, match="line 2: not an IP address") as caught:
-        found.reload()
-    assert str(caught.value) == f"{path}, line 2: not an IP address: '\\\\xff'"
+    for line, shown in ((b"6.6.6", "6.6.6"), (b"\xff", "\\\\xff")):
+        path.write_bytes(b"5.5.5.6\n" + line + b"\n")
+        with pytest.raises(ValueError, match="line 2") as caught:
+            found.reload()
+        assert str(caught.value) == f"{path}, line 2: not an IP address: '{shown}'"
     path.unlink()
     with pytest.raises(FileNotFoundError):
         found.reload()
+    assert found.rules == ["Address: IPv4 5.5.5.5"]
 
 
-def test_what_may_stand_for_a_list(tmp_path: Path) -> None:
+def test_a_list_is_made_of_a_path_or_of_rules(tmp_path: Path) -> None:
     found = BlockList(["1.2.3.4"])
     assert BlockList.of(found) is found
     (tmp_path / "list").write_text("1.2.3.4\n")

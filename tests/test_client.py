@@ -17,20 +17,17 @@ import pytest
 from secure import contexts, files
 from support import (
     PATIENCE,
-    client,
+    full_listener,
     in_thread,
     needs_ipv6,
     observed,
-    receive_all,
-    reset,
     serving,
     silent_log,
-    tcp_pair,
     wait_until,
 )
 
 import netkit
-from netkit import dialling, events, sockets
+from netkit import dialling, events
 from netkit.client import connect
 from netkit.errors import CancelledError, ConnectError, HandshakeError
 
@@ -63,7 +60,7 @@ def resolver(*addresses: str) -> Any:
 # --- Connected ---
 
 
-def test_a_client_talks_to_a_server_in_the_same_words() -> None:
+def test_a_client_has_the_same_methods_as_a_handler() -> None:
     with serving(shout) as server:
         with connect(server.server_address[1], "127.0.0.1") as conn:
             conn.end("hello\nworld\n")
@@ -100,7 +97,7 @@ def test_a_client_reaches_an_ipv6_server() -> None:
 
 
 @needs_ipv6
-def test_what_was_tried_is_told_in_its_order() -> None:
+def test_attempts_are_reported_in_their_order() -> None:
     with listener() as port, observed(events.Resolved, events.AttemptFailed) as seen:
         with connect(port, "somewhere", resolver=resolver("::1", "127.0.0.1")) as conn:
             assert conn.attempted_addresses == (f"[::1]:{port}", f"127.0.0.1:{port}")
@@ -185,7 +182,7 @@ def test_the_traffic_class_of_ipv6_is_set_too() -> None:
         assert conn.tos == 0x28
 
 
-def test_it_comes_from_the_address_that_it_is_to_come_from() -> None:
+def test_a_client_connects_from_its_source_address() -> None:
     with listener() as port:
         with connect(port, "localhost", source_address=("127.0.0.1", 0)) as conn:
             assert conn.local_address == "127.0.0.1"
@@ -195,13 +192,13 @@ def test_it_comes_from_the_address_that_it_is_to_come_from() -> None:
 
 
 @needs_ipv6
-def test_it_comes_from_an_address_of_the_right_family() -> None:
+def test_a_source_address_chooses_the_family() -> None:
     with listener("::1") as port:
         with connect(port, "localhost", source_address=("::1", 0), resolver=both) as conn:
             assert conn.local_address == "::1"
 
 
-def test_an_address_of_ours_that_is_taken_is_named() -> None:
+def test_a_source_address_in_use_is_named_in_the_error() -> None:
     with listener() as port, socket.create_server(("127.0.0.1", 0)) as taken:
         source = taken.getsockname()
         with pytest.raises(ConnectError) as caught:
@@ -237,7 +234,7 @@ def test_a_unix_socket_is_connected_by_its_path(name: str, tmp_path: Path) -> No
             assert conn.peer == ("@" + path[1:] if path.startswith("\0") else f"unix:{path}")
 
 
-def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_unix_socket_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "none"
     with pytest.raises(ConnectError) as caught:
         connect(path=path)
@@ -299,7 +296,7 @@ def test_a_unix_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
         ((), {"path": "x", "tls": True}, ValueError, "TLS through a Unix socket needs server_host"),
     ],
 )
-def test_what_cannot_be_meant_is_told(
+def test_an_invalid_argument_or_option_is_an_error_that_names_it(
     arguments: Any, options: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -330,21 +327,8 @@ def test_the_errors_of_all_attempts_are_in_one() -> None:
     )
 
 
-@contextlib.contextmanager
-def deaf() -> Iterator[int]:
-    """A port where connecting gets no answer."""
-    with contextlib.ExitStack() as others:
-        sock = others.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(3):
-            other = others.enter_context(socket.socket())
-            other.setblocking(False)
-            other.connect_ex(sock.getsockname())
-        time.sleep(0.01)  # until the kernel has put them into the queue
-        yield sock.getsockname()[1]
-
-
 def test_connecting_is_given_up_after_the_timeout() -> None:
-    with deaf() as port, pytest.raises(TimeoutError) as caught:
+    with full_listener() as (_, port), pytest.raises(TimeoutError) as caught:
         connect(port, "127.0.0.1", connect_timeout=0.05)
     assert isinstance(caught.value, ConnectError)
     assert str(caught.value) == f"connect to 127.0.0.1:{port} timed out: no answer in time"
@@ -363,7 +347,7 @@ def test_resolving_counts_for_the_timeout() -> None:
     go_on.set()
 
 
-def test_a_name_that_does_not_resolve_is_told() -> None:
+def test_a_name_that_does_not_resolve_is_named_in_the_error() -> None:
     with pytest.raises(socket.gaierror) as caught:
         connect(1, "no-such-host.invalid")
     assert "no-such-host.invalid:1" in str(caught.value)
@@ -378,7 +362,7 @@ def test_a_name_that_is_no_text_for_a_terminal_is_shown_escaped() -> None:
     assert str(caught.value.strerror).startswith("cannot connect to \\x1b[31m.invalid:1: ")
 
 
-def test_a_name_with_a_null_character_is_none() -> None:
+def test_a_name_with_a_null_character_is_invalid() -> None:
     with listener() as port, pytest.raises(socket.gaierror, match="it is not a host name"):
         connect(port, "127.0.0.1\0.example")
 
@@ -388,7 +372,7 @@ def test_the_error_of_an_address_of_the_other_family_says_so() -> None:
         connect(1, "::1", source_address=("127.0.0.1", 0))
 
 
-def test_a_resolver_is_asked_and_what_it_says_is_checked() -> None:
+def test_the_results_of_a_resolver_are_checked() -> None:
     with pytest.raises(ValueError, match="the resolver must return IP addresses, not 'x'"):
         connect(1, "somewhere", resolver=resolver("x"))
     with pytest.raises(socket.gaierror):
@@ -401,7 +385,7 @@ def test_a_resolver_is_asked_and_what_it_says_is_checked() -> None:
         connect(1, "somewhere", resolver=fail)
 
 
-def test_family_chooses_and_a_literal_of_another_one_is_an_error() -> None:
+def test_only_addresses_of_the_family_are_tried_and_a_literal_of_another_one_is_an_error() -> None:
     with listener() as port:
         with connect(port, "somewhere", family=4, resolver=both) as conn:
             assert conn.attempted_addresses == (f"127.0.0.1:{port}",)
@@ -437,7 +421,7 @@ def test_the_address_that_was_really_reached_is_looked_up_too() -> None:
     assert [event.address for event in seen] == [f"0.0.0.0:{port}"]
 
 
-def test_one_that_is_reset_before_its_address_is_known_is_not_used(
+def test_a_connection_that_is_reset_before_its_address_is_known_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Reset(socket.socket):
@@ -461,6 +445,16 @@ def test_an_error_without_a_common_kind_is_a_connect_error() -> None:
     with pytest.raises(ConnectError) as caught:
         connect(port, "somewhere", block_list=["::1"], resolver=both)
     assert not isinstance(caught.value, (PermissionError, ConnectionRefusedError))
+
+
+def test_an_attempt_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    port = closed_port()
+    with caplog.at_level("DEBUG", "netkit"), pytest.raises(ConnectionRefusedError):
+        connect(port, "127.0.0.1")
+    assert caplog.messages[-2:] == [
+        f"connecting to 127.0.0.1:{port}",
+        f"127.0.0.1:{port}: connection refused",
+    ]
 
 
 # --- Again ---
@@ -496,13 +490,13 @@ def test_the_last_round_has_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_thread_cancels_an_attempt_and_a_pause() -> None:
     for port, options in ((closed_port(), {"retry": 100}), (None, {})):
         cancel = netkit.Cancel()
-        with deaf() as silent:
+        with full_listener() as (_, silent):
             threading.Timer(0.03, cancel.cancel).start()
             with pytest.raises(CancelledError):
                 connect(port or silent, "127.0.0.1", cancel=cancel, **options)
 
 
-def test_what_was_cancelled_before_is_not_begun() -> None:
+def test_a_call_that_is_cancelled_before_it_begins_attempts_nothing() -> None:
     cancel = netkit.Cancel()
     cancel.cancel()
     with listener() as port, observed(events.AttemptStarted) as seen:
@@ -557,7 +551,7 @@ def test_a_certificate_is_for_an_address_without_its_zone(tmp_path: Path) -> Non
             assert says_hello(conn)
 
 
-def test_whoever_says_so_verifies_nothing() -> None:
+def test_a_client_need_not_verify_the_server() -> None:
     with secure_server() as port, connect(port, tls=True, tls_verify=False) as conn:
         assert says_hello(conn)
 
@@ -574,42 +568,8 @@ def test_the_handshake_counts_for_the_timeout() -> None:
         connect(port, "127.0.0.1", tls=True, tls_verify=False, connect_timeout=0.1)
 
 
-def test_a_context_of_ones_own_has_its_certificates() -> None:
+def test_options_about_certificates_are_refused_beside_a_context() -> None:
     with pytest.raises(ValueError, match="tls_ca has no effect on a context of your own"):
         connect(1, tls=contexts()[1], tls_ca="x")
     with pytest.raises(netkit.TlsConfigError):
         connect(1, tls=True, tls_ca="/nonexistent")
-
-
-# --- Others ---
-
-
-def test_a_peer_that_has_died_is_probed_for() -> None:
-    with tcp_pair() as (ours, _):
-        sockets.set_keep_alive(ours, True, 5)
-        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-
-
-def test_a_client_that_is_reset_sees_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        with connect(sock.getsockname()[1], "127.0.0.1") as conn:
-            reset(sock.accept()[0])
-            with pytest.raises(ConnectionResetError):
-                conn.read()
-
-
-def test_an_attempt_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    port = closed_port()
-    with caplog.at_level("DEBUG", "netkit"), pytest.raises(ConnectionRefusedError):
-        connect(port, "127.0.0.1")
-    assert caplog.messages[-2:] == [
-        f"connecting to 127.0.0.1:{port}",
-        f"127.0.0.1:{port}: connection refused",
-    ]
-
-
-def test_a_plain_socket_may_talk_to_the_same_server() -> None:
-    with serving(shout) as server, client(server) as sock:
-        sock.sendall(b"x\n")
-        sock.shutdown(socket.SHUT_WR)
-        assert receive_all(sock) == b"X\n"

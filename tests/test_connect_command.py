@@ -1,4 +1,4 @@
-"""netkit connect: what it sends, receives and says, and how it ends; beside nc, ncat and socat."""
+"""netkit connect, also together with nc, ncat and socat."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from support import (
     ROOT,
     Cli,
     Program,
+    full_listener,
     in_thread,
     needs_ipv6,
     receive_exactly,
@@ -87,12 +88,12 @@ def free_port() -> int:
 # Both ways
 
 
-def test_what_comes_back_is_what_was_sent_byte_for_byte(run: Run) -> None:
+def test_an_echo_is_the_same_byte_for_byte(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         assert run("127.0.0.1", port_of(server), data=BINARY) == (0, BINARY, [])
 
 
-def test_without_a_host_it_is_this_machine_and_v_says_what_was_done(run: Run) -> None:
+def test_it_connects_to_this_machine_by_default_and_v_reports_each_step(run: Run) -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
         port = port_of(server)
         status, out, lines = run("-v", port)
@@ -104,7 +105,9 @@ def test_without_a_host_it_is_this_machine_and_v_says_what_was_done(run: Run) ->
 
 
 @pytest.mark.parametrize("half_close", [True, False])
-def test_the_end_of_input_is_told_unless_it_is_not_wanted(run: Run, half_close: bool) -> None:
+def test_the_end_of_input_is_passed_on_unless_an_option_forbids_it(
+    run: Run, half_close: bool
+) -> None:
     ended = []
 
     def handler(conn: netkit.Connection) -> None:
@@ -133,7 +136,7 @@ def test_a_file_is_sent_to_its_end_although_the_server_has_ended_its_side(run: R
     assert got == [BINARY]
 
 
-def test_lines_end_with_crlf_if_that_is_wanted(run: Run) -> None:
+def test_an_option_ends_lines_with_crlf(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         _, out, _ = run("--crlf", port_of(server), data=b"a\nb\r\nc\rd\n")
     assert out == b"a\r\nb\r\nc\rd\r\n"
@@ -148,7 +151,7 @@ def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
     ]
 
 
-def test_what_comes_is_dumped_in_hex_if_that_is_wanted(run: Run) -> None:
+def test_an_option_dumps_the_input_in_hex(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         _, out, _ = run("--hex", port_of(server), data=b"hello\x00")
     assert out == f"00000000  {'68 65 6c 6c 6f 00':47}  |hello.|\n".encode()
@@ -258,7 +261,7 @@ def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
         assert run("--listen", port) == (1, b"", [line])
 
 
-def test_an_address_that_is_not_there_gives_way_to_the_next(
+def test_the_next_address_is_tried_if_this_machine_does_not_have_the_first(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -276,7 +279,7 @@ def test_an_address_that_is_not_there_gives_way_to_the_next(
     assert "EADDRINUSE" in lines[0]
 
 
-# Whether it can
+# Failures
 
 
 def test_a_probe_says_whether_the_port_is_open(run: Run) -> None:
@@ -287,14 +290,14 @@ def test_a_probe_says_whether_the_port_is_open(run: Run) -> None:
     assert run("--probe", "127.0.0.1", port) == (1, b"", [line])
 
 
-def test_a_name_that_there_is_not_is_named(run: Run) -> None:
+def test_an_unknown_name_is_named_in_the_error(run: Run) -> None:
     status, _, (line,) = run("nobody.invalid", "80")
     assert status == 1
     assert line.startswith("netkit: error: cannot connect to nobody.invalid:80: ")
     assert run("x" * 70, "80").status == 1
 
 
-def test_it_tries_again_as_often_as_is_wanted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_repeats_the_attempts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     port, servers = free_port(), []
 
     def late(self: Dialler, _: float) -> None:
@@ -309,17 +312,10 @@ def test_it_tries_again_as_often_as_is_wanted(run: Run, monkeypatch: pytest.Monk
 
 
 def test_connecting_has_a_time_limit(run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        address = full.getsockname()
-        with contextlib.ExitStack() as stack:
-            for _ in range(2):  # as many as the queue holds
-                sock = stack.enter_context(socket.socket())
-                sock.setblocking(False)
-                sock.connect_ex(address)
-            status, _, lines = run("--timeout", "0.1", "127.0.0.1", address[1])
+    with full_listener() as (host, port):
+        status, _, lines = run("--timeout", "0.1", host, port)
     assert status == 1
-    name = f"127.0.0.1:{address[1]}"
-    assert lines == [f"netkit: error: connect to {name} timed out: no answer in time"]
+    assert lines == [f"netkit: error: connect to {host}:{port} timed out: no answer in time"]
 
 
 def test_silence_has_a_time_limit(run: Run) -> None:
@@ -341,7 +337,7 @@ def test_waiting_for_the_one_client_has_a_time_limit(run: Run) -> None:
     assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
 
 
-def test_the_one_client_may_be_silent_for_a_time_only(run: Run) -> None:
+def test_the_silence_of_the_one_client_has_a_time_limit(run: Run) -> None:
     with listening("--idle-timeout", "50ms", "0") as server, server.connect():
         assert server.wait() == 1
     assert server.lines[-1].endswith("for 0.05 seconds")
@@ -361,9 +357,7 @@ def test_w_bounds_connecting_and_silence_and_the_long_options_come_first() -> No
 
 
 @needs_ipv6
-def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_choose_the_family_of_addresses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
         (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
         (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
@@ -406,7 +400,7 @@ def test_it_uses_addresses_of_one_family_only_if_that_is_wanted(
 
 
 @pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
-def test_it_connects_from_where_is_wanted(run: Run, source: str) -> None:
+def test_it_connects_from_the_source_address(run: Run, source: str) -> None:
     port = free_port()
     with serving(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as server:
         source = source.replace("PORT", str(port))
@@ -428,7 +422,7 @@ def test_a_reset_is_a_failure(run: Run) -> None:
         )
 
 
-def test_a_server_that_takes_no_more_is_a_failure_and_its_last_word_is_shown(
+def test_a_server_that_reads_no_more_is_a_failure_and_its_last_bytes_are_shown(
     run: Run, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "s")
@@ -463,7 +457,7 @@ def test_a_server_that_takes_no_more_is_a_failure_and_its_last_word_is_shown(
         (["--receive", "/dev/full"], "cannot write to /dev/full: no space left on device"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(run: Run, arguments: list[str], line: str) -> None:
+def test_the_error_of_a_file_names_it(run: Run, arguments: list[str], line: str) -> None:
     with serving(netkit.EchoHandler) as server:
         assert run(*arguments, port_of(server), data=b"x") == (1, b"", [f"netkit: error: {line}"])
 
@@ -537,7 +531,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ),
     ],
 )
-def test_a_wrong_use_is_told_in_one_line(run: Run, arguments: str, message: str) -> None:
+def test_a_wrong_use_is_an_error_of_one_line(run: Run, arguments: str, message: str) -> None:
     line = f"netkit connect: error: {message} (see netkit connect --help)"
     assert run(*arguments.split()) == (2, b"", [line])
 
@@ -553,7 +547,9 @@ def certificates() -> Any:
     return files()
 
 
-def test_tls_is_spoken_with_who_can_be_trusted(run: Run, certificates: Any) -> None:
+def test_a_server_must_have_a_certificate_of_a_trusted_authority(
+    run: Run, certificates: Any
+) -> None:
     with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
         port = port_of(server)
         options = ("--tls", "--tls-ca", certificates.ca, "-v")
@@ -573,7 +569,7 @@ def test_tls_is_spoken_with_who_can_be_trusted(run: Run, certificates: Any) -> N
         assert "/nowhere" in line
 
 
-def test_openssl_is_talked_to(run: Run, certificates: Any) -> None:
+def test_it_works_with_a_server_of_openssl(run: Run, certificates: Any) -> None:
     port = free_port()
     command = [tool("openssl"), "s_server", "-rev", "-quiet", "-naccept", "1"]
     command += ["-accept", f"127.0.0.1:{port}", "-cert", certificates.server]
@@ -583,7 +579,7 @@ def test_openssl_is_talked_to(run: Run, certificates: Any) -> None:
     assert (status, out) == (0, b"olleh\n")
 
 
-def test_an_option_of_tls_asks_for_tls(run: Run, certificates: Any) -> None:
+def test_each_option_about_tls_implies_tls(run: Run, certificates: Any) -> None:
     with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
         port = port_of(server)
         for options in (["--insecure"], ["--tls-ca", certificates.ca]):
@@ -644,7 +640,7 @@ def test_the_one_client_speaks_tls(run: Run, certificates: Any) -> None:
         assert any(line.endswith("connected with TLSv1.3") for line in server.lines)
 
 
-def test_the_one_client_may_get_a_certificate_made_for_it(run: Run) -> None:
+def test_the_certificate_for_the_one_client_may_be_self_signed(run: Run) -> None:
     pytest.importorskip("cryptography")
     with listening("--tls-self-signed", "0") as server:
         result = run("--insecure", server.port, data=b"hello")
@@ -659,7 +655,7 @@ def test_one_client_that_does_not_speak_tls_is_a_failure(certificates: Any) -> N
     assert server.lines[-1].startswith("netkit: error: ")
 
 
-def test_a_certificate_that_cannot_be_used_is_told_before_a_client_comes(run: Run) -> None:
+def test_an_invalid_certificate_is_an_error_before_a_client_comes(run: Run) -> None:
     status, _, (line,) = run("--listen", "--tls-cert", "/nowhere", "0")
     assert status == 1
     assert "/nowhere" in line
@@ -681,7 +677,7 @@ def test_it_ends_with_the_server_although_input_is_open() -> None:
             assert program.lines == []
 
 
-def test_ctrl_c_ends_it_without_a_word() -> None:
+def test_ctrl_c_ends_it_without_output() -> None:
     with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
         assert program.process.stdin and program.process.stdout
         program.process.stdin.write(b"hello")
@@ -741,7 +737,7 @@ def shell(command: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def test_what_a_pipe_brings_a_little_later_is_still_sent() -> None:
+def test_late_input_from_a_pipe_is_still_sent() -> None:
     got = []
 
     def handler(conn: netkit.Connection) -> None:

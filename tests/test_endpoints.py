@@ -1,4 +1,4 @@
-"""The grammar of addresses to listen on: what it means, and what is wrong with what is none."""
+"""The grammar of addresses to listen on, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from netkit.endpoints import Endpoint
         ("fd:3", Endpoint("fd", fd=3)),
     ],
 )
-def test_an_address_is_taken_apart(text: str, expected: Endpoint, linux: None) -> None:
+def test_an_address_is_parsed(text: str, expected: Endpoint, linux: None) -> None:
     assert Endpoint.parse(text) == expected
 
 
@@ -89,13 +89,13 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has none"),
     ],
 )
-def test_what_is_no_address_is_told_in_one_line(text: str, message: str, linux: None) -> None:
+def test_an_invalid_address_is_an_error_of_one_line(text: str, message: str, linux: None) -> None:
     with pytest.raises(ValueError, match="^") as caught:
         Endpoint.parse(text)
     assert str(caught.value) == message
 
 
-# What somebody may write for an address: pieces of one in any order, or anything at all.
+# Pieces of addresses in any order, or any text.
 pieces = ["unix:", "@", "fd:", "/run/x", "x", "*", "[::1]", "[", "]", "::1", "127.0.0.1", "%eth0"]
 pieces += [":", "80", "65536", "0", "-1", "?", "&", "=", "mode", "mode=660", "owner=a:b", "owner="]
 pieces += ["ipv6_only=on", "reuse_port=off", "\0", "\n", "\x1b", "\u0661", "\udcff", "9" * 5000]
@@ -117,7 +117,7 @@ def test_any_text_is_an_address_or_a_value_error_of_one_line(text: str) -> None:
 
 
 def check(found: Endpoint) -> None:
-    """That what was parsed can be meant, and is the same when it is given by keyword."""
+    """Check that an endpoint is valid, and equals one that is made of keywords."""
     assert found.kind in ("tcp", "unix", "fd")
     assert 0 <= found.port <= 65535
     assert (found.kind == "fd") == (found.fd >= 0)
@@ -148,7 +148,7 @@ def test_abstract_names_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"fd": 0}, Endpoint("fd", fd=0)),
     ],
 )
-def test_it_can_be_given_by_keyword(given: dict[str, Any], expected: Endpoint) -> None:
+def test_an_endpoint_can_be_made_of_keywords(given: dict[str, Any], expected: Endpoint) -> None:
     assert Endpoint.of(**given) == expected
 
 
@@ -201,7 +201,7 @@ def test_it_can_be_given_by_keyword(given: dict[str, Any], expected: Endpoint) -
         ({"fd": True}, TypeError, "fd must be the number of a descriptor, not True"),
     ],
 )
-def test_what_cannot_be_meant_is_told(
+def test_an_invalid_keyword_is_an_error_that_names_it(
     given: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as caught:

@@ -1,4 +1,4 @@
-"""The files of Unix sockets: whose they are, who may remove them; and the peer's credentials."""
+"""The files of Unix sockets are made and removed safely; and the credentials of a peer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,22 @@ def sock() -> Iterator[socket.socket]:
 
 
 def leave_dead(path: str) -> None:
-    """What a server leaves that is killed."""
+    """Leave the file of a server that was killed."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
 
 
 def inode(path: str) -> int:
     return os.lstat(path).st_ino
+
+
+@contextlib.contextmanager
+def umask_of(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def refuse(sock: socket.socket, path: str, reason: str) -> None:
@@ -114,7 +123,7 @@ def test_a_live_server_of_datagrams_keeps_its_file(path: str, sock: socket.socke
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
-def test_what_is_no_socket_is_never_removed(
+def test_a_file_that_is_no_socket_is_never_removed(
     path: str, sock: socket.socket, kind: str, tmp_path: Path
 ) -> None:
     if kind == "file":
@@ -148,34 +157,23 @@ def test_a_server_that_cannot_be_asked_keeps_its_file(
     refuse(sock, path, "it is not known whether a server listens there")
 
 
-def test_a_file_that_is_gone_before_it_is_looked_at_is_no_matter(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("owner", "call"), [(os, "stat"), (socket.socket, "connect")])
+def test_a_dead_servers_file_may_be_removed_by_another_program_meanwhile(
+    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
 ) -> None:
     leave_dead(path)
-    look, looked = unixsocket.os.lstat, []
+    original = getattr(owner, call)
 
-    def lstat(name: str) -> os.stat_result:
-        if not looked:
-            looked.append(name)
-            os.unlink(name)
-        return look(name)
+    def removing(*arguments: Any, **options: Any) -> Any:
+        os.unlink(path)
+        setattr(owner, call, original)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(unixsocket.os, "lstat", lstat)
-    assert bind(sock, path) is not None
-
-
-def test_one_that_goes_between_two_looks_is_no_matter(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_dead(path)
-
-    class Late(socket.socket):
-        def connect(self, name: Any) -> None:
-            os.unlink(name)
-            super().connect(name)
-
-    monkeypatch.setattr(socket, "socket", Late)
-    assert bind(sock, path) is not None
+    monkeypatch.setattr(owner, call, removing)
+    file = bind(sock, path)
+    assert file is not None
+    assert getattr(owner, call) is original
+    assert file.is_ours()
 
 
 @pytest.mark.parametrize("_", range(5))
@@ -202,7 +200,7 @@ def test_of_many_that_start_at_once_one_gets_a_dead_ones_name(path: str, _: int)
         file.check()
 
 
-def test_a_folder_that_another_program_keeps_locked_costs_a_little_time_only(
+def test_a_server_starts_although_another_program_keeps_the_folder_locked(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
@@ -213,7 +211,7 @@ def test_a_folder_that_another_program_keeps_locked_costs_a_little_time_only(
     os.close(folder)
 
 
-def test_a_folder_that_cannot_be_locked_is_bound_in_without(
+def test_a_server_starts_in_a_folder_that_cannot_be_opened(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(*_: Any) -> int:
@@ -223,7 +221,7 @@ def test_a_folder_that_cannot_be_locked_is_bound_in_without(
     assert bind(sock, path) is not None
 
 
-def test_a_server_that_has_lost_its_name_before_it_listened_is_told(
+def test_a_server_that_has_lost_its_name_before_it_listens_gets_an_error(
     path: str, sock: socket.socket
 ) -> None:
     file = bind(sock, path)
@@ -273,50 +271,39 @@ def test_a_file_that_cannot_be_removed_is_left(
 def test_the_file_has_the_mode_it_is_given_whatever_the_umask(
     path: str, sock: socket.socket, mode: int, umask: int
 ) -> None:
-    before = os.umask(umask)
-    try:
+    with umask_of(umask):
         bind(sock, path, mode)
-    finally:
-        os.umask(before)
     assert stat.S_IMODE(os.lstat(path).st_mode) == mode
 
 
-class Swapping(socket.socket):
-    """Another program takes the name as soon as it is bound, and leaves something else there."""
+def taken_meanwhile(leave: Callable[[str], object]) -> socket.socket:
+    """A socket whose name another program takes after `bind`; `leave` puts a file there."""
 
-    def leave(self, path: str) -> None:
-        raise NotImplementedError
+    class Taken(socket.socket):
+        def bind(self, path: Any) -> None:
+            super().bind(path)
+            os.rename(path, "away")
+            leave(path)
 
-    def bind(self, path: Any) -> None:
-        super().bind(path)
-        os.rename(path, "away")
-        self.leave(path)
-
-
-class LeavingLink(Swapping):
-    def leave(self, path: str) -> None:
-        os.symlink("secret", path)
+    return Taken(socket.AF_UNIX)
 
 
-class LeavingFile(Swapping):
-    def leave(self, path: str) -> None:
-        os.link("secret", path)
-
-
-class LeavingNothing(Swapping):
-    def leave(self, path: str) -> None:
-        pass
-
-
-@pytest.mark.parametrize("kind", [LeavingLink, LeavingFile, LeavingNothing])
+@pytest.mark.parametrize(
+    ("leave", "stays"),
+    [
+        (lambda path: os.symlink("secret", path), True),
+        (lambda path: os.link("secret", path), True),
+        (lambda path: None, False),
+    ],
+)
 @pytest.mark.parametrize("mode", [0o666, 0o777, None])
 def test_no_other_file_is_changed_or_removed_if_the_name_is_taken_meanwhile(
-    path: str, kind: type[Swapping], mode: int | None
+    path: str, leave: Callable[[str], object], stays: bool, mode: int | None
 ) -> None:
     Path("secret").write_text("secret")
     os.chmod("secret", 0o600)
     before = os.lstat("secret")
-    with kind(socket.AF_UNIX) as sock:
+    with taken_meanwhile(leave) as sock:
         with pytest.raises(
             OSError, match="another program has just taken it|the folder does not exist"
         ) as caught:
@@ -324,7 +311,7 @@ def test_no_other_file_is_changed_or_removed_if_the_name_is_taken_meanwhile(
     assert caught.value.errno in (errno.EADDRINUSE, errno.ENOENT)
     after = os.lstat("secret")
     assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
-    assert os.path.lexists(path) is (kind is not LeavingNothing)
+    assert os.path.lexists(path) is stays
 
 
 @linux
@@ -349,13 +336,12 @@ def test_only_the_file_that_was_looked_at_gets_the_mode(
 @root
 @linux
 def test_a_socket_of_another_user_never_gets_the_mode(path: str) -> None:
-    class LeavingTheirs(Swapping):
-        def leave(self, path: str) -> None:
-            leave_dead(path)
-            os.chown(path, 4321, 4321)
-            os.chmod(path, 0o600)
+    def leave(path: str) -> None:
+        leave_dead(path)
+        os.chown(path, 4321, 4321)
+        os.chmod(path, 0o600)
 
-    with LeavingTheirs(socket.AF_UNIX) as sock:
+    with taken_meanwhile(leave) as sock:
         with pytest.raises(OSError, match="another program has just taken it"):
             bind(sock, path, 0o666)
     assert stat.S_IMODE(os.lstat(path).st_mode) == 0o600
@@ -370,12 +356,8 @@ def test_the_file_never_has_a_wider_mode_than_it_is_to_have(path: str) -> None:
             super().bind(path)
             modes.append(stat.S_IMODE(os.lstat(path).st_mode))
 
-    before = os.umask(0o002)
-    try:
-        with Watched(socket.AF_UNIX) as sock:
-            bind(sock, path, 0o660)
-    finally:
-        os.umask(before)
+    with umask_of(0o002), Watched(socket.AF_UNIX) as sock:
+        bind(sock, path, 0o660)
     assert modes == [0o660]
 
 
@@ -384,19 +366,16 @@ def test_without_proc_a_mode_that_must_be_changed_is_an_error(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unixsocket.os.path, "lexists", lambda _: False)
-    before = os.umask(0o077)
-    try:
+    with umask_of(0o077):
         with pytest.raises(OSError, match="without /proc, mode and owner cannot be changed") as it:
             bind(sock, path, 0o660)
         assert it.value.errno == errno.EOPNOTSUPP
         assert os.listdir() == []
         with socket.socket(socket.AF_UNIX) as another:
             bind(another, path, 0o600)
-    finally:
-        os.umask(before)
 
 
-def test_where_a_call_takes_a_name_it_follows_no_link(
+def test_mode_and_owner_are_changed_without_following_links_on_other_systems(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unixsocket.sys, "platform", "darwin")
@@ -414,7 +393,7 @@ def test_where_a_call_takes_a_name_it_follows_no_link(
     ]
 
 
-def test_a_dead_ones_name_that_is_taken_meanwhile_is_not_removed(
+def test_a_new_file_in_the_place_of_a_dead_servers_is_not_removed(
     path: str, sock: socket.socket
 ) -> None:
     leave_dead(path)
@@ -434,9 +413,7 @@ def test_a_dead_ones_name_that_is_taken_meanwhile_is_not_removed(
     assert Path(path).is_file()
 
 
-def test_a_file_in_a_folder_that_is_another_one_by_now_stays(
-    path: str, sock: socket.socket
-) -> None:
+def test_a_file_in_a_new_folder_of_the_same_name_stays(path: str, sock: socket.socket) -> None:
     os.mkdir("folder")
     file = bind(sock, f"folder/{path}")
     assert file is not None
@@ -471,11 +448,8 @@ def test_nobody_can_connect_before_the_file_has_its_mode(
             outcomes.append(peer.connect_ex(path))
 
     monkeypatch.setattr(unixsocket.os, "chmod", chmod)
-    before = os.umask(0o777)
-    try:
+    with umask_of(0o777):
         bind(sock, path, 0o600, backlog=1)
-    finally:
-        os.umask(before)
     assert outcomes == [errno.ECONNREFUSED]
 
 
@@ -504,7 +478,7 @@ def test_the_file_may_be_given_to_others_by_number(path: str, sock: socket.socke
         (":no-such-group", "owner ':no-such-group': getgrnam(): name not found: 'no-such-group'"),
     ],
 )
-def test_an_owner_that_there_is_not_is_told_and_nothing_is_bound(
+def test_an_unknown_owner_is_an_error_and_nothing_is_bound(
     path: str, sock: socket.socket, owner: str, text: str
 ) -> None:
     with pytest.raises(ValueError, match="^") as caught:
@@ -526,13 +500,13 @@ def test_a_file_that_cannot_be_given_away_is_removed_again(
     assert not os.path.exists(path)
 
 
-def test_a_folder_that_there_is_not_is_told(sock: socket.socket, path: str) -> None:
+def test_a_missing_folder_is_named_in_the_error(sock: socket.socket, path: str) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         bind(sock, "none/x")
     assert caught.value.strerror == "cannot bind to none/x: the folder does not exist (ENOENT)"
 
 
-def test_a_path_that_is_too_long_is_told(sock: socket.socket) -> None:
+def test_a_path_that_is_too_long_is_named_in_the_error(sock: socket.socket) -> None:
     with pytest.raises(OSError, match=r"^cannot bind to /x+: AF_UNIX path too long$"):
         bind(sock, "/" + "x" * 108)
 
@@ -588,7 +562,7 @@ class Answering:
         return self._answer
 
 
-def test_where_the_process_is_hidden_there_are_its_user_and_group(
+def test_a_system_without_the_process_of_the_peer_tells_user_and_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
@@ -597,7 +571,7 @@ def test_where_the_process_is_hidden_there_are_its_user_and_group(
     assert peer_credentials(Answering(answer)) == PeerCredentials(None, 501, 20)
 
 
-def test_where_the_system_does_not_tell_it_is_an_error(
+def test_a_system_without_credentials_is_an_error(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
