@@ -335,10 +335,12 @@ class Connection(SecurableStream):
 
     def _leave_socket(self) -> None:
         with self._lock:
-            if self._closed and not self._waiting and self._writing != IN_SOCKET:
-                self._release()
+            last = self._closed and not self._waiting and self._writing != IN_SOCKET
+        if last:
+            self._release()
 
     def _release(self) -> None:
+        """Called without a lock: a subclass tells others of it."""
         with self._lock:
             self._changed = self._closed = True
             sockets.force_close(self.socket)
@@ -380,7 +382,7 @@ class Connection(SecurableStream):
                     wait = sockets.seconds_until_quiet(sock, QUIET_SECONDS)
                     if wait:
                         return wait
-                elif not self._is_idle():
+                elif not self._waiting or self._has_begun():
                     return None
                 self._input_shut = True
                 sockets.shut_down(sock, socket.SHUT_RD)

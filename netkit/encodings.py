@@ -12,7 +12,6 @@ from __future__ import annotations
 import binascii
 import codecs
 import functools
-import math
 import re
 import sys
 from collections.abc import Callable
@@ -117,14 +116,8 @@ class IncrementalDecoder:
         self._restart()
 
     def _restart(self) -> None:
-        self._decode = _incremental(self.encoding)
+        self._decode = _incremental(self.encoding, self.max_message)
         self._kept = bytearray()
-        self._most: float = MAX_KEPT
-        self._longest: float = math.inf  # a whole stream
-        if isinstance(self._decode, _Whole):
-            self._most = math.inf if self.max_message is None else self.max_message
-            if self._decode.quadratic:
-                self._longest = MAX_KEPT
 
     @property
     def pending(self) -> bool:
@@ -139,28 +132,21 @@ class IncrementalDecoder:
         """
         raw = data if type(data) is bytes else _raw(data)
         decode, kept = self._decode, self._kept
-        if len(kept) + len(raw) > self._longest:
-            self._restart()
-            raise MessageTooLongError(MAX_KEPT, option=None, what=f"text in {self.encoding}")
         if final:  # first, because a codec may raise
             self._restart()
-        if kept:
-            kept += raw
-            text, used = decode(kept, final)
-            del kept[:used]
-        else:
-            text, used = decode(raw, final)
-            if used < len(raw):
-                kept += raw[used:]
-        if len(self._kept) > self._most:
+        try:
+            if kept:
+                kept += raw
+                text, used = decode(kept, final)
+                del kept[:used]
+            else:
+                text, used = decode(raw, final)
+                if used < len(raw):
+                    kept += raw[used:]
+        except MessageTooLongError:
             self._restart()
-            raise self._too_much()
+            raise
         return text
-
-    def _too_much(self) -> MessageTooLongError:
-        if self.max_message is not None and isinstance(self._decode, _Whole):
-            return MessageTooLongError(self.max_message)
-        return MessageTooLongError(MAX_KEPT, option=None, what=f"character of {self.encoding}")
 
 
 # --- Names ---
@@ -305,7 +291,7 @@ def _decode_whole(data: bytes | bytearray, encoding: str) -> str:
     return data.decode(encoding, "strict" if strict else "replace")
 
 
-def _incremental(encoding: str) -> _Decode:
+def _incremental(encoding: str, max_message: int | None) -> _Decode:
     """Decodes one stream: with Python's incremental decoder if it gives what ``decode`` gives."""
     node = _lookup(encoding)
     if node:
@@ -316,23 +302,24 @@ def _incremental(encoding: str) -> _Decode:
     if codec.name == "utf-32":
         return _byte_order(codecs.utf_32_ex_decode)
     if codec.incrementaldecoder is None or codec.name in _AT_THE_END:
-        return _Whole(encoding)
-    return _patient(codec.incrementaldecoder("replace"))
+        return _whole(encoding, max_message)
+    return _patient(codec.incrementaldecoder("replace"), encoding)
 
 
-class _Whole:
-    """Decodes nothing before the end.
+def _whole(encoding: str, max_message: int | None) -> _Decode:
+    """Decodes nothing before the end."""
+    # The time that these two take grows with the square of the size: 64 KiB take a second. (idna
+    # decodes labels of punycode, which were of any length before Python 3.13.)
+    quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
 
-    `quadratic`: in a time that grows with the square of its size: 64 KiB take a second.
-    """
+    def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
+        if quadratic and len(data) > MAX_KEPT:
+            raise MessageTooLongError(MAX_KEPT, option=None, what=f"text in {encoding}")
+        if max_message is not None and len(data) > max_message:
+            raise MessageTooLongError(max_message)
+        return (_decode_whole(data, encoding), len(data)) if final else ("", 0)
 
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding
-        # idna decodes labels of punycode, which were of any length before Python 3.13.
-        self.quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
-
-    def __call__(self, data: bytes | bytearray, final: bool) -> tuple[str, int]:
-        return (_decode_whole(data, self._encoding), len(data)) if final else ("", 0)
+    return decode
 
 
 def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> _Decode:
@@ -349,7 +336,7 @@ def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> _Decode:
     return decode
 
 
-def _patient(decoder: codecs.IncrementalDecoder) -> _Decode:
+def _patient(decoder: codecs.IncrementalDecoder, encoding: str) -> _Decode:
     """Decodes with `decoder`, whose incomplete bytes are given back, so that they are counted here.
 
     The iso2022 decoders raise after 9 bytes of what may yet become an escape sequence. No text has
@@ -361,6 +348,7 @@ def _patient(decoder: codecs.IncrementalDecoder) -> _Decode:
         nonlocal waiting
         if final:
             return decoder.decode(bytes(data), True), len(data)
+        text, used = "", 0
         if not waiting:
             state = decoder.getstate()
             try:
@@ -372,8 +360,10 @@ def _patient(decoder: codecs.IncrementalDecoder) -> _Decode:
                 incomplete, flags = decoder.getstate()
                 if incomplete:
                     decoder.setstate((b"", flags))
-                return text, len(data) - len(incomplete)
-        return "", 0
+                used = len(data) - len(incomplete)
+        if len(data) - used > MAX_KEPT:
+            raise MessageTooLongError(MAX_KEPT, option=None, what=f"character of {encoding}")
+        return text, used
 
     return decode
 

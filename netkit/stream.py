@@ -227,22 +227,19 @@ class Stream(Reader, Ends):
     def _has_more(self) -> bool:
         """Whether there is a part of a message, or something to receive, without a wait."""
         return (
-            bool(self._buffer)
-            or self._is_shaking_hands()
-            or (self.tls is not None and (self.tls.pending() or self.tls.within_record()))
+            self._has_begun()
+            or (self.tls is not None and self.tls.pending())
             or sockets.readable(self.socket)
         )
 
-    def _is_shaking_hands(self) -> bool:
-        """Whether the peer has begun to."""
-        shaking = self._handshaking
-        return shaking is not None and shaking.fed > 0
-
-    def _is_idle(self) -> bool:
-        """Whether its thread waits for a message, or for TLS, of which nothing has come."""
-        tls = self.tls
-        begun = self._is_shaking_hands() or (tls is not None and tls.within_record())
-        return self._waiting and not (begun or self._buffer)
+    def _has_begun(self) -> bool:
+        """Whether a part of a message, or of a handshake, has come."""
+        shaking, tls = self._handshaking, self.tls
+        return (
+            bool(self._buffer)
+            or (shaking is not None and shaking.fed > 0)
+            or (tls is not None and tls.within_record())
+        )
 
     def _note_end(self) -> bytes:
         if self._interruption is not None or (self.was_cut and self._buffer):

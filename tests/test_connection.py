@@ -1298,3 +1298,22 @@ def test_lines_that_have_been_split_ahead_of_time_are_pending() -> None:
         assert next(lines) == "two"
         assert conn.pending == len(b"\nthr")
         assert conn.peek() == b"\nthr"
+
+
+def test_observers_of_the_end_of_a_connection_may_have_other_threads_use_it() -> None:
+    def use(event: Any) -> None:
+        if isinstance(event, netkit.events.ConnectionClosed):
+            with in_thread(conn.cut):  # which needs the lock of the connection
+                pass
+            ended.append(conn)
+
+    ended: list[Connection] = []
+    with netkit.create_server().listen(0, "127.0.0.1") as server:
+        with netkit.connect(server.address.port, "127.0.0.1"):
+            conn = next(iter(server))
+            unsubscribe = netkit.events.subscribe(use)
+            try:
+                conn.destroy()
+            finally:
+                unsubscribe()
+    assert ended == [conn]
