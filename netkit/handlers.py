@@ -1,16 +1,12 @@
-"""The class of handlers to derive from, and three that ship."""
+"""The base class of handlers, and the three handlers that netkit comes with."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, ClassVar
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 from . import events
 from .connection import Connection
@@ -18,17 +14,18 @@ from .encodings import encode_separator, printable
 from .errors import LineTooLongError
 from .forks import call_in_children
 from .logs import in_bytes
+from .writing import write_all
 
 
 class Handler:
-    """Serves one client; made anew for each. Derive from it and override what you need.
+    """Serves one client; each client gets a new object. Derive a class and override its methods.
 
     `connected` is called first, `received` with each chunk of input, and `closed` last, whatever
-    happened before; or override `handle` and read the connection yourself. All of them run in the
+    happened before. Or override `handle`, and read the connection there. All of them run in the
     client's own thread and may block. The connection is closed politely after `handle`, even if it
     raised, and before `closed`.
 
-    Settings of a class are class attributes. A server gives others with ``handler_args``::
+    The settings of a class are class attributes. ``handler_args`` of a server changes them::
 
         class Greeter(netkit.Handler):
             greeting = "hello\\n"
@@ -38,7 +35,7 @@ class Handler:
     """
 
     def __init__(self, conn: Connection, **settings: Any) -> None:
-        """As `check_settings` for settings that there are not."""
+        """TypeError for a setting that the class does not have, as by `check_settings`."""
         self.conn = conn
         if settings:
             self.check_settings(settings)
@@ -46,7 +43,7 @@ class Handler:
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """TypeError for a setting that the class has no attribute for. Override it to check more.
+        """TypeError for a setting without a class attribute. Override it to check more.
 
         A server calls it once, before any client comes.
         """
@@ -60,92 +57,49 @@ class Handler:
         return self.conn.server
 
     def connected(self) -> None:
-        """The client is there; nothing has been read yet."""
+        """Called first; nothing has been read yet."""
 
     def handle(self) -> None:
-        """Serve the client until this returns. As it stands: `received` with each chunk."""
+        """Serve the client until this returns: here, by calling `received` with each chunk."""
         for data in self.conn:
             self.received(data)
 
     def received(self, data: Any) -> None:
-        """A chunk of input has come: bytes, or str after ``self.conn.set_encoding``."""
+        """Called with each chunk of input: bytes, or str after ``self.conn.set_encoding``."""
 
     def closed(self) -> None:
-        """The connection is closed; its addresses and counts are still there."""
+        """Called last. The connection is closed; its addresses and counts can still be read."""
 
 
 class EchoHandler(Handler):
-    """Sends back every byte it gets, while they come."""
+    """Sends every byte back as soon as it has come."""
 
     def received(self, data: Any) -> None:
         self.conn.write(data)
 
 
-class _Turns:
-    """Lets one thread at a time write to an output, in the order in which they come.
-
-    No lock is held while one writes: the output may be the program's own, and do anything.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the queues
-        # By the identity of each output that is being written to: the thread whose turn it is, and
-        # those that wait for it. Each waits for a lock of its own, which is released for it.
-        self._queues: dict[int, deque[threading.Lock]] = {}
-        call_in_children(self._forget_others)
-
-    def _forget_others(self) -> None:
-        """In a forked child: those that have a turn, or wait for one, are not here."""
-        self._lock, self._queues = threading.Lock(), {}
-
-    @contextlib.contextmanager
-    def of(self, output: object) -> Iterator[None]:
-        key, turn = id(output), threading.Lock()
-        with self._lock:
-            queue = self._queues.setdefault(key, deque())
-            if queue:
-                turn.acquire()
-            queue.append(turn)
-        try:
-            with turn:
-                yield
-        finally:
-            with self._lock:
-                had_it = queue[0] is turn  # or else it has given up
-                queue.remove(turn)
-                if not queue:
-                    self._queues.pop(key, None)
-                elif had_it:
-                    queue[0].release()
-
-
-def _write_whole(output: BinaryIO, data: bytes) -> None:
-    while data:
-        taken = output.write(data)
-        if taken is None and not isinstance(output, io.RawIOBase):
-            return  # of an object that is no file of Python's, and does not say
-        if not taken:
-            raise BlockingIOError(errno.EAGAIN, "the output takes nothing at the moment")
-        data = data[taken:]
+# For each output, by its identity, the lock of the thread that writes to it. Of an output that is
+# gone, the lock stays: the next object with this identity has it.
+_writing: dict[int, threading.Lock] = {}
+call_in_children(_writing.clear)  # a thread that is not in a forked child may have a lock
 
 
 class LoggerHandler(Handler):
-    """Reports who connects and leaves, and writes what they send to `output`.
+    """Reports each client that connects or leaves, and writes to `output` what it sends.
 
-    `style` is ``"text"``: each line, with control characters shown escaped, so that no client can
-    forge a line or command a terminal; ``"hex"``: a dump of each chunk; ``"raw"``: the bytes as
-    they are. `output` is a binary file (None: standard output), shared by all clients: one thread
-    at a time writes to it, a whole line. What goes wrong with it (a full disk, a closed pipe) is
-    raised.
+    With the `style` ``"text"`` it writes lines in which control characters are escaped, so that no
+    client can forge a line or command a terminal; with ``"hex"`` a dump of each chunk, with
+    ``"raw"`` the bytes as they are. `output` is a binary file, standard output if it is None. All
+    clients share it: one thread at a time writes to it, a whole line. A non-blocking file is waited
+    for. An error of the output (a full disk, a closed pipe) is raised.
     """
 
     style: str = "text"
     output: BinaryIO | None = None
-    _turns: ClassVar[_Turns] = _Turns()
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """TypeError also for a style that there is not."""
+        """TypeError also for an unknown style."""
         super().check_settings(settings)
         style = settings.get("style", cls.style)
         if style not in ("text", "hex", "raw"):
@@ -188,8 +142,8 @@ class LoggerHandler(Handler):
 
     def _put(self, data: bytes) -> None:
         output = self.output or sys.stdout.buffer
-        with self._turns.of(output):
-            _write_whole(output, data)
+        with _writing.setdefault(id(output), threading.Lock()):
+            write_all(output, data)
             output.flush()
 
     def _report(self, text: str) -> None:
@@ -209,8 +163,9 @@ def hex_dump(data: bytes, end: int) -> bytes:
 class GreeterHandler(Handler):
     """Greets each client with a few lines and ends the connection.
 
-    In `greeting`, ``{address}`` and ``{port}`` stand for the client's. Each line is one write. A
-    Unix socket's client has no port: it is ``unix``, or the name that it has bound.
+    In `greeting`, ``{address}`` and ``{port}`` stand for those of the client. Each line is one
+    write. A client of a Unix socket has no port; its address is ``unix``, or the name that it has
+    bound.
     """
 
     greeting: str = "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"
@@ -226,4 +181,4 @@ class GreeterHandler(Handler):
         self.conn.end()
 
     def handle(self) -> None:
-        """Nothing is read: what the client sends is swallowed when the connection is closed."""
+        """Read nothing. The close of the connection discards what the client sends."""

@@ -86,17 +86,31 @@ def ingredients(
     context = multiprocessing.get_context(method)
     if method == "fork":
         return context, server
+    handler = server.RequestHandlerClass if load is None else to_be_loaded
+    options = {**server._options._asdict(), **pems}
+    options["handler_args"] = dict(options["handler_args"])
+    _check_constructor(type(server), handler, options)
     with signals_held_back():  # of which a terminal that is closed sends it one, too
         resource_tracker.ensure_running()  # else with the first of them, whose signals it lets in
     if method == "forkserver":
         from multiprocessing import forkserver
 
         forkserver.ensure_running()  # else with the first of them, whose signals are held back
-    handler = server.RequestHandlerClass if load is None else to_be_loaded
-    options = {**server._options._asdict(), **pems}
-    options["handler_args"] = dict(options["handler_args"])
     lines = logconfig.shows_status_lines()
     return context, Recipe(type(server), handler, options, server._listeners, lines)
+
+
+def _check_constructor(kind: type[Server], handler: Any, options: dict[str, Any]) -> None:
+    """TypeError, before a process is started, if `Recipe.make` cannot call the constructor."""
+    import inspect
+
+    try:
+        inspect.signature(kind).bind(None, handler, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"a spawned worker calls {kind.__name__}(None, handler, **options of netkit), which"
+            f" its constructor does not take: {error}"
+        ) from None
 
 
 def _has_one_thread() -> bool:

@@ -345,6 +345,8 @@ class ClientServer(AdjustableServer):
         else:
             connection.finish()
         self.close_request(request)
+        if connection is not None:  # an overridden close_request may close the descriptor alone
+            self._connections.remove(connection)
 
     def _connection_of(self, request: Any) -> Connection | None:
         """Also if another socket has taken the place of `request` (TLS)."""

@@ -222,6 +222,8 @@ class WritableStream(Stream):
         """
         if offset < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
+        if not hasattr(file, "read"):
+            raise TypeError(f"a file to be sent must be a binary one, not {file!r}")
         with self._output():
             if self._changed:
                 self._check_writable()

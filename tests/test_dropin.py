@@ -16,9 +16,6 @@ import struct
 import sys
 import threading
 import traceback
-import wsgiref.simple_server
-import xmlrpc.client
-import xmlrpc.server
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,13 +254,6 @@ def test_the_settings_of_a_stream_request_handler_hold() -> None:
         assert receive_all(sock) == b"before and after"
 
 
-def test_the_handler_class_may_be_exchanged_while_serving() -> None:
-    with served(netkit.Server(LOCAL, lambda request, address, server: None)) as server:
-        assert exchange(server, b"hello\n") == b""
-        server.RequestHandlerClass = Shout
-        assert shouts(server)
-
-
 @pytest.mark.parametrize("method", ["setup", "handle", "finish"])
 def test_system_exit_in_a_handler_ends_that_client_alone(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -489,15 +479,6 @@ def test_process_request_thread_may_be_extended() -> None:
     with served(Server(LOCAL, Shout)) as server:
         assert shouts(server)
     assert calls == ["begin", "end"]
-
-
-def test_finish_request_may_give_the_handler_more_arguments() -> None:
-    class Server(netkit.Server):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            self.RequestHandlerClass(b"!", request, client_address, self)
-
-    with served(Server(LOCAL, Suffixed)) as server:
-        assert exchange(server, b"hello\n") == b"HELLO!"
 
 
 def test_finish_request_may_give_the_handler_arguments_that_it_needs() -> None:
@@ -782,39 +763,6 @@ def test_an_http_server_of_the_standard_library_runs_on_it() -> None:
                 connection.request("GET", "/")
                 assert connection.getresponse().read() == b"hello"
             assert server.stop() == netkit.StopReport(finished=1, cut=0)
-
-
-def test_an_xmlrpc_server_runs_on_it() -> None:
-    class Server(netkit.Server, xmlrpc.server.SimpleXMLRPCServer):
-        def __init__(self) -> None:
-            xmlrpc.server.SimpleXMLRPCDispatcher.__init__(self)
-            self.logRequests = False
-            netkit.Server.__init__(self, LOCAL, xmlrpc.server.SimpleXMLRPCRequestHandler)
-
-    with served(Server()) as server:
-        server.register_function(lambda a, b: a + b, "add")
-        uri = f"http://127.0.0.1:{server.server_address[1]}/"
-        with xmlrpc.client.ServerProxy(uri) as proxy:
-            assert proxy.add(2, 3) == 5
-
-
-def test_a_wsgi_server_runs_on_it() -> None:
-    class Server(netkit.Server, wsgiref.simple_server.WSGIServer):
-        pass
-
-    class Quiet(wsgiref.simple_server.WSGIRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
-        return [environ["PATH_INFO"].encode()]
-
-    with served(Server(LOCAL, Quiet)) as server:
-        server.set_app(application)
-        reply = exchange(server, b"GET /hello HTTP/1.0\r\n\r\n")
-        assert reply.startswith(b"HTTP/1.0 200 OK\r\n")
-        assert reply.endswith(b"\r\n\r\n/hello")
 
 
 # The recipe "Sending and receiving logging events across a network" of Python's documentation, as

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import client, exchange_and_fail, receive_all, receive_exactly, serving, tcp_pair
+from support import exchange_and_fail, receive_exactly, serving, tcp_pair
 
 import netkit
 from netkit import Connection
@@ -98,15 +98,3 @@ def test_a_service_that_is_down_is_one_line_for_each_client(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert f"connect to 127.0.0.1:{port} failed: connection refused" in record.getMessage()
     assert record.exc_info is None
-
-
-def test_the_example_of_a_handler_class_ends_the_connection() -> None:
-    class Greeter(netkit.Handler):
-        greeting = "hello\n"
-
-        def handle(self) -> None:
-            self.conn.write(self.greeting)
-
-    with serving(Greeter, handler_args={"greeting": "bonjour\n"}) as server:
-        with client(server) as sock:
-            assert receive_all(sock) == b"bonjour\n"
