@@ -19,10 +19,11 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from . import events
-from .addresses import NEEDS_ZONE, describe_peer, needs_zone
+from .addresses import NEEDS_ZONE, needs_zone
+from .binding import Candidate
 from .deadline import Deadline, wait_time
 from .errors import CancelledError
 from .waker import Waker
@@ -38,16 +39,6 @@ QUEUE_PAUSE = 0.01
 # needs no lock; a lock that another thread holds during a fork would stay locked in the child.
 MAX_LOOKUPS = 256
 _lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # has an element for each that may begin
-
-
-class Candidate(NamedTuple):
-    """The parameters of `socket.socket` and `socket.connect`."""
-
-    family: int
-    address: Any
-
-    def __str__(self) -> str:
-        return describe_peer(self.address)
 
 
 class Cancel:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import sockets
 from .addresses import (
     NEEDS_ZONE,
     check_name,
     check_port,
+    describe_peer,
     format_address,
     format_unix,
     needs_zone,
@@ -22,7 +23,22 @@ from .forks import problem_of_main
 # Errors that say that this machine has no address of the family; another family may succeed.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
 
-Candidate = tuple[socket.AddressFamily, Any]
+
+class Candidate(NamedTuple):
+    """An address to try, and its family: the parameters of `socket.socket` and of its method."""
+
+    family: int
+    address: Any
+
+    def __str__(self) -> str:
+        return describe_peer(self.address)
+
+
+def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candidate]:
+    """Resolve the addresses of a host. socket.gaierror; UnicodeError if `host` is no name."""
+    check_name(host)
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
+    return [Candidate(each, address) for each, _, _, _, address in found]
 
 
 def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
@@ -42,15 +58,14 @@ def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Can
 
 def _all_candidates(host: str | None, port: int) -> list[Candidate]:
     if host in (None, "", "*"):
-        return [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
+        every = {socket.AF_INET6: "::", socket.AF_INET: "0.0.0.0"}
+        return [Candidate(family, (address, port)) for family, address in every.items()]
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
     try:
-        check_name(host)
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return look_up(host, port, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
         raise explain(error, (host, port)) from None
-    return [(family, address) for family, _, _, _, address in found]
 
 
 def worth_another(error: OSError) -> bool:
@@ -105,9 +120,7 @@ def scoped(address: Any) -> Any:
     """
     if isinstance(address, tuple) and isinstance(address[0], str) and "%" in address[0]:
         host, port, *_ = address
-        numeric = socket.AI_NUMERICHOST
-        found = socket.getaddrinfo(host, port, socket.AF_INET6, socket.SOCK_STREAM, flags=numeric)
-        return found[0][4]
+        return look_up(host, port, socket.AF_INET6, socket.AI_NUMERICHOST)[0].address
     return address
 
 

@@ -9,7 +9,8 @@ from .attempts import Waiter
 from .clientoptions import ConnectOptions
 from .connection import Connection
 from .deadline import Deadline
-from .dialling import Dialler, Target, target
+from .dialling import Dialler, target
+from .endpoints import Endpoint
 from .errors import CancelledError
 from .options import TimeLimits
 
@@ -51,7 +52,7 @@ def connect(
     return conn
 
 
-def _context(options: ConnectOptions, aim: Target) -> ssl.SSLContext | None:
+def _context(options: ConnectOptions, aim: Endpoint) -> ssl.SSLContext | None:
     """Make the context for TLS, before anything connects: a bad file is no reason to connect."""
     if options.tls is False:
         return None
@@ -76,7 +77,7 @@ def _start_tls(
     conn: Connection,
     context: ssl.SSLContext,
     options: ConnectOptions,
-    aim: Target,
+    aim: Endpoint,
     deadline: Deadline,
 ) -> None:
     def interrupt() -> None:

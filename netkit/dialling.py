@@ -6,12 +6,12 @@ import errno
 import functools
 import random
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import events, sockets
-from .addresses import check_first_port, check_name, format_address, format_unix, is_ip
-from .attempts import Candidate, Race, Waiter, interleaved
-from .binding import explain, scoped
+from .addresses import format_address, format_unix, is_ip
+from .attempts import Race, Waiter, interleaved
+from .binding import Candidate, explain, look_up, scoped
 from .clientoptions import FAMILIES, ConnectOptions
 from .connection import Connection
 from .deadline import Deadline
@@ -24,35 +24,24 @@ FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 10.0
 
 
-class Target(NamedTuple):
-    """The server to connect to. `host` is None for the Unix socket at `path`."""
-
-    host: str | None
-    port: int
-    path: str = ""
-
-    def __str__(self) -> str:
-        return format_unix(self.path) if self.host is None else format_address(self.host, self.port)
-
-
-def target(port: int | str | None, host: str, path: Any) -> Target:
-    """Make the target of parameters of `connect`. TypeError, ValueError if they are invalid."""
+def target(port: int | str | None, host: str, path: Any) -> Endpoint:
+    """Make the endpoint of parameters of `connect`. TypeError, ValueError if they are invalid."""
     if (port is None) == (path is None):
         raise TypeError("connect() takes a port or a path")
-    if path is not None:
-        return Target(None, 0, Endpoint.of(path=path).path)
-    number = check_first_port(port)  # type: ignore[arg-type] # it is not None, see above
+    if port is None:
+        return Endpoint.of(path=path)
+    endpoint = Endpoint.of(port, host)
     if not isinstance(host, str):
         raise TypeError(f"host must be a name or an address, not {host!r}")
     if not host:
         raise ValueError("host must be a name or an address, not empty")
-    return Target(host, number)
+    return endpoint
 
 
 class Dialler:
     """One call of `connect`."""
 
-    def __init__(self, target: Target, options: ConnectOptions, waiter: Waiter) -> None:
+    def __init__(self, target: Endpoint, options: ConnectOptions, waiter: Waiter) -> None:
         self._target = target
         self._options = options
         self._waiter = waiter
@@ -99,9 +88,9 @@ class Dialler:
             self._errors += [(str(candidate), error) for candidate, error in race.errors]
 
     def _candidates(self) -> list[Candidate]:
-        host, port, path = self._target
+        host, port = self._target.host, self._target.port
         if host is None:
-            return [Candidate(socket.AF_UNIX, path)]
+            return [Candidate(socket.AF_UNIX, self._target.path)]
         source = self._options.source_address
         family = FAMILIES[self._options.family if source is None else is_ip(source[0])]
         try:
@@ -116,15 +105,11 @@ class Dialler:
         return candidates
 
     def _resolve(self, host: str, port: int, family: int) -> list[Candidate]:
-        check_name(host)
         if is_ip(host.partition("%")[0]):
-            return _known(host, port, family)
+            return look_up(host, port, family, socket.AI_NUMERICHOST)
         resolver = self._options.resolver
         if resolver is None:
-            found = self._waiter.call(
-                lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-            )
-            return [Candidate(each, address) for each, _, _, _, address in found]
+            return self._waiter.call(lambda: look_up(host, port, family))
         addresses = self._waiter.call(lambda: list(resolver(host, port)))
         for address in addresses:
             if not isinstance(address, str) or not is_ip(address):
@@ -132,7 +117,8 @@ class Dialler:
         fitting = [each for each in addresses if family in (0, FAMILIES[is_ip(each)])]
         if not fitting:
             raise socket.gaierror(socket.EAI_NONAME, "the resolver has no address")
-        return [candidate for each in fitting for candidate in _known(each, port, family)]
+        numeric = socket.AI_NUMERICHOST
+        return [each for text in fitting for each in look_up(text, port, family, numeric)]
 
     def _permitted(self, candidates: list[Candidate]) -> list[Candidate]:
         permitted = []
@@ -182,18 +168,11 @@ class Dialler:
         return conn
 
     def _failure(self, timed_out: bool = False) -> ConnectError:
-        failure = ConnectError.of(str(self._target), self._errors, timed_out)
-        failure.address = self._target.host or self._target.path
-        failure.port = self._target.port if self._target.host is not None else None
+        host, port, path = self._target.host, self._target.port, self._target.path
+        where = format_unix(path) if host is None else format_address(host, port)
+        failure = ConnectError.of(where, self._errors, timed_out)
+        failure.address, failure.port = (path, None) if host is None else (host, port)
         return failure
-
-
-def _known(address: str, port: int, family: int) -> list[Candidate]:
-    """Return the candidates of a numeric address."""
-    found = socket.getaddrinfo(
-        address, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-    )
-    return [Candidate(each, name) for each, _, _, _, name in found]
 
 
 def _prepare(options: ConnectOptions, sock: socket.socket) -> None:

@@ -14,7 +14,7 @@ from .connection import Connection
 from .endpoints import Endpoint
 from .unixsocket import SocketFile
 
-_NUMBERS = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_NUMBERS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 def dial(arguments: argparse.Namespace) -> Connection:

@@ -196,7 +196,7 @@ def test_so_many_close_without_a_place_and_more_destroy_the_oldest_of_them(
     door.over(first)
     door.over(fourth)
     assert [each.ticket for each in all_of_them] == [None, None, None, None, PLACE]
-    assert len(door._taken) == 1
+    assert door._taken == 1
     door.over(fifth)
     door.over(second)
     door.over(third)

@@ -16,7 +16,8 @@ import pytest
 from support import PATIENCE, full_listener, in_thread, observed
 
 from netkit import attempts, events
-from netkit.attempts import Cancel, Candidate, Race, Waiter, interleaved
+from netkit.attempts import Cancel, Race, Waiter, interleaved
+from netkit.binding import Candidate
 from netkit.deadline import Deadline
 from netkit.errors import CancelledError
 

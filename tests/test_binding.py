@@ -42,8 +42,7 @@ def test_a_name_has_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         (socket.AF_INET6, ("2001:db8::1", 80, 0, 0)),
         (socket.AF_INET, ("192.0.2.1", 80)),
     ]
-    options = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
-    assert asked == [(("name", 80), options)]
+    assert asked == [(("name", 80, 0, socket.SOCK_STREAM), {"flags": socket.AI_PASSIVE})]
 
 
 @pytest.mark.parametrize("host", [5, b"localhost", ["localhost"], True])
