@@ -180,8 +180,6 @@ class Connection(SecurableStream):
 
         False if there is nothing left to do: it is closed, or another thread is about to close it.
         """
-        if self._closed:
-            return False
         with self._lock:
             if self._closed or self._closing:
                 return False
@@ -194,7 +192,7 @@ class Connection(SecurableStream):
         if not self._send_the_end(deadline):
             self._abort(reset=self._can_reset())
             return False
-        if self._waiting and self._leave_closing():  # asked after that, see _note_change
+        if self._leave_closing():
             return False
         if self._failed and self._can_reset():
             self._linger(deadline, to_reset=True)

@@ -223,7 +223,7 @@ class WritableStream(Stream):
         if offset < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
         if not hasattr(file, "read"):
-            raise TypeError(f"a file to be sent must be a binary one, not {file!r}")
+            raise _not_binary(file)
         with self._output():
             if self._changed:
                 self._check_writable()
@@ -372,10 +372,14 @@ def _read(file: BinaryIO, size: int) -> bytes:
     while (data := file.read(size)) is None:
         _wait_for(file, writing=False)
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"a file to be sent must be a binary one, not {file!r}")
+        raise _not_binary(file)
     if len(data) > size:
         raise ValueError(f"{file!r} has read {len(data)} bytes, where {size} were asked for")
     return data
+
+
+def _not_binary(file: object) -> TypeError:
+    return TypeError(f"a file to be sent must be a binary one, not {file!r}")
 
 
 def _wait_for(file: Any, writing: bool) -> None:

@@ -135,6 +135,33 @@ def send_and_end(sock: socket.socket, data: bytes) -> None:
     sock.shutdown(socket.SHUT_WR)
 
 
+MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until the kernel takes no more; how many bytes. The socket blocks afterwards."""
+    sent = 0
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(100_000))
+    sock.setblocking(True)
+    return sent
+
+
+@contextlib.contextmanager
+def connected(
+    host: str = "127.0.0.1", receive_buffer: int | None = None, **settings: Any
+) -> Iterator[tuple[netkit.Connection, socket.socket]]:
+    """A connection, which is destroyed in the end, and its peer."""
+    with tcp_pair(host, receive_buffer) as (ours, peer):
+        conn = netkit.Connection(ours, **settings)
+        try:
+            yield conn, peer
+        finally:
+            conn.destroy()
+
+
 def reset(sock: socket.socket) -> None:
     """Close it so that the other end sees a reset (SO_LINGER with no time, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))

@@ -682,11 +682,12 @@ def test_the_examples_of_the_documentation_do_what_they_say(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = (ROOT / "docs" / "framing.md").read_text(encoding="utf-8")
-    first, second = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(first, {})
-    assert capsys.readouterr().out == "b'HELLO\\nTHERE'\n"
+    exec(second, {})
+    assert capsys.readouterr().out == "b'HELLO\\nTHERE'\nb'ONE\\nTWO\\nTHREE\\n'\n"
     names: dict[str, Any] = {}
-    exec(second, names)
+    exec(third, names)
     records = names["Records"]()
     reader = byte_by_byte(records.encode(b"Thello") + records.encode(b"E"), max_message=8)
     assert [message[:1] + message[3:] for message in reader.messages(records)] == [b"Thello", b"E"]

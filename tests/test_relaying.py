@@ -102,7 +102,7 @@ def test_a_connection_that_is_piped_into_is_ended_if_that_is_wanted(end: bool) -
         assert receive_all(right) == "rst, grüße".encode() + b"!" * (not end)
 
 
-def test_whose_fault_a_failure_was_is_known() -> None:
+def test_an_error_tells_which_connection_is_to_blame() -> None:
     with pair() as (source, left), pair() as (destination, right):
         reset(left)
         with pytest.raises(ConnectionResetError) as caught:
@@ -150,7 +150,7 @@ def test_a_reset_of_one_ends_both(which: int) -> None:
     assert str(error).startswith("[Errno 104] connection reset by 127.0.0.1:")
 
 
-def test_who_takes_no_more_may_still_have_something_to_say() -> None:
+def test_a_peer_that_takes_no_more_may_still_have_something_to_say() -> None:
     ours, left = socket.socketpair()
     ours2, right = socket.socketpair()
     outcome: list[object] = []

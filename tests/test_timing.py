@@ -110,7 +110,7 @@ def test_the_kernels_time_is_not_shortened_for_a_little(sock: socket.socket) -> 
 
 
 @pytest.mark.parametrize("limit", ["read_timeout", "min_rate"])
-def test_who_catches_the_error_gives_the_message_its_time_anew(
+def test_a_message_has_its_time_anew_once_its_error_was_caught(
     sock: socket.socket, limit: str
 ) -> None:
     waits, clock = timer(sock, idle_timeout=2, **{limit: 8})
@@ -128,7 +128,7 @@ def test_who_catches_the_error_gives_the_message_its_time_anew(
         waits.before_receive(10, 8)
 
 
-def test_who_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
+def test_a_peer_that_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
     waits.before_receive(0, 1)
     clock.now += RATE_GRACE + 5

@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 from secure import contexts
 from support import (
+    MUCH,
     PATIENCE,
+    connected,
+    fill,
     in_thread,
     receive_all,
     receive_exactly,
@@ -37,13 +40,6 @@ from netkit.reading import CHUNK
 from netkit.stream import IN_FILE
 
 CONTENT = os.urandom(700_000)
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[tuple[netkit.Connection, socket.socket]]:
-    with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
-        yield conn, peer
-        peer.close()
 
 
 class Counting(socket.socket):
@@ -252,8 +248,6 @@ def test_writes_of_others_do_not_get_into_a_file(path: Path) -> None:
 
 # --- A write that fails with a part of it sent ---
 
-MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
-
 
 @contextlib.contextmanager
 def both(tls: bool) -> Iterator[tuple[netkit.Connection, Any]]:
@@ -289,16 +283,8 @@ def write_file(conn: netkit.Connection) -> None:
     conn.sendfile(io.BytesIO(b"more"))
 
 
-def write_message(conn: netkit.Connection) -> None:
-    conn.write(netkit.LengthPrefix().encode(b"more"))
-
-
 def write_last(conn: netkit.Connection) -> None:
     conn.end("more")
-
-
-def end(conn: netkit.Connection) -> None:
-    conn.end()
 
 
 def pipe(conn: netkit.Connection) -> None:
@@ -308,17 +294,18 @@ def pipe(conn: netkit.Connection) -> None:
         source.pipe_to(conn)
 
 
-WRITES = [write, write_corked, write_file, write_message, write_last, end, pipe]
+WRITES = [write, write_corked, write_file, write_last, netkit.Connection.end, pipe]
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_after_half_a_write_every_further_one_raises_the_same_error(tls: bool) -> None:
+@pytest.mark.parametrize("file", [False, True], ids=["write", "file"])
+def test_after_half_a_write_every_further_one_raises_the_same_error(tls: bool, file: bool) -> None:
     with both(tls) as (conn, _):
         conn.set_timeout(0.05)
         with pytest.raises(TimeoutError) as caught:
-            conn.write(bytes(MUCH))
+            conn.sendfile(io.BytesIO(bytes(MUCH))) if file else conn.write(bytes(MUCH))
         conn.set_timeout(None)
-        for again in WRITES:
+        for again in (*WRITES, netkit.Connection.detach):
             with pytest.raises(TimeoutError) as same:
                 again(conn)
             assert same.value is caught.value
@@ -354,12 +341,7 @@ def test_half_a_message_is_followed_by_a_reset_and_never_by_an_end(
 def test_a_time_limit_that_passes_before_anything_is_sent_breaks_nothing() -> None:
     with connected() as (conn, peer):
         conn.set_timeout(0.05)
-        conn.socket.setblocking(False)
-        sent = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sent += conn.socket.send(bytes(100_000))
-        conn.socket.setblocking(True)
+        sent = fill(conn.socket)
         with pytest.raises(TimeoutError, match="write_timeout"):
             conn.write("whole")
         conn.set_timeout(PATIENCE)
@@ -441,11 +423,7 @@ def test_what_was_written_before_a_write_broke_off_arrives(monkeypatch: Any) -> 
     with sending(interrupt) as (conn, peer):
         with pytest.raises(Alarm):
             conn.write("a message")
-        conn.socket.setblocking(False)
-        sent = 3
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sent += conn.socket.send(bytes(100_000))
+        sent = 3 + fill(conn.socket)
         with in_thread(conn.close):
             assert len(receive_exactly(peer, sent)) == sent
         with pytest.raises(ConnectionResetError):
@@ -574,11 +552,7 @@ def test_nobody_who_stops_a_connection_waits_for_its_close(
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with both(True) as (conn, _):
-        conn.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                conn.socket.send(bytes(100_000))
-        conn.socket.setblocking(True)
+        fill(conn.socket)
         with in_thread(conn.close):  # it cannot send its close_notify
             wait_until(lambda: conn._writing)
             stop(conn)
@@ -805,35 +779,13 @@ def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyP
 # --- Ends that cannot be sent ---
 
 
-def fill(conn: netkit.Connection) -> None:
-    """Send until the kernel takes no more."""
-    conn.socket.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            conn.socket.send(bytes(100_000))
-    conn.socket.setblocking(True)
-
-
-def test_a_file_of_which_a_part_is_sent_in_time_breaks_the_output_once() -> None:
-    with connected() as (conn, _):
-        conn.set_timeout(0.05)
-        with pytest.raises(TimeoutError) as caught:
-            conn.sendfile(io.BytesIO(bytes(MUCH)))
-        with pytest.raises(TimeoutError) as same:
-            conn.write("more")
-        assert same.value is caught.value
-        with pytest.raises(TimeoutError):
-            conn.detach()
-        conn.destroy()
-
-
 @pytest.mark.parametrize("finish", [netkit.Connection.end, netkit.Connection.close])
 def test_the_end_of_tls_that_cannot_be_sent_takes_only_so_long(
     finish: Callable[[netkit.Connection], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
     with both(True) as (conn, _):
-        fill(conn)
+        fill(conn.socket)
         conn.set_timeout(0.05)
         if finish is netkit.Connection.end:
             with pytest.raises(TimeoutError, match="write_timeout"):
@@ -850,11 +802,7 @@ def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected() as (conn, peer):
         peer.shutdown(socket.SHUT_WR)
-        conn.socket.setblocking(False)
-        sent = 0
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sent += conn.socket.send(bytes(100_000))
+        sent = fill(conn.socket)
         conn.fail(ValueError())
         with in_thread(conn.close):
             wait_until(lambda: conn._waiting)
@@ -871,15 +819,6 @@ def test_what_was_gathered_is_not_sent_in_clear_text_after_a_failed_handshake() 
             conn.start_tls(contexts()[1], server_hostname="localhost")
         conn.destroy()
         assert b"a secret" not in receive_all(peer)
-
-
-def test_nothing_is_written_by_an_empty_write() -> None:
-    with connected() as (conn, peer):
-        assert conn.write(b"") == 0
-        conn.set_timeout(PATIENCE)
-        assert conn.write(b"") == 0
-        conn.end()
-        assert receive_all(peer) == b""
 
 
 def test_a_file_whose_second_piece_is_broken_off_breaks_the_output_once() -> None:
