@@ -178,7 +178,8 @@ class Reference:
             raise MessageTooLongError(self.max_message, size)
         if not complete:
             raise IncompleteReadError(self.take(len(rest)), None if size is None else size + 1)
-        self.take(len(message) + (1 if framing is BY_LENGTH else 2))
+        taken = self.take(len(message) + (1 if framing is BY_LENGTH else 2))
+        self.origin += len(taken)  # the decoder gets none of it
         return message
 
     def next_line(self, decoder: IncrementalDecoder | None) -> str | None:
@@ -324,6 +325,7 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
 @example("ソ\n".encode("shift_jis") * 3, [1], [("readline", None), ("lines", 2)], 9, "shift_jis")
 @example(b"ab\xc3", [1], [("readline", None), ("readline", None)], 9, "utf-8")
 @example(b"a\n" * 4, [3], [("readline", None), ("lines", 2)], 9, "base64")
+@example(b"\0\n\0\n", [1], [("read_message", BY_LENGTH), ("lines", 1)], 1, "utf-16-be")
 def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
     data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str
 ) -> None:
