@@ -1,8 +1,8 @@
-"""The three kinds of handlers: which one a server was given, and how it serves a client.
+"""The three kinds of handlers, and how each of them is called.
 
-A handler is a `socketserver.BaseRequestHandler` class (or what can be called like one), a `Handler`
-class, or a function that takes a `Connection`. `adapt` tells them apart, once for each server, and
-refuses what cannot serve a client.
+A handler is a `socketserver.BaseRequestHandler` class (or can be called like one), a `Handler`
+class, or a function that takes a `Connection`. `adapt` finds the kind, once for each server, and
+refuses a handler that cannot serve a client.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Serve = Callable[[Connection], object]
 
 
 def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Serve | None:
-    """How `handler` serves a `Connection`; None if it wants the socket, as in `socketserver`.
+    """How `handler` serves a `Connection`; None if it takes the socket, as in `socketserver`.
 
-    With `check`, TypeError before any client comes if it cannot serve one, or does not take
-    `arguments`. (A server that overrides `finish_request` may call it in another way.)
+    With `check`, TypeError if it cannot serve a client, or does not take `arguments`. (A server
+    that overrides `finish_request` may call it in another way.)
     """
     if check:
         _check_kind(handler)
@@ -36,10 +36,10 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Ser
         elif check:
             _check_call(handler, (None,), arguments)
         return lambda conn: _serve(handler(conn, **arguments))
-    wants_socket = _wants_socket(handler, arguments)
+    takes_socket = _takes_socket(handler, arguments)
     if check:
-        _check_call(handler, (None, None, None) if wants_socket else (None,), arguments)
-    if wants_socket:
+        _check_call(handler, (None, None, None) if takes_socket else (None,), arguments)
+    if takes_socket:
         return None
     if not arguments:
         return handler  # type: ignore[no-any-return] # the least stack for each client
@@ -61,31 +61,33 @@ def _serve(handler: Handler) -> None:
 
 
 def error_of_handle(error: BaseException) -> BaseException:
-    """What a request handler's `handle` had raised, if `error` is of its `finish`; else `error`.
+    """The error that a request handler's `handle` raised, if its `finish` raised `error`.
 
-    `socketserver` calls `finish` in a ``finally``, so that the later error replaces the first.
+    `error` itself otherwise. `socketserver` calls `finish` in a ``finally`` block, where a second
+    error replaces the first.
     """
     first = error.__context__
     if first is None or first.__traceback__ is None:
         return error
-    # Its outermost frame: of the constructor, if it had left `handle`; if not, it was caught there.
+    # The outermost frame is that of the constructor if the error left `handle`. An error that
+    # `handle` caught has another one.
     code = first.__traceback__.tb_frame.f_code
     return first if code is socketserver.BaseRequestHandler.__init__.__code__ else error
 
 
-def _wants_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether it is to be called ``(request, client_address, server)``.
+def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether it is called as ``handler(request, client_address, server)``.
 
-    It is if one argument is not enough for it, or if it takes any number of them, as a wrapper
-    around a request handler class does.
+    So are a handler for which one argument is not enough, and one that takes any number of them, as
+    a wrapper around a request handler class does.
     """
     if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
         return True
-    import inspect  # here because classes, the common case, do without
+    import inspect  # here, since classes, the common case, need no signature
 
     try:
         signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C, and keeps it to itself
+    except (TypeError, ValueError):  # written in C, and without a signature
         return True
     required = [name for name in _required(signature) if name not in arguments]
     return len(required) > 1 or any(
@@ -103,11 +105,11 @@ def _required(signature: inspect.Signature) -> list[str]:
 
 
 def _check_kind(handler: Any) -> None:
-    """TypeError for what can be told to serve nobody without looking at its parameters."""
+    """TypeError for a handler that cannot serve a client, whatever its parameters are."""
     if isinstance(handler, type):
         problem = _problem_of_class(handler)
     elif isinstance(handler, (Handler, socketserver.BaseRequestHandler)):
-        problem = "it is a handler already: give its class, of which each client gets its own"
+        problem = "it is a handler already: give its class, which is called for each client"
     elif not callable(handler):
         raise TypeError(f"a handler must be a class or a function, not {handler!r}")
     else:
@@ -118,7 +120,7 @@ def _check_kind(handler: Any) -> None:
 
 def _problem_of_class(handler: type) -> str | None:
     if issubclass(handler, socketserver.BaseServer):
-        return "it is a server: give the class, or the function, that serves one client"
+        return "it is a server: give the class or the function that serves one client"
     if issubclass(handler, socketserver.DatagramRequestHandler):
         return "it is for datagrams, not for connections"
     if not issubclass(handler, (Handler, socketserver.BaseRequestHandler)):
@@ -132,7 +134,7 @@ def _problem_of_class(handler: type) -> str | None:
     return None
 
 
-# As `inspect.CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR`: a call runs nothing yet.
+# The flags `inspect.CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR` of a code object.
 _DEFERRED = {
     0x20: "it is a generator function, which does nothing when it is called",
     0x80: "it is a coroutine function; a handler is a plain function, which may block",
@@ -141,7 +143,7 @@ _DEFERRED = {
 
 
 def problem_of_result(function: Any) -> str | None:
-    """Whether a call of `function` would return before anything has run, and then why."""
+    """Why a call of `function` would run nothing of it; None if it runs."""
     while isinstance(function, functools.partial):
         function = function.func
     for called in (function, type(function).__call__):
@@ -153,10 +155,10 @@ def problem_of_result(function: Any) -> str | None:
 
 
 def check_result(result: object, of: str = "the handler") -> None:
-    """TypeError if what a handler, or a hook, has returned shows that it has not run."""
+    """TypeError if the result of a handler or of a hook shows that nothing of it has run."""
     if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
         if not isinstance(result, AsyncGeneratorType):
-            result.close()  # else Python warns that nobody has awaited it
+            result.close()  # else Python warns that it was never awaited
         raise TypeError(f"{of} has returned {result!r}, of which nothing has run")
 
 
@@ -169,7 +171,7 @@ def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[st
 
     try:
         signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C: its first client will tell
+    except (TypeError, ValueError):  # written in C: a call will show it
         return
     try:
         signature.bind(*positional, **arguments)
@@ -180,5 +182,5 @@ def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[st
         shown = f"{name}({', '.join(signature.parameters)})"
         raise TypeError(
             f"{shown} cannot serve a client: a handler takes one argument, the connection; "
-            "further ones come by handler_args"
+            "further ones come from handler_args"
         ) from None

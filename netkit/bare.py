@@ -1,13 +1,12 @@
-"""The socket of a handler that reads it itself, wherever the handler has put its descriptor.
+"""The socket of a handler that reads it itself, also after the handler has wrapped it.
 
-``context.wrap_socket(self.request)``, in a handler of `socketserver`'s, takes the descriptor away
-from the socket that netkit knows, and gives it to another one. A stop must reach that one, too.
-Rules:
+``context.wrap_socket(self.request)``, in a handler for `socketserver`, moves the descriptor from
+the socket that netkit knows to another one. A stop must reach that one, too. Rules:
 
-1. The descriptor keeps its number, so it is looked for there. It may have been closed, and the
-   number be another connection's by now: it counts only if it has the ends of this one.
-2. It may be closed while it is looked at, by its own thread. So a copy is what is looked at, and
-   shut down: that acts on the connection, whichever descriptor it is done by (shutdown(2)).
+1. The descriptor keeps its number, by which it is found. It may have been closed since, and the
+   number may belong to another connection: it counts only if both ends are the same.
+2. The thread of the handler may close it at any time. So a duplicate is examined and shut down: a
+   shutdown acts on the connection, by whichever descriptor (shutdown(2)).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 
 class BareSocket:
-    """What is known of it when its client was accepted."""
+    """The number of its descriptor, and both ends, from when its client was accepted."""
 
     __slots__ = ("_descriptor", "_mark")
 
@@ -31,17 +30,17 @@ class BareSocket:
             self._mark = _inode(self._descriptor)
 
     def copy(self) -> socket.socket | None:
-        """Of whichever socket has its descriptor now; None if none has, or there is no other."""
+        """A duplicate of the descriptor; None if it is closed, or if none can be made."""
         try:
             descriptor = os.dup(self._descriptor)
-        except OSError:  # it is closed, or there is none left for a copy
+        except OSError:  # it is closed, or there is no descriptor for the duplicate
             return None
         try:
             blocking = os.get_blocking(descriptor)
             copy = socket.socket(fileno=descriptor)
-            if socket.getdefaulttimeout() is not None:  # which it has set for the other one, too
+            if socket.getdefaulttimeout() is not None:  # then `socket` has changed it for both
                 os.set_blocking(descriptor, blocking)
-        except OSError:  # a file has its number
+        except OSError:  # by now it is a file
             os.close(descriptor)
             return None
         if _mark(copy) == self._mark:
@@ -52,7 +51,7 @@ class BareSocket:
 
 @contextlib.contextmanager
 def reached(sock: socket.socket, bare: BareSocket | None) -> Iterator[socket.socket]:
-    """`sock`, or a copy of the socket that has its descriptor now; for a look, or a shutdown."""
+    """`sock`; or, if its descriptor has moved to another socket, a duplicate of that."""
     copy = bare.copy() if bare is not None and sock.fileno() < 0 else None
     try:
         yield sock if copy is None else copy
@@ -62,10 +61,10 @@ def reached(sock: socket.socket, bare: BareSocket | None) -> Iterator[socket.soc
 
 
 def _mark(sock: socket.socket) -> Any:
-    """What no other socket that is open has: both ends, or for a Unix socket its inode."""
+    """Both ends, or the inode of a Unix socket: no other open socket has the same."""
     try:
         name = sock.getpeername()
-    except OSError:  # it is not connected, or not any more
+    except OSError:  # it is not connected
         return None
     return (name, sock.getsockname()) if isinstance(name, tuple) else _inode(sock.fileno())
 

@@ -1,4 +1,4 @@
-"""Where ``netkit logger`` writes, and how it ends once nothing can be written any more."""
+"""The output of ``netkit logger``, whose failure stops the server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .writing import write_all
 class Output:
     """The file that the logger writes to.
 
-    `error` is the error of a write that has failed (a closed pipe, a full disk). The command fails
-    with it when the server has stopped.
+    `error` is the error of a failed write (a closed pipe, a full disk). When the server has
+    stopped, the ``with`` block raises it as a Failure.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -27,8 +27,8 @@ class Output:
         self._name = "standard output" if path is None else path or repr(path)
         if path is None and sys.stdout is None:
             raise Failure("standard output is closed: name a file with --output")
-        # A file of our own for standard output: what cannot be written is not tried again, with a
-        # complaint, when Python flushes its own in the end.
+        # Standard output is opened once more, without a buffer: Python flushes its own at the exit,
+        # and would report there once more that the output has failed.
         target = sys.stdout.fileno() if path is None else path
         try:
             self._file = open(target, "ab", 0, closefd=path is not None)  # noqa: SIM115 - by __exit__
@@ -37,10 +37,10 @@ class Output:
 
     @property
     def reopen(self) -> Callable[[], None] | None:
-        """Opens the file anew, which may have been renamed (logrotate(8)); None if it has no name.
+        """A function that opens the file again, which may have been renamed (logrotate(8)).
 
-        From any thread. A record that is being written goes to the one file or the other as a
-        whole. OSError if it cannot be opened; the former file is still written to then.
+        None for standard output. Thread-safe: each write goes to one of the two files. If the file
+        cannot be opened, the function raises OSError, and the former one stays in use.
         """
         return None if self._path is None else self._reopen
 
@@ -50,12 +50,12 @@ class Output:
             os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
 
     def write(self, data: bytes) -> int:
-        """Write all of `data` at once; waits where another process has made it non-blocking."""
+        """Write all of `data`; waits if another process has made the file non-blocking."""
         write_all(self._file, data)
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is kept."""
+        """Do nothing: there is no buffer."""
 
     def __enter__(self) -> None:
         pass
@@ -73,7 +73,7 @@ class Output:
 
 
 class CommandLogger(LoggerHandler):
-    """Stops the server once its output is gone: nobody would know what came."""
+    """Stops the server when its output fails, since no more input could be recorded."""
 
     output: Any
 

@@ -1,7 +1,8 @@
-"""What can be seen of a TLS stream without its keys: where records end, and the client's SNI.
+"""The parts of a TLS stream that need no keys: the ends of records, and the name in SNI.
 
-Pure. Python gives the name in SNI only to a callback of the context, and a user's context is not
-changed. The name that is found here is shown to handlers; OpenSSL chooses the certificate.
+Pure. Python gives the name in SNI to nothing but a callback of the context, and netkit does not
+change the context of a program. Handlers see the name that is found here; OpenSSL chooses the
+certificate.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ class Records:
     __slots__ = ("_head", "_missing", "whole")
 
     def __init__(self) -> None:
-        self._head = b""  # a header of which a part has come
-        self._missing = 0  # bytes of a record of which a part has come
+        self._head = b""  # an incomplete header
+        self._missing = 0  # bytes that an incomplete record still needs
         self.whole = True
-        """Whether the stream ends where a record does."""
+        """Whether the stream ends at the end of a record."""
 
     def feed(self, data: bytes) -> None:
-        """`data` follows what has been fed so far."""
+        """Take in `data`, the next bytes of the stream."""
         if self._head:
             data = self._head + data
             self._head = b""
@@ -63,8 +64,8 @@ class _Fields:
 def server_name(first: bytes) -> str | None:
     """The name in the ClientHello that `first` begins with.
 
-    None if `first` has no whole one, if the client asks for no name, or for one that cannot be a
-    host's: RFC 6066 section 3 has them in ASCII.
+    None if `first` has no whole ClientHello, or if that has no name, or one that is not printable
+    ASCII (RFC 6066 section 3).
     """
     try:
         name = _server_name(_Fields(_message(_Fields(first))))
@@ -75,7 +76,7 @@ def server_name(first: bytes) -> str | None:
 
 
 def _message(records: _Fields) -> bytes:
-    """The first handshake message, without its header. It may be spread over records."""
+    """The first handshake message, without its header. Several records may carry it."""
     message = b""
     while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4], "big"):
         kind, _ = records.number(1), records.take(2)

@@ -1,9 +1,9 @@
 """One client's way through a server: registered, given a thread, verified, handled, closed.
 
-The words are `socketserver`'s, and each of these methods may be overridden as there. All but
-`get_request`, and `verify_request` where `process_request` is overridden (who schedules clients
-himself expects them verified), run in the client's own thread: nothing that one client does, or
-fails to do, holds up another.
+The names are those of `socketserver`, and each of these methods may be overridden as there. They
+run in the client's own thread, so that no client delays another, with two exceptions:
+`get_request`, and `verify_request` if `process_request` is overridden, which expects verified
+clients.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from . import events, logs, sockets
@@ -30,16 +30,16 @@ from .subclassing import Threads
 from .threads import Job
 from .timing import in_seconds, unacknowledged
 
-events.subscribe(logs.write)  # who wants more, or less, sets the level of the logger "netkit"
+events.subscribe(logs.write)  # the level of the logger "netkit" decides how much is logged
 
 _T = TypeVar("_T")
 
 
 class Shown(Generic[_T]):
-    """A read-only property that an attribute of the same name takes the place of.
+    """A read-only property that an attribute of the same name replaces.
 
-    Subclasses written for `socketserver` do not know netkit's names and may have their own use for
-    them, so netkit itself never relies on one of these.
+    Subclasses written for `socketserver` may use netkit's names for attributes of their own, so
+    netkit itself never reads such a property.
     """
 
     def __init__(self, get: Callable[[Any], _T]) -> None:
@@ -51,7 +51,7 @@ class Shown(Generic[_T]):
 
 
 class TakenConnection(Connection):
-    """One that a program has taken from its server, and closes itself."""
+    """A connection that a program has taken from its server, and closes itself."""
 
     __slots__ = ()
 
@@ -60,17 +60,17 @@ class TakenConnection(Connection):
         self.server._connections.remove(self)
 
     def detach(self) -> tuple[socket.socket, bytes]:
-        """As of any `Connection`; its place in the server is free then."""
+        """As `Connection.detach`; afterwards its place in the server is free."""
         detached = super().detach()
         self.server._connections.remove(self)
         return detached
 
 
 class ClientServer(AdjustableServer):
-    """What `Server` does with a client. Not used by itself."""
+    """The part of `Server` that serves one client. Not used by itself."""
 
     _close_down: Callable[[], None]
-    _handler_class: Any = None  # of a class that names one, that; see `Server.__init_subclass__`
+    _handler_class: Any = None  # a subclass may name one, see `Server.__init_subclass__`
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -79,7 +79,7 @@ class ClientServer(AdjustableServer):
 
     @property
     def RequestHandlerClass(self) -> Any:
-        """The handler, of whichever kind. May be set; TypeError if it cannot be one."""
+        """The handler, of any kind. It may be set; TypeError if it cannot serve a client."""
         return self._handler_class
 
     @RequestHandlerClass.setter
@@ -120,10 +120,10 @@ class ClientServer(AdjustableServer):
         return self._refusals.count
 
     def wait_for_connections(self, count: int, timeout: float | None = None) -> bool:
-        """Wait until at least `count` connections are open; 0: until none is.
+        """Wait until at least `count` connections are open, or, for 0, until none is.
 
-        False if that takes more than `timeout` seconds. TypeError or ValueError for a number that
-        cannot be meant.
+        False if that takes more than `timeout` seconds. TypeError or ValueError for an invalid
+        number.
         """
         check_count("count", count)
         if timeout is not None:
@@ -138,9 +138,10 @@ class ClientServer(AdjustableServer):
         return connection
 
     def _note(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
-        """Note whom we have accepted. If that fails, what `ticket` stands for is given back.
+        """Register an accepted client. If that fails, its `ticket` is given back.
 
-        It is the calling thread's: an observer that stops the server here does not wait for it.
+        The connection belongs to the calling thread: a stop that an observer makes here does not
+        wait for it.
         """
         try:
             connection = self._connection(request, client_address)
@@ -148,7 +149,7 @@ class ClientServer(AdjustableServer):
             connection.thread = threading.get_ident()
             self._connections.add(connection)
         except BaseException:
-            self._admission.leave(ticket)  # the registry does it for those whom it has
+            self._admission.leave(ticket)  # else the registry does it in the end
             raise
         return connection
 
@@ -170,7 +171,7 @@ class ClientServer(AdjustableServer):
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
             self._configure(request)
         if opaque:
-            request.settimeout(next(_limits_of_calls(options), ("", None))[1])
+            request.settimeout(_limit_of_calls(options)[1])
             if options.write_timeout is not None:
                 sockets.set_acknowledgement_timeout(request, options.write_timeout)
         elif self._time_limits is not None:
@@ -187,7 +188,7 @@ class ClientServer(AdjustableServer):
         sockets.set_keep_alive(sock, self._options.keep_alive)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Have `process_request_thread` run in a thread of the client's own."""
+        """Run `process_request_thread` in a thread of the client's own."""
         self._start_client(request, client_address, True)
 
     def _start_client(self, request: Any, client_address: Any, verified: bool) -> None:
@@ -198,11 +199,11 @@ class ClientServer(AdjustableServer):
             try:
                 return self._client_threads.run(job)
             except RuntimeError as error:
-                if "interpreter shutdown" in str(error):  # nobody can be served any more
+                if "interpreter shutdown" in str(error):  # no client can be served any more
                     events.emit(events.ListenerLost(error))
                     self._accepting.request_stop()
                 elif self._accepting.under_way and not self._accepting.stop_requested:
-                    self._accepting.failed(error)  # the client waits: a thread may end soon
+                    self._accepting.failed(error)  # wait and try again: a thread may end soon
                     continue
                 else:
                     events.emit(events.AcceptFailed(error))
@@ -220,14 +221,14 @@ class ClientServer(AdjustableServer):
         self, connection: Connection | None, request: Any, client_address: Any, verified: bool
     ) -> None:
         if connection is not None:
-            mine = connection.thread == threading.get_ident()  # it has accepted it itself
+            mine = connection.thread == threading.get_ident()  # this thread has accepted it
             if not (mine or self._connections.claim(connection)):
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
             verified = verified or self._is_verified(request, client_address)
             if connection is not None:
-                request = connection.socket  # another one, if TLS has begun before that
+                request = connection.socket  # a TLS handshake has replaced it
             if verified:
                 self.process_request_thread(request, client_address)
             else:
@@ -236,7 +237,7 @@ class ClientServer(AdjustableServer):
             events.emit(events.HookFailed("process_request_thread", error))
             self._forget(request)
         finally:
-            if connection is not None:  # an overridden close_request may not have told us
+            if connection is not None:  # an overridden shutdown_request may not call netkit's
                 self._connections.remove(connection)
 
     def _is_verified(self, request: Any, client_address: Any) -> bool:
@@ -252,7 +253,7 @@ class ClientServer(AdjustableServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client to its end, in the calling thread."""
         connection = self._connections.get(request)
-        if connection is None and self._speaks_tls():  # it was not accepted here
+        if connection is None and self._speaks_tls():  # the program has accepted it elsewhere
             connection = self._register(request, client_address)
         if connection is not None and connection.thread is None:
             self._connections.claim(connection)
@@ -260,8 +261,9 @@ class ClientServer(AdjustableServer):
             request = self._secured(request, connection)
             self.finish_request(request, client_address)
         except Exception as error:
-            if isinstance(error, NotBegunError) and self._expects_tls(request):
-                return  # as on a port without TLS, where one who says nothing is no error
+            expects_tls = self._speaks_tls() or hasattr(request, "do_handshake")
+            if isinstance(error, NotBegunError) and expects_tls:
+                return  # a client that sends nothing is no error, as on a port without TLS
             self._tell_error(connection.socket if connection else request, client_address)
         except BaseException as error:
             if threading.current_thread() is threading.main_thread():
@@ -270,7 +272,7 @@ class ClientServer(AdjustableServer):
         finally:
             if connection is None:
                 self._shut_down(request)
-            else:  # its socket may be another one by now, see finish_request
+            else:  # `finish_request` may have replaced its socket
                 connection.forget_frames()  # before the close, which may wait for the client
                 self._shut_down(connection.socket)
                 self._connections.remove(connection)
@@ -278,11 +280,8 @@ class ClientServer(AdjustableServer):
                     self._forget(request)
                 connection.forget_frames()
 
-    def _expects_tls(self, request: Any) -> bool:
-        return self._speaks_tls() or hasattr(request, "do_handshake")
-
     def _secured(self, request: Any, connection: Connection | None) -> Any:
-        """`request`, after the handshake: for a handler that reads it itself, another socket."""
+        """`request` after the TLS handshake: another socket if the handler reads it itself."""
         if type(request) is not socket.socket:
             return self._secured_below(request, connection)
         if not self._speaks_tls() or connection is None or connection.is_secured():
@@ -300,7 +299,7 @@ class ClientServer(AdjustableServer):
         return connection.shake_hands(secured, seconds, limit)
 
     def _secured_below(self, request: Any, connection: Connection | None) -> Any:
-        """The same for one that the program has wrapped, or its listener, by means of `ssl`."""
+        """The same for a `request` that the program, or its wrapped listener, has wrapped."""
         if connection is None or connection.tls is not None or not hasattr(request, "context"):
             return request
         from . import certificates
@@ -326,7 +325,7 @@ class ClientServer(AdjustableServer):
         if connection is not None:
             if connection.thread is None:
                 self._connections.claim(connection)
-            request = self._secured(request, connection)  # if who has called this has not
+            request = self._secured(request, connection)  # if the caller has not done so
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:
@@ -338,7 +337,7 @@ class ClientServer(AdjustableServer):
                 raise
 
     def shutdown_request(self, request: Any) -> None:
-        """End a connection so that its client gets all that was written to it."""
+        """End a connection such that its client gets everything that was written to it."""
         connection = self._connection_of(request)
         if connection is None:
             sockets.shut_down(request, socket.SHUT_WR)
@@ -349,7 +348,7 @@ class ClientServer(AdjustableServer):
             self._connections.remove(connection)
 
     def _connection_of(self, request: Any) -> Connection | None:
-        """Also if another socket has taken the place of `request` (TLS)."""
+        """The connection of `request`, also after another socket has replaced that (TLS)."""
         return self._connections.get(request) or self._connections.replaced.get(request)
 
     def _shut_down(self, request: Any) -> None:
@@ -357,7 +356,7 @@ class ClientServer(AdjustableServer):
             self._forget(request)
 
     def close_request(self, request: Any) -> None:
-        """Close a connection's descriptor, whoever still has a file made of it."""
+        """Close a connection's descriptor, even if a file made of the socket is still open."""
         self._forget(request)
 
     def _forget(self, request: Any) -> None:
@@ -369,13 +368,13 @@ class ClientServer(AdjustableServer):
             sockets.force_close(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tell of the exception being handled: in one line if the client is to blame for it."""
+        """Log the exception being handled: in one line if the client is to blame for it."""
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
         connection = self._connection_of(request)
         if connection is None:  # finish_request has wrapped it in an object of its own
             connection = self._connections.of_thread(threading.get_ident())
-        # A `finish` that fails, since the client is gone, must not hide what `handle` had raised.
+        # If the client is gone, the error of `finish` must not hide that of `handle`.
         faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
         if faults:
             self._tell_failure(faults[0], connection, client_address)
@@ -389,9 +388,9 @@ class ClientServer(AdjustableServer):
         events.emit(events.HandlerFailed(*_ends(connection, client_address, error)))
 
     def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
-        """The same, naming the limit that has passed, where Python says "timed out" only."""
+        """`error`, or one that names the limit, where Python only says "timed out"."""
         if connection and isinstance(error, TimeoutError) and error.errno is None:
-            name, limit = next(_limits_of_calls(self._options), ("", None))
+            name, limit = _limit_of_calls(self._options)
             if limit is not None and limit == connection.socket.gettimeout():
                 text = f"{connection.peer} kept a read or a write waiting for {in_seconds(limit)}"
                 return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
@@ -404,7 +403,7 @@ class ClientServer(AdjustableServer):
         self._call_hook("handle_error", request, client_address)
 
     def _call_hook(self, name: str, *arguments: Any) -> bool:
-        """Call an overridable method whose failure is to harm nobody. Whether it succeeded."""
+        """Call an overridable method; False if it has failed, which is logged."""
         try:
             getattr(self, name)(*arguments)
         except BaseException as error:
@@ -419,21 +418,22 @@ class ClientServer(AdjustableServer):
         return own is not getattr(ClientServer, name)
 
 
-def _limits_of_calls(options: Options) -> Iterator[tuple[str, float | None]]:
-    """What each call of its socket may take, and by which option: the first of these counts."""
+def _limit_of_calls(options: Options) -> tuple[str, float | None]:
+    """The time limit of each call of a socket that its handler reads, and the option's name."""
     for name in ("idle_timeout", "read_timeout", "write_timeout"):
         if getattr(options, name) is not None:
-            yield name, wait_time(getattr(options, name))
+            return name, wait_time(getattr(options, name))
+    return "", None
 
 
 def _ends(
     connection: Connection | None, client_address: Any, error: BaseException
 ) -> tuple[int, str, BaseException, str]:
-    """What an event says of a failure, and of the connection that it belongs to."""
+    """The attributes of an event about `error`: id, peer, error and local address."""
     number, local = (connection.id, connection.local) if connection else (0, "")
     return number, describe_peer(client_address), error, local
 
 
 def _is_clients(error: BaseException, connection: Connection | None) -> bool:
-    """Whether a client is to blame for what its handler has raised."""
+    """Whether the client is to blame for an error of its handler."""
     return isinstance(error, PeerError) or bool(connection and connection.is_to_blame(error))

@@ -1,11 +1,12 @@
-"""Classes made of `Server` and of a server class of another library, in whichever order of bases.
+"""Classes derived from `Server` and a server class of another library, in either order of bases.
 
-Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`:
+Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`, which has three
+consequences:
 
-1. This may come together with `ThreadingMixIn`.
-2. It has no constructor of its own, and no hooks but those of `ThreadingMixIn`. So those of the
-   library count, although `Server` comes first and has some, too.
-3. Its methods may be called by the name of a base: ``socketserver.TCPServer.shutdown(self)``.
+1. `ThreadingMixIn` may be another base.
+2. `ThreadingTCPServer` has no constructor, and no hooks but those of `ThreadingMixIn`. So the
+   constructor and the other hooks of the library are used, although `Server` comes first.
+3. A method may be called by the name of a base: ``socketserver.TCPServer.shutdown(self)``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from .accepting import Accepting
 
-# What a library's class counts for, of the methods that `Server` has.
+# The methods that are taken from the class of a library, though `Server` has them, too.
 _LIBRARYS = (
     *("__init__", "get_request", "finish_request", "shutdown_request", "close_request"),
     "handle_error",
@@ -27,11 +28,12 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class ServerType(ABCMeta):
-    """The class of netkit's server classes, which makes the bases of a new one fit together.
+    """The metaclass of `Server`, which makes the bases of a subclass fit together.
 
-    `ThreadingMixIn` is left out: they have it among their own bases, and Python would find no order
-    for the two. What counts of a library's classes that come after them is put before them. (As a
-    subclass of ABCMeta this does not keep them from being abstract.)
+    It leaves out `ThreadingMixIn`, which is among the bases of `Server`: Python finds no order for
+    a class that names it first. Before `Server`, it inserts a class with the methods of libraries
+    that are used although these come later. (Derived from ABCMeta, so that a server class may be
+    abstract.)
     """
 
     def __new__(
@@ -42,23 +44,23 @@ class ServerType(ABCMeta):
         if ours is not None:
             later = list(_come_later(bases, ours))
             if later:
-                bases = (*bases[:ours], _what_counts(later, bases[ours]), *bases[ours:])
+                bases = (*bases[:ours], _used_of(later, bases[ours]), *bases[ours:])
         return super().__new__(cls, name, bases, namespace, **more)
 
 
 def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
-    """The server classes of libraries that come after ``bases[ours]`` in the order of methods."""
+    """The server classes of libraries that come after ``bases[ours]`` in the method order."""
     known = bases[ours].__mro__
     for at, base in enumerate(bases):
         later = at > ours
         for kind in base.__mro__:
-            later = later or kind in known  # so does what comes after a base of both
+            later = later or kind in known  # a class after a common base comes later, too
             if later and kind not in known and issubclass(kind, socketserver.BaseServer):
                 yield kind
 
 
-def _what_counts(libraries: list[type], ours: type) -> type:
-    """A class with the methods of `libraries` that count although `ours` comes before them."""
+def _used_of(libraries: list[type], ours: type) -> type:
+    """A class with the methods of `libraries` that replace those of netkit in `ours`."""
     methods: dict[str, Any] = {}
     for name in _LIBRARYS:
         definer = next(kind for kind in ours.__mro__ if name in vars(kind))
@@ -70,7 +72,7 @@ def _what_counts(libraries: list[type], ours: type) -> type:
     if more_to_close:
 
         def server_close(self: Any) -> None:
-            """Netkit's, and then that of the library, which may have more to close."""
+            """Close the server, and then what the library closes."""
             try:
                 super(counts, self).server_close()
             finally:
@@ -81,10 +83,10 @@ def _what_counts(libraries: list[type], ours: type) -> type:
 
 
 class Threads(list[threading.Thread]):
-    """Those of a server's clients.
+    """The threads of a server's clients.
 
-    `ThreadingMixIn.server_close`, if it is called by name, joins them: then the server is closed,
-    which waits for them, but not for ever.
+    `ThreadingMixIn.server_close`, if it is called by name, calls `join`. This closes the server,
+    which waits for the threads, but not for ever.
     """
 
     def __init__(self, threads: list[threading.Thread], close: Callable[[], None]) -> None:
@@ -96,40 +98,41 @@ class Threads(list[threading.Thread]):
 
 
 class _ShutDownEvent:
-    """What `BaseServer` takes for the event that is set while its `serve_forever` does not run."""
+    """Stands for the event that `BaseServer` sets while its `serve_forever` does not run."""
 
     def __init__(self, server: CalledByName) -> None:
         self._server = server
 
     def clear(self) -> None:
-        """The first thing that `BaseServer.serve_forever` does."""
+        """`BaseServer.serve_forever` calls this first."""
         accepting = self._server._accepting
         acceptor = self._server._begin_accepting(single=True)
         self._server._by_name = None if acceptor is None else accepting
 
     def set(self) -> None:
-        """The last thing that it does."""
+        """`BaseServer.serve_forever` calls this last."""
         accepting, self._server._by_name = self._server._by_name, None
         if accepting is not None:
             accepting.end()
 
     def wait(self) -> None:
-        """The last thing that `BaseServer.shutdown` does."""
+        """`BaseServer.shutdown` calls this last."""
         self._server._accepting.wait_for_end()
 
 
 class CalledByName:
-    """Has `BaseServer.serve_forever` and `shutdown` work where a program calls them by name.
+    """Makes `BaseServer.serve_forever` and `shutdown` work if a program calls them by name.
 
-    They know of each other by an event and a flag that are private to `BaseServer`. Here, these are
-    the server's turn of accepting: so each of the two goes with netkit's own methods as well.
+    The two communicate by an event and a flag, private to `BaseServer`. Here both act on the
+    server's turn of accepting, so that each of the two methods also works together with those of
+    netkit.
     """
 
     _accepting: Accepting
     _begin_accepting: Callable[..., Any]
     _accept_one: Callable[[], Any]
     _by_name: Accepting | None = None
-    """Whose turn `BaseServer.serve_forever` is in, if it was called by name."""
+    """The turn of a `BaseServer.serve_forever` that was called by name and runs."""
 
     @property
     def _BaseServer__is_shut_down(self) -> _ShutDownEvent:
@@ -137,7 +140,7 @@ class CalledByName:
 
     @_BaseServer__is_shut_down.setter
     def _BaseServer__is_shut_down(self, _: Any) -> None:
-        """The constructor of `BaseServer` makes an event of its own, which nobody needs."""
+        """The constructor of `BaseServer` sets an event of its own, which is not needed."""
 
     @property
     def _BaseServer__shutdown_request(self) -> bool:

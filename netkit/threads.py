@@ -1,10 +1,10 @@
 """Threads that serve one client after another.
 
 Starting a thread costs more than serving a short connection, so a thread that is done with its
-client waits a while for the next one. A thread that is not needed for a while goes away.
+client waits a while for the next one, and then ends.
 
-Each job begins with an empty context (`contextvars`), also where a new thread would inherit one
-(`sys.flags.thread_inherit_context`): what one client has set there, another must not find.
+Each job begins with an empty context (`contextvars`), even if a new thread would inherit one
+(`sys.flags.thread_inherit_context`): what one client sets there must not reach another.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from .deadline import Deadline
 
 Job = Callable[[], None]
 
-PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than lulls, not for ever
-# How many wait to be given one, at most: what a burst leaves behind; each costs about 20 KiB.
-MAX_PARKED = 64
-PARKED = "netkit-parked"  # the name of one that waits
+PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than usual lulls
+MAX_PARKED = 64  # waiting threads at most; each costs about 20 KiB
+PARKED = "netkit-parked"  # the name of a waiting thread
 
 
 def check_threads() -> None:
-    """RuntimeError if a library has put its own in the place of threads, of waits or of sockets.
+    """RuntimeError if a library has replaced Python's threads, `select` or sockets by its own.
 
-    gevent and eventlet do, by monkey patching. There a wait of netkit's would stop everything, and
-    what one thread has begun to wait for, another one could not use.
+    gevent and eventlet do so by monkey patching. A wait of netkit would then stop all threads, and
+    an object for which one thread waits could not be used by another.
     """
     for used, own in (
         (_thread.start_new_thread, isinstance(_thread.start_new_thread, BuiltinFunctionType)),
@@ -49,12 +48,12 @@ def check_threads() -> None:
 
 
 def join(thread: threading.Thread, timeout: float | None) -> None:
-    """Wait for its end, at most `timeout` seconds, unless it is the calling one.
+    """Wait for the end of `thread`, at most `timeout` seconds.
 
-    Nor is one waited for that is about to be started, or could not be.
+    Returns at once for the calling thread, and for one that has not been started.
     """
     if thread is not threading.current_thread():
-        with contextlib.suppress(RuntimeError):  # it has not been started
+        with contextlib.suppress(RuntimeError):  # not started
             thread.join(timeout)
 
 
@@ -63,9 +62,10 @@ def _no_more(_: float) -> Job | None:
 
 
 class _Parked:
-    """A thread that waits to be given a job, or to be let go (None).
+    """A waiting thread, which is given its next job, or None to end.
 
-    By a lock: a `queue.SimpleQueue` may forget its time limit when a signal comes, before 3.13.
+    It waits for a lock: before 3.13, a `queue.SimpleQueue` may forget its time limit when a signal
+    comes.
     """
 
     __slots__ = ("_called", "job")
@@ -76,7 +76,7 @@ class _Parked:
         self.job: Job | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Whether it was called."""
+        """Wait for `call`; False if it does not come in time."""
         return self._called.acquire(timeout=seconds)
 
     def call(self, job: Job | None) -> None:
@@ -85,27 +85,28 @@ class _Parked:
 
 
 class ClientThreads:
-    """Runs each job in a thread of its own, kept from an earlier job where there is one.
+    """Runs each job in a thread of its own: one that an earlier job has left, or a new one.
 
-    Thread-safe. `daemon`: whether the interpreter may exit while the threads run; it may be set,
-    for the threads to come. `more`: where a thread that is done asks for its next job, and may
-    wait for it so many seconds, before it waits to be given one: nobody need be woken for that.
+    Thread-safe. `daemon`: whether the interpreter may exit while the threads run; a change counts
+    for threads that are started later. `more`: a thread that is done calls it with a number of
+    seconds for its next job, which saves waking another thread. If it returns None, the thread
+    waits to be given a job.
     """
 
     def __init__(self, daemon: bool, more: Callable[[float], Job | None] = _no_more) -> None:
         self.daemon = daemon
         self._more = more
-        # Guards what follows. Re-entrant, for signal handlers that stop a server in the thread that
-        # accepts for it.
+        # Guards the attributes below. Re-entrant, for signal handlers that stop a server in its
+        # accepting thread.
         self._lock = threading.RLock()
-        self._parked: list[_Parked] = []  # the last to come is the first to be called
+        self._parked: list[_Parked] = []  # the last one is called first
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
     def run(self, job: Job) -> None:
-        """Have `job` run. RuntimeError, and nothing is run, if no thread can be started.
+        """Run `job` in a thread. RuntimeError, and it is not run, if no thread can be started.
 
-        What else is raised (KeyboardInterrupt) leaves open whether the job runs.
+        After any other exception (KeyboardInterrupt) the job may run or not.
         """
         with self._lock:
             if self._parked:
@@ -116,7 +117,7 @@ class ClientThreads:
         try:
             thread.start()
         except BaseException:
-            if thread.ident is None:  # not even a Ctrl+C while waiting for a thread that runs
+            if thread.ident is None:  # else it runs, and a Ctrl+C has ended the wait for its start
                 with self._lock:
                     self._threads.discard(thread)
             raise
@@ -126,7 +127,7 @@ class ClientThreads:
         try:
             while job:
                 Context().run(job)  # costs each client 0.1 KiB
-                job = None  # what the client used is let go before the wait
+                job = None  # frees what the client used before the wait
                 job = self._more(PARK_SECONDS) or self._next()
         finally:
             with self._lock:
@@ -134,7 +135,7 @@ class ClientThreads:
 
     def _next(self) -> Job | None:
         thread = threading.current_thread()
-        if not thread.daemon:  # the interpreter's exit would wait for it
+        if not thread.daemon:  # at its exit, the interpreter would wait for this thread
             return None
         with self._lock:
             if self._closed or len(self._parked) >= MAX_PARKED:
@@ -143,31 +144,31 @@ class ClientThreads:
             self._parked.append(parked)
         thread.name = PARKED
         if not parked.wait(PARK_SECONDS):
-            with self._lock, contextlib.suppress(ValueError):  # called after all, before the lock
+            with self._lock, contextlib.suppress(ValueError):  # `call` was faster
                 self._parked.remove(parked)
         return parked.job
 
     def threads(self) -> list[threading.Thread]:
-        """The threads that there are, busy or parked."""
+        """All threads, busy or parked."""
         with self._lock:
             return list(self._threads)
 
     def close(self) -> None:
-        """Let the parked threads go, and the busy ones when they are done. Idempotent."""
+        """End the parked threads now, and the busy ones after their job. Idempotent."""
         with self._lock:
             self._closed = True
             while self._parked:
                 self._parked.pop().call(None)
 
     def end_in_child(self) -> None:
-        """In a forked child: only the calling thread is there, and its job is the last one."""
+        """In a forked child: only the calling thread exists there, and its job is the last."""
         self._lock = threading.RLock()
         self._parked.clear()
         self._threads = {threading.current_thread()}
         self._closed = True
 
     def join(self, timeout: float | None) -> bool:
-        """Wait for the threads to be gone, but for the calling one. False if some are still busy.
+        """Wait for the end of all threads but the calling one; False if some are still busy.
 
         `timeout`: seconds for all of them together.
         """

@@ -115,7 +115,7 @@ def test_what_takes_three_arguments_is_called_as_in_socketserver(
     assert adapt(handler, arguments) is None
 
 
-ONE = r"cannot serve a client: a handler takes one argument, the connection; further ones come by"
+ONE = r"cannot serve a client: a handler takes one argument, the connection; further ones come from"
 
 
 class NotDerived:
@@ -160,7 +160,7 @@ CANNOT_SERVE: list[tuple[Any, dict[str, Any], str]] = [
     (dict, {}, "^dict cannot serve a client: derive it"),
     (ValueError, {}, "^ValueError cannot serve a client: derive it"),
     (type("Two", (), {"__init__": lambda self: None}), {}, "handler Two cannot be called: too"),
-    (netkit.Server, {}, "^Server cannot serve a client: it is a server: give the class, or the"),
+    (netkit.Server, {}, "^Server cannot serve a client: it is a server: give the class or the"),
     (socketserver.TCPServer, {}, "^TCPServer cannot serve a client: it is a server"),
     (socketserver.DatagramRequestHandler, {}, "cannot serve a client: it is for datagrams"),
     (netkit.EchoHandler.__new__(netkit.EchoHandler), {}, "it is a handler already: give its class"),
