@@ -11,6 +11,8 @@ import os
 import select
 from collections.abc import Iterator
 
+from .waker import Waker
+
 PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
 
 
@@ -29,7 +31,7 @@ class Input:
         self.descriptor = descriptor
         self._name = name
         self._patience: float | None = None
-        self._wakeup, self._waker = os.pipe()
+        self._waker = Waker()
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield the pieces as they come."""
@@ -51,22 +53,21 @@ class Input:
         Input that is there already is still read, however much it is: a file to its end.
         """
         self._patience = seconds
-        os.write(self._waker, b".")
+        self._waker.wake()
 
     def close(self) -> None:
-        """Release the pipe of `end_after`. A thread that still reads ends with the process."""
-        os.close(self._wakeup)
-        os.close(self._waker)
+        """Release descriptors of its own. A thread that still reads ends with the process."""
+        self._waker.close()
 
     def _wait(self, descriptor: int) -> bool:
         """Wait for input, or for its end. False if its time is up."""
         while True:
-            ready, _, _ = select.select([descriptor, self._wakeup], [], [], self._patience)
+            ready, _, _ = select.select([descriptor, self._waker.fileno()], [], [], self._patience)
             if descriptor in ready:
                 return True
             if not ready:
                 return False
-            os.read(self._wakeup, 1)
+            self._waker.clear()
 
 
 class Output:
