@@ -22,12 +22,17 @@ from typing import Any, NoReturn
 
 from .addresses import is_ip
 from .endpoints import Endpoint
-from .options import Flag, check_seconds, check_switch
+from .options import Flag
 
 LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 
 _TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)", re.ASCII)
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
+_NUMBERS = {
+    "SECONDS": "a time such as 30, 500ms, 5m or 2h",
+    "BYTES": "a number of bytes",
+    "N": "a number",
+}
 _PORT = re.compile(r"\d+(\?.*)?", re.ASCII)
 
 
@@ -143,23 +148,23 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def flag_value(flag: Flag) -> Callable[[str], Any]:
     """The type for `argparse` of an option of `options.FLAGS`. ``off`` stands for None."""
-    number = flag.type in (int, float)
-    can_be_off = number and _allows_none(flag)
+    is_number = flag.type in (int, float)
+    can_be_off = is_number and _allows_none(flag)
 
     def value(text: str) -> Any:
         if can_be_off and text == "off":
             return None
         try:
-            found = _number(text, flag) if number or _TIME.fullmatch(text) else flag.type(text)
+            found = _convert(text, flag)
         except ValueError:
-            if not number:
+            if not is_number:
                 raise
             or_off = " or 'off'" if can_be_off else ""
-            raise ValueError(f"it must be {_kind(flag)}{or_off}, not {text!r}") from None
+            raise ValueError(f"it must be {_NUMBERS[flag.metavar]}{or_off}, not {text!r}") from None
         flag.check("it", found)
         return found
 
-    return checked(on_or_off if flag.check is check_switch else value)
+    return checked(value)
 
 
 def _allows_none(flag: Flag) -> bool:
@@ -170,49 +175,19 @@ def _allows_none(flag: Flag) -> bool:
     return True
 
 
-def _kind(flag: Flag) -> str:
-    if flag.metavar == "SECONDS":
-        return "a time such as 30, 500ms, 5m or 2h"
-    return {"N": "a number"}.get(flag.metavar, f"a number of {flag.metavar.lower()}")
-
-
-def _number(text: str, flag: Flag) -> float:
-    if "SECONDS" in flag.metavar:
-        return to_seconds(text)
-    return int(text) if flag.type is int else float(text)
-
-
-def to_seconds(text: str) -> float:
-    """Convert a time such as ``30``, ``1.5s``, ``500ms``, ``5m`` or ``2h``. ValueError."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        seconds = float(text)
-        if not math.isfinite(seconds):  # no limit is `off`
-            raise ValueError(text)
-        return seconds
-    number, unit = float(match[1]), match[2]
-    return number / 1000 if unit == "ms" else number * _SECONDS[unit]
-
-
-def duration(text: str) -> float | None:
-    """Convert a time limit to seconds, ``off`` to None. ValueError."""
-    if text == "off":
-        return None
-    try:
-        found = to_seconds(text)
-    except ValueError:
-        raise ValueError(
-            f"it must be a time such as 30, 500ms, 5m or 2h, or 'off', not {text!r}"
-        ) from None
-    check_seconds("it", found, zero=False)
+def _convert(text: str, flag: Flag) -> Any:
+    time = _TIME.fullmatch(text) if "SECONDS" in flag.metavar else None
+    if time:  # a multiple of a part of a second is not exact: 700 * 0.001
+        number, (factor, divisor) = float(time[1]), _UNITS[time[2]]
+        return number * factor / divisor
+    if flag.type is bool:
+        if text not in ("on", "off"):
+            raise ValueError(f"on or off, not {text!r}")
+        return text == "on"
+    found = flag.type(text)
+    if isinstance(found, float) and not math.isfinite(found):  # `off` means no limit
+        raise ValueError(text)
     return found
-
-
-def on_or_off(text: str) -> bool:
-    """Convert ``on`` or ``off``. ValueError."""
-    if text not in ("on", "off"):
-        raise ValueError(f"on or off, not {text!r}")
-    return text == "on"
 
 
 def count(text: str) -> int:

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from .addresses import SocketAddress, is_ip
-from .arguments import Parser, checked, complain, count, duration, endpoints, say
+from .arguments import Parser, checked, complain, count, endpoints, flag_value, say
 from .conversing import transfer
 from .endpoints import Endpoint
 from .errors import MissingExtraError, TlsConfigError
+from .logs import in_bytes
 from .opening import accept, dial
+from .options import FLAGS
 from .stdio import OutputClosedError
 from .terminal import terminate
 
@@ -119,7 +121,7 @@ def _add_where(group: Any) -> None:
 
 
 def _add_time(add: Callable[..., object]) -> None:
-    time = checked(duration)
+    time = flag_value(FLAGS["idle_timeout"])
     add(
         "--timeout",
         metavar="TIME",
@@ -180,7 +182,7 @@ def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], N
             opened = accept if arguments.listen else dial
             conn = transfer(lambda: opened(arguments), arguments)
             if arguments.verbose:
-                say(f"{conn.bytes_written} bytes sent, {conn.bytes_read} bytes received")
+                say(f"{in_bytes(conn.bytes_written)} sent, {in_bytes(conn.bytes_read)} received")
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -232,23 +234,23 @@ def _check(arguments: argparse.Namespace) -> None:
     if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
     _check_family(arguments)
-    if arguments.endpoint.kind == "unix":
-        if "source" in given:
-            raise ValueError("a Unix socket has no IP address: --source does not go with it")
-        if set(_TLS) & given and not {"listen", "insecure", "server_name"} & given:
-            raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
+    named = {"listen", "insecure", "server_name"} & given
+    if arguments.endpoint.kind == "unix" and set(_TLS) & given and not named:
+        raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
 
 
 def _check_family(arguments: argparse.Namespace) -> None:
-    family, source = arguments.family, arguments.source
-    if not family:
-        return
-    if arguments.endpoint.kind == "unix":
-        raise ValueError(f"a Unix socket has no IP address: -{family} does not go with it")
-    for address in (arguments.endpoint.host, source and source[0]):
-        version = is_ip(address)
-        if version not in (0, family):
-            raise ValueError(f"-{family} does not go with the IPv{version} address {address}")
+    """ValueError unless all addresses are of one family, which becomes `arguments.family`."""
+    host, (source, _) = arguments.endpoint.host, arguments.source or ("", 0)
+    options = [(f"-{arguments.family}", arguments.family), (f"--source {source}", is_ip(source))]
+    for option, family in options:
+        if family and arguments.endpoint.kind == "unix":
+            raise ValueError(f"a Unix socket has no IP address: {option} does not go with it")
+        for address in (source, host):
+            if family and is_ip(address) not in (0, family):
+                version = is_ip(address)
+                raise ValueError(f"{option} does not go with the IPv{version} address {address}")
+        arguments.family = arguments.family or family
 
 
 def _flag(name: str) -> str:

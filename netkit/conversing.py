@@ -2,11 +2,11 @@
 
 Rules:
 
-1. Two threads, one for each direction, and each blocks. The main thread is the one that Ctrl+C
-   interrupts: it receives, or reads the lines that are typed on a terminal. The other one is a
-   daemon, and nothing is ever buffered: the process may end while it waits for input.
+1. Two threads, one for each direction, and each blocks. Ctrl+C interrupts the main thread, which
+   receives, or reads the lines that are typed on a terminal. The other thread is a daemon, and
+   nothing is buffered: the process may end while that thread waits for input.
 2. The end of our input is passed on to the server, and the connection goes on. The end of the
-   server's side ends the command, after the input that is there by then has been sent.
+   server's side ends the command, once the input that has come by then has been sent.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .stdio import Input, Output
 from .terminal import Terminal, Visible, encoded, is_interactive
 from .writing import Sink
 
-# How long input may be silent once the server has ended its side (seconds), as with socat: data
-# that a pipe brings without a pause is sent, and a silent pipe does not keep the command.
+# The longest silence of the input once the server has ended its side (seconds), as with socat: data
+# that comes through a pipe without a pause is sent, and a silent pipe does not delay the end.
 GRACE = 0.5
 
-# How long the other thread has to end after a failure (seconds). It needs next to no time, unless
+# The time that the other thread has to end after a failure (seconds). It needs next to none, unless
 # another process has read the same input first: then the thread waits in a read.
 LEAVING = 1.0
 
 
 def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace) -> Connection:
-    """Make the connection, pass on both directions to the end, and return it, closed.
+    """Make the connection, pass on both directions to the end, and return the closed connection.
 
     The input is opened first. OSError, OutputClosedError.
     """
@@ -177,8 +177,18 @@ class _Crlf:
 # Both directions
 
 
+def _start(target: Callable[[], None], name: str) -> threading.Thread:
+    """Start a daemon thread. OSError if the system allows no more threads."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(f"cannot start a thread: {error}") from None
+    return thread
+
+
 class _Sender:
-    """Sends our input to the server. `error` is set if that has failed, once `run` has returned."""
+    """Sends our input to the server. `error` is the reason if `run` has failed."""
 
     def __init__(
         self,
@@ -207,12 +217,12 @@ class _Sender:
 
 
 def _exchange(conn: Connection, sender: _Sender, source: Input, sink: Sink) -> None:
-    thread = threading.Thread(target=sender.run, name="netkit-sender", daemon=True)
-    thread.start()
+    thread = _start(sender.run, "netkit-sender")
     try:
         copy(conn, sink)
         sink.write(b"")  # the end: it may hold half a character
-        source.end_after(0 if _is_typed(source) else GRACE)
+        typed = source.descriptor is not None and os.isatty(source.descriptor)
+        source.end_after(0 if typed else GRACE)
         thread.join()
     except BaseException:
         conn.destroy()
@@ -221,10 +231,6 @@ def _exchange(conn: Connection, sender: _Sender, source: Input, sink: Sink) -> N
         raise
     if sender.error is not None:
         raise sender.error
-
-
-def _is_typed(source: Input) -> bool:
-    return source.descriptor is not None and os.isatty(source.descriptor)
 
 
 def _converse(conn: Connection, sender: _Sender, terminal: Terminal, sink: Sink) -> None:
@@ -239,8 +245,7 @@ def _converse(conn: Connection, sender: _Sender, terminal: Terminal, sink: Sink)
         finally:
             terminal.end()
 
-    thread = threading.Thread(target=receive, name="netkit-receiver", daemon=True)
-    thread.start()
+    thread = _start(receive, "netkit-receiver")
     sender.run()
     thread.join()
     for error in (*errors, sender.error):

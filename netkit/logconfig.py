@@ -2,11 +2,11 @@
 
 Rules:
 
-1. All that goes to standard error is a record of the chosen form: netkit's, those of any other
-   logger, warnings, and what Python itself would write there (exceptions that nobody catches).
+1. Everything on standard error is a record of the chosen form: the records of netkit and of any
+   other logger, warnings, and uncaught exceptions, which Python itself would write there.
 2. A record is one line (in text, its traceback follows), escaped and of a bounded length.
-3. What a peer could repeat without end is an episode: the first of its kind is written at once, the
-   others are counted.
+3. A peer may be able to cause the same uncaught exception without end. The first one is written at
+   once, and those of the next seconds are counted.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Any, TextIO
 from .forks import free_in_children
 from .logs import cut, logger, one_line, said, traceback_lines
 
-EPISODE_SECONDS = 5.0  # how long records of one kind are counted after the first
-MOST_KINDS = 100  # how many kinds of records are told apart
+EPISODE_SECONDS = 5.0  # for which records of a kind are counted after the first one
+MOST_KINDS = 100  # of records that are counted separately
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -34,15 +34,15 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 def configure_logging(
     level: str = "info", style: str = "text", stream: TextIO | None = None
 ) -> Callable[[], None]:
-    """Send the records of every logger to `stream` (None: standard error), and Python's own words.
+    """Write the records of all loggers to `stream` (standard error if None).
 
-    `level`: the least that is written, ``"debug"``, ``"info"``, ``"warning"``, ``"error"`` or
-    ``"critical"``. `style`: ``"text"`` or ``"json"``, as docs/logging.md shows them.
+    `level` is the least severe level that is written: ``"debug"``, ``"info"``, ``"warning"``,
+    ``"error"`` or ``"critical"``. `style` is ``"text"`` or ``"json"``, as docs/logging.md shows
+    them. ValueError for any other.
 
-    Warnings and exceptions that nobody catches become records, too: `warnings.showwarning`,
-    `sys.excepthook`, `threading.excepthook` and `sys.unraisablehook` are replaced. A second call
-    takes the place of the first. Returns a function that undoes the call. ValueError for a level or
-    a style that there is not.
+    Warnings and uncaught exceptions become records, too: `warnings.showwarning`, `sys.excepthook`,
+    `threading.excepthook` and `sys.unraisablehook` are replaced. A second call replaces the first.
+    Returns a function that undoes the call.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
@@ -78,10 +78,10 @@ def is_configured() -> bool:
 
 @contextlib.contextmanager
 def status_lines() -> Iterator[bool]:
-    """Meanwhile, if the program has configured no logging, netkit's records go to standard error.
+    """Write netkit's records to standard error, unless the program has configured logging.
 
-    Those from INFO on, or from the level that the logger ``netkit`` has been given. Yields whether
-    it is so. A program that wants no such lines gives that logger a `logging.NullHandler`.
+    The least level is INFO, or that of the logger ``netkit`` if it has one. Yields True if the
+    records are written. A `logging.NullHandler` of that logger switches them off.
     """
     if logger.hasHandlers():
         yield False
@@ -94,7 +94,7 @@ def status_lines() -> Iterator[bool]:
 
 
 def add_status_lines() -> Callable[[], None]:
-    """Have them written from now on; returns the function that ends it."""
+    """Begin what `status_lines` does, and return the function that ends it."""
     handler, level = _StatusHandler(sys.stderr), logger.level
     handler.setFormatter(TextFormatter(not _is_tty(sys.stderr)))
     handler.addFilter(lambda _: not logging.getLogger().handlers)  # configured in the meantime
@@ -110,19 +110,19 @@ def add_status_lines() -> Callable[[], None]:
 
 
 def shows_status_lines() -> bool:
-    """Whether `status_lines` writes them now."""
+    """Whether `status_lines` or `add_status_lines` is in effect."""
     return any(isinstance(each, _StatusHandler) for each in logger.handlers)
 
 
 def _is_tty(stream: Any) -> bool:
     try:
         return bool(stream.isatty())
-    except (AttributeError, OSError, ValueError):  # it is closed, or no file
+    except (AttributeError, OSError, ValueError):  # it is closed, or not a file
         return False
 
 
 class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only for type checkers
-    """Writes each record at once. What cannot be written is dropped, or said in the same form."""
+    """Writes each record at once. A record that cannot be written is dropped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """As of any handler. Raises nothing."""
@@ -135,12 +135,12 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only f
         try:
             self.stream.write(line + self.terminator)
             self.flush()
-        except (OSError, ValueError, AttributeError):  # full, closed or gone: nobody reads it
+        except Exception:  # it is full or closed, or a signal has interrupted another write to it
             return
 
 
 class _StatusHandler(Handler):
-    """That of `status_lines`."""
+    """The handler that `add_status_lines` adds."""
 
 
 def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
@@ -150,11 +150,11 @@ def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     return logging.makeLogRecord({"name": record.name, "msg": text, **level})
 
 
-# The forms
+# Forms of records
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people; `full` with the time and the level, for a stream that is no terminal."""
+    """A line for people. If it is `full`, it begins with the time and the level."""
 
     def __init__(self, full: bool = False) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _lines_below(record: logging.LogRecord) -> list[str]:
-    lines: list[str] = list(getattr(record, "traceback_lines", ()))  # of a record of netkit's
+    lines: list[str] = list(getattr(record, "traceback_lines", ()))  # by the logger netkit
     if not lines and record.exc_info and record.exc_info[1]:
         lines += traceback_lines(record.exc_info[1])
     if record.stack_info:
@@ -186,7 +186,7 @@ def _lines_below(record: logging.LogRecord) -> list[str]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: the record, and the data of the event that it is about."""
+    """One JSON object on a line: the record, and the data of its event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class JsonFormatter(logging.Formatter):
         if event is not None and hasattr(event, "_asdict"):  # programs may have such an attribute
             fields = event._asdict()
             error = fields.pop("error", error)
-            if "pid" in fields:  # of a worker that the event is about
+            if "pid" in fields:  # of a worker that has ended; `pid` is this process
                 fields["worker"] = fields.pop("pid")
             data.update(event=type(event).__name__, **fields)
         data["message"] = record.getMessage()
@@ -225,26 +225,27 @@ def _capped(value: Any) -> Any:
     return cut(value) if isinstance(value, str) else value
 
 
-# What Python itself would write to standard error
+# Records of what Python itself would write to standard error
 
 
 class Episodes:
-    """Which records of a kind are written, and how many were not. Thread-safe."""
+    """Chooses the records that are written, and counts the others. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kinds: dict[Any, tuple[float, int]] = {}  # when each has begun, and how many followed
+        # For each kind, when a record was last written, and how many have been skipped since.
+        self._kinds: dict[Any, tuple[float, int]] = {}
         # Guards _kinds. Re-entrant: while it is held, a finalizer may fail in the same thread.
         self._lock = threading.RLock()
 
     def note(self, kind: Any) -> int | None:
-        """One more of a kind. None if it is to be counted only, or how many were since the last."""
+        """Count a record of `kind`. None, or the number of skipped ones if it is to be written."""
         now = self._clock()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
                 self._forget_locked(now)
                 if len(self._kinds) >= MOST_KINDS:
-                    kind = None  # all those for which there is no room are one kind
+                    kind = None  # all kinds for which there is no room are one
             began, more = self._kinds.get(kind, (-EPISODE_SECONDS, 0))
             if began + EPISODE_SECONDS > now and kind in self._kinds:
                 self._kinds[kind] = began, more + 1
@@ -258,7 +259,7 @@ class Episodes:
                 del self._kinds[kind]
 
     def take_rest(self) -> int:
-        """How many have been counted and not been told of; they are from now on."""
+        """The number of records that no other record has counted yet. Forgets them."""
         with self._lock:
             rest = sum(more for _, more in self._kinds.values())
             self._kinds.clear()
@@ -280,11 +281,11 @@ def _report(kind: Any, level: int, text: str, error: BaseException | None = None
 def _report_rest() -> None:
     rest = _episodes.take_rest()
     if rest:
-        logger.warning("%d more like the records above were not written", rest)
+        logger.warning("%d more records like those above were not written", rest)
 
 
 def _place(traceback: TracebackType | None) -> tuple[Any, ...]:
-    """Where it was raised: exceptions of one kind are those of one place."""
+    """The place at which it was raised, a part of the kind of an exception."""
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     return (traceback.tb_frame.f_code, traceback.tb_lineno) if traceback is not None else ()
@@ -298,7 +299,7 @@ def _with_type(error: BaseException | None, kind: type[BaseException]) -> str:
 def _excepthook(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    text = f"nobody has caught {_with_type(error, kind)}"
+    text = f"uncaught {_with_type(error, kind)}"
     _report(("main", kind, _place(traceback)), logging.ERROR, text, error)
 
 
@@ -306,8 +307,8 @@ def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
     kind, error = args.exc_type, args.exc_value
     if issubclass(kind, SystemExit):  # a way to end a thread
         return
-    name = args.thread.name if args.thread else "that is gone"
-    text = f"thread {name}: nobody has caught {_with_type(error, kind)}"
+    name = args.thread.name if args.thread else "that has ended"
+    text = f"uncaught in thread {name}: {_with_type(error, kind)}"
     _report(("thread", kind, _place(args.exc_traceback)), logging.ERROR, text, error)
 
 
@@ -315,7 +316,7 @@ def _unraisablehook(args: sys.UnraisableHookArgs) -> None:
     kind, error = args.exc_type, args.exc_value
     try:
         place = cut(repr(args.object))
-    except Exception:  # its own fault
+    except Exception:  # of its `__repr__`
         place = type(args.object).__name__
     text = f"ignored in {place}: {_with_type(error, kind)}"
     what = ("unraisable", kind, type(args.object), _place(args.exc_traceback))

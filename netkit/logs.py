@@ -1,6 +1,6 @@
 """Events as log records: the one place that writes to `logging`, under the name ``netkit``.
 
-The server's module attaches it to the events. What comes from a client is escaped, so that it can
+`netkit.serving` subscribes `write` to the events. Text from a client is escaped, so that it can
 neither forge a record nor command the terminal that shows it.
 """
 
@@ -18,7 +18,7 @@ from .errors import ConnectError
 
 logger = logging.getLogger("netkit")
 
-MOST_TEXT = 2000  # characters of what one exception says, before they are escaped
+MOST_TEXT = 2000  # characters of the text of one exception, before they are escaped
 MOST_LINE = 25_000  # characters of a record, and of each line of a traceback
 MOST_LINES = 100  # lines at each end of a traceback
 MOST_LINKS = 20  # exceptions of a chain
@@ -32,7 +32,7 @@ _listeners_shown = False
 
 
 def show_listeners(several: bool) -> None:
-    """Whether text says by which listener each client came: not where there is only one."""
+    """Name the listener in each record about a client, if there are `several`."""
     global _listeners_shown
     _listeners_shown = several
 
@@ -43,14 +43,16 @@ def _who(event: Any) -> str:
 
 
 def _everywhere(address: str) -> str:
-    """What to add where clients may come by every address of this machine."""
+    """A note for an address that stands for all addresses of this machine."""
     return " (every address)" if address.startswith(("0.0.0.0:", "[::]:")) else ""
 
 
 def _failed(event: Any) -> str:
     text = _error(event.error)
-    told = event.peer in text and not _listeners_shown  # a limit that has passed names the client
-    return f"[{event.id}] {text}" if told else f"{_who(event)}: {text}"
+    named = (
+        event.peer in text and not _listeners_shown
+    )  # the error of a time limit names the client
+    return f"[{event.id}] {text}" if named else f"{_who(event)}: {text}"
 
 
 def _traffic(event: Any) -> str:
@@ -71,7 +73,7 @@ def _limit(seconds: float | None) -> str:
 
 def _status(status: int | None) -> str:
     if status is None:
-        return "with a status that is not known"
+        return "with an unknown status"
     if status >= 0:
         return f"with status {status}"
     try:
@@ -88,7 +90,7 @@ def _again(pause: float) -> str:
     return f"starting another in {pause:g} s" if pause else "starting another"
 
 
-# What each event looks like: its level and its text.
+# The level and the text of each event's record.
 _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     events.Listening: (logging.INFO, lambda e: f"listening on {e.address}{_everywhere(e.address)}"),
     events.Unlimited: (
@@ -218,19 +220,19 @@ _WITH_TRACEBACK = (events.HandlerFailed, events.HookFailed, events.ObserverFaile
 
 
 def cut(text: str, most: int = MOST_LINE) -> str:
-    """`text`, if it is not too long for a record, or else its beginning and its length."""
+    """`text`, or its beginning and its length if it has more than `most` characters."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def one_line(text: str) -> str:
-    """The same, as one line that is safe on a terminal. Backslashes stay as they are."""
+    """`text` as one line that is safe on a terminal, cut. Backslashes stay as they are."""
     if not text.isprintable():
         text = printable(cut(text)).replace(r"\\", "\\")
     return cut(text)
 
 
 def said(thing: object) -> str:
-    """What an exception (or anything else) says, without its error number."""
+    """The text of an exception, or of any other object, without an error number."""
     if isinstance(thing, OSError) and thing.strerror and type(thing).__str__ is OSError.__str__:
         where = "" if thing.filename is None else f": {_str(thing.filename)!r}"
         return cut(f"{_str(thing.strerror)}{where}", MOST_TEXT)
@@ -240,9 +242,9 @@ def said(thing: object) -> str:
 def _str(thing: object) -> str:
     try:
         return str(thing)
-    except KeyboardInterrupt:  # that was the user
+    except KeyboardInterrupt:  # Ctrl+C, and not a fault of the object's `__str__`
         raise
-    except BaseException:  # its own fault, and no reason to say nothing of it
+    except BaseException:
         return ""
 
 
@@ -252,14 +254,15 @@ def _error(error: BaseException) -> str:
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """As Python shows it, but what each exception says takes one line, is printable, and short.
+    """The lines of Python's traceback. The text of each exception is one line, escaped and cut.
 
-    Of a very long one, only its first and last lines, and of a long chain only the last exceptions.
+    A very long traceback is reduced to its first and last lines, a long chain of exceptions to the
+    last ones.
     """
     try:
         lines = "".join(_links(error)).removesuffix("\n").split("\n")
-    except Exception as failure:  # its notes are no texts, or there is no memory
-        return [f"a traceback that cannot be shown: {type(failure).__name__}"]
+    except Exception as failure:  # its notes are not text, or there is no memory
+        return [f"the traceback cannot be shown: {type(failure).__name__}"]
     left_out = len(lines) - 2 * MOST_LINES
     if left_out > 0:
         lines[MOST_LINES:-MOST_LINES] = [f"  [{left_out} lines left out]"]
@@ -267,7 +270,7 @@ def traceback_lines(error: BaseException) -> list[str]:
 
 
 def _links(error: BaseException) -> list[str]:
-    """The tracebacks of a chain of exceptions, and what Python writes between them."""
+    """The tracebacks of a chain of exceptions, and the lines that Python writes between them."""
     link: BaseException | None = error
     parts: list[str] = []
     between = ""
@@ -279,30 +282,28 @@ def _links(error: BaseException) -> list[str]:
         if parts:
             parts.append(f"\n{between}:\n\n")
         seen.add(id(link))
-        is_group = hasattr(link, "exceptions")  # whose own exceptions have chains, too
-        parts.append(_traceback(link, is_group))
+        parts.append(_traceback(link))
         cause, context = link.__cause__, link.__context__
         link = cause if cause is not None or link.__suppress_context__ else context
         between = _CAUSE if cause is not None else _CONTEXT
-        if is_group:
-            break
     return parts[::-1]
 
 
-def _traceback(error: BaseException, chain: bool) -> str:
-    said_parts = [_str(error), *map(_str, getattr(error, "__notes__", ()))]
-    if sum(map(len, said_parts)) > MOST_LINE:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        return f"Traceback (most recent call last):\n{frames}{_error(error)}\n"
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__, chain=chain))
-    for part in said_parts:
-        if "\n" in part and not part.isspace():
-            text = text.replace(part, one_line(cut(part, MOST_TEXT)))
-    return text
+def _traceback(error: BaseException) -> str:
+    """The traceback of one exception, without those of its cause and its context."""
+    shown = traceback.TracebackException(type(error), error, error.__traceback__)
+    shown.__cause__ = shown.__context__ = None
+    if hasattr(error, "exceptions"):  # a group: Python indents all of it
+        return "".join(shown.format())
+    shown.__notes__ = None  # type: ignore[attr-defined] # Python would split them at newlines
+    said_parts = [*shown.format_exception_only(), *getattr(error, "__notes__", ())]
+    frames = ["Traceback (most recent call last):\n", *shown.stack.format()] if shown.stack else []
+    lines = (one_line(cut(part.removesuffix("\n"), MOST_TEXT)) + "\n" for part in said_parts)
+    return "".join([*frames, *lines])
 
 
 def _add_traceback(record: logging.LogRecord) -> bool:
-    """Format the traceback here, lest another formatter pass on what a client has sent."""
+    """Format the traceback here: another formatter would not escape the text of a client."""
     if record.exc_info and record.exc_info[1]:
         lines = traceback_lines(record.exc_info[1])
         record.exc_text = "\n".join(lines)
@@ -317,7 +318,7 @@ _hidden: set[type[Any]] = set()
 
 
 def hide(*kinds: type[Any]) -> None:
-    """Write no more records of these events."""
+    """Log no more events of these kinds."""
     _hidden.update(kinds)
 
 
@@ -325,7 +326,7 @@ _has_failed = False
 
 
 def write(event: events.Event) -> None:
-    """Log one event. If a log handler raises, that is said once, on standard error."""
+    """Log one event. The first exception of a log handler is reported on standard error."""
     global _has_failed
     try:
         _write(event)
@@ -341,6 +342,6 @@ def _write(event: events.Event) -> None:
         return
     if logger.isEnabledFor(level):
         error = event.error if isinstance(event, _WITH_TRACEBACK) else None
-        if isinstance(error, ConnectError):  # a service that is down: its text says all
+        if isinstance(error, ConnectError):  # a service that is down: the traceback adds nothing
             error = None
         logger.log(level, one_line(text(event)), exc_info=error, extra={"event": event})

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from typing import TextIO
 
 from .encodings import printable
+from .logs import in_bytes
 
 REDRAW = 0.1  # seconds between two drawings: more often would not be seen
 
 _BAR = 20  # characters
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 class Progress:
-    """The row of one transfer. `size` is the number of its bytes, if it is known."""
+    """The row of one transfer. `size` is the number of its bytes, None if it is unknown."""
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class Progress:
         self._done = 0
 
     def add(self, count: int) -> None:
-        """So many bytes more."""
+        """Count more bytes."""
         self._done += count
         now = self._clock()
         if now - self._drawn >= REDRAW:
@@ -53,7 +54,7 @@ class Progress:
 
 
 def row(name: str, done: int, size: int | None, seconds: float) -> str:
-    """The name, the share that is done, if `size` is known, the bytes, and the rate."""
+    """The row: the name, the finished share if `size` is known, the bytes, and the rate."""
     text = f"{name}  {amount(done)}"
     if size:
         share = min(done / size, 1.0)
@@ -63,9 +64,11 @@ def row(name: str, done: int, size: int | None, seconds: float) -> str:
 
 
 def amount(count: float) -> str:
-    """A number of bytes for people: ``17 bytes``, ``1.5 MiB``."""
+    """Format a number of bytes: ``17 bytes``, ``1.5 MiB``."""
+    if count < 1024:
+        return in_bytes(round(count))
     power = 0
-    while count >= 1024 and power < len(_UNITS) - 1:
+    while count >= 1024 and power < len(_UNITS):
         count /= 1024
         power += 1
-    return f"{count:.{1 if power else 0}f} {_UNITS[power]}"
+    return f"{count:.1f} {_UNITS[power - 1]}"

@@ -1,7 +1,7 @@
 """Standard input and output, or files, as the two ends of a transfer: descriptors, no buffers.
 
-Input is passed on as soon as it has been read, and output needs no flushing, so a process may end
-while a thread still waits for input. Nothing here closes a descriptor that it was given.
+Input is passed on as soon as it has been read, and output is never flushed, so a process may end
+while a thread still waits for input. No given descriptor is closed here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import select
 from collections.abc import Iterator
 
 from .waker import Waker
+from .writing import write_all
 
 PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
 
@@ -23,8 +24,7 @@ class OutputClosedError(Exception):
 class Input:
     """A descriptor that one thread reads in pieces, until it ends or another thread ends it.
 
-    The descriptor of a closed input is None; it has ended. A failed read raises an OSError with the
-    name of the input.
+    A closed input has the descriptor None, and has ended. A failed read raises OSError with `name`.
     """
 
     def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
@@ -71,26 +71,21 @@ class Input:
 
 
 class Output:
-    """A descriptor to write to. OutputClosedError, or an OSError with the name of the output."""
+    """A descriptor to write to. A failed write raises OutputClosedError, or OSError with `name`."""
 
     def __init__(self, descriptor: int, name: str = "standard output") -> None:
-        self._descriptor = descriptor
+        self._file = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115 - it closes nothing
         self._name = name
 
     def write(self, data: bytes) -> int:
         """Write all of `data`, also to a non-blocking descriptor."""
-        with memoryview(data) as rest:
-            written = 0
-            while written < len(data):
-                try:
-                    written += os.write(self._descriptor, rest[written:])
-                except BlockingIOError:
-                    select.select([], [self._descriptor], [])
-                except BrokenPipeError:
-                    raise OutputClosedError from None
-                except OSError as error:
-                    raise _named("write to", self._name, error) from None
-        return written
+        try:
+            write_all(self._file, data)
+        except BrokenPipeError:
+            raise OutputClosedError from None
+        except OSError as error:
+            raise _named("write to", self._name, error) from None
+        return len(data)
 
 
 def _named(what: str, name: str, error: OSError) -> OSError:

@@ -217,9 +217,36 @@ def test_the_addresses_of_a_name_are_tried_in_turn(
                 f"127.0.0.1:{addresses[0][1]}: connection refused",
                 f"trying 127.0.0.1:{addresses[1][1]}",
                 f"connected to 127.0.0.1:{addresses[1][1]}",
-                "1 bytes sent, 1 bytes received",
+                "1 byte sent, 1 byte received",
             ],
         )
+
+
+def test_a_source_of_another_family_than_the_host_has_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert run("--source", "::1", "four.example", "80") == (
+        1,
+        b"",
+        ["netkit: error: cannot connect to four.example: no IPv6 address of it is known"],
+    )
+
+
+def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "netkit-sender":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    real = threading.Thread.start
+    with serving(netkit.EchoHandler) as server:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        line = "netkit: error: cannot start a thread: can't start new thread"
+        assert run("127.0.0.1", port_of(server)) == (1, b"", [line])
 
 
 # One client
@@ -487,11 +514,12 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("-4 [::1]:80", "-4 does not go with the IPv6 address ::1"),
         ("-6 127.0.0.1 80", "-6 does not go with the IPv4 address 127.0.0.1"),
         ("-4 --source ::1 localhost 80", "-4 does not go with the IPv6 address ::1"),
+        ("--source ::1 127.0.0.1:1", "--source ::1 does not go with the IPv4 address 127.0.0.1"),
         ("-4 -6 localhost 80", "argument -6: not allowed with argument -4"),
         ("-4 unix:/s", "a Unix socket has no IP address: -4 does not go with it"),
         (
             "--source 127.0.0.1 unix:/s",
-            "a Unix socket has no IP address: --source does not go with it",
+            "a Unix socket has no IP address: --source 127.0.0.1 does not go with it",
         ),
         ("--tls unix:/s", "TLS through a Unix socket needs --server-name, or --insecure"),
         ("--listen --tls 80", "--listen --tls needs --tls-cert or --tls-self-signed"),
@@ -521,7 +549,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("--timeout 0 80", "argument --timeout: it must be more than 0 seconds, not 0.0"),
         (
             "--timeout x 80",
-            "argument --timeout: it must be a time such as 30, 500ms, 5m or 2h, or 'off', not 'x'",
+            "argument --timeout: it must be a time such as 30, 500ms, 5m or 2h or 'off', not 'x'",
         ),
         ("--retry -- 80", "argument --retry: expected one argument"),
         ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),

@@ -84,6 +84,18 @@ def test_a_closed_stream_is_no_terminal_and_loses_the_records_only() -> None:
         logging.getLogger("app").error("lost")
 
 
+def test_a_signal_handler_that_interrupts_a_write_may_log() -> None:
+    class Interrupted(Terminal):
+        """Is written to anew while it writes, as by a signal handler."""
+
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+    with logging_put_back():
+        netkit.configure_logging(stream=Interrupted())
+        logging.getLogger("app").error("lost")
+
+
 def test_a_process_without_standard_error_loses_the_records_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -102,7 +114,7 @@ def test_a_process_that_is_not_the_main_one_shows_its_number(
     assert stream.getvalue() == f"pid {os.getpid()}: stopped: 2 finished, 1 cut\n"
 
 
-def test_what_the_application_logs_is_there_with_the_name_of_its_logger(
+def test_a_record_of_the_application_begins_with_the_name_of_its_logger(
     configured: Callable[..., io.StringIO],
 ) -> None:
     stream = configured("info")
@@ -171,7 +183,7 @@ def test_a_second_call_takes_the_place_of_the_first_and_can_be_undone(
         ("info", "xml", "style must be 'text' or 'json', not 'xml'"),
     ],
 )
-def test_a_level_or_a_style_that_there_is_not_is_refused(level: str, style: str, text: str) -> None:
+def test_an_unknown_level_or_style_is_refused(level: str, style: str, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         netkit.configure_logging(level, style)
 
@@ -205,7 +217,7 @@ def test_json_is_one_object_a_line_with_the_data_of_the_event(
     }
 
 
-def test_json_has_what_the_application_logs_and_its_exceptions(
+def test_json_has_the_records_and_the_exceptions_of_the_application(
     configured: Callable[..., io.StringIO],
 ) -> None:
     stream = configured(style="json")
@@ -220,7 +232,7 @@ def test_json_has_what_the_application_logs_and_its_exceptions(
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_a_record_that_cannot_be_formatted_is_told_in_the_same_form(
+def test_a_record_that_cannot_be_formatted_is_reported_in_the_same_form(
     style: str, configured: Callable[..., io.StringIO], capfd: pytest.CaptureFixture[str]
 ) -> None:
     stream = configured(style=style)
@@ -252,11 +264,11 @@ def test_attributes_and_levels_of_the_applications_own_are_shown_as_text(
         assert "event" not in json.loads(line)
 
 
-# --- What Python would write to standard error ---
+# --- Warnings and uncaught exceptions ---
 
 
 class Fails:
-    """Raises where nobody can catch it, with a name that means harm."""
+    """Raises where nothing can catch it, with a name that would forge a record."""
 
     def __del__(self) -> None:
         raise ValueError("\x1b[31m\nforged")
@@ -296,17 +308,17 @@ HOOKED = [
     (
         lambda: raise_in_thread(ValueError("a\nforged")),
         "error",
-        r"thread netkit-1 a\nforged: nobody has caught ValueError: a\nforged",
+        r"uncaught in thread netkit-1 a\nforged: ValueError: a\nforged",
     ),
     (
         lambda: raise_in_thread(KeyboardInterrupt()),
         "error",
-        r"thread netkit-1 a\nforged: nobody has caught KeyboardInterrupt",
+        r"uncaught in thread netkit-1 a\nforged: KeyboardInterrupt",
     ),
     (
         lambda: raise_uncaught(OSError(5, "no\x1b")),
         "error",
-        r"nobody has caught OSError: no\x1b",
+        r"uncaught OSError: no\x1b",
     ),
     (
         lambda: warnings.warn_explicit("a\nforged", UserWarning, "app.py", 5),
@@ -318,7 +330,7 @@ HOOKED = [
 
 @pytest.mark.parametrize("style", ["text", "json"])
 @pytest.mark.parametrize(("act", "level", "text"), HOOKED)
-def test_what_nobody_catches_is_one_record(
+def test_a_warning_or_an_uncaught_exception_is_one_record(
     act: Callable[[], None],
     level: str,
     text: str,
@@ -360,13 +372,13 @@ def test_the_object_of_an_ignored_exception_is_shown(
     assert second == "error: ignored in 5: ValueError"
 
 
-def test_a_thread_may_end_by_sys_exit_and_one_without_a_name_is_told_of(
+def test_sys_exit_in_a_thread_is_not_logged_and_a_thread_without_a_name_is(
     configured: Callable[..., io.StringIO],
 ) -> None:
     stream = configured()
     raise_in_thread(SystemExit(1))
     threading.excepthook(threading.ExceptHookArgs((ValueError, None, None, None)))
-    assert stream.getvalue() == "error: thread that is gone: nobody has caught ValueError\n"
+    assert stream.getvalue() == "error: uncaught in thread that has ended: ValueError\n"
 
 
 def test_a_warning_for_a_file_goes_there(configured: Callable[..., io.StringIO]) -> None:
@@ -395,7 +407,7 @@ def test_the_first_of_a_kind_is_written_and_the_others_of_five_seconds_are_count
     assert (episodes.take_rest(), episodes.take_rest()) == (1, 0)
 
 
-def test_there_are_so_many_kinds_and_no_more() -> None:
+def test_the_number_of_kinds_is_bounded() -> None:
     clock = Clock()
     episodes = logconfig.Episodes(clock)
     kinds = range(logconfig.MOST_KINDS)
@@ -408,18 +420,18 @@ def test_there_are_so_many_kinds_and_no_more() -> None:
     assert len(episodes._kinds) <= logconfig.MOST_KINDS
 
 
-def test_a_flood_is_two_records_and_not_a_thousand(configured: Callable[..., io.StringIO]) -> None:
+def test_a_flood_is_two_records(configured: Callable[..., io.StringIO]) -> None:
     stream = configured()
     for number in range(1000):
         try:
             raise ValueError(number)
         except ValueError as error:
             sys.excepthook(type(error), error, error.__traceback__)
-    assert stream.getvalue().count("nobody has caught") == 1
+    assert stream.getvalue().count("uncaught ValueError") == 1
     logconfig._report_rest()
     logconfig._report_rest()
     assert stream.getvalue().splitlines()[-1] == (
-        "warning: 999 more like the records above were not written"
+        "warning: 999 more records like those above were not written"
     )
 
 
@@ -460,7 +472,7 @@ raise KeyError("the\\nend")
 """
 
 
-def test_all_that_a_program_writes_to_standard_error_is_json() -> None:
+def test_everything_on_the_standard_error_of_a_program_is_json() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", PROGRAM],
         cwd=ROOT,
@@ -473,5 +485,5 @@ def test_all_that_a_program_writes_to_standard_error_is_json() -> None:
         *(None, None, "ValueError", "ZeroDivisionError", "KeyError", None)
     ]
     assert records[0]["message"] == "an\nentry"
-    assert records[-1]["message"] == "2 more like the records above were not written"
+    assert records[-1]["message"] == "2 more records like those above were not written"
     assert (done.returncode, done.stdout) == (1, "")

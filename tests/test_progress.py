@@ -13,6 +13,7 @@ from netkit.progress import Progress, amount, row
     ("count", "text"),
     [
         (0, "0 bytes"),
+        (1, "1 byte"),
         (1023, "1023 bytes"),
         (1024, "1.0 KiB"),
         (1_600_000, "1.5 MiB"),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread
+from support import in_thread
 
-from netkit import stdio
 from netkit.stdio import Input, Output, OutputClosedError
 
 
@@ -59,7 +56,7 @@ def test_a_wait_is_ended_from_another_thread() -> None:
         assert got == [[]]
 
 
-def test_what_is_there_is_read_although_the_time_is_up(tmp_path: Path) -> None:
+def test_input_that_has_come_is_read_although_the_time_is_up(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(1_000_000))
     with open(file, "rb") as opened, an_input(opened.fileno()) as source:
@@ -77,7 +74,7 @@ def test_an_input_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert caught.value.strerror == "cannot read standard input: is a directory"
 
 
-def test_another_reader_of_a_non_blocking_input_may_be_faster(
+def test_a_non_blocking_input_that_another_process_has_read_is_waited_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pipe() as (reading, writing), an_input(reading) as source:
@@ -94,33 +91,19 @@ def test_another_reader_of_a_non_blocking_input_may_be_faster(
         assert list(source) == [b"x"]
 
 
-def test_output_is_written_whole_even_where_it_does_not_block(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    data = os.urandom(300_000)
+def test_output_is_written_whole_to_a_non_blocking_pipe() -> None:
+    data = os.urandom(300_000)  # more than the pipe holds
     got = bytearray()
     with pipe() as (reading, writing):
         os.set_blocking(writing, False)
 
-        def drain() -> None:
+        with in_thread(lambda: Output(writing).write(data)):
             while len(got) < len(data):
                 got.extend(os.read(reading, 10_000))
-
-        def wait(*descriptors: Any) -> Any:
-            waiting.set()
-            return select(*descriptors)
-
-        waiting, select = threading.Event(), stdio.select.select
-        monkeypatch.setattr(stdio.select, "select", wait)
-        thread = threading.Thread(target=lambda: Output(writing).write(data))
-        thread.start()
-        assert waiting.wait(PATIENCE)  # the pipe is full
-        drain()
-        thread.join()
     assert got == data
 
 
-def test_an_output_that_nobody_reads_is_told_apart() -> None:
+def test_an_output_without_a_reader_raises_output_closed_error() -> None:
     with pipe() as (reading, writing):
         os.close(reading)
         with pytest.raises(OutputClosedError):
