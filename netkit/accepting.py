@@ -41,10 +41,7 @@ class Accepting:
         self._back_off = BackOff()
         self._shared = False
         self._resting = False
-        # The threads that lend a hand just now. They come by for each client, so they are noted
-        # without the lock, which a list allows: to append, and to remove, is one step for all
-        # threads, without the GIL, too. (To look into it is not: CPython 3.13 may crash.)
-        self._hands: list[int] = []
+        self._hands: set[int] = set()  # the threads that lend a hand just now
         self.helped = False
         """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
         self.stop_requested = False
@@ -62,12 +59,10 @@ class Accepting:
         """Begin a turn, for the calling thread or for one that will `take_over`.
 
         `shared`: whether other threads may lend a hand. `contended`: as for `Acceptor`.
-        If another thread is in its turn, waits until that has ended. None: do not accept, since
-        that turn was ended, or since a stop was requested before there ever was one.
+        None if another thread is in its turn, or if a stop was requested before there ever was one.
         """
-        with self._changed:
+        with self._lock:
             if self._acceptor is not None:
-                self._wait_for_end()
                 return None
             self.has_begun = True
             if self.stop_requested:
@@ -104,11 +99,11 @@ class Accepting:
 
     def lend_a_hand(self) -> bool:
         """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
-        self._hands.append(threading.get_ident())  # and then look: `end` does it the other way
-        if self._shared and not self.stop_requested:
+        with self._lock:
+            if not self._shared or self.stop_requested:
+                return False
+            self._hands.add(threading.get_ident())
             return True
-        self.let_go()
-        return False
 
     def stand_by(self, seconds: float) -> bool:
         """For one that lends a hand: wait for a client. True if there may be one.
@@ -138,14 +133,14 @@ class Accepting:
 
         False if it has let go already, or never lent a hand.
         """
-        try:
-            self._hands.remove(threading.get_ident())
-        except ValueError:
-            return False
-        if not self._shared:  # `end` may wait for this
-            with self._changed:
+        me = threading.get_ident()
+        with self._changed:
+            if me not in self._hands:
+                return False
+            self._hands.remove(me)
+            if not self._shared:  # `end` may wait for this
                 self._changed.notify_all()
-        return True
+            return True
 
     def leave(self) -> bool:
         """Whether the end of the turn waits for the calling thread, which lets go of it now.
@@ -211,15 +206,8 @@ class Accepting:
 
         One that lends a hand lets go: an observer of what it meets has stopped the server.
         """
-        self.let_go()
         with self._changed:
-            if self._thread != threading.get_ident():
-                self._wait_for_end()
-
-    def _wait_for_end(self) -> None:
-        acceptor = self._acceptor
-        while acceptor is not None and self._acceptor is acceptor and not self._resting:
-            self._changed.wait()
+            self._changed.wait_for(self.has_ended())
 
     def has_ended(self) -> Callable[[], bool]:
         """A function that says whether the present turn has ended, or need not be waited for.

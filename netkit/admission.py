@@ -63,9 +63,7 @@ class Admission:
         self._wake = wake
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         self._lock = threading.RLock()
-        # The places taken: a list, as in `Accepting`, since most servers have no limit to check,
-        # and count without the lock.
-        self._taken: list[None] = []
+        self._taken = 0  # how many places are taken
         self._wanted = False  # the accepting thread waits for a place
         self._suspended = False
         self._shared: SharedPlaces | None = None
@@ -75,7 +73,7 @@ class Admission:
         self._of_network: dict[str, int] = {}
         self._rates = _Rates()
         self._options = options
-        # What most servers need to know, without a lock and a call.
+        # What the accepting threads ask for each client.
         self.unlimited = self.judges = False
         self._note_limits_locked()
 
@@ -99,12 +97,9 @@ class Admission:
 
         `wanted`: else have `wake` called once there is.
         """
-        if self.unlimited:
-            self._taken.append(None)
-            return True
         with self._lock:
             if self._take_locked():
-                self._taken.append(None)
+                self._taken += 1
                 return True
             self._wanted = self._wanted or wanted
             return False
@@ -113,14 +108,11 @@ class Admission:
         """Give back what `enter`, and `judge`, have given; None: it was nothing."""
         if ticket is None:
             return
-        self._taken.pop()
-        if self.unlimited and ticket is NO_SHARE:  # nobody waits for it
-            return
         with self._lock:
+            self._taken -= 1
             if self._shared is not None:
                 self._shared.give_back()
-            if ticket is not NO_SHARE:
-                self._forgo_locked(ticket)
+            self._forgo_locked(ticket)
             wanted, self._wanted = self._wanted, False
         if wanted:
             self._wake()
@@ -148,14 +140,12 @@ class Admission:
 
     def over(self, connection: Connection) -> None:
         """`connection` is over: give back what it has. To be called once."""
-        ticket = connection.ticket
-        if ticket is not NO_SHARE:
-            with self._lock:
-                ticket, connection.ticket = connection.ticket, None
-                if connection in self._lingering:
-                    del self._lingering[connection]
-                    if ticket is None:
-                        ticket = self._next_ticket_locked()
+        with self._lock:
+            ticket, connection.ticket = connection.ticket, None
+            if connection in self._lingering:
+                del self._lingering[connection]
+                if ticket is None:
+                    ticket = self._next_ticket_locked()
         self.leave(ticket)
 
     def _next_ticket_locked(self) -> Ticket | None:
@@ -173,7 +163,7 @@ class Admission:
             return False
         if self._shared is not None:
             return self._shared.take()
-        return limit is None or len(self._taken) < limit
+        return limit is None or self._taken < limit
 
     def _note_limits_locked(self) -> None:
         options = self._options
@@ -185,8 +175,6 @@ class Admission:
 
     def must_wait(self) -> bool:
         """Whether new clients are to be left in the kernel's queue; `wake` is called when not."""
-        if self.unlimited:
-            return False
         with self._lock:
             full = self._suspended or (self._options.when_full == "wait" and self._is_full_locked())
             self._wanted = self._wanted or full
@@ -196,7 +184,7 @@ class Admission:
         if self._shared is not None:
             return not self._shared.any_free()
         limit = self._options.max_connections
-        return limit is not None and len(self._taken) >= limit
+        return limit is not None and self._taken >= limit
 
     def suspend(self) -> None:
         """Let nobody in, for the time being: new clients wait in the kernel's queue."""

@@ -14,15 +14,22 @@ import threading
 import weakref
 
 from . import events
-from .forks import call_in_children
+from .forks import call_in_children, free_in_children
 from .stopping import StoppableServer
 
+_lock = free_in_children(threading.RLock())  # guards what follows; re-entrant, for signal handlers
 _accepting: weakref.WeakSet[StoppableServer] = weakref.WeakSet()  # those that have accepted clients
 
 
 def close_at_exit(server: StoppableServer) -> None:
     """Have it closed, and its clients waited for, when the interpreter exits."""
-    _accepting.add(server)
+    with _lock:
+        _accepting.add(server)
+
+
+def _servers() -> list[StoppableServer]:
+    with _lock:  # a set cannot be gone through while a thread adds to it
+        return list(_accepting)
 
 
 def _leave_to_parent() -> None:
@@ -36,7 +43,7 @@ call_in_children(_leave_to_parent)
 
 @atexit.register
 def _close_all() -> None:
-    for server in list(_accepting):
+    for server in _servers():
         with contextlib.suppress(Exception):
             server.server_close()
             server.stop()  # for a handler that has stopped its server, and is not done
@@ -49,7 +56,7 @@ def _serve_on() -> None:
     """
     servers: list[StoppableServer] = []
     try:
-        servers += [server for server in list(_accepting) if server._keeps_alive()]
+        servers += [server for server in _servers() if server._keeps_alive()]
         if hasattr(sys, "ps1"):  # whoever types at Python's prompt wonders why it stays
             for server in servers:
                 events.emit(events.ServingOn(server._place()))

@@ -26,6 +26,8 @@ from .lifetimes import Lifetimes
 from .serving import ClientServer, Shown
 from .unixsocket import SocketFile
 
+_STOPPED_EARLY = "the server was stopped before it listened everywhere"
+
 _Self = TypeVar("_Self", bound="ListeningServer")
 
 
@@ -71,8 +73,12 @@ class ListeningServer(ClientServer):
             self.server_bind()
             self.server_activate()
         except BaseException:
-            self.server_close()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        self.server_close()
+        self._close_listeners()  # if another thread has stopped the server before
 
     def server_bind(self) -> None:
         """Bind the socket to `server_address`, which becomes the address that it got.
@@ -113,8 +119,11 @@ class ListeningServer(ClientServer):
         self._local_name = binding.name_of_all(self.socket)
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             self._configure(self.socket)
-        is_first = self._state is not State.LISTENING
-        self._enter(State.LISTENING)
+        with self._changed:
+            if self._state in (State.DRAINING, State.CLOSED):
+                raise ServerStateError(_STOPPED_EARLY)
+            is_first = self._state is State.NEW
+            self._enter(State.LISTENING)
         where = SocketAddress.from_sockname(self.socket.getsockname())
         self._tell(events.Listening(self._place()))  # an observer may close it
         self._tell_if_unlimited(where)
@@ -209,16 +218,18 @@ class ListeningServer(ClientServer):
         sock: socket.socket | BoundSocket | None = None,
     ) -> None:
         with self._changed:
+            if self._untold is not None:
+                raise ServerStateError("another call of listen() has not returned yet")
             if self._state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {self._state.value} on {self._place()}")
             self._begin_new_life()
+            untold: list[events.Event] = []
+            self._untold = untold
         self._told_unlimited = False
         self._backlog = backlog
         if backlog is not None:
             self.request_queue_size = backlog
         self._more_sockets, self._more_files, self._file = (), (), None
-        untold: list[events.Event] = []
-        self._untold = untold
         try:
             if sock is not None:
                 self._endpoint = Endpoint("fd")
@@ -239,8 +250,8 @@ class ListeningServer(ClientServer):
                 if endpoint.kind == "fd" and endpoint.fd in [each[0].fileno() for each in opened]:
                     raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
                 self._open_one(endpoint)
-                if self._state is State.CLOSED:  # by an observer, or by another thread
-                    raise ServerStateError("the server was stopped before it listened everywhere")
+                if self._state is State.CLOSED:  # by a hook, or by another thread
+                    raise ServerStateError(_STOPPED_EARLY)
                 opened.append((self.socket, self._file, self.address_family, self.server_address))
                 del self.socket  # so that the next one neither closes it, nor fails with it
                 self._file = None
@@ -290,7 +301,7 @@ class ListeningServer(ClientServer):
                 self.request_queue_size = max(self.request_queue_size, socket.SOMAXCONN)
             self.server_activate()
         except BaseException as error:
-            self.server_close()
+            self._give_up()
             if isinstance(error, OSError):
                 raise binding.explain(error, self.server_address) from None
             raise

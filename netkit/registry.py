@@ -125,8 +125,6 @@ class Registry:
         Observers are called before anybody who waits for the end of all goes on: a server's
         `Stopped` comes after every `ConnectionClosed`.
         """
-        if connection.socket not in self._live:
-            return
         with self._lock:
             if self._live.pop(connection.socket, None) is None:
                 return

@@ -128,8 +128,7 @@ class Server(StoppableServer):
         by itself, as by `server_close`. ServerStateError if the server is serving already, is not
         bound, or closed.
         """
-        self._check_not_serving()
-        acceptor = self._begin_accepting()
+        acceptor = self._begin_alone()
         if acceptor is not None:
             self._start_accepting(acceptor, daemon)
         return self
@@ -150,39 +149,54 @@ class Server(StoppableServer):
                 accepting.end()
             raise
 
-    def _check_not_serving(self) -> None:
-        if self._accepting.under_way:
-            raise ServerStateError(f"the server is serving already, on {self._place()}")
+    def _begin_alone(
+        self, single: bool = False, taken: deque[Connection] | None = None
+    ) -> Acceptor | None:
+        """As `_begin_accepting`, but ServerStateError if another thread is serving."""
         if self._state is State.CLOSED:
             raise ServerStateError(_CLOSED)
+        acceptor = self._begin_accepting(single, taken, wait=False)
+        if acceptor is None and self._accepting.under_way:
+            raise ServerStateError(f"the server is serving already, on {self._place()}")
+        return acceptor
 
-    def _begin_accepting(self, single: bool = False, taken: Any = None) -> Acceptor | None:
+    def _begin_accepting(
+        self, single: bool = False, taken: deque[Connection] | None = None, wait: bool = True
+    ) -> Acceptor | None:
+        """Begin a turn of accepting.
+
+        None if the server is stopping or was told to, or if another thread is in its turn, after it
+        has ended (`wait`).
+        """
         if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
             raise TypeError(_FORKS)
         check_threads()
-        if self._state is State.NEW and not self._is_activated():
-            raise ServerStateError("the server is not bound; call listen() first")
-        if self._state is State.DRAINING:  # it would take in clients that the stop does not await
-            return None
-        if not self._accepting.stop_requested and self.socket.fileno() < 0:
-            raise ServerStateError(_CLOSED)
-        if taken is None and self._handler_class is no_handler:
-            raise ServerStateError(_NO_HANDLER)
-        if not self._accepting.under_way:
-            self._taken = taken
-        acceptor = self._accepting.begin(
-            *self._listeners,
-            shared=not single and not self._accepts_alone(),
-            contended=self._opened_by != os.getpid(),
-        )
+        shared = not single and not self._accepts_alone()
+        with self._changed:  # no stop begins in between: it would not await the clients of the turn
+            if self._state is State.NEW and not self._is_activated():
+                raise ServerStateError("the server is not bound; call listen() first")
+            if self._state is State.DRAINING:
+                return None
+            accepting = self._accepting
+            if not accepting.stop_requested and self.socket.fileno() < 0:
+                raise ServerStateError(_CLOSED)
+            if taken is None and self._handler_class is no_handler:
+                raise ServerStateError(_NO_HANDLER)
+            contended = self._opened_by != os.getpid()
+            acceptor = accepting.begin(*self._listeners, shared=shared, contended=contended)
+            if acceptor is not None:
+                self._taken = taken
         self._note_overrides()
         close_at_exit(self)
-        if acceptor is not None and self._when_accepting is not None:
+        if acceptor is None:
+            if wait:
+                accepting.wait_for_end()
+        elif self._when_accepting is not None:
             call, self._when_accepting = self._when_accepting, None
             try:
                 call()
             except BaseException:
-                self._accepting.end()
+                accepting.end()
                 raise
         return acceptor
 
@@ -248,9 +262,8 @@ class Server(StoppableServer):
         called. All limits hold. Who is queued when the server is stopped is not served; who is
         connected has the usual time to finish. ServerStateError as for `start`.
         """
-        self._check_not_serving()
         accepting, taken = self._accepting, deque[Connection]()
-        acceptor = self._begin_accepting(single=True, taken=taken)
+        acceptor = self._begin_alone(single=True, taken=taken)
         if acceptor is None:
             return
         try:

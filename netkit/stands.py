@@ -12,7 +12,6 @@ over. While somebody stands here, the accepting thread leaves the clients to the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -39,55 +38,54 @@ class Stands:
         self._wake = wake
         self._listeners = listeners
         self._contended = contended
-        # Each client comes by here, so a stand is taken and given back without the lock, which a
-        # list allows: to append, and to pop, is one step for all threads, without the GIL, too.
+        self._lock = threading.RLock()  # guards what follows; re-entrant, for signal handlers
         self._free: list[ExclusiveSelector] = []
-        # Guards what follows, and what has an end. Re-entrant, for signal handlers.
-        self._lock = threading.RLock()
-        self._all: list[ExclusiveSelector] = []
+        self._standing = 0  # how many threads have one of the others
         self._closed = False
         self._end = -1  # a descriptor that is readable from then on
 
     def __len__(self) -> int:
         """How many threads stand."""
-        return len(self._all) - len(self._free)
+        return self._standing
 
     def wait(self, seconds: float) -> bool:
         """Stand until there may be a client (True), for at most `seconds`, or until `close`.
 
         False at once if there is no stand left, nor a descriptor for one more.
         """
-        try:
-            stand = self._free.pop()
-        except IndexError:
-            another = self._another()
-            if another is None:
-                return False
-            stand = another
+        stand = self._take()
+        if stand is None:
+            return False
         try:
             ready = stand.select(seconds, None)
             return bool(ready) and self._end not in ready
         finally:
-            self._free.append(stand)
-            if self._closed:
-                self.close()
-            if self._closed or not self:
+            with self._lock:
+                self._standing -= 1
+                self._free.append(stand)
+                if self._closed:
+                    self.close()
+                is_needed = self._closed or not self._standing
+            if is_needed:
                 self._wake()
 
-    def _another(self) -> ExclusiveSelector | None:
+    def _take(self) -> ExclusiveSelector | None:
         if not hasattr(select, "EPOLLEXCLUSIVE"):  # pragma: no cover - not Linux
             return None
         with self._lock:
-            if self._closed or len(self._all) == MOST:
+            if self._closed or self._standing == MOST:
                 return None
-            try:
-                if self._end < 0:
-                    self._end = os.eventfd(0)
-                descriptors = [listener.fileno() for listener in self._listeners]
-                stand = ExclusiveSelector(self._contended, self._end, *descriptors)
-            except (OSError, ValueError):  # no descriptor, or a listener that has been closed
-                return None
-            self._all.append(stand)
+            if self._free:
+                stand = self._free.pop()
+            else:
+                try:
+                    if self._end < 0:
+                        self._end = os.eventfd(0)
+                    descriptors = [listener.fileno() for listener in self._listeners]
+                    stand = ExclusiveSelector(self._contended, self._end, *descriptors)
+                except (OSError, ValueError):  # no descriptor, or a listener that has been closed
+                    return None
+            self._standing += 1
             return stand
 
     def close(self) -> None:
@@ -96,11 +94,8 @@ class Stands:
             self._closed = True
             if self._end >= 0:
                 os.eventfd_write(self._end, 1)
-            with contextlib.suppress(IndexError):
-                while True:
-                    stand = self._free.pop()
-                    self._all.remove(stand)
-                    stand.close()
-            if self._end >= 0 and not self._all:
+            while self._free:
+                self._free.pop().close()
+            if self._end >= 0 and not self._standing:
                 os.close(self._end)
                 self._end = -1

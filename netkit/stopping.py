@@ -131,7 +131,11 @@ class StoppableServer(ListeningServer):
         with self._changed:
             if not self._is_waited_for():
                 self._wait_for_other_stop_locked()
-            if self._state in (State.DRAINING, State.CLOSED) or not hasattr(self, "socket"):
+            if self._state in (State.DRAINING, State.CLOSED):
+                return
+            if not hasattr(self, "socket"):
+                if self._untold is not None:  # `listen` closes what it has opened so far
+                    self._enter(State.CLOSED)
                 return
             self._enter(State.DRAINING)
             self._closing_thread = _me()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import in_thread, observed, wait_until
+from support import PATIENCE, in_thread, observed, wait_until
 
 from netkit.accepting import Accepting
 from netkit.events import AcceptPaused, AcceptResumed
@@ -75,15 +76,11 @@ def test_a_stop_after_a_turn_does_not_end_the_next(listener: socket.socket) -> N
     accepting.end()
 
 
-def test_a_second_turn_waits_for_the_end_of_the_first_and_is_none(listener: socket.socket) -> None:
+def test_no_turn_begins_during_another_one(listener: socket.socket) -> None:
     accepting = Accepting()
     assert accepting.begin(listener) is not None
-    results: list[bool] = []
-    with in_thread(lambda: results.append(turn(accepting, listener))):
-        wait_until(lambda: accepting._changed._waiters)
-        assert results == []
-        accepting.end()
-    assert results == [False]
+    assert accepting.begin(listener) is None
+    accepting.end()
 
 
 def test_waiting_for_the_end_does_not_wait_where_there_is_no_turn() -> None:
@@ -258,15 +255,24 @@ def test_a_hand_that_waits_for_the_end_lets_go(listener: socket.socket) -> None:
 def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
     accepting = Accepting()
     accepting.begin(listener, shared=True)
-    assert accepting.lend_a_hand()
-    assert accepting.lend_a_hand()
-    with in_thread(accepting.end):
-        wait_until(lambda: not accepting._shared)
-        accepting.let_go()
+    let_go = threading.Event()
+
+    def lend() -> None:
+        assert accepting.lend_a_hand()
+        lent.release()
+        assert let_go.wait(PATIENCE)
         assert not accepting.lend_a_hand()
-        assert accepting.under_way
-        accepting.let_go()
-        accepting.wait_for_end()
+        assert accepting.let_go()
+
+    lent = threading.Semaphore(0)
+    with in_thread(lend):
+        assert lent.acquire(timeout=PATIENCE)
+        assert accepting.lend_a_hand()
+        with in_thread(accepting.end):
+            wait_until(lambda: not accepting._shared)
+            accepting.let_go()
+            assert accepting.under_way
+            let_go.set()
     assert not accepting.under_way
 
 

@@ -395,6 +395,43 @@ def test_if_one_cannot_be_had_none_is_listened_on(bad: str) -> None:
                 assert [event.address for event in seen] == [str(server.address), "unix:x.sock"]
 
 
+def test_a_server_that_is_stopped_between_two_listeners_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[socket.socket] = []
+    candidates = netkit.binding.candidates  # type: ignore[attr-defined]
+
+    class Server(netkit.Server):
+        def server_activate(self) -> None:
+            opened.append(self.socket)
+            super().server_activate()
+
+    def find(*arguments: Any) -> Any:
+        if opened:
+            with in_thread(server.stop, 0):
+                pass
+        return candidates(*arguments)
+
+    monkeypatch.setattr("netkit.binding.candidates", find)
+    server = Server(None, netkit.EchoHandler)
+    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
+        server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+    assert [sock.fileno() for sock in opened] == [-1, -1]
+    assert not server.listening
+
+
+def test_of_two_threads_that_call_listen_one_gets_an_error() -> None:
+    class Server(netkit.Server):
+        def server_bind(self) -> None:
+            with pytest.raises(netkit.ServerStateError, match="has not returned yet"):
+                with in_thread(self.listen):
+                    pass
+            super().server_bind()
+
+    with Server(None, netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        assert ask(server.address) == b"hello"
+
+
 def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:
     server = echo().listen_on("127.0.0.1:0", "127.0.0.1:0")
     first, second = server.addresses

@@ -434,6 +434,37 @@ def test_starting_twice_is_an_error() -> None:
         assert exchange(server, b"x") == b"x"
 
 
+class Interrupted(netkit.Server):
+    """Just before it begins to accept, another thread calls `meanwhile`, once."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def _timeout(self) -> None:
+        call, self.meanwhile = self.meanwhile, None
+        if call is not None:
+            with in_thread(call):
+                pass
+
+    timeout: Any = property(_timeout)
+
+
+def test_of_two_threads_that_start_a_server_one_gets_an_error() -> None:
+    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.meanwhile = server.start
+    with pytest.raises(netkit.ServerStateError, match=r"serving already, on 127.0.0.1:"):
+        server.start()
+    assert exchange(server, b"x") == b"x"
+    server.stop()
+
+
+def test_a_server_that_is_stopped_as_it_begins_to_serve_does_not_serve() -> None:
+    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
+    server.shutdown()  # so that no stop is remembered for the first turn
+    server.meanwhile = server.stop
+    with pytest.raises(netkit.ServerStateError, match=r"closed; call listen\(\)"):
+        server.serve_forever()
+
+
 @pytest.mark.parametrize("method", ["start", "serve_forever"])
 def test_serving_unbound_is_an_error_that_says_what_to_do(method: str) -> None:
     with pytest.raises(netkit.ServerStateError, match=r"not bound; call listen\(\) first"):
