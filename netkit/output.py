@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -34,19 +33,15 @@ class Output:
             self._file = open(target, "ab", 0, closefd=path is not None)  # noqa: SIM115 - by __exit__
         except OSError as error:
             raise self._failure(error) from None
-
-    @property
-    def reopen(self) -> Callable[[], None] | None:
-        """A function that opens the file again, which may have been renamed (logrotate(8)).
+        self.reopen = None if path is None else self._reopen
+        """Opens the file again, which may have been renamed (logrotate(8)).
 
         None for standard output. Thread-safe: each write goes to one of the two files. If the file
-        cannot be opened, the function raises OSError, and the former one stays in use.
+        cannot be opened, OSError is raised, and the former one stays in use.
         """
-        return None if self._path is None else self._reopen
 
     def _reopen(self) -> None:
-        assert self._path is not None
-        with open(self._path, "ab") as file:
+        with open(self._path or "", "ab") as file:
             os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
 
     def write(self, data: bytes) -> int:

@@ -252,11 +252,7 @@ class ClientServer(AdjustableServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve one client to its end, in the calling thread."""
-        connection = self._connections.get(request)
-        if connection is None and self._speaks_tls():  # the program has accepted it elsewhere
-            connection = self._register(request, client_address)
-        if connection is not None and connection.thread is None:
-            self._connections.claim(connection)
+        connection = self._claimed(self._connections.get(request), request, client_address)
         try:
             request = self._secured(request, connection)
             self.finish_request(request, client_address)
@@ -279,6 +275,16 @@ class ClientServer(AdjustableServer):
                 if connection.socket is not request:
                     self._forget(request)
                 connection.forget_frames()
+
+    def _claimed(
+        self, connection: Connection | None, request: Any, client_address: Any
+    ) -> Connection | None:
+        """`connection`, or a new one for TLS if the program has accepted `request` elsewhere."""
+        if connection is None and self._speaks_tls():
+            connection = self._register(request, client_address)
+        if connection is not None and connection.thread is None:
+            self._connections.claim(connection)
+        return connection
 
     def _secured(self, request: Any, connection: Connection | None) -> Any:
         """`request` after the TLS handshake: another socket if the handler reads it itself."""
@@ -320,12 +326,8 @@ class ClientServer(AdjustableServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
         connection = self._connections.get(request) or self._connections.adopt(request)
-        if connection is None and self._speaks_tls():
-            connection = self._register(request, client_address)
-        if connection is not None:
-            if connection.thread is None:
-                self._connections.claim(connection)
-            request = self._secured(request, connection)  # if the caller has not done so
+        connection = self._claimed(connection, request, client_address)
+        request = self._secured(request, connection)  # if the caller has not done so
         if self._serve is None:
             self._handler_class(request, client_address, self, **self._options.handler_args)
         else:

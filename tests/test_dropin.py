@@ -562,22 +562,6 @@ def test_an_error_of_a_client_whose_socket_was_replaced_is_told_as_that_clients(
     assert [(type(event), event.id) for event in told] == [(events.ClientFailed, connection.id)]
 
 
-def test_shutdown_request_and_close_request_are_called_for_each_client() -> None:
-    class Server(netkit.Server):
-        def shutdown_request(self, request: Any) -> None:
-            calls.append("shutdown")
-            super().shutdown_request(request)
-
-        def close_request(self, request: Any) -> None:
-            calls.append("close")
-            super().close_request(request)
-
-    calls: list[str] = []
-    with served(Server(LOCAL, Shout)) as server:
-        assert shouts(server)
-    assert calls == ["shutdown", "close"]
-
-
 def test_shutdown_request_and_close_request_may_be_replaced() -> None:
     class Server(netkit.Server):
         def shutdown_request(self, request: Any) -> None:

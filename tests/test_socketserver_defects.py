@@ -270,16 +270,6 @@ def test_L6_server_close_does_not_wait_for_an_idle_client() -> None:
         assert sock.recv(1) == b""
 
 
-def test_L6_server_close_waits_for_a_busy_client_until_the_drain_deadline() -> None:
-    with serving(lambda conn: conn.readline(), drain_timeout=0.2) as server:
-        with client(server) as sock, observed(events.Stopped) as stopped:
-            sock.sendall(b"half a li")
-            wait_until(lambda: [c.bytes_read for c in server.connections] == [9])
-            assert 0.2 <= seconds_of(server.server_close) < 5
-            assert stopped == [(0, 1)]
-            assert sock.recv(1) == b""
-
-
 def test_L6_server_close_ends_even_if_a_handler_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netkit.stopping, "CUT_GRACE", 0.05)
     server = Holding(LOCAL, Held, drain_timeout=0.05)
@@ -538,14 +528,6 @@ while server.connection_count < 20:
         assert status == 0
         assert "Fatal" not in "".join(stderr)
         assert sum(line.endswith("ValueError: at the end") for line in stderr) == 40
-
-
-def test_L16_a_server_is_started_and_stopped_from_any_thread() -> None:
-    server = netkit.create_server(shout).listen(0, "127.0.0.1")
-    seconds_of(server.start)
-    assert exchange(server, b"a\n") == b"A\n"
-    seconds_of(server.stop)
-    assert not server.listening
 
 
 def test_L16_run_works_off_the_main_thread_and_says_that_signals_do_not() -> None:
@@ -1109,20 +1091,6 @@ def test_R8_a_file_that_a_handler_keeps_does_not_keep_the_descriptor() -> None:
             file.close()
 
 
-def test_R9_system_exit_in_a_handler_is_told_and_ends_that_client_only() -> None:
-    class Exits(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            if self.rfile.readline() == b"exit\n":
-                sys.exit(3)
-            self.wfile.write(b"STILL\n")
-
-    with still_serving(netkit.Server, Exits) as server:
-        with observed(events.HandlerFailed, events.ConnectionClosed) as told:
-            assert exchange(server, b"exit\n") == b""
-            wait_until(lambda: len(told) == 2)
-        assert [type(event) for event in told] == [events.HandlerFailed, events.ConnectionClosed]
-
-
 def test_R10_a_handler_runs_a_program_without_a_warning_and_without_giving_it_the_sockets() -> None:
     class Runs(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -1170,14 +1138,6 @@ def test_I1_dead_peers_are_found_by_probes() -> None:
     with netkit.Server(LOCAL, Options) as server, serving_forever(server):
         assert exchange(server, b"") == b""
         assert found[0] != 0
-
-
-@pytest.mark.parametrize("handler", [Shout, shout])
-def test_I1_a_silent_client_is_let_go_after_the_idle_timeout(handler: Any) -> None:
-    with netkit.Server(LOCAL, handler, idle_timeout=0.1) as server, serving_forever(server):
-        with client(server) as sock:
-            assert receive_all(sock) == b""
-        wait_until(lambda: not server.connections)
 
 
 def test_I7_small_replies_are_sent_at_once() -> None:
