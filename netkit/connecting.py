@@ -1,6 +1,6 @@
-"""``netkit connect``, which replaces ``nc`` and ``socat``: its options, and how it ends.
+"""``netkit connect``, which replaces ``nc`` and ``socat``: its options and its exit status.
 
-The exit status says what happened; one line on standard error says why. See docs/connect.md.
+After a failure, one line on standard error gives the reason. See docs/connect.md.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .options import FLAGS
 from .stdio import OutputClosedError
 from .terminal import terminate
 
-_UNSET: Any = object()  # an option that is not given; None is one that is off
+_UNSET: Any = object()  # the value of an option that is not given; None is that of ``off``
 
 _EXAMPLES = """\
 examples:
   netkit connect 8080                            talk to a server of this machine
   netkit connect --tls example.org:443           the same through TLS
-  netkit connect --probe example.org:22          is the port open? The exit status tells
+  netkit connect --probe example.org:22          is the port open? See the exit status
   netkit connect unix:/run/app.sock              a Unix socket
   netkit connect --listen '*:9000' --receive f   and, elsewhere: netkit connect HOST:9000 --send f
 
 exit status: 0 done (--probe: open), 1 failed (--probe: not open), 2 wrong use, 130 Ctrl+C,
-141 nobody reads the output any more.
+141 the reader of the output is gone.
 
 Documentation: docs/connect.md in the source, also for the options of nc.
 """
@@ -42,7 +42,7 @@ _USAGE = """\
 netkit connect [HOST] PORT [OPTIONS]
        netkit connect HOST:PORT | [IPV6]:PORT | unix:PATH | @NAME [OPTIONS]"""
 
-# Options of nc, ncat, socat and openssl s_client, and what to use instead.
+# Options of nc, ncat, socat and openssl s_client, and their replacements.
 _HINTS = {
     "-l": "use --listen",
     "-z": "use --probe",
@@ -52,7 +52,7 @@ _HINTS = {
     "-p": "use --source ADDRESS:PORT, or --listen PORT",
     "-o": "use --receive FILE, with --hex for a dump",
     "-x": "use --hex",
-    "-q": "it ends once the server has ended its side; see --idle-timeout",
+    "-q": "it ends when the server has ended its side; see --idle-timeout",
     "-i": "use --idle-timeout",
     "-k": "--listen takes one client; netkit serve takes any number",
     "-u": "only TCP and Unix sockets are supported",
@@ -72,7 +72,7 @@ _HINTS = {
     "-CAfile": "use --tls-ca",
     "-cert": "use --tls-cert",
     "-key": "use --tls-key",
-    "-quiet": "nothing is shown but what the server sends",
+    "-quiet": "only data of the server is shown",
     "--wait": "use -w",
 }
 
@@ -81,19 +81,19 @@ def parser(text: str) -> Parser:
     """The parser of the command's options. `text` describes the command."""
     parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=text, epilog=_EXAMPLES)
     add = parser.add_argument_group("what it does").add_argument
-    add("--listen", action="store_true", help="wait there for one client (host: 127.0.0.1)")
+    add("--listen", action="store_true", help="wait for one client there (default host: 127.0.0.1)")
     add("--probe", action="store_true", help="connect and leave: is the port open?")
     add("--send", metavar="FILE", help="send FILE instead of standard input")
-    add("--receive", metavar="FILE", help="write what comes to FILE, not to standard output")
+    add("--receive", metavar="FILE", help="write received data to FILE, not to standard output")
     add("--crlf", action="store_true", help="end each line that is sent with \\r\\n")
-    add("--hex", action="store_true", help="write what comes as a hex dump")
+    add("--hex", action="store_true", help="write received data as a hex dump")
     add(
         "--no-half-close",
         action="store_true",
-        help="do not pass on the end of input, which some servers take for the end of all",
+        help="do not pass on the end of input, after which some servers do not reply",
     )
-    add("-v", "--verbose", action="store_true", help="say what is tried, and how much was sent")
-    _add_where(parser.add_argument_group("where"))
+    add("-v", "--verbose", action="store_true", help="report each attempt, and the number of bytes")
+    _add_where(parser.add_argument_group("addresses"))
     _add_time(parser.add_argument_group("time (30, 500ms, 5m, 2h, or off)").add_argument)
     _add_tls(parser.add_argument_group("TLS (each option implies --tls)").add_argument)
     return parser
@@ -108,9 +108,14 @@ def _add_where(group: Any) -> None:
             action="store_const",
             const=number,
             default=0,
-            help=f"use IPv{number} addresses only",
+            help=f"use only IPv{number} addresses",
         )
-    add("--source", metavar="ADDRESS[:PORT]", type=checked(_source), help="connect from there")
+    add(
+        "--source",
+        metavar="ADDRESS[:PORT]",
+        type=checked(_source),
+        help="connect from this address",
+    )
     add(
         "--retry",
         metavar="N",
@@ -127,7 +132,7 @@ def _add_time(add: Callable[..., object]) -> None:
         metavar="TIME",
         type=time,
         default=_UNSET,
-        help="longest time for connecting (default: 30s), or with --listen for a client to come "
+        help="longest time for connecting (default: 30s), or with --listen until a client connects "
         "(default: off)",
     )
     add(
@@ -192,7 +197,7 @@ def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], N
         complain(str(getattr(error, "strerror", None) or error))
         return 1
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit status is known
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status
 
 
 def _endpoint(words: list[str], listen: bool) -> Endpoint:
@@ -204,9 +209,9 @@ def _endpoint(words: list[str], listen: bool) -> Endpoint:
     (endpoint,) = found
     plain = Endpoint(endpoint.kind, endpoint.host, endpoint.port, path=endpoint.path)
     if endpoint.kind == "fd" or endpoint != plain:
-        raise ValueError("descriptors, and settings after a '?', are for servers alone")
+        raise ValueError("only servers take descriptors, and settings after a '?'")
     if endpoint.kind == "tcp" and endpoint.port == 0 and not listen:
-        raise ValueError("port 0 is only for --listen: the system chooses then")
+        raise ValueError("port 0, for which the system chooses a port, needs --listen")
     return endpoint
 
 
@@ -230,7 +235,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if "tls_key" in given and "tls_cert" not in given:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
-        raise ValueError("--tls-self-signed is for --listen")
+        raise ValueError("--tls-self-signed needs --listen")
     if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
     _check_family(arguments)
@@ -259,7 +264,7 @@ def _flag(name: str) -> str:
 
 def _settle(arguments: argparse.Namespace) -> None:
     """Put defaults in the place of options that were not given."""
-    # An empty value counts, too: a variable that is not set must not switch TLS off.
+    # An empty value implies TLS, too: a variable that is not set must not switch it off.
     arguments.tls = any(getattr(arguments, name) not in (None, False) for name in _TLS)
     wait = arguments.wait
     if arguments.timeout is _UNSET:

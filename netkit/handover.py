@@ -48,7 +48,7 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
     not notice unless sending fails. It waits while the channel is full, or while this user has too
     many descriptors in flight, at most for the timeout of the channel.
 
-    Raises what `Connection.detach` raises, and `conn` stays as it is then; MessageTooLongError if
+    Raises the errors of `Connection.detach`, which leave `conn` as it was; MessageTooLongError if
     more than 32 MiB are unread; OSError if the channel fails, or if there is no descriptor or no
     memory for the unread bytes.
     """

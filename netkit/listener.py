@@ -1,6 +1,6 @@
-"""Waiting for clients: the wake-up, the four answers to a failed accept, the back-off.
+"""Waits for clients: the wake-up, the answers to a failed accept, the back-off.
 
-Nothing here owns the listener; who made it closes it.
+Nothing here owns the listener, which its maker closes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .waker import Waker
 
 
 class Verdict(Enum):
-    """What to do about an ``accept`` that failed."""
+    """The answer to an ``accept`` that failed."""
 
-    NOBODY = "nobody is there: wait for one"
-    SKIP = "this client's fault: take the next one"
-    BACK_OFF = "this machine's fault: try again after a pause"
-    FULL = "there is no place: wait for one"
-    STOP = "the listener is gone"
+    NOBODY = "wait for a client, since none is there"
+    SKIP = "take the next client, since this one has failed"
+    BACK_OFF = "try again after a pause, since this machine has failed"
+    FULL = "wait for a place, since none is free"
+    STOP = "end, since the listener is gone"
 
 
 # accept(2): errors already pending on the new connection are reported by accept, and the listener
@@ -55,7 +55,7 @@ _VERDICTS = {
 
 
 def judge(error: BaseException) -> Verdict:
-    """What a failed accept means. What is unknown is taken for the machine's: that cannot spin."""
+    """Return the answer to an error. An unknown error calls for a pause, so no loop can spin."""
     ssl = sys.modules.get("ssl")  # an overridden get_request may shake hands in accept
     if isinstance(error, TimeoutError):  # of the listener's own time limit
         return Verdict.NOBODY
@@ -67,7 +67,7 @@ def judge(error: BaseException) -> Verdict:
 
 
 def is_lost_race(error: BaseException) -> bool:
-    """Whether the client simply went away, or to another acceptor: nothing worth telling."""
+    """Whether the client has gone away, or to another acceptor, which needs no log record."""
     return isinstance(error, (BlockingIOError, ConnectionAbortedError, InterruptedError))
 
 
@@ -83,7 +83,7 @@ class BackOff:
 
     def __init__(self) -> None:
         self.pause = 0.0
-        """Seconds to wait before the next attempt; 0.0: the machine is fine."""
+        """Seconds to wait before the next attempt; 0.0 outside an episode."""
         self._since = 0.0
 
     def begin(self) -> bool:
@@ -96,7 +96,7 @@ class BackOff:
         return True
 
     def end(self) -> float | None:
-        """Note a success. Seconds that the episode has lasted, None if there was none."""
+        """Note a success. Return how many seconds the episode has lasted; None outside one."""
         if not self.pause:
             return None
         self.pause = 0.0
@@ -104,9 +104,9 @@ class BackOff:
 
 
 def unblock(listener: socket.socket) -> None:
-    """Have no accept wait, for the kernel only: Python's timeout on the socket is the user's.
+    """Make `listener` non-blocking for the kernel; its timeout in Python stays the user's.
 
-    Nor for the handshake of a client, if it is an ``ssl.SSLSocket``.
+    An ``ssl.SSLSocket`` does not wait for the handshake of a client, either.
     """
     if hasattr(listener, "do_handshake_on_connect"):
         listener.do_handshake_on_connect = False
@@ -115,11 +115,11 @@ def unblock(listener: socket.socket) -> None:
 
 
 class ExclusiveSelector:
-    """Waits by epoll, with listeners as such that processes share (EPOLLEXCLUSIVE, epoll(7)).
+    """Waits by epoll for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
-    Of the processes that wait, the kernel wakes one for a client, where poll(2) wakes them all. It
-    asks them in the order in which they have registered, so whoever has been woken registers anew,
-    if there are others (`contended`): else the first one in line would have nearly all clients.
+    For a client, the kernel wakes one of the processes that wait, where poll(2) wakes them all. It
+    goes by the order in which they have registered. So if there are others (`contended`), a process
+    that has been woken registers anew, or the first one would get nearly all clients.
     """
 
     def __init__(self, contended: bool, waker: int, *listeners: int) -> None:
@@ -133,9 +133,9 @@ class ExclusiveSelector:
         self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def select(self, timeout: float | None, also: int | None) -> set[int]:
-        """The descriptors that are ready, `also` among them; none after `timeout` seconds.
+        """Return the descriptors that are ready, including `also`; none after `timeout` seconds.
 
-        Or before, see `wait_time`.
+        It may return none earlier, see `wait_time`.
         """
         if also is not None:
             self._epoll.register(also, select.EPOLLIN)
@@ -153,7 +153,7 @@ class ExclusiveSelector:
 
 
 class _PlainSelector:
-    """The same where there is no such epoll: by poll(2), or select(2)."""
+    """The same for systems without such an epoll, by poll(2) or select(2)."""
 
     def __init__(self, _: bool, *descriptors: int) -> None:
         kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -198,12 +198,13 @@ class Acceptor:
             raise
 
     def wait(self, timeout: float | None, also: int | None = None) -> bool:
-        """Until a client may be there (True), `wake` is called or `timeout` seconds are over.
+        """Wait until a client may be there, and return True.
 
-        Or until another descriptor, `also`, is readable.
+        Return False if `wake` is called, another descriptor, `also`, is readable, or `timeout`
+        seconds are over.
         """
         descriptors = [listener.fileno() for listener in self._listeners]
-        if -1 in descriptors:  # epoll has forgotten it; accept will say so
+        if -1 in descriptors:  # closed: epoll has forgotten it, and accept raises an error
             return True
         ready = self._selector.select(timeout, also)
         if self._waker.fileno() in ready:
@@ -212,7 +213,7 @@ class Acceptor:
         return not ready.isdisjoint(descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
-        """As `wait`, but whether or not there is a client."""
+        """As `wait`, but not for clients."""
         selector = _PlainSelector(False, self._waker.fileno())
         try:
             if self._waker.fileno() in selector.select(seconds, also):
@@ -225,7 +226,7 @@ class Acceptor:
         self._waker.wake()
 
     def waker_fileno(self) -> int:
-        """The descriptor that `wake` writes to; it does not block."""
+        """Return the descriptor that `wake` writes to, which does not block."""
         return self._waker.input_fileno()
 
     def close(self) -> None:
@@ -236,11 +237,11 @@ class Acceptor:
 
 @contextlib.contextmanager
 def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
-    """In the main thread, have each signal end the wait that it meets.
+    """In the main thread, have each signal end the present wait, or the next one.
 
-    Python runs a signal's handler between two instructions: of one that comes just before a wait it
-    would know only after it, which may be never. A wake-up descriptor that another part of the
-    program has set stays.
+    Python runs the handler of a signal between two instructions. So if a signal comes just before a
+    wait, Python would run its handler after the wait, which may never end. A wake-up descriptor
+    that another part of the program has set stays.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -255,7 +256,7 @@ def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
                 signal.set_wakeup_fd(previous)
                 is_ours = False
         yield
-    finally:  # whenever an exception of a signal handler's has come
+    finally:  # wherever a signal handler has raised an exception
         do_not_undo(undo)
         if is_ours:
             _take_back_wakeup_fd(ours)
@@ -264,5 +265,5 @@ def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
 def _take_back_wakeup_fd(ours: int) -> None:
     with contextlib.suppress(ValueError):  # as above
         present = signal.set_wakeup_fd(-1)
-        if present not in (ours, -1):  # by now it is another part's of the program
+        if present not in (ours, -1):  # another part of the program has set it
             signal.set_wakeup_fd(present)

@@ -314,4 +314,4 @@ def peer_credentials(sock: Any) -> PeerCredentials:
     if sys.platform == "darwin" or "bsd" in sys.platform:
         _, uid, _, gid, *_ = _XUCRED.unpack(sock.getsockopt(0, _LOCAL_PEERCRED, _XUCRED.size))
         return PeerCredentials(None, uid, gid)
-    raise OSError(errno.EOPNOTSUPP, "this system does not tell who is at the other end")
+    raise OSError(errno.EOPNOTSUPP, "this system does not tell the credentials of a peer")

@@ -576,7 +576,7 @@ def test_a_system_without_credentials_is_an_error(
 ) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
     monkeypatch.setattr(unixsocket.sys, "platform", "sunos5")
-    with pytest.raises(OSError, match="does not tell who is at the other end") as caught:
+    with pytest.raises(OSError, match="does not tell the credentials of a peer") as caught:
         peer_credentials(pair[0])
     assert caught.value.errno == errno.EOPNOTSUPP
 
