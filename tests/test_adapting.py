@@ -1,4 +1,4 @@
-"""Which kind of handler a server is given, and what cannot be one."""
+"""The kinds of handlers, and objects that are refused as handlers."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ WANT_THE_SOCKET: list[tuple[Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("handler", "arguments"), WANT_A_CONNECTION)
-def test_what_takes_one_argument_is_given_a_connection(
+def test_a_handler_of_one_argument_is_called_with_a_connection(
     handler: Any, arguments: dict[str, Any]
 ) -> None:
     assert adapt(handler, arguments) is not None
 
 
 @pytest.mark.parametrize(("handler", "arguments"), WANT_THE_SOCKET)
-def test_what_takes_three_arguments_is_called_as_in_socketserver(
+def test_a_handler_of_three_arguments_is_called_as_in_socketserver(
     handler: Any, arguments: dict[str, Any]
 ) -> None:
     assert adapt(handler, arguments) is None
@@ -192,7 +192,7 @@ CANNOT_SERVE: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("handler", "arguments", "message"), CANNOT_SERVE)
-def test_what_can_serve_nobody_is_refused_before_any_client_comes(
+def test_a_handler_that_cannot_serve_is_refused_before_any_client_comes(
     handler: Any, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TypeError, match=message) as raised:
@@ -201,7 +201,7 @@ def test_what_can_serve_nobody_is_refused_before_any_client_comes(
 
 
 @pytest.mark.parametrize(("handler", "arguments", "_"), CANNOT_SERVE)
-def test_a_server_that_calls_its_handler_itself_may_have_any(
+def test_a_server_that_overrides_finish_request_may_have_any_handler(
     handler: Any, arguments: dict[str, Any], _: str
 ) -> None:
     class Server(netkit.Server):
@@ -220,13 +220,13 @@ def decorated(function: Any) -> Any:
     return wrapper
 
 
-def test_a_plain_function_may_be_made_of_what_cannot_serve() -> None:
+def test_a_decorator_may_make_a_handler_of_a_coroutine_function() -> None:
     with serving(decorated(coroutine)) as server:
         assert exchange(server, b"") == b"decorated"
 
 
 @pytest.mark.parametrize("result", [coroutine, generator, asynchronous_generator])
-def test_a_handler_that_returns_what_has_not_run_has_failed(result: Any) -> None:
+def test_a_handler_that_returns_a_coroutine_or_generator_has_failed(result: Any) -> None:
     with observed(events.HandlerFailed) as failures, silent_log():
         with serving(lambda conn: result(conn)) as server:
             assert exchange_and_fail(server, b"") == b""

@@ -138,7 +138,7 @@ def test_daemon_threads_may_be_set_on_the_server() -> None:
         assert [thread.daemon for thread in server._threads] == [False]
 
 
-def test_without_block_on_close_server_close_leaves_those_who_are_connected() -> None:
+def test_without_block_on_close_server_close_leaves_connected_clients_alone() -> None:
     class Server(netkit.Server):
         block_on_close = False
 
@@ -203,7 +203,7 @@ class Suffixed(socketserver.StreamRequestHandler):
     ],
     ids=["stream", "base", "class", "function", "partial", "*args", "**kwargs", "lambda"],
 )
-def test_whatever_can_be_called_like_a_request_handler_class_serves(handler: Any) -> None:
+def test_any_object_that_is_called_like_a_request_handler_class_serves(handler: Any) -> None:
     with served(netkit.Server(LOCAL, handler)) as server:
         assert shouts(server)
 
@@ -354,7 +354,7 @@ def test_get_request_may_replace_accept() -> None:
         assert exchange(server, b"") == b"masked"
 
 
-def test_verify_request_decides_who_is_served() -> None:
+def test_verify_request_decides_whether_a_client_is_served() -> None:
     class Server(netkit.Server):
         def verify_request(self, request: Any, client_address: Any) -> bool:
             asked.append(client_address[1])
@@ -545,7 +545,7 @@ def test_finish_request_may_put_another_socket_in_the_place_of_the_accepted_one(
             assert sock.recv(1) == b""
 
 
-def test_an_error_of_a_client_whose_socket_was_replaced_is_told_as_that_clients() -> None:
+def test_an_error_of_a_client_whose_socket_was_replaced_has_the_id_of_its_connection() -> None:
     class Server(netkit.Server):
         def finish_request(self, request: Any, client_address: Any) -> None:
             wrapped = socket.socket(fileno=request.detach())
@@ -594,7 +594,7 @@ def test_handle_error_is_called_while_the_exception_is_handled() -> None:
             assert still_open
             assert address == sock.getsockname()
             assert text.endswith("ValueError: on purpose\n")
-    assert not failures  # who replaces it has the last word
+    assert not failures  # an override alone decides what is logged
 
 
 def test_handle_timeout_is_called_by_handle_request_when_nobody_comes() -> None:

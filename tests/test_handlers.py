@@ -38,7 +38,7 @@ from netkit.handlers import hex_dump
 
 
 class Recorder(netkit.Handler):
-    """Keeps what is called, and raises in the methods that `failing` names."""
+    """Records its calls, and raises in the methods that `failing` names."""
 
     calls: list[Any]
     failing: frozenset[str] = frozenset()
@@ -417,7 +417,7 @@ def test_the_lines_of_many_clients_do_not_mix() -> None:
 
 
 class Blocked(io.BytesIO):
-    """Its first write waits until it is told to go on."""
+    """Its writes wait for `may_go_on`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,7 +459,7 @@ def test_an_output_that_takes_a_part_is_given_the_rest() -> None:
     assert output.taken == b"a longer line\nand another one\n"
 
 
-def test_an_output_that_does_not_say_what_it_takes_has_taken_all() -> None:
+def test_an_output_that_returns_no_count_has_taken_everything() -> None:
     class Plain:
         def write(self, data: bytes) -> None:
             written.append(data)

@@ -44,7 +44,7 @@ def test_a_client_that_is_not_verified_is_not_scheduled() -> None:
         assert server.scheduled == 0
 
 
-def test_a_server_whose_interpreter_is_exiting_says_so_once_and_ends(
+def test_a_server_whose_interpreter_exits_emits_one_event_and_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def start(_: threading.Thread) -> None:
@@ -153,7 +153,7 @@ def test_a_stop_may_have_more_time_than_the_option_gives() -> None:
         (OSError(errno.EMFILE, "no descriptors"), []),
     ],
 )
-def test_what_a_thread_that_lends_a_hand_meets_ends_nothing(
+def test_an_accept_that_fails_in_a_clients_thread_does_not_end_the_server(
     error: OSError, told: list[type], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ails the machine is left to the accepting thread, which waits."""
@@ -171,7 +171,7 @@ def test_what_a_thread_that_lends_a_hand_meets_ends_nothing(
     assert [type(event) for event in seen if isinstance(event, failures)] == told
 
 
-def test_a_client_that_cannot_be_noted_is_told_of_and_closed(
+def test_a_client_that_cannot_be_registered_is_logged_and_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: Any) -> Any:
@@ -200,7 +200,7 @@ def test_a_listener_with_a_time_limit_of_its_own_is_left_to_the_accepting_thread
         assert exchange(server, b"x") == b"x"
 
 
-def test_the_name_of_our_end_is_known_whatever_the_server_listens_on() -> None:
+def test_the_local_address_of_a_connection_is_known_for_each_listener() -> None:
     names: list[Any] = []
 
     def note(conn: netkit.Connection) -> None:
@@ -226,7 +226,7 @@ def test_a_socket_from_elsewhere_is_served_like_one_that_was_accepted() -> None:
     assert not server._admission._taken
 
 
-def test_what_one_client_sets_in_its_context_does_not_reach_the_next() -> None:
+def test_a_context_variable_of_one_client_does_not_reach_the_next() -> None:
     user = contextvars.ContextVar("user", default="nobody")
     threads: list[int] = []
 
@@ -244,7 +244,7 @@ class Stop(BaseException):
     """Of a program's own, and no Exception."""
 
 
-def test_what_a_client_sends_reaches_no_terminal_by_way_of_an_exception(
+def test_input_in_the_text_of_an_exception_reaches_no_terminal(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     def handler(conn: netkit.Connection) -> None:
@@ -260,7 +260,7 @@ def test_what_a_client_sends_reaches_no_terminal_by_way_of_an_exception(
 
 @pytest.mark.parametrize("kind", [ValueError, Stop, SystemExit])
 @pytest.mark.parametrize("hook", ["verify_request", "process_request_thread", "shutdown_request"])
-def test_a_hook_that_raises_in_a_clients_thread_is_told_and_ends_that_client_alone(
+def test_a_hook_that_raises_in_a_clients_thread_is_logged_and_ends_that_client_alone(
     hook: str, kind: type[BaseException]
 ) -> None:
     def fail(server: netkit.Server, *arguments: Any) -> Any:
@@ -300,7 +300,7 @@ def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> No
 @pytest.mark.parametrize(
     "hook", ["get_request", "process_request", "service_actions", "handle_timeout"]
 )
-def test_whatever_a_hook_raises_a_server_in_the_background_serves_on(
+def test_a_server_in_the_background_survives_any_exception_of_a_hook(
     hook: str, kind: type[BaseException]
 ) -> None:
     def fail(server: netkit.Server, *arguments: Any) -> Any:

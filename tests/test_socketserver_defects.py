@@ -276,7 +276,7 @@ def test_L6_server_close_ends_even_if_a_handler_does_not(monkeypatch: pytest.Mon
     with server, serving_forever(server), client(server) as sock:
         assert read_line(sock) == b"began\n"
         assert seconds_of(server.server_close) < 5
-        assert server.connection_count == 1  # it is known who was left behind
+        assert server.connection_count == 1  # the client that was left behind
         server.release.set()
         wait_until(lambda: not server.connections)
 
@@ -437,7 +437,7 @@ def test_L12_server_close_without_shutdown_ends_the_loop() -> None:
         assert not thread.is_alive()
 
 
-def test_L12_the_loss_of_the_listener_ends_the_loop_and_is_told_once() -> None:
+def test_L12_the_loss_of_the_listener_ends_the_loop_and_is_logged_once() -> None:
     class Server(netkit.Server):
         attempts = 0
 
@@ -530,7 +530,7 @@ while server.connection_count < 20:
         assert sum(line.endswith("ValueError: at the end") for line in stderr) == 40
 
 
-def test_L16_run_works_off_the_main_thread_and_says_that_signals_do_not() -> None:
+def test_L16_run_works_off_the_main_thread_and_logs_that_signals_do_not() -> None:
     server = netkit.Server(LOCAL, Shout)
     reports: list[netkit.RunReport] = []
     thread = threading.Thread(target=lambda: reports.append(netkit.run(server)))
@@ -636,7 +636,7 @@ def test_O1_a_paused_acceptor_stops_at_once() -> None:
                 assert seconds_of(server.shutdown) < 0.9  # the longest pause is a second
 
 
-def test_O1_an_episode_ends_for_those_who_schedule_clients_themselves() -> None:
+def test_O1_an_episode_ends_in_programs_that_schedule_clients_themselves() -> None:
     class Server(netkit.Server):
         def process_request(self, request: Any, client_address: Any) -> None:
             threading.Thread(
@@ -919,7 +919,7 @@ def test_R1_an_exception_in_process_request_ends_that_client_only() -> None:
     assert [str(event.error) for event in failures] == ["on purpose"]
 
 
-def test_R1_an_unforeseen_exception_in_get_request_is_told_and_survived() -> None:
+def test_R1_an_unforeseen_exception_in_get_request_is_logged_and_survived() -> None:
     class Server(FailsOnce):
         hook = "get_request"
 
@@ -928,7 +928,7 @@ def test_R1_an_unforeseen_exception_in_get_request_is_told_and_survived() -> Non
     assert [str(event.error) for event in paused] == ["on purpose"]
 
 
-def test_R2_an_exception_in_service_actions_is_told_and_survived() -> None:
+def test_R2_an_exception_in_service_actions_is_logged_and_survived() -> None:
     class Server(FailsOnce):
         hook = "service_actions"
 
@@ -941,7 +941,7 @@ def test_R2_an_exception_in_service_actions_is_told_and_survived() -> None:
 
 
 @pytest.mark.parametrize("hook", ["verify_request", "process_request", "finish_request"])
-def test_R3_a_handle_error_that_raises_is_told_and_survived(hook: str) -> None:
+def test_R3_a_handle_error_that_raises_is_logged_and_survived(hook: str) -> None:
     class Server(FailsOnce):
         def handle_error(self, request: Any, client_address: Any) -> None:
             raise ValueError("I/O operation on closed file")
@@ -953,7 +953,7 @@ def test_R3_a_handle_error_that_raises_is_told_and_survived(hook: str) -> None:
     assert [event.hook for event in failures] == ["handle_error"]
 
 
-def test_R4_what_keeps_a_client_from_being_accepted_is_told() -> None:
+def test_R4_an_error_of_accepting_a_client_is_logged() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
     class ShakesHands(netkit.Server):
@@ -971,7 +971,7 @@ def test_R4_what_keeps_a_client_from_being_accepted_is_told() -> None:
     assert all(isinstance(event.error, ssl.SSLError) for event in failures)
 
 
-def test_R5_what_a_half_done_setup_has_opened_is_closed() -> None:
+def test_R5_the_socket_of_a_failed_setup_is_closed() -> None:
     class HalfSetUp(socketserver.StreamRequestHandler):
         def setup(self) -> None:
             super().setup()
@@ -1232,7 +1232,7 @@ def test_D4_serve_forever_calls_handle_timeout_when_nobody_comes() -> None:
     assert [event.hook for event in failures] == ["handle_timeout"]
 
 
-def test_D5_clients_that_hang_up_are_a_line_each_not_a_traceback(
+def test_D5_each_client_that_hangs_up_is_one_line_of_the_log_without_a_traceback(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, "netkit")
@@ -1301,7 +1301,7 @@ def test_D6_reports_of_concurrent_failures_do_not_mix() -> None:
     assert re.sub(report, "whole ", log.getvalue()) == "whole " * 20
 
 
-def test_D7_the_server_knows_its_connections_and_tells_of_each() -> None:
+def test_D7_the_server_lists_its_connections_and_emits_events_for_each() -> None:
     with netkit.Server(LOCAL, Shout) as server, serving_forever(server):
         with observed(events.ConnectionOpened, events.ConnectionClosed) as told:
             with client(server) as sock:

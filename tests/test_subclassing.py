@@ -361,19 +361,19 @@ def test_a_server_of_datagrams_is_refused_in_one_line(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("address", ["/tmp/socket", ["127.0.0.1", 0], 8080])
-def test_what_is_no_tcp_address_is_refused_in_one_line(address: Any) -> None:
+def test_an_address_that_is_not_of_tcp_is_refused_in_one_line(address: Any) -> None:
     with pytest.raises(TypeError, match=r"must be \(host, port\), not .*listen\(path=...\) is for"):
         netkit.Server(address, Shout)
 
 
-def test_what_is_no_path_is_refused_for_a_unix_socket() -> None:
+def test_an_address_that_is_no_path_is_refused_for_a_unix_socket() -> None:
     kind = made_of([netkit.Server], address_family=socket.AF_UNIX)
     with pytest.raises(TypeError, match="must be the path of a Unix socket, not"):
         kind(LOCAL, Shout)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no such class here")
-def test_a_class_that_forks_for_each_client_can_be_made_and_says_so_when_it_serves() -> None:
+def test_a_class_with_forking_mix_in_can_be_made_and_is_refused_when_it_serves() -> None:
     kind = made_of([socketserver.ForkingMixIn, netkit.Server])
     for serve in ("serve_forever", "handle_request", "start"):
         with kind(LOCAL, Shout) as server:

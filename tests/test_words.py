@@ -36,14 +36,16 @@ Ends = tuple[Connection, socket.socket]
         ("shutdown", "use end"),
     ],
 )
-def test_the_name_of_a_sockets_method_leads_to_netkits(ends: Ends, name: str, ours: str) -> None:
+def test_the_name_of_a_socket_method_raises_an_error_that_names_the_method_of_netkit(
+    ends: Ends, name: str, ours: str
+) -> None:
     with pytest.raises(AttributeError) as raised:
         getattr(ends[0], name)
     assert str(raised.value) == f"'Connection' object has no attribute '{name}': {ours}"
     assert raised.value.name == name
 
 
-def test_each_name_that_such_an_error_gives_is_there(ends: Ends) -> None:
+def test_each_method_that_such_an_error_names_exists(ends: Ends) -> None:
     for name, ours in _OTHER_NAMES.items():
         assert not hasattr(ends[0], name)
         assert hasattr(ends[0], ours.split(",")[0].split()[0].split(".")[0])
@@ -63,7 +65,7 @@ def test_print_may_flush_a_connection(ends: Ends) -> None:
     assert receive_exactly(peer, 6) == b"hello\n"
 
 
-def test_flush_sends_what_corked_has_gathered(ends: Ends) -> None:
+def test_flush_sends_the_writes_that_corked_has_gathered(ends: Ends) -> None:
     conn, peer = ends
     with conn.corked():
         conn.write("one")
@@ -83,7 +85,7 @@ def test_a_size_that_is_no_number_is_named(ends: Ends, method: str, size: Any) -
     assert conn.read(5) == b"hello"
 
 
-def test_a_service_that_is_down_is_one_line_for_each_client(
+def test_an_upstream_that_is_down_is_one_line_of_the_log_for_each_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:

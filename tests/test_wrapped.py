@@ -148,7 +148,7 @@ def test_verify_request_comes_after_the_handshake(handler: Any) -> None:
     assert asked == [True, True]
 
 
-def test_a_handshake_that_get_request_does_itself_is_warned_of_once(
+def test_a_handshake_in_get_request_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with each(Shout) as server, serving_forever(server):
