@@ -1,6 +1,6 @@
-"""Why TLS failed, in one line for people.
+"""Explains failures of TLS in one line, from OpenSSL's reason and the first bytes of the peer.
 
-Pure: from what OpenSSL calls the failure, and from the first bytes that the peer sent.
+Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ssl
 
 from .errors import HandshakeError, NotBegunError, TlsError
 
-# What a peer's first record may begin with: an alert or a handshake (RFC 8446 section 5.1), or the
+# The first byte of a peer's first record: an alert or a handshake (RFC 8446 section 5.1), or the
 # length of a ClientHello in the frame of SSL 2 (RFC 5246 appendix E.2).
 _FIRST_BYTES = frozenset((21, 22, *range(0x80, 0x100)))
 
@@ -28,20 +28,20 @@ _ALERTS = {
     "PROTOCOL_VERSION": "has no protocol version in common with us",
 }
 
-# The same, for those that are about something else than our certificate.
+# Alerts that are not about our certificate.
 _OTHER_ALERTS = {
     "UNRECOGNIZED_NAME": "serves no host of the name that we asked for",
     "NO_APPLICATION_PROTOCOL": "has no application protocol (ALPN) in common with us",
 }
 
-# What OpenSSL finds on our side. "{}" is "client" or "server".
+# Failures that OpenSSL finds on our side. "{}" is "client" or "server".
 _REASONS = {
     "UNSUPPORTED_PROTOCOL": "no protocol version in common with the {}",
     "WRONG_SSL_VERSION": "no protocol version in common with the {}",
     "NO_SHARED_CIPHER": "no cipher in common with the {}",
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the {} sent no certificate, and one is required",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "the {} sent a damaged or forged record",
-    "RECORD_LAYER_FAILURE": "the {} sent a damaged or forged record",  # OpenSSL 3.5 says so
+    "RECORD_LAYER_FAILURE": "the {} sent a damaged or forged record",  # from OpenSSL 3.5 on
     "NO_SUITABLE_KEY_SHARE": "no group for the key exchange in common with the {}",
     "NO_SHARED_GROUPS": "no group for the key exchange in common with the {}",
     "NO_SUITABLE_SIGNATURE_ALGORITHM": "no signature algorithm in common with the {}",
@@ -49,7 +49,7 @@ _REASONS = {
     "CALLBACK_FAILED": "a callback of our context refused the {}",
 }
 
-# What OpenSSL finds as well if a server's context has no certificate at all.
+# The reasons if a server's context has no certificate at all, among others.
 _UNCERTIFIED = ("UNSUPPORTED_PROTOCOL", "NO_SHARED_CIPHER", "NO_SUITABLE_SIGNATURE_ALGORITHM")
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")  # of a first record
@@ -58,7 +58,7 @@ _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13|SSL/TLS)_(?:ALERT_)?(.+)")
 
 
 def plain_text(first: bytes) -> str | None:
-    """The beginning of what cannot be TLS, printable and short; None if `first` can be TLS."""
+    """The beginning of `first`, printable and short; None if it can be TLS."""
     return None if not first or first[0] in _FIRST_BYTES else _shown(first)
 
 
@@ -71,10 +71,11 @@ def _shown(first: bytes) -> str:
 def handshake_failure(
     error: ssl.SSLError | None, peer: str, first: bytes, certified: bool = True
 ) -> HandshakeError:
-    """`error`: OpenSSL's, or None if the TCP input ended; `peer`: ``"client"`` or ``"server"``.
+    """The error of a failed handshake.
 
-    `first`: what the peer's input began with, more than `SHOWN` bytes if there were. `certified`:
-    whether netkit has made the context, so that a server's has a certificate.
+    `error` is OpenSSL's, or None if the TCP input ended; `peer` is ``"client"`` or ``"server"``;
+    `first` is the beginning of its input, of more than `SHOWN` bytes if there were so many.
+    `certified` says that our context is an `OwnContext`, so that it has a certificate.
     """
     if plain_text(first) or (error is not None and error.reason in _NO_TLS and first):
         is_text = _TEXT.fullmatch(first[:SHOWN])
@@ -93,13 +94,13 @@ def handshake_failure(
 
 
 def failure(error: ssl.SSLError, peer: str) -> TlsError:
-    """As `handshake_failure`, once the handshake is over."""
+    """The error of a failure after the handshake."""
     kind = HandshakeError if _alert(error) in _ALERTS else TlsError
     return kind(_explained(error, peer, f"the {peer} broke TLS"))
 
 
 def _alert(error: ssl.SSLError) -> str | None:
-    """The name of the alert that the peer has sent, if that is what `error` is."""
+    """The name of the alert of the peer. None if `error` has another reason."""
     found = _ALERT.fullmatch(error.reason or "")
     return found[1] if found else None
 
@@ -114,7 +115,7 @@ def _explained(error: ssl.SSLError, peer: str, otherwise: str) -> str:
     known = _REASONS.get(error.reason or "")
     if known:
         return known.format(peer)
-    # A text ends with the line of Python's source, which helps nobody.
+    # The text ends with a line number of CPython's source, which does not help.
     text = _in_words(error.reason or "") or re.sub(r" \(_ssl\.c:\d+\)$", "", str(error.args[-1]))
     return f"{otherwise}: {text}"
 

@@ -1,7 +1,7 @@
-"""Contexts for TLS, from files or from memory, and a certificate that is made on the spot.
+"""Contexts for TLS from certificates and keys, and a self-signed certificate.
 
-Rules: OpenSSL says "PEM lib" for most that can be wrong with a file, so the files are looked at
-here first; a message names the file. Nothing ever asks for a password on the terminal.
+Rules: OpenSSL reports "PEM lib" for most faults of a file, so the files are checked here first, and
+a message names the file. OpenSSL never asks for a password on the terminal.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from .deadline import Deadline
 from .errors import ConnectionClosedError, MissingExtraError, TlsConfigError
 from .timing import timed_out
 
-Pem = str | os.PathLike[str] | bytes  # the path of a file, or what such a file has
+Pem = str | os.PathLike[str] | bytes  # the path of a file, or the contents of such a file
 
 SELF_SIGNED_LIFE = datetime.timedelta(days=30)
-CLOCK_SKEW = datetime.timedelta(hours=1)  # that a client's clock may be behind ours
+CLOCK_SKEW = datetime.timedelta(hours=1)  # by which a client's clock may be slow
 
-# No certificate is assigned to a key of another kind than the certificate's.
+# The last is the reason if the key is of another kind than that of the certificate.
 _NO_MATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
 class TlsFiles(NamedTuple):
-    """What a server is configured with. `key` None: the key is in the same file as `cert`.
+    """The certificates of a server, and what belongs to them.
 
-    `key_password` is for all the keys. `client_ca`: clients must have a certificate that one of
-    these has signed. `sni`: other certificates (and their keys), by the name that the client asks
-    for; ``*.example.org`` is for one label in place of the star (RFC 9525 section 6.3). `alpn`: the
-    protocols, best first.
+    If `key` is None, the file of `cert` has the key, too. `key_password` decrypts all keys. If
+    there is a `client_ca`, a client needs a certificate that one of these authorities has signed.
+    `sni` maps host names to other certificates and keys: a client gets those of the name that it
+    asks for. In ``*.example.org`` the star stands for one label (RFC 9525 section 6.3). `alpn`
+    lists protocols, best first.
     """
 
     cert: Pem
@@ -49,20 +50,20 @@ class TlsFiles(NamedTuple):
     sni: Mapping[str, tuple[Pem, Pem | None]] = MappingProxyType({})
     alpn: Sequence[str] = ()
 
-    def __repr__(self) -> str:  # there may be keys in it
+    def __repr__(self) -> str:  # a field may be a key
         return f"<{type(self).__name__}>"
 
 
 class OwnContext(ssl.SSLContext):
-    """A context that netkit has made. A server's has a certificate."""
+    """A context that netkit has made. One for servers always has a certificate."""
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """For TLS 1.2 and later. TlsConfigError if a file cannot be used."""
+    """A context of a server for TLS 1.2 and later. TlsConfigError if a file cannot be used."""
     context = _server_context(files, files.cert, files.key)
     if files.sni:
         named = {
-            host.lower(): _server_context(files, cert, key)
+            _a_labels(host): _server_context(files, cert, key)
             for host, (cert, key) in files.sni.items()
         }
 
@@ -85,14 +86,14 @@ def client_context(
     alpn: Sequence[str] = (),
     verify: bool = True,
 ) -> ssl.SSLContext:
-    """For TLS 1.2 and later. `ca`: whom to trust, instead of those whom the system does.
+    """A context of a client for TLS 1.2 and later. TlsConfigError if a file cannot be used.
 
-    `cert` and `key`: what to show to a server that asks for it. Without `verify` anybody can pass
-    for the server. TlsConfigError if a file cannot be used.
+    `ca` has the trusted authorities, in place of the system's. A server that asks for a certificate
+    gets `cert`. If `verify` is False, any certificate of the server is accepted.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn)
-    # As the default context of Python 3.13, on every Python: certificates follow RFC 5280, and
-    # whatever certificate is trusted ends the chain.
+    # As in the default context of Python 3.13, on every Python: certificates must follow RFC 5280,
+    # and any trusted certificate ends the chain.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False  # RFC 9525 section 2: alternative names alone count
     if not verify:
@@ -108,50 +109,50 @@ def client_context(
 
 
 class StoppableSocket(ssl.SSLSocket):
-    """Takes the end of the TCP input for the end of TLS's, and can be written to after it.
+    """Takes the end of the TCP input for the end of TLS's input, and can still write after it.
 
-    A stop ends the input so. OpenSSL 3 would take it for a failure, send an alert, and write no
-    more, unless its context said otherwise; so it is kept from OpenSSL.
+    A server that stops ends the input in this way. OpenSSL 3 would fail, send an alert and write no
+    more, unless the context said otherwise; therefore OpenSSL never sees the end.
     """
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:
-        """As of ``ssl.SSLSocket``, where `recv`, `recv_into` and files of the socket come by."""
+        """As of ``ssl.SSLSocket``, whose `recv`, `recv_into` and `makefile` call it."""
         try:
             if not self.pending() and not socket.socket.recv(self, 1, socket.MSG_PEEK):
                 return b"" if buffer is None else 0
-        except BlockingIOError:  # OpenSSL has a name of its own for it
+        except BlockingIOError:  # OpenSSL raises SSLWantReadError
             pass
         return super().read(len, buffer)
 
 
 def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A server's TLS socket with the descriptor of `request`; the handshake is still to be done.
+    """A server's TLS socket, before its handshake, which takes over the descriptor of `request`.
 
     It is a `StoppableSocket`, unless the context has a class of its own for sockets. OSError if the
     client is gone.
     """
-    request.getpeername()  # else, before Python 3.12, `wrap_socket` leaves the descriptor to no one
+    request.getpeername()  # before Python 3.12, `wrap_socket` would leak the descriptor if it fails
     secured = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
     make_stoppable(secured)
     return secured
 
 
 def make_stoppable(sock: ssl.SSLSocket) -> None:
-    """Make it a `StoppableSocket`. (To name that to its context would change the context.)"""
+    """Make it a `StoppableSocket`, without a change of its context."""
     if type(sock) is ssl.SSLSocket:
         sock.__class__ = StoppableSocket
 
 
 def is_pending(sock: Any) -> bool:
-    """Whether it is a socket of `ssl` whose handshake has still to be done."""
+    """Whether `sock` is an ``ssl.SSLSocket`` before its handshake."""
     return isinstance(sock, ssl.SSLSocket) and sock.version() is None
 
 
 def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
-    """Do a server's handshake, all of it within `seconds`; `sock` does not block after it.
+    """Do a server's handshake within `seconds` in all (a timeout of the socket is for each packet).
 
-    HandshakeError, or TimeoutError. (Its own timeout would count for each packet anew.) It takes no
-    descriptor: there may be none left.
+    HandshakeError, TimeoutError. `sock` does not block afterwards. No descriptor is opened, since
+    there may be none left.
     """
     deadline = Deadline(seconds)
     sock.settimeout(0.0)
@@ -163,7 +164,7 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
             assert seconds is not None
             raise timed_out("handshake_timeout", seconds, peer)
         try:
-            # Past TLS, which takes no flags: what the log is to show if this is no TLS.
+            # For the log, if this is not TLS. `SSLSocket.recv` takes no flags.
             first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
             return sock.do_handshake()
         except ssl.SSLWantReadError:
@@ -175,21 +176,21 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
         except ssl.SSLError as error:
             certified = isinstance(sock.context, OwnContext)
             raise handshake_failure(error, "client", first, certified) from None
-        except BlockingIOError:  # the longest wait is not the whole of `seconds`
+        except BlockingIOError:  # a single wait may be shorter than `seconds`
             continue
         except ConnectionError:
             raise handshake_failure(None, "client", first) from None
         except OSError:
             if sock.fileno() < 0:
-                raise ConnectionClosedError from None  # by another thread
+                raise ConnectionClosedError from None  # another thread has closed it
             raise
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
-    """A certificate for these names and addresses, and its key, both in PEM.
+    """Make a certificate for these names and addresses, and its key, both in PEM.
 
-    Good for `SELF_SIGNED_LIFE`, and for tests only: nobody has a reason to trust it.
-    MissingExtraError without the package ``cryptography``.
+    It is valid for `SELF_SIGNED_LIFE`, and for tests only: no client has a reason to trust it.
+    MissingExtraError without the package ``cryptography``; TlsConfigError for an invalid name.
     """
     try:
         from cryptography import x509
@@ -225,17 +226,25 @@ def _san(x509: Any, host: str) -> Any:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host.encode("idna").decode())
+        return x509.DNSName(_a_labels(host))
+
+
+def _a_labels(host: str) -> str:
+    """The name as certificates and SNI have it (RFC 5890). TlsConfigError if it is invalid."""
+    try:
+        return host.encode("idna").decode().lower()
+    except UnicodeError:
+        raise TlsConfigError(f"no certificate can have the host name {host!r}") from None
 
 
 def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     context = OwnContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A renegotiation (TLS 1.2) would make writes wait for input, and has been a hole (RFC 5746).
+    # A renegotiation (TLS 1.2) would make writes wait for input, and can be attacked (RFC 5746).
     context.options |= ssl.OP_NO_RENEGOTIATION
     if protocol == ssl.PROTOCOL_TLS_SERVER:
-        # OpenSSL gives each client two, for two connections at once (RFC 8446 section 4.6.1). A
-        # ticket is a twentieth of what a handshake costs, and few clients use even one.
+        # OpenSSL's default is two, for two connections at once (RFC 8446 section 4.6.1). A ticket
+        # costs a twentieth of a handshake, and few clients use even one.
         context.num_tickets = 1
     if alpn:
         context.set_alpn_protocols(list(alpn))
@@ -282,7 +291,7 @@ def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | N
         else:
             text = f"{key_file} is damaged, or of a kind that OpenSSL does not take"
         raise TlsConfigError(text) from None
-    except ValueError as error:  # the password is longer than OpenSSL takes
+    except ValueError as error:  # the password is too long for OpenSSL
         if isinstance(error, TlsConfigError):
             raise
         raise TlsConfigError(f"{key_file}: {error}") from None
@@ -292,7 +301,7 @@ _warned_of: set[str] = set()  # names of files
 
 
 def _warn_of_readable(key: Pem) -> None:
-    """Warn once of a key file that every user of the machine may read."""
+    """Report, once for each file, that every user of the machine may read a key."""
     if isinstance(key, bytes) or os.name != "posix":
         return
     name = os.path.abspath(os.fspath(key))
@@ -314,7 +323,7 @@ def _named(what: str, pem: Pem) -> str:
 
 
 def contents(pem: Pem) -> bytes:
-    """What such a file has. OSError; ValueError if there is a NUL in its name."""
+    """The bytes of `pem`. OSError; ValueError if there is a NUL in its path."""
     if isinstance(pem, bytes):
         return pem
     with open(pem, "rb") as file:
@@ -323,9 +332,9 @@ def contents(pem: Pem) -> bytes:
 
 @contextlib.contextmanager
 def _as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
-    """Its path. OpenSSL reads keys from files only: if it has none, one for us, for a moment.
+    """A path for OpenSSL, which reads keys from files only: of `pem`, or of a temporary file.
 
-    On Linux that file is in memory, and has no name that another process could open.
+    On Linux the temporary file is in memory, and has no name that another process could open.
     """
     if not isinstance(pem, bytes):
         yield pem
@@ -337,17 +346,17 @@ def _as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
 
 
 def _file_in_memory() -> Any:
-    """A file without a name; None if the system has no such thing."""
+    """A file without a name; None if the system has no such files."""
     if os.path.isdir("/proc/self/fd"):
-        with contextlib.suppress(OSError, AttributeError):  # a sandbox; no Linux
+        with contextlib.suppress(OSError, AttributeError):  # in a sandbox; outside Linux
             file = open(os.memfd_create("netkit-pem"), "w+b")  # noqa: SIM115 - the caller closes it
-            os.fchmod(file.fileno(), 0o600)  # the path in /proc may be tried by others
+            os.fchmod(file.fileno(), 0o600)  # others may try the path in /proc
             return file
     return None
 
 
 def _look_for(what: str, pem: Pem, label: bytes) -> None:
-    """TlsConfigError unless there is something with this label (RFC 7468) in it."""
+    """TlsConfigError unless `pem` has a block with this label (RFC 7468)."""
     try:
         found = label in contents(pem)
     except (OSError, ValueError) as error:
@@ -359,7 +368,7 @@ def _look_for(what: str, pem: Pem, label: bytes) -> None:
 
 
 def _are_certificates(pem: Pem, context: ssl.SSLContext) -> bool:
-    """Whether `context` can trust them, as it does from now on."""
+    """Have `context` trust the certificates in `pem`. False if they are damaged."""
     try:
         with _as_file(pem) as path:
             context.load_verify_locations(path)

@@ -1,7 +1,7 @@
-"""What the options of TLS may be, of a server and of a client.
+"""Checks of the TLS options of a server and of a client.
 
-Any of their values may be a key, or a password that was meant for another option, so no error and
-no representation shows one.
+Any value may be a key, or a password that was meant for another option, so no error and no
+representation shows a value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LONGEST_PASSWORD = 1024  # bytes; OpenSSL takes as many
+LONGEST_PASSWORD = 1024  # bytes; OpenSSL's limit
 
 _PASSWORD_FORMS = (
     "it must be @FILE or env:NAME, since other users can see what is on the command line"
@@ -19,23 +19,23 @@ _PASSWORD_FORMS = (
 
 
 def representation(values: Any) -> str:
-    """The ``repr`` of a named tuple of options, without the values of those of TLS.
+    """The ``repr`` of a named tuple of options.
 
-    Nor those of the handler, which may be secrets of the program's.
+    It shows neither the values of TLS options nor the arguments of the handler, which may be
+    secrets, too.
     """
-    shown = (
-        f"{name}={'...' if value and _is_private(name) else repr(value)}"
-        for name, value in values._asdict().items()
+
+    def shown(name: str, value: object) -> str:
+        is_private = name.startswith("tls_") or name == "handler_args"
+        return f"{name}={'...' if value and is_private else repr(value)}"
+
+    return (
+        f"{type(values).__name__}({', '.join(shown(*each) for each in values._asdict().items())})"
     )
-    return f"{type(values).__name__}({', '.join(shown)})"
-
-
-def _is_private(name: str) -> bool:
-    return name.startswith("tls_") or name == "handler_args"
 
 
 def kind_of(value: object) -> str:
-    """What an error shows of a value that may be a secret."""
+    """The description, in an error, of a value that may be a secret."""
     return f"of type {type(value).__name__}"
 
 
@@ -57,7 +57,7 @@ def check_context(name: str, value: object) -> None:
     """TypeError or ValueError, with `name`, unless `value` is a context for servers."""
     if value is None:
         return
-    ssl = sys.modules.get("ssl")  # who has a context has imported it
+    ssl = sys.modules.get("ssl")  # a program that has a context has imported it
     if ssl is None or not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {kind_of(value)}")
     if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
@@ -82,6 +82,10 @@ def check_sni(name: str, value: object) -> None:
     for host, files in value.items():
         if not (isinstance(host, str) and isinstance(files, tuple) and len(files) == 2):
             raise TypeError(f"{name} must map host names to (certificate, key)")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{name} has an invalid host name") from None
         if files[0] is None:
             raise TypeError(f"{name} has no certificate for one of its hosts")
         for pem in files:
@@ -96,11 +100,11 @@ def check_names(name: str, value: object) -> None:
         raise ValueError(f"{name} must be names of 1 to 255 ASCII characters")
 
 
-# From the command line
+# Conversions of flags of the command line
 
 
 def sni_from(text: str) -> dict[str, tuple[str, str | None]]:
-    """``NAME=CERTIFICATE[:KEY]``, with commas between them."""
+    """Convert ``NAME=CERTIFICATE[:KEY],...``. ValueError."""
     found: dict[str, tuple[str, str | None]] = {}
     for entry in text.split(","):
         name, equals, files = entry.partition("=")
@@ -112,14 +116,14 @@ def sni_from(text: str) -> dict[str, tuple[str, str | None]]:
 
 
 def names_from(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
+    """Convert ``NAME,...``."""
     return tuple(text.split(","))
 
 
 def password_from(text: str) -> str:
-    """The password in a file (``@FILE``, without the newline at its end) or in a variable.
+    """The password in a file (``@FILE``, without its newline) or in a variable (``env:NAME``).
 
-    ValueError, which does not show `text`, for any other form; OSError if there is no such file.
+    ValueError, which does not show `text`, for any other form; OSError if the file cannot be read.
     """
     if text.startswith("@"):
         with open(text[1:], "rb") as file:

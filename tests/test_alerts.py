@@ -1,4 +1,4 @@
-"""Why a handshake failed: one line for each cause, on the side that finds it and on the other."""
+"""Failures of a handshake: one line for each cause, on the side that finds it and on the other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refusing_names() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 Contexts = Callable[[], tuple[ssl.SSLContext, ssl.SSLContext]]
 
-# What the server and the client are made of, and what each of them says.
+# The contexts of the server and of the client, and the message of each of them.
 CASES: dict[str, tuple[Contexts, str, str]] = {
     "a server that is too old": (
         lambda: (only(V12, server_context(TlsFiles(files().server))), contexts(V13)[1]),
@@ -135,7 +135,7 @@ def test_an_expired_certificate_is_refused() -> None:
         ("strange_client", "the server does not trust our certificate: unknown CA"),
     ],
 )
-def test_in_tls_1_3_the_client_hears_of_it_when_it_reads(cert: str | None, text: str) -> None:
+def test_in_tls_1_3_the_client_gets_the_alert_when_it_reads(cert: str | None, text: str) -> None:
     path = cert and getattr(files(), cert)
     joined = Joined(mutual(), only(V13, client_context(files().ca, cert=path)), shake=False)
     server, client = joined.refused()
@@ -146,7 +146,7 @@ def test_in_tls_1_3_the_client_hears_of_it_when_it_reads(cert: str | None, text:
     assert str(error.value) == text
 
 
-# --- What is not TLS ---
+# --- Bytes that are not TLS ---
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_client_without_tls_is_told_from_a_bad_one(sent: bytes, shown: str, st
     joined.server.end()
 
 
-def test_a_client_that_says_too_little_to_be_tls_and_leaves_is_shown() -> None:
+def test_a_few_bytes_of_a_client_that_leaves_are_shown() -> None:
     joined = Joined(shake=False)
     joined.up.send(b"hi\n")
     joined.up.ended = True
@@ -190,7 +190,7 @@ def test_a_client_that_says_too_little_to_be_tls_and_leaves_is_shown() -> None:
         joined.server.handshake()
 
 
-def test_a_server_without_tls_is_told_by_the_client() -> None:
+def test_a_client_recognises_a_server_without_tls() -> None:
     joined = Joined(shake=False)
     joined.down.send(b"220 mail.example.org ESMTP\r\n")
     with pytest.raises(HandshakeError) as error:
@@ -207,7 +207,9 @@ def test_a_server_without_tls_is_told_by_the_client() -> None:
         (b"\xc3\xa4" + b"a" * 9, "plain text, not TLS: '" + r"\\xc3\\xa4aaaaaaaaa'"),
     ],
 )
-def test_what_is_not_tls_is_shown_and_called_text_only_if_it_may_be(sent: bytes, text: str) -> None:
+def test_bytes_that_are_not_tls_are_shown_and_called_text_only_if_they_may_be_text(
+    sent: bytes, text: str
+) -> None:
     joined = Joined(shake=False)
     joined.up.send(sent)
     with pytest.raises(HandshakeError) as error:
@@ -218,7 +220,7 @@ def test_what_is_not_tls_is_shown_and_called_text_only_if_it_may_be(sent: bytes,
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x00\x05hello", b"\x80\x2e\x01\x03\x01" + bytes(50)]
 )
-def test_what_begins_as_tls_is_not_called_plain_text(sent: bytes) -> None:
+def test_input_that_begins_as_tls_is_not_called_plain_text(sent: bytes) -> None:
     joined = Joined(shake=False)
     joined.up.send(sent)
     joined.up.ended = True
@@ -234,7 +236,7 @@ def test_what_begins_as_tls_is_not_called_plain_text(sent: bytes) -> None:
 
 @each_version
 def test_a_peer_may_leave_anywhere_in_the_handshake(version: ssl.TLSVersion) -> None:
-    """Whoever stays gets an error, whatever had come by then."""
+    """The other side gets an error, however many bytes have come by then."""
     for stays, leaves in (("server", "client"), ("client", "server")):
         left, cut = True, 0
         while left:
@@ -285,7 +287,7 @@ def test_the_alert_is_sent_if_that_can_be() -> None:
         joined.client.handshake()
 
 
-# --- Words ---
+# --- Messages ---
 
 
 def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLError:
@@ -310,7 +312,7 @@ def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLErr
         (None, "the handshake with the client failed: a text"),
     ],
 )
-def test_what_has_no_words_of_its_own_is_openssls(reason: str | None, text: str) -> None:
+def test_a_reason_without_a_message_of_netkits_is_openssls(reason: str | None, text: str) -> None:
     assert str(alerts.handshake_failure(ssl_error(reason), "client", b"")) == text
 
 

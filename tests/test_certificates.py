@@ -1,4 +1,4 @@
-"""Contexts for TLS, and what is said of files that cannot be used."""
+"""Contexts for TLS, and the errors of files that cannot be used."""
 
 from __future__ import annotations
 
@@ -100,13 +100,22 @@ def test_the_certificate_is_that_of_the_name_asked_for(asked: str | None, served
     assert joined.server.server_name == asked
 
 
-def test_a_star_stands_for_a_label_that_is_not_empty() -> None:
-    server = server_context(TlsFiles(files().server, sni={"*.example.org": (files().server, None)}))
+@pytest.mark.parametrize(
+    ("host", "asked", "found"),
+    [
+        ("*.example.org", ".example.org", False),
+        ("*.example.org", "a.example.org", True),
+        ("B\xfccher.example", "xn--bcher-kva.example", True),
+        ("*.b\xfccher.example", "a.xn--bcher-kva.example", True),
+    ],
+)
+def test_a_star_stands_for_one_label_and_a_name_may_have_any_letters(
+    host: str, asked: str, found: bool
+) -> None:
+    server = server_context(TlsFiles(files().server, sni={host: (files().server, None)}))
     session = types.SimpleNamespace(context=None)
-    server.sni_callback(session, ".example.org", server)
-    assert session.context is None
-    server.sni_callback(session, "a.example.org", server)
-    assert session.context is not None
+    server.sni_callback(session, asked, server)
+    assert (session.context is not None) is found
 
 
 def test_no_context_is_made_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +131,7 @@ def test_no_context_is_made_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> 
         assert Joined(server, client, "example.net").client.version
 
 
-def test_every_name_demands_the_clients_certificate_and_speaks_the_protocols() -> None:
+def test_clients_are_verified_and_alpn_works_with_every_name() -> None:
     sni = {"example.org": (files().named["example.org"], None)}
     server = server_context(
         TlsFiles(files().server, client_ca=files().ca, sni=sni, alpn=("one", "two"))
@@ -135,7 +144,7 @@ def test_every_name_demands_the_clients_certificate_and_speaks_the_protocols() -
     assert str(refused) == "the client sent no certificate, and one is required"
 
 
-# --- Files that cannot ---
+# --- Files that cannot be used ---
 
 
 @pytest.fixture
@@ -167,7 +176,7 @@ def test_a_missing_file_is_named() -> None:
     )
 
 
-def test_a_folder_is_no_file(folder: Path) -> None:
+def test_a_folder_is_not_a_file(folder: Path) -> None:
     assert config_error(folder) == f"the certificate file '{folder}': Is a directory"
 
 
@@ -184,7 +193,7 @@ def without_privileges() -> Iterator[None]:
             os.seteuid(0)
 
 
-def test_a_file_that_we_may_not_read_is_named(folder: Path) -> None:
+def test_a_file_without_permission_to_read_is_named(folder: Path) -> None:
     key = folder / "secret"
     key.write_bytes(Path(files().key).read_bytes())
     key.chmod(0)
@@ -199,7 +208,7 @@ def certificate_error(ca: Path) -> str:
     return str(error.value)
 
 
-def test_what_is_no_pem_is_named(folder: Path) -> None:
+def test_a_file_without_pem_is_named(folder: Path) -> None:
     cert, key, text = files().cert, files().key, folder / "text"
     assert config_error(text) == f"the certificate file '{text}' has no certificate in it (in PEM)"
     assert (
@@ -219,7 +228,7 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
     assert certificate_error(cert) == f"the CA file '{cert}' is damaged"
 
 
-def test_a_certificate_that_openssl_finds_too_weak_is_told_so(folder: Path) -> None:
+def test_a_certificate_that_is_too_weak_for_openssl_is_named(folder: Path) -> None:
     optional("cryptography")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -277,7 +286,7 @@ def test_a_key_may_have_a_password(folder: Path, form: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have owners and modes on POSIX only")
-def test_a_key_file_that_every_user_can_read_is_warned_of_once(folder: Path) -> None:
+def test_a_key_file_that_every_user_can_read_is_reported_once(folder: Path) -> None:
     key = folder / "open.pem"
     key.write_bytes(Path(files().server).read_bytes())
     key.chmod(0o644)
@@ -289,11 +298,11 @@ def test_a_key_file_that_every_user_can_read_is_warned_of_once(folder: Path) -> 
     assert seen == [events.KeyReadable(str(key))]
 
 
-def test_a_password_that_no_key_needs_is_not_looked_at() -> None:
+def test_a_password_that_no_key_needs_is_ignored() -> None:
     assert server_context(TlsFiles(files().server, key_password="sesame"))
 
 
-# --- Certificates that are made on the spot ---
+# --- Self-signed certificates ---
 
 
 def test_a_self_signed_certificate_is_for_its_hosts() -> None:
@@ -315,7 +324,14 @@ def test_a_self_signed_certificate_is_for_its_hosts() -> None:
     assert "Hostname mismatch" in str(refused)
 
 
-def test_a_self_signed_certificate_is_good_for_some_days() -> None:
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_an_invalid_host_name_of_a_self_signed_certificate_is_named(host: str) -> None:
+    optional("cryptography")
+    with pytest.raises(TlsConfigError, match=f"no certificate can have the host name '{host}'"):
+        self_signed([host])
+
+
+def test_a_self_signed_certificate_is_valid_for_some_days() -> None:
     optional("cryptography")
     cert, key = self_signed(["localhost"])
     with tempfile.NamedTemporaryFile() as file:
@@ -333,7 +349,7 @@ def test_a_self_signed_certificate_is_good_for_some_days() -> None:
     assert ends > now + datetime.timedelta(days=7)
 
 
-def test_without_the_extra_the_error_is_how_to_install_it(
+def test_the_error_without_the_extra_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)

@@ -1,4 +1,4 @@
-"""The options of TLS: nothing that may be secret is in an error, a representation or a log."""
+"""The options of TLS: no error, representation or log shows a value that may be a secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
 
 @pytest.mark.parametrize("name", ["tls_cert", "tls_key", "tls_client_ca"])
 @pytest.mark.parametrize("text", [PEM, PEM.replace("\n", "\r"), PEM.replace("\n", "\\n")])
-def test_pem_as_text_is_refused_with_a_word_that_it_should_be_bytes(name: str, text: str) -> None:
+def test_the_error_of_pem_as_text_asks_for_bytes(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is PEM as text: pass bytes") as caught:
         Options(**{"tls_cert": "x", name: text})
     assert SECRET not in str(caught.value)
@@ -42,13 +42,14 @@ WRONG: list[dict[str, Any]] = [
     {"tls_sni": {"a": ("x", PEM)}},
     {"tls_sni": {"a": ("x", [PEM])}},
     {"tls_sni": {PEM: ("x",)}},
+    {"tls_sni": {PEM: ("x", None)}},
     {"tls_alpn": PEM},
     {"tls_alpn": [PEM * 10]},
 ]
 
 
 @pytest.mark.parametrize("options", WRONG)
-def test_an_option_of_tls_that_is_wrong_is_not_shown(options: dict[str, Any]) -> None:
+def test_an_invalid_option_of_tls_is_not_shown(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         Options(**{"tls_cert": "x", **options})
     assert SECRET not in str(caught.value)
@@ -84,7 +85,7 @@ def test_a_representation_shows_none_of_them() -> None:
         {"tls_key_password": "x"},
     ],
 )
-def test_an_option_that_a_context_of_ones_own_would_not_heed_is_refused(options: Any) -> None:
+def test_an_option_without_effect_on_a_context_of_the_program_is_refused(options: Any) -> None:
     with pytest.raises(ValueError, match="has no effect on a context of your own"):
         ConnectOptions(tls=contexts()[1], **options)
 
