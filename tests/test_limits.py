@@ -654,6 +654,29 @@ def test_one_address_comes_so_often_only() -> None:
         assert [exchange(server, b"x") for _ in range(3)] == [b"x", b"x", b"slowly"]
 
 
+class Rotating(netkit.Handler):
+    output: Any = None
+
+
+def test_a_setting_of_the_handler_that_can_be_reopened_is_reopened_by_a_reload() -> None:
+    calls: list[str] = []
+
+    class Output:
+        def reopen(self) -> None:
+            calls.append("reopen")
+            if len(calls) > 1:
+                raise RuntimeError("of the output")
+
+    with observed(events.SettingsReloaded, events.SettingsKept) as told:
+        with serving(Rotating, handler_args={"output": Output()}) as server:
+            assert server.can_reload
+            assert server.reload()
+            assert not server.reload()
+    assert calls == ["reopen", "reopen"]
+    assert told[0] == events.SettingsReloaded("the setting 'output'", None, None)
+    assert isinstance(told[1].error, RuntimeError)
+
+
 def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None:
     path = tmp_path / "deny"
     path.write_text("127.0.0.0/8\n")

@@ -431,9 +431,29 @@ def test_worker_processes_write_their_lines_too(method: str, tmp_path: Path) -> 
         "logging.basicConfig(level='ERROR')",
         "logging.getLogger('netkit').addHandler(logging.NullHandler())",
     ],
+    ids=["basicConfig", "NullHandler"],
 )
 def test_a_program_that_has_configured_logging_gets_no_further_lines(before: str) -> None:
     assert lines_of("netkit.serve(fail, host='127.0.0.1')", before=before) == []
+
+
+def test_a_level_that_the_program_has_chosen_holds_for_the_status_lines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger, root = logging.getLogger("netkit"), logging.getLogger()
+    added = root.handlers[:]  # pytest's own
+    root.handlers[:] = []
+    logger.setLevel(logging.WARNING)
+    try:
+        with logconfig.status_lines():
+            logger.info("start")
+            logger.warning("trouble")
+        assert logger.level == logging.WARNING
+    finally:
+        root.handlers[:] = added
+        logger.setLevel(logging.NOTSET)
+    assert "trouble" in (seen := capsys.readouterr().err)
+    assert "start" not in seen
 
 
 def test_logging_that_is_configured_later_takes_over(capsys: pytest.CaptureFixture[str]) -> None:

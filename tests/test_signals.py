@@ -191,6 +191,8 @@ def test_a_log_file_that_was_renamed_is_opened_anew_at_a_hang_up(tmp_path: Path)
         path.mkdir()
         server.send_signal(signal.SIGHUP)
         server.wait_for_line("the setting 'output' not reloaded, the old one stays")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
 
 
 @pytest.mark.usefixtures("hang_ups_are_default")
