@@ -237,9 +237,7 @@ class Accepting:
 
     def succeeded(self) -> None:
         """A client has been accepted and given a thread: the machine is fine again."""
-        if not self._back_off.pause:
-            return
-        with self._changed:
+        with self._lock:
             seconds = self._back_off.end()
         if seconds is not None:
             events.emit(events.AcceptResumed(seconds))

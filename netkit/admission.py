@@ -65,7 +65,8 @@ class Admission:
         self._lock = threading.RLock()
         self._taken = 0  # how many places are taken
         self._wanted = False  # the accepting thread waits for a place
-        self._suspended = False
+        self.suspended = False
+        """Whether no client is let in for the time being."""
         self._shared: SharedPlaces | None = None
         # Connections that are being closed, the oldest first. One without a ticket has given its
         # place back; the others have come while `MAX_LINGERING` of these were there.
@@ -159,7 +160,7 @@ class Admission:
 
     def _take_locked(self) -> bool:
         limit = self._options.max_connections
-        if self._suspended:
+        if self.suspended:
             return False
         if self._shared is not None:
             return self._shared.take()
@@ -168,7 +169,7 @@ class Admission:
     def _note_limits_locked(self) -> None:
         options = self._options
         shared = self._shared is not None
-        self.unlimited = options.max_connections is None and not (self._suspended or shared)
+        self.unlimited = options.max_connections is None and not (self.suspended or shared)
         lists = (options.allow, options.deny)
         numbers = (options.max_connection_rate, options.max_connections_per_ip)
         self.judges = not self.unlimited or (*lists, *numbers) != (None,) * 4
@@ -176,7 +177,7 @@ class Admission:
     def must_wait(self) -> bool:
         """Whether new clients are to be left in the kernel's queue; `wake` is called when not."""
         with self._lock:
-            full = self._suspended or (self._options.when_full == "wait" and self._is_full_locked())
+            full = self.suspended or (self._options.when_full == "wait" and self._is_full_locked())
             self._wanted = self._wanted or full
             return full
 
@@ -188,22 +189,17 @@ class Admission:
 
     def suspend(self) -> None:
         """Let nobody in, for the time being: new clients wait in the kernel's queue."""
-        with self._lock:
-            self._suspended = True
-            self._note_limits_locked()
-        self._wake()
+        self._set_suspended(True)
 
     def resume(self) -> None:
         """Let clients in again."""
+        self._set_suspended(False)
+
+    def _set_suspended(self, suspended: bool) -> None:
         with self._lock:
-            self._suspended = False
+            self.suspended = suspended
             self._note_limits_locked()
         self._wake()
-
-    @property
-    def suspended(self) -> bool:
-        """Whether nobody is let in for the time being."""
-        return self._suspended
 
     def places_fileno(self) -> int | None:
         """What becomes readable when another process gives a place back; None: there is none."""

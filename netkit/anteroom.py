@@ -8,7 +8,6 @@ the accepting thread, which looks in here.
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 import socket
 import threading
@@ -48,7 +47,6 @@ class Anteroom:
         self._lock = threading.RLock()  # guards both; re-entrant, for signal handlers
         self.held: deque[Guest] = deque()
         """Who waits for a place: others only look whether there is somebody."""
-        self._soonest = math.inf  # nobody's time is up before; not always the first one's
         self.leaving: deque[tuple[float, socket.socket]] = deque()
         """Who was turned away, and when to close them."""
         self._closed = False
@@ -61,9 +59,7 @@ class Anteroom:
         with self._lock:
             if self._closed or len(self.held) >= MAX_HELD:
                 return False
-            guest = Guest(request, address, ticket, self._clock() + seconds)
-            self.held.append(guest)
-            self._soonest = min(self._soonest, guest.until)
+            self.held.append(Guest(request, address, ticket, self._clock() + seconds))
             return True
 
     def next_held(self) -> Guest | None:
@@ -74,15 +70,11 @@ class Anteroom:
     def next_overdue(self) -> Guest | None:
         """One whose time is up, who leaves the room."""
         with self._lock:
-            now = self._clock()
-            if self._soonest > now:
+            first = min(self.held, key=_until, default=None)
+            if first is None or first.until > self._clock():
                 return None
-            overdue = min(self.held, key=_until, default=None)
-            if overdue is not None and overdue.until <= now:
-                self.held.remove(overdue)
-                return overdue
-            self._soonest = math.inf if overdue is None else overdue.until
-            return None
+            self.held.remove(first)
+            return first
 
     def turn_away(self, request: socket.socket, message: bytes) -> None:
         """Send `message`, as far as it goes at once, and the end; close it a moment later."""
@@ -108,7 +100,7 @@ class Anteroom:
             while self.leaving and self.leaving[0][0] <= now:
                 over.append(self.leaving.popleft()[1])
             due = [until for until, _ in list(self.leaving)[:1]]
-            due += [self._soonest] if self.held else []
+            due += [guest.until for guest in self.held]
         for request in over:
             _close(request)
         return max(0.0, min(due) - now) if due else None

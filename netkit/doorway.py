@@ -360,7 +360,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             with contextlib.suppress(OSError):  # it is closed, as the accept will say
                 listener.settimeout(0)
         left = (self.request_queue_size + 1) * len(self._listeners)
-        while left and not self._connections.out_of_time():
+        while left and self._connections.time_left() != 0:
             self._tidy_up()  # who is held comes first
             verdict = self._accept_one()
             if verdict is None or verdict is Verdict.SKIP:

@@ -24,6 +24,7 @@ from .endpoints import Endpoint
 from .errors import ServerStateError
 from .lifetimes import Lifetimes
 from .serving import ClientServer, Shown
+from .settings import lists_in_files
 from .unixsocket import SocketFile
 
 _STOPPED_EARLY = "the server was stopped before it listened everywhere"
@@ -73,12 +74,9 @@ class ListeningServer(ClientServer):
             self.server_bind()
             self.server_activate()
         except BaseException:
-            self._give_up()
+            self.server_close()
+            self._close_listeners()  # if another thread has stopped the server before
             raise
-
-    def _give_up(self) -> None:
-        self.server_close()
-        self._close_listeners()  # if another thread has stopped the server before
 
     def server_bind(self) -> None:
         """Bind the socket to `server_address`, which becomes the address that it got.
@@ -138,10 +136,8 @@ class ListeningServer(ClientServer):
             self._tell(events.Unlimited(str(where)))
 
     def _tell_of_lists(self) -> None:
-        for name in ("allow", "deny"):
-            addresses = getattr(self._options, name)
-            if addresses is not None and addresses.path is not None:
-                self._tell(events.ListLoaded(name, len(addresses), addresses.path))
+        for name, addresses in lists_in_files(self._options).items():
+            self._tell(events.ListLoaded(name, len(addresses), addresses.path or ""))
 
     def _tell(self, event: events.Event) -> None:
         """Emit an event of a listener; once all are open, if there are several."""
@@ -301,7 +297,8 @@ class ListeningServer(ClientServer):
                 self.request_queue_size = max(self.request_queue_size, socket.SOMAXCONN)
             self.server_activate()
         except BaseException as error:
-            self._give_up()
+            self.server_close()
+            self._close_listeners()  # as above
             if isinstance(error, OSError):
                 raise binding.explain(error, self.server_address) from None
             raise

@@ -210,10 +210,6 @@ class Registry:
         remaining = self._patience.remaining()
         return remaining is not None and remaining > 0
 
-    def out_of_time(self) -> bool:
-        """Whether the limit has passed."""
-        return self._limit.expired()
-
     def begin_draining(self) -> None:
         """Ask all connections, and those to come, to finish: `Connection.end_input`."""
         with self._changed:

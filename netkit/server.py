@@ -91,8 +91,7 @@ class Server(StoppableServer):
         """
         server_address = binding.checked(server_address)
         given = Options(**options)
-        self._tls = make_tls_context(given)
-        self._set_options(given, None)
+        self._set_options(given, None, make_tls_context(given))
         socketserver.BaseServer.__init__(self, server_address, RequestHandlerClass)
         if server_address is not None:
             self._make_socket(

@@ -54,15 +54,9 @@ class AdjustableServer(Doorway):
         def prepare() -> Callable[[], None]:
             new = self._options.changed(**given)
             serve = self._adapted(self._handler_class, new)
-            if not any(name.startswith("tls") for name in options):
-                return lambda: self._set_options(new, serve)
-            tls = make_tls_context(new)
-
-            def commit() -> None:
-                self._tls = tls
-                self._set_options(new, serve)
-
-            return commit
+            of_tls = any(name.startswith("tls") for name in options)
+            tls = make_tls_context(new) if of_tls else self._tls
+            return lambda: self._set_options(new, serve, tls)
 
         self._change(prepare)
 
@@ -80,8 +74,11 @@ class AdjustableServer(Doorway):
                     self._changes += 1
                     return commit()
 
-    def _set_options(self, options: Options, serve: Serve | None) -> None:
+    def _set_options(
+        self, options: Options, serve: Serve | None, tls: ssl.SSLContext | None
+    ) -> None:
         self._serve = serve
+        self._tls = tls
         self._options = options
         self._time_limits = options.time_limits
         self._admission.configure(options)
@@ -97,10 +94,8 @@ class AdjustableServer(Doorway):
         there was such a thing. SIGHUP does this, where `run` or `serve` was called.
         """
         good = self.reload_tls()
-        for name in ("allow", "deny"):
-            addresses = getattr(self._options, name)
-            if addresses is not None and addresses.path is not None:
-                good = self._reloaded(f"the list {name!r}", addresses.reload, addresses) and good
+        for name, addresses in lists_in_files(self._options).items():
+            good = self._reloaded(f"the list {name!r}", addresses.reload, addresses) and good
         for name, reopen in _to_be_reopened(self._options):
             good = self._reloaded(f"the setting {name!r}", reopen) and good
         return good
@@ -132,12 +127,8 @@ class AdjustableServer(Doorway):
     @property
     def can_reload(self) -> bool:
         """Whether there is something to `reload`."""
-        lists = (self._options.allow, self._options.deny)
-        return (
-            _has_files(self._options)
-            or any(each is not None and each.path is not None for each in lists)
-            or bool(_to_be_reopened(self._options))
-        )
+        options = self._options
+        return _has_files(options) or bool(lists_in_files(options) or _to_be_reopened(options))
 
     def tls_context(self) -> ssl.SSLContext | None:
         """What TLS is spoken with to those who connect now; None: it is not."""
@@ -171,6 +162,12 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
     }
     make_tls_context(options._replace(**found))
     return found
+
+
+def lists_in_files(options: Options) -> dict[str, BlockList]:
+    """Those of the options `allow` and `deny` that are read from a file."""
+    lists = {"allow": options.allow, "deny": options.deny}
+    return {name: each for name, each in lists.items() if each is not None and each.path}
 
 
 def _has_files(options: Options) -> bool:

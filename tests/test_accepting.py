@@ -276,15 +276,6 @@ def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
     assert not accepting.under_way
 
 
-def test_of_two_that_end_an_episode_one_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    accepting = Accepting()
-    accepting._back_off.begin()
-    monkeypatch.setattr(accepting._back_off, "end", lambda: None)  # another one was faster
-    with observed(AcceptResumed) as seen:
-        accepting.succeeded()
-    assert not seen
-
-
 def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,14 +91,6 @@ def test_while_suspended_all_wait() -> None:
     assert door.enter()
 
 
-def test_a_new_limit_counts_at_once() -> None:
-    door = Door(max_connections=1)
-    assert [door.enter(), door.enter()] == [True, False]
-    door.configure(Options(max_connections=2))
-    assert [door.enter(), door.enter()] == [True, False]
-    assert door.woken == 1
-
-
 def test_shared_places_are_those_of_all() -> None:
     places = SharedPlaces(1)
     try:

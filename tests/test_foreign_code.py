@@ -654,7 +654,6 @@ def exchange_hello(server: netkit.Server) -> None:
     ("name", "use", "raises"),
     [
         ("Thread-", exchange_hello, None),  # a client's
-        ("netkit-lifetimes", exchange_hello, None),
         ("netkit-relay", relay_through, (RuntimeError, BlockingIOError)),
         ("netkit-resolve", connect_by_name, (RuntimeError, BlockingIOError)),
     ],

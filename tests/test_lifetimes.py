@@ -138,20 +138,6 @@ def test_who_has_less_time_ends_first_and_is_cut_off_though_older_ones_stay(
             server.wait_for_connections(2)
 
 
-def test_the_thread_ends_with_the_server_even_if_a_handler_stops_it() -> None:
-    def stop(event: object) -> None:
-        if isinstance(event, events.ClientFailed):
-            threading.Thread(target=server.close).start()
-
-    unsubscribe = events.subscribe(stop)
-    try:
-        with serving(netkit.EchoHandler, lifetime=0.05) as server, client(server) as sock:
-            assert receive_all(sock) == b""
-            wait_until(lambda: server._state.name == "CLOSED")
-    finally:
-        unsubscribe()
-
-
 def test_after_the_end_nobody_is_watched() -> None:
     watched = lifetimes.Lifetimes(list)
     watched.close()
@@ -262,25 +248,3 @@ def test_a_start_that_is_interrupted_raises_and_the_thread_that_runs_is_known(
     watched.close(PATIENCE)
     assert thread is not None
     assert not thread.is_alive()
-
-
-def test_closing_waits_only_so_long_for_a_slow_observer() -> None:
-    slow, go_on = threading.Event(), threading.Event()
-
-    def observe(event: object) -> None:
-        if isinstance(event, events.ClientFailed):
-            slow.set()
-            assert go_on.wait(PATIENCE)
-
-    unsubscribe = events.subscribe(observe)
-    try:
-        with serving(Silent, lifetime=0.05) as server, client(server):
-            assert slow.wait(PATIENCE)
-            watched = server._lifetimes
-            watched.close(0.01)
-            assert watched._thread is not None
-            assert watched._thread.is_alive()
-            go_on.set()
-    finally:
-        go_on.set()
-        unsubscribe()

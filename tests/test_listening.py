@@ -146,15 +146,6 @@ def test_a_socket_that_another_server_takes_before_it_listens_is_given_up() -> N
     assert os.path.exists("x.sock")
 
 
-@needs_unix
-def test_a_copy_of_the_process_that_ends_leaves_the_socket_alone() -> None:
-    with echo().listen(path="x.sock") as server:
-        mine, server._file = server._file, server._file._replace(pid=1)  # type: ignore[union-attr]
-        server._remove_files()
-        assert ask("x.sock") == b"hello"
-        server._file = mine
-
-
 @linux
 def test_an_abstract_name_is_served() -> None:
     name = f"netkit-{os.getpid()}"
