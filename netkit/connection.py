@@ -151,9 +151,9 @@ class Connection(SecurableStream):
             try:
                 self._say_goodbye()
             except TimeoutError as error:
-                raise self._failure(error) from None
-            finally:
                 self._end_output()
+                raise self._failure(error) from None
+            self._end_output()
 
     def _end_output(self) -> None:
         with self._lock:

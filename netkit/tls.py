@@ -7,12 +7,14 @@ Rules:
    for that work alone, never while anybody waits for the network.
 2. `_sending` is held from encrypting until the ciphertext is sent, since records are numbered: they
    must leave in the order in which they were made. `_receiving` is held from receiving until
-   OpenSSL has the bytes. Both come before `_lock`, and nobody takes one holding the other, but a
-   writer that OpenSSL tells to read first.
+   OpenSSL has the bytes. Both come before `_lock`, and no thread takes one while it holds the
+   other, but a writer that OpenSSL tells to read first. All three are re-entrant: a signal handler
+   does not wait for the thread that it has interrupted. `_is_sending`, `_is_receiving` and
+   `_is_decrypting` tell it that the thread is amid one of these, and that it may not.
 3. Reading may make answers (key updates, alerts), and so does the end of a handshake (a server's
    tickets). They wait in `_outgoing` for whoever sends next; the reader sends them only when it is
-   about to wait itself, and if no writer is at it. Whoever gives `_sending` back looks for answers
-   again. So a reader never waits for a writer whose peer is slow, and no answer is forgotten.
+   about to wait itself, and if no writer is at it. A thread that gives `_sending` back looks for
+   answers again. So a reader never waits for a writer whose peer is slow, and none is forgotten.
 4. What came and could be decrypted is delivered, whatever befell the connection after it.
 5. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
    close_notify ends the stream (RFC 8446 section 6.1).
@@ -24,9 +26,10 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from . import alerts
+from .agreed import Agreed
 from .buffer import ReceiveBuffer
 from .certificates import OwnContext
 from .errors import (
@@ -51,6 +54,7 @@ PIECE = 64 * 1024
 MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
+_AMID = "a signal handler cannot use TLS amid what its own thread does with it"
 _Bytes = bytes | bytearray | memoryview
 
 
@@ -58,7 +62,7 @@ def _closed(_: object) -> NoReturn:
     raise ConnectionClosedError
 
 
-class TlsStream:
+class TlsStream(Agreed):
     """What lies between a connection and its socket once TLS has begun: bytes in, bytes out.
 
     One thread may read while any number of others write. `handshake` comes first: ValueError from
@@ -95,15 +99,14 @@ class TlsStream:
         self._send = send
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
+        bios = self._incoming, self._outgoing
+        super().__init__(context.wrap_bio(*bios, server_side, server_hostname))
         self._read, self._write = self._ssl.read, self._ssl.write
         self._peer = "client" if server_side else "server"
-        self._lock = threading.RLock()  # a signal handler may ask from within
-        self._sending = threading.Lock()
-        self._receiving = threading.Lock()
+        self._sending, self._is_sending = threading.RLock(), False
+        self._receiving, self._is_receiving = threading.RLock(), False
+        self._is_decrypting = False
         self._records = Records()
-        self._first: bytes | None = b""  # what the peer began with; None after the handshake
-        self._server_name: str | None = None
         self.fed = 0
         """How often there was something new from `receive`."""
         self._chunk = RECORD  # what `receive` is asked for
@@ -181,21 +184,15 @@ class TlsStream:
             raise self._failure or ValueError(_TOO_EARLY)
         try:
             while True:
-                if self._decrypted or not self._hungry:
-                    with self._lock:
+                with self._lock:
+                    if self._decrypted or not self._hungry:
                         data = self._decrypted.take(size) or self._decrypt(size)
-                    if data is not None:
-                        return data
-                if self._answered:
-                    self._send_answers()
-                with self._receiving:
-                    if self._hungry and not self._decrypted:
-                        ciphertext = self._receive(self._chunk)
-                        with self._lock:
-                            self._feed(ciphertext)
-                            data = self._decrypt(size)
                         if data is not None:
                             return data
+                    seen = self.fed
+                if self._answered:
+                    self._send_answers()
+                self._take_in(seen)
         except TlsError:
             self._send_answers()  # the last of them is the alert
             raise
@@ -211,10 +208,10 @@ class TlsStream:
     def within_record(self) -> bool:
         """Whether a part of a record has come, and not a whole one that nobody has read."""
         with self._lock:
-            return not (self.pending() or self._records.whole)
+            return self._is_decrypting or not (self.pending() or self._records.whole)
 
     def _decrypt_ahead(self) -> bytes | None:
-        data = None if self._hungry else self._decrypt(CHUNK)
+        data = None if self._hungry or self._is_decrypting else self._decrypt(CHUNK)
         if data:
             self._decrypted.feed(data)
         return data
@@ -229,6 +226,7 @@ class TlsStream:
             return None
         data = None
         try:
+            self._is_decrypting = True  # what a signal handler decrypted now would come too early
             most = size if size < RECORD else RECORD
             data = self._read(most)
             if not data:
@@ -249,6 +247,7 @@ class TlsStream:
             self._failure = alerts.failure(error, self._peer)
             raise self._failure from None
         finally:
+            self._is_decrypting = False
             self._answered = self._outgoing.pending > 0
         return data
 
@@ -270,10 +269,8 @@ class TlsStream:
     def _feed(self, ciphertext: bytes) -> None:
         """What `_receive` has returned."""
         self.fed += 1
-        self._hungry = False
-        size = len(ciphertext)
-        if not size:
-            self.eof = True
+        if not (size := len(ciphertext)):
+            self.eof, self._hungry = True, False
             return
         self._incoming.write(ciphertext)
         # One small record is what comes most often.
@@ -288,14 +285,21 @@ class TlsStream:
             self._chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
         if self._first is not None and len(self._first) < LONGEST_HELLO:
             self._first += ciphertext
+        self._hungry = False  # last: a signal handler that looks before finds nothing
 
     def _take_in(self, seen: int) -> None:
         """Wait for more ciphertext, unless another thread has brought some since `seen`."""
         with self._receiving:
-            if self.fed == seen:
-                ciphertext = self._receive(self._chunk)
-                with self._lock:
-                    self._feed(ciphertext)
+            if self._is_receiving:
+                raise RuntimeError(_AMID)
+            try:
+                self._is_receiving = True
+                if self.fed == seen:
+                    ciphertext = self._receive(self._chunk)
+                    with self._lock:
+                        self._feed(ciphertext)
+            finally:
+                self._is_receiving = False
 
     # Writing
 
@@ -303,22 +307,19 @@ class TlsStream:
         """Send all of `data`, and return its number of bytes.
 
         From any thread: what one call sends stays together. WriteAfterEndError after `end`;
-        TlsError if TLS has failed. After an error of `send`, what it did not take is sent before
-        anything else, so that the peer can still make sense of the stream.
+        TlsError if TLS has failed; RuntimeError in a signal handler that has interrupted its own
+        thread amid this. After an error of `send`, what it did not take is sent first.
         """
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         try:
             with self._sending:
-                if self._first is not None:
-                    raise self._failure or ValueError(_TOO_EARLY)
-                if self._ended:
-                    raise WriteAfterEndError
-                if 0 < size <= PIECE:
-                    self._transmit(self._encrypted(data))
-                elif size:
-                    with memoryview(data).cast("B") as whole:
-                        for at in range(0, size, PIECE):
-                            self._transmit(self._encrypted(whole[at : at + PIECE]))
+                if self._is_sending:
+                    raise RuntimeError(_AMID)
+                try:
+                    self._is_sending = True
+                    self._send_all(data, size)
+                finally:
+                    self._is_sending = False
         except TlsError:  # there may be an alert for the peer
             self._send_answers()
             raise
@@ -330,15 +331,45 @@ class TlsStream:
         """Send our close_notify: the peer sees the end of input (half-close). Idempotent.
 
         Reading goes on, up to the peer's close_notify. What `send` raises passes through. Nothing
-        is sent before the handshake is over, or once TLS has failed.
+        is sent before the handshake is over, or once TLS has failed. RuntimeError also in a signal
+        handler that has interrupted the decrypting of its own thread.
         """
         with self._sending:
-            with self._lock:
-                if not self._ended:
-                    self._ended = True
-                    self._shut_down()
-                flight = self._outgoing.read()
-            self._transmit(flight)
+            if self._is_sending:
+                raise RuntimeError(_AMID)
+            try:
+                self._is_sending = True
+                with self._lock:
+                    if self._is_decrypting:
+                        raise RuntimeError(_AMID)
+                    if not self._ended:
+                        self._ended = True
+                        self._shut_down()
+                    flight = self._outgoing.read()
+                self._transmit(flight)
+            finally:
+                self._is_sending = False
+
+    def is_interrupted(self) -> bool:
+        """Whether this is a signal handler that has interrupted the sending of its own thread."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            return self._is_sending
+        finally:
+            self._sending.release()
+
+    def _send_all(self, data: _Bytes, size: int) -> None:
+        if self._first is not None:
+            raise self._failure or ValueError(_TOO_EARLY)
+        if self._ended:
+            raise WriteAfterEndError
+        if 0 < size <= PIECE:
+            self._transmit(self._encrypted(data))
+        elif size:
+            with memoryview(data).cast("B") as whole:
+                for at in range(0, size, PIECE):
+                    self._transmit(self._encrypted(whole[at : at + PIECE]))
 
     def _encrypted(self, piece: _Bytes) -> bytes:
         while True:
@@ -370,7 +401,7 @@ class TlsStream:
                 self._ssl.unwrap()
 
     def _send_answers(self) -> None:
-        """What reading has made, if there is any, and if nobody is at sending who will do it."""
+        """What reading has made, if there is any, and if no thread is sending, which will do it."""
         while True:
             with self._lock:
                 waiting = self._outgoing.pending
@@ -378,18 +409,25 @@ class TlsStream:
             if not waiting or not self._sending.acquire(blocking=waiting > MOST_ANSWERS):
                 return
             try:
-                with self._lock:
-                    answers = self._outgoing.read()
-                # Nothing may follow a close_notify. A failure is for those who send: what the peer
-                # sent can be read all the same.
-                if not self._ended:
-                    self._transmit(answers)
-            except ConnectionResetError as error:  # the kernel tells of it once
-                self._reset = error
-            except OSError:
-                pass
+                if self._is_sending:  # a signal handler has interrupted it
+                    return
+                self._transmit_answers()
             finally:
                 self._sending.release()
+
+    def _transmit_answers(self) -> None:
+        try:
+            self._is_sending = True
+            with self._lock:
+                answers = self._outgoing.read()
+            if not self._ended:  # nothing may follow a close_notify
+                self._transmit(answers)
+        except ConnectionResetError as error:  # the kernel tells of it once
+            self._reset = error
+        except OSError:  # the next write meets it: what the peer sent can be read all the same
+            pass
+        finally:
+            self._is_sending = False
 
     def _transmit(self, ciphertext: bytes) -> None:
         """Send it after what is left from before. Holds `_sending`, but in the handshake."""
@@ -405,40 +443,3 @@ class TlsStream:
         """The connection is closed: refer to it no more, so that both are freed at once."""
         self._receive = self._send = _closed
         self._failure = self._reset = None
-
-    # What was agreed on
-
-    @property
-    def version(self) -> str | None:
-        """``"TLSv1.3"`` or ``"TLSv1.2"``; None before the handshake is over."""
-        with self._lock:
-            return self._ssl.version() if self._first is None else None
-
-    @property
-    def cipher(self) -> str | None:
-        """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
-        with self._lock:
-            return (self._ssl.cipher() or (None,))[0]
-
-    @property
-    def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None."""
-        with self._lock:
-            return (self._ssl.getpeercert() or None) if self._first is None else None
-
-    @property
-    def peer_certificate_der(self) -> bytes | None:
-        """The peer's certificate, verified or not, in DER; None if it has sent none."""
-        with self._lock:
-            return self._ssl.getpeercert(binary_form=True) if self._first is None else None
-
-    @property
-    def alpn_protocol(self) -> str | None:
-        """The protocol that ALPN chose (RFC 7301), or None."""
-        with self._lock:
-            return self._ssl.selected_alpn_protocol()
-
-    @property
-    def server_name(self) -> str | None:
-        """What host the client asked for by SNI (RFC 6066 section 3); None if it is no ASCII."""
-        return self._server_name

@@ -62,7 +62,8 @@ class WritableStream(Stream):
         ConnectionResetError if the peer is gone, TimeoutError once a time limit has passed. Once a
         write has failed, every further one raises the same error, and the peer sees a reset in the
         end; but without TLS a time limit that has passed before anything was sent breaks nothing.
-        RuntimeError in a signal handler that has interrupted a write of this connection.
+        RuntimeError, and nothing is sent, in a signal handler that has interrupted a write of this
+        connection, or a read that sends something for TLS.
         """
         payload = data if type(data) is bytes else self._encoded(data, encoding)
         with self._write_lock:
@@ -130,8 +131,9 @@ class WritableStream(Stream):
 
     def _fail_write(self, error: BaseException) -> NoReturn:
         """Raise what a write raises that has met `error` in the socket."""
-        if not isinstance(error, OSError):  # a signal handler's: nobody knows how much is sent
-            self._break_off(error)
+        if not isinstance(error, OSError):
+            if self.tls is None or not self.tls.is_interrupted():
+                self._break_off(error)  # a signal handler's: nobody knows how much is sent
             raise error
         failure = self._failure(error)
         if self._untouched and self.tls is None:  # what TLS has encrypted must be sent, or nothing

@@ -32,7 +32,7 @@ ORDER = [
         "reading",
         "framing",
     ),
-    *("sockets", "waker", "timing", "alerts", "certificates", "records", "tls"),
+    *("sockets", "waker", "timing", "alerts", "certificates", "records", "agreed", "tls"),
     *("listener", "binding", "unixsocket", "bound", "logs", "logconfig"),
     *("stream", "writing", "securing", "bare", "connection", "handover", "relaying"),
     *("attempts", "clientoptions", "dialling", "client"),

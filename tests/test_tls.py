@@ -724,6 +724,74 @@ def test_no_answer_follows_our_end() -> None:
     assert everything(joined.server) == b""
 
 
+# --- Signal handlers ---
+
+
+@pytest.mark.parametrize("call", [lambda stream: stream.send(b"amid"), TlsStream.end])
+@pytest.mark.parametrize("amid", [received, lambda stream: stream.send(b"a")])
+def test_a_signal_handler_that_interrupts_what_its_thread_sends_is_refused(
+    call: Callable[[TlsStream], object], amid: Callable[[TlsStream], object]
+) -> None:
+    joined = asked_who_it_is()
+    refused: list[RuntimeError] = []
+
+    def send(data: bytes) -> None:  # calls what a signal handler calls at this point
+        with pytest.raises(RuntimeError, match="^a signal handler cannot use TLS amid") as caught:
+            call(joined.client)
+        refused.append(caught.value)
+        assert joined.client.is_interrupted()
+        joined.client._send_answers()  # as a read does: the interrupted thread sends them itself
+        joined.up.send(data)
+
+    joined.client._send = send
+    amid(joined.client)
+    assert refused
+    assert not joined.client.is_interrupted()
+    joined.client._send = joined.up.send
+    received(joined.client)
+    joined.client.send(b"!")
+    assert received(joined.server) in (b"!", b"a!")
+    assert joined.server.peer_certificate
+
+
+def test_a_signal_handler_that_interrupts_the_decrypting_changes_no_order() -> None:
+    joined = Joined()
+    for number in range(5):
+        joined.client.send(b"%d" % number)
+    joined.server._chunk = 65536
+    read = joined.server._read
+    seen: list[object] = []
+
+    def interrupted(size: int) -> bytes:
+        data = read(size)
+        seen.append((joined.server.pending(), joined.server.within_record()))
+        with pytest.raises(RuntimeError, match="^a signal handler cannot use TLS amid"):
+            joined.server.end()
+        return data
+
+    joined.server._read = interrupted  # type: ignore[assignment]
+    assert received(joined.server) == b"01234"
+    assert set(seen) == {(False, True)}
+    joined.server.end()
+    assert everything(joined.client) == b""
+
+
+def test_a_signal_handler_that_interrupts_what_has_come_harms_no_read() -> None:
+    joined = Joined()
+    joined.client.send(b"a message")
+
+    class Incoming:
+        pending = 0
+
+        def write(self, data: bytes) -> None:
+            assert not joined.server.pending()
+            incoming.write(data)
+
+    incoming = joined.server._incoming
+    joined.server._incoming = Incoming()  # type: ignore[assignment]
+    assert received(joined.server) == b"a message"
+
+
 @pytest.fixture(scope="module")
 def ticket_in_two_records() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A session ticket holds the client's certificate, and this one is longer than a record."""
@@ -775,9 +843,27 @@ def test_a_writer_waits_for_the_reader_where_the_keys_want_it(
     with in_thread(received, joined.client):
         assert waiting.wait(PATIENCE)
         with in_thread(joined.client.send, b"hello"):
-            wait_until(joined.client._sending.locked)
+            wait_until(lambda: joined.client._is_sending)
             joined.down.send(rest)
             go_on.set()
+    assert received(joined.server) == b"hello"
+
+
+def test_a_signal_handler_that_interrupts_a_read_does_not_read_for_its_write(
+    ticket_in_two_records: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    joined, rest = amid_a_ticket(ticket_in_two_records)
+
+    def receive(size: int) -> bytes:
+        joined.client._receive = joined.down.receive
+        with pytest.raises(RuntimeError, match="^a signal handler cannot use TLS amid"):
+            joined.client.send(b"hello")
+        return joined.down.receive(size)
+
+    joined.client._receive = receive
+    joined.down.send(rest)
+    received(joined.client)
+    joined.client.send(b"hello")
     assert received(joined.server) == b"hello"
 
 

@@ -618,6 +618,39 @@ def test_a_signal_handler_that_interrupts_a_write_waits_for_nothing(method: str)
             assert conn.fileno() == -1
 
 
+@pytest.mark.parametrize("method", IN_A_HANDLER)
+def test_a_signal_handler_that_interrupts_what_a_read_sends_waits_for_nothing(method: str) -> None:
+    """A server of TLS sends its tickets when it reads."""
+    outcome: list[Any] = []
+
+    def handle(conn: netkit.Connection) -> None:
+        try:
+            outcome.append(IN_A_HANDLER[method](conn))
+        except (RuntimeError, ValueError) as error:  # ValueError: TLS is not detached
+            outcome.append(str(error))
+
+    def talk() -> None:
+        with contextlib.suppress(OSError):
+            with contexts()[1].wrap_socket(peer, server_hostname="localhost") as secured:
+                secured.sendall(b"a line\n")
+                secured.recv(10)
+
+    with tcp_pair() as (ours, peer), in_thread(talk):
+        conn = netkit.Connection(sock := Sending(fileno=ours.detach()))
+        try:
+            conn.start_tls(contexts()[0], server_side=True, timeout=PATIENCE)
+            sock.meanwhile = lambda: handle(conn)
+            with contextlib.suppress(OSError):
+                assert conn.readline() in (b"a line\n", b"")
+            if method in ("write", "end", "sendfile"):
+                assert outcome[0].startswith("a signal handler cannot use TLS amid")
+                conn.write("whole")  # nothing of what was refused has been sent
+            assert len(outcome) == 1
+        finally:
+            conn.destroy()
+        assert conn.fileno() == -1
+
+
 @pytest.mark.parametrize("method", ["close", "destroy", "reset", "write", "end", "detach"])
 def test_a_file_that_uses_the_connection_which_sends_it_waits_for_nothing(method: str) -> None:
     class Meddling(Unseekable):

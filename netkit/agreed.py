@@ -1,0 +1,54 @@
+"""What the handshake of a TLS connection has agreed on, for programs to look at."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from typing import Any
+
+
+class Agreed:
+    """What `TlsStream` derives from; not used by itself. Thread-safe."""
+
+    def __init__(self, ssl_object: ssl.SSLObject) -> None:
+        self._ssl = ssl_object
+        # Guards the one before, in which no thread ever waits. Re-entrant, since a signal handler
+        # may ask within it.
+        self._lock = threading.RLock()
+        self._first: bytes | None = b""  # what the peer began with; None after the handshake
+        self._server_name: str | None = None
+
+    @property
+    def version(self) -> str | None:
+        """``"TLSv1.3"`` or ``"TLSv1.2"``; None before the handshake is over."""
+        with self._lock:
+            return self._ssl.version() if self._first is None else None
+
+    @property
+    def cipher(self) -> str | None:
+        """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
+        with self._lock:
+            return (self._ssl.cipher() or (None,))[0]
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None."""
+        with self._lock:
+            return (self._ssl.getpeercert() or None) if self._first is None else None
+
+    @property
+    def peer_certificate_der(self) -> bytes | None:
+        """The peer's certificate, verified or not, in DER; None if it has sent none."""
+        with self._lock:
+            return self._ssl.getpeercert(binary_form=True) if self._first is None else None
+
+    @property
+    def alpn_protocol(self) -> str | None:
+        """The protocol that ALPN chose (RFC 7301), or None."""
+        with self._lock:
+            return self._ssl.selected_alpn_protocol()
+
+    @property
+    def server_name(self) -> str | None:
+        """What host the client asked for by SNI (RFC 6066 section 3); None if it is no ASCII."""
+        return self._server_name
