@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
@@ -62,6 +63,21 @@ def serving_forever(server: netkit.Server) -> Iterator[threading.Thread]:
         server.server_close()
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def served(server: netkit.Server) -> Iterator[netkit.Server]:
+    """`server`, serving in a thread, and closed at the end."""
+    with server, serving_forever(server):
+        yield server
+
+
+class Shout(socketserver.StreamRequestHandler):
+    """Sends each line back in capitals."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
 
 
 @contextlib.contextmanager

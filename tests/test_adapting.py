@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import socketserver
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from support import exchange, exchange_and_fail, observed, serving, serving_forever, silent_log
+from support import exchange, exchange_and_fail, observed, served, serving, silent_log
 
 import netkit
 from netkit import events
 from netkit.adapting import adapt
-
-
-@contextlib.contextmanager
-def served(server: netkit.Server) -> Iterator[netkit.Server]:
-    with server, serving_forever(server):
-        yield server
 
 
 def record(*arguments: Any, **keywords: Any) -> None:

@@ -16,7 +16,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from typing import Any
 import pytest
 from support import (
     PATIENCE,
+    Shout,
     client,
     exchange,
     needs_ipv6,
     observed,
     receive_all,
     reset,
+    served,
     serving_forever,
     wait_until,
 )
@@ -43,26 +45,12 @@ needs_unix_sockets = pytest.mark.skipif(
 )
 
 
-class Shout(socketserver.StreamRequestHandler):
-    """Sends each line back in capitals."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
-
-
 class BareShout(socketserver.BaseRequestHandler):
     """The same, without files."""
 
     def handle(self) -> None:
         while data := self.request.recv(1024):
             self.request.sendall(data.upper())
-
-
-@contextlib.contextmanager
-def served(server: netkit.Server) -> Iterator[netkit.Server]:
-    with server, serving_forever(server):
-        yield server
 
 
 def shouts(server: netkit.Server) -> bool:

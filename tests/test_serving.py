@@ -258,20 +258,26 @@ def test_input_in_the_text_of_an_exception_reaches_no_terminal(
     assert "Exception in thread" not in printed.err
 
 
+def failing_once(hook: str, kind: type[BaseException], **attributes: Any) -> Any:
+    """A server class whose `hook` raises the first time."""
+
+    def fail(server: Any, *arguments: Any) -> Any:
+        if server.failures:
+            server.failures -= 1
+            raise kind("on purpose")
+        return getattr(netkit.Server, hook)(server, *arguments)
+
+    attributes |= {hook: fail, "failures": 1}
+    return type(netkit.Server)("Failing", (netkit.Server,), attributes)
+
+
 @pytest.mark.parametrize("kind", [ValueError, Stop, SystemExit])
 @pytest.mark.parametrize("hook", ["verify_request", "process_request_thread", "shutdown_request"])
 def test_a_hook_that_raises_in_a_clients_thread_is_logged_and_ends_that_client_alone(
     hook: str, kind: type[BaseException]
 ) -> None:
-    def fail(server: netkit.Server, *arguments: Any) -> Any:
-        if server.failures:
-            server.failures -= 1  # type: ignore[attr-defined]
-            raise kind("on purpose")
-        return getattr(netkit.Server, hook)(server, *arguments)
-
     kinds = (events.HookFailed, events.HandlerFailed)
-    failing = type(netkit.Server)("Failing", (netkit.Server,), {hook: fail, "failures": 1})
-    server = failing(("127.0.0.1", 0), netkit.EchoHandler)
+    server = failing_once(hook, kind)(("127.0.0.1", 0), netkit.EchoHandler)
     with silent_log(), observed(*kinds) as told, serving_forever(server):
         with client(server) as sock:
             sock.shutdown(socket.SHUT_WR)
@@ -303,15 +309,9 @@ def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> No
 def test_a_server_in_the_background_survives_any_exception_of_a_hook(
     hook: str, kind: type[BaseException]
 ) -> None:
-    def fail(server: netkit.Server, *arguments: Any) -> Any:
-        if server.failures:
-            server.failures -= 1  # type: ignore[attr-defined]
-            raise kind("on purpose")
-        return getattr(netkit.Server, hook)(server, *arguments)
-
-    attributes = {hook: fail, "failures": 1, "timeout": 0.01 if hook == "handle_timeout" else None}
+    timeout = 0.01 if hook == "handle_timeout" else None
     kinds = (events.HookFailed, events.AcceptPaused)
-    server = type(netkit.Server)("Failing", (netkit.Server,), attributes)(None, netkit.EchoHandler)
+    server = failing_once(hook, kind, timeout=timeout)(None, netkit.EchoHandler)
     with silent_log(), observed(*kinds) as told, server.listen(0, "127.0.0.1"):
         exchange(server, b"")
         wait_until(lambda: told)

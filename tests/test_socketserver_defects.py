@@ -30,6 +30,7 @@ import pytest
 from support import (
     PATIENCE,
     Program,
+    Shout,
     client,
     exchange,
     exchange_and_fail,
@@ -50,14 +51,6 @@ from netkit import events
 LOCAL = ("127.0.0.1", 0)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc or its options")
-
-
-class Shout(socketserver.StreamRequestHandler):
-    """Sends each line back in capitals."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
 
 
 class Held(socketserver.BaseRequestHandler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socketserver
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,18 +10,12 @@ from typing import Any
 
 import pytest
 from secure import contexts
-from support import PATIENCE, client, observed, receive_all, serving_forever, wait_until
+from support import PATIENCE, Shout, client, observed, receive_all, serving_forever, wait_until
 
 import netkit
 from netkit import events
 
 LOCAL = ("127.0.0.1", 0)
-
-
-class Shout(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
 
 
 class Pool(netkit.Server):
