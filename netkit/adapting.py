@@ -83,16 +83,23 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     """
     if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
         return True
-    import inspect  # here, since classes, the common case, need no signature
-
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C, and without a signature
+    signature = _signature(handler)
+    if signature is None:
         return True
     required = [name for name in _required(signature) if name not in arguments]
     return len(required) > 1 or any(
         parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()
     )
+
+
+def _signature(handler: Any) -> inspect.Signature | None:
+    """None if it has none: not all functions that are written in C have one."""
+    import inspect  # here, since `Handler` classes need no signature
+
+    try:
+        return inspect.signature(handler)
+    except (TypeError, ValueError):
+        return None
 
 
 def _required(signature: inspect.Signature) -> list[str]:
@@ -167,11 +174,8 @@ def _name(handler: Any) -> str:
 
 
 def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
-    import inspect
-
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # written in C: a call will show it
+    signature = _signature(handler)
+    if signature is None:
         return
     try:
         signature.bind(*positional, **arguments)

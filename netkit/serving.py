@@ -228,7 +228,7 @@ class ClientServer(AdjustableServer):
         try:
             verified = verified or self._is_verified(request, client_address)
             if connection is not None:
-                request = connection.socket  # a TLS handshake has replaced it
+                request = connection.socket  # a TLS handshake may have replaced it
             if verified:
                 self.process_request_thread(request, client_address)
             else:
