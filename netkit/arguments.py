@@ -1,4 +1,4 @@
-"""Reads command lines: options and words in any order, times, addresses; and reports errors.
+"""Reads command lines, with options and words in any order, and reports errors.
 
 Rules:
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .addresses import is_ip
+from .encodings import printable
 from .endpoints import Endpoint
 from .options import Flag
 
@@ -41,9 +41,9 @@ class ArgumentError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads options, and leaves all other words to the command.
+    """Reads options, and returns all other words.
 
-    `hints` maps options of other programs to a text that says what to use instead.
+    `hints` maps options of other programs to advice.
     """
 
     def __init__(self, prog: str, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, [*words, *argv[end + 1 :]]
 
     def _check_names(self, argv: Sequence[str]) -> None:
-        """Refuse options of other programs first: `argparse` would complain about their values."""
+        """Refuse options of other programs first: else `argparse` would report their values."""
         for word in argv:
             name = word.partition("=")[0]
             if name in self._option_string_actions or not _is_option(word):
@@ -78,9 +78,8 @@ class Parser(argparse.ArgumentParser):
 
     def _similar(self, word: str) -> str:
         names, word = sorted(self._option_string_actions), word.partition("=")[0]
-        close = [name for name in names if word[2:] and name.startswith(word)]
-        close = close or difflib.get_close_matches(word, names, 1)
-        return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+        longer = [name for name in names if word[2:] and name.startswith(word)]
+        return f"; did you mean {' or '.join(longer[:3])}?" if longer else similar(word, names)
 
     def print_help(self, file: Any = None) -> None:
         show(self.format_help())
@@ -91,8 +90,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_option(word: str) -> bool:
-    """Whether `word` is an option. A negative number is not: it is a port out of range, say."""
+    """Whether `word` is an option. A negative number is not: it may be meant as a port."""
     return word.startswith("-") and word != "-" and not re.match(r"-\d{2}|-[0-35789]$", word)
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name. Empty if no known name is similar."""
+    import difflib  # here because only a mistake needs it
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def show(text: str) -> None:
@@ -115,14 +122,12 @@ def complain(message: str, prog: str = "netkit") -> None:
     if len(message) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2
         message = f"{message[:half]} ... {message[-half:]}"
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in message
-    )
+    line = printable(message).replace(r"\\", "\\")
     say(f"{prog}: error: {line}")
 
 
 def say(text: str) -> None:
-    """Write a line to standard error. A failure is ignored: the exit status tells the same."""
+    """Write a line to standard error. A failure is ignored: there is the exit status, too."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -132,7 +137,7 @@ def say(text: str) -> None:
 
 
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`check` as a type for `argparse`, which shows the message of its error."""
+    """Make `check` a type for `argparse`, which shows the messages of its errors."""
 
     def argument(text: str) -> Any:
         try:
@@ -207,7 +212,9 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
         if host is not None:
             if not _PORT.fullmatch(word):
                 break
-            found.append(_at(host, word))
+            found.append(
+                Endpoint.parse(f"[{host}]:{word}" if is_ip(host) == 6 else f"{host}:{word}")
+            )
             host = None
         elif _is_host(word):
             host = word
@@ -216,7 +223,7 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
     if host is None:
         return found
     if is_ip(host) == 6:
-        return [Endpoint.parse(host)]  # raises an error that shows how to write it
+        return [Endpoint.parse(host)]  # raises an error that shows the right form
     raise ValueError(f"{host!r} has no port: HOST:PORT and HOST PORT are addresses, or PORT alone")
 
 
@@ -225,15 +232,14 @@ def _is_host(word: str) -> bool:
     return bracketed or is_ip(word) != 0 or not re.search(r"[:/@?]|^-?\d*$", word)
 
 
-def _at(host: str, port: str) -> Endpoint:
-    return Endpoint.parse(f"[{host}]:{port}" if is_ip(host) == 6 else f"{host}:{port}")
-
-
 # Certificates
 
 
 def self_signed(*hosts: str | None) -> bytes:
-    """Make a certificate for `hosts` and this machine, with its key, in PEM. MissingExtraError."""
+    """Make a certificate for `hosts` and this machine, with its key, in PEM.
+
+    MissingExtraError, TlsConfigError.
+    """
     from . import certificates
 
     names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *hosts])

@@ -1,7 +1,7 @@
 """The command line: ``python -m netkit`` and, once installed, ``netkit``.
 
-Exit status: 0 after a graceful stop, 1 for what failed, 2 for a wrong use, 130 after a second
-Ctrl+C. Status lines go to standard error; standard output is for data.
+The exit status is 0 after a graceful stop, 1 after a failure, 2 after wrong use, and 130 after a
+second Ctrl+C. Status lines go to standard error; standard output is for data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .workers import Workers
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
-_SUGGESTED_PORTS = 20  # how many ports after one in use are looked at for a free one
+_SUGGESTED_PORTS = 20  # after a port in use that are tried, to suggest one
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def drop_unwritten() -> None:
-    """Forget what standard output or error does not take (a full disk, a reader that is gone).
+    """Drop buffered output that cannot be written (a full disk, a closed pipe).
 
-    To be called in the end: else Python would try again, and end with a status of its own, 120.
+    To be called in the end: else Python would try to write it again, and exit with status 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -89,7 +89,7 @@ def drop_unwritten() -> None:
 
 
 def _handler_or_stand_in(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """As `_handler`; but what workers load, so that a reload gets it anew, is not loaded here."""
+    """As `_handler`, without a module that workers load, so that a reload loads it anew."""
     if arguments.command != "serve" or arguments.workers == 1:
         return _handler(arguments)
     from .recipe import to_be_loaded
@@ -98,7 +98,7 @@ def _handler_or_stand_in(arguments: argparse.Namespace) -> tuple[Any, dict[str, 
 
 
 def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The handler that the command names, and its arguments."""
+    """The handler of the command, and its arguments."""
     if arguments.command == "echo":
         return EchoHandler, {}
     if arguments.command == "greeter":
@@ -114,9 +114,9 @@ def _handler(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Meanwhile, a Python that is started does not import from the current folder first.
+    """Keep a Python that is started meanwhile from importing modules of the current folder first.
 
-    That is for spawned workers (from Python 3.11 on): the parent itself runs no code but netkit's.
+    For spawned workers (from Python 3.11 on). The parent itself runs no code but netkit's.
     """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
@@ -139,7 +139,7 @@ def _set_up_logging(arguments: argparse.Namespace) -> None:
 
 
 def _load_in_worker(arguments: argparse.Namespace, safe_path: str | None = None) -> Any:
-    """The handler. `safe_path`: what the environment of its programs has for `_SAFE_PATH`."""
+    """The handler. `safe_path` is the value of `_SAFE_PATH` for programs that it starts."""
     _restore_safe_path(safe_path)
     if not is_configured():  # it has not been forked
         _set_up_logging(arguments)
@@ -156,7 +156,7 @@ def _workers(server: Server, arguments: argparse.Namespace) -> Workers | None:
 
 
 def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
-    # Once it has stopped, the exit status is the report: no later signal may change it.
+    # Once it has stopped, no later signal may change the exit status.
     with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
         try:
             server.listen_on(*arguments.addresses)
@@ -176,7 +176,7 @@ def _why_not(error: OSError | ValueError) -> str:
 
 
 def _in_use(port: int, host: str) -> str:
-    hint = ", or none, and the system chooses"
+    hint = ", or leave it out"
     free = _free_port_after(port, host)
     if free:
         hint = f", such as {free}{hint}"

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from . import __version__
-from .arguments import ArgumentError, Parser, checked, endpoints, flag_value, self_signed, show
+from .arguments import (
+    ArgumentError,
+    Parser,
+    checked,
+    endpoints,
+    flag_value,
+    self_signed,
+    show,
+    similar,
+)
 from .encodings import to_bytes
 from .endpoints import Endpoint
 from .handlers import GreeterHandler
@@ -20,7 +28,7 @@ from .options import FLAGS, Flag, Options, check_workers
 _EXAMPLES = """\
 examples:
   netkit echo 8080               then, in another window: netkit connect 8080
-  netkit logger 8080 --hex       write what clients send as a hex dump
+  netkit logger 8080 --hex       write the data of clients as a hex dump
   netkit greeter '*:8080'        on every address of this machine
   netkit echo 8080 unix:/tmp/x   on a port and a Unix socket
   netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
@@ -46,7 +54,7 @@ _ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate"
 
 
 class Command(NamedTuple):
-    """A command: what it does, and how its arguments are read."""
+    """The description of a command, and the parser of its arguments."""
 
     text: str
     parser: Callable[[], Parser]
@@ -72,7 +80,7 @@ def _add_logger(group: Any) -> None:
     style.add_argument("--hex", action="store_true", help="write a hex dump instead of lines")
     style.add_argument("--raw", action="store_true", help="write the bytes as they come, unescaped")
     group.add_argument("--output", metavar="FILE", help="append to FILE, not to standard output")
-    # One process: its output is one stream of lines, and without it the command ends.
+    # One process: its output is one stream of lines, and the command ends with it.
     group.set_defaults(workers=1)
 
 
@@ -81,7 +89,7 @@ def _add_greeter(group: Any) -> None:
         "--greeting",
         metavar="TEXT",
         default=GreeterHandler.greeting,
-        help="what clients get; {address} and {port} stand for their own",
+        help="text that clients get; {address} and {port} are the client's",
     )
     _add_workers(group)
 
@@ -97,11 +105,11 @@ def _add_workers(group: Any) -> None:
     )
 
 
-_LOGGER = "Report each client that comes and goes, and write what clients send."
+_LOGGER = "Report each client that comes and goes, and write the data of clients."
 _SERVE = """\
 Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
 current directory or an installed one."""
-_CONNECT = "Talk to a server: standard input is sent, and what the server sends is written."
+_CONNECT = "Talk to a server: send standard input, and write the data that comes back."
 
 
 def _connect_parser() -> Parser:
@@ -138,10 +146,9 @@ def command(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _unknown(first: str) -> NoReturn:
     parser = Parser("netkit")
     if first.startswith("-"):
-        parser.error(f"options follow a command, such as echo: {first!r} is none")
-    close = difflib.get_close_matches(first, COMMANDS, 1)
-    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
-    parser.error(f"there is no command {first!r}; {hint}")
+        parser.error(f"options follow a command, such as echo, and {first!r} is not a command")
+    hint = similar(first, COMMANDS) or f"; the commands are {', '.join(COMMANDS)}"
+    parser.error(f"there is no command {first!r}{hint}")
 
 
 def _help() -> str:
@@ -153,7 +160,7 @@ def _help() -> str:
         "usage: netkit COMMAND [OPTIONS]\n\n"
         "TCP servers with one thread for each client, and a client to talk to them.\n\n"
         f"commands:\n{commands}\n"
-        "  help     Show this help, or with COMMAND the one of a command\n"
+        "  help     Show this help, or that of a COMMAND\n"
         "  version  Show the version, as -V and --version do\n\n"
         f"{_EXAMPLES}\n{_MORE}.\n"
     )
@@ -186,14 +193,14 @@ def _add_shared(parser: Parser) -> None:
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="the least severe events that are logged to standard error; 'debug' has each client "
+        help="least severe level that is logged to standard error; 'debug' logs each client "
         "(default: %(default)s)",
     )
     groups["logging"].add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
-        help="text, or a JSON object for each line (default: %(default)s)",
+        help="text, or one JSON object on each line (default: %(default)s)",
     )
 
 
@@ -210,7 +217,7 @@ def _flag(name: str) -> str:
 
 
 def _shown(default: object, flag: Flag) -> str:
-    """The default as the help shows it; empty for a text or file that has none."""
+    """The default, for the help. Empty if a text or a file has none."""
     if default is None or default == ():
         return " (default: off)" if flag.type in (int, float) else ""
     if isinstance(default, bool):
@@ -224,14 +231,14 @@ def _worker_count(text: str) -> int:
 
 
 def understand(arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-    """Add the handler's name and the addresses to `arguments`; returns the server's options.
+    """Add the handler's name and the addresses to `arguments`, and return the server's options.
 
-    ArgumentError. MissingExtraError if a certificate cannot be made.
+    ArgumentError. MissingExtraError or TlsConfigError if a certificate cannot be made.
     """
     try:
         if arguments.command == "serve":
             if not words:
-                raise ValueError("which handler? The first word is MODULE:NAME, such as app:Shout")
+                raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
             arguments.handler = handler_name(words.pop(0))
         addresses = endpoints(words)
     except ValueError as error:
@@ -274,9 +281,7 @@ def _check_effects(
     passed = os.environ.get("LISTEN_FDS", "0")
     ours = os.environ.get("LISTEN_PID") in (None, str(os.getpid()))
     if passed != "0" and ours and not any(address.kind == "fd" for address in addresses):
-        raise ArgumentError(
-            f"LISTEN_FDS={passed} says that systemd has passed sockets: name them, as fd:3"
-        )
+        raise ArgumentError(f"systemd has passed sockets (LISTEN_FDS={passed}): name them, as fd:3")
 
 
 def _check_greeting(text: str, encoding: str) -> None:
@@ -292,7 +297,7 @@ def _either(names: Sequence[str]) -> str:
 
 
 def with_flags(message: str) -> str:
-    """A message of the library, with the names that options have on the command line."""
+    """A message of the library with flags in the place of the names of options."""
 
     def named(match: re.Match[str]) -> str:
         return _flag(match[0]) if match[0] in FLAGS else match[0]

@@ -1,7 +1,7 @@
-"""Finds the handler that a command line names, ``MODULE:NAME``, in the user's own code.
+"""Finds the handler ``MODULE:NAME`` of a command line in the user's code.
 
-Errors in that code are shown as Python shows them, without the frames of netkit; all others are one
-line.
+An exception in that code is shown with Python's traceback, without the frames of netkit. Any other
+error is one line.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import traceback
 from types import ModuleType
 from typing import Any
 
+from .arguments import similar
 from .errors import Failure
 
 
 def handler_name(text: str) -> str:
-    """Return `text` if it is such a name. ValueError."""
+    """Return `text` if it is ``MODULE:NAME``. ValueError."""
     file = re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::([\w.]*))?", text)
     if file:  # a file, not a module `py` in a package
         name = f"{file[1].replace('/', '.')}:{file[2] or 'NAME'}"
@@ -30,10 +31,10 @@ def handler_name(text: str) -> str:
 
 
 def load(name: str) -> Any:
-    """Return the object that `name` names. Failure if there is none.
+    """Return the object ``MODULE:NAME``. Failure if there is none.
 
-    The module is looked for in the current folder, too, before those that are installed, but after
-    the standard library, which nothing in that folder can replace.
+    The current folder is searched, too: before the folders of installed modules, but after the
+    standard library, which no file in the current folder can replace.
     """
     module_name, _, attribute = name.partition(":")
     folder = _current_folder()
@@ -41,21 +42,14 @@ def load(name: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            hint = _hidden(module_name, folder) or _similar(part, dir(found))
+            hint = _hidden(module_name, folder) or similar(part, dir(found))
             raise Failure(f"{module_name} has no {attribute}{hint}")
         found = getattr(found, part)
     return found
 
 
-def _similar(name: str, known: list[str]) -> str:
-    import difflib  # here because only a mistake needs it
-
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _hidden(name: str, folder: str) -> str:
-    """A hint, if a module of the standard library has the name of one in `folder`."""
+    """A hint, if a file in `folder` has the name of a module of the standard library."""
     top = name.partition(".")[0]
     if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
         return ""
@@ -63,7 +57,7 @@ def _hidden(name: str, folder: str) -> str:
 
 
 def _current_folder() -> str:
-    """Add the current folder to the places of modules, and return it. Failure if it is gone."""
+    """Add the current folder to `sys.path`, and return it. Failure if it is gone."""
     try:
         folder = os.getcwd()
     except OSError as error:
@@ -81,7 +75,7 @@ def _import(name: str, folder: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Only if it is this module that is missing, not one that it imports.
+        # This module is missing, and not one that it imports.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise Failure(
                 f"no module named {error.name!r}, neither here ({folder}) nor installed"
@@ -93,13 +87,13 @@ def _import(name: str, folder: str) -> ModuleType:
 
 
 def _print_users_traceback(error: Exception) -> None:
-    """The traceback from the user's module on, without the frames that led to its import."""
+    """Show the traceback from the user's module on, without the frames of its import."""
     trace = error.__traceback__
     while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # Python 3.15 imports the module once more, to see why another is missing
+    except Exception:  # Python 3.15 imports the module again, to explain a missing one
         text = "".join([*traceback.format_tb(trace), f"{type(error).__name__}: {error}\n"])
     with contextlib.suppress(AttributeError, OSError):  # there is no standard error, or it is full
         sys.stderr.write(text)

@@ -1,7 +1,7 @@
-"""The numbers of connections: one row for all worker processes, so that none comes twice.
+"""The numbers of connections, which are unique in all worker processes.
 
 The processes share an open file, and its offset is the last number. The kernel moves the offset of
-a shared file in one step (lseek(2)), and a process that is killed leaves nothing locked.
+a shared file in one step (lseek(2)), and a process that is killed leaves no lock behind.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 
 class SharedNumbers:
-    """1, 2, 3, ... for any number of threads and processes together.
+    """Yields 1, 2, 3, ... for any number of threads and processes together.
 
-    Holds a descriptor until `close`; can be sent to a process that is being started.
+    Holds a descriptor until `close`. Can be sent to a process that is being started.
     """
 
     def __init__(self) -> None:
-        """OSError if the system gives no file."""
+        """OSError if the system has no descriptor left."""
         if hasattr(os, "memfd_create"):  # pragma: no branch - macOS
             self._file = os.memfd_create("netkit-numbers")
             return
@@ -30,13 +30,13 @@ class SharedNumbers:
         return os.lseek(self._file, 1, os.SEEK_CUR)
 
     def close(self) -> None:
-        """Give the descriptor back. Idempotent."""
+        """Close the descriptor. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd  # which only a process being started needs
+        from multiprocessing.reduction import DupFd  # here because most programs have one process
 
         return _rebuilt, (DupFd(self._file),)
 

@@ -6,6 +6,7 @@ the table below. Times are seconds, sizes are bytes, None disables.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -19,9 +20,9 @@ from .profiles import PROFILES
 from .tlsoptions import (
     check_context,
     check_names,
-    check_password,
     check_pem,
     check_sni,
+    check_text,
     kind_of,
     names_from,
     password_from,
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 
     from .blocklist import BlockList
 
-# With the GIL. One that stays on its core nearly fills it; with a second one, the core has work
-# while threads of the first wait for its GIL, above all if handlers compute (docs/benchmarks).
+# With the GIL. One worker that stays on its core nearly fills it; a second one uses the core while
+# threads of the first wait for its GIL, above all if handlers compute (docs/benchmarks).
 WORKERS_PER_CORE = 2
-MAX_WORKERS = 1024  # what is more must be a mistake
+MAX_WORKERS = 1024  # more must be a mistake
 
-# What one peer can make a program hold, unless the program says otherwise: a server and a client
-# alike, since neither knows the other end. Lines of text protocols have some hundred bytes.
+# The memory that one peer can make a program hold by default: a server and a client alike, since
+# neither knows the other end. Lines of text protocols have some hundred bytes.
 MAX_LINE = 64 * 1024
 MAX_MESSAGE = 16 * 1024 * 1024
 
@@ -81,11 +82,11 @@ class _Values(NamedTuple):
 
 
 class Options(_Values):
-    """What `Server`, `create_server` and `serve` take as keyword arguments.
+    """The keyword arguments of `Server`, `create_server` and `serve`. Immutable.
 
-    Immutable. TypeError or ValueError (LookupError for an encoding), naming the option, for a value
-    that cannot be meant; TypeError for an option that there is not; OSError for a list of addresses
-    in a file that cannot be read.
+    TypeError or ValueError (LookupError for an encoding), which names the option, if a value is
+    invalid. TypeError if an option does not exist. OSError if a file with a list of addresses
+    cannot be read.
     """
 
     __slots__ = ()
@@ -110,18 +111,15 @@ class Options(_Values):
         options._check_refusal()
         return options
 
-    __repr__ = representation  # as a traceback or a debugger may show it
+    __repr__ = representation  # a traceback or a debugger may show it
 
     def changed(self, **given: Any) -> Options:
-        """The same with other values for `given`. A profile among these replaces its options, too.
-
-        Errors as of the constructor.
-        """
+        """A copy with the values of `given` and of a profile in it. Raises as the constructor."""
         return Options(**{**self._asdict(), **_profile(given), **given})
 
     @property
     def limited(self) -> bool:
-        """Whether there is any limit on who may connect, how many, for how long, or how slowly."""
+        """Whether any option limits which clients are served, how many, or for how long."""
         return any(getattr(self, name) is not None for name in _LIMITS)
 
     def _check_refusal(self) -> None:
@@ -144,12 +142,12 @@ class Options(_Values):
 
     @property
     def time_limits(self) -> TimeLimits | None:
-        """Those of each connection; None if there are none."""
+        """The time limits of each connection; None if there are none."""
         limits = TimeLimits(*(getattr(self, name) for name in TimeLimits._fields))
         return limits if any(limits) else None
 
 
-# Without any of these, a server serves everybody, for as long as they like.
+# Without any of these options, every client is served, and for any time.
 _LIMITS = (
     *("idle_timeout", "read_timeout", "write_timeout", "min_rate", "lifetime"),
     *("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny"),
@@ -157,7 +155,7 @@ _LIMITS = (
 
 
 def _profile(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the profile that is among `given`."""
+    """The options of the profile in `given`."""
     name = given.get("profile")
     if name is None:
         return {}
@@ -166,7 +164,7 @@ def _profile(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TimeLimits(NamedTuple):
-    """What `netkit.timing` keeps for a connection: the options of these names."""
+    """The options of these names, which `netkit.timing` applies to a connection."""
 
     idle_timeout: float | None = None
     read_timeout: float | None = None
@@ -200,9 +198,9 @@ def usable_cores() -> tuple[int, ...]:
 
 
 def check_workers(count: object) -> int:
-    """How many processes `count` means. TypeError or ValueError if it cannot be meant.
+    """The number of processes that `count` stands for. TypeError or ValueError if it is invalid.
 
-    ``"auto"``: one on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
+    ``"auto"`` is 1 on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
     """
     if count == "auto":
         return len(usable_cores()) * WORKERS_PER_CORE if has_gil() else 1
@@ -215,9 +213,14 @@ def check_workers(count: object) -> int:
     return count
 
 
-def _check_limit(name: str, value: object) -> None:
-    if value is not None:
-        check_seconds(name, value, zero=False)
+def _optional(check: Callable[[str, Any], object]) -> Callable[[str, Any], object]:
+    """`check`, but None is valid, too."""
+
+    def check_unless_none(name: str, value: object) -> None:
+        if value is not None:
+            check(name, value)
+
+    return check_unless_none
 
 
 def check_count(name: str, value: object) -> None:
@@ -228,14 +231,7 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be 0 or more connections, not {value}")
 
 
-def _check_count_or_none(name: str, value: object) -> None:
-    if value is not None:
-        check_count(name, value)
-
-
 def _check_rate(name: str, value: object) -> None:
-    if value is None:
-        return
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number for each second, not {value!r}")
     if not 0 < value <= sys.float_info.max:
@@ -250,13 +246,8 @@ def _check_when_full(name: str, value: object) -> None:
 
 
 def _check_profile(name: str, value: object) -> None:
-    if value is not None and value not in tuple(PROFILES):
+    if value not in tuple(PROFILES):
         raise ValueError(f"{name} must be {', '.join(map(repr, PROFILES))}, not {value!r}")
-
-
-def _check_text(name: str, value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be text, not {value!r}")
 
 
 def _word_or_seconds(text: str) -> str | float:
@@ -267,7 +258,7 @@ def _word_or_seconds(text: str) -> str | float:
 
 
 def _address_list(name: str, value: Any) -> BlockList | None:
-    """As for `BlockList.of`; a string has rules with commas between them, or ``@`` and a file."""
+    """As `BlockList.of`; a string has rules with commas between them, or ``@`` and a file."""
     if value is None:
         return None
     from .blocklist import BlockList  # here because most programs do without
@@ -286,15 +277,11 @@ def _address_list(name: str, value: Any) -> BlockList | None:
 
 
 def check_bytes(name: str, value: object) -> None:
+    """TypeError or ValueError, with `name`, unless `value` is a positive number of bytes."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a number of bytes, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1 byte, not {value}")
-
-
-def _check_bytes_or_none(name: str, value: object) -> None:
-    if value is not None:
-        check_bytes(name, value)
 
 
 def check_switch(name: str, value: object) -> None:
@@ -303,12 +290,8 @@ def check_switch(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
-def _check_encoding(_: str, value: Any) -> None:
-    check_encoding(value)
-
-
 class Flag(NamedTuple):
-    """How an option is checked, and how the command line takes it."""
+    """The check of an option, and its form on the command line."""
 
     check: Callable[[str, Any], object]
     type: Callable[[str], Any]
@@ -316,9 +299,16 @@ class Flag(NamedTuple):
     help: str
 
 
+_TIME = _optional(functools.partial(check_seconds, zero=False))
+_RATE = _optional(_check_rate)
+_COUNT = _optional(check_count)
+
 FLAGS = {
     "profile": Flag(
-        _check_profile, str, "NAME", "a set of limits: 'public' is for servers on the Internet"
+        _optional(_check_profile),
+        str,
+        "NAME",
+        "a set of limits: 'public' is for servers on the Internet",
     ),
     "drain_timeout": Flag(
         check_seconds,
@@ -327,35 +317,30 @@ FLAGS = {
         "time that busy clients have to finish when the server stops",
     ),
     "idle_timeout": Flag(
-        _check_limit, float, "SECONDS", "longest silence while waiting for a client's data"
+        _TIME, float, "SECONDS", "longest silence while waiting for a client's data"
     ),
     "read_timeout": Flag(
-        _check_limit, float, "SECONDS", "longest time for a line or message, from its first byte on"
+        _TIME, float, "SECONDS", "longest time for a line or message, from its first byte on"
     ),
-    "write_timeout": Flag(
-        _check_limit, float, "SECONDS", "longest time that a write may make no progress"
-    ),
-    "handshake_timeout": Flag(_check_limit, float, "SECONDS", "longest time for a TLS handshake"),
-    "lifetime": Flag(_check_limit, float, "SECONDS", "longest life of a connection"),
+    "write_timeout": Flag(_TIME, float, "SECONDS", "longest time without progress of a write"),
+    "handshake_timeout": Flag(_TIME, float, "SECONDS", "longest time for a TLS handshake"),
+    "lifetime": Flag(_TIME, float, "SECONDS", "longest life of a connection"),
     "min_rate": Flag(
-        _check_rate, float, "BYTES", "minimum bytes per second within a message, after 5 seconds"
+        _RATE, float, "BYTES", "minimum bytes per second within a message, after 5 seconds"
     ),
-    "max_connections": Flag(_check_count_or_none, int, "N", "most clients connected at once"),
+    "max_connections": Flag(_COUNT, int, "N", "most clients connected at once"),
     "when_full": Flag(
         _check_when_full,
         _word_or_seconds,
         "wait|refuse|SECONDS",
         "whether more clients wait in the queue, are refused, or are refused after TIME",
     ),
-    "refusal": Flag(_check_text, str, "TEXT", "message sent to refused clients"),
+    "refusal": Flag(check_text, str, "TEXT", "message sent to refused clients"),
     "max_connections_per_ip": Flag(
-        _check_count_or_none,
-        int,
-        "N",
-        "most clients at once from one address (IPv6: one /64 network)",
+        _COUNT, int, "N", "most clients at once from one address (IPv6: one /64 network)"
     ),
     "max_connection_rate": Flag(
-        _check_rate,
+        _RATE,
         float,
         "N",
         "most new connections per second from one address, also the largest burst",
@@ -377,7 +362,7 @@ FLAGS = {
     ),
     "tls_key": Flag(check_pem, str, "FILE", "key of --tls-cert, if it is not in the same file"),
     "tls_key_password": Flag(
-        check_password,
+        check_text,
         password_from,
         "@FILE|env:NAME",
         "password of the encrypted keys, in a file or in an environment variable",
@@ -389,17 +374,20 @@ FLAGS = {
         check_sni,
         sni_from,
         "NAME=CERT:KEY,...",
-        "other certificates by server name (SNI); *.NAME matches every name below NAME",
+        "other certificates by server name (SNI); *.NAME matches names of one more label",
     ),
     "tls_alpn": Flag(check_names, names_from, "NAME,...", "protocols offered by ALPN, best first"),
     "starttls": Flag(
         check_switch, bool, "on|off", "begin without TLS; the handler starts it (STARTTLS)"
     ),
     "encoding": Flag(
-        _check_encoding, str, "NAME", "encoding of text that is written and of lines that are read"
+        lambda _, value: check_encoding(value),
+        str,
+        "NAME",
+        "encoding of text that is written and of lines that are read",
     ),
     "max_line": Flag(check_bytes, int, "BYTES", "longest line"),
-    "max_message": Flag(_check_bytes_or_none, int, "BYTES", "longest message"),
+    "max_message": Flag(_optional(check_bytes), int, "BYTES", "longest message"),
     "no_delay": Flag(check_switch, bool, "on|off", "send small writes at once (TCP_NODELAY)"),
     "keep_alive": Flag(check_switch, bool, "on|off", "probe silent connections to find dead ones"),
 }

@@ -1,4 +1,4 @@
-"""Sets of limits that have a name: one word instead of ten options.
+"""Named sets of limits, each of which is one option in the place of several.
 
 A profile is a function that returns options, since some of its values depend on the machine.
 """
@@ -16,9 +16,9 @@ _MOST_CLIENTS = 10_000  # some 200 MB, or 600 with TLS, while they are idle
 
 
 def public() -> dict[str, Any]:
-    """Limits for a server that everybody on the Internet can reach: docs/security.md has reasons.
+    """Limits for a server on the Internet. docs/security.md gives the reasons.
 
-    `max_connections` depends on how many descriptors this process may have (RLIMIT_NOFILE).
+    `max_connections` depends on the limit of descriptors of this process (RLIMIT_NOFILE).
     """
     return {
         "max_connections": clients_for(_descriptors()),
@@ -36,7 +36,7 @@ PROFILES: Mapping[str, Callable[[], dict[str, Any]]] = {"public": public}
 
 
 def clients_for(descriptors: float) -> int:
-    """How many clients the profile lets in, where the process may have so many descriptors."""
+    """The `max_connections` of the profile for a process with this limit of descriptors."""
     return int(max(1, min(descriptors / _DESCRIPTORS_PER_CLIENT, _MOST_CLIENTS)))
 
 

@@ -39,7 +39,7 @@ def kind_of(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-def check_password(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
     """TypeError, with `name`, unless `value` is text."""
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{name} must be text, not {kind_of(value)}")

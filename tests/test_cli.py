@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses and how, and what its servers do."""
+"""The command line: its output, its errors, and its servers."""
 
 from __future__ import annotations
 
@@ -215,7 +215,8 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ("sevre", "netkit: error: there is no command 'sevre'; did you mean serve[?]"),
         (
             "--log-level debug echo",
-            "netkit: error: options follow a command, such as echo: '--log-level' is none",
+            "netkit: error: options follow a command, such as echo, "
+            "and '--log-level' is not a command",
         ),
         *(
             (
@@ -335,8 +336,7 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ),
         (
             "serve",
-            "netkit serve: error: which handler[?] "
-            "The first word is MODULE:NAME, such as app:Shout",
+            "netkit serve: error: a handler is needed: MODULE:NAME, such as app:Shout",
         ),
         *(
             (
@@ -364,20 +364,20 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ),
     ],
 )
-def test_a_wrong_use_is_told_in_one_line(argv: str, message: str, run: Run) -> None:
+def test_wrong_use_is_an_error_of_one_line(argv: str, message: str, run: Run) -> None:
     status, out, lines = run(*shlex.split(argv))
     assert (status, out, len(lines)) == (2, b"", 1)
     assert re.fullmatch(message + r" \(see netkit( \w+)? --help\)", lines[0])
 
 
 @pytest.mark.parametrize("pid", [None, "ours"])
-def test_sockets_that_systemd_has_passed_are_not_overlooked(
+def test_sockets_from_systemd_must_be_named(
     pid: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LISTEN_FDS", "1")
     if pid:
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    line = "LISTEN_FDS=1 says that systemd has passed sockets: name them, as fd:3"
+    line = "systemd has passed sockets (LISTEN_FDS=1): name them, as fd:3"
     assert run("echo", "0").lines == [f"netkit echo: error: {line} (see netkit echo --help)"]
     status, _, lines = run("echo", "fd:99")
     assert status == 1
@@ -393,7 +393,7 @@ def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> No
     assert lines[0].startswith("netkit serve: error: handler(key) cannot serve a client: ")
 
 
-def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
+def test_a_host_that_does_not_resolve_is_named(run: Run) -> None:
     status, out, lines = run("echo", "8080", "--host", "no.such.host.invalid")
     assert (status, out, len(lines)) == (1, b"", 1)
     assert re.fullmatch(
@@ -401,7 +401,7 @@ def test_a_host_that_does_not_resolve_is_told(run: Run) -> None:
     )
 
 
-def test_an_address_of_another_machine_is_told(run: Run) -> None:
+def test_an_address_of_another_machine_is_named(run: Run) -> None:
     assert run("echo", "8080", "--host", "192.0.2.1") == (
         1,
         b"",
@@ -412,7 +412,7 @@ def test_an_address_of_another_machine_is_told(run: Run) -> None:
     )
 
 
-def test_nothing_is_said_to_listen_until_every_address_is_bound(run: Run) -> None:
+def test_no_address_is_reported_as_listening_before_all_are_bound(run: Run) -> None:
     with taken() as sock:
         port = sock.getsockname()[1]
         status, _, lines = run("echo", "0", str(port))
@@ -420,7 +420,7 @@ def test_nothing_is_said_to_listen_until_every_address_is_bound(run: Run) -> Non
     assert re.fullmatch(IN_USE, lines[0])
 
 
-IN_USE = r"netkit: error: port (\d+)(.*) is in use: try another one, such as (\d+), or none, .*"
+IN_USE = r"netkit: error: port (\d+)(.*) is in use: try another one, such as (\d+), or leave it out"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "*", ""])
@@ -452,8 +452,7 @@ def test_no_port_is_suggested_where_there_is_none(run: Run, monkeypatch: Any) ->
     with taken() as sock:
         port = sock.getsockname()[1]
         assert run("echo", str(port)).lines == [
-            f"netkit: error: port {port} of 127.0.0.1 is in use: "
-            "try another one, or none, and the system chooses"
+            f"netkit: error: port {port} of 127.0.0.1 is in use: try another one, or leave it out"
         ]
 
 
@@ -465,7 +464,7 @@ def test_no_port_is_suggested_where_there_is_none(run: Run, monkeypatch: Any) ->
         ("", "no such file or directory"),
     ],
 )
-def test_an_output_that_cannot_be_opened_is_told(
+def test_an_output_that_cannot_be_opened_is_named(
     path: str, reason: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -476,17 +475,17 @@ def test_an_output_that_cannot_be_opened_is_told(
     )
 
 
-def test_a_closed_standard_output_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_output_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert run("logger").lines == [
         "netkit: error: standard output is closed: name a file with --output"
     ]
 
 
-# Handlers of one's own
+# Handlers of the user
 
 
-def test_a_missing_module_is_told_in_one_line(module: Any, run: Run) -> None:
+def test_a_missing_module_is_named_in_one_line(module: Any, run: Run) -> None:
     status, _, lines = run("serve", "nosuch:Shout")
     assert (status, lines) == (
         1,
@@ -507,14 +506,14 @@ def test_a_missing_module_is_told_in_one_line(module: Any, run: Run) -> None:
         ("app:Group.innner", "app has no Group.innner; did you mean inner?"),
     ],
 )
-def test_a_missing_name_is_told_with_what_is_close(
+def test_the_error_of_a_missing_name_suggests_a_similar_one(
     name: str, message: str, module: Any, run: Run
 ) -> None:
     module("def shout(conn): pass\nclass Group:\n    def inner(conn): pass\n")
     assert run("serve", name) == (1, b"", [f"netkit: error: {message}"])
 
 
-def test_a_missing_module_is_told_where_python_fails_to_say_why_it_is_missing(
+def test_a_missing_module_is_named_where_python_fails_to_explain_it(
     module: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> list[str]:
@@ -659,7 +658,7 @@ def test_spawned_workers_import_the_handler_alone_from_the_current_directory(
     assert hostile.imported() == []
 
 
-def test_a_module_that_has_the_name_of_one_of_pythons_is_told(module: Any, run: Run) -> None:
+def test_a_module_with_the_name_of_one_of_pythons_is_explained(module: Any, run: Run) -> None:
     module(HANDLERS, "queue")
     assert run("serve", "queue:function").lines == [
         "netkit: error: queue has no function: it is Python's own module queue; "
@@ -678,7 +677,7 @@ def test_an_installed_module_does_not_hide_one_of_the_current_directory(
     assert run("serve", "app:function", during=lambda port: ask(port, b"")).status == 0
 
 
-def test_a_current_directory_that_is_gone_is_told(
+def test_a_current_directory_that_is_gone_is_named(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -793,7 +792,7 @@ def send_and_wait(*pieces: bytes) -> During:
     return use
 
 
-def test_logger_writes_lines_with_all_that_could_deceive_escaped(run: Run) -> None:
+def test_logger_escapes_characters_that_could_deceive(run: Run) -> None:
     status, out, lines = run("logger", during=send_and_wait(HOSTILE))
     assert (status, out) == (0, ESCAPED)
     assert re.fullmatch(r"\[(\d+)\] got connection from 127\.0\.0\.1:\d+", lines[1])
@@ -872,7 +871,7 @@ def test_a_client_that_resets_is_no_fault_of_the_output(run: Run) -> None:
     assert re.fullmatch(r"\[\d+\] \S+: .*connection reset by 127\.0\.0\.1:\d+", failures[0])
 
 
-def test_a_pipe_that_nobody_reads_any_more_ends_the_logger_with_one_line() -> None:
+def test_a_closed_pipe_ends_the_logger_with_one_line() -> None:
     with Cli("logger") as server, server.connect() as idle:
         assert server.process.stdout
         with server.connect() as sock:
@@ -908,7 +907,7 @@ def test_a_standard_output_that_is_full_is_not_tried_again_at_the_exit() -> None
     assert not any("Exception" in line or "Traceback" in line for line in lines)
 
 
-def test_a_server_goes_on_when_nobody_reads_its_reports() -> None:
+def test_a_server_goes_on_without_a_reader_of_its_reports() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "netkit", "echo", "--log-level", "debug"],
         stderr=subprocess.PIPE,
@@ -989,7 +988,7 @@ def test_json_reports_are_one_object_a_line(run: Run) -> None:
     assert records[-1]["cut"] == 0
 
 
-def test_what_a_command_cannot_do_is_json_too_where_that_is_asked_for(run: Run) -> None:
+def test_a_failure_of_a_command_is_json_too(run: Run) -> None:
     status, _, lines = run("echo", "--tls-cert", "/none", "--log-format", "json")
     (record,) = map(json.loads, lines)
     assert (status, record["level"]) == (1, "error")

@@ -127,7 +127,7 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("drain_timeout", 10**400, ValueError, "drain_timeout must be at most"),
         ("min_rate", 10**400, ValueError, "min_rate must be more than 0 for each second"),
         ("deny", "@/nowhere", FileNotFoundError, "deny: No such file or directory: '/nowhere'"),
-        ("refusal", b"no", TypeError, "refusal must be text, not b'no'"),
+        ("refusal", b"no", TypeError, "refusal must be text, not of type bytes"),
         ("allow", "10.0.0.0/33", ValueError, "allow: not a prefix length from 0 to 32: '33'"),
         ("deny", 5, TypeError, "deny: a BlockList, a path or a list of rules, not 5"),
         ("idle_timeout", 0, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
@@ -144,7 +144,7 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("handler_args", [], TypeError, "handler_args must be a mapping, not of type list"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_and_named(
+def test_an_invalid_value_is_refused_and_named(
     name: str, value: Any, kind: type[Exception], text: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -152,7 +152,7 @@ def test_a_value_that_cannot_be_meant_is_refused_and_named(
     assert text in str(caught.value)
 
 
-def test_a_refusal_must_be_one_that_the_encoding_can_carry() -> None:
+def test_the_encoding_must_have_the_characters_of_a_refusal() -> None:
     assert Options(refusal="\xfc", encoding="ascii").refusal == "\xfc"  # as Node writes it
     with pytest.raises(ValueError, match="refusal cannot be written in us-ascii: '\xfc'"):
         Options(refusal="\xfc", encoding="us-ascii")
@@ -182,7 +182,7 @@ def test_the_defaults_pass_their_own_checks() -> None:
         flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))
 
 
-def test_what_a_program_gives_its_handler_is_in_no_error_and_in_no_representation() -> None:
+def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> None:
     assert "hunter2" not in repr(Options(handler_args={"password": "hunter2"}))
     with pytest.raises(TypeError) as caught:
         Options(handler_args="password=hunter2")

@@ -1,4 +1,4 @@
-"""The profile for the Internet: its values, and what it is for."""
+"""The profile for the Internet: its values, and its effect under attack."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from netkit.options import Options
 
 PUBLIC = profiles.public()
 
-# What a profile sets
+# Values
 
 
 def test_the_page_lists_the_values_of_the_profile() -> None:
@@ -64,7 +64,7 @@ def test_the_page_lists_the_limits_that_a_server_without_options_has() -> None:
     assert not options.limited
 
 
-def test_so_many_clients_may_come_as_leave_descriptors_for_the_rest(
+def test_the_limit_of_clients_depends_on_the_limit_of_descriptors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     numbers = [1024, 256, 3, 1, 10**6, float("inf")]
@@ -88,7 +88,7 @@ def test_a_single_option_wins_against_the_profile() -> None:
 
 
 @pytest.mark.parametrize("name", ["Public", "", 5, True, ["public"]])
-def test_a_profile_that_there_is_not_is_refused(name: Any) -> None:
+def test_an_unknown_profile_is_refused(name: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"profile must be 'public', not {name!r}")):
         Options(profile=name)
 
@@ -302,7 +302,7 @@ def test_half_handshakes_keep_no_good_client_out(said: bytes) -> None:
 
 
 @needs_loopback
-def test_a_flood_from_one_address_has_its_share_and_no_more() -> None:
+def test_a_flood_from_one_address_gets_no_more_than_its_share() -> None:
     """Here with all values of the profile."""
     with attacked(echo_lines, b"", count=100, addresses=1, **PUBLIC) as (
         server,
