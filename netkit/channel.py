@@ -72,9 +72,12 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+        self._socket = sockets.waiting(sock)
         self._received = bytearray()
         self._count = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Channel, (SentSocket(self._socket),)
 
     def send(self, message: Message) -> None:
         """Send it whole; OSError if nobody is there, or nobody has read for long."""
@@ -127,6 +130,27 @@ class Channel:
     def close(self) -> None:
         """Give the descriptor back; idempotent."""
         self._socket.close()
+
+
+class SentSocket:
+    """Stands for a socket, and becomes one in a process that is being started.
+
+    What `multiprocessing` does itself fails where a library has put its own class in the place of
+    `socket.socket`, and gives the copy the default time limit of its process.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd  # which only a process being started needs
+
+        sock = self._socket
+        return _received, (sock.family, sock.type, sock.proto, DupFd(sock.fileno()))
+
+
+def _received(family: int, kind: int, proto: int, descriptor: Any) -> socket.socket:
+    return sockets.waiting(socket.socket(family, kind, proto, fileno=descriptor.detach()))
 
 
 def channel_pair() -> tuple[Channel, Channel]:

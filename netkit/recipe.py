@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import logconfig, logs
+from .channel import SentSocket
 from .options import has_gil, usable_cores
 from .server import Server
 from .signals import StopSignals
@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
     kind: type[Server]
     handler: Any
     options: dict[str, Any]
-    listeners: tuple[socket.socket, ...]
+    listeners: tuple[Any, ...]  # sockets, or what becomes one as it is sent
     status_lines: bool = False
 
     def __repr__(self) -> str:  # there may be keys in it
@@ -96,8 +96,9 @@ def ingredients(
         from multiprocessing import forkserver
 
         forkserver.ensure_running()  # else with the first of them, whose signals are held back
+    listeners = tuple(map(SentSocket, server._listeners))
     lines = logconfig.shows_status_lines()
-    return context, Recipe(type(server), handler, options, server._listeners, lines)
+    return context, Recipe(type(server), handler, options, listeners, lines)
 
 
 def _check_constructor(kind: type[Server], handler: Any, options: dict[str, Any]) -> None:

@@ -1,10 +1,14 @@
 """Ctrl+C and SIGTERM turned into a graceful stop.
 
 Python runs its signal handlers between two instructions of the main thread, which makes them a
-place for races: a signal that comes just before a wait is seen only after it. Here the C handler
-writes the signal's number into a socket (`signal.set_wakeup_fd`), the main thread reads it there
-like any other message, and the Python handler does nothing. So nothing runs in the midst of
-something else, and no moment is too early or too late.
+place for races: a signal that comes just before a wait is seen only after it. Here the Python
+handler does nothing but put the signal's number into a queue, which the main thread waits for, and
+the C handler ends that wait (`signal.set_wakeup_fd`). So nothing runs in the midst of something
+else, and no moment is too early or too late.
+
+What the C handler writes says only that there may be something in the queue. A process that is
+forked may write it, too, until it executes another program (`subprocess`, with `user=`, forks
+without the hooks of `netkit.forks`), and its signals are not this process's.
 """
 
 from __future__ import annotations
@@ -15,14 +19,16 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from . import events, sockets
+from . import events
 from .forks import do_not_undo, undo_in_children
 from .registry import StopReport
 from .server import Server
+from .waker import Waker
 
 NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
 
@@ -36,37 +42,40 @@ SignalHandler = Callable[[int, Any], Any] | int | None
 
 
 class Mailbox:
-    """Numbers from 0 to 255 for one thread, posted by any other, or by a signal's C handler."""
+    """A queue of numbers for one thread, posted by any other, or by a signal handler."""
 
     def __init__(self) -> None:
-        self._inbox, self._outbox = sockets.socket_pair()
-        self._outbox.setblocking(False)
+        self._numbers: deque[int] = deque()  # to append, and to take one, is one step
+        self._waker = Waker()
 
-    def post(self, number: int) -> None:
-        """Never blocks: where the box is full, there is news enough. Nothing once it is closed."""
-        with contextlib.suppress(OSError):
-            self._outbox.send(bytes([number]))
+    def post(self, number: int, frame: object = None) -> None:
+        """Append a number; never waits. It may be the handler of a signal."""
+        self._numbers.append(number)
+        self._waker.wake()
 
     def take(self) -> int:
-        """Wait for the next one."""
-        return self._inbox.recv(1)[0]
+        """Wait for the next number."""
+        while not self._numbers:
+            self._waker.clear()
+        return self._numbers.popleft()
 
-    def rest(self) -> bytes:
-        """Those that there are, up to a hundred; nobody waits."""
-        return self._inbox.recv(100) if sockets.readable(self._inbox) else b""
+    def rest(self) -> list[int]:
+        """The numbers that are there, without a wait."""
+        self._waker.wake()  # so that `clear` does not wait
+        self._waker.clear()
+        return [self._numbers.popleft() for _ in range(len(self._numbers))]
 
     def fileno(self) -> int:
-        """The descriptor to wait for, in `select`."""
-        return self._inbox.fileno()
+        """The descriptor to wait for, in `select`, before `rest`."""
+        return self._waker.fileno()
 
-    def outbox_fileno(self) -> int:
-        """The descriptor that `post` writes to; it does not block."""
-        return self._outbox.fileno()
+    def wakeup_fileno(self) -> int:
+        """The descriptor for `signal.set_wakeup_fd`."""
+        return self._waker.input_fileno()
 
     def close(self) -> None:
-        """Give its descriptors back."""
-        self._inbox.close()
-        self._outbox.close()
+        """Give its descriptors back. Idempotent."""
+        self._waker.close()
 
 
 class StopSignals:
@@ -86,7 +95,6 @@ class StopSignals:
         self._afterwards = afterwards
         self._previous: dict[int, SignalHandler] = {}  # what each signal did before
         self._previous_fds: list[int] = []
-        self._disregarded: set[int] = set()
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -96,7 +104,7 @@ class StopSignals:
             undo_in_children(self._put_back, self._previous)
             # By `map`, so that no signal handler can raise between the call and the note of it.
             set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
-            self._previous_fds.extend(map(set_fd, [self.mailbox.outbox_fileno()]))
+            self._previous_fds.extend(map(set_fd, [self.mailbox.wakeup_fileno()]))
             self.terminal_lost = _watch_terminal()
             self.catch(*self.SIGNALS)
             if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
@@ -109,20 +117,25 @@ class StopSignals:
     def catch(self, *signals: signal.Signals) -> None:
         """Have these posted, too."""
         for signum in signals:
-            self._previous.setdefault(signum, signal.getsignal(signum))  # before it is changed
-            signal.signal(signum, _pass_to_terminal if signum == _SIGTTOU else _ignore)
+            self._handle(signum, self.mailbox.post)
 
     def disregard(self, *signals: signal.Signals) -> None:
-        """Let these do nothing.
+        """Let these do nothing but wake up the thread that waits for the mailbox.
 
         They are caught and not ignored, since a program that is executed would ignore them, too;
         all but SIGTTIN, if there is a terminal to send it. For each read in the background, it
         would send it to all processes of the group until one of them ignores it.
         """
-        self.catch(*signals)
-        self._disregarded.update(signals)
+        for signum in signals:
+            self._handle(signum, _do_nothing)
         if _SIGTTIN in signals and _has_terminal():
             signal.signal(_SIGTTIN, signal.SIG_IGN)
+
+    def _handle(self, signum: int, handler: Callable[[int, object], object]) -> None:
+        self._previous.setdefault(signum, signal.getsignal(signum))  # before it is changed
+        if signum == _SIGTTOU:
+            handler = functools.partial(_pass_to_terminal, handler)
+        signal.signal(signum, handler)
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
@@ -165,7 +178,8 @@ class StopSignals:
         """
         service = _Service(server, drain_timeout, self.mailbox)
         try:
-            if _SIGHUP is not None and server.can_reload:  # though the program handles it, too
+            # Though the program handles it, too; but not if it is to do nothing.
+            if server.can_reload and _SIGHUP and signal.getsignal(_SIGHUP) is not _do_nothing:
                 self.catch(_SIGHUP)
             service.start()
             interrupted = self._wait(server, service)
@@ -181,12 +195,11 @@ class StopSignals:
         stopping = interrupted = False
         while not service.outcome:
             signum = self.mailbox.take()
-            if signum in self._disregarded or signum not in (*self.SIGNALS, _SIGHUP):
-                continue  # the end of the server, or a signal that the program itself handles
+            if signum == NEWS:
+                continue
             if signum == _SIGHUP and not self.terminal_lost():
                 _reload(server)
-                continue
-            if not stopping:
+            elif not stopping:
                 stopping = True
                 server.request_stop()
             elif signum == signal.SIGINT:
@@ -308,18 +321,19 @@ def despite_signals(action: Callable[[], object]) -> None:
         raise raised
 
 
-def _ignore(signum: int, frame: object) -> None:
-    """Python's half of a handler whose work is done by the wake-up descriptor."""
+def _do_nothing(signum: int, frame: object) -> None:
+    """The handler of a signal that only wakes up."""
 
 
-def _pass_to_terminal(signum: int, frame: object) -> None:
-    """The same for SIGTTOU, which a terminal sends to who writes to it from the background.
+def _pass_to_terminal(handler: Callable[[int, object], object], signum: int, frame: object) -> None:
+    """Call `handler`, for SIGTTOU, which a terminal sends to who writes to it from the background.
 
     While it is caught, the kernel would interrupt the write for ever; once it is ignored, the write
     passes (termios(3)).
     """
     if stops_writers():
         signal.signal(signum, signal.SIG_IGN)
+    handler(signum, frame)
 
 
 def stops_writers() -> bool:

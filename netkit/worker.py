@@ -175,8 +175,10 @@ class Worker:
         """Whether it is gone; then its last words have been taken in, and all it held is free."""
         if not self.has_ended and self._is_started():
             status = self.process.exitcode
-            if status is None and not self._is_lost():
-                return False
+            if status is None:
+                if not self._is_lost():
+                    return False
+                status = self.process.exitcode  # it may have ended since
             self.listen()
             self.status = status
         self.has_ended = True

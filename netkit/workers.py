@@ -159,7 +159,9 @@ class Workers:
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are being caught already; main thread only."""
         self._terminal_lost = signals.terminal_lost
-        signals.catch(*PARENTS_SIGNALS, signal.SIGCHLD)
+        signals.catch(*PARENTS_SIGNALS)
+        if not callable(signal.getsignal(signal.SIGCHLD)):  # else the program's own wakes us, too
+            signals.disregard(signal.SIGCHLD)
         return self._supervise(signals.mailbox, drain_timeout)
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:

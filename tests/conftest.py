@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import reduction
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -75,6 +76,22 @@ def nothing_leaks() -> Iterator[None]:
         gc.collect()  # only now: it takes longer than most tests
         time.sleep(0.005)
     pytest.fail(f"left behind: {more_threads or ''} {more_descriptors or ''} {children or ''}")
+
+
+class _Duplicate:
+    """As `reduction.DupFd`, which needs a process that is being started."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+
+    def detach(self) -> int:
+        return self._descriptor
+
+
+@pytest.fixture
+def sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pickled has copies of its descriptors, as in a process that is being started."""
+    monkeypatch.setattr(reduction, "DupFd", _Duplicate)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import socket
 import struct
 from collections.abc import Iterator
@@ -71,6 +72,30 @@ def test_a_message_may_come_in_pieces(ends: tuple[Channel, Channel]) -> None:
         assert ours.receive(Ready) == []
     theirs._socket.send(data[-1:])
     assert ours.receive(Ready) == [Ready()]
+
+
+@pytest.mark.usefixtures("sending")
+def test_an_end_that_is_sent_to_a_process_waits_whatever_that_has_done_to_its_sockets(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its main module may set a default time limit, and replace the class of all sockets."""
+
+    class Other(socket.socket):
+        pass
+
+    pickled = pickle.dumps(ends[1])
+    monkeypatch.setattr(socket, "socket", Other)
+    socket.setdefaulttimeout(0.1)
+    try:
+        with closing(pickle.loads(pickled)) as theirs:
+            assert isinstance(theirs._socket, Other)
+            assert theirs._socket.gettimeout() is None
+            theirs.send(Ready())
+            with closing(pickle.loads(pickle.dumps(theirs))):
+                pass
+    finally:
+        socket.setdefaulttimeout(None)
+    assert ends[0].receive(Ready) == [Ready()]
 
 
 def test_a_long_reason_is_cut(ends: tuple[Channel, Channel]) -> None:

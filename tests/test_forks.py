@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -353,6 +355,18 @@ def test_a_signal_that_comes_during_a_fork_reaches_the_child_with_its_own_handle
         assert status_of_child(look) == 1
         assert signal.getsignal(signal.SIGTERM) != before
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+
+
+def test_a_signal_of_a_child_that_is_forked_without_hooks_is_not_the_servers() -> None:
+    """As of one that is to execute a program: it has the handlers of the C library until then."""
+    with StopSignals() as signals:
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert select.select([signals.mailbox], [], [], 0)[0]
+        assert signals.mailbox.rest() == []
 
 
 def test_signals_are_held_back_from_before_a_fork_until_all_is_undone() -> None:

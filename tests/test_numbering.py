@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import sys
-from multiprocessing import reduction
 from pathlib import Path
 
 import pytest
@@ -53,23 +52,10 @@ def test_a_process_goes_on_where_another_one_was() -> None:
     numbers.close()
 
 
-def test_the_numbers_can_be_sent_to_a_process_that_is_being_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Duplicate:
-        """As `reduction.DupFd`, which works only while a process is being started."""
-
-        def __init__(self, descriptor: int) -> None:
-            self.descriptor = os.dup(descriptor)
-
-        def detach(self) -> int:
-            return self.descriptor
-
-    monkeypatch.setattr(reduction, "DupFd", Duplicate)
+@pytest.mark.usefixtures("sending")
+def test_the_numbers_can_be_sent_to_a_process_that_is_being_started() -> None:
     numbers = SharedNumbers()
-    maker, arguments = numbers.__reduce__()
-    assert pickle.loads(pickle.dumps(maker)) is maker
-    others = maker(*arguments)
+    others = pickle.loads(pickle.dumps(numbers))
     assert [numbers.take(), others.take(), numbers.take()] == [1, 2, 3]
     numbers.close()
     others.close()
@@ -106,3 +92,22 @@ def test_no_two_connections_of_workers_have_the_same_number_nor_after_a_reload(
         program.send_signal(signal.SIGTERM)
         assert program.wait() == 0
     assert sorted(seen) == list(range(1, 61))
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_number_their_own_connections_if_the_system_gives_no_file(
+    method: str, tmp_path: Path
+) -> None:
+    fail = "import os\ndef fail(*_): raise OSError\nos.memfd_create = fail\n"
+    (tmp_path / "script.py").write_text(fail + SCRIPT)
+    with Program(sys.executable, tmp_path / "script.py", method) as program:
+        program.wait_for_line("2 workers ready")
+        seen = []
+        for _ in range(3):  # two of them come to the same worker
+            with program.connect() as sock:
+                seen.append(int(receive_all(sock)))
+        assert 1 in seen
+        assert max(seen) > 1
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0

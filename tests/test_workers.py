@@ -46,7 +46,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as L
 
 # A handler that says which process serves, and what code it has; and that does as it is told.
 APP = """
-import os, signal, threading, time, warnings
+import contextlib, os, signal, socket, threading, time, warnings
 import netkit
 
 VERSION = "one"
@@ -258,11 +258,18 @@ def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[...
 START_METHODS = ["fork", "spawn", "forkserver"]
 
 
+OWN_SOCKETS = """
+class Own(socket.socket):
+    pass
+socket.socket = Own  # as a library does that has them go through a proxy
+"""
+
+
 @pytest.mark.parametrize("start_method", ["", *START_METHODS])
 def test_a_script_may_say_how_its_workers_are_started(
     start_method: str, script: Callable[..., Program]
 ) -> None:
-    with script(start_method=start_method) as program:
+    with script(OWN_SOCKETS + SERVE, start_method=start_method) as program:
         program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
             program.send_signal(signal.SIGINT)
@@ -1411,18 +1418,32 @@ def test_a_worker_is_missed_though_a_child_of_its_own_lives_on(
         ends(program)
 
 
+REAPING = """
+def reap(*_):
+    with contextlib.suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            os.write(2, f"{pid} reaped\\n".encode())
+signal.signal(signal.SIGCHLD, reap)
+"""
+IGNORING = IN_A_THREAD.replace("IGNORE", "signal.signal(signal.SIGCHLD, signal.SIG_IGN)")
+
+
 @linux
-def test_a_worker_is_missed_though_nobody_is_told_how_it_ended(
-    script: Callable[..., Program], tmp_path: Path
+@pytest.mark.parametrize("program", [IGNORING, REAPING + SERVE], ids=["ignored", "handled"])
+def test_a_worker_is_missed_though_the_program_gets_its_status(
+    program: str, script: Callable[..., Program], tmp_path: Path
 ) -> None:
-    ignore = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"
-    with script(IN_A_THREAD.replace("IGNORE", ignore)) as program:
-        with Client(program) as one:
+    with script(program) as running:
+        running.wait_for_line("2 workers ready")
+        with Client(running) as one:
             os.kill(one.pid, signal.SIGKILL)
-        program.wait_for_line(f"worker {one.pid} ended with a status that is not known")
-        assert one.pid not in pids_of(program, 2)
+        running.wait_for_line(f"worker {one.pid} ended with a status that is not known")
+        assert (f"{one.pid} reaped" in running.lines) is (program != IGNORING)
+        assert one.pid not in pids_of(running, 2)
         (tmp_path / "stop").touch()
-        ends(program)
+        if program != IGNORING:
+            running.send_signal(signal.SIGTERM)
+        ends(running)
 
 
 STOPPED_IN_PARENT = """
