@@ -38,14 +38,7 @@ from .recipe import PARENTS_SIGNALS, Load, cores_of, ingredients
 from .registry import StopReport
 from .server import Server, no_handler
 from .settings import pems_in_memory
-from .signals import (
-    NEWS,
-    Mailbox,
-    RunReport,
-    StopSignals,
-    despite_signals,
-    stops_writers,
-)
+from .signals import NEWS, Mailbox, RunReport, StopSignals, despite_signals, stops_writers
 from .threads import check_threads
 from .worker import Worker
 
@@ -149,12 +142,13 @@ class Workers:
         serve; ServerStateError if the server is not bound, or closed. Off the main thread there
         are no signals, and `stop` is the way to end it.
         """
-        with status_lines(), contextlib.ExitStack() as stack:
+        with status_lines():
             if threading.current_thread() is threading.main_thread():
-                return self.supervise(stack.enter_context(StopSignals()), drain_timeout)
+                with StopSignals() as signals:
+                    return self.supervise(signals, drain_timeout)
             events.emit(events.SignalsUnavailable())
-            mailbox = stack.enter_context(contextlib.closing(Mailbox()))
-            return self._supervise(mailbox, drain_timeout)
+            with contextlib.closing(Mailbox()) as mailbox:
+                return self._supervise(mailbox, drain_timeout)
 
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are being caught already; main thread only."""
@@ -264,15 +258,15 @@ class Workers:
         while self._orders:
             method, *arguments = self._orders.popleft()
             method(*arguments)
-        hung_up = signum == getattr(signal, "SIGHUP", None)
-        interrupt = signum == signal.SIGINT
-        if signum == signal.SIGTERM or interrupt or (hung_up and self._terminal_lost()):
-            self._stop(0 if interrupt and self.stopping else None)
-        elif hung_up:
+        if signum == signal.SIGINT:
+            self._stop(0 if self.stopping else None)
+        elif signum == signal.SIGTERM or (signum == signal.SIGHUP and self._terminal_lost()):
+            self._stop()
+        elif signum == signal.SIGHUP:
             self._begin_reload()
-        elif signum == getattr(signal, "SIGTTIN", None):
+        elif signum == signal.SIGTTIN:
             self._resize(min(self._count + 1, MAX_WORKERS))
-        elif signum == getattr(signal, "SIGTTOU", None) and not stops_writers():
+        elif signum == signal.SIGTTOU and not stops_writers():
             self._resize(max(self._count - 1, 1))
 
     # Workers that come and go
