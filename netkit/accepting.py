@@ -1,9 +1,9 @@
 """Which thread accepts for a server, and how the others tell it to stop.
 
-At most one thread at a time is in its turn. It waits on the listeners; everybody else waits for it,
-or wakes it, through one Condition. Threads that are done with a client may lend a hand: they take
-one who is queued already, or stand by for the next one (`netkit.stands`), so that nobody need be
-woken for a new client but the thread that serves it.
+At most one thread at a time is in its turn, and waits on the listeners. The others wait for it, or
+wake it, through one Condition. A thread that is done with a client may lend a hand: it accepts a
+client that is queued, or stands by for the next one (`netkit.stands`), so that a new client wakes
+no thread but the one that serves it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Accepting:
         self._resting = False
         self._hands: set[int] = set()  # the threads that lend a hand just now
         self.helped = False
-        """Whether anybody has stood by in this turn: the acceptor may not know of a client then."""
+        """Whether a thread has stood by in this turn: the acceptor may have missed a client then."""
         self.stop_requested = False
         self.has_begun = False
         """Whether there was a turn since the last `expect`, if only one that ended at once."""
@@ -118,18 +118,18 @@ class Accepting:
 
     @property
     def attended(self) -> bool:
-        """Whether threads that stand by accept who comes."""
+        """Whether threads stand by to accept clients."""
         return bool(self._stands)
 
     def call_off(self) -> None:
-        """Have those who stand by wait elsewhere; others may come later."""
+        """Send away the threads that stand by; others may come later."""
         with self._changed:
             assert self._stands is not None, "it is for the thread whose turn it is"
             self._stands.close()
             self._stands = self._new_stands()
 
     def let_go(self) -> bool:
-        """The calling thread has accepted, and noted whom, or has stopped the server meanwhile.
+        """End `lend_a_hand` of the calling thread, which has registered what it has accepted.
 
         False if it has let go already, or never lent a hand.
         """
@@ -151,7 +151,7 @@ class Accepting:
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """Meanwhile its thread does something else, and nobody waits for the end of the turn."""
+        """Meanwhile its thread does something else, and no thread waits for the end of the turn."""
         with self._changed:
             self._resting = True
             self._changed.notify_all()
@@ -163,7 +163,7 @@ class Accepting:
                 self._resting = False
 
     def end(self) -> None:
-        """The turn is over, and nobody accepts any more."""
+        """End the turn, once all threads that lend a hand have let go."""
         with self._changed:
             self._shared = False
             if self._stands is not None:
@@ -178,9 +178,9 @@ class Accepting:
         self._ended()
 
     def end_in_child(self) -> bool:
-        """In a forked child, where nobody accepts: nothing may be told to its descriptors.
+        """In a forked child, where no thread accepts: close the descriptors, and write to none.
 
-        Whether a thread of the parent is in its turn.
+        Returns whether a thread of the parent is in its turn.
         """
         if self._acceptor is None:
             return False

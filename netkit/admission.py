@@ -1,4 +1,4 @@
-"""Who may come in: judged by whoever accepts, before a thread or a byte of TLS is spent.
+"""Decides which clients are admitted, before they cost a thread or a byte of TLS.
 
 Rules:
 
@@ -8,8 +8,8 @@ Rules:
    must not be one of `N` closes. Connections that are being closed have places of their own,
    `MAX_LINGERING`.
 2. The other limits are judged once the address is known. Of two lists of addresses, the longest
-   prefix counts; if there is a list of those allowed, nobody else is.
-3. Whoever is kept out is counted, and told of once an episode.
+   prefix counts; if there is a list of those allowed, no other address is.
+3. Refused clients are counted, and logged once for each episode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .places import SharedPlaces
 
-# How long nobody must have been kept out for an episode to be over (seconds).
+# An episode is over once no client has been refused for so long (seconds).
 EPISODE_QUIET = 5.0
 
 # How many connections, at most, are being closed without a place of `max_connections` (each costs a
@@ -79,7 +79,7 @@ class Admission:
         self._note_limits_locked()
 
     def configure(self, options: Options) -> None:
-        """Have other limits from now on; they touch nobody who is in."""
+        """Have other limits from now on; clients that are connected stay."""
         with self._lock:
             self._options = options
             self._note_limits_locked()
@@ -106,7 +106,7 @@ class Admission:
             return False
 
     def leave(self, ticket: Ticket | None) -> None:
-        """Give back what `enter`, and `judge`, have given; None: it was nothing."""
+        """Give back what `enter`, and `judge`, have given; None stands for nothing."""
         if ticket is None:
             return
         with self._lock:
@@ -188,11 +188,11 @@ class Admission:
         return limit is not None and self._taken >= limit
 
     def suspend(self) -> None:
-        """Let nobody in, for the time being: new clients wait in the kernel's queue."""
+        """Admit no client until `resume`: new clients wait in the kernel's queue."""
         self._set_suspended(True)
 
     def resume(self) -> None:
-        """Let clients in again."""
+        """Admit clients again."""
         self._set_suspended(False)
 
     def _set_suspended(self, suspended: bool) -> None:
@@ -202,13 +202,13 @@ class Admission:
         self._wake()
 
     def places_fileno(self) -> int | None:
-        """What becomes readable when another process gives a place back; None: there is none."""
+        """A descriptor that is readable once another process has given a place back, if any."""
         return None if self._shared is None else self._shared.fileno()
 
     # The other limits
 
     def judge(self, client_address: Any) -> Ticket | str:
-        """What a client that has been accepted takes; or the option that keeps it out."""
+        """What an accepted client takes if it is admitted, else the name of the option at fault."""
         options = self._options
         ticket = NO_SHARE if self.unlimited else PLACE
         if not isinstance(client_address, tuple):  # of a Unix socket
@@ -295,7 +295,7 @@ class _Episode:
 
 
 class Refusals:
-    """Counts who is kept out, and tells of it once an episode. Thread-safe."""
+    """Counts refused clients, and emits events once for each episode. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -335,9 +335,9 @@ class Refusals:
         return False
 
     def end_episodes(self, quiet: float = EPISODE_QUIET) -> float | None:
-        """Tell of those that are over, after so many seconds in which nobody was kept out.
+        """Emit an event for each episode in which no client was refused for `quiet` seconds.
 
-        Seconds until it is worth asking again; None: never.
+        Returns the seconds until this is worth another call, None if there is no episode.
         """
         now = self._clock()
         over = []

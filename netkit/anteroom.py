@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from . import sockets
 
-LEAVE_SECONDS = 1.0  # what one that was turned away gets to read why
-MAX_LEAVING = 128  # how many of them, and how many are held, at most: each costs a descriptor
+LEAVE_SECONDS = 1.0  # how long a client that was turned away has to read the message
+MAX_LEAVING = 128  # how many of them there are at most, and of those held: each has a descriptor
 MAX_HELD = 1024
 SWALLOWED = 64 * 1024  # bytes of its input that are dropped before it is closed
 
@@ -37,7 +37,7 @@ _until = operator.attrgetter("until")
 
 
 class Anteroom:
-    """Of one server. Thread-safe; `wake` as for `Admission`: there is something to look at."""
+    """The clients of one server that have no thread. Thread-safe; `wake` as for `Admission`."""
 
     def __init__(
         self, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
@@ -46,9 +46,9 @@ class Anteroom:
         self._clock = clock
         self._lock = threading.RLock()  # guards both; re-entrant, for signal handlers
         self.held: deque[Guest] = deque()
-        """Who waits for a place: others only look whether there is somebody."""
+        """Clients that wait for a place; others may only look whether there are any."""
         self.leaving: deque[tuple[float, socket.socket]] = deque()
-        """Who was turned away, and when to close them."""
+        """Clients that were turned away, each with the moment to close it."""
         self._closed = False
 
     def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
@@ -63,12 +63,12 @@ class Anteroom:
             return True
 
     def next_held(self) -> Guest | None:
-        """The one who has waited for longest, who leaves the room."""
+        """Remove and return the client that has waited for longest."""
         with self._lock:
             return self.held.popleft() if self.held else None
 
     def next_overdue(self) -> Guest | None:
-        """One whose time is up, who leaves the room."""
+        """Remove and return a client whose time is up."""
         with self._lock:
             first = min(self.held, key=_until, default=None)
             if first is None or first.until > self._clock():
@@ -93,7 +93,10 @@ class Anteroom:
         self._wake()
 
     def close_those_who_left(self) -> float | None:
-        """Close whose moment is over. Seconds until the next thing to do in here; None: nothing."""
+        """Close the clients that had time to leave.
+
+        Returns the seconds until the next client's time is up, None if there is none.
+        """
         now = self._clock()
         over = []
         with self._lock:
@@ -106,10 +109,10 @@ class Anteroom:
         return max(0.0, min(due) - now) if due else None
 
     def close(self) -> list[Guest]:
-        """Close all who were turned away; those who are held are the caller's now.
+        """Close the clients that were turned away; return those that were held, for the caller.
 
-        From now on nobody is held, and who is turned away is closed at once: a thread that has
-        accepted a client may come by late.
+        From now on no client is held, and one that is turned away is closed at once: a thread that
+        has accepted a client may come late.
         """
         with self._lock:
             self._closed = True

@@ -1,7 +1,7 @@
 """How a client comes in: accepted, judged, registered, and seen on its way to a thread.
 
-In the accepting thread, or in one that is done with its client and takes the next. Nothing here
-waits for a client; what keeps one out is settled before it costs a thread.
+All of this runs in the accepting thread, or in one that is done with its client and takes the next.
+Nothing here waits for a client, and a client that is refused costs no thread.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         self._opened_by: int | None = None
         self._schedules = self._verifies = False  # it overrides the method that does
         self._has_warned = False  # of handshakes in the accepting thread
-        self._next_listener = 0  # who is asked first; only for fairness, so that races do no harm
-        # Whom `for connection in server` has accepted, and not given out; None: there is no such.
+        self._next_listener = 0  # asked first; races do no harm, since it is for fairness only
+        # The connections that `for connection in server` has accepted and not yielded yet. None if
+        # the turn is not that of such a loop.
         self._taken: deque[Connection] | None = None
 
     # What `ClientServer` does with those who are in.
@@ -141,7 +142,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             request.setblocking(True)
         return request, client_address
 
-    # Waiting for somebody
+    # Waiting for a client
 
     def _wait_for_client(self, acceptor: Acceptor, seconds: float | None) -> bool:
         """Until a client may be there (True), for at most `seconds`, or until there is news."""
@@ -166,11 +167,14 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         return acceptor.wait(seconds, also)
 
     def _somebody_waits(self) -> bool:
-        """Whether an accept would tell something: of a listener that is gone, too."""
+        """Whether a client is queued, or a listener is gone."""
         return any(each.fileno() < 0 or sockets.readable(each) for each in self._listeners)
 
     def _tidy_up(self) -> tuple[float | None, ...]:
-        """Let in and turn out who is held, close who has left. Seconds until the next time."""
+        """Admit or refuse held clients, close those that had time to leave.
+
+        Returns the seconds until this is worth another call.
+        """
         if not (self._anteroom.held or self._anteroom.leaving or self._refusals.episodes):
             return ()
         while self._anteroom.held and self._admission.enter(wanted=True):
@@ -242,7 +246,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         return verdict
 
     def _let_in(self, request: Any, client_address: Any, ticket: Ticket) -> None:
-        """One that has a place goes on to its thread; whatever happens, nobody else is harmed."""
+        """Pass a client that has a place on to its thread; a failure harms no other client."""
         try:
             self._admit(request, client_address, ticket)
         except BaseException as error:
@@ -295,7 +299,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
     def _take_next(self, seconds: float) -> Job | None:
         """For a thread that is done with its client: the next one, for which it may wait.
 
-        What ails the machine is left to the accepting thread, which meets it, too, and waits.
+        A shortage of the machine is left to the accepting thread, which meets it, too, and waits.
         """
         if not self._accepting.lend_a_hand():
             return None
@@ -326,7 +330,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         return self._accepting.stand_by(seconds)
 
     def _accept_next(self) -> tuple[Connection, Any, Any] | Verdict | None:
-        """Who was accepted; None: nobody is there to be served; or what keeps all from it."""
+        """The client that was accepted, None if there is none, a verdict if none can be."""
         if self._anteroom.held or not self._admission.enter():
             return Verdict.FULL
         try:
@@ -349,10 +353,10 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         return connection, request, client_address
 
     def _accept_queued(self) -> None:
-        """Take in who has connected before the stop: at most what the kernel's queues can hold.
+        """Accept the clients that connected before the stop, at most as many as queues can hold.
 
-        Where a program takes connections itself, nobody is there to serve these. No new descriptor
-        is needed to ask.
+        Not where a program takes connections itself: it does not take these any more. This needs
+        no descriptor of its own.
         """
         if not self._accepting.has_begun or self.socket.fileno() < 0 or self._taken is not None:
             return
@@ -361,7 +365,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
                 listener.settimeout(0)
         left = (self.request_queue_size + 1) * len(self._listeners)
         while left and self._connections.time_left() != 0:
-            self._tidy_up()  # who is held comes first
+            self._tidy_up()  # those that are held come first
             verdict = self._accept_one()
             if verdict is None or verdict is Verdict.SKIP:
                 left -= 1
@@ -375,10 +379,10 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             return not self._anteroom.held
         return verdict is Verdict.STOP or self._admission.suspended
 
-    # Those who stay outside
+    # Clients that are not admitted
 
     def _judge_client(self, request: Any, client_address: Any, has_place: bool) -> Ticket | None:
-        """What it takes if it may come in; else it is refused."""
+        """What the client takes if it is admitted; None if it is refused, which this does."""
         if not self._admission.judges:
             return NO_SHARE
         ticket = self._admission.judge(client_address)
@@ -392,7 +396,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
     def _keep_out(
         self, request: Any, client_address: Any, ticket: Ticket, when_full: str | float
     ) -> None:
-        """One for whom there is no place: held for a while, if that is wanted, or refused."""
+        """Hold a client that has no place for a while, if the options say so, or refuse it."""
         if isinstance(when_full, str) or not self._anteroom.hold(
             request, client_address, ticket, when_full
         ):
@@ -408,7 +412,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             self._anteroom.turn_away(request, self._refusal())
 
     def _shut_doors(self) -> None:
-        """The server is closed: nobody is held, or about to be closed, any more."""
+        """Close the clients that are held or about to be closed: the server is closed."""
         for guest in self._anteroom.close():
             self._admission.forgo(guest.ticket)
             sockets.force_close(guest.request)
@@ -416,5 +420,5 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
 
     def _refusal(self) -> bytes:
         text = self._options.refusal
-        # In clear text it would be no good to one who expects TLS.
+        # A client that expects TLS could not read it.
         return b"" if text is None or self._speaks_tls() else to_bytes(text, self._options.encoding)

@@ -1,6 +1,6 @@
-"""What can happen to a server and its connections, as data, and the one seam where it is told.
+"""Events of servers and connections, as data, and the one place where they are emitted.
 
-The server emits; who wants to know subscribes. The log records are such a subscriber, attached from
+The server emits events, and observers subscribe to them. The log is such an observer, attached from
 outside. Rules:
 
 1. An observer runs in the thread in which the thing happened (a client's, the acceptor's), so it
@@ -62,7 +62,7 @@ class ClientFailed(NamedTuple):
 
 
 class HandlerFailed(NamedTuple):
-    """A handler raised: a fault of the program's, told with its traceback."""
+    """A handler raised: a fault of the program, logged with its traceback."""
 
     id: int
     peer: str
@@ -85,7 +85,7 @@ class ObserverFailed(NamedTuple):
 
 
 class HandshakeInAccept(NamedTuple):
-    """`hook` (`get_request`) does TLS handshakes, and meanwhile nobody is accepted.
+    """`hook` (`get_request`) does TLS handshakes, and no client is accepted meanwhile.
 
     Once for each server.
     """
@@ -112,13 +112,13 @@ class AcceptResumed(NamedTuple):
 
 
 class ListenerLost(NamedTuple):
-    """The listening socket went away without `server_close`; nobody is accepted any more."""
+    """The listening socket went away without `server_close`; no client is accepted any more."""
 
     error: BaseException
 
 
 class ClientRefused(NamedTuple):
-    """A client was let in no further than the door, for `reason`: it never costs a thread.
+    """A client was refused, for `reason`, the name of an option. It has cost no thread.
 
     `remote` and `local`: the `SocketAddress` of each end, None for a Unix socket.
     """
@@ -171,7 +171,7 @@ class SettingsReloaded(NamedTuple):
 
 
 class SettingsKept(NamedTuple):
-    """It has not, since it is no good: what was there before stays."""
+    """`what` could not be read again, or was invalid; the server keeps what it had."""
 
     what: str
     error: BaseException
@@ -195,7 +195,7 @@ class AttemptStarted(NamedTuple):
 
 
 class AttemptFailed(NamedTuple):
-    """It could not."""
+    """A client could not connect to `address`."""
 
     address: str
     error: OSError
@@ -226,7 +226,7 @@ class Stopped(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a handler has to say to the operator."""
+    """A line of a handler's for the log."""
 
     id: int
     peer: str
@@ -407,7 +407,7 @@ def _name_of(observer: Any) -> str:
 
 
 def last_resort(what: str, error: BaseException) -> None:
-    """Write one line to standard error: nobody else is there to be told, or the log has failed.
+    """Write one line to standard error, since there is no observer, or the log has failed.
 
     As `logging` does for failures of its own: not if ``logging.raiseExceptions`` is False.
     """

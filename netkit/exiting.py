@@ -1,8 +1,8 @@
-"""What becomes of servers once the program has come to its end.
+"""Stops servers once the program has come to its end.
 
 Their threads are daemons, so that a handler that never ends cannot keep the interpreter; replies
 under way at its exit are waited for here, for a while. The accepting thread of `Server.start` is no
-daemon: it keeps the program alive, as any thread of Python does, until somebody stops the server.
+daemon: it keeps the program alive, as any thread of Python does, until the server is stopped.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _serve_on() -> None:
     servers: list[StoppableServer] = []
     try:
         servers += [server for server in _servers() if server._keeps_alive()]
-        if hasattr(sys, "ps1"):  # whoever types at Python's prompt wonders why it stays
+        if hasattr(sys, "ps1"):  # at Python's prompt it would look as if Python hung
             for server in servers:
                 events.emit(events.ServingOn(server._place()))
         for server in servers:

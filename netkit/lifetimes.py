@@ -1,8 +1,8 @@
-"""Ends connections that have lasted too long, whatever their threads are at.
+"""Ends connections that have lasted too long, whatever their threads do.
 
 Unlike the limits of a single wait (`netkit.timing`), this one also counts while a handler computes
-or waits for something else, and for handlers that read the socket themselves. So a thread watches:
-one for a server that has the limit. It sleeps until the first connection is due.
+or waits for something else, and for handlers that read the socket themselves. So a server that has
+the limit has a thread for it, which sleeps until the first connection is due.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .connection import Connection
 from .threads import join
 from .timing import timed_out
 
-# What a handler gets for a last word, once it has been told (seconds); then its client is cut off.
+# How long a handler may still write once it has been interrupted (seconds); then it is cut.
 LAST_WORD_SECONDS = 1.0
 
 
@@ -29,10 +29,10 @@ class Lifetimes:
         # a signal handler may stop the server from within. Nothing is ended under it.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        # The lifetimes that there are. All are the same, unless the option has changed.
+        # The lifetimes of all connections: one, unless the option has changed.
         self._lifetimes: frozenset[float] = frozenset()
         self._due: float | None = None  # when it looks again, on the monotonic clock
-        self._has_come = False  # somebody has, while it looked
+        self._has_come = False  # a connection has, while the thread looked
         self._told: dict[int, int] = {}  # the thread's own: how often, by the connection's id
         self._closed = False
 
@@ -83,7 +83,7 @@ class Lifetimes:
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
-                self._due = None  # whoever comes while it looks says so
+                self._due = None  # a connection that comes meanwhile wakes it
                 self._has_come = False
                 lifetimes = self._lifetimes
             over, due, seen = self._look(lifetimes)
@@ -96,7 +96,7 @@ class Lifetimes:
     def _look(
         self, lifetimes: frozenset[float]
     ) -> tuple[list[_Over], float | None, frozenset[float]]:
-        """Those whose time is over; when the next one's is (None: nobody's); the lifetimes."""
+        """The connections whose time is over; the next one's moment, if any; all lifetimes."""
         told, self._told = self._told, {}
         now = time.monotonic()
         over: list[_Over] = []
@@ -129,7 +129,7 @@ _Over = tuple[Connection, float, bool]  # one whose time is over, its lifetime, 
 
 
 def _end(over: list[_Over]) -> None:
-    """End all of them, and tell of it only then: an observer may be slow."""
+    """End all of them, and emit the events only then: an observer may be slow."""
     told = []
     for connection, lifetime, hard in over:
         reason = timed_out("lifetime", lifetime, connection.peer)

@@ -1,4 +1,4 @@
-"""What a server listens on: opened, named, and closed.
+"""Opens, names and closes the listeners of a server.
 
 One listener is `socket`, as in `socketserver`; if there are more of them, it is the first. The
 hooks `server_bind` and `server_activate` are called for each, which is `socket` meanwhile.
@@ -59,7 +59,7 @@ class ListeningServer(ClientServer):
         self._more_files: tuple[SocketFile | None, ...] = ()  # of `_more_sockets`
         self._exclusive = False  # not for worker processes
         self._told_unlimited = False  # `events.Unlimited` has been emitted
-        # The events of listeners that are open, while others may still fail.
+        # The events of listeners that are open, while others may still fail; None outside `listen`.
         self._untold: list[events.Event] | None = None
 
     def _make_socket(self, family: int, address: Any) -> None:
@@ -176,8 +176,8 @@ class ListeningServer(ClientServer):
         `backlog`: how many may wait to be accepted (511; the system may allow fewer). `exclusive`:
         not for worker processes. Allowed again after the server was closed.
 
-        ServerStateError if it listens already; TypeError or ValueError for what cannot be meant;
-        OSError (with `address`, `port` and `syscall`) if the address cannot be had, and
+        ServerStateError if it listens already; TypeError or ValueError for invalid arguments;
+        OSError (with `address`, `port` and `syscall`) if the address cannot be bound, and
         socket.gaierror, which is one, if the name does not resolve.
         """
         given = (port, host, path, mode, owner, fd, ipv6_only, reuse_port)
@@ -199,7 +199,7 @@ class ListeningServer(ClientServer):
         An address is a port, or text: ``8080``, ``*:8080``, ``localhost:8080``, ``[::1]:8080``,
         ``unix:/run/app.sock``, ``@name`` (Linux) or ``fd:3``. After a ``?`` it may have settings,
         with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and
-        ``owner=user:group`` for a Unix socket. If one of them cannot be had, none is listened on.
+        ``owner=user:group`` for a Unix socket. If one of them cannot be bound, none is listened on.
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")
@@ -293,7 +293,7 @@ class ListeningServer(ClientServer):
         self.socket, self.address_family, self._file = sock, sock.family, file
         self.server_address = sock.getsockname()
         try:
-            if self._backlog is None and binding.is_listening(sock):  # nobody tells for how many
+            if self._backlog is None and binding.is_listening(sock):  # with a queue of unknown size
                 self.request_queue_size = max(self.request_queue_size, socket.SOMAXCONN)
             self.server_activate()
         except BaseException as error:
@@ -333,8 +333,8 @@ class ListeningServer(ClientServer):
     def _end_in_child(self) -> None:
         """In a forked child: it is closed, and has no connection but those of the calling thread.
 
-        The threads of the parent are not here, and may have left any lock held. Nothing is told to
-        the descriptors that are shared with the parent. A server that does not accept is left.
+        The threads of the parent are not here, and may have left any lock held. Nothing is written
+        to the descriptors that are shared with the parent. A server that does not accept is left.
         """
         if not self._accepting.end_in_child():
             return

@@ -31,7 +31,7 @@ def _nobody_asks(_: Any) -> None:
 
 
 class Registry:
-    """Who is connected. All methods may be called from any thread.
+    """The connections that are open. All methods may be called from any thread.
 
     Keyed by what `socketserver` calls the request, the accepted socket, since its methods hand on
     nothing else. Adding and removing take constant time.
@@ -40,7 +40,7 @@ class Registry:
     def __init__(self, left: Callable[[Connection], None] = _nobody_asks) -> None:
         """`left` is called with each connection that is over."""
         self._left = left
-        self._waiting = 0  # threads that wait for a change
+        self._waiting = 0  # how many threads wait for a change
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         # No connection is ended under it: its socket may be an object of the program's.
         self._lock = threading.RLock()
@@ -58,7 +58,7 @@ class Registry:
         self._counting = False
         self._involved = 0  # connections that the present drain began with, or took in
         self._cut: set[int] = set()  # those of them that were cut, by their ids
-        self._cutting = False  # whoever comes now is cut, too
+        self._cutting = False  # connections that come now are cut, too
 
     def add(self, connection: Connection) -> None:
         """Note a connection, before a thread is started for it; `announce` it then."""
@@ -162,7 +162,7 @@ class Registry:
             return self.of_thread(thread) is not None or thread in self._ending.values()
 
     def wait_for(self, count: int, seconds: float | None) -> bool:
-        """Until there are at least `count` (0: none); False if that takes more than `seconds`."""
+        """Wait until there are at least `count`, or none for 0; False after `seconds`."""
         me = threading.get_ident()
 
         def are_there() -> bool:
@@ -174,7 +174,7 @@ class Registry:
             return changed.wait_for(are_there, seconds)
 
     def notify(self) -> None:
-        """Have those who wait look whether what they wait for is the case."""
+        """Have each thread that waits look again at what it waits for."""
         with self._changed:
             self._changed.notify_all()
 
@@ -190,7 +190,7 @@ class Registry:
     # Draining
 
     def limit(self, deadline: Deadline, patience: Deadline = _NOW) -> None:
-        """Drain until `deadline` at the latest; leave all in peace until `patience`.
+        """Drain until `deadline` at the latest; ask no connection to finish before `patience`.
 
         Of several, the earliest counts.
         """
@@ -206,7 +206,7 @@ class Registry:
 
     @property
     def patient(self) -> bool:
-        """Whether a drain leaves all in peace for a while."""
+        """Whether a drain does not ask connections to finish yet."""
         remaining = self._patience.remaining()
         return remaining is not None and remaining > 0
 
@@ -226,19 +226,19 @@ class Registry:
             self._cut = set()
 
     def _end_inputs(self) -> float | None:
-        """Seconds until it is worth asking again; None: never."""
+        """Ask all to finish. Seconds until this is worth another call; None if it is not."""
         waits = [connection.end_input() for connection in self.live()]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def all_left(self, spare: int) -> Callable[[], bool]:
-        """For the next three: whether there is none but those that the thread `spare` serves."""
+        """For the waits below: a function that says whether only the thread `spare` serves any."""
         return lambda: not self._any_but(spare)
 
     def wait_while_draining(self, over: Callable[[], bool]) -> bool:
-        """Until ``over()``, or the limit has passed: then False.
+        """Wait until ``over()``; False if the limit has passed before.
 
-        Meanwhile those are asked to finish that could not be before. ``over()`` is asked again
-        when a connection is over, and after `notify`; the lock is held, so it only looks.
+        Meanwhile connections that could not be asked to finish before are asked. ``over`` is called
+        when a connection is over, and after `notify`, under the lock: it must not wait.
         """
         while not self._limit.expired():
             again = Deadline(self._end_inputs())
@@ -253,7 +253,7 @@ class Registry:
         return over()
 
     def wait_for_leaving(self, over: Callable[[], bool]) -> bool:
-        """Until ``over()``, the patience is over, or the limit has passed; nobody is asked."""
+        """Wait until ``over()`` (True), or until the patience or the limit has passed."""
         with self._waiting_for_changes() as changed:
             self._begin_counting_locked()
             while not over():
@@ -264,7 +264,7 @@ class Registry:
             return True
 
     def wait_until(self, over: Callable[[], bool], seconds: float | None) -> bool:
-        """Until ``over()``, as in `wait_while_draining`; False if time ran out."""
+        """Wait until ``over()``, as in `wait_while_draining`; False if `seconds` have passed."""
         with self._waiting_for_changes() as changed:
             return changed.wait_for(over, seconds)
 
@@ -273,7 +273,7 @@ class Registry:
         return self._limit.remaining()
 
     def wait_for_one(self, seconds: float) -> None:
-        """Until one of them is over, the limit changes or has passed, or `seconds` have."""
+        """Wait until a connection is over, the limit changes or passes, or for `seconds`."""
         with self._waiting_for_changes() as changed:
             changed.wait(Deadline(seconds).earlier(self._limit).remaining())
 
@@ -300,7 +300,7 @@ class Registry:
                     self._cut.discard(connection.id)
 
     def finish_spared(self, seconds: float, spare: int) -> None:
-        """Give who was spared by a drain `seconds` to finish, and then cut them, too."""
+        """Give connections that a drain has spared `seconds` to finish, and then cut them, too."""
         with self._waiting_for_changes() as changed:
             changed.wait_for(
                 lambda: all(c.was_cut or c.thread == spare for c in self._live.values()), seconds

@@ -86,7 +86,7 @@ class Server(StoppableServer):
     ) -> None:
         """As in `socketserver`. `server_address` None: not bound yet, see `listen`.
 
-        TypeError or ValueError for an address, a handler or an option that cannot be meant;
+        TypeError or ValueError for an invalid address, handler or option;
         OSError, with the attributes `address` and `port`, if the address cannot be bound.
         """
         server_address = binding.checked(server_address)
@@ -122,10 +122,10 @@ class Server(StoppableServer):
     def start(self: _Self, daemon: bool = False) -> _Self:
         """Serve in the background, in a thread of its own; returns the server itself.
 
-        Like a server in the foreground, it keeps the process alive, until somebody stops it; Ctrl+C
-        does so gracefully once the program has come to its end. As a `daemon`, it is stopped then
-        by itself, as by `server_close`. ServerStateError if the server is serving already, is not
-        bound, or closed.
+        Like a server in the foreground, it keeps the process alive until it is stopped; Ctrl+C
+        stops it gracefully once the program has come to its end. A `daemon` is stopped when the
+        program ends, as by `server_close`. ServerStateError if the server is serving already, is
+        not bound, or closed.
         """
         acceptor = self._begin_alone()
         if acceptor is not None:
@@ -205,7 +205,7 @@ class Server(StoppableServer):
 
     def _accept_until_stopped(self, acceptor: Acceptor, poll_interval: float) -> None:
         accepting = self._accepting  # that of another life, if a hook takes long
-        if not accepting.take_over(acceptor):  # whoever began it was interrupted
+        if not accepting.take_over(acceptor):  # the thread that began it was interrupted
             acceptor.close()
             return
         try:
@@ -258,8 +258,8 @@ class Server(StoppableServer):
         """Accept clients in the calling thread, until the server is stopped.
 
         Yields each `Connection`, which the caller closes, in whichever thread; the handler is not
-        called. All limits hold. Who is queued when the server is stopped is not served; who is
-        connected has the usual time to finish. ServerStateError as for `start`.
+        called. All limits hold. Clients that are queued when the server is stopped are not served;
+        those that are connected have the usual time to finish. ServerStateError as for `start`.
         """
         accepting, taken = self._accepting, deque[Connection]()
         acceptor = self._begin_alone(single=True, taken=taken)
@@ -306,14 +306,14 @@ class Server(StoppableServer):
 
 
 def no_handler(connection: Connection) -> None:
-    """What stands for the handler of a server that has none."""
+    """The handler of a server that was given none."""
     raise ServerStateError(_NO_HANDLER)
 
 
 def create_server(handler: Any = no_handler, **options: Any) -> Server:
     """A server that is not bound yet: ``create_server(handler).listen(8080)``.
 
-    `handler` and `options` as for `Server`; TypeError or ValueError if they cannot be meant.
+    `handler` and `options` as for `Server`; TypeError or ValueError if they are invalid.
     Without a handler, clients are taken by ``for connection in server``.
     """
     return Server(None, handler, **options)

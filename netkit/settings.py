@@ -1,4 +1,4 @@
-"""What can be changed of a server while it serves: its options, and the files that they name."""
+"""Changes a server while it serves: its options, and the files that they name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AdjustableServer(Doorway):
         self._time_limits: TimeLimits | None = None
 
     def suspend(self) -> None:
-        """Accept nobody until `resume`: new clients wait in the kernel's queue."""
+        """Accept no client until `resume`: new clients wait in the kernel's queue."""
         self._admission.suspend()
         self._wake_acceptor()
 
@@ -42,7 +42,7 @@ class AdjustableServer(Doorway):
         self._admission.resume()
 
     def configure(self, **options: Any) -> None:
-        """Change options, those of the constructor; who is connected keeps what it has.
+        """Change options of the constructor. They hold for new clients, not for connected ones.
 
         A `profile` changes all options that it sets, except those given beside it. Errors as there,
         and then nothing is changed. In a worker process: its own, and not how many connections all
@@ -131,7 +131,7 @@ class AdjustableServer(Doorway):
         return _has_files(options) or bool(lists_in_files(options) or _to_be_reopened(options))
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """What TLS is spoken with to those who connect now; None: it is not."""
+        """The context for the TLS of new clients; None if the server has no TLS."""
         return self._tls
 
     def _speaks_tls(self) -> bool:

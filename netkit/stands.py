@@ -1,13 +1,13 @@
 """Where threads wait that accept for themselves, beside the accepting thread.
 
-A client that such a thread accepts is served at once: nobody is woken for it, and nothing handed
-over. While somebody stands here, the accepting thread leaves the clients to them. Rules:
+Such a thread serves the client that it accepts, without waking another one. While a thread stands
+here, the accepting thread leaves the clients to it. Rules:
 
 1. Each stand is an epoll of its own, with the listeners as exclusive (EPOLLEXCLUSIVE, epoll(7)), so
-   that the kernel wakes one thread for a client. Where there is no such thing, nobody stands.
-2. An epoll that was not asked does not know of a client, even if it is waited for later. So whom
-   the kernel has woken for one sees to it: who leaves without accepting wakes the accepting thread,
-   which looks at the listeners itself; and so does the last one to leave.
+   that the kernel wakes one thread for a client. Without EPOLLEXCLUSIVE, no thread stands.
+2. The kernel tells of a client only the epoll that it has woken, even if others are waited for
+   later. So a thread that was woken and cannot accept wakes the accepting thread, which looks at
+   the listeners itself; and so does the last thread that leaves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST = 8
 
 
 class Stands:
-    """Those of one server, made as they are needed. Thread-safe.
+    """The stands of one server, made as they are needed. Thread-safe.
 
     `wake` has the accepting thread look at the listeners; it is called with no lock held.
     """
@@ -89,7 +89,7 @@ class Stands:
             return stand
 
     def close(self) -> None:
-        """Have all leave, and nobody come any more; each stand is given back once it is free."""
+        """Have all threads leave, and no more come; each stand is closed once it is free."""
         with self._lock:
             self._closed = True
             if self._end >= 0:

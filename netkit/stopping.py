@@ -1,13 +1,14 @@
 """How a server stops.
 
-It has an order: accept nobody any more; have idle clients see the end of input; take in those who
-are queued; wait for the busy ones until the deadline; cut the rest; join the threads; report.
+A stop has an order: it ends the turn of accepting; has idle clients see the end of input; accepts
+the queued clients; waits for the busy ones until the deadline; cuts the rest; joins the threads;
+reports.
 
 Rules:
 
-1. Every wait has one deadline, which a second call may bring forward. What may run code of the
-   program's (the accepting thread, a client's, the watchdog) is waited for until then, and
-   `CUT_GRACE` longer; then it is left behind, and ends by itself once that code returns.
+1. All waits have one deadline, which a second call may bring forward. A stop waits for the threads
+   that may run code of the program (the accepting thread, a client's, the watchdog) until then,
+   and for `CUT_GRACE` more; then it leaves them behind, and they end once that code returns.
 2. A thread that a stop waits for, and that stops the server itself (a handler, an observer), does
    not wait for that stop.
 """
@@ -25,12 +26,11 @@ from .options import check_seconds
 from .registry import StopReport
 from .threads import join
 
-# What a cut client's thread gets to notice and end (seconds). A handler that is busy with something
-# else is left behind.
+# How long a stop waits for the threads of the clients that it has cut (seconds).
 CUT_GRACE = 1.0
 
-# What a stop may take longer than its deadline and that grace: a thread that waits for another
-# one's stop gives it so long (seconds).
+# How much longer than the deadline and the grace a stop may take before a thread that waits for it
+# goes on without it (seconds).
 _SLACK = 0.05
 
 
@@ -71,7 +71,7 @@ class StoppableServer(ListeningServer):
     def _limit_locked(self, timeout: float | None, patience: float) -> None:
         seconds = self._options.drain_timeout if timeout is None else timeout
         self._connections.limit(Deadline(patience + seconds), Deadline(patience))
-        self._changed.notify_all()  # whoever waits for the stop waits for less, perhaps
+        self._changed.notify_all()  # the wait for the stop may be shorter now
 
     def shutdown(self) -> None:
         """End `serve_forever`, and wait until it has ended (milliseconds).
@@ -84,14 +84,14 @@ class StoppableServer(ListeningServer):
         self._accepting.wait_for_end()
 
     def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
-        """Stop gracefully, and say what became of the clients.
+        """Stop gracefully, and report how many clients finished and how many were cut.
 
-        Nobody is accepted any more but who is queued already. For `patience` seconds nobody is
-        disturbed: clients may go on, and leave by themselves. Then idle ones see the end of input;
-        busy ones get `timeout` seconds (None: the option `drain_timeout`), then they are cut.
-        Idempotent; a second call, from another thread, waits for the first, and the shorter of the
-        two time limits counts. In a handler, its own connection is left out; other threads that
-        call this later, and the interpreter's exit, give that one its time.
+        The clients that are queued already are the last to be accepted. For `patience` seconds
+        clients go on as before. Then idle ones see the end of input; busy ones get `timeout`
+        seconds (by default the option `drain_timeout`) before they are cut. Idempotent; a second
+        call, from another thread, waits for the first, and the shorter of the two time limits
+        counts. A handler that calls this does not wait for its own connection; other threads that
+        call this later, and the interpreter's exit, give that connection its time.
         """
         with self._changed:
             if timeout is None:
@@ -114,13 +114,13 @@ class StoppableServer(ListeningServer):
         return self._report if self._state is State.CLOSED else self._connections.drained()
 
     def close(self) -> StopReport:
-        """Stop now: as `stop`, with no time for anybody."""
+        """Stop now: as `stop`, with no time for busy clients."""
         return self.stop(0)
 
     def server_close(self) -> None:
         """Stop gracefully within `drain_timeout`, as `stop` does; idempotent.
 
-        With `block_on_close` False: closes the listener, and leaves those who are connected.
+        If `block_on_close` is False, it closes the listeners and leaves the clients connected.
         """
         self._close_down()
 
@@ -170,7 +170,7 @@ class StoppableServer(ListeningServer):
         )
 
     def _wait_for_other_stop_locked(self) -> None:
-        """Until it has ended, or is overdue: an observer that it calls may never return."""
+        """Wait until it has ended or is overdue: an observer that it calls may never return."""
         while self._state is State.DRAINING and self._connections.time_left() != 0:
             self._changed.wait(self._connections.time_left())
         self._changed.wait_for(lambda: self._state is not State.DRAINING, CUT_GRACE + _SLACK)
@@ -199,13 +199,13 @@ class StoppableServer(ListeningServer):
             events.emit(events.Stopped(*self._report))
 
     def _end_accepting(self) -> None:
-        """Nobody accepts any more: take in who is queued, and close the listeners."""
+        """After the turn of accepting: accept the queued clients, and close the listeners."""
         self._join_background(self._connections.time_left())
         self._accept_queued()
         self._close_listeners()
 
     def _wait_for_threads(self, over: Callable[[], bool], everybody: Callable[[], bool]) -> None:
-        """For at most `CUT_GRACE`, and leave those behind that are busy with something else."""
+        """Wait for at most `CUT_GRACE`, and leave the other threads behind."""
         self._client_threads.close()
         grace = Deadline(CUT_GRACE)
         if self._connections.wait_until(over, CUT_GRACE):
