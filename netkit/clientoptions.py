@@ -124,11 +124,6 @@ def _check_kind(kind: Any, what: str) -> Callable[[str, object], None]:
     return check
 
 
-def _check_resolver(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a function, not {value!r}")
-
-
 def _check_keep_alive(name: str, value: object) -> None:
     if isinstance(value, bool):
         return
@@ -148,7 +143,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
     "retry": _check_rounds,
     "family": _check_family,
     "source_address": _check_source,
-    "resolver": _check_resolver,
+    "resolver": _check_kind(Callable, "a function"),
     "cancel": _check_kind(Cancel, "a netkit.Cancel"),
     "keep_alive": _check_keep_alive,
     "tos": _check_tos,

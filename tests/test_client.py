@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -464,8 +463,11 @@ def test_rounds_are_tried_until_one_succeeds(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(dialling, "FIRST_PAUSE", 0.02)
     port = closed_port()
     conns: list[Any] = []
-    with in_thread(lambda: conns.append(connect(port, "127.0.0.1", retry=1000))):
-        time.sleep(0.05)  # a round or two
+    with (
+        observed(events.AttemptFailed) as failed,
+        in_thread(lambda: conns.append(connect(port, "127.0.0.1", retry=1000))),
+    ):
+        wait_until(lambda: failed)
         with netkit.create_server(shout).listen(port, "127.0.0.1"):
             wait_until(lambda: conns)
             with conns[0] as conn:
