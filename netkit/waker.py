@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 
 from . import sockets
+from .forks import do_not_undo, undo_in_children
 
 
 class Waker:
     """A descriptor that a wait includes, and that `wake` makes readable. Holds two until `close`.
 
-    `wake` and `close` may be called from any thread and from a signal handler; the rest belongs to
-    the thread that waits.
+    `wake` and `close` may be called from any thread and from a signal handler, and in a process
+    that was forked meanwhile; the rest belongs to the thread that waits.
     """
 
     def __init__(self) -> None:
@@ -21,6 +23,8 @@ class Waker:
         # Held while the input is used or closed: without it, a late `wake` could write into a
         # descriptor that another socket has by then. Re-entrant, for signal handlers.
         self._using = threading.RLock()
+        self._free: Callable[[], object] = self._using._at_fork_reinit  # type: ignore[attr-defined]
+        undo_in_children(self._free)
 
     def fileno(self) -> int:
         """The descriptor to wait for: readable after `wake`, until `clear`."""
@@ -44,3 +48,4 @@ class Waker:
         self._output.close()
         with self._using:
             self._input.close()
+        do_not_undo(self._free)
