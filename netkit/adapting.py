@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import socketserver
 from collections.abc import Callable, Mapping
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
@@ -154,9 +154,9 @@ def problem_of_result(function: Any) -> str | None:
     while isinstance(function, functools.partial):
         function = function.func
     for called in (function, type(function).__call__):
-        flags = getattr(getattr(called, "__code__", None), "co_flags", 0)
+        code = getattr(called, "__code__", None)
         for flag, text in _DEFERRED.items():
-            if flags & flag:
+            if isinstance(code, CodeType) and code.co_flags & flag:
                 return text
     return None
 

@@ -109,8 +109,8 @@ def _check_constructor(kind: type[Server], handler: Any, options: dict[str, Any]
         inspect.signature(kind).bind(None, handler, **options)
     except TypeError as error:
         raise TypeError(
-            f"a spawned worker calls {kind.__name__}(None, handler, **options of netkit), which"
-            f" its constructor does not take: {error}"
+            f"{kind.__name__} cannot be made in a spawned worker ({error}): its constructor must"
+            " take (server_address, handler, **options)"
         ) from None
 
 

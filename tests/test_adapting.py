@@ -44,6 +44,16 @@ class Callable1:
         pass
 
 
+class Proxy:
+    """Has an attribute of each name, as `xmlrpc.client.ServerProxy` and its methods."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *arguments: Any) -> None:
+        pass
+
+
 class Callable3:
     def __call__(self, request: Any, client_address: Any, server: Any) -> None:
         pass
@@ -90,7 +100,8 @@ WANT_THE_SOCKET: list[tuple[Any, dict[str, Any]]] = [
     (record, {}),
     (record, {"any": "thing"}),
     (Callable3(), {}),
-    (max, {}),  # keeps its signature to itself
+    (max, {}),  # has no signature
+    (Proxy(), {}),
 ]
 
 
