@@ -107,8 +107,7 @@ class TlsStream(Agreed):
         self._receiving, self._is_receiving = threading.RLock(), False
         self._is_decrypting = False
         self._records = Records()
-        self.fed = 0
-        """How often there was something new from `receive`."""
+        self.fed = 0  # how often there was something new from `receive`
         self._chunk = RECORD  # what `receive` is asked for
         self._hungry = True  # OpenSSL has read all there is, and more may come
         self._answered = False  # there are answers to be sent
@@ -192,7 +191,9 @@ class TlsStream(Agreed):
                     seen = self.fed
                 if self._answered:
                     self._send_answers()
-                self._take_in(seen)
+                data = self._take_in(seen, size)
+                if data is not None:
+                    return data
         except TlsError:
             self._send_answers()  # the last of them is the alert
             raise
@@ -287,8 +288,8 @@ class TlsStream(Agreed):
             self._first += ciphertext
         self._hungry = False  # last: a signal handler that looks before finds nothing
 
-    def _take_in(self, seen: int) -> None:
-        """Wait for more ciphertext, unless another thread has brought some since `seen`."""
+    def _take_in(self, seen: int, size: int = 0) -> bytes | None:
+        """Wait for more ciphertext, if none has come since `seen`; up to `size` bytes of it."""
         with self._receiving:
             if self._is_receiving:
                 raise RuntimeError(_AMID)
@@ -298,8 +299,10 @@ class TlsStream(Agreed):
                     ciphertext = self._receive(self._chunk)
                     with self._lock:
                         self._feed(ciphertext)
+                        return self._decrypt(size) if size else None
             finally:
                 self._is_receiving = False
+        return None
 
     # Writing
 
@@ -317,7 +320,16 @@ class TlsStream(Agreed):
                     raise RuntimeError(_AMID)
                 try:
                     self._is_sending = True
-                    self._send_all(data, size)
+                    if self._first is not None:
+                        raise self._failure or ValueError(_TOO_EARLY)
+                    if self._ended:
+                        raise WriteAfterEndError
+                    if 0 < size <= PIECE:
+                        self._transmit(self._encrypted(data))
+                    elif size:
+                        with memoryview(data).cast("B") as whole:
+                            for at in range(0, size, PIECE):
+                                self._transmit(self._encrypted(whole[at : at + PIECE]))
                 finally:
                     self._is_sending = False
         except TlsError:  # there may be an alert for the peer
@@ -358,18 +370,6 @@ class TlsStream(Agreed):
             return self._is_sending
         finally:
             self._sending.release()
-
-    def _send_all(self, data: _Bytes, size: int) -> None:
-        if self._first is not None:
-            raise self._failure or ValueError(_TOO_EARLY)
-        if self._ended:
-            raise WriteAfterEndError
-        if 0 < size <= PIECE:
-            self._transmit(self._encrypted(data))
-        elif size:
-            with memoryview(data).cast("B") as whole:
-                for at in range(0, size, PIECE):
-                    self._transmit(self._encrypted(whole[at : at + PIECE]))
 
     def _encrypted(self, piece: _Bytes) -> bytes:
         while True:
