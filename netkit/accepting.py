@@ -43,7 +43,7 @@ class Accepting:
         self._resting = False
         self._hands: set[int] = set()  # the threads that lend a hand just now
         self.helped = False
-        """Whether a thread has stood by in this turn: the acceptor may have missed a client then."""
+        """Whether a thread has stood by in this turn: the acceptor may miss a client then."""
         self.stop_requested = False
         self.has_begun = False
         """Whether there was a turn since the last `expect`, if only one that ended at once."""
