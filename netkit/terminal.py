@@ -1,13 +1,13 @@
-"""A conversation on a terminal: the user types lines while text from elsewhere comes in.
+"""A conversation on a terminal: the user types lines while the peer's text comes in.
 
 Rules:
 
 1. Incoming text never commands the terminal: control characters are made visible.
 2. Incoming text is shown above the line that is being typed: a row is inserted there, and the
-   cursor is put back where it was (VT100's index, save and restore, and the VT102's insert line),
-   whatever readline has drawn. One system call writes all of that, and the kernel never mixes two.
-3. Only the end of the conversation interrupts the input of a line, by a signal: readline then gives
-   the terminal back as it found it.
+   cursor returns to its place (VT100's index, save and restore, and the VT102's insert line),
+   whatever readline has drawn. One system call writes all of that, so that nothing gets between.
+3. Only the end of the conversation interrupts the input of a line, by a signal: readline then
+   restores the terminal.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from types import TracebackType
 
 from .stdio import Output
 
-# The time after which the signal that ends the input is sent again (seconds): readline does not
-# notice a signal that comes just before it waits.
+# The time after which the signal that ends the input is sent again (seconds): readline misses a
+# signal that comes just before it waits.
 NOTICED = 0.05
 
 
 class _CaretNotation(dict[int, str]):
-    """As ``cat -v``: ``^[`` for escape; other unprintable characters by their numbers."""
+    """Control characters as ``cat -v`` shows them (``^[``), other unprintable ones as numbers."""
 
     def __missing__(self, code: int) -> str:
         if code < 0x20 or code == 0x7F:
@@ -44,10 +44,10 @@ _VISIBLE = _CaretNotation({ord("\n"): "\n", ord("\t"): "\t"})
 
 
 class Visible:
-    r"""Bytes in pieces as text (UTF-8) that is safe to show.
+    r"""Converts bytes (UTF-8), in pieces, to text that is safe to show.
 
-    Lines end with ``\n``, also those that ended with ``\r\n``. Control characters become ``^[``,
-    other unprintable characters ``\u202e``, and bytes that are no text ``\xff``.
+    Lines end with ``\n``, even if they ended with ``\r\n``. Control characters become ``^[``,
+    other unprintable characters ``\u202e``, and invalid bytes ``\xff``.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Visible:
 
 
 def rows(line: str, columns: int) -> list[str]:
-    """Cut `line` into pieces of at most so many columns of a terminal; at least one piece."""
+    """Cut `line` into pieces of at most `columns` columns; at least one piece."""
     found = [""]
     room = columns
     for char in line.expandtabs():
@@ -77,14 +77,14 @@ def rows(line: str, columns: int) -> list[str]:
 
 
 class Above:
-    """Makes the output that shows text above the row of the cursor and leaves that row as it is.
+    """Makes the output that shows text above the row of the cursor, which stays as it is.
 
-    Text that does not end with a newline is shown in a row of its own. The rest of its line is put
-    behind it, unless the user has pressed Enter meanwhile.
+    Text without a newline at its end is shown in a row of its own. The rest of its line is added
+    there, unless the user has pressed Enter meanwhile.
     """
 
-    # One row further down, where the screen may have to scroll, and back: now there is room below.
-    # Then save the cursor and insert a row here, which pushes this one down; and down again.
+    # Go down one row, where the screen may have to scroll, and back: now there is room below. Then
+    # save the cursor, insert a row here, which pushes this one down, and follow it.
     _INSERT = "\x1bD\x1b[A\x1b7\r\x1b[L{}\x1b8\x1b[B"
     _REPLACE = "\x1b7\x1b[A\r\x1b[K{}\x1b8"
 
@@ -92,11 +92,11 @@ class Above:
         self._unfinished = ""
 
     def entered(self) -> None:
-        """Note that Enter was pressed: the unfinished row is no longer just above the cursor."""
+        """Enter was pressed: the unfinished row is no longer just above the cursor."""
         self._unfinished = ""
 
     def show(self, text: str, columns: int) -> str:
-        """The output that shows `text` on a terminal of so many columns."""
+        """The output that shows `text` on a terminal with so many columns."""
         begun, width = self._unfinished, columns - 1
         *whole, rest = (begun + text).split("\n")
         pieces = [piece for line in whole for piece in rows(line, width)]
@@ -123,24 +123,24 @@ def is_interactive() -> bool:
 
 
 class _Over(BaseException):
-    """The conversation is over: raised in the midst of the input of a line."""
+    """The conversation is over: raised during the input of a line."""
 
 
 class _Suspended(BaseException):
-    """Ctrl+Z: raised in the midst of the input of a line; readline gives the terminal back."""
+    """Ctrl+Z: raised during the input of a line, so that readline restores the terminal."""
 
 
 class Terminal:
     """The process's terminal, in a ``with`` block of the main thread.
 
-    It reads lines with readline: they can be edited, and earlier ones recalled. Other threads call
-    `write` and `end`. It uses SIGUSR1 meanwhile, and on SIGTERM the program ends with status 143,
-    so that the terminal is restored. After Ctrl+Z and ``fg``, the half-typed line is there again.
+    It reads lines with readline, which edits them and recalls earlier ones. Other threads call
+    `write` and `end`. Meanwhile it uses SIGUSR1, and SIGTERM ends the program with status 143, so
+    that the terminal is restored. After Ctrl+Z and ``fg``, the half-typed line is shown again.
     """
 
     def __init__(self) -> None:
         self._above = Above()
-        self._lock = threading.Lock()  # guards `_above`, and the order of what it makes
+        self._lock = threading.Lock()  # guards `_above`, and the order of its output
         self._output = Output(1)
         self._reading = False
         self._over = False
@@ -152,7 +152,7 @@ class Terminal:
         import readline
 
         readline.parse_and_bind("set horizontal-scroll-mode on")  # the line is one row, always
-        # Input is passed on as it is, also bytes that are no text.
+        # Bytes that are not text are passed on unchanged.
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         self._thread = threading.get_ident()
         self._previous = [
@@ -186,7 +186,7 @@ class Terminal:
         except (EOFError, _Over):
             return
         except KeyboardInterrupt:
-            # A second signal at the wrong moment makes Python forget what the first one has raised,
+            # A second signal at the wrong moment makes Python forget the exception of the first,
             # and then it takes an interrupted readline for Ctrl+C.
             if not self._interrupted:
                 raise
@@ -194,7 +194,7 @@ class Terminal:
             self._ended.set()
 
     def write(self, text: str) -> None:
-        """Show `text`, which must have no control characters."""
+        """Show `text`, which must not have control characters."""
         with self._lock:
             shown = self._above.show(text, shutil.get_terminal_size().columns)
             self._output.write(encoded(shown))
@@ -217,7 +217,7 @@ class Terminal:
             self._stop_and_restore()
 
     def _stop_and_restore(self) -> None:
-        """Stop as Ctrl+Z does by default; then have readline begin with the same line."""
+        """Stop as by default; then have readline begin with the same line."""
         import readline
 
         def restore() -> None:
@@ -227,7 +227,7 @@ class Terminal:
         line = self._half_typed
         self._stop()
         with self._lock:
-            self._above.entered()  # the shell has written between
+            self._above.entered()  # the shell has written meanwhile
         readline.set_startup_hook(restore)
 
     def _stop(self) -> None:
@@ -252,10 +252,10 @@ class Terminal:
 
 
 def terminate(signum: int, frame: object) -> None:
-    """A signal handler that ends the program as the signal would, but cleanly."""
+    """End the program with the status of the signal, but cleanly. A signal handler."""
     raise SystemExit(128 + signum)
 
 
 def encoded(text: str) -> bytes:
-    """`text` encoded for standard output; characters that it does not have are escaped."""
+    """`text` encoded for standard output. Characters that its encoding lacks are escaped."""
     return text.encode(sys.stdout.encoding, "backslashreplace")

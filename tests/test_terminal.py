@@ -133,19 +133,19 @@ def test_after_enter_the_rest_of_a_line_stands_below() -> None:
     assert screen.row == 3
 
 
-# Whether there is one
+# Without a terminal
 
 
-def test_without_a_terminal_nobody_types() -> None:
+def test_a_pipe_is_not_interactive() -> None:
     assert not is_interactive()
 
 
-def test_without_readline_lines_are_not_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_readline_is_not_interactive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "readline", None)
     assert not is_interactive()
 
 
-def test_what_has_ended_is_not_read_and_other_signals_do_no_harm(
+def test_after_the_end_no_line_is_read_and_the_signals_are_restored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("readline")
@@ -163,7 +163,7 @@ def test_what_has_ended_is_not_read_and_other_signals_do_no_harm(
 
 
 class Session:
-    """A `netkit connect` that somebody sees and types into."""
+    """A `netkit connect` on a terminal of the test."""
 
     def __init__(self, *arguments: str) -> None:
         self.seen = ""
@@ -237,7 +237,7 @@ def prompt(conn: netkit.Connection) -> None:
             return
 
 
-def test_lines_are_edited_and_had_back_and_what_comes_stands_above() -> None:
+def test_lines_are_edited_and_recalled_and_incoming_text_stands_above() -> None:
     with serving(prompt) as server, session(str(server.server_address[1])) as user:
         user.look_for("name? \x1b8")
         user.wait_for_readline()
@@ -264,7 +264,7 @@ def test_a_server_that_ends_ends_the_line_that_is_being_typed() -> None:
             assert user.seen.endswith("\r\n0 bytes sent, 0 bytes received\r\n")
 
 
-def test_a_reset_is_told_below_the_line_that_is_being_typed() -> None:
+def test_a_reset_is_reported_below_the_line_that_is_being_typed() -> None:
     with serving(netkit.EchoHandler) as server:
         port = server.server_address[1]
         with session(str(port)) as user:
@@ -294,7 +294,7 @@ def test_ctrl_d_ends_our_side_and_the_rest_is_shown() -> None:
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str
 )
-def test_the_terminal_is_given_back_as_it_was(signum: int, status: int) -> None:
+def test_the_terminal_is_restored(signum: int, status: int) -> None:
     with serving(netkit.EchoHandler) as server:
         with session(str(server.server_address[1])) as user:
             assert user.echoes()
