@@ -163,7 +163,7 @@ def test_in_tls_1_3_the_client_gets_the_alert_when_it_reads(cert: str | None, te
     ],
 )
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_client_without_tls_is_told_from_a_bad_one(sent: bytes, shown: str, step: int) -> None:
+def test_a_client_without_tls_is_recognised(sent: bytes, shown: str, step: int) -> None:
     joined = Joined(shake=False)
     joined.up.send(sent)
     receive = joined.server._receive

@@ -160,12 +160,6 @@ def test_an_error_has_the_status_and_the_line_of_the_command(tmp_path: Path) -> 
     assert result.stderr.startswith("netkit echo: error: 'no-port' has no port: ")
 
 
-def test_the_netkit_script_runs_a_handler_of_the_current_directory(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text("def shout(conn): conn.end(conn.read().upper())\n")
-    with script(ROOT / "bin" / "netkit", "serve", "app:shout", cwd=tmp_path) as (_, port):
-        assert ask(port) == b"HELLO\n"
-
-
 def test_a_python_path_of_the_user_is_kept(tmp_path: Path) -> None:
     modules = tmp_path / "modules"
     modules.mkdir()
@@ -241,7 +235,7 @@ def test_an_interpreter_that_is_missing_is_a_failure_where_everything_must_be_te
     assert machine.test(CI="false") == (0, "")
 
 
-def test_a_machine_without_a_fit_python_is_told_what_the_tests_need(tmp_path: Path) -> None:
+def test_the_error_without_a_fit_python_says_what_the_tests_need(tmp_path: Path) -> None:
     status, line = Machine(tmp_path).test()
     assert status == 1
     assert line == (

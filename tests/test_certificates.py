@@ -17,7 +17,7 @@ import pytest
 from secure import Joined, contexts, files, optional, received
 from support import observed
 
-from netkit import certificates, events
+from netkit import events
 from netkit.certificates import (
     TlsFiles,
     client_context,
@@ -59,7 +59,7 @@ def test_nothing_older_than_tls_1_2_is_spoken() -> None:
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_a_client_verifies_the_server_unless_told_otherwise() -> None:
+def test_a_client_verifies_the_server_by_default() -> None:
     assert client_context().verify_mode == ssl.CERT_REQUIRED
     assert client_context().check_hostname
     assert (
@@ -116,19 +116,6 @@ def test_a_star_stands_for_one_label_and_a_name_may_have_any_letters(
     session = types.SimpleNamespace(context=None)
     server.sni_callback(session, asked, server)
     assert (session.context is not None) is found
-
-
-def test_no_context_is_made_for_a_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
-    sni = {host: (path, None) for host, path in files().named.items()}
-    server = server_context(TlsFiles(files().server, sni=sni))
-    client = client_context(files().ca)
-
-    def fail(*_: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(certificates, "_context", fail)
-    for _ in range(2):
-        assert Joined(server, client, "example.net").client.version
 
 
 def test_clients_are_verified_and_alpn_works_with_every_name() -> None:

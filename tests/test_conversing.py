@@ -14,7 +14,7 @@ from netkit.conversing import _exchange, _Sender
 from netkit.stdio import Input
 
 
-def test_an_input_that_fails_is_told_of_once_all_replies_are_there() -> None:
+def test_an_input_that_fails_is_reported_after_all_replies() -> None:
     ours, peer = socket.socketpair()
 
     def pieces() -> Iterator[bytes]:

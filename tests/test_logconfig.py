@@ -76,7 +76,7 @@ def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.
     assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
 
 
-def test_a_closed_stream_is_no_terminal_and_loses_the_records_only() -> None:
+def test_a_closed_stream_loses_the_records_only() -> None:
     stream = Terminal()
     stream.close()
     with logging_put_back():

@@ -61,7 +61,7 @@ def test_the_numbers_can_be_sent_to_a_process_that_is_being_started() -> None:
     others.close()
 
 
-def test_connections_take_their_numbers_from_where_they_are_told(
+def test_the_source_of_connection_numbers_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stream, "_take_id", stream._take_id)

@@ -23,7 +23,6 @@ from support import (
     Cli,
     in_thread,
     observed,
-    receive_all,
     receive_exactly,
     serving,
     wait_until,
@@ -112,12 +111,6 @@ def test_the_command_line_takes_a_profile_and_options_beside_it() -> None:
                 cli.wait_for_line("max_connections: new clients wait")
         cli.send_signal()
         assert cli.wait() == 0
-
-
-def test_the_command_line_refuses_another_profile() -> None:
-    with Cli("echo", "--profile", "private", listening=False) as cli:
-        assert cli.wait() == 2
-        assert "--profile: it must be 'public', not 'private'" in cli.lines[-1]
 
 
 # A server that has no limit
@@ -341,23 +334,3 @@ def test_a_flood_of_connections_that_are_gone_at_once_keeps_no_good_client_out()
                     good.go_on(20)
             finally:
                 over.set()
-
-
-@needs_loopback
-def test_a_message_that_is_too_large_names_the_option_and_costs_no_more_memory() -> None:
-    errors = []
-
-    def everything(conn: netkit.Connection) -> None:
-        try:
-            conn.read()
-        except netkit.MessageTooLongError as error:
-            errors.append(str(error))
-            raise
-
-    with serving(everything, profile="public") as server:
-        with socket.create_connection(server.server_address, PATIENCE) as sock:
-            with contextlib.suppress(ConnectionError):
-                sock.sendall(b"x" * (PUBLIC["max_message"] + 1))
-            with contextlib.suppress(ConnectionError):
-                assert receive_all(sock) == b""
-    assert "max_message" in errors[0]

@@ -75,15 +75,14 @@ def test_a_hello_may_be_spread_over_records_and_followed_by_more(
     assert server_name(in_records(HELLO[5:], sizes) + more) == "example.org"
 
 
-@pytest.mark.parametrize("end", range(len(HELLO)))
-def test_a_part_of_a_hello_has_no_name(end: int) -> None:
-    assert server_name(HELLO[:end]) is None
+def test_a_part_of_a_hello_has_no_name() -> None:
+    assert {server_name(HELLO[:end]) for end in range(len(HELLO))} == {None}
 
 
 @pytest.mark.parametrize(
     "shown", [b"\xffxample.org", b"\x1b[31mle.org", b"exa\rple.org", b"exa\0ple.org", b" " * 0]
 )
-def test_a_name_that_is_no_printable_ascii_is_none(shown: bytes) -> None:
+def test_a_name_that_is_not_printable_ascii_is_none(shown: bytes) -> None:
     good = (14).to_bytes(2, "big") + b"\0" + (11).to_bytes(2, "big") + b"example.org"
     assert HELLO.count(good) == 1
     bad = shown.ljust(11, b"x") if shown else b""
@@ -104,4 +103,5 @@ def test_other_messages_records_and_kinds_of_names_have_no_name() -> None:
 @pytest.mark.fuzz
 @given(st.binary(max_size=200), st.integers(0, len(HELLO)), st.integers(0, len(HELLO)))
 def test_no_bytes_are_too_odd_to_be_looked_at(odd: bytes, start: int, end: int) -> None:
-    assert server_name(HELLO[:start] + odd + HELLO[end:]) in (None, "example.org") or odd
+    name = server_name(HELLO[:start] + odd + HELLO[end:])
+    assert name is None or (name.isascii() and name.isprintable())

@@ -94,7 +94,7 @@ def test_the_page_on_an_index_has_no_links_that_lead_nowhere(unpacked: Path) -> 
     assert re.findall(r"\]\((?!https?:)[^)]*\)", page) == []
 
 
-def test_the_index_is_told_of_each_version_of_python_that_the_readme_names(unpacked: Path) -> None:
+def test_the_classifiers_are_the_versions_of_python_in_the_readme(unpacked: Path) -> None:
     page = (unpacked / "PKG-INFO").read_text(encoding="utf-8")
     oldest, latest = re.findall(r"CPython 3\.(\d+) to 3\.(\d+)", page)[0]
     assert re.findall(r"^Classifier: .*:: 3\.(\d+)$", page, re.MULTILINE) == [

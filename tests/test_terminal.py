@@ -29,7 +29,7 @@ def test_control_characters_are_made_visible() -> None:
     assert visible.text("\u202eevil\u0085\U000e0001ü".encode()) == "\\u202eevil\\u0085\\U000e0001ü"
 
 
-def test_what_is_no_text_is_shown_by_its_bytes() -> None:
+def test_invalid_bytes_are_shown_as_numbers() -> None:
     assert Visible().text(b"a\xff\xfeb") == "a\\xff\\xfeb"
 
 
@@ -357,7 +357,7 @@ def test_ctrl_z_stays_without_effect_where_it_was(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("over", [True, False])
-def test_an_interruption_after_the_end_is_no_ctrl_c(
+def test_an_interruption_after_the_end_is_ignored(
     over: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted() -> str:
