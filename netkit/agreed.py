@@ -8,15 +8,23 @@ from typing import Any
 
 
 class Agreed:
-    """What `TlsStream` derives from; not used by itself. Thread-safe."""
+    """What `TlsStream` derives from, with its locks; not used by itself. Thread-safe."""
 
     def __init__(self, ssl_object: ssl.SSLObject) -> None:
+        self.free_locks()
         self._ssl = ssl_object
-        # Guards the one before, in which no thread ever waits. Re-entrant, since a signal handler
-        # may ask within it.
-        self._lock = threading.RLock()
         self._first: bytes | None = b""  # what the peer began with; None after the handshake
         self._server_name: str | None = None
+
+    def free_locks(self) -> None:
+        """In a forked child, which has none of the threads that may have held them.
+
+        See the rules of `netkit.tls`.
+        """
+        self._lock = threading.RLock()
+        self._sending, self._is_sending = threading.RLock(), False
+        self._receiving, self._is_receiving = threading.RLock(), False
+        self._is_decrypting = False
 
     @property
     def version(self) -> str | None:

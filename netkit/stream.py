@@ -140,6 +140,9 @@ class Stream(Reader, Ends):
         """In a forked child, which has none of the threads that may have held them."""
         self._write_lock, self._lock = threading.RLock(), threading.RLock()
         self._waiting, self._writing = False, 0
+        for tls in (self.tls, self._handshaking):
+            if tls is not None:
+                tls.free_locks()
 
     # Receiving
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import threading
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -103,9 +102,6 @@ class TlsStream(Agreed):
         super().__init__(context.wrap_bio(*bios, server_side, server_hostname))
         self._read, self._write = self._ssl.read, self._ssl.write
         self._peer = "client" if server_side else "server"
-        self._sending, self._is_sending = threading.RLock(), False
-        self._receiving, self._is_receiving = threading.RLock(), False
-        self._is_decrypting = False
         self._records = Records()
         self.fed = 0  # how often there was something new from `receive`
         self._chunk = RECORD  # what `receive` is asked for

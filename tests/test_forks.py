@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Program, receive_all, wait_until
+from secure import contexts
+from support import MUCH, PATIENCE, Program, in_thread, receive_all, wait_until
 
 import netkit
 import netkit.__main__
@@ -340,6 +341,29 @@ def test_a_forked_child_finds_no_lock_of_the_package_held() -> None:
     lock = handlers._writing.setdefault(id(logger.output), threading.Lock())
     with lock, events._subscribing:
         assert status_of_child(use) == 1
+
+
+@forking
+def test_a_forked_child_finds_no_lock_of_its_connection_held_by_another_thread() -> None:
+    statuses: list[int] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        assert conn.tls is not None
+        with in_thread(write, conn):
+            wait_until(lambda: not select.select([], [conn], [], 0)[1])
+            statuses.append(status_of_child(lambda: conn.write(b"") or conn.tls.send(b"")))
+            conn.destroy()
+
+    def write(conn: netkit.Connection) -> None:
+        with pytest.raises(netkit.ConnectionClosedError):
+            conn.write(bytes(MUCH))
+
+    with netkit.create_server(handler, tls=contexts()[0]).listen(0, "127.0.0.1") as server:
+        with netkit.connect(server.address.port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost")
+            wait_until(lambda: statuses)
+            conn.destroy()
+    assert statuses == [0]
 
 
 @forking
