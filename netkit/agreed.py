@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Any
+
+from .errors import PeerError
 
 
 class Agreed:
@@ -40,9 +43,12 @@ class Agreed:
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None."""
+        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None.
+
+        PeerError if it has text that is not UTF-8.
+        """
         with self._lock:
-            return (self._ssl.getpeercert() or None) if self._first is None else None
+            return (_text(self._ssl.getpeercert) or None) if self._first is None else None
 
     @property
     def peer_certificate_der(self) -> bytes | None:
@@ -52,11 +58,19 @@ class Agreed:
 
     @property
     def alpn_protocol(self) -> str | None:
-        """The protocol that ALPN chose (RFC 7301), or None."""
+        """The protocol that ALPN chose (RFC 7301), or None. PeerError if it is not UTF-8."""
         with self._lock:
-            return self._ssl.selected_alpn_protocol()
+            return _text(self._ssl.selected_alpn_protocol)
 
     @property
     def server_name(self) -> str | None:
         """What host the client asked for by SNI (RFC 6066 section 3); None if it is no ASCII."""
         return self._server_name
+
+
+def _text(get: Callable[[], Any]) -> Any:
+    """The result of `get`, which decodes text of the peer."""
+    try:
+        return get()
+    except UnicodeDecodeError:
+        raise PeerError("the peer has sent a name that is not UTF-8") from None

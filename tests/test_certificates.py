@@ -24,7 +24,7 @@ from netkit.certificates import (
     self_signed,
     server_context,
 )
-from netkit.errors import MissingExtraError, TlsConfigError
+from netkit.errors import MissingExtraError, PeerError, TlsConfigError
 
 
 def issuer_of(joined: Joined) -> Any:
@@ -394,13 +394,14 @@ def test_a_key_from_memory_needs_no_proc(tmp_path: Path, monkeypatch: pytest.Mon
     assert talks(server_context(TlsFiles(cert, key)), contexts()[1])
 
 
-# --- What a client refuses ---
+# --- Odd certificates ---
 
 
 def certificate(*names: str, **options: Any) -> bytes:
     """A certificate of the tests' authority with the common name localhost, and its key.
 
-    `names`: its alternative names. `identified`: whether it says which key has signed it.
+    `names`: its alternative names. `odd`: one of four bytes instead. `identified`: whether it
+    names the key that has signed it.
     """
     x509 = optional("cryptography.x509")
     hashes = optional("cryptography.hazmat.primitives.hashes")
@@ -419,6 +420,11 @@ def certificate(*names: str, **options: Any) -> bytes:
         .not_valid_before(issuer.not_valid_before_utc)
         .not_valid_after(issuer.not_valid_after_utc)
     )
+    if "odd" in options:
+        names_of_bytes = x509.UnrecognizedExtension(
+            x509.ObjectIdentifier("2.5.29.17"), b"\x30\x06\x82\x04" + options["odd"]
+        )
+        builder = builder.add_extension(names_of_bytes, True)
     if names:
         alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
         builder = builder.add_extension(alternatives, False)
@@ -432,6 +438,14 @@ def certificate(*names: str, **options: Any) -> bytes:
 
 def refusal(pem: bytes, client: ssl.SSLContext) -> str:
     return str(Joined(server_context(TlsFiles(pem)), client, shake=False).refused()[1])
+
+
+def test_text_of_the_peer_that_is_not_utf_8_is_the_peers_fault() -> None:
+    server = server_context(TlsFiles(files().server, client_ca=files().ca))
+    joined = Joined(server, client_context(files().ca, cert=certificate(odd=b"a\xffb\xfe")))
+    with pytest.raises(PeerError, match="the peer has sent a name that is not UTF-8"):
+        joined.server.peer_certificate  # noqa: B018
+    assert joined.server.peer_certificate_der
 
 
 def test_a_certificate_without_an_alternative_name_is_refused() -> None:
