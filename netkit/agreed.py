@@ -5,9 +5,11 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import PeerError
+
+_Text = TypeVar("_Text")
 
 
 class Agreed:
@@ -68,7 +70,7 @@ class Agreed:
         return self._server_name
 
 
-def _text(get: Callable[[], Any]) -> Any:
+def _text(get: Callable[[], _Text]) -> _Text:
     """The result of `get`, which decodes text of the peer."""
     try:
         return get()
