@@ -264,7 +264,7 @@ class ClientServer(AdjustableServer):
         except BaseException as error:
             if threading.current_thread() is threading.main_thread():
                 raise  # Ctrl+C, say
-            self._tell_failure(error, connection, client_address)
+            events.emit(events.HandlerFailed(*_ends(connection, client_address, error)))
         finally:
             if connection is None:
                 self._shut_down(request)
@@ -379,15 +379,10 @@ class ClientServer(AdjustableServer):
         # If the client is gone, the error of `finish` must not hide that of `handle`.
         faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
         if faults:
-            self._tell_failure(faults[0], connection, client_address)
+            events.emit(events.HandlerFailed(*_ends(connection, client_address, faults[0])))
         else:
             reason = self._in_words(error, connection)
             events.emit(events.ClientFailed(*_ends(connection, client_address, reason)))
-
-    def _tell_failure(
-        self, error: BaseException, connection: Connection | None, client_address: Any
-    ) -> None:
-        events.emit(events.HandlerFailed(*_ends(connection, client_address, error)))
 
     def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
         """`error`, or one that names the limit, where Python only says "timed out"."""
