@@ -4,13 +4,13 @@ Rules:
 
 1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
    threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `interrupt`,
-   `cut`, `close`, `destroy`. Closing a descriptor wakes nobody who waits in it, so these shut the
-   socket down and leave the closing to the thread that is in it. But for `close`, which may wait
-   for `LINGER_SECONDS`, none of them waits for another thread, or for the one that a signal handler
-   has interrupted.
-2. `_lock` guards the flags and the life of the descriptor: whoever shuts the socket down holds it,
-   so the number cannot belong to another client by then. (Its reads and writes, and what they lock,
-   are in `netkit.stream`, `netkit.writing` and `netkit.securing`.)
+   `cut`, `close`, `destroy`. Closing a descriptor wakes no thread that waits in it, so these shut
+   the socket down and leave the closing to the thread that is in it. But for `close`, which may
+   wait for `LINGER_SECONDS`, none of them waits for another thread, or for the one that a signal
+   handler has interrupted.
+2. `_lock` guards the flags and the life of the descriptor. A thread that shuts the socket down
+   holds it, so the number cannot belong to another client by then. (Its reads and writes, and what
+   they lock, are in `netkit.stream`, `netkit.writing` and `netkit.securing`.)
 3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
    swallowed for a while, since closing with unread input makes the kernel reset the connection and
    throw away what the peer has not read yet (RFC 2525 section 2.17).
@@ -291,8 +291,8 @@ class Connection(SecurableStream):
                 if reset:
                     sockets.reset_on_close(self.socket)
                 if reset or not self._finished:
-                    # It wakes who waits. It also ends our side, which a reset should not do first:
-                    # where nobody writes, ending the input is enough.
+                    # It wakes a thread that waits. It also ends our side, which a reset should not
+                    # do first: where no thread writes, ending the input is enough.
                     soft = reset and self._writing != IN_SOCKET
                     sockets.shut_down(self.socket, socket.SHUT_RD if soft else socket.SHUT_RDWR)
         self._leave_socket()
@@ -400,7 +400,10 @@ class Connection(SecurableStream):
         return self._end_now(reason, hard)
 
     def cut(self) -> bool:
-        """End it now, in both directions; its thread wakes and closes it. False if it was over."""
+        """End it now, in both directions; its thread wakes and closes it. False if it was over.
+
+        Without TLS the peer sees the end of input, also between two writes of one reply.
+        """
         return self._end_now(None, True)
 
     def _end_now(self, reason: OSError | None, hard: bool) -> bool:

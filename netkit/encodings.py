@@ -159,7 +159,7 @@ class _Node(NamedTuple):
 
 
 def _lookup(name: str) -> _Node | None:
-    """Node's encoding of this name; None: it is a text codec of Python's."""
+    """Node's encoding of this name; None if it is a text codec of Python's."""
     if not isinstance(name, str):
         raise TypeError(f"an encoding is a str, not {type(name).__name__}")
     node = _NODE.get(name.lower())

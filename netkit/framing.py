@@ -55,9 +55,9 @@ class Framing(ABC):
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
         """The first frame in `received`: its size, and where in it the message begins and ends.
 
-        A size of more than has been received: at least that much is needed to say more; 0: nobody
-        knows how much is. `limit`: the most bytes that the message may have, None for any number.
-        `received` is not to be changed. MessageTooLongError, FramingError.
+        A size of more than has been received means that at least so much is needed to say more; 0
+        means that it is not known how much. `limit` is the most bytes that the message may have,
+        None for any number. `received` must not be changed. MessageTooLongError, FramingError.
         """
 
     def read(self, reader: Reader) -> bytes | None:

@@ -81,7 +81,7 @@ class Reader(ABC):
     )
 
     def __init__(self, encoding: str, max_line: int, max_message: int | None = MAX_MESSAGE) -> None:
-        """`max_message`: the most bytes that one read may gather; None: no limit."""
+        """`max_message` is the most bytes that one read may gather, None for any number."""
         self.encoding: str = encoding
         self.max_line: int = max_line
         self.max_message: int | None = max_message
@@ -279,7 +279,7 @@ class Reader(ABC):
         self._buffer.put_back(to_bytes(data, self.encoding))
 
     def set_encoding(self, encoding: str | None = "utf-8") -> None:
-        """From now on, reads return text in this encoding; None: bytes again.
+        """From now on, reads return text in this encoding, or with None bytes again.
 
         Applies to what has been received and not read. A character that arrives in pieces is
         returned whole. `encoding` also becomes the one that `write` uses. UnknownEncodingError.

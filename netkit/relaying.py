@@ -5,7 +5,7 @@ Rules:
 1. One thread for each direction: the caller's, and one more. Each reads one connection and writes
    to the other, so that a slow reader slows the sender behind it, and nothing is kept in between.
 2. The end of input is carried across as a half-close; the other direction goes on.
-3. Who cannot be written to may still have something to say: then the other direction goes on to
+3. A peer that takes nothing may still have something to say: then the other direction goes on to
    its end. Any other failure ends both, since one of the two connections is of no use any more.
 """
 

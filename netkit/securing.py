@@ -1,7 +1,7 @@
 """TLS on a connection that has begun without it, its time limits, and the options of its socket.
 
-The handshake is done by the thread that the connection belongs to, and holds the locks of reading
-and writing: nobody else can get a word in.
+The thread that the connection belongs to does the handshake. It reads and writes alone then: the
+write lock is held, and `_waiting` is set.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class SecurableStream(WritableStream):
     ) -> None:
         """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
 
-        None: no limit. Without a `timeout`, that of its server, `handshake_timeout`; 10 seconds if
-        no server has accepted it. As the server, if a server has accepted it; without a `context`,
-        with that of its options. `server_side=True` says so for a connection that was accepted
-        elsewhere. As the client else, which verifies that the certificate is for `server_hostname`,
-        if its context says so (``ssl.create_default_context()`` does). Nobody else may write
-        meanwhile.
+        With None there is no limit. By default it is the `handshake_timeout` of the server that has
+        accepted the connection, else 10 seconds. A connection that a server has accepted takes the
+        server's part, by default with the `context` of its options; so does any other one with
+        `server_side=True`. Else it takes the client's, and verifies that the certificate is for
+        `server_hostname` if its context says so (``ssl.create_default_context()`` does). No other
+        thread may write meanwhile.
 
         HandshakeError if it fails (close the connection then: every write raises the same error),
-        or if bytes have come that nobody has read: they were not encrypted, whoever sent them.
-        TimeoutError (`handshake_timeout`). ValueError if TLS has begun already, TypeError without a
-        context.
+        or if bytes have come that are not read yet: they were not encrypted, and may come from
+        anybody on the way. TimeoutError (`handshake_timeout`). ValueError if TLS has begun already,
+        TypeError without a context.
         """
         if self.tls is not None:
             raise ValueError("this connection speaks TLS already")
@@ -90,10 +90,10 @@ class SecurableStream(WritableStream):
             self._shake_hands(tls, timeout)
 
     def shake_hands(self, sock: Any, seconds: float | None, limit: float | None) -> Any:
-        """`sock`, which its handler reads itself, after its handshake; `limit`: its timeout then.
+        """Do the handshake of `sock`, which its handler reads itself; `limit` is its timeout then.
 
-        What it raises says why the handshake failed. NotBegunError if `interrupt` has ended it:
-        whoever calls that says why.
+        Returns `sock`. The error says why the handshake failed; NotBegunError if `interrupt` has
+        ended it, whose caller knows why.
         """
         from .certificates import shake_hands
 
@@ -145,10 +145,10 @@ class SecurableStream(WritableStream):
             sockets.end_tls(self.socket)
 
     def set_timeout(self, seconds: float | None) -> None:
-        """How long each read may wait for input, and each write for progress; None: for ever.
+        """Bound the wait of each read for input, and of each write for progress, in seconds.
 
-        Instead of the options `idle_timeout` and `write_timeout`. TypeError or ValueError unless it
-        is more than 0.
+        It replaces the options `idle_timeout` and `write_timeout`; None is no limit. TypeError or
+        ValueError unless it is more than 0.
         """
         if seconds is not None:
             check_seconds("timeout", seconds, zero=False)
@@ -191,7 +191,7 @@ class SecurableStream(WritableStream):
         self._set(sockets.set_keep_alive, on, idle, interval, count)
 
     def _set(self, setter: Callable[..., None], *values: Any) -> None:
-        """Nothing once it is closed, by whichever thread: there is nothing left to set."""
+        """Set an option of the socket, unless a thread has closed the connection."""
         with self._lock:
             if not self._closed:
                 setter(self.socket, *values)

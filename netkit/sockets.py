@@ -36,9 +36,9 @@ KEEP_ALIVE_INTERVAL = 10  # seconds between probes
 KEEP_ALIVE_COUNT = 6  # unanswered probes that make a dead peer
 
 # Peers acknowledge what they have received after up to 40 ms (Linux), or 500 (RFC 9293 section
-# 3.8.6.3). The kernel wakes nobody when they have, but for a close(2) with SO_LINGER, which no
-# other thread could end, and which does not swallow what still comes. So it is asked for so often
-# (seconds), only by a close, and only while bytes are unacknowledged: most often not once.
+# 3.8.6.3). The kernel wakes no thread when they have, but in a close(2) with SO_LINGER, which
+# cannot be ended by another thread, and does not swallow what still comes. So a close asks in this
+# interval (seconds), while bytes are unacknowledged: most often not once.
 ACKNOWLEDGEMENT = 0.005
 
 # Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
@@ -69,7 +69,7 @@ def set_no_delay(sock: socket.socket, on: bool) -> None:
 
 
 def check_keep_alive(idle: object, interval: object, count: object) -> None:
-    """TypeError or ValueError unless these are what `set_keep_alive` takes; None: its default."""
+    """TypeError or ValueError unless `set_keep_alive` takes these; None stands for its default."""
     for name, value, most in (
         ("idle", idle, 32767),  # tcp(7), as the next ones
         ("interval", interval, 32767),
@@ -138,8 +138,8 @@ def set_acknowledgement_timeout(sock: socket.socket, seconds: float | None) -> N
     """Bound how long what was sent may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482, tcp(7)).
 
     Then, and also if the peer's window stays shut so long, the kernel gives the connection up
-    (ETIMEDOUT). None: as long as the kernel likes, some 15 minutes. Nothing where there is no such
-    option.
+    (ETIMEDOUT). With None the kernel's own limit counts, some 15 minutes. Does nothing where there
+    is no such option.
     """
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -221,7 +221,7 @@ def unsent(sock: socket.socket) -> bool:
 
 
 def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
-    """How long until the peer can be taken for idle, seen from the kernel alone; 0.0: it is.
+    """How long until the peer can be taken for idle, as the kernel sees it; 0.0 if it is idle.
 
     For connections that are read by code we do not see. A peer is idle if we have sent something
     since it last did (a reply: the request is over), or if it has sent nothing for `quiet` seconds.
@@ -278,7 +278,7 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     until = time.monotonic() + seconds
     receive = _below_tls(sock, "recv")
     chunk = 4 * 1024  # most often there is nothing
-    with contextlib.suppress(OSError):  # a reset, or our time is up: there is nobody to wait for
+    with contextlib.suppress(OSError):  # a reset, or the time is up
         while size > 0:
             sock.settimeout(max(0.0, until - time.monotonic()))
             received = len(receive(chunk))  # of TLS, too, without decrypting it
@@ -360,7 +360,7 @@ def force_close(sock: socket.socket) -> None:
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Make the coming close send a reset: no linger, what is unsent is dropped (socket(7))."""
+    """Make the coming close send a reset, and drop what is unsent (SO_LINGER, socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
 
@@ -381,7 +381,7 @@ def is_broken_tls(error: BaseException, sock: Any) -> bool:
 
     A handler may have met it elsewhere, as a client of another server: so its frames are looked at.
     """
-    ssl = sys.modules.get("ssl")  # whoever has met such an error has imported it
+    ssl = sys.modules.get("ssl")  # code that has met such an error has imported it
     if ssl is None or not isinstance(error, ssl.SSLError):
         return False
     frames = traceback.walk_tb(error.__traceback__)

@@ -7,11 +7,11 @@ other half, `netkit.connection` its life: closing it, and being stopped. Rules:
    and is never held while waiting. A read takes no lock: there is one at a time. A read sets
    `_waiting`, and a write `_writing`, before its call of the socket, and then looks at `_changed`,
    which is set with every flag that matters to it. Another thread sets `_changed` and the flag, and
-   then looks whether anybody is in the socket, all that holding `_lock`. So at least one of the two
-   sees the other. (With the GIL each of these steps is seen before the next one begins. Without it,
-   a read and a write take `_lock` for a moment between the two steps, see `_fence`.)
-2. Whoever closes the connection waits for neither of them, and takes no lock that is held while
-   anybody waits: the descriptor is given back by the last thread that leaves the socket.
+   then looks whether a thread is in the socket, all that holding `_lock`. So at least one of the
+   two sees the other. (With the GIL each of these steps is seen before the next one begins. Without
+   it, a read and a write take `_lock` for a moment between the two steps, see `_fence`.)
+2. A thread that closes the connection waits for neither of them, and takes no lock that is held
+   during a wait: the last thread that leaves the socket gives the descriptor back.
 3. Input ends (`b""`) when the peer has ended its side, or when the server has stopped and nothing
    more of a message is under way. A reset is an error, not an end; so is the end of the TCP input
    where TLS's own word for it is due.
@@ -208,7 +208,7 @@ class Stream(Reader, Ends):
         held = self._skipped + len(self._buffer)
         place = self.bytes_read - held
         if not held and self.tls is not None and self.tls.within_record():
-            held = 1  # of a message that nobody can read yet
+            held = 1  # of a message that cannot be decrypted yet
         timer.before_receive(place, held)
         while True:
             try:

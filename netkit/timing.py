@@ -191,7 +191,7 @@ class Timer:
 
     def _left_to_receive(self, due: _Due, now: float) -> float:
         if now >= due.at and due.name != "idle_timeout":
-            self._began = now  # who catches the error, and reads on, gives it its time anew
+            self._began = now  # a handler that catches the error gives it its time anew
         return self._left(due, now)
 
     def _left(self, due: _Due, now: float) -> float:

@@ -118,7 +118,7 @@ class TlsStream(Agreed):
     # The handshake
 
     def handshake(self) -> None:
-        """Agree on keys with the peer, and check who it is as the context says.
+        """Agree on keys with the peer, and check its certificate as the context says.
 
         HandshakeError, for which the peer has been sent an alert as far as possible; NotBegunError,
         which is one, if a client has left without a byte. No lock is held: it is called before any

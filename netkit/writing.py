@@ -133,7 +133,7 @@ class WritableStream(Stream):
         """Raise what a write raises that has met `error` in the socket."""
         if not isinstance(error, OSError):
             if self.tls is None or not self.tls.is_interrupted():
-                self._break_off(error)  # a signal handler's: nobody knows how much is sent
+                self._break_off(error)  # of a signal handler: how much is sent is not known
             raise error
         failure = self._failure(error)
         if self._untouched and self.tls is None:  # what TLS has encrypted must be sent, or nothing
@@ -215,12 +215,11 @@ class WritableStream(Stream):
     def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
         """Send a binary file from byte `offset` on; how many bytes were sent.
 
-        `count`: at most so many (None: up to the file's end). The kernel copies them where it can
-        (sendfile(2)), which is for regular files and without TLS. The file's own position does not
-        count, and is undefined afterwards. A non-blocking file is waited for, if it has a
-        descriptor; BlockingIOError if it has none. ValueError for a number below 0; errors as of
-        `write`, and those of reading the file. If reading it fails after a part has been sent, that
-        is a write which has failed.
+        `count` is the most bytes that are sent, None for all up to the file's end. The kernel
+        copies them where it can (sendfile(2)): from a regular file, and without TLS. The file's own
+        position does not count, and is undefined afterwards. A non-blocking file is waited for;
+        BlockingIOError if it has no descriptor. ValueError for a number below 0; errors as of
+        `write`, and those of reading the file, which break the output if a part has been sent.
         """
         if offset < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")

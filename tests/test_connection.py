@@ -63,7 +63,7 @@ def says(error: BaseException, number: int, text: str) -> bool:
     return isinstance(error, OSError) and (error.errno, error.strerror) == (number, text)
 
 
-# --- Who is connected ---
+# --- The ends ---
 
 
 def test_both_ends_are_known_and_stay_known_after_close() -> None:
@@ -125,7 +125,7 @@ def test_a_local_address_that_the_system_does_not_tell_is_none() -> None:
             conn.destroy()
 
 
-def test_each_connection_has_an_id_of_its_own_whoever_makes_them() -> None:
+def test_connections_of_many_threads_have_ids_of_their_own() -> None:
     ids: list[int] = []
 
     def make() -> None:
@@ -138,7 +138,7 @@ def test_each_connection_has_an_id_of_its_own_whoever_makes_them() -> None:
     assert len(set(ids)) == 160
 
 
-def test_a_connection_says_who_it_is_and_whether_it_is_open() -> None:
+def test_a_connection_shows_its_peer_and_whether_it_is_open() -> None:
     with connected() as (conn, _):
         assert repr(conn) == f"<Connection {conn.id} {conn.peer} open>"
         assert conn.fileno() == conn.socket.fileno() >= 0
@@ -498,9 +498,7 @@ def test_a_time_limit_can_be_taken_away_even_while_it_counts() -> None:
         ("1", TypeError, "timeout must be a number of seconds, not '1'"),
     ],
 )
-def test_a_time_limit_that_cannot_be_meant_is_refused(
-    seconds: Any, kind: type[Exception], text: str
-) -> None:
+def test_an_invalid_time_limit_is_refused(seconds: Any, kind: type[Exception], text: str) -> None:
     with connected() as (conn, _):
         with pytest.raises(kind, match=f"^{text}"):
             conn.set_timeout(seconds)
@@ -991,7 +989,7 @@ def test_a_goodbye_to_an_idle_client_that_goes_on_sending_is_not_truncated() -> 
                     peer.sendall(b"more\n")
 
 
-def test_one_whose_socket_is_being_replaced_is_asked_again_to_finish() -> None:
+def test_a_connection_between_two_sockets_is_asked_again_to_finish() -> None:
     with connected(opaque=True) as (conn, peer):
         with socket.socket(fileno=conn.socket.detach()) as taken_over:  # as TLS does it
             assert conn.end_input()

@@ -499,7 +499,7 @@ STOPS: list[Callable[[netkit.Connection], Any]] = [
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("stop", STOPS, ids=["destroy", "reset", "cut", "interrupt", "end_input"])
-def test_nobody_who_stops_a_connection_waits_for_a_file(
+def test_no_way_to_stop_a_connection_waits_for_a_file(
     stop: Callable[[netkit.Connection], Any], tls: bool
 ) -> None:
     """Another thread sends a file that gives nothing, such as a pipe."""
@@ -547,7 +547,7 @@ def test_a_close_waits_for_a_file_only_so_long(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("stop", STOPS[:4], ids=["destroy", "reset", "cut", "interrupt"])
-def test_nobody_who_stops_a_connection_waits_for_its_close(
+def test_no_way_to_stop_a_connection_waits_for_its_close(
     stop: Callable[[netkit.Connection], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
