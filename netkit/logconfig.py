@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
 
-from .forks import free_in_children
+from .forks import call_in_children, free_in_children
 from .logs import cut, logger, one_line, said, traceback_lines
 
 EPISODE_SECONDS = 5.0  # for which records of a kind are counted after the first one
@@ -268,6 +268,7 @@ class Episodes:
 
 _episodes = Episodes()
 free_in_children(_episodes._lock)
+call_in_children(_episodes._kinds.clear)  # the parent logs the number of its own
 
 
 def _report(kind: Any, level: int, text: str, error: BaseException | None = None) -> None:
@@ -278,7 +279,8 @@ def _report(kind: Any, level: int, text: str, error: BaseException | None = None
 
 
 @atexit.register
-def _report_rest() -> None:
+def report_rest() -> None:
+    """Log the number of records that were skipped. Called when the process ends."""
     rest = _episodes.take_rest()
     if rest:
         logger.warning("%d more records like those above were not written", rest)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import events, logs
+from . import events, logconfig, logs
 from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .deadline import Deadline
 from .errors import LoadError
@@ -262,9 +262,8 @@ def work(
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         made = _Made()
         try:
-            threading.Thread(
-                target=_obey, args=(made, channel), name="netkit-orders", daemon=True
-            ).start()
+            args = (made, channel)
+            threading.Thread(None, _obey, "netkit-orders", args, daemon=True).start()
             server = _make(source, load)
             if places is not None:
                 places.index = index
@@ -278,6 +277,7 @@ def work(
         except Exception as error:
             _say(channel, Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
+        logconfig.report_rest()  # `multiprocessing` ends a worker without `atexit`
         _say(channel, StopReport(report.finished, report.cut))
 
 

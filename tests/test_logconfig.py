@@ -14,11 +14,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, logging_put_back
+from support import PATIENCE, ROOT, Program, logging_put_back, receive_all
 from test_logs import ERROR, RECORDS
 
 import netkit
@@ -428,8 +429,8 @@ def test_a_flood_is_two_records(configured: Callable[..., io.StringIO]) -> None:
         except ValueError as error:
             sys.excepthook(type(error), error, error.__traceback__)
     assert stream.getvalue().count("uncaught ValueError") == 1
-    logconfig._report_rest()
-    logconfig._report_rest()
+    logconfig.report_rest()
+    logconfig.report_rest()
     assert stream.getvalue().splitlines()[-1] == (
         "warning: 999 more records like those above were not written"
     )
@@ -487,3 +488,35 @@ def test_everything_on_the_standard_error_of_a_program_is_json() -> None:
     assert records[0]["message"] == "an\nentry"
     assert records[-1]["message"] == "2 more records like those above were not written"
     assert (done.returncode, done.stdout) == (1, "")
+
+
+WORKERS = """
+import warnings
+import netkit
+
+def handler(conn):
+    for _ in range(3):
+        warnings.warn_explicit("odd", UserWarning, "app.py", 5)
+
+if __name__ == "__main__":
+    netkit.configure_logging()
+    warnings.simplefilter("always")
+    for _ in range(6):
+        warnings.warn_explicit("of the parent", UserWarning, "app.py", 1)
+    netkit.run(netkit.create_server(handler).listen(0, "127.0.0.1"), workers=2)
+"""
+
+
+def test_each_process_logs_the_number_of_the_records_that_it_has_skipped(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(WORKERS)
+    with Program(sys.executable, script) as program:
+        program.wait_for_line("2 workers ready")
+        with program.connect() as sock:
+            assert receive_all(sock) == b""
+        program.send_signal()
+        assert program.wait() == 0
+    rests = [line for line in program.lines if "not written" in line]
+    text = "more records like those above were not written"
+    assert [line.partition("pid ")[0] for line in rests] == ["warning: ", f"warning: 5 {text}"]
+    assert rests[0].endswith(f": 2 {text}")
