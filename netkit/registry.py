@@ -40,7 +40,6 @@ class Registry:
     def __init__(self, left: Callable[[Connection], None] = _nobody_asks) -> None:
         """`left` is called with each connection that is over."""
         self._left = left
-        self._waiting = 0  # how many threads wait for a change
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         # No connection is ended under it: its socket may be an object of the program's.
         self._lock = threading.RLock()
@@ -66,8 +65,7 @@ class Registry:
             self._live[connection.socket] = connection
             self._involved += 1
             late = self._cutting
-            if self._waiting:
-                self._changed.notify_all()
+            self._changed.notify_all()
         if late:
             self._cut_these([connection])
 
@@ -135,8 +133,7 @@ class Registry:
         finally:
             with self._changed:
                 self._ending.pop(connection.id, None)  # a child that was forked has none
-                if self._waiting:
-                    self._changed.notify_all()
+                self._changed.notify_all()
 
     def _announce_end(self, connection: Connection) -> None:
         seconds = time.monotonic() - connection.opened_at
@@ -170,22 +167,13 @@ class Registry:
                 return len(self._live) >= count
             return not self._live and not self._any_but(me)
 
-        with self._waiting_for_changes() as changed:
-            return changed.wait_for(are_there, seconds)
+        with self._changed:
+            return self._changed.wait_for(are_there, seconds)
 
     def notify(self) -> None:
         """Have each thread that waits look again at what it waits for."""
         with self._changed:
             self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def _waiting_for_changes(self) -> Iterator[threading.Condition]:
-        with self._changed:
-            self._waiting += 1
-            try:
-                yield self._changed
-            finally:
-                self._waiting -= 1
 
     # Draining
 
@@ -242,31 +230,31 @@ class Registry:
         """
         while not self._limit.expired():
             again = Deadline(self._end_inputs())
-            with self._waiting_for_changes() as changed:
+            with self._changed:
                 while not over():
                     until = again.earlier(self._limit)  # which may change during the wait
                     if until.expired():
                         break
-                    changed.wait(until.remaining())
+                    self._changed.wait(until.remaining())
                 else:
                     return True
         return over()
 
     def wait_for_leaving(self, over: Callable[[], bool]) -> bool:
         """Wait until ``over()`` (True), or until the patience or the limit has passed."""
-        with self._waiting_for_changes() as changed:
+        with self._changed:
             self._begin_counting_locked()
             while not over():
                 until = self._patience.earlier(self._limit)  # both may change during the wait
                 if until.expired():
                     return False
-                changed.wait(until.remaining())
+                self._changed.wait(until.remaining())
             return True
 
     def wait_until(self, over: Callable[[], bool], seconds: float | None) -> bool:
         """Wait until ``over()``, as in `wait_while_draining`; False if `seconds` have passed."""
-        with self._waiting_for_changes() as changed:
-            return changed.wait_for(over, seconds)
+        with self._changed:
+            return self._changed.wait_for(over, seconds)
 
     def time_left(self) -> float | None:
         """Seconds until the limit; None if there is none."""
@@ -274,8 +262,8 @@ class Registry:
 
     def wait_for_one(self, seconds: float) -> None:
         """Wait until a connection is over, the limit changes or passes, or for `seconds`."""
-        with self._waiting_for_changes() as changed:
-            changed.wait(Deadline(seconds).earlier(self._limit).remaining())
+        with self._changed:
+            self._changed.wait(Deadline(seconds).earlier(self._limit).remaining())
 
     def _any_but(self, spare: int) -> bool:
         return any(connection.thread != spare for connection in self._live.values()) or any(
@@ -301,8 +289,8 @@ class Registry:
 
     def finish_spared(self, seconds: float, spare: int) -> None:
         """Give connections that a drain has spared `seconds` to finish, and then cut them, too."""
-        with self._waiting_for_changes() as changed:
-            changed.wait_for(
+        with self._changed:
+            self._changed.wait_for(
                 lambda: all(c.was_cut or c.thread == spare for c in self._live.values()), seconds
             )
         self.cut(spare)
@@ -319,7 +307,6 @@ class Registry:
         """
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._waiting = 0
         self._left = _nobody_asks
         self._ending = {}
         for connection in self.live():

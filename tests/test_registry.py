@@ -378,7 +378,7 @@ def test_whoever_waits_for_the_end_of_all_goes_on_after_the_observers() -> None:
 
     def observe(event: object) -> None:
         if isinstance(event, events.ConnectionClosed):
-            wait_until(lambda: registry._waiting)
+            wait_until(lambda: registry._changed._waiters)
             assert registry.live() == ()
             order.append("observed")
 
