@@ -43,10 +43,10 @@ class Lifetimes:
         it, the next call tries again: the client's own thread meets the same shortage, which is
         reported there.
         """
-        due = self._due
-        if due is not None and due <= opened_at + lifetime and lifetime in self._lifetimes:
-            return  # it looks in time
         with self._changed:
+            due = self._due
+            if due is not None and due <= opened_at + lifetime and lifetime in self._lifetimes:
+                return  # it looks in time
             self._lifetimes |= {lifetime}
             self._has_come = True
             self._changed.notify_all()

@@ -111,7 +111,7 @@ def test_a_turn_can_be_handed_to_another_thread(listener: socket.socket) -> None
     assert not accepting.under_way
 
 
-def test_who_waits_for_the_end_of_a_turn_does_not_wait_for_the_next(
+def test_a_wait_for_the_end_of_a_turn_does_not_go_on_in_the_next(
     listener: socket.socket,
 ) -> None:
     accepting = Accepting()
@@ -141,7 +141,7 @@ def test_a_listener_that_is_gone_begins_no_turn() -> None:
     assert not accepting.under_way
 
 
-def test_an_episode_of_failures_is_told_once_and_its_end_once(
+def test_an_episode_of_failures_has_one_event_and_its_end_another(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BackOff, "LONGEST", 0.005)

@@ -61,7 +61,7 @@ def test_places_are_exact_however_many_threads_come_and_go() -> None:
     assert not door._taken
 
 
-def test_who_waits_for_a_place_is_woken_when_there_is_one() -> None:
+def test_a_thread_that_waits_for_a_place_is_woken_when_there_is_one() -> None:
     door = Door(max_connections=1)
     assert door.enter()
     assert door.must_wait()
@@ -74,7 +74,7 @@ def test_who_waits_for_a_place_is_woken_when_there_is_one() -> None:
     assert door.woken == 2
 
 
-def test_nobody_waits_where_who_is_too_many_is_refused() -> None:
+def test_no_client_waits_where_surplus_clients_are_refused() -> None:
     door = Door(max_connections=0, when_full="refuse")
     assert not door.enter()
     assert not door.must_wait()
@@ -365,7 +365,7 @@ class Clock:
         return self.now
 
 
-def test_an_episode_of_refusals_is_told_of_at_its_begin_and_its_end() -> None:
+def test_an_episode_of_refusals_has_an_event_at_its_begin_and_at_its_end() -> None:
     clock = Clock()
     refusals = Refusals(clock)
     with observed() as seen:

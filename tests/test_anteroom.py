@@ -36,7 +36,7 @@ def pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
         yield lambda: stack.enter_context(tcp_pair())
 
 
-def test_who_is_held_leaves_in_order(
+def test_held_clients_leave_in_order(
     pair: Callable[[], tuple[socket.socket, socket.socket]],
 ) -> None:
     room = Room()
@@ -57,7 +57,7 @@ def test_who_is_held_leaves_in_order(
     assert room.close_those_who_left() is None
 
 
-def test_one_who_is_held_for_a_shorter_time_leaves_before_the_others(
+def test_a_client_held_for_a_shorter_time_leaves_before_the_others(
     pair: Callable[[], tuple[socket.socket, socket.socket]],
 ) -> None:
     room = Room()

@@ -15,7 +15,7 @@ from support import in_thread, in_threads, observed
 from netkit import events, logs
 
 
-def test_observers_are_told_in_the_order_in_which_they_came() -> None:
+def test_observers_are_called_in_the_order_of_their_subscriptions() -> None:
     told: list[Any] = []
     end_first = events.subscribe(lambda event: told.append(("first", event)))
     end_second = events.subscribe(lambda event: told.append(("second", event)))

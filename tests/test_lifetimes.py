@@ -114,7 +114,7 @@ def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
                 assert sock.recv(1) == b"x"
 
 
-def test_who_has_less_time_ends_first_and_is_cut_off_though_older_ones_stay(
+def test_connections_with_less_time_end_first_though_older_ones_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lifetimes, "LAST_WORD_SECONDS", 0.05)

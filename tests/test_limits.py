@@ -148,7 +148,7 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
             assert answers(fourth)
 
 
-def test_who_is_held_may_be_gone_when_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a signal handler stops the server just then."""
     with serving(echo, max_connections=1, when_full=60.0) as server:
         enter = server._admission.enter
@@ -177,7 +177,7 @@ def test_more_than_can_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
             assert receive_all(sock) == b""
 
 
-def test_who_is_held_when_the_server_stops_is_served_if_there_is_a_place() -> None:
+def test_a_held_client_is_served_by_a_stop_if_there_is_a_place() -> None:
     with serving(netkit.EchoHandler, max_connections=1, when_full=60.0) as server:
         with client(server) as first, client(server) as second:
             assert answers(first)
@@ -189,7 +189,7 @@ def test_who_is_held_when_the_server_stops_is_served_if_there_is_a_place() -> No
                 assert receive_all(second) == b"late"
 
 
-def test_who_is_held_when_the_server_is_closed_sees_the_end() -> None:
+def test_a_held_client_sees_the_end_when_the_server_is_closed() -> None:
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
         with client(server) as sock:
             wait_until(lambda: server._anteroom.held)
@@ -198,7 +198,7 @@ def test_who_is_held_when_the_server_is_closed_sees_the_end() -> None:
                 assert receive_all(sock) == b""
 
 
-def test_who_waits_in_the_queue_of_a_full_server_is_served_when_it_stops() -> None:
+def test_a_client_in_the_queue_of_a_full_server_is_served_when_it_stops() -> None:
     with serving(netkit.EchoHandler, max_connections=1) as server:
         with client(server) as first, client(server) as second:
             assert answers(first)
@@ -209,7 +209,7 @@ def test_who_waits_in_the_queue_of_a_full_server_is_served_when_it_stops() -> No
                 assert receive_all(second) == b"late"
 
 
-def test_a_suspended_server_that_stops_leaves_who_is_queued() -> None:
+def test_a_suspended_server_that_stops_does_not_serve_queued_clients() -> None:
     with serving(netkit.EchoHandler) as server:
         server.suspend()
         with client(server):
@@ -356,7 +356,7 @@ def test_one_can_wait_for_connections() -> None:
                 server.wait_for_connections(count, timeout)
 
 
-def test_options_of_the_handler_and_of_the_sockets_change_for_those_who_come_next() -> None:
+def test_options_of_the_handler_and_of_the_sockets_change_for_new_clients() -> None:
     def handler(conn: netkit.Connection, greeting: str) -> None:
         conn.write(greeting)
         conn.read()
@@ -518,7 +518,7 @@ def test_more_than_are_closed_at_a_time_end_the_oldest_close(
         assert server._admission.enter()
 
 
-def test_who_works_on_after_the_close_of_its_connection_is_counted_all_the_same(
+def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("netkit.admission.MAX_LINGERING", 1)
@@ -543,7 +543,7 @@ def test_who_works_on_after_the_close_of_its_connection_is_counted_all_the_same(
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_who_is_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) -> None:
+def test_a_client_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) -> None:
     with observed() as seen, serving(handler, deny="127.0.0.0/8", refusal="no") as server:
         for _ in range(3):
             with client(server) as sock:
@@ -582,7 +582,7 @@ def test_a_thread_that_takes_the_next_client_judges_it_as_well(
 
 
 @pytest.mark.parametrize("accepts_alone", [False, True])
-def test_one_who_cannot_be_noted_gives_its_place_back(
+def test_a_client_that_cannot_be_registered_gives_its_place_back(
     accepts_alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
@@ -615,7 +615,7 @@ def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.Monk
     assert not server._admission._taken
 
 
-def test_how_many_were_refused_is_told_at_the_latest_before_the_server_has_stopped() -> None:
+def test_refused_clients_are_counted_in_an_event_before_the_server_has_stopped() -> None:
     with observed(events.Refused, events.Stopped) as told:
         with serving(netkit.EchoHandler, deny=["127.0.0.1"]) as server:
             for _ in range(3):
@@ -623,7 +623,7 @@ def test_how_many_were_refused_is_told_at_the_latest_before_the_server_has_stopp
     assert [event[:2] for event in told] == [("deny", 3), (0, 0)]
 
 
-def test_who_is_on_the_list_is_not_held_either() -> None:
+def test_a_client_on_the_list_is_not_held_either() -> None:
     options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
     with serving(netkit.EchoHandler, **options) as server:
         assert exchange_or_end(server) == b""
@@ -1057,7 +1057,7 @@ def test_the_command_line_refuses_with_a_line(when: str) -> None:
         running.wait_for_line("max_connections: refusing clients, 127.0.0.1")
 
 
-def test_a_wrong_limit_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_limit_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value, text in [
         ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
         ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),

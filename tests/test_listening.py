@@ -262,7 +262,7 @@ def test_the_queue_of_one_that_listens_stays_as_it_is_unless_another_is_wanted(
     assert Listener.calls == told
 
 
-def test_what_is_no_listener_is_told() -> None:
+def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
     reading, writing = os.pipe()
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for fd, text in (
@@ -440,7 +440,7 @@ def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:
     assert second[1] in local[:2]
 
 
-def test_who_is_queued_at_any_of_them_is_served_by_a_stop() -> None:
+def test_clients_queued_at_any_listener_are_served_by_a_stop() -> None:
     server = netkit.create_server(lambda conn: conn.end("served"))
     server.listen_on("127.0.0.1:0", "127.0.0.1:0")
     server.start()
@@ -527,7 +527,7 @@ def test_an_ipv4_client_is_one_wherever_it_is_shown_counted_or_refused() -> None
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="not everywhere")
-def test_a_port_is_shared_with_those_who_say_so() -> None:
+def test_a_port_is_shared_with_servers_that_have_reuse_port() -> None:
     with echo().listen(0, "127.0.0.1", reuse_port=True) as server:
         port = server.server_address[1]
         with echo().listen_on(f"127.0.0.1:{port}?reuse_port=on"):
@@ -586,7 +586,7 @@ def test_a_bound_unix_socket_has_its_file_until_it_is_closed_or_its_server_is() 
 
 
 @needs_unix
-def test_a_bound_socket_that_cannot_be_had_is_told() -> None:
+def test_an_error_says_why_a_socket_cannot_be_bound() -> None:
     Path("file").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -845,7 +845,7 @@ def test_a_client_that_is_not_verified_is_not_given_out() -> None:
             conn.destroy()
 
 
-def test_who_was_accepted_and_not_given_out_is_closed_when_the_loop_ends() -> None:
+def test_a_connection_that_was_not_yielded_is_closed_when_the_loop_ends() -> None:
     server = netkit.create_server().listen(0, "127.0.0.1")
     with connected(server.server_address) as first, connected(server.server_address) as second:
         for conn in server:

@@ -61,7 +61,7 @@ def test_a_connection_is_live_from_add_to_remove() -> None:
         assert registry.get(one.socket) is None
 
 
-def test_coming_and_going_is_told_once_each_with_the_counts() -> None:
+def test_each_connection_has_one_event_at_its_begin_and_one_with_the_counts_at_its_end() -> None:
     registry = Registry()
     with connections(1) as (conn,), observed() as seen:
         added(registry, [conn])
@@ -171,7 +171,7 @@ def test_draining_ends_the_idle_and_says_how_many_there_were() -> None:
     assert 0 < seen[0].timeout <= PATIENCE
 
 
-def test_with_nobody_connected_draining_is_not_told() -> None:
+def test_without_connections_draining_has_no_event() -> None:
     registry = Registry()
     with observed(events.Stopping) as seen:
         registry.begin_draining()
@@ -180,7 +180,7 @@ def test_with_nobody_connected_draining_is_not_told() -> None:
     assert registry.drained() == (0, 0)
 
 
-def test_who_comes_while_draining_is_asked_to_finish_and_counted() -> None:
+def test_a_connection_that_comes_while_draining_is_asked_to_finish_and_counted() -> None:
     registry = Registry()
     registry.begin_draining()
     with connections(1) as (conn,):
@@ -278,7 +278,7 @@ def test_a_thread_does_not_wait_for_its_own_connection_nor_cut_it() -> None:
         assert registry.drained() == (1, 1)
 
 
-def test_who_is_cut_twice_is_counted_once() -> None:
+def test_a_connection_that_is_cut_twice_is_counted_once() -> None:
     registry = Registry()
     with connections(1) as made:
         added(registry, made)
@@ -288,7 +288,7 @@ def test_who_is_cut_twice_is_counted_once() -> None:
         assert registry.drained() == (0, 1)
 
 
-def test_who_is_over_already_is_not_cut() -> None:
+def test_a_connection_that_is_over_is_not_cut() -> None:
     registry = Registry()
     with connections(1) as (conn,):
         registry.add(conn)
@@ -298,7 +298,7 @@ def test_who_is_over_already_is_not_cut() -> None:
         assert registry.drained() == (1, 0)
 
 
-def test_who_was_spared_gets_some_time_and_is_then_cut() -> None:
+def test_a_spared_connection_gets_some_time_and_is_then_cut() -> None:
     registry = Registry()
     with connections(2) as (spared, cut):
         added(registry, [spared, cut])
@@ -352,7 +352,9 @@ def test_of_many_threads_that_remove_a_connection_one_tells() -> None:
     assert len(seen) == 1
 
 
-def test_with_patience_nobody_is_disturbed_until_it_is_over_and_who_leaves_is_counted() -> None:
+def test_during_the_patience_no_connection_is_asked_to_finish_and_those_that_end_are_counted() -> (
+    None
+):
     registry = Registry()
     with connections(2) as (one, two):
         added(registry, [one, two])
@@ -372,7 +374,7 @@ def test_with_patience_nobody_is_disturbed_until_it_is_over_and_who_leaves_is_co
     assert registry.drained() == (2, 0)
 
 
-def test_whoever_waits_for_the_end_of_all_goes_on_after_the_observers() -> None:
+def test_a_wait_for_the_end_of_all_is_over_after_the_observers() -> None:
     registry = Registry()
     order: list[str] = []
 

@@ -649,7 +649,7 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
         ({"handler_args": ["a"]}, TypeError, "handler_args must be a mapping, not"),
     ],
 )
-def test_an_option_that_cannot_be_meant_is_refused_and_named(
+def test_an_invalid_option_is_refused_and_named(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

@@ -80,7 +80,7 @@ def test_as_many_as_there_are_clients_are_woken(listener: socket.socket) -> None
         assert crew.told == [True] * 3
 
 
-def test_who_comes_when_a_client_waits_already_is_told_at_once(listener: socket.socket) -> None:
+def test_a_thread_that_comes_when_a_client_waits_returns_at_once(listener: socket.socket) -> None:
     crew = Stands(lambda: None, listener)
     with socket.create_connection(listener.getsockname()):
         assert crew.wait(PATIENCE)
@@ -171,7 +171,7 @@ def test_nobody_is_lost_as_those_who_stood_by_become_busy() -> None:
                 assert sock.recv(1) == b"x"
 
 
-def test_nobody_is_lost_who_comes_while_the_server_is_suspended() -> None:
+def test_no_client_is_lost_that_comes_while_the_server_is_suspended() -> None:
     """Who was woken for them, and may not accept, has the accepting thread see to them."""
     with serving(netkit.EchoHandler) as server, contextlib.ExitStack() as stack:
         for _ in range(5):

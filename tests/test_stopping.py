@@ -656,7 +656,7 @@ def test_patience_is_a_number_of_seconds(patience: Any) -> None:
             server.stop(1, patience)
 
 
-def test_a_stop_takes_in_who_is_queued_behind_a_client_that_went_away(
+def test_a_stop_serves_clients_queued_behind_one_that_went_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
@@ -686,7 +686,7 @@ def test_a_report_is_not_that_of_an_earlier_life() -> None:
         assert server.stop(LONG) == (0, 0)
 
 
-def test_a_stop_that_is_interrupted_has_cut_whoever_was_left_and_its_report_says_so(
+def test_an_interrupted_stop_has_cut_the_clients_that_were_left_and_reports_it(
     monkeypatch: pytest.MonkeyPatch, little_grace: None
 ) -> None:
     def interrupted(_: object) -> bool:
