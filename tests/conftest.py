@@ -95,6 +95,12 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def long_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close that waits for its peer without need outlasts the test."""
+    monkeypatch.setattr("netkit.connection.LINGER_SECONDS", 1000.0)
+
+
+@pytest.fixture
 def no_signal_ends_the_run() -> Iterator[None]:
     """A test sends signals to this very process: one that nobody handles makes that test fail."""
     stray: list[int] = []

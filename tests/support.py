@@ -206,6 +206,13 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> Iterator[None]:
         raise errors[0]
 
 
+def once(
+    condition: Callable[[], object], function: Callable[..., Any], *arguments: Any
+) -> contextlib.AbstractContextManager[None]:
+    """As `in_thread`, once `condition` holds."""
+    return in_thread(lambda: (wait_until(condition), function(*arguments)))
+
+
 def in_threads(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> None:
     """Call it with each tuple of arguments, all at once; raise what one of them raised."""
     with contextlib.ExitStack() as stack:

@@ -26,6 +26,7 @@ from support import (
     in_thread,
     in_threads,
     needs_ipv6,
+    once,
     receive_all,
     receive_exactly,
     reset,
@@ -347,12 +348,7 @@ def test_a_reset_is_an_error_for_a_reader_and_not_an_end() -> None:
 def test_what_was_written_in_vain_may_be_changed_again() -> None:
     with connected() as (conn, peer):
         data = bytearray(MUCH)
-
-        def leave() -> None:
-            wait_until(lambda: stuck(conn))
-            reset(peer)
-
-        with in_thread(leave):
+        with once(lambda: stuck(conn), reset, peer):
             with pytest.raises(ConnectionResetError):
                 conn.write(data)
         assert 0 < conn.bytes_written < MUCH
@@ -476,15 +472,10 @@ def test_a_slow_peer_that_makes_progress_is_not_timed_out() -> None:
 def test_a_time_limit_can_be_taken_away_even_while_it_counts() -> None:
     with connected() as (conn, peer):
         conn.set_timeout(0.2)
-
-        def take_away() -> None:
-            wait_until(lambda: reading(conn))
-            conn.set_timeout(None)
-
-        with in_thread(take_away):
+        with once(lambda: reading(conn), lambda: conn.set_timeout(None)):
             with contextlib.suppress(TimeoutError):  # the wait under way may keep its limit
                 assert conn.read(1) == b"never"
-        with in_thread(lambda: (wait_until(lambda: reading(conn)), peer.sendall(b"x"))):
+        with once(lambda: reading(conn), peer.sendall, b"x"):
             assert conn.read(1) == b"x"
 
 
@@ -588,9 +579,8 @@ def test_a_with_block_closes_politely() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_a_with_block_that_raises_resets_the_connection_at_once(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException], long_linger: None
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, peer):  # a peer that a polite close would wait for
         with pytest.raises(error):
             with conn:
@@ -625,12 +615,7 @@ def test_close_ends_a_read_in_another_thread() -> None:
     """Also one that holds what it has received: the read is its own."""
     with connected() as (conn, peer):
         peer.sendall(b"half a li")
-
-        def close() -> None:
-            wait_until(lambda: reading(conn) and conn.bytes_read == 9)
-            conn.close()
-
-        with in_thread(close):
+        with once(lambda: reading(conn) and conn.bytes_read == 9, conn.close):
             assert conn.readline() == b"half a li"
         assert conn.fileno() == -1
         with pytest.raises(ConnectionClosedError):
@@ -644,12 +629,7 @@ def test_closing_from_another_thread_ends_a_read(
     close: Callable[[Connection], None], read: Callable[[Connection], Any]
 ) -> None:
     with connected() as (conn, peer):
-
-        def close_it() -> None:
-            wait_until(lambda: reading(conn))
-            close(conn)
-
-        with in_thread(close_it):
+        with once(lambda: reading(conn), close, conn):
             assert not read(conn)
         wait_until(lambda: conn.fileno() == -1)
         if close is Connection.reset:
@@ -662,12 +642,7 @@ def test_closing_from_another_thread_ends_a_read(
 @pytest.mark.parametrize("close", [Connection.destroy, Connection.reset])
 def test_closing_from_another_thread_ends_a_write(close: Callable[[Connection], None]) -> None:
     with connected() as (conn, peer):
-
-        def close_it() -> None:
-            wait_until(lambda: stuck(conn))
-            close(conn)
-
-        with in_thread(close_it):
+        with once(lambda: stuck(conn), close, conn):
             with pytest.raises(ConnectionClosedError, match="^the connection is closed$"):
                 conn.write(bytes(MUCH))
         assert conn.fileno() == -1
@@ -690,12 +665,7 @@ def test_close_waits_for_a_write_in_another_thread() -> None:
 def test_close_waits_for_a_write_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
     with connected() as (conn, _):
-
-        def close() -> None:
-            wait_until(lambda: stuck(conn))
-            conn.close()
-
-        with in_thread(close):
+        with once(lambda: stuck(conn), conn.close):
             with pytest.raises(ConnectionClosedError):
                 conn.write(bytes(MUCH))
         assert conn.fileno() == -1
@@ -796,8 +766,7 @@ def test_a_close_swallows_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
         assert conn.fileno() == -1
 
 
-def test_a_close_waits_for_nothing_once_the_peer_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+def test_a_close_waits_for_nothing_once_the_peer_has_ended(long_linger: None) -> None:
     with connected(server=object()) as (conn, peer):
         peer.shutdown(socket.SHUT_WR)
         assert conn.read() == b""
@@ -810,10 +779,7 @@ def test_a_close_waits_for_nothing_once_the_peer_has_ended(monkeypatch: pytest.M
 
 
 @linux_only
-def test_a_client_waits_only_until_the_server_has_what_it_sent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+def test_a_client_waits_only_until_the_server_has_what_it_sent(long_linger: None) -> None:
     with connected() as (conn, peer):
         conn.write("request")
         conn.close()
@@ -822,9 +788,8 @@ def test_a_client_waits_only_until_the_server_has_what_it_sent(
 
 @pytest.mark.parametrize("stop", [Connection.destroy, Connection.reset, Connection.cut])
 def test_a_close_that_lingers_can_be_ended(
-    stop: Callable[[Connection], Any], monkeypatch: pytest.MonkeyPatch
+    stop: Callable[[Connection], Any], long_linger: None
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, _):
         conn.write("a reply that a reset could destroy")
         with in_thread(conn.close):
@@ -853,11 +818,7 @@ def test_a_read_that_comes_while_another_thread_closes_is_an_error(
 
 
 def ends_input_when(conn: Connection, condition: Callable[[], bool]) -> Any:
-    def end_input() -> None:
-        wait_until(condition)
-        assert conn.end_input() is None
-
-    return in_thread(end_input)
+    return once(condition, conn.end_input)
 
 
 def test_an_idle_connection_sees_the_end_of_input_at_once_and_may_answer() -> None:
@@ -889,7 +850,7 @@ def test_a_message_under_way_is_read_to_its_end() -> None:
         peer.sendall(b"half ")
         with ends_input_when(conn, lambda: reading(conn) and conn.bytes_read == 5):
             lines = conn.lines()
-            with in_thread(lambda: (wait_until(lambda: conn._draining), peer.sendall(b"a line\n"))):
+            with once(lambda: conn._draining, peer.sendall, b"a line\n"):
                 assert next(lines) == "half a line"
         assert list(lines) == []
 
@@ -899,12 +860,7 @@ def test_half_a_message_that_was_received_before_the_stop_is_waited_for() -> Non
         peer.sendall(b"half ")
         assert conn.peek() == b"half "
         conn.end_input()
-
-        def send_the_rest() -> None:
-            wait_until(lambda: reading(conn))
-            peer.sendall(b"a line\n")
-
-        with in_thread(send_the_rest):
+        with once(lambda: reading(conn), lambda: peer.sendall(b"a line\n")):
             assert conn.readline() == b"half a line\n"
         assert conn.readline() == b""
 
@@ -912,12 +868,7 @@ def test_half_a_message_that_was_received_before_the_stop_is_waited_for() -> Non
 def test_a_message_that_is_cut_is_not_taken_for_a_whole_one() -> None:
     with connected() as (conn, peer):
         peer.sendall(b"half a li")
-
-        def cut() -> None:
-            wait_until(lambda: reading(conn) and conn.bytes_read == 9)
-            assert conn.cut()
-
-        with in_thread(cut):
+        with once(lambda: reading(conn) and conn.bytes_read == 9, conn.cut):
             with pytest.raises(ConnectionAbortedError) as caught:
                 conn.readline()
         text = f"the connection to {conn.peer} was cut, since the server stops"
@@ -928,13 +879,9 @@ def test_a_message_that_is_cut_is_not_taken_for_a_whole_one() -> None:
 
 def test_an_idle_connection_that_is_cut_sees_the_end_of_input() -> None:
     with connected() as (conn, _):
-
-        def cut() -> None:
-            wait_until(lambda: reading(conn))
-            assert conn.cut()
-
-        with in_thread(cut):
+        with once(lambda: reading(conn), conn.cut):
             assert conn.readline() == b""
+        assert conn.was_cut
         assert not conn.closed
         with pytest.raises(ConnectionAbortedError):
             conn.write("x")
@@ -942,21 +889,15 @@ def test_an_idle_connection_that_is_cut_sees_the_end_of_input() -> None:
 
 def test_a_write_that_is_cut_is_an_error_that_says_why() -> None:
     with connected() as (conn, _):
-
-        def cut() -> None:
-            wait_until(lambda: stuck(conn))
-            assert conn.cut()
-
-        with in_thread(cut):
+        with once(lambda: stuck(conn), conn.cut):
             with pytest.raises(ConnectionAbortedError, match="was cut, since the server stops"):
                 conn.write(bytes(MUCH))
 
 
 @linux_only
 def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
-    monkeypatch: pytest.MonkeyPatch,
+    long_linger: None,
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, peer):
         fill(conn.socket)
         with in_thread(conn.close):
@@ -1079,9 +1020,8 @@ def test_finishing_twice_and_destroying_twice_is_fine() -> None:
 
 @pytest.mark.parametrize("talk", [False, True], ids=["silent", "answered"])
 def test_a_close_does_not_wait_for_a_peer_that_has_every_reply(
-    talk: bool, monkeypatch: pytest.MonkeyPatch
+    talk: bool, long_linger: None
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, peer):
         if talk:
             conn.write("reply")
@@ -1095,9 +1035,8 @@ def test_a_close_does_not_wait_for_a_peer_that_has_every_reply(
 
 @linux_only
 def test_a_close_after_a_failed_handshake_waits_only_until_the_peer_has_the_alert(
-    monkeypatch: pytest.MonkeyPatch,
+    long_linger: None,
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with connected(server=object()) as (conn, peer):
         conn.write("go on\n")
         peer.sendall(b"no TLS at all\n")
@@ -1117,9 +1056,8 @@ def test_a_close_after_a_failed_handshake_waits_only_until_the_peer_has_the_aler
 @pytest.mark.parametrize("kind", ["function", "class"])
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_half_a_reply_of_a_handler_that_fails_is_followed_by_a_reset(
-    kind: str, tls: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    kind: str, tls: bool, error: type[BaseException], long_linger: None
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     size = 400_000
 
     def handler(conn: Connection) -> None:

@@ -406,16 +406,14 @@ def test_an_exception_of_a_signal_handler_amid_a_write_breaks_the_output(
             peer.recv(1)
 
 
-def test_a_close_that_is_interrupted_by_a_destroy_waits_for_nothing(monkeypatch: Any) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+def test_a_close_that_is_interrupted_by_a_destroy_waits_for_nothing(long_linger: None) -> None:
     with sending(netkit.Connection.destroy) as (conn, _), conn.corked():
         conn.write("gathered")
         conn.close()
         assert conn.fileno() == -1
 
 
-def test_what_was_written_before_a_write_broke_off_arrives(monkeypatch: Any) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+def test_what_was_written_before_a_write_broke_off_arrives(long_linger: None) -> None:
 
     def interrupt(_: netkit.Connection) -> None:
         raise Alarm
@@ -548,9 +546,8 @@ def test_a_close_waits_for_a_file_only_so_long(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("stop", STOPS[:4], ids=["destroy", "reset", "cut", "interrupt"])
 def test_no_way_to_stop_a_connection_waits_for_its_close(
-    stop: Callable[[netkit.Connection], Any], monkeypatch: pytest.MonkeyPatch
+    stop: Callable[[netkit.Connection], Any], long_linger: None
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
     with both(True) as (conn, _):
         fill(conn.socket)
         with in_thread(conn.close):  # it cannot send its close_notify
@@ -829,10 +826,7 @@ def test_the_end_of_tls_that_cannot_be_sent_takes_only_so_long(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
-def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
+def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(long_linger: None) -> None:
     with connected() as (conn, peer):
         peer.shutdown(socket.SHUT_WR)
         sent = fill(conn.socket)
