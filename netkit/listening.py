@@ -59,6 +59,7 @@ class ListeningServer(ClientServer):
         self._more_files: tuple[SocketFile | None, ...] = ()  # of `_more_sockets`
         self._exclusive = False  # not for worker processes
         self._told_unlimited = False  # `events.Unlimited` has been emitted
+        self._opener: int | None = None  # the thread that is in `listen`
         # The events of listeners that are open, while others may still fail; None outside `listen`.
         self._untold: list[events.Event] | None = None
 
@@ -214,11 +215,12 @@ class ListeningServer(ClientServer):
         sock: socket.socket | BoundSocket | None = None,
     ) -> None:
         with self._changed:
-            if self._untold is not None:
+            if self._opener is not None:
                 raise ServerStateError("another call of listen() has not returned yet")
             if self._state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {self._state.value} on {self._place()}")
             self._begin_new_life()
+            self._opener = threading.get_ident()
             untold: list[events.Event] = []
             self._untold = untold
         self._told_unlimited = False
@@ -233,7 +235,9 @@ class ListeningServer(ClientServer):
             else:
                 self._open_each(endpoints)
         finally:
-            self._untold = None
+            with self._changed:
+                self._opener = self._untold = None
+                self._changed.notify_all()
         self._exclusive = exclusive
         self._serve_in_with = True
         for event in untold:

@@ -129,12 +129,14 @@ class StoppableServer(ListeningServer):
             self.stop()
             return
         with self._changed:
+            if self._opener != _me():  # else its sockets would be closed while it uses them
+                self._changed.wait_for(lambda: self._opener is None, CUT_GRACE)
             if not self._is_waited_for():
                 self._wait_for_other_stop_locked()
             if self._state in (State.DRAINING, State.CLOSED):
                 return
             if not hasattr(self, "socket"):
-                if self._untold is not None:  # `listen` closes what it has opened so far
+                if self._opener is not None:  # `listen` closes what it has opened so far
                     self._enter(State.CLOSED)
                 return
             self._enter(State.DRAINING)

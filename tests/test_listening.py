@@ -403,12 +403,30 @@ def test_a_server_that_is_stopped_between_two_listeners_has_none(
                 pass
         return candidates(*arguments)
 
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", 0.1)  # `listen` waits for the stop
     monkeypatch.setattr("netkit.binding.candidates", find)
     server = Server(None, netkit.EchoHandler)
     with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
         server.listen_on("127.0.0.1:0", "127.0.0.1:0")
     assert [sock.fileno() for sock in opened] == [-1, -1]
     assert not server.listening
+
+
+def test_a_stop_in_another_thread_waits_until_listen_has_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.stopping.CUT_GRACE", PATIENCE)
+    with contextlib.ExitStack() as stack:
+
+        class Server(netkit.Server):
+            def server_bind(self) -> None:
+                super().server_bind()
+                stack.enter_context(in_thread(self.stop))
+                wait_until(lambda: self._changed._waiters)  # type: ignore[attr-defined]
+
+        server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    assert not server.listening
+    assert server.socket.fileno() == -1
 
 
 def test_of_two_threads_that_call_listen_one_gets_an_error() -> None:
