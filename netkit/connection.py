@@ -331,20 +331,6 @@ class Connection(SecurableStream):
             self._waiting = False
         self._leave_socket()
 
-    def _leave_socket(self) -> None:
-        with self._lock:
-            last = self._closed and not self._waiting and self._writing != IN_SOCKET
-        if last:
-            self._release()
-
-    def _release(self) -> None:
-        """Called without a lock: a subclass tells others of it."""
-        with self._lock:
-            self._changed = self._closed = True
-            sockets.force_close(self.socket)
-        if self.tls is not None:
-            self.tls.let_go()
-
     def __enter__(self: _Self) -> _Self:
         return self
 

@@ -175,9 +175,7 @@ class Stream(Reader, Ends):
             raise self._failure(error) from None
         finally:
             self._waiting = False
-            if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-                self._fence()
-            if self._changed:
+            if self._changed or FREE_THREADED:
                 self._leave_socket()
         if not data:
             return self._note_end()
@@ -253,7 +251,18 @@ class Stream(Reader, Ends):
 
     def _leave_socket(self) -> None:
         """Give the descriptor back if it is closed, and this thread was the last in the socket."""
-        raise NotImplementedError  # pragma: no cover - `Connection` has it
+        with self._lock:
+            last = self._closed and not self._waiting and self._writing != IN_SOCKET
+        if last:
+            self._release()
+
+    def _release(self) -> None:
+        """Called without a lock: a subclass tells others of it."""
+        with self._lock:
+            self._changed = self._closed = True
+            sockets.force_close(self.socket)
+        if self.tls is not None:
+            self.tls.let_go()
 
     def _fence(self) -> None:
         """Order what this thread has stored and what it is going to load; see rule 1."""

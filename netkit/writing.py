@@ -87,9 +87,7 @@ class WritableStream(Stream):
                         self._fail_write(error)
             finally:
                 self._writing = 0
-                if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-                    self._fence()
-                if self._changed:
+                if self._changed or FREE_THREADED:
                     self._leave_socket()
         return len(payload)
 
