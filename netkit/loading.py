@@ -1,22 +1,21 @@
 """Finds the handler ``MODULE:NAME`` of a command line in the user's code.
 
-An exception in that code is shown with Python's traceback, without the frames of netkit. Any other
+An exception in that code is logged with Python's traceback, without the frames of netkit. Any other
 error is one line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import re
 import sys
-import traceback
 from types import ModuleType
 from typing import Any
 
 from .arguments import similar
 from .errors import Failure
+from .logs import logger
 
 
 def handler_name(text: str) -> str:
@@ -80,23 +79,14 @@ def _import(name: str, folder: str) -> ModuleType:
             raise Failure(
                 f"no module named {error.name!r}, neither here ({folder}) nor installed"
             ) from None
-        _print_users_traceback(error)
+        failure: Exception = error
     except Exception as error:
-        _print_users_traceback(error)
-    raise Failure(f"{name} could not be imported, see above")
-
-
-def _print_users_traceback(error: Exception) -> None:
-    """Show the traceback from the user's module on, without the frames of its import."""
-    trace = error.__traceback__
+        failure = error
+    trace = failure.__traceback__
     while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # Python 3.15 imports the module again, to explain a missing one
-        text = "".join([*traceback.format_tb(trace), f"{type(error).__name__}: {error}\n"])
-    with contextlib.suppress(AttributeError, OSError):  # there is no standard error, or it is full
-        sys.stderr.write(text)
+    logger.error("%s could not be imported", name, exc_info=failure.with_traceback(trace))
+    raise Failure(f"{name} could not be imported, see above")
 
 
 def _is_importing(filename: str) -> bool:

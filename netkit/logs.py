@@ -261,8 +261,8 @@ def traceback_lines(error: BaseException) -> list[str]:
     """
     try:
         lines = "".join(_links(error)).removesuffix("\n").split("\n")
-    except Exception as failure:  # its notes are not text, or there is no memory
-        return [f"the traceback cannot be shown: {type(failure).__name__}"]
+    except Exception:  # notes that are not text; an import by Python 3.15, for a suggestion
+        lines = [*"".join(traceback.format_tb(error.__traceback__)).splitlines(), _error(error)]
     left_out = len(lines) - 2 * MOST_LINES
     if left_out > 0:
         lines[MOST_LINES:-MOST_LINES] = [f"  [{left_out} lines left out]"]

@@ -519,11 +519,14 @@ def test_a_missing_module_is_named_where_python_fails_to_explain_it(
     def fail(*_: Any) -> list[str]:
         raise ModuleNotFoundError("No module named 'app.parts'")
 
-    monkeypatch.setattr(traceback, "format_exception", fail)
+    monkeypatch.setattr(traceback, "TracebackException", fail)
     path = module("import app.parts\n")
     status, out, lines = run("serve", "app:Shout")
     assert (status, out) == (1, b"")
-    assert lines[0] == f'  File "{path}", line 1, in <module>'
+    assert lines[:2] == [
+        "error: app could not be imported",
+        f'  File "{path}", line 1, in <module>',
+    ]
     assert lines[-2].startswith("ModuleNotFoundError: No module named 'app.parts'")
     assert lines[-1] == "netkit: error: app could not be imported, see above"
 
@@ -549,6 +552,15 @@ def test_a_module_that_fails_shows_its_own_traceback_and_none_of_ours(
     assert not any("netkit" in frame or "importlib" in frame for frame in frames)
     assert re.fullmatch(error, lines[-2])
     assert lines[-1] == "netkit: error: app could not be imported, see above"
+
+
+def test_the_failure_of_a_module_is_json_where_that_is_asked_for(module: Any, run: Run) -> None:
+    module("1 / 0")
+    status, _, lines = run("serve", "app:Shout", "--log-format", "json")
+    first, last = map(json.loads, lines)
+    assert (status, first["error_type"]) == (1, "ZeroDivisionError")
+    assert first["traceback"].startswith("Traceback")
+    assert last["message"] == "app could not be imported, see above"
 
 
 def test_a_module_may_end_the_program(module: Any, run: Run) -> None:

@@ -436,7 +436,7 @@ def test_a_handler_that_cannot_be_had_is_told_once_and_nobody_serves(
     with Cli("serve", name, "--workers", "3", cwd=tmp_path) as program:
         assert program.wait() == 1
         assert re.fullmatch(f"netkit: error: {error}", program.lines[-1]), program.lines
-        assert sum("rror:" in line for line in program.lines) == (2 if "above" in error else 1)
+        assert sum("rror:" in line for line in program.lines) == (3 if "above" in error else 1)
         assert not any("netkit/" in line for line in program.lines)
         assert not program.left_behind()
 
