@@ -289,7 +289,8 @@ class Workers:
             try:
                 self._start()
             except Exception as error:
-                hopeless = not isinstance(error, OSError)  # not the machine, but what is pickled
+                # Not the machine, nor a forkserver that a signal has ended, but what is pickled.
+                hopeless = not isinstance(error, (OSError, EOFError))
                 self._failed(f"{type(error).__name__}: {error}", self._round, hopeless)
                 return
 

@@ -490,6 +490,26 @@ def test_a_machine_without_room_for_a_process_is_asked_again_after_a_while(
     ]
 
 
+NO_FORKSERVER = """
+from multiprocessing import forkserver
+connect, attempts = forkserver.connect_to_new_process, []
+def connect_to_dead(fds):
+    attempts.append(1)
+    if len(attempts) == 1:
+        raise EOFError("unexpected EOF")
+    return connect(fds)
+forkserver.connect_to_new_process = connect_to_dead
+"""
+
+
+def test_a_forkserver_that_a_signal_has_ended_as_it_began_is_asked_again(
+    script: Callable[..., Program],
+) -> None:
+    with script(NO_FORKSERVER + SERVE, start_method="forkserver") as program:
+        pids_of(program, 2)
+        assert "a worker failed: EOFError: unexpected EOF" in stop(program)[1]
+
+
 def test_a_machine_that_never_has_room_for_a_process_is_given_up(
     script: Callable[..., Program],
 ) -> None:
