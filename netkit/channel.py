@@ -1,8 +1,8 @@
-"""What a parent process and its workers tell each other: a few small messages.
+"""The messages between a parent process and its workers, which are few and small.
 
-A message is a length and a JSON object. Each is checked field by field, and nothing else has a
-meaning. A handler, or a program that it starts, may take over the worker's process, so the parent
-believes none of what comes from there: no size, no type, and no number of messages.
+A message is a length and a JSON object, of which each field is checked. A handler, or a program
+that it starts, may take over the worker's process, so the parent believes none of what comes from
+there: no size, no type, and no number of messages.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Ready(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """Why a worker cannot serve."""
+    """A worker cannot serve."""
 
     reason: str
 
@@ -80,7 +80,7 @@ class Channel:
         return Channel, (SentSocket(self._socket),)
 
     def send(self, message: Message) -> None:
-        """Send it whole; OSError if nobody is there, or nobody has read for long."""
+        """Send it whole; OSError if the other end is gone, or has not read for long."""
         fields = {"kind": type(message).__name__, **message._asdict()}
         if isinstance(message, Failed):
             fields["reason"] = message.reason[:MAX_REASON]
@@ -88,9 +88,9 @@ class Channel:
         self._socket.sendall(_SIZE.pack(len(data)) + data)
 
     def receive(self, *kinds: type[Message]) -> list[Any]:
-        """The next messages: those of one read, which may have brought none whole.
+        """The messages that are complete after one read, perhaps none.
 
-        EOFError at the end, ValueError for what is no message of these kinds, and OSError.
+        EOFError at the end, ValueError for anything but messages of these kinds, and OSError.
         """
         chunk = self._socket.recv(_CHUNK)
         if not chunk:
@@ -115,7 +115,7 @@ class Channel:
         return int(_SIZE.size + size)
 
     def do_not_wait(self) -> None:
-        """Have neither `send` nor `receive` wait: BlockingIOError, which is an OSError."""
+        """Have `send` and `receive` raise BlockingIOError, an OSError, instead of waiting."""
         self._socket.setblocking(False)
 
     def fileno(self) -> int:

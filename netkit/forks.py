@@ -1,4 +1,4 @@
-"""What is undone in a child process that is a copy of this one (fork(2)).
+"""Undoes in forked child processes what netkit has changed in their parent (fork(2)).
 
 A handler may fork, by `os.fork` or by way of `multiprocessing`. The child is a copy of the thread
 that forks, and of nothing that the other threads do. Rules:
@@ -6,7 +6,7 @@ that forks, and of nothing that the other threads do. Rules:
 1. The signals of a child are its own. A signal that netkit catches reaches no child before the
    handler that was there without netkit is back, so that none is lost, and none is taken for the
    parent's.
-2. No lock of netkit's is held in a child in which nobody is left to release it.
+2. No lock of netkit's is held in a child by a thread that is not there.
 
 Python's own hooks do this, `os.register_at_fork`. A program that is executed needs none of it: the
 kernel takes handlers back (execve(2)), and netkit neither ignores signals nor blocks them while
@@ -28,8 +28,8 @@ from .errors import ServerStateError
 _Lock = TypeVar("_Lock")
 Undo = Callable[[], object]
 
-# What children call, and the signals that are to wait for that. Any thread may fork, or be
-# interrupted here: to append, and to remove, is one step.
+# The functions that children call, and the signals that are blocked until then. Any thread may
+# fork, or be interrupted here: to append, and to remove, is one step.
 _undoing: list[tuple[Undo, dict[int, Any]]] = []
 _masks = threading.local()  # the signal masks of this thread from before each fork under way
 
@@ -58,16 +58,16 @@ def call_in_children(function: Callable[[], object]) -> None:
 
 
 def free_in_children(lock: _Lock) -> _Lock:
-    """`lock`, which is free in each child, whoever holds it here. For those that live for ever."""
+    """Return `lock`, which is free in each child. For locks that live as long as the process."""
     call_in_children(lock._at_fork_reinit)  # type: ignore[attr-defined]
     return lock
 
 
 def problem_of_main() -> str | None:
-    """What is wrong if a server is started now by the script of the program; None if nothing is.
+    """The error if the main module starts a server now; None if it may start one.
 
-    A process that `multiprocessing` spawns imports the main module of its parent anew, and so does
-    all again that is not under the guard.
+    A process that `multiprocessing` spawns imports the main module of its parent, and so runs again
+    all that is not under the guard.
     """
     process = sys.modules.get("multiprocessing.process")
     if process is None or not getattr(process.current_process(), "_inheriting", False):
@@ -77,7 +77,7 @@ def problem_of_main() -> str | None:
 
 
 def check_main() -> None:
-    """ServerStateError for what `problem_of_main` tells of."""
+    """Raise ServerStateError if `problem_of_main` returns an error."""
     problem = problem_of_main()
     if problem is not None:
         raise ServerStateError(problem)

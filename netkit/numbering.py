@@ -7,8 +7,9 @@ a shared file in one step (lseek(2)), and a process that is killed leaves no loc
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import Any
+
+from .places import shared_memory
 
 
 class SharedNumbers:
@@ -19,11 +20,7 @@ class SharedNumbers:
 
     def __init__(self) -> None:
         """OSError if the system has no descriptor left."""
-        if hasattr(os, "memfd_create"):  # pragma: no branch - macOS
-            self._file = os.memfd_create("netkit-numbers")
-            return
-        with tempfile.TemporaryFile() as file:  # pragma: no cover - macOS
-            self._file = os.dup(file.fileno())
+        self._file = shared_memory(0)
 
     def take(self) -> int:
         """The next number."""

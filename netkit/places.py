@@ -1,12 +1,11 @@
 """The places that worker processes share: so many connections in all of them together.
 
-A pipe holds a byte for each free place. To take one is to read a byte, to give it back is to write
-it: the kernel sees to it that no two take the same, and who waits for a place waits for the pipe.
-How many each worker has taken stands in memory that all of them share, in a cell for each worker,
-so that the parent can give back what was taken by one that was killed. Whatever the moment, that is
-never too many. One may be killed between the pipe and its cell, so the parent then counts all
-places anew, in a moment in which no other worker is between the two: in the end it is not too few
-either.
+A pipe holds a byte for each free place. A worker takes a place by reading a byte, and gives it back
+by writing one; the kernel gives no byte to two of them, and a wait for a place is a wait for the
+pipe. Each worker notes in its cell of a shared memory how many places it has, so that the parent
+can give those of a killed worker back, and never too many. A worker may be killed between the pipe
+and its cell. So the parent then counts all places, in a moment in which no other worker is between
+the two, and gives back those that are missing.
 
 A worker may be taken over. Whatever it does to the pipe and to the memory, the parent neither waits
 for it nor fails.
@@ -45,7 +44,7 @@ def check_places(limit: int | None) -> None:
 
 
 class SharedPlaces:
-    """`index`: which worker's this is. The methods of one object are for one thread at a time.
+    """`index`: the number of the worker that uses it. For one thread at a time.
 
     Holds three descriptors until `close`; can be sent to a process that is being started.
     """
@@ -57,7 +56,7 @@ class SharedPlaces:
         """Whether a place may be missing: see `recount`."""
         self._limit = limit
         self._reader, self._writer = os.pipe()
-        self._file = _memory(_CELLS * _CELL.size)
+        self._file = shared_memory(_CELLS * _CELL.size)
         self._open()
         try:
             self._give(limit)
@@ -107,11 +106,11 @@ class SharedPlaces:
         return bool(poll.poll(0))
 
     def fileno(self) -> int:
-        """What is readable while there is a place."""
+        """A descriptor that is readable while there is a free place."""
         return self._reader
 
     def reclaim(self, index: int) -> None:
-        """Give back all that a worker holds which is gone. For the parent."""
+        """Give back all places of a worker that has ended. For the parent."""
         taken, changes = self._cell(index)
         self._note(index, 0, changes + changes % 2)
         self._give_missing(taken)
@@ -140,7 +139,7 @@ class SharedPlaces:
         return int(free)
 
     def _give_missing(self, places: int) -> None:
-        """As many as there can be missing, whatever a worker has written into its cell."""
+        """Give `places` back, but no more than can be missing: a cell may hold anything."""
         with contextlib.suppress(BlockingIOError):
             self._give(min(places, self._limit - self._count_free()))
 
@@ -152,7 +151,7 @@ class SharedPlaces:
         _CELL.pack_into(self._taken, index * _CELL.size, taken & _MAX, changes & _MAX)
 
     def _give(self, places: int) -> None:
-        """BlockingIOError if the pipe is full; no wait, though a worker may have it wait."""
+        """BlockingIOError if the pipe is full, also where a worker has made the pipe wait."""
         poll = select.poll()
         poll.register(self._writer, select.POLLOUT)
         while places > 0:
@@ -168,19 +167,19 @@ class SharedPlaces:
 
 
 def shared_places(limit: int) -> SharedPlaces:
-    """So many; WorkersFailedError if the system does not have them."""
+    """Make `limit` places; WorkersFailedError if the system does not have them."""
     try:
         return SharedPlaces(limit)
     except OSError as error:
         raise WorkersFailedError(error.strerror) from None
 
 
-def _memory(size: int) -> int:
+def shared_memory(size: int) -> int:
     """A descriptor of memory to be shared, filled with zeros, whose size no process can change."""
     if hasattr(os, "memfd_create"):  # pragma: no branch - not Linux
         import fcntl
 
-        file = os.memfd_create("netkit-places", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        file = os.memfd_create("netkit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(file, size)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         return file

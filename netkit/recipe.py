@@ -31,11 +31,11 @@ HELD_BACK = {*StopSignals.SIGNALS, *PARENTS_SIGNALS}
 
 
 def to_be_loaded(connection: Any, **_: Any) -> None:
-    """What stands for a handler until a worker has loaded its own."""
+    """Stands for a handler until a worker has loaded its own."""
 
 
 class Recipe(NamedTuple):
-    """How another process makes the same server: what can be pickled of it."""
+    """The parts of a server that can be pickled, for another process to make the same server."""
 
     kind: type[Server]
     handler: Any
@@ -52,13 +52,13 @@ class Recipe(NamedTuple):
 
     def prepare_process(self) -> None:
         """Make a new interpreter like the parent, as far as a copy would have it from there."""
-        _keep_descriptors()
+        _end_inheritance()
         if self.status_lines and not logs.logger.hasHandlers():
             logconfig.add_status_lines()
 
 
 def cores_of(count: int) -> tuple[int, ...]:
-    """Where each of so many workers is to stay on one; none: the kernel moves them about.
+    """The cores on which `count` workers stay, one each; empty if the kernel may move them.
 
     With the GIL, a thread that wakes up on another core than the one that has the lock only gets in
     its way: on one core they take turns by themselves, without waiting for the lock. Where there
@@ -72,9 +72,10 @@ def cores_of(count: int) -> tuple[int, ...]:
 def ingredients(
     server: Server, method: str | None, load: Load | None, anew: bool, pems: dict[str, Any]
 ) -> tuple[BaseContext, Server | Recipe]:
-    """What a `Worker` is made of. `method`: as the program has chosen; None: it has not.
+    """The context that starts a `Worker`, and the server, or a recipe of it.
 
-    `anew`: not as a copy of this process. `pems`: what is there instead of the files of TLS.
+    `method`: the start method that the program has chosen, or None. `anew`: the worker must not be
+    a copy of this process. `pems`: options of TLS in the place of those that name files.
     """
     import multiprocessing
     from multiprocessing import resource_tracker
@@ -128,10 +129,10 @@ def _has_one_thread() -> bool:
     return False
 
 
-def _keep_descriptors() -> None:
-    """Have none of a new interpreter's descriptors passed on to the programs that it executes.
+def _end_inheritance() -> None:
+    """Have programs that a new interpreter executes inherit none of its descriptors.
 
-    Those of `netkit` and `multiprocessing` came to it in that way.
+    It has itself inherited those of `netkit` and `multiprocessing`.
     """
     for name in os.listdir("/dev/fd"):
         if int(name) > 2:
@@ -141,7 +142,7 @@ def _keep_descriptors() -> None:
 
 @contextlib.contextmanager
 def signals_held_back() -> Any:
-    """For the start of a worker, which inherits it: no signal is to find it without handlers."""
+    """Block what a worker handles, while it is started: it inherits that, and ends it itself."""
     if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows
         yield
         return

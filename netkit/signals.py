@@ -28,9 +28,10 @@ from . import events
 from .forks import do_not_undo, undo_in_children
 from .registry import StopReport
 from .server import Server
+from .threads import join
 from .waker import Waker
 
-NEWS = 0  # what wakes who reads the mailbox for another reason; no signal has this number
+NEWS = 0  # posted for any other reason than a signal; no signal has this number
 
 # Windows has none of these.
 _SIGHUP, _SIGTTIN, _SIGTTOU = (
@@ -170,8 +171,8 @@ class StopSignals:
         """Serve until a signal comes or somebody stops the server; then drain, and report.
 
         The server runs in a thread of its own, and this one waits for signals: the first stops it
-        gracefully, a SIGINT after it cuts who is still connected. (A second SIGTERM does not: some
-        supervisors send it twice.) SIGHUP calls `Server.reload`; but it stops the server, as
+        gracefully, a SIGINT after it cuts the clients that are left. (A second SIGTERM does not:
+        some supervisors send it twice.) SIGHUP calls `Server.reload`; but it stops the server, as
         SIGTERM does, if the terminal is gone on which the process was started. Raises what
         `serve_forever` raises, and what a signal handler of the program raises; the server is
         closed then.
@@ -191,7 +192,7 @@ class StopSignals:
             self.close()
 
     def _wait(self, server: Server, service: _Service) -> bool:
-        """Until it has ended; whether a SIGINT has come after the stop began."""
+        """Wait until it has ended. Whether a SIGINT came after the stop had begun."""
         stopping = interrupted = False
         while not service.outcome:
             signum = self.mailbox.take()
@@ -235,8 +236,6 @@ class _Service:
         self._mailbox = mailbox
         self.outcome: list[StopReport | BaseException] = []
         self._thread = threading.Thread(target=self._run, name="netkit-serve", daemon=True)
-        self._lock = threading.Lock()  # guards what follows
-        self._begun = self._abandoned = False
 
     def start(self) -> None:
         """RuntimeError if there can be no thread."""
@@ -244,10 +243,6 @@ class _Service:
         self._thread.start()
 
     def _run(self) -> None:
-        with self._lock:
-            if self._abandoned:
-                return
-            self._begun = True
         try:
             self._server.serve_forever()
             self.outcome.append(self._server.stop(self._drain_timeout))
@@ -257,7 +252,7 @@ class _Service:
             self._mailbox.post(NEWS)
 
     def result(self) -> StopReport:
-        """What became of the clients, or the exception that has ended it."""
+        """The report on its clients. Raises the exception that has ended it, if one has."""
         self._thread.join()
         if isinstance(self.outcome[0], BaseException):
             raise self.outcome[0]
@@ -265,17 +260,14 @@ class _Service:
 
     def abandon(self) -> None:
         """Stop the server at once, at whatever moment of its life; idempotent."""
-        with self._lock:
-            self._abandoned = True
         self._drain_timeout = 0
-        self._server.request_stop(0)
-        if self._begun:
-            self._thread.join()
+        self._server.request_stop(0)  # which also ends a turn that is to begin
+        join(self._thread, None)
         self._server.close()
 
 
 class RunReport(NamedTuple):
-    """How a server ended that was run until a signal: `StopReport`, and by whose patience."""
+    """A `StopReport`, and whether a second Ctrl+C cut the stop short."""
 
     finished: int
     cut: int
@@ -291,9 +283,9 @@ class RunReport(NamedTuple):
 
 
 class _UnlessLate:
-    """A `sys.unraisablehook` for the time in which the handlers of signals are taken away.
+    """A `sys.unraisablehook` that leaves out one report of Python's.
 
-    Python writes to standard error that a signal has come just then; all else is told.
+    It says that a signal came while its handler was taken away.
     """
 
     def __init__(self, tell: Callable[[Any], object]) -> None:
@@ -326,7 +318,7 @@ def _do_nothing(signum: int, frame: object) -> None:
 
 
 def _pass_to_terminal(handler: Callable[[int, object], object], signum: int, frame: object) -> None:
-    """Call `handler`, for SIGTTOU, which a terminal sends to who writes to it from the background.
+    """Handle SIGTTOU, which a terminal sends to a background process that writes to it.
 
     While it is caught, the kernel would interrupt the write for ever; once it is ignored, the write
     passes (termios(3)).
@@ -337,7 +329,7 @@ def _pass_to_terminal(handler: Callable[[int, object], object], signum: int, fra
 
 
 def stops_writers() -> bool:
-    """Whether this process is in the background of a terminal that stops those who write to it."""
+    """Whether this process is in the background of a terminal that stops background writers."""
     import termios  # not everywhere
 
     try:
@@ -362,5 +354,5 @@ def _has_terminal() -> bool:
 
 
 def _open_terminal() -> int:
-    """That of this process's session; OSError if there is none."""
+    """The terminal of this process's session; OSError if it has none."""
     return os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY)

@@ -1,8 +1,8 @@
 """One worker process: a server of its own, on the listeners of its parent.
 
-The parent gives orders, the worker tells that it is ready, or what is wrong, and in the end what
-became of its clients (`netkit.channel`). Each sees by the end of input that the other one is gone,
-however it went. A worker whose messages are invalid is killed.
+The parent sends orders. The worker reports that it is ready, or why it cannot serve, and in the end
+how many clients it has finished with (`netkit.channel`). Each sees the end of input once the other
+one has ended in any way. A worker that sends an invalid message is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Seconds that one gets to end by itself, from when its clients are cut: the threads of those get
 # `CUT_GRACE`, and all must be over before a supervisor loses patience (docker stop: 10 seconds).
 KILL_GRACE = 1.9 * CUT_GRACE
-READY_SECONDS = 300.0  # what one may take to load its handler: models may be large
+READY_SECONDS = 300.0  # for loading a handler: models may be large
 
 
 class Worker:
@@ -61,7 +61,7 @@ class Worker:
         self.pid = 0
         self._pidfd: int | None = None
         self.end = -1
-        """What is readable once it has ended."""
+        """A descriptor, or a sentinel of multiprocessing, that is readable once it has ended."""
 
     def start(
         self,
@@ -74,15 +74,15 @@ class Worker:
     ) -> None:
         """Start it. If that fails, or a signal handler raises, it has ended after `kill`.
 
-        `places`: those that it shares with others, if they are few. `numbers`: what gives all their
-        connections an `id`; None: each counts its own. `cores`: it stays on one of these, each of
-        which has as many; none: it may run on any. OSError if the machine cannot; what pickling
-        raises if `source` is a `Recipe`.
+        `places`: shared with the other workers; None if the server has no limit. `numbers`: shared,
+        too; None if each worker numbers its own connections. `cores`: it stays on one of them, and
+        each has equally many workers; empty if it may run on any. Raises OSError if the system
+        cannot start it, and what pickling raises if `source` is a `Recipe`.
         """
         core = cores[self.index % len(cores)] if cores else None
         # A child that kept its copy of our end would keep the worker from seeing that we are gone.
         undo_in_children(self.channel.close)
-        self.process = context.Process(  # type: ignore[attr-defined] # typeshed has it not
+        self.process = context.Process(  # type: ignore[attr-defined] # not in typeshed
             target=work,
             args=(source, load, self._theirs, places, numbers, self.index, core),
             name="netkit-worker",
@@ -128,7 +128,7 @@ class Worker:
             self.channel.send(order)
 
     def _allow(self, seconds: float) -> None:
-        """It gets so many to end, if it is ready: else it has no clients."""
+        """Have it end within `seconds`, or sooner if it is not ready, and so has no clients."""
         self._kill_ready_at = self._kill_ready_at.earlier(Deadline(seconds))
         self._kill_unready_at = self._kill_unready_at.earlier(Deadline(min(seconds, KILL_GRACE)))
 
@@ -146,7 +146,7 @@ class Worker:
         return self.process is not None and self.process.pid is not None
 
     def listen(self) -> None:
-        """Take in what it has told so far."""
+        """Read the messages that have come so far. Never waits."""
         try:
             while not self.channel.closed:
                 for news in self.channel.receive(Ready, Failed, StopReport):
@@ -198,7 +198,7 @@ class Worker:
             os.close(pidfd)
 
     def _is_lost(self) -> bool:
-        """Whether somebody else has been told how it ended: an ignored SIGCHLD, another thread."""
+        """Whether it has ended, and SIGCHLD is ignored or other code has waited for it."""
         from multiprocessing.connection import wait
 
         if not wait([self.end], 0):
@@ -211,9 +211,10 @@ class Worker:
 
 
 def _pidfd(process: Any) -> int | None:
-    """Its end, but for which one has to wait for all that it has forked; None: there is no such.
+    """A descriptor that is readable once it has ended; None if the system has none.
 
-    As for one that another process has forked, which tells how it has ended.
+    A sentinel is readable only after the end of all processes that the worker has forked, too. Not
+    for a process of a forkserver, whose sentinel is not inherited.
     """
     if hasattr(os, "pidfd_open") and process._start_method != "forkserver":
         with contextlib.suppress(OSError):
@@ -222,7 +223,7 @@ def _pidfd(process: Any) -> int | None:
 
 
 def _close_pipes(error: OSError) -> None:
-    """Those that multiprocessing leaves open if it cannot fork, which may be tried for long."""
+    """Close the pipes that multiprocessing leaves open if a fork fails: it may fail many times."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         at = (frame.f_globals.get("__name__"), frame.f_code.co_name)
         if at == ("multiprocessing.popen_fork", "_launch"):
@@ -245,7 +246,7 @@ def work(
 ) -> None:
     """The life of a worker. `source`: the parent's own server (fork), or how to make one (spawn).
 
-    `load` gets its handler, in this process, so that each worker has the present code.
+    `load` returns its handler. It is called in this process, so that it imports the present code.
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
@@ -310,7 +311,7 @@ class _Made:
             self._server = server
 
     def request_stop(self, *order: float) -> None:
-        """As of the server; while it is being made, whatever hangs there, all ends at once."""
+        """As of the server. While it is being made, which may hang, the process ends at once."""
         with self._lock:
             server = self._server
             if server is None:
@@ -319,7 +320,7 @@ class _Made:
 
 
 def _obey(server: _Made, channel: Channel) -> None:
-    """Wait for orders; without a parent, stop as if it had said so."""
+    """Carry out orders; stop gracefully once the parent is gone."""
     with contextlib.suppress(EOFError, OSError, ValueError):
         while True:
             for order in channel.receive(Stop):

@@ -1,15 +1,15 @@
-"""Several worker processes on the same listeners, and the parent that keeps them.
+"""Several worker processes on the same listeners, and the parent that starts and replaces them.
 
 Why processes: with the GIL, the threads of one process run Python one at a time, and many busy ones
 hinder each other. Without it (free-threaded builds) one process uses all cores.
 
 Rules:
 
-1. The parent opens the listeners: what the kernel has queued outlives any worker. It accepts
-   nobody, and starts no thread, so that it may fork.
+1. The parent opens the listeners, so that the clients in their queues outlive any worker. It
+   accepts no client, and starts no thread, so that it may fork.
 2. It waits in one place, for its workers, for signals and for orders; nothing polls.
-3. A worker that ends untold is replaced: at once if it had served for a while, else after a pause
-   that doubles. If none of them ever comes to serve, the parent gives up.
+3. A worker that ends without an order is replaced: at once if it had served for a while, else after
+   a pause that doubles. If no worker ever serves, the parent gives up.
 4. A reload starts the new workers first. Only when all of them are ready do the old ones stop
    accepting; they go on serving their clients. If a new one fails, the old ones stay.
 """
@@ -67,7 +67,7 @@ class Workers:
     """
 
     def __init__(self, server: Server, count: int | str = "auto", load: Load | None = None) -> None:
-        """TypeError or ValueError for a count that is none, or a limit that cannot be shared."""
+        """TypeError or ValueError for an invalid count, or a limit that cannot be shared."""
         check_places(server._options.max_connections)
         self._server = server
         self._load = load
@@ -97,13 +97,13 @@ class Workers:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes that there are, those included that finish with their clients."""
+        """The numbers of the processes, including those that only finish with their clients."""
         return tuple(worker.pid for worker in tuple(self._workers))
 
     def resize(self, count: int | str) -> None:
-        """From now on, have so many. Who is too many finishes with its clients, and ends.
+        """Have `count` workers from now on. Those above it finish with their clients, and end.
 
-        TypeError or ValueError for a count that is none.
+        TypeError or ValueError for an invalid count.
         """
         self._order(self._resize, check_workers(count))
 
@@ -114,7 +114,7 @@ class Workers:
     def stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
         """End `run` gracefully, as `Server.stop` does; returns at once.
 
-        So do the methods of the `Server` that it serves, in this process: they wait for the end.
+        The methods of the `Server` that stop it do so, too, and wait for the end.
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -122,7 +122,7 @@ class Workers:
         self._order(self._stop, timeout, patience)
 
     def outcome(self) -> StopReport:
-        """What became of the clients, once `run` has ended: not so in its own thread."""
+        """The report on the clients. Waits for the end of `run`, except in the thread of `run`."""
         if threading.get_ident() != self._thread:
             self._ended.wait()
         return StopReport(self._finished, self._cut)
@@ -162,8 +162,8 @@ class Workers:
         self._check_server()
         options = self._server._options
         try:
-            undo_in_children(self._workers.clear)  # they are not its children
-            if drain_timeout is not None:  # for those, too, whom a signal stops directly
+            undo_in_children(self._workers.clear)  # which are not the children of a child
+            if drain_timeout is not None:  # also for workers that a signal stops directly
                 self._server._options = options._replace(drain_timeout=drain_timeout)
             self._keep_files()
             self._mailbox = mailbox
@@ -216,7 +216,7 @@ class Workers:
         check_places(server._options.max_connections)  # it may have been changed
 
     def _live(self, mailbox: Mailbox) -> bool:
-        """Until all have ended. Whether that was by a Ctrl+C while they were ending."""
+        """Wait until all have ended. Whether a Ctrl+C came while they were ending."""
         from multiprocessing.connection import wait
 
         interrupted = False
@@ -244,7 +244,7 @@ class Workers:
                 yield worker.channel
 
     def _patience(self) -> float | None:
-        """Seconds until there is something to do by itself; None: never."""
+        """Seconds until there is something to do without an event; None if there never is."""
         wake = Deadline(None)
         for worker in self._workers:
             wake = wake.earlier(worker.kill_at)
@@ -275,7 +275,7 @@ class Workers:
         return [w for w in self._workers if w.generation == self._generation and not w.leaving]
 
     def _wanted(self) -> int:
-        """How many of the present generation there should be: of the first one, one to try."""
+        """How many of this generation there should be: one until the first of all is ready."""
         proven = self._generation or any(worker.ready for worker in self._workers)
         return self._count if proven else 1
 
@@ -339,7 +339,7 @@ class Workers:
     def _failed(
         self, reason: str, round_: int, hopeless: bool, worker: Worker | None = None
     ) -> None:
-        """Note a worker that could not be started, or has ended untold."""
+        """Note a worker that could not be started, or has ended without an order."""
         steady = worker is not None and worker.ready and worker.age >= STEADY_SECONDS
         new = worker is None or worker.generation == self._generation
         if self._reloading and (new or not any(other.ready for other in self._workers)):
@@ -375,7 +375,7 @@ class Workers:
             worker.tell(self._leave())
 
     def _leave(self) -> Stop:
-        """Finish with the clients: they get the drain's time to leave by themselves, and again."""
+        """The order to finish: clients get `drain_timeout` to leave, and again to be drained."""
         seconds = self._server._options.drain_timeout
         return Stop(seconds, seconds)
 
@@ -383,19 +383,19 @@ class Workers:
         if self.stopping:
             return
         if self._reloading:
-            self._reload_again = True  # some may have loaded already, and not what there is now
-            if self._reload_patience.expired():  # and nobody wants to wait for others that hang
+            self._reload_again = True  # some may have loaded older code already
+            if self._reload_patience.expired():  # no worker that hangs delays it further
                 self._abandon_reload("its workers are not ready yet, and it is asked for anew")
             return
         self._reloading = True
         self._reload_again = False
         self._reload_patience = Deadline(STEADY_SECONDS)
         self._generation += 1
-        self._server.reload()  # the new ones have what this one has
+        self._server.reload()  # the new workers get its settings
         self._keep_files()
 
     def _keep_files(self) -> None:
-        """Have workers that are spawned not depend on what becomes of the files of TLS."""
+        """Read the files of TLS for spawned workers, which may start when the files are invalid."""
         with contextlib.suppress(OSError, ValueError):  # then those from before stay
             self._pems = pems_in_memory(self._server._options)
 

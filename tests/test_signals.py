@@ -36,7 +36,7 @@ from support import (
 
 import netkit
 from netkit import events, forks
-from netkit.signals import NEWS, Mailbox, StopSignals, _Service
+from netkit.signals import NEWS, Mailbox, StopSignals
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -619,19 +619,6 @@ def test_stop_signals_are_for_the_main_thread_only() -> None:
     assert [str(error) for error in errors] == ["signals can only be handled in the main thread"]
 
 
-def test_afterwards_signals_can_be_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back
-    before = [signal.getsignal(signum) for signum in StopSignals.SIGNALS]
-    try:
-        with StopSignals(afterwards=signal.SIG_IGN):
-            pass
-        kill(signal.SIGINT)
-        kill(signal.SIGTERM)
-    finally:
-        for signum, handler in zip(StopSignals.SIGNALS, before, strict=True):
-            signal.signal(signum, handler)
-
-
 @pytest.mark.parametrize("afterwards", [None, signal.SIG_IGN])
 def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
     afterwards: Any, monkeypatch: pytest.MonkeyPatch
@@ -677,16 +664,6 @@ def test_signals_that_can_be_caught_in_part_only_are_put_back(
         with pytest.raises(RuntimeError, match="of the program"), StopSignals():
             pass
     assert forks._undoing == []
-
-
-def test_a_server_that_is_given_up_before_its_thread_runs_never_serves(mailbox: Mailbox) -> None:
-    server = new_server()
-    service = _Service(server, None, mailbox)
-    service.abandon()
-    service.start()
-    service._thread.join()
-    assert service.outcome == []
-    assert not server.listening
 
 
 def test_the_hook_for_late_signals_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
