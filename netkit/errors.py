@@ -156,13 +156,17 @@ class IncompleteReadError(PeerError, EOFError):
 
 
 class LineTooLongError(PeerError, ValueError):
-    """A line (or what `readuntil` looks for) is longer than `limit` bytes.
+    """A line, or what `readuntil` looks for, is longer than `limit` bytes.
 
-    The line is dropped, to its end, by the next read; what follows it is read as usual.
+    The next read drops the line up to its end, and goes on with what follows. `separator` is what
+    `readuntil` was asked for: the text then says how to read a longer message that ends with it.
     """
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"line longer than {limit} bytes (max_line)")
+    def __init__(self, limit: int, separator: bytes = b"\n") -> None:
+        text = f"line longer than {limit} bytes (max_line)"
+        if separator != b"\n":
+            text += f"; read_message(Delimiter({separator!r})) reads longer messages"
+        super().__init__(text)
         self.limit = limit
 
 

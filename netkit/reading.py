@@ -166,7 +166,8 @@ class Reader(ABC):
         """Everything up to and including `separator`.
 
         IncompleteReadError if the input ends before it, LineTooLongError if it does not come within
-        `max_line` bytes; the line is then skipped, to its end, by the next read of any kind.
+        `max_line` bytes; the line is then skipped, to its end, by the next read of any kind. For
+        messages, which may be longer (`max_message`), use `read_message` with a `Delimiter`.
         """
         if isinstance(separator, str):
             found, width = encode_separator(separator, self.encoding)
@@ -174,7 +175,7 @@ class Reader(ABC):
             found, width = to_bytes(separator), 1
         if not found:
             raise ValueError("the separator must not be empty")
-        line, complete = self._read_until(found, width)
+        line, complete = self._read_until(found, width, found if width == 1 else b"\n")
         if complete:
             return self._decoded(line)
         raise IncompleteReadError(self._decoded(line, final=True), None)
@@ -309,8 +310,13 @@ class Reader(ABC):
         self._buffer.feed(data)
         return bool(data)
 
-    def _read_until(self, separator: bytes, width: int) -> tuple[bytes, bool]:
-        """Up to and including `separator` (True), or all there is if the input ends before it."""
+    def _read_until(
+        self, separator: bytes, width: int, wanted: bytes = b"\n"
+    ) -> tuple[bytes, bool]:
+        """Up to and including `separator` (True), or all there is if the input ends before it.
+
+        `wanted` is what LineTooLongError names. A `Delimiter` cannot replace a wide separator.
+        """
         self._settle()
         longest = self.max_line + len(separator)
         if width == 1:  # most lines come whole: alone, or many at once
@@ -333,7 +339,7 @@ class Reader(ABC):
                 return self._buffer.take(len(self._buffer)), False
         if end < 0 or end > longest:
             self._overlong = separator, width, phase
-            raise LineTooLongError(self.max_line)
+            raise LineTooLongError(self.max_line, wanted)
         return self._buffer.take(end), True
 
     def _phase(self, width: int) -> int:

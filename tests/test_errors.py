@@ -50,6 +50,12 @@ from netkit import errors
             "line longer than 10 bytes (max_line)",
         ),
         (
+            errors.LineTooLongError(10, b"\r\n.\r\n"),
+            (errors.PeerError, ValueError),
+            "line longer than 10 bytes (max_line); "
+            r"read_message(Delimiter(b'\r\n.\r\n')) reads longer messages",
+        ),
+        (
             errors.MessageTooLongError(10),
             (errors.PeerError, ValueError),
             "message longer than 10 bytes (max_message)",
@@ -101,7 +107,7 @@ def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> Non
         errors.ConnectionClosedError(),
         errors.UnknownEncodingError("utf9", ["utf8"]),
         errors.IncompleteReadError(b"abc", 5),
-        errors.LineTooLongError(10),
+        errors.LineTooLongError(10, b"--"),
         errors.MessageTooLongError(10, 11),
         errors.FramingError("x"),
         errors.CancelledError(),

@@ -107,7 +107,7 @@ class Reference:
     def text(self, data: bytes, final: bool = False) -> Any:
         return self.decoder.decode(data, final) if self.decoder else data
 
-    def up_to(self, separator: bytes, width: int) -> tuple[bytes, bool]:
+    def up_to(self, separator: bytes, width: int, wanted: bytes = b"\n") -> tuple[bytes, bool]:
         self.skip()
         origin = self.origin if self.decoder else self.at
         found = [
@@ -119,7 +119,7 @@ class Reference:
         too_long = end - self.at - self.max_line - len(separator)
         if too_long > 0 or (not found and too_long == 0):
             self.skip_to = end
-            raise LineTooLongError(self.max_line)
+            raise LineTooLongError(self.max_line, wanted if width == 1 else b"\n")
         return self.take(end - self.at), bool(found)
 
     def read_all(self) -> Any:
@@ -146,10 +146,8 @@ class Reference:
         return self.text(taken)
 
     def readuntil(self, separator: str | bytes) -> Any:
-        if isinstance(separator, str):
-            line, complete = self.up_to(*NEWLINES[self.encoding])
-        else:
-            line, complete = self.up_to(separator, 1)
+        found, width = NEWLINES[self.encoding] if isinstance(separator, str) else (separator, 1)
+        line, complete = self.up_to(found, width, found)
         if not complete:
             raise IncompleteReadError(self.text(line, final=True), None)
         return self.text(line)
@@ -701,7 +699,7 @@ def test_lines_goes_on_after_a_line_that_was_too_long() -> None:
 def test_the_limit_holds_for_any_separator() -> None:
     reader = byte_by_byte(b"12345::67890--::ab::", max_line=5)
     assert reader.readuntil("::") == b"12345::"
-    with pytest.raises(LineTooLongError):
+    with pytest.raises(LineTooLongError, match=r"read_message\(Delimiter\(b'::'\)\) reads longer"):
         reader.readuntil("::")
     assert reader.readuntil("::") == b"ab::"
 
