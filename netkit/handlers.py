@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import events
 from .connection import Connection
@@ -51,10 +51,14 @@ class Handler:
             if not hasattr(cls, name) or hasattr(Handler, name):
                 raise TypeError(f"{cls.__name__} has no setting {name!r}")
 
-    @property
-    def server(self) -> Any:
-        """The `Server` that accepted the client."""
-        return self.conn.server
+    if TYPE_CHECKING:  # an attribute, so that a derived class may annotate it: `server: MyServer`
+        server: Any
+    else:
+
+        @property
+        def server(self):
+            """The `Server` that accepted the client."""
+            return self.conn.server
 
     def connected(self) -> None:
         """Called first; nothing has been read yet."""

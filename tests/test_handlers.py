@@ -58,6 +58,23 @@ class Recorder(netkit.Handler):
         self.note("closed", self.conn.closed)
 
 
+class OwnServer(netkit.Server):
+    room = "the hall"
+
+
+class Guest(netkit.Handler):
+    server: OwnServer  # type checkers accept the class of the program's server
+
+    def handle(self) -> None:
+        self.conn.end(self.server.room)
+
+
+def test_a_handler_may_annotate_its_server_with_a_class_of_the_program() -> None:
+    with OwnServer(("127.0.0.1", 0), Guest) as server:
+        server.start()
+        assert exchange(server, b"") == b"the hall"
+
+
 def recorder(*failing: str) -> tuple[type[Recorder], list[Any]]:
     calls: list[Any] = []
     members = {"calls": calls, "failing": frozenset(failing)}
