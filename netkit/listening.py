@@ -58,8 +58,8 @@ class ListeningServer(ClientServer):
         self._file: SocketFile | None = None  # of `socket`
         self._more_files: tuple[SocketFile | None, ...] = ()  # of `_more_sockets`
         self._exclusive = False  # not for worker processes
-        self._told_unlimited = False  # `events.Unlimited` has been emitted
         self._opener: int | None = None  # the thread that is in `listen`
+        self._announced: list[events.Event] = []  # of `listen`, also for a log that begins later
         # The events of listeners that are open, while others may still fail; None outside `listen`.
         self._untold: list[events.Event] | None = None
 
@@ -132,8 +132,7 @@ class ListeningServer(ClientServer):
     def _tell_if_unlimited(self, where: SocketAddress | None) -> None:
         if where is None or is_loopback(where.address) or self._options.limited:
             return
-        if not self._told_unlimited:  # by another listener
-            self._told_unlimited = True
+        if not any(isinstance(event, events.Unlimited) for event in self._announced):
             self._tell(events.Unlimited(str(where)))
 
     def _tell_of_lists(self) -> None:
@@ -142,6 +141,7 @@ class ListeningServer(ClientServer):
 
     def _tell(self, event: events.Event) -> None:
         """Emit an event of a listener; once all are open, if there are several."""
+        self._announced.append(event)
         if self._untold is None:
             events.emit(event)
         else:
@@ -223,7 +223,7 @@ class ListeningServer(ClientServer):
             self._opener = threading.get_ident()
             untold: list[events.Event] = []
             self._untold = untold
-        self._told_unlimited = False
+        self._announced = []
         self._backlog = backlog
         if backlog is not None:
             self.request_queue_size = backlog
@@ -389,10 +389,6 @@ class ListeningServer(ClientServer):
     def _place(self) -> str:
         """As `_where`, for people."""
         return _shown(self._where())
-
-    def _places(self) -> list[str]:
-        """As `addresses`, for people."""
-        return [_shown(where) for where in self._everywhere()]
 
     def _everywhere(self) -> Iterator[SocketAddress | str]:
         yield self._where()

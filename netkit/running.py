@@ -32,11 +32,13 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     as it is (ServerStateError) is left so.
 
     `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
-    `Workers`, which also says what it raises.
+    `Workers`, which also says what it raises. TypeError if `server` is not a `Server`.
 
     Off the main thread, where Python cannot handle signals, it says so in the log and serves until
     `Server.stop` or `Server.close` is called.
     """
+    if not isinstance(server, Server):
+        raise TypeError(f"run() needs a server, not {server!r}; serve() takes a handler")
     if drain_timeout is not None:
         check_seconds("drain_timeout", drain_timeout)
     count = check_workers(workers)
@@ -44,8 +46,8 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     try:
         with status_lines() as new:
             if new and server._state is State.LISTENING:  # which was reported to nobody
-                for place in server._places():
-                    logs.write(events.Listening(place))
+                for event in server._announced:
+                    logs.write(event)
             return _run(server, drain_timeout, count)
     except ServerStateError:
         raise

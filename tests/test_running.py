@@ -245,6 +245,13 @@ def test_run_without_a_thread_to_serve_in_closes_the_server(
     assert state() == before
 
 
+def test_run_refuses_a_handler_and_names_the_function_that_takes_one() -> None:
+    with pytest.raises(
+        TypeError, match=r"run\(\) needs a server, not .*; serve\(\) takes a handler"
+    ):
+        netkit.run(netkit.EchoHandler)  # type: ignore[arg-type]
+
+
 def test_a_server_that_fails_off_the_main_thread_is_closed() -> None:
     class Failing(netkit.Server):
         def serve_forever(self, poll_interval: float = 0.5) -> None:
@@ -397,8 +404,15 @@ def test_where_it_listens_and_that_it_stops_is_written_to_standard_error(serve: 
     assert re.fullmatch("stopped: [01] finished, 0 cut", last)  # its client may be closing yet
 
 
-def test_it_says_if_it_listens_on_every_address() -> None:
-    first, advice, *_ = lines_of("netkit.serve(netkit.EchoHandler)")
+@pytest.mark.parametrize(
+    "serve",
+    [
+        "netkit.serve(netkit.EchoHandler)",
+        "netkit.run(netkit.create_server(netkit.EchoHandler).listen())",
+    ],
+)
+def test_it_says_if_it_listens_on_every_address(serve: str) -> None:
+    first, advice, *_ = lines_of(serve)
     assert re.fullmatch(r"listening on .*:\d+ \(every address\)", first)
     assert "profile='public'" in advice
 
