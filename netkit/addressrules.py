@@ -105,7 +105,9 @@ def _subnet(address: str, prefix: str, host_bits: bool) -> Rule:
     number = _known(address)
     bits = 32 if ":" not in address else BITS
     if not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
-        raise ValueError(f"not a prefix length from 0 to {bits}: {prefix!r}")
+        raise ValueError(
+            f"the prefix length must be from 0 to {bits}, not {prefix!r}: {address}/{prefix}"
+        )
     length = int(prefix) + BITS - bits
     if not host_bits and number & ((1 << (BITS - length)) - 1):
         raise ValueError(f"host bits behind the prefix, so it may be cut off: '{address}/{prefix}'")

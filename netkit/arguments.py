@@ -187,7 +187,7 @@ def _convert(text: str, flag: Flag) -> Any:
         return number * factor / divisor
     if flag.type is bool:
         if text not in ("on", "off"):
-            raise ValueError(f"on or off, not {text!r}")
+            raise ValueError(f"it must be on or off, not {text!r}")
         return text == "on"
     found = flag.type(text)
     if isinstance(found, float) and not math.isfinite(found):  # `off` means no limit
@@ -224,7 +224,7 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
         return found
     if is_ip(host) == 6:
         return [Endpoint.parse(host)]  # raises an error that shows the right form
-    raise ValueError(f"{host!r} has no port: HOST:PORT and HOST PORT are addresses, or PORT alone")
+    raise ValueError(f"{host!r} has no port: write HOST:PORT, HOST PORT, or PORT alone")
 
 
 def _is_host(word: str) -> bool:

@@ -15,7 +15,7 @@ from . import sockets
 from .addresses import check_port, is_ip
 from .attempts import Cancel
 from .blocklist import BlockList
-from .options import FLAGS, MAX_LINE, MAX_MESSAGE, check_seconds, check_switch
+from .options import FLAGS, MAX_LINE, MAX_MESSAGE, check_seconds, check_switch, unknown_option
 from .tlsoptions import check_client_tls, representation
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
@@ -66,8 +66,7 @@ class ConnectOptions(_Values):
     def __new__(cls, **given: Any) -> ConnectOptions:
         for name, value in given.items():
             if name not in cls._fields:
-                known = ", ".join(cls._fields)
-                raise TypeError(f"unknown option {name!r}; the options are {known}")
+                raise unknown_option(name, cls._fields)
             if name == "block_list":
                 given[name] = None if value is None else BlockList.of(value)
             else:

@@ -53,6 +53,17 @@ _LIMITS = ("profile", "when_full", "refusal", "min_rate", "allow", "deny")
 _ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny")
 
 
+# Options that some other servers have, and what to write instead.
+_PORT_ALONE = "write the port alone, as in netkit echo 8080"
+_HINTS = {
+    "--port": _PORT_ALONE,
+    "-p": _PORT_ALONE,
+    "-l": "a server listens without it",
+    "-v": "use --log-level debug",
+    "--verbose": "use --log-level debug",
+}
+
+
 class Command(NamedTuple):
     """The description of a command, and the parser of its arguments."""
 
@@ -64,6 +75,7 @@ def _serving(name: str, text: str, add: Callable[[Any], object], words: str = ""
     def parser() -> Parser:
         parser = Parser(
             f"netkit {name}",
+            _HINTS,
             usage=f"netkit {name} {words}[ADDRESS ...] [OPTIONS]",
             description=f"{text}\n\n{_ADDRESSES}",
             epilog=f"{_EXAMPLES}\n{_MORE}.",

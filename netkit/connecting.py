@@ -56,7 +56,7 @@ _HINTS = {
     "-i": "use --idle-timeout",
     "-k": "--listen takes one client; netkit serve takes any number",
     "-u": "only TCP and Unix sockets are supported",
-    "-n": "addresses are never looked up by name",
+    "-n": "the name of an address is never looked up",
     "-N": "the end of input is passed on anyway; see --no-half-close",
     "-e": "netkit serve runs a handler for each client",
     "-c": "netkit serve runs a handler for each client",

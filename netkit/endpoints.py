@@ -92,6 +92,10 @@ def _parse_address(text: str) -> dict[str, Any]:
         if not re.fullmatch("-?[0-9]{1,9}", number):
             raise ValueError(f"fd must be the number of a descriptor, not {number!r}")
         return {"kind": "fd", "fd": int(number)}
+    scheme, slashes, rest = text.partition("://")
+    if slashes:
+        address = rest.partition("/")[0] or "HOST:PORT"
+        raise ValueError(f"an address has no {scheme}://: write {address!r}, not {text!r}")
     if "/" in text:
         raise ValueError(f"a path needs unix: before it: {'unix:' + text!r}, not {text!r}")
     host, colon, port = text.rpartition(":")

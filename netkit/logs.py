@@ -149,7 +149,11 @@ _RECORDS: dict[type[Any], tuple[int, _Text]] = {
     ),
     events.Refused: (
         logging.WARNING,
-        lambda e: f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s",
+        lambda e: (
+            f"{e.reason}: {e.clients} refused in {e.seconds:.1f} s"
+            if e.clients > 1
+            else f"{e.reason}: 1 refused"
+        ),
     ),
     events.ListLoaded: (logging.INFO, lambda e: f"{e.name}: {e.rules} rules from {e.path}"),
     events.KeyReadable: (

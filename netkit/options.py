@@ -81,6 +81,14 @@ class _Values(NamedTuple):
     handler_args: Mapping[str, Any] = MappingProxyType({})
 
 
+def unknown_option(name: str, known: Sequence[str]) -> TypeError:
+    import difflib  # here because only a mistake needs it
+
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}? The" if close else "the"
+    return TypeError(f"unknown option {name!r}; {hint} options are {', '.join(known)}")
+
+
 class Options(_Values):
     """The keyword arguments of `Server`, `create_server` and `serve`. Immutable.
 
@@ -95,8 +103,7 @@ class Options(_Values):
         given = {**_profile(given), **given}
         for name, value in given.items():
             if name not in cls._fields:
-                known = ", ".join(cls._fields)
-                raise TypeError(f"unknown option {name!r}; the options are {known}")
+                raise unknown_option(name, cls._fields)
             if name == "handler_args":
                 if not isinstance(value, Mapping):
                     raise TypeError(f"handler_args must be a mapping, not {kind_of(value)}")

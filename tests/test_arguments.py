@@ -118,7 +118,7 @@ def test_every_limit_that_can_be_off_can_be_switched_off() -> None:
         ("max_message", "on", "it must be a number of bytes or 'off', not 'on'"),
         ("max_line", "off", "it must be a number of bytes, not 'off'"),
         ("max_connections", "many", "it must be a number or 'off', not 'many'"),
-        ("no_delay", "1", "on or off, not '1'"),
+        ("no_delay", "1", "it must be on or off, not '1'"),
         ("allow", "@/nowhere", "No such file or directory: '/nowhere'"),
     ],
 )
@@ -167,7 +167,7 @@ def test_the_port_of_a_host_may_have_settings() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("localhost", "'localhost' has no port: HOST:PORT and HOST PORT are addresses"),
+        ("localhost", "'localhost' has no port: write HOST:PORT, HOST PORT, or PORT alone"),
         ("localhost localhost", "'localhost' has no port"),
         ("a b 80", "'a' has no port"),
         ("::1", "an IPv6 address needs brackets"),

@@ -84,13 +84,13 @@ def test_an_address_of_another_type_is_a_type_error(thing: Any) -> None:
     ("rule", "message"),
     [
         ("1.2.3", "not an IP address: '1.2.3'"),
-        ("1.2.3.4/33", "not a prefix length from 0 to 32: '33'"),
+        ("1.2.3.4/33", "the prefix length must be from 0 to 32, not '33': 1.2.3.4/33"),
         ("fe80::1%lo", "a rule must have no zone, since it holds on every link: 'fe80::1%lo'"),
         ("fe80::%lo/10", "a rule must have no zone, since it holds on every link: 'fe80::%lo'"),
         ("::1-fe80::%1", "a rule must have no zone, since it holds on every link: 'fe80::%1'"),
-        ("::1/129", "not a prefix length from 0 to 128: '129'"),
-        ("1.2.3.4/-1", "not a prefix length from 0 to 32: '-1'"),
-        ("1.2.3.4/", "not a prefix length from 0 to 32: ''"),
+        ("::1/129", "the prefix length must be from 0 to 128, not '129': ::1/129"),
+        ("1.2.3.4/-1", "the prefix length must be from 0 to 32, not '-1': 1.2.3.4/-1"),
+        ("1.2.3.4/", "the prefix length must be from 0 to 32, not '': 1.2.3.4/"),
         ("1.2.3.9-1.2.3.4", "a range that ends before it begins: 1.2.3.9-1.2.3.4"),
     ],
 )

@@ -226,8 +226,12 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ),
         (
             "echo abc",
-            "netkit echo: error: 'abc' has no port: "
-            "HOST:PORT and HOST PORT are addresses, or PORT alone",
+            "netkit echo: error: 'abc' has no port: write HOST:PORT, HOST PORT, or PORT alone",
+        ),
+        (
+            "echo --port 80",
+            "netkit echo: error: there is no option --port: "
+            "write the port alone, as in netkit echo 8080",
         ),
         (
             "echo 1 ::1:80",
@@ -268,7 +272,7 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
                     "--encoding utf9",
                     "--encoding: unknown encoding 'utf9'; did you mean 'utf8', 'utf-8'[?]",
                 ),
-                ("--no-delay maybe", "--no-delay: on or off, not 'maybe'"),
+                ("--no-delay maybe", "--no-delay: it must be on or off, not 'maybe'"),
                 ("--log-level loud", r"--log-level: invalid choice: 'loud' \(choose from .*\)"),
                 *(
                     (f"--workers {n}", f"--workers: workers must be from 1 to 1024, not {n}")

@@ -261,7 +261,7 @@ def test_a_missing_unix_socket_is_named_in_the_error(tmp_path: Path) -> None:
         ((), {"path": 5}, TypeError, "expected str, bytes or os.PathLike object, not int"),
         ((1,), {"source_address": ("::1", "x")}, ValueError, "port must be a number from 0 to"),
         ((70000,), {}, ValueError, "port must be a number from 0 to 65535, not 70000"),
-        ((1,), {"timeout": 5}, TypeError, "unknown option 'timeout'; the options are connect_tim"),
+        ((1,), {"timeout": 5}, TypeError, "unknown option 'timeout'; did you mean '"),
         ((1,), {"connect_timeout": 0}, ValueError, "connect_timeout must be more than 0"),
         ((1,), {"attempt_delay": "x"}, TypeError, "attempt_delay must be a number of seconds"),
         ((1,), {"family": []}, ValueError, "family must be 4, 6, or 0 for both, not []"),

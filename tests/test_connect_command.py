@@ -500,7 +500,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("80 x", "'x' has no port: HOST:PORT and HOST PORT are addresses, or PORT alone"),
+        ("80 x", "'x' has no port: write HOST:PORT, HOST PORT, or PORT alone"),
         ("", "one address to connect to is needed, such as 8080 or localhost:8080"),
         ("80 81", "one address to connect to is needed, such as 8080 or localhost:8080"),
         ("--listen", "one address to listen at is needed, such as 8080 or localhost:8080"),
@@ -509,7 +509,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("0", "port 0, for which the system chooses a port, needs --listen"),
         (
             "host unix:/s",
-            "'host' has no port: HOST:PORT and HOST PORT are addresses, or PORT alone",
+            "'host' has no port: write HOST:PORT, HOST PORT, or PORT alone",
         ),
         ("-4 [::1]:80", "-4 does not go with the IPv6 address ::1"),
         ("-6 127.0.0.1 80", "-6 does not go with the IPv4 address 127.0.0.1"),

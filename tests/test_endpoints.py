@@ -65,6 +65,8 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("[1.2.3.4]:80", "the brackets of '[1.2.3.4]:80' must contain an IPv6 address"),
         ("/run/x", "a path needs unix: before it: 'unix:/run/x', not '/run/x'"),
         ("./x:80", "a path needs unix: before it: 'unix:./x:80', not './x:80'"),
+        ("http://a:80/x", "an address has no http://: write 'a:80', not 'http://a:80/x'"),
+        ("tcp://", "an address has no tcp://: write 'HOST:PORT', not 'tcp://'"),
         ("unix:", "a Unix socket must have a path or a name"),
         ("@", "a Unix socket must have a path or a name"),
         ("unix:/a\0b", "a Unix socket's path must not have null characters: '/a\\x00b'"),

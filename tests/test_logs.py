@@ -105,6 +105,7 @@ RECORDS = [
     ),
     (events.Refusing("max_connections", "", True), "WARNING", "max_connections: new clients wait"),
     (events.Refused("deny", 3, 1.25), "WARNING", "deny: 3 refused in 1.2 s"),
+    (events.Refused("deny", 1, 0.0), "WARNING", "deny: 1 refused"),
     (events.ListLoaded("deny", 812, "f"), "INFO", "deny: 812 rules from f"),
     (
         events.KeyReadable("/x/key.pem"),

@@ -94,7 +94,8 @@ def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> Non
     with pytest.raises(TypeError) as caught:
         Options(max_lines=5)
     assert str(caught.value) == (
-        "unknown option 'max_lines'; the options are profile, drain_timeout, idle_timeout, "
+        "unknown option 'max_lines'; did you mean 'max_line'? The options are profile, "
+        "drain_timeout, idle_timeout, "
         "read_timeout, write_timeout, handshake_timeout, lifetime, min_rate, max_connections, "
         "when_full, refusal, max_connections_per_ip, max_connection_rate, allow, deny, tls, "
         "tls_cert, tls_key, tls_key_password, tls_client_ca, tls_sni, tls_alpn, starttls, "
@@ -128,7 +129,12 @@ LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
         ("min_rate", 10**400, ValueError, "min_rate must be more than 0 for each second"),
         ("deny", "@/nowhere", FileNotFoundError, "deny: No such file or directory: '/nowhere'"),
         ("refusal", b"no", TypeError, "refusal must be text, not of type bytes"),
-        ("allow", "10.0.0.0/33", ValueError, "allow: not a prefix length from 0 to 32: '33'"),
+        (
+            "allow",
+            "10.0.0.0/33",
+            ValueError,
+            "allow: the prefix length must be from 0 to 32, not '33': 10.0.0.0/33",
+        ),
         ("deny", 5, TypeError, "deny: a BlockList, a path or a list of rules, not 5"),
         ("idle_timeout", 0, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
         ("idle_timeout", "1", TypeError, "idle_timeout must be a number of seconds, not '1'"),
