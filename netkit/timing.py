@@ -95,9 +95,8 @@ class Timer:
     """
 
     __slots__ = (
-        *("_sock", "_limits", "_peer", "_clock", "_kernels", "_kernels_send", "_longest"),
-        "_kernels_unacknowledged",
-        *("_since", "_place", "_held", "_began"),
+        *("_sock", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held", "_began"),
+        *("_kernels", "_kernels_send", "_kernels_unacknowledged"),
     )
 
     def __init__(
@@ -133,9 +132,9 @@ class Timer:
         # What the kernel gives a wait for input, one for room to send, and what has been sent.
         self._kernels: float | None = former._kernels if former else None
         self._kernels_send: float | None = former._kernels_send if former else None
-        self._kernels_unacknowledged: float | None = None
-        if former:
-            self._kernels_unacknowledged = former._kernels_unacknowledged
+        self._kernels_unacknowledged: float | None = (
+            former._kernels_unacknowledged if former else None
+        )
 
     def release(self) -> None:
         """There are no limits any more: the kernel ends no wait."""
