@@ -299,10 +299,11 @@ def _traceback(error: BaseException) -> str:
     shown.__cause__ = shown.__context__ = None
     if hasattr(error, "exceptions"):  # a group: Python indents all of it
         return "".join(shown.format())
-    shown.__notes__ = None  # type: ignore[attr-defined] # Python would split them at newlines
-    said_parts = [*shown.format_exception_only(), *getattr(error, "__notes__", ())]
+    shown.__notes__ = None  # type: ignore[attr-defined] # Python would neither indent nor escape them
+    notes = ["    " + note for note in getattr(error, "__notes__", ())]
+    parts = [*(part.removesuffix("\n") for part in shown.format_exception_only()), *notes]
     frames = ["Traceback (most recent call last):\n", *shown.stack.format()] if shown.stack else []
-    lines = (one_line(cut(part.removesuffix("\n"), MOST_TEXT)) + "\n" for part in said_parts)
+    lines = (one_line(cut(part, MOST_TEXT)) + "\n" for part in parts)
     return "".join([*frames, *lines])
 
 

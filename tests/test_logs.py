@@ -20,7 +20,6 @@ from support import examples, observed, wait_until
 
 import netkit
 from netkit import events, logconfig, logs
-from netkit.encodings import printable
 from netkit.timing import timed_out
 
 ERROR = ValueError("what went wrong")
@@ -251,10 +250,7 @@ def check_that_nothing_is_forged(text: str) -> None:
             assert all(line.isprintable() for line in (first, *others))
             if not isinstance(event, (events.HandlerFailed, events.HookFailed)):
                 assert others == []
-            note = printable(text)
-            notes = {note, note.replace(r"\\", "\\")}
-            for line in others:
-                assert looks_like_a_traceback(line) or line in notes, line
+            assert all(map(looks_like_a_traceback, others)), others
         (line,) = lines_of(logconfig.JsonFormatter(), event)
         assert line.isprintable()
         assert line.isascii()
