@@ -1,4 +1,4 @@
-"""What the distribution is called and consists of; its tools are configured in pyproject.toml."""
+"""The name and the contents of the distribution. pyproject.toml configures its tools."""
 
 import re
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (here / "netkit/__init__.py").read_text())
+source = (here / "netkit/__init__.py").read_text(encoding="utf-8")
+version = re.search(r'__version__ = "(.+)"', source)
 assert version
 
-# An index shows the README alone, where a link to another file of the project leads nowhere: there
-# the file's name stands by itself. The source distribution has the files.
+# A package index shows the README alone, where a link to another file of the project is dead: the
+# link becomes plain text.
 readme = (here / "README.md").read_text(encoding="utf-8")
 readme = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
 
@@ -25,7 +26,7 @@ setup(
     packages=["netkit"],
     package_data={"netkit": ["py.typed"]},
     python_requires=">=3.10",
-    extras_require={"tls": ["cryptography"]},  # for certificates that are made on the spot
+    extras_require={"tls": ["cryptography"]},  # for self-signed certificates
     entry_points={"console_scripts": ["netkit = netkit.__main__:run"]},
     classifiers=[
         "Development Status :: 4 - Beta",
