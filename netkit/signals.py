@@ -37,6 +37,7 @@ NEWS = 0  # posted for any other reason than a signal; no signal has this number
 _SIGHUP, _SIGTTIN, _SIGTTOU = (
     getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU")
 )
+RELOAD_SECONDS = 1.0  # that a reload may go on after the server has stopped
 _TRIES = 1000  # how often a signal handler may interrupt the same step by an exception
 
 SignalHandler = Callable[[int, Any], Any] | int | None
@@ -177,13 +178,14 @@ class StopSignals:
         `serve_forever` raises, and what a signal handler of the program raises; the server is
         closed then.
         """
-        service = _Service(server, drain_timeout, self.mailbox)
+        service, reloads = _Service(server, drain_timeout, self.mailbox), _Reloads(server)
         try:
             # Though the program handles it, too; but not if it is to do nothing.
             if server.can_reload and _SIGHUP and signal.getsignal(_SIGHUP) is not _do_nothing:
                 self.catch(_SIGHUP)
             service.start()
-            interrupted = self._wait(server, service)
+            interrupted = self._wait(server, service, reloads)
+            reloads.finish()
             return RunReport(*service.result(), interrupted)
         except BaseException:
             despite_signals(service.abandon)
@@ -191,7 +193,7 @@ class StopSignals:
         finally:
             self.close()
 
-    def _wait(self, server: Server, service: _Service) -> bool:
+    def _wait(self, server: Server, service: _Service, reloads: _Reloads) -> bool:
         """Wait until it has ended. Whether a SIGINT came after the stop had begun."""
         stopping = interrupted = False
         while not service.outcome:
@@ -199,7 +201,7 @@ class StopSignals:
             if signum == NEWS:
                 continue
             if signum == _SIGHUP and not self.terminal_lost():
-                _reload(server)
+                reloads.ask()
             elif not stopping:
                 stopping = True
                 server.request_stop()
@@ -209,11 +211,54 @@ class StopSignals:
         return interrupted
 
 
-def _reload(server: Server) -> None:
-    if server.can_reload:
-        server.reload()
-    else:
-        events.emit(events.NothingToReload())
+class _Reloads:
+    """Reloads a server in a thread of its own.
+
+    A file may not open (a FIFO without a reader, a server of files that is down), and a setting's
+    `reopen` may block. The thread that waits for signals must not wait for that.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lock = threading.Lock()  # guards what follows
+        self._asked = False  # since the last reload began
+        self._thread: threading.Thread | None = None
+
+    def ask(self) -> None:
+        """Have a reload begin: now, or as soon as the present one has ended."""
+        with self._lock:
+            self._asked = True
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._run, name="netkit-reload", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # there can be no further thread
+            self._run()
+
+    def _run(self) -> None:
+        while self._next():
+            try:
+                if self._server.can_reload:
+                    self._server.reload()
+                else:
+                    events.emit(events.NothingToReload())
+            except BaseException as error:  # of a subclass, or a setting's: others are logged there
+                events.emit(events.HookFailed("reload", error))
+
+    def _next(self) -> bool:
+        """Whether there is a reload to begin; if not, the thread is done."""
+        with self._lock:
+            if not self._asked:
+                self._thread = None
+            asked, self._asked = self._asked, False
+            return asked
+
+    def finish(self) -> None:
+        """Wait for the end of the present reload, for at most a second."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(RELOAD_SECONDS)
 
 
 def _watch_terminal() -> Callable[[], bool]:

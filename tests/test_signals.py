@@ -36,7 +36,7 @@ from support import (
 
 import netkit
 from netkit import events, forks
-from netkit.signals import NEWS, Mailbox, StopSignals
+from netkit.signals import NEWS, Mailbox, StopSignals, _Reloads
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -210,6 +210,65 @@ def test_a_hang_up_reloads_what_has_been_configured_since_the_start(tmp_path: Pa
 
     with silent_log(), meanwhile(server, act):
         assert netkit.run(server) == (0, 0, False)
+
+
+class Reopened:
+    """A setting of a handler whose `reopen` blocks until it is allowed to end."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.may_end = threading.Event()
+
+    def reopen(self) -> None:
+        self.calls += 1
+        assert self.may_end.wait(PATIENCE)
+
+
+class SettingHandler(netkit.EchoHandler):
+    output: Any = None
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
+def test_a_reload_that_blocks_keeps_no_signal_from_stopping_the_server() -> None:
+    output = Reopened()
+    server = new_server(SettingHandler, handler_args={"output": output})
+
+    def act() -> None:
+        for _ in range(3):  # the later ones are one reload, after the first
+            kill(signal.SIGHUP)
+            wait_until(lambda: output.calls == 1)
+        kill(signal.SIGTERM)
+
+    with silent_log(), meanwhile(server, act):
+        assert netkit.run(server) == (0, 0, False)
+    assert output.calls == 1
+    output.may_end.set()
+    wait_until(lambda: "netkit-reload" not in [each.name for each in threading.enumerate()])
+    assert output.calls == 2
+
+
+def test_a_reload_that_fails_is_logged_and_the_next_one_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(netkit.Server):
+        can_reload = True
+
+        def reload(self) -> bool:
+            raise SystemExit("no")
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = Failing(None, netkit.EchoHandler)
+    reloads = _Reloads(server)
+    with silent_log(), observed(events.HookFailed) as seen:
+        reloads.ask()
+        reloads.finish()
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        wait_until(lambda: reloads._thread is None)
+        reloads.ask()  # in this thread
+        reloads.finish()
+    assert [(each.hook, str(each.error)) for each in seen] == [("reload", "no")] * 2
 
 
 def test_a_hang_up_reloads_though_the_program_handles_it_for_the_time_before_and_after(
