@@ -77,30 +77,24 @@ def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.
     assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
 
 
-def test_a_closed_stream_loses_the_records_only() -> None:
-    stream = Terminal()
-    stream.close()
-    with logging_put_back():
-        netkit.configure_logging(stream=stream)
-        logging.getLogger("app").error("lost")
+class Interrupted(Terminal):
+    """A stream in whose `write` a signal handler logs."""
+
+    def write(self, text: str) -> int:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
 
 
-def test_a_signal_handler_that_interrupts_a_write_may_log() -> None:
-    class Interrupted(Terminal):
-        """Is written to anew while it writes, as by a signal handler."""
-
-        def write(self, text: str) -> int:
-            raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
-
-    with logging_put_back():
-        netkit.configure_logging(stream=Interrupted())
-        logging.getLogger("app").error("lost")
+class Closed(Terminal):
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
 
 
-def test_a_process_without_standard_error_loses_the_records_only(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("stream", [None, Closed(), Interrupted()])
+def test_a_stream_that_cannot_be_written_loses_the_records_only(
+    stream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stderr", stream)
     with logging_put_back():
         netkit.configure_logging()
         logging.getLogger("app").error("lost")
@@ -237,13 +231,8 @@ def test_a_record_that_cannot_be_formatted_is_reported_in_the_same_form(
     style: str, configured: Callable[..., io.StringIO], capfd: pytest.CaptureFixture[str]
 ) -> None:
     stream = configured(style=style)
-    logging.getLogger("app").addHandler(handler := logging.getLogger().handlers[-1])
-    logging.getLogger("app").propagate = False  # another handler's answer is none of ours
-    try:
-        logging.getLogger("app").info("%d", "five")
-    finally:
-        logging.getLogger("app").removeHandler(handler)
-        logging.getLogger("app").propagate = True
+    record = logging.LogRecord("app", logging.INFO, __file__, 5, "%d", ("five",), None)
+    logging.getLogger().handlers[-1].handle(record)  # not those of pytest
     (line,) = stream.getvalue().splitlines()
     message = json.loads(line)["message"] if style == "json" else line
     assert re.search(r"a record of .*test_logconfig.py:\d+ cannot be formatted: TypeError", message)
