@@ -682,12 +682,17 @@ def test_the_examples_of_the_documentation_do_what_they_say(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = (ROOT / "docs" / "framing.md").read_text(encoding="utf-8")
-    first, second, third = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    exec(first, {})
-    exec(second, {})
-    assert capsys.readouterr().out == "b'HELLO\\nTHERE'\nb'ONE\\nTWO\\nTHREE\\n'\n"
+    printed = []
     names: dict[str, Any] = {}
-    exec(third, names)
+    for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(program, names)
+        printed.append(capsys.readouterr().out)
+    assert printed == [
+        "b'HELLO\\nTHERE'\n",
+        "b'354 end with a dot on a line of its own\\r\\n'\nb'250 700000 bytes received\\r\\n'\n",
+        "b'ONE\\nTWO\\nTHREE\\n'\n",
+        "",
+    ]
     records = names["Records"]()
     reader = byte_by_byte(records.encode(b"Thello") + records.encode(b"E"), max_message=8)
     assert [message[:1] + message[3:] for message in reader.messages(records)] == [b"Thello", b"E"]

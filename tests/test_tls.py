@@ -666,6 +666,7 @@ def test_a_reader_leaves_its_answer_to_a_writer_whose_peer_is_slow() -> None:
     joined.client._send = send
     with in_thread(joined.client.send, b"much"):
         assert waiting.wait(PATIENCE)
+        assert not joined.client.is_interrupted()  # it is another thread that sends
         assert received(joined.client) == b"who are you?"
         joined.server.send(b"well?")
         assert received(joined.client) == b"well?"
@@ -740,7 +741,7 @@ def test_a_signal_handler_that_interrupts_what_its_thread_sends_is_refused(
             call(joined.client)
         refused.append(caught.value)
         assert joined.client.is_interrupted()
-        joined.client._send_answers()  # as a read does: the interrupted thread sends them itself
+        received(joined.client)  # the interrupted thread sends the answers to it
         joined.up.send(data)
 
     joined.client._send = send
