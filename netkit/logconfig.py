@@ -42,7 +42,7 @@ def configure_logging(
 
     Warnings and uncaught exceptions become records, too: `warnings.showwarning`, `sys.excepthook`,
     `threading.excepthook` and `sys.unraisablehook` are replaced. A second call replaces the first.
-    Returns a function that undoes the call.
+    Returns a function that undoes the call; of several calls, undo the last one first.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, not {level!r}")
@@ -132,8 +132,10 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only f
             line = self.format(record)
         except Exception as error:  # its arguments do not fit its message
             line = self.format(_about(record, error))
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
         try:
-            self.stream.write(line + self.terminator)
+            text = line.encode(encoding, "backslashreplace").decode(encoding)
+            self.stream.write(text + self.terminator)
             self.flush()
         except Exception:  # it is full or closed, or a signal has interrupted another write to it
             return

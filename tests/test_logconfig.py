@@ -77,6 +77,14 @@ def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.
     assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
 
 
+def test_characters_that_the_encoding_of_the_stream_lacks_are_escaped() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with logging_put_back():
+        netkit.configure_logging(stream=stream)
+        logging.getLogger("app").error("caf\xe9")
+    assert stream.buffer.getvalue().endswith(b"ERROR app: caf\\xe9\n")  # type: ignore[attr-defined]
+
+
 class Interrupted(Terminal):
     """A stream in whose `write` a signal handler logs."""
 
