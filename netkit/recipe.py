@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import logconfig, logs
@@ -141,7 +141,7 @@ def _end_inheritance() -> None:
 
 
 @contextlib.contextmanager
-def signals_held_back() -> Any:
+def signals_held_back() -> Iterator[None]:
     """Block what a worker handles, while it is started: it inherits that, and ends it itself."""
     if not hasattr(signal, "pthread_sigmask"):  # pragma: no cover - Windows
         yield

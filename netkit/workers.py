@@ -169,6 +169,8 @@ class Workers:
             self._mailbox = mailbox
             mailbox.post(NEWS)  # there may be orders from before
             self._thread, self._server._supervisor = threading.get_ident(), self
+            if self._server._accepting.stop_requested:  # earlier: `serve_forever` would end at once
+                self._stop(*self._server._stop_order)
             if options.max_connections is not None:
                 self._places = shared_places(options.max_connections)
             with contextlib.suppress(OSError):  # then each worker numbers its own connections

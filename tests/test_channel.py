@@ -1,4 +1,4 @@
-"""What parent and worker tell each other: small messages, of which nothing is believed."""
+"""The messages between a parent and its workers: all that is invalid is refused."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def received(data: bytes, *kinds: Any) -> list[Any]:
     "message",
     [Ready(), Failed("why \x1b é"), Stop(1.5, 2.5), Stop(10), Stop(float("inf")), StopReport(1, 2)],
 )
-def test_messages_arrive_as_what_they_are(message: Any, ends: tuple[Channel, Channel]) -> None:
+def test_messages_arrive_with_their_kind(message: Any, ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
     for sender, receiver in ((ours, theirs), (theirs, ours)):
         sender.send(message)
@@ -133,7 +133,7 @@ def test_a_long_reason_is_cut(ends: tuple[Channel, Channel]) -> None:
         (framed(b'{"kind": "Ready"}') * 1001, "more than 1000 messages"),
     ],
 )
-def test_what_is_no_message_is_refused(data: bytes, error: str) -> None:
+def test_anything_but_a_message_is_refused(data: bytes, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         received(data)
 

@@ -393,7 +393,7 @@ def test_a_signal_of_a_child_that_is_forked_without_hooks_is_not_the_servers() -
         assert signals.mailbox.rest() == []
 
 
-def test_signals_are_held_back_from_before_a_fork_until_all_is_undone() -> None:
+def test_signals_are_blocked_from_before_a_fork_until_all_is_undone() -> None:
     def blocked() -> set[int]:
         return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
 
@@ -448,7 +448,7 @@ def test_a_server_that_does_not_accept_is_the_childs_too() -> None:
         assert status_of_child(lambda: server.listening and server.socket.fileno() >= 0) == 1
 
 
-def test_a_script_that_is_imported_by_a_spawned_process_is_told_of_the_guard(
+def test_a_server_in_a_script_that_a_spawned_process_imports_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forks.check_main()

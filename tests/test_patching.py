@@ -60,7 +60,7 @@ def output_of(program: str, patch: str) -> list[str]:
         ("eventlet", "import eventlet; eventlet.monkey_patch()"),
     ],
 )
-def test_a_program_whose_threads_are_replaced_is_told_as_it_begins_to_serve(
+def test_a_program_whose_threads_are_replaced_gets_an_error_as_it_begins_to_serve(
     library: str, patch: str
 ) -> None:
     lines = output_of(PATCHED, patch)
@@ -74,7 +74,7 @@ def test_a_program_whose_threads_are_left_is_served() -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), [(_thread, "start_new_thread"), (select, "select")])
-def test_whoever_replaces_them_is_named(
+def test_the_error_names_the_library_that_has_replaced_them(
     module: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replacement() -> None:

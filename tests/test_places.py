@@ -32,13 +32,13 @@ def test_there_are_as_many_as_the_limit_says(places: SharedPlaces) -> None:
     assert [places.take(), places.take()] == [True, False]
 
 
-def test_none_at_all_may_be_the_limit() -> None:
+def test_the_limit_may_be_zero() -> None:
     places = SharedPlaces(0)
     assert not places.take()
     places.close()
 
 
-def test_what_one_held_that_was_killed_is_given_back_once(places: SharedPlaces) -> None:
+def test_the_places_of_a_killed_worker_are_given_back_once(places: SharedPlaces) -> None:
     places.index = 3
     assert places.take()
     assert places.take()
@@ -125,7 +125,7 @@ def test_whatever_is_in_a_cell_there_are_never_too_many(places: SharedPlaces, ta
     assert taken_from(places) == 2
 
 
-def test_a_full_pipe_that_waits_keeps_nobody_waiting(places: SharedPlaces) -> None:
+def test_a_full_pipe_that_waits_does_not_block_the_parent(places: SharedPlaces) -> None:
     """A worker may fill it, and change how all its users wait (fcntl(2), O_NONBLOCK)."""
     with pytest.raises(BlockingIOError):
         while True:
@@ -138,7 +138,7 @@ def test_a_full_pipe_that_waits_keeps_nobody_waiting(places: SharedPlaces) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux")
-def test_nobody_takes_the_shared_memory_away(places: SharedPlaces) -> None:
+def test_the_size_of_the_shared_memory_cannot_be_changed(places: SharedPlaces) -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(places._file, 0)
 
@@ -173,7 +173,7 @@ def test_more_than_a_pipe_holds_are_too_many() -> None:
     assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
-def test_more_than_can_be_shared_is_told_before_anybody_listens(
+def test_a_limit_above_what_can_be_shared_is_refused_before_it_listens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = netkit.create_server(netkit.EchoHandler, max_connections=10**12)

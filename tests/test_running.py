@@ -1,4 +1,4 @@
-"""`run` and `serve`: what they take, and whom they have serve. (How they end: test_signals.)"""
+"""`run` and `serve`: their arguments, their worker processes, and all ways in which they end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_several_workers_serve_if_they_are_asked_for(recorder: type[Recorder]) -
     assert recorder.calls == [(server, 3), 5]
 
 
-def test_serve_hands_on_how_many(recorder: type[Recorder]) -> None:
+def test_serve_passes_the_number_of_workers_on(recorder: type[Recorder]) -> None:
     netkit.serve(netkit.EchoHandler, 0, "127.0.0.1", workers=2, drain_timeout=7)
     (server, count), drain_timeout = recorder.calls
     assert (count, drain_timeout) == (2, None)
@@ -81,7 +81,7 @@ def test_a_port_is_not_bound_for_a_number_of_workers_that_cannot_be() -> None:
     assert seen == []
 
 
-# Whatever ends them
+# All ends
 
 
 class Boom(Exception):
@@ -268,7 +268,7 @@ def test_a_server_that_fails_off_the_main_thread_is_closed() -> None:
     assert refused(server.server_address)
 
 
-def test_what_must_come_to_its_end_is_tried_again_but_not_for_ever(
+def test_an_action_that_must_end_is_repeated_but_not_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []

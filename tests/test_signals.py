@@ -85,6 +85,16 @@ def signals_are_put_back(no_signal_ends_the_run: None) -> Iterator[None]:
     assert signal.set_wakeup_fd(-1) == -1
 
 
+@pytest.fixture
+def may_end_otherwise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hook and the handlers that `StopSignals` leaves with `afterwards` are put back."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 # The command line as a process
 
 
@@ -488,7 +498,7 @@ def test_a_storm_that_fills_the_wakeup_socket_does_not_lose_the_end(tmp_path: Pa
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_run_returns_what_became_of_the_clients(signum: int) -> None:
+def test_run_returns_how_many_clients_finished_and_were_cut(signum: int) -> None:
     server = new_server()
 
     def idle_until_stopped() -> None:
@@ -541,13 +551,13 @@ def test_run_cuts_at_its_own_drain_timeout() -> None:
     assert report.exit_status == 0
 
 
-def test_a_drain_timeout_that_cannot_be_meant_is_refused_before_serving() -> None:
+def test_an_invalid_drain_timeout_is_refused_before_serving() -> None:
     with new_server() as server, pytest.raises(ValueError, match="drain_timeout must be 0 or more"):
         netkit.run(server, -1)
 
 
 @pytest.mark.parametrize("how", ["stop", "close", "shutdown"])
-def test_run_ends_when_somebody_else_ends_the_server(how: str) -> None:
+def test_run_ends_when_another_thread_ends_the_server(how: str) -> None:
     server = new_server()
     with meanwhile(server, lambda: getattr(server, how)()):
         report = netkit.run(server)
@@ -645,7 +655,7 @@ def test_a_closed_server_cannot_be_run() -> None:
         netkit.run(server)
 
 
-def test_off_the_main_thread_it_says_that_signals_are_not_handled(
+def test_off_the_main_thread_the_log_says_that_signals_are_not_handled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = new_server()
@@ -678,12 +688,11 @@ def test_stop_signals_are_for_the_main_thread_only() -> None:
     assert [str(error) for error in errors] == ["signals can only be handled in the main thread"]
 
 
+@pytest.mark.usefixtures("may_end_otherwise")
 @pytest.mark.parametrize("afterwards", [None, signal.SIG_IGN])
-def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
+def test_python_reports_all_but_a_signal_that_comes_as_its_handler_goes(
     afterwards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what else it tells there, it still does."""
-    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
     set_handler = signal.signal
     told: list[str] = []
 
@@ -696,13 +705,8 @@ def test_python_does_not_tell_of_a_signal_that_comes_as_its_handler_goes(
         told.append(str(unraisable.exc_value))
 
     monkeypatch.setattr(sys, "unraisablehook", tell)
-    try:
-        with StopSignals(afterwards):
-            monkeypatch.setattr(signal, "signal", late)
-    finally:
-        monkeypatch.setattr(signal, "signal", set_handler)
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with monkeypatch.context() as patch, StopSignals(afterwards):
+        patch.setattr(signal, "signal", late)
     assert set(told) == {"something else"}
     assert (sys.unraisablehook is tell) is (afterwards is None)
 
@@ -725,17 +729,13 @@ def test_signals_that_can_be_caught_in_part_only_are_put_back(
     assert forks._undoing == []
 
 
+@pytest.mark.usefixtures("may_end_otherwise")
 def test_the_hook_for_late_signals_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
-    try:
-        for _ in range(2000):
-            with StopSignals(afterwards=signal.SIG_IGN):
-                pass
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    for _ in range(2000):
+        with StopSignals(afterwards=signal.SIG_IGN):
+            pass
     late = SimpleNamespace(exc_value="Signal 2 ignored due to race condition")
     other = SimpleNamespace(exc_value="another one")
     for unraisable in (late, other):
@@ -814,14 +814,10 @@ def test_other_signals_are_caught_only_if_they_are_asked_for() -> None:
     assert signal.getsignal(signal.SIGUSR1) is before
 
 
-def test_afterwards_is_for_the_stop_signals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # is put back
-    before = {signum: signal.getsignal(signum) for signum in StopSignals.SIGNALS}
+@pytest.mark.usefixtures("may_end_otherwise")
+def test_afterwards_the_stop_signals_and_no_others_can_be_ignored() -> None:
     usr1 = signal.getsignal(signal.SIGUSR1)
-    try:
-        with StopSignals(afterwards=signal.SIG_IGN) as signals:
-            signals.catch(signal.SIGUSR1)
-        assert signal.getsignal(signal.SIGUSR1) is usr1
-    finally:
-        for signum, handler in before.items():
-            assert signal.signal(signum, handler) is signal.SIG_IGN
+    with StopSignals(afterwards=signal.SIG_IGN) as signals:
+        signals.catch(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is usr1
+    assert [signal.getsignal(each) for each in StopSignals.SIGNALS] == [signal.SIG_IGN] * 2

@@ -1,4 +1,4 @@
-"""One worker process: how it is started, what it is told, what it tells, and how it is missed."""
+"""One worker process: its start, its messages, its orders and its end."""
 
 from __future__ import annotations
 
@@ -67,21 +67,16 @@ class FakeContext:
 
 
 @pytest.fixture
-def context() -> FakeContext:
-    return FakeContext()
-
-
-@pytest.fixture
 def server() -> Iterator[netkit.Server]:
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
         yield server
 
 
 @contextlib.contextmanager
-def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worker, Any]]:
+def started(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
     """A worker, and the other end of its channel."""
-    made = Worker(0, len(others))
-    made.start(context, source, None)
+    made = Worker(0, 0)
+    made.start(FakeContext(), server, None)  # type: ignore[arg-type]
     theirs = Channel(made.process.their_end)
     try:
         yield made, theirs
@@ -93,20 +88,24 @@ def started(context: Any, source: Any, others: Any = ()) -> Iterator[tuple[Worke
         made.process.at_its_end.close()
 
 
+@pytest.fixture
+def ends(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
+    with started(server) as both:
+        yield both
+
+
 # The parent's view
 
 
-def test_a_signal_finds_no_worker_without_handlers(
-    context: FakeContext, server: netkit.Server
-) -> None:
+def test_a_signal_finds_no_worker_without_handlers(ends: tuple[Worker, Any]) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with started(context, server) as (made, _):
-        assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= made.process.held_back
+    made, _ = ends
+    assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= made.process.held_back
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_a_process_that_cannot_be_started_leaves_nothing_behind(
-    context: FakeContext, server: netkit.Server
+    server: netkit.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[FakeProcess] = []
 
@@ -115,11 +114,11 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
             made.append(self)
             raise BlockingIOError("no more processes")
 
-    context.Process = Failing
+    monkeypatch.setattr(FakeContext, "Process", Failing)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     failed = Worker(0, 0)
     with pytest.raises(BlockingIOError, match="no more processes"):
-        failed.start(context, server, None)  # type: ignore[arg-type]
+        failed.start(FakeContext(), server, None)  # type: ignore[arg-type]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     failed.kill()
     assert failed.ended()
@@ -130,9 +129,9 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel(
-    context: FakeContext, server: netkit.Server
+    server: netkit.Server,
 ) -> None:
-    with started(context, server) as (one, _), started(context, server, [one]) as (two, _):
+    with started(server) as (one, _), started(server) as (two, _):
         child = os.fork()
         if child == 0:
             os._exit(one.channel.closed and two.channel.closed)
@@ -140,31 +139,36 @@ def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel(
         assert not (one.channel.closed or two.channel.closed)
 
 
-def test_what_it_tells_is_taken_in(context: FakeContext, server: netkit.Server) -> None:
-    with started(context, server) as (made, theirs):
-        made.listen()
-        assert (made.ready, made.failure, made.report) == (False, None, (0, 0))
-        theirs.send(Ready())
-        theirs.send(StopReport(3, 1))
-        made.listen()
-        assert (made.ready, made.failure, made.report) == (True, None, (3, 1))
-        theirs.send(Failed("no such module"))
-        theirs.close()
-        assert not made.ended()
-        made.process.exitcode = 1
-        assert made.ended()
-        assert (made.failure, made.status) == ("no such module", 1)
-        assert made.process.calls == ["close"]
-        assert made.channel.closed
+def test_its_messages_are_taken_in(ends: tuple[Worker, Any]) -> None:
+    made, theirs = ends
+    made.listen()
+    assert (made.ready, made.failure, made.report) == (False, None, (0, 0))
+    theirs.send(Ready())
+    theirs.send(StopReport(3, 1))
+    made.listen()
+    assert (made.ready, made.failure, made.report) == (True, None, (3, 1))
+    theirs.send(Failed("no such module"))
+    theirs.close()
+    assert not made.ended()
+    made.process.exitcode = 1
+    assert made.ended()
+    assert (made.failure, made.status) == ("no such module", 1)
+    assert made.process.calls == ["close"]
+    assert made.channel.closed
 
 
-def test_words_that_break_off_are_an_end(context: FakeContext, server: netkit.Server) -> None:
-    with started(context, server) as (made, theirs):
-        theirs._socket.sendall(b"\0\0\0\x50half")
-        theirs.close()
-        made.listen()
-        assert made.channel.closed
-        made.listen()
+@pytest.mark.parametrize("rest", [b"", b"\0\0\0\x50half"])
+def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
+    rest: bytes, ends: tuple[Worker, Any]
+) -> None:
+    made, theirs = ends
+    theirs.send(Ready())
+    theirs._socket.sendall(rest)
+    theirs.close()
+    made.listen()
+    assert made.channel.closed
+    assert (made.kill_at.remaining() or LONG) <= worker.KILL_GRACE
+    made.listen()
 
 
 @pytest.mark.parametrize(
@@ -176,95 +180,82 @@ def test_words_that_break_off_are_an_end(context: FakeContext, server: netkit.Se
     ],
 )
 def test_one_that_sends_no_message_is_to_be_killed_at_once(
-    data: bytes, what: str, context: FakeContext, server: netkit.Server
+    data: bytes, what: str, ends: tuple[Worker, Any]
 ) -> None:
-    with started(context, server) as (made, theirs):
-        made.listen()
-        assert not made.kill_at.expired()
-        theirs._socket.sendall(data)
-        made.listen()
-        assert made.kill_at.expired()
-        assert made.channel.closed
-        assert made.failure == f"worker {made.pid} has sent {what}"
+    made, theirs = ends
+    made.listen()
+    assert not made.kill_at.expired()
+    theirs._socket.sendall(data)
+    made.listen()
+    assert made.kill_at.expired()
+    assert made.channel.closed
+    assert made.failure == f"worker {made.pid} has sent {what}"
 
 
-def test_an_order_reaches_it_unless_it_is_gone(context: FakeContext, server: netkit.Server) -> None:
-    with started(context, server) as (made, theirs):
-        assert not made.leaving
-        made.tell(Stop(10, 5))
-        assert made.leaving
-        assert theirs.receive(Stop) == [(10, 5)]
-        theirs.close()
-        made.tell(Stop(0))
+def test_an_order_reaches_it_unless_it_is_gone(ends: tuple[Worker, Any]) -> None:
+    made, theirs = ends
+    assert not made.leaving
+    made.tell(Stop(10, 5))
+    assert made.leaving
+    assert theirs.receive(Stop) == [(10, 5)]
+    theirs.close()
+    made.tell(Stop(0))
 
 
-def test_only_a_stricter_order_is_given(context: FakeContext, server: netkit.Server) -> None:
-    with started(context, server) as (made, theirs):
-        for _ in range(10_000):  # more than the channel holds
-            made.tell(Stop(10, 10))
-        for order in (Stop(20), Stop(20), Stop(5, 20), Stop(10, 10), Stop(0), Stop(0)):
-            made.tell(order)
-        told = theirs.receive(Stop)
+def test_only_a_stricter_order_is_given(ends: tuple[Worker, Any]) -> None:
+    made, theirs = ends
+    for _ in range(10_000):  # more than the channel holds
+        made.tell(Stop(10, 10))
+    for order in (Stop(20), Stop(20), Stop(5, 20), Stop(10, 10), Stop(0), Stop(0)):
+        made.tell(order)
+    told = theirs.receive(Stop)
     assert told == [(10, 10), (20, 0), (5, 20), (0, 0)]
 
 
-def test_it_is_due_to_be_killed_a_while_after_it_should_have_ended(
-    context: FakeContext, server: netkit.Server
+def test_it_is_killed_a_while_after_it_should_have_ended(
+    ends: tuple[Worker, Any],
 ) -> None:
-    with started(context, server) as (made, theirs):
-        remaining = made.kill_at.remaining()
-        assert remaining is not None
-        assert 0 < remaining <= worker.READY_SECONDS
-        theirs.send(Ready())
-        made.listen()
-        assert made.kill_at.remaining() is None
-        made.tell(Stop(50, 30))
-        remaining = made.kill_at.remaining()
-        assert remaining is not None
-        assert 80 < remaining <= 80 + worker.KILL_GRACE
-        made.tell(Stop(20))
-        made.tell(Stop(40))
-        remaining = made.kill_at.remaining()
-        assert remaining is not None
-        assert remaining <= 20 + worker.KILL_GRACE
-        made.kill()
-        assert made.process.calls == ["kill", "join"]
+    made, theirs = ends
+    assert 0 < (made.kill_at.remaining() or 0) <= worker.READY_SECONDS
+    theirs.send(Ready())
+    made.listen()
+    assert made.kill_at.remaining() is None
+    made.tell(Stop(50, 30))
+    assert 80 < (made.kill_at.remaining() or 0) <= 80 + worker.KILL_GRACE
+    made.tell(Stop(20))
+    made.tell(Stop(40))
+    assert 0 < (made.kill_at.remaining() or 0) <= 20 + worker.KILL_GRACE
+    made.kill()
+    assert made.process.calls == ["kill", "join"]
 
 
-def test_one_that_is_killed_before_it_was_ready_has_failed(
-    context: FakeContext, server: netkit.Server
-) -> None:
-    with started(context, server) as (made, _):
-        made.kill()
-        assert made.failure == f"not ready after {worker.READY_SECONDS:g} seconds"
+def test_one_that_is_killed_before_it_was_ready_has_failed(ends: tuple[Worker, Any]) -> None:
+    made, _ = ends
+    made.kill()
+    assert made.failure == f"not ready after {worker.READY_SECONDS:g} seconds"
 
 
-def test_one_that_has_reported_is_to_end_soon(context: FakeContext, server: netkit.Server) -> None:
-    for news in (StopReport(1, 0), Failed("no such module")):
-        with started(context, server) as (made, theirs):
-            if isinstance(news, StopReport):
-                theirs.send(Ready())
-            theirs.send(news)
-            made.listen()
-            remaining = made.kill_at.remaining()
-            assert remaining is not None
-            assert remaining <= worker.KILL_GRACE
-            made.kill()
-            assert made.failure in (None, "no such module")
+@pytest.mark.parametrize("news", [[Ready(), StopReport(1, 0)], [Failed("no such module")]])
+def test_one_that_has_reported_is_to_end_soon(news: list[Any], ends: tuple[Worker, Any]) -> None:
+    made, theirs = ends
+    for message in news:
+        theirs.send(message)
+    made.listen()
+    assert (made.kill_at.remaining() or LONG) <= worker.KILL_GRACE
+    made.kill()
+    assert made.failure in (None, "no such module")
 
 
-def test_one_of_whose_end_another_has_been_told_has_ended(
-    context: FakeContext, server: netkit.Server
-) -> None:
+def test_one_whose_status_is_lost_has_ended(ends: tuple[Worker, Any]) -> None:
     with subprocess.Popen(["true"]) as gone:
         pass
-    with started(context, server) as (made, _):
-        assert not made.ended()
-        made.process.at_its_end.close()
-        assert not made.ended()  # its exit status is still to come
-        made.pid = gone.pid
-        assert made.ended()
-        assert made.status is None
+    made, _ = ends
+    assert not made.ended()
+    made.process.at_its_end.close()
+    assert not made.ended()  # its exit status is still to come
+    made.pid = gone.pid
+    assert made.ended()
+    assert made.status is None
 
 
 @pytest.mark.parametrize("pipes", [0, 1, 2])
@@ -293,27 +284,13 @@ def test_a_fork_that_fails_leaks_nothing(
     assert len(set(os.listdir("/dev/fd"))) == len(before)
 
 
-def test_one_that_has_ended_is_neither_killed_nor_missed_again(
-    context: FakeContext, server: netkit.Server
-) -> None:
-    with started(context, server) as (made, _):
-        made.process.exitcode = 0
-        assert made.ended()
-        assert made.ended()
-        made.kill()
-        assert set(made.process.calls) == {"close"}
-
-
-def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
-    context: FakeContext, server: netkit.Server
-) -> None:
-    with started(context, server) as (made, theirs):
-        theirs.send(Ready())
-        theirs.close()
-        made.listen()
-        remaining = made.kill_at.remaining()
-        assert remaining is not None
-        assert remaining <= worker.KILL_GRACE
+def test_one_that_has_ended_is_neither_killed_nor_released_again(ends: tuple[Worker, Any]) -> None:
+    made, _ = ends
+    made.process.exitcode = 0
+    assert made.ended()
+    assert made.ended()
+    made.kill()
+    assert set(made.process.calls) == {"close"}
 
 
 def test_one_that_was_never_started_has_ended() -> None:
@@ -323,14 +300,14 @@ def test_one_that_was_never_started_has_ended() -> None:
     assert made.channel.closed
 
 
-def test_its_age_is_counted_from_its_start(context: FakeContext, server: netkit.Server) -> None:
-    with started(context, server) as (made, _):
-        time.sleep(0.02)
-        assert 0.02 <= made.age < LONG
+def test_its_age_is_counted_from_its_start(ends: tuple[Worker, Any]) -> None:
+    made, _ = ends
+    time.sleep(0.02)
+    assert 0.02 <= made.age < LONG
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
-def test_a_process_with_threads_is_not_forked_whoever_has_started_them() -> None:
+def test_a_process_with_threads_of_any_library_is_not_forked() -> None:
     code = """
 import _thread, threading, time
 from netkit import recipe
@@ -447,7 +424,7 @@ def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
         assert server._stop_order == (None, 0.0)
 
 
-def test_what_nobody_hears_any_more_is_not_said() -> None:
+def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:
     ours, theirs = channel_pair()
     with closing(theirs):
         ours.close()

@@ -1,4 +1,4 @@
-"""Several processes behind one port: who serves, who is replaced, and how they all end."""
+"""Several processes behind one port: how they serve, are replaced, reload and end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
-# A handler that says which process serves, and what code it has; and that does as it is told.
+# A handler that answers with its process and the version of its code, and obeys orders.
 APP = """
 import contextlib, os, signal, socket, threading, time, warnings
 import netkit
@@ -78,7 +78,7 @@ def who(conn):
 
 
 class Client:
-    """One who talks to `who`."""
+    """A client of `who`."""
 
     def __init__(self, program: Program) -> None:
         self.sock = program.connect()
@@ -86,7 +86,7 @@ class Client:
         self.version = ""
 
     def ask(self, order: str = "who") -> None:
-        """Have it say who serves; what it has said before must still hold."""
+        """Ask for process and version, which must be those of the answers before."""
         self.say(order)
         self.hear()
 
@@ -192,7 +192,7 @@ def stop(program: Program, signum: int = signal.SIGTERM) -> list[str]:
     return ends(program)
 
 
-# Who serves
+# Serving
 
 
 def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
@@ -242,7 +242,7 @@ def test_they_may_run_anywhere_if_they_are_few_or_need_no_gil(
     assert cores_of(count) == ()
 
 
-def test_one_line_tells_when_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
+def test_one_line_says_that_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
     with app("--workers", "2") as program:
         program.wait_for_line("2 workers ready")
         with clients_of_all(program, 2) as clients:
@@ -293,7 +293,7 @@ def test_a_script_that_is_forked_needs_no_main_guard(script: Callable[..., Progr
         "netkit.run(netkit.Server(('127.0.0.1', {port}), who), workers=2)",
     ],
 )
-def test_a_script_without_a_main_guard_is_told_of_it_and_not_of_its_port(
+def test_a_script_without_a_main_guard_gets_an_error_that_names_the_guard(
     served: str, script: Callable[..., Program]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -404,7 +404,7 @@ def test_the_parent_itself_never_imports_the_handler(tmp_path: Path) -> None:
     assert {int(line.split()[-1]) for line in lines} == pids
 
 
-# Who cannot serve
+# Workers that cannot serve
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_the_parent_itself_never_imports_the_handler(tmp_path: Path) -> None:
         ("app:x", "import os; os._exit(3)", r"worker \d+ ended with status 3"),
     ],
 )
-def test_a_handler_that_cannot_be_had_is_told_once_and_nobody_serves(
+def test_a_handler_that_does_not_load_is_one_error_and_the_end(
     name: str, source: str, error: str, tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(source)
@@ -508,7 +508,7 @@ def test_a_machine_that_never_has_room_for_a_process_is_given_up(
     assert program.lines[-1].endswith("WorkersFailedError: " + NO_PROCESS.partition(": ")[2])
 
 
-def test_failures_without_number_end_nothing_while_others_serve(
+def test_any_number_of_failures_ends_nothing_while_others_serve(
     script: Callable[..., Program],
 ) -> None:
     quick = "import netkit.workers as w\nw.FIRST_PAUSE = w.LONGEST_PAUSE = w.STEADY_SECONDS = 0.0\n"
@@ -518,7 +518,7 @@ def test_failures_without_number_end_nothing_while_others_serve(
     assert sum(NO_PROCESS in line for line in lines) == 1199
 
 
-# Who is replaced
+# Workers that are replaced
 
 
 def test_a_killed_worker_is_replaced_and_only_its_clients_notice(app: Callable[..., Cli]) -> None:
@@ -585,7 +585,7 @@ def test_a_worker_that_is_told_to_end_finishes_with_its_clients_and_is_replaced(
 
 
 @pytest.mark.parametrize("start_method", START_METHODS)
-def test_what_is_meant_for_the_parent_is_nothing_to_a_worker(
+def test_a_worker_disregards_the_signals_of_its_parent(
     start_method: str, script: Callable[..., Program]
 ) -> None:
     with script(start_method=start_method) as program, clients_of_all(program, 2) as clients:
@@ -791,41 +791,35 @@ def test_a_script_is_reloaded_too(
         wait_until(lambda: not program.left_behind())
 
 
-def test_what_changes_during_a_reload_is_served_after_it(
-    app: Callable[..., Cli], tmp_path: Path
-) -> None:
-    with app("--workers", "2") as program:
-        program.wait_for_line("2 workers ready")
-        change(tmp_path, "'two'; time.sleep(1)")
-        program.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(program.children()) == 4)
-        time.sleep(0.5)  # they have read it by now
-        change(tmp_path, "'three'")
-        program.send_signal(signal.SIGHUP)
-        program.send_signal(signal.SIGTTOU)
-        wait_until(lambda: sum("reloaded" in line for line in program.lines) == 2)
-        only_serves(program, "three")
-        wait_until(lambda: len(program.children()) == 1)
-        stop(program)
+def begin_slow_reload(program: Program, tmp_path: Path, version: str) -> None:
+    """Have new workers load this code, which waits for the file "go", until all are at it."""
+    note = "os.mkdir(f'loading{os.getpid()}')"
+    wait = "any(time.sleep(0.01) for _ in iter(lambda: os.path.exists('go'), True))"
+    change(tmp_path, f"{note} or {wait} or {version}")
+    count = len(program.children())
+    program.send_signal(signal.SIGHUP)
+    wait_until(lambda: len([*tmp_path.glob("loading*")]) == count)
 
 
-def test_what_changes_during_a_reload_that_fails_is_served_after_it(
-    app: Callable[..., Cli], tmp_path: Path
+@pytest.mark.parametrize(
+    ("version", "reloads"),
+    [("'two'", ["reloaded", "reloaded"]), ("1 / 0", ["not reloaded", "reloaded"])],
+)
+def test_code_that_changes_during_a_reload_is_served_after_it(
+    version: str, reloads: list[str], app: Callable[..., Cli], tmp_path: Path
 ) -> None:
     with app("--workers", "3") as program:
         program.wait_for_line("3 workers ready")
-        change(tmp_path, "time.sleep(1) or 1 / 0")
-        program.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(program.children()) == 6)
-        time.sleep(0.5)
+        begin_slow_reload(program, tmp_path, version)
         change(tmp_path, "'three'")
         program.send_signal(signal.SIGHUP)
         program.send_signal(signal.SIGTTOU)
+        (tmp_path / "go").touch()
         program.wait_for_line("reloaded: 2 workers")
-        assert any("not reloaded" in line for line in program.lines)
         only_serves(program, "three")
         wait_until(lambda: len(program.children()) == 2)
-        stop(program)
+        told = [re.search("(not )?reloaded", line) for line in stop(program)]
+        assert [found[0] for found in told if found] == reloads
 
 
 def test_workers_that_went_unneeded_during_a_reload_that_fails_leave_after_it(
@@ -834,10 +828,9 @@ def test_workers_that_went_unneeded_during_a_reload_that_fails_leave_after_it(
     with app("--workers", "3") as program:
         program.wait_for_line("3 workers ready")
         pids = pids_of(program, 3)
-        change(tmp_path, "time.sleep(1) or 1 / 0")
-        program.send_signal(signal.SIGHUP)
-        wait_until(lambda: len(program.children()) == 6)
+        begin_slow_reload(program, tmp_path, "1 / 0")
         program.send_signal(signal.SIGTTOU)
+        (tmp_path / "go").touch()
         program.wait_for_line("not reloaded, the old workers go on")
         wait_until(lambda: len(program.children()) == 2)
         assert set(program.children()) < pids
@@ -1129,6 +1122,14 @@ def test_orders_may_come_before_they_run(script: Callable[..., Program]) -> None
         assert program.process.stdout.read() == b"0 0 False\n"
 
 
+@pytest.mark.parametrize("how", ["request_stop", "shutdown"])
+def test_a_stop_of_the_server_that_comes_before_they_run_is_not_lost(how: str) -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    getattr(server, how)()
+    assert netkit.run(server, workers=2) == (0, 0, False)
+    assert not server.listening
+
+
 def test_a_stop_may_come_again_and_the_shorter_time_counts(script: Callable[..., Program]) -> None:
     with script(WORKERS + MAIN_THREAD) as program, clients_of_all(program, 2) as clients:
         for client in clients:
@@ -1144,7 +1145,7 @@ def test_a_stop_may_come_again_and_the_shorter_time_counts(script: Callable[...,
         assert sum("stopping" in line for line in program.lines) == 1
 
 
-def test_a_program_with_threads_and_a_handler_that_cannot_be_spawned_is_told(
+def test_a_program_with_threads_and_a_handler_that_cannot_be_pickled_gets_an_error(
     script: Callable[..., Program],
 ) -> None:
     local = (
@@ -1208,7 +1209,7 @@ def test_the_hooks_of_the_program_see_what_happens(script: Callable[..., Program
     [(0, ValueError), (-1, ValueError), (5000, ValueError)]
     + [(count, TypeError) for count in ("many", "2", 1.5, True, None)],
 )
-def test_a_count_that_cannot_be_meant_is_refused_everywhere(count: Any, error: type) -> None:
+def test_an_invalid_count_is_refused_everywhere(count: Any, error: type) -> None:
     message = re.escape(f"{count!r}") + "$"
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
         for call in (
@@ -1221,7 +1222,7 @@ def test_a_count_that_cannot_be_meant_is_refused_everywhere(count: Any, error: t
                 call()
 
 
-def test_a_time_that_cannot_be_meant_is_refused() -> None:
+def test_an_invalid_time_is_refused() -> None:
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
         with pytest.raises(ValueError, match="timeout must be 0 or more seconds, not -1"):
             netkit.Workers(server, 2).stop(-1)
@@ -1241,7 +1242,7 @@ def test_auto_is_some_for_each_core_and_one_without_the_gil(
     assert 1 <= check_workers("auto") <= MAX_WORKERS
 
 
-# What stands in the way of a reload, or of a stop
+# Reloads and stops that are obstructed
 
 
 HANGING = """
@@ -1321,7 +1322,7 @@ def test_a_reload_that_hangs_is_given_up_when_nobody_serves_any_more(
 
 
 @linux
-def test_a_script_without_a_main_guard_cannot_be_reloaded_and_is_told(
+def test_a_reload_of_a_script_without_a_main_guard_fails_with_an_error_that_names_it(
     script: Callable[..., Program],
 ) -> None:
     with script(guard=False) as program:
@@ -1430,7 +1431,7 @@ def test_a_worker_is_missed_though_the_program_gets_its_status(
         running.wait_for_line("2 workers ready")
         with Client(running) as one:
             os.kill(one.pid, signal.SIGKILL)
-        running.wait_for_line(f"worker {one.pid} ended with a status that is not known")
+        running.wait_for_line(f"worker {one.pid} ended with an unknown status")
         assert (f"{one.pid} reaped" in running.lines) is (program != IGNORING)
         assert one.pid not in pids_of(running, 2)
         (tmp_path / "stop").touch()
@@ -1488,7 +1489,7 @@ def test_the_methods_of_the_server_stop_its_workers(
     assert [line for line in lines if line.startswith("blocked")] == ["blocked set()"] * 3
 
 
-def test_workers_that_get_no_thread_for_their_orders_are_told(
+def test_a_worker_without_a_thread_for_its_orders_is_an_error(
     script: Callable[..., Program],
 ) -> None:
     with script(NO_THREAD + SERVE, start_method="fork", listening=False) as program:
@@ -1555,7 +1556,7 @@ def wakeups(pid: int) -> int:
 
 
 @linux
-def test_nobody_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
+def test_no_process_wakes_up_while_nothing_happens(app: Callable[..., Cli]) -> None:
     with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
         program.wait_for_line("2 workers ready")
         time.sleep(0.3)
