@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 
-_MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # of an IPv4 address as IPv6, RFC 4291 section 2.5.5.2
+# The first 12 bytes of an IPv6 address whose last four are the IPv4 address of the same host: of
+# its IPv6 form (RFC 4291 section 2.5.5.2), and of an address of NAT64 (RFC 6052 section 2.1).
+_IPV4_PREFIXES = (bytes(10) + b"\xff\xff", b"\x00\x64\xff\x9b" + bytes(8))
 
 
 class _Fields(NamedTuple):
@@ -289,15 +291,16 @@ def is_ipv6(text: str) -> bool:
 def network_of(address: str) -> str:
     """Return the name that limits per address use: an IPv4 address, or an IPv6 /64 network.
 
-    A client with an IPv6 address has a whole such network (RFC 6177). Text that is no address is
-    returned as it is.
+    A client with an IPv6 address has a whole such network (RFC 6177). Behind a translator
+    (RFC 7755) all clients with IPv4 addresses have addresses in ``64:ff9b::/96``: each counts as
+    its own IPv4 address. Text that is no address is returned as it is.
     """
     if ":" not in address:
         return address
     packed = parse_ip(address)
     if packed is None:
         return address
-    if packed[:12] == _MAPPED_PREFIX:
+    if packed[:12] in _IPV4_PREFIXES:
         return socket.inet_ntop(socket.AF_INET, packed[12:])
     return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
 

@@ -262,6 +262,8 @@ def test_any_text_is_an_ip_address_if_pythons_module_accepts_it(text: str) -> No
     [
         ("1.2.3.4", "1.2.3.4"),
         ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("64:ff9b::1.2.3.4", "1.2.3.4"),  # or all IPv4 clients of a translator would be one
+        ("64:ff9b:0:0:1::1", "64:ff9b::/64"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("x:y", "x:y"),
