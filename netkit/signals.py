@@ -101,8 +101,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can only be handled in the main thread")
-        self.mailbox = Mailbox()
         try:
+            self.mailbox = Mailbox()
             undo_in_children(self._put_back, self._previous)
             # By `map`, so that no signal handler can raise between the call and the note of it.
             set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
@@ -166,7 +166,8 @@ class StopSignals:
                 signal.set_wakeup_fd(self._previous_fds[-1])
             self._previous_fds.clear()
         do_not_undo(self._put_back)
-        self.mailbox.close()
+        if hasattr(self, "mailbox"):  # a signal handler may raise before it is made
+            self.mailbox.close()
 
     def supervise(self, server: Server, drain_timeout: float | None = None) -> RunReport:
         """Serve until a signal comes or somebody stops the server; then drain, and report.
