@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
-from collections.abc import Callable
 
 from . import sockets
-from .forks import do_not_undo, undo_in_children
 
 
 class Waker:
@@ -23,8 +22,7 @@ class Waker:
         # Held while the input is used or closed: without it, a late `wake` could write into a
         # descriptor that another socket has by then. Re-entrant, for signal handlers.
         self._using = threading.RLock()
-        self._free: Callable[[], object] = self._using._at_fork_reinit  # type: ignore[attr-defined]
-        undo_in_children(self._free)
+        self._process = os.getpid()
 
     def fileno(self) -> int:
         """The descriptor to wait for: readable after `wake`, until `clear`."""
@@ -36,7 +34,7 @@ class Waker:
 
     def wake(self) -> None:
         """End the present wait, or the next one. Never waits; nothing happens after `close`."""
-        with self._using, contextlib.suppress(OSError):  # full: it has been woken already
+        with self._lock(), contextlib.suppress(OSError):  # full: it has been woken already
             self._input.send(b"\0")
 
     def clear(self) -> None:
@@ -46,6 +44,10 @@ class Waker:
     def close(self) -> None:
         """Give the descriptors back. Idempotent."""
         self._output.close()
-        with self._using:
+        with self._lock():
             self._input.close()
-        do_not_undo(self._free)
+
+    def _lock(self) -> contextlib.AbstractContextManager[bool]:
+        if self._process != os.getpid():  # forked: a thread that is not here may hold it for ever
+            self._process, self._using = os.getpid(), threading.RLock()
+        return self._using
