@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import random
@@ -726,6 +727,16 @@ def test_signals_that_can_be_caught_in_part_only_are_put_back(
         patch.setattr(signal, "signal", fail)
         with pytest.raises(RuntimeError, match="of the program"), StopSignals():
             pass
+    assert forks._undoing == []
+
+
+def test_without_descriptors_signals_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(socket, "socketpair", fail)
+    with pytest.raises(OSError, match="too many open files"), StopSignals():
+        pass
     assert forks._undoing == []
 
 
