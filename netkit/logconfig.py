@@ -24,9 +24,11 @@ from typing import Any, TextIO
 
 from .forks import call_in_children, free_in_children
 from .logs import cut, logger, one_line, said, traceback_lines
+from .sockets import wait_until_ready
 
 EPISODE_SECONDS = 5.0  # for which records of a kind are counted after the first one
 MOST_KINDS = 100  # of records that are counted separately
+LONGEST_WRITE = 1.0  # seconds that a record waits for the reader of a full pipe
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -124,6 +126,8 @@ def _is_tty(stream: Any) -> bool:
 class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only for type checkers
     """Writes each record at once. A record that cannot be written is dropped."""
 
+    _is_full = False  # the last record was dropped, since nobody read the pipe, or the terminal
+
     def emit(self, record: logging.LogRecord) -> None:
         """As of any handler. Raises nothing."""
         if self.stream is None:  # a process without standard error (pythonw, a daemon)
@@ -135,10 +139,23 @@ class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only f
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         try:
             text = line.encode(encoding, "backslashreplace").decode(encoding)
-            self.stream.write(text + self.terminator)
-            self.flush()
+            if self._takes_more():
+                self.stream.write(text + self.terminator)
+                self.flush()
         except Exception:  # it is full or closed, or a signal has interrupted another write to it
             return
+
+    def _takes_more(self) -> bool:
+        """Whether a write would not block, perhaps after a wait: one, and not one per record.
+
+        All threads that log wait for the one that writes, and so would a stop.
+        """
+        try:
+            seconds = 0.0 if self._is_full else LONGEST_WRITE
+            self._is_full = not wait_until_ready(self.stream, True, seconds)
+        except Exception:  # it has no descriptor, or none any more
+            return True
+        return not self._is_full
 
 
 class _StatusHandler(Handler):

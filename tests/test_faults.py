@@ -224,6 +224,20 @@ def test_row_log_full__costs_the_records_and_nothing_else() -> None:
         assert child.stop() in (0, 120)  # Python's own, if it cannot write the rest in the end
 
 
+def test_row_log_stalled__costs_the_records_and_nothing_else() -> None:
+    ours, theirs = os.pipe()
+    with open(ours, "rb", 0), open(theirs, "wb", 0) as full:
+        os.set_blocking(theirs, False)
+        while full.write(bytes(4096)):
+            pass
+        os.set_blocking(theirs, True)
+        with Child(stderr=full) as child:
+            with good_clients(child.connect) as good:
+                fail_often(child.connect)
+                good.go_on()
+            assert child.stop() == 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="closes a descriptor by its number")
 @pytest.mark.parametrize("how", ["descriptor", "file", "pipe"])
 def test_row_log_closed__costs_the_records_and_nothing_else(how: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
@@ -9,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -106,6 +108,31 @@ def test_a_stream_that_cannot_be_written_loses_the_records_only(
     with logging_put_back():
         netkit.configure_logging()
         logging.getLogger("app").error("lost")
+
+
+def fill(descriptor: int) -> None:
+    """Write to a pipe until it is full."""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, bytes(4096))
+    os.set_blocking(descriptor, True)
+
+
+def test_a_pipe_that_nobody_reads_loses_records_until_it_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logconfig, "LONGEST_WRITE", 0.01)
+    ours, theirs = os.pipe()
+    with open(ours, "rb", 0) as reader, open(theirs, "w") as stream, logging_put_back():
+        fill(theirs)
+        netkit.configure_logging(stream=stream)
+        for _ in range(2):
+            logging.getLogger("app").error("lost")
+        while select.select([reader], [], [], 0)[0]:
+            assert not reader.read(4096).strip(b"\0")
+        logging.getLogger("app").error("kept")
+        assert reader.read(4096).endswith(b"ERROR app: kept\n")
 
 
 def test_a_process_that_is_not_the_main_one_shows_its_number(
