@@ -253,7 +253,11 @@ def test_one_byte_at_a_time_is_as_good_as_all_at_once(handler: Handler) -> None:
 def test_ten_megabytes_without_a_newline_are_the_clients_fault(handler: Handler) -> None:
     flood = b"x" * 10_000_000
     with observed(events.ClientFailed) as failures, under_attack(handler) as (server, _):
-        assert exchange_much(server, flood) == b""
+        with contextlib.suppress(
+            ConnectionError
+        ):  # the rest of the flood may be answered by a reset
+            assert exchange_much(server, flood) == b""
+        wait_until(lambda: failures)
     (failure,) = failures
     assert isinstance(failure.error, netkit.LineTooLongError)
 
