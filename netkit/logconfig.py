@@ -126,7 +126,7 @@ def _is_tty(stream: Any) -> bool:
 class Handler(logging.StreamHandler):  # type: ignore[type-arg] # generic only for type checkers
     """Writes each record at once. A record that cannot be written is dropped."""
 
-    _is_full = False  # the last record was dropped, since nobody read the pipe, or the terminal
+    _is_full = False  # the last record was dropped, since nobody read the pipe
 
     def emit(self, record: logging.LogRecord) -> None:
         """As of any handler. Raises nothing."""
