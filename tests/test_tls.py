@@ -32,6 +32,7 @@ from support import PATIENCE, examples, in_thread, in_threads, reset, tcp_pair, 
 from netkit import tls
 from netkit.certificates import TlsFiles, client_context, server_context
 from netkit.errors import (
+    ConnectionClosedError,
     HandshakeError,
     NotBegunError,
     TlsError,
@@ -111,6 +112,15 @@ def test_sending_nothing_sends_nothing() -> None:
     before = joined.up.sent
     assert joined.client.send(b"") == 0
     assert joined.up.sent == before
+
+
+def test_a_stream_whose_connection_was_closed_says_so() -> None:
+    joined = Joined()
+    joined.server.let_go()
+    with pytest.raises(ConnectionClosedError):
+        joined.server.send(b"late")
+    with pytest.raises(ConnectionClosedError):
+        joined.server.recv(1)
 
 
 def test_a_read_takes_no_more_than_it_is_asked_for() -> None:
