@@ -63,6 +63,13 @@ _HINTS = {
     "--verbose": "use --log-level debug",
 }
 
+# By command, the options for what its handler does not read, and what it does instead.
+_UNREAD = {
+    "echo": (("max_line", "max_message"), "reads neither lines nor messages"),
+    "greeter": (("max_line", "max_message", "read_timeout"), "reads nothing"),
+    "logger": (("max_message",), "reads no messages"),
+}
+
 
 class Command(NamedTuple):
     """The description of a command, and the parser of its arguments."""
@@ -286,6 +293,10 @@ def _check_effects(
     style = "--hex" if vars(arguments).get("hex") else "--raw" if vars(arguments).get("raw") else ""
     if style and "max_line" in on:
         raise ArgumentError(f"--max-line has no effect with {style}, which reads no lines")
+    unread, reason = _UNREAD.get(arguments.command, ((), ""))
+    for name in on:
+        if name in unread:
+            raise ArgumentError(f"{_flag(name)} has no effect: {arguments.command} {reason}")
     if arguments.tls_self_signed and "tls_cert" in on:
         raise ArgumentError("--tls-self-signed and --tls-cert cannot both be given")
     if "handshake_timeout" in on and not (arguments.tls_self_signed or "tls_cert" in on):

@@ -325,6 +325,18 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
             )
             for style in ("--hex", "--raw")
         ),
+        *(
+            (
+                f"{words} 80",
+                f"netkit {words.split()[0]}: error: {words.split()[1]} has no effect: {why}",
+            )
+            for words, why in (
+                ("echo --max-line", "echo reads neither lines nor messages"),
+                ("echo --max-message", "echo reads neither lines nor messages"),
+                ("greeter --read-timeout", "greeter reads nothing"),
+                ("logger --max-message", "logger reads no messages"),
+            )
+        ),
         (
             "echo --refusal busy --max-connections off",
             "netkit echo: error: --refusal has no effect without --max-connections, "

@@ -102,7 +102,7 @@ def test_a_profile_that_is_set_later_sets_its_options() -> None:
 
 
 def test_the_command_line_takes_a_profile_and_options_beside_it() -> None:
-    with Cli("echo", "--profile", "public", "--max-connections", "1", "--max-message", "50") as cli:
+    with Cli("echo", "--profile", "public", "--max-connections", "1", "--min-rate", "50") as cli:
         with cli.connect() as sock:
             sock.sendall(b"x")
             assert receive_exactly(sock, 1) == b"x"
