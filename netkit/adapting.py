@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import socketserver
 from collections.abc import Callable, Mapping
-from types import AsyncGeneratorType, CodeType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
@@ -136,10 +136,26 @@ def _problem_of_class(handler: type) -> str | None:
         return None
     for name in ("setup", "connected", "handle", "received", "finish", "closed"):
         problem = problem_of_result(getattr(handler, name, None))
+        problem = problem or _problem_of_method(handler, name)
         if problem:
             return f"{name}: {problem}"
     return None
 
+
+def _problem_of_method(handler: type, name: str) -> str | None:
+    """Why a method that a program has written cannot be called as netkit calls it."""
+    given = ("self", "data") if name == "received" else ("self",)
+    method = next((vars(kind)[name] for kind in handler.__mro__ if name in vars(kind)), None)
+    if type(method) is not FunctionType:
+        return None
+    code, defaults = method.__code__, method.__defaults__ or ()
+    least, most = code.co_argcount - len(defaults), code.co_argcount
+    if least <= len(given) and (len(given) <= most or code.co_flags & _TAKES_MORE):
+        return None
+    return f"it is called as {name}({', '.join(given[1:])}); write def {name}({', '.join(given)})"
+
+
+_TAKES_MORE = 0x04  # the flag `inspect.CO_VARARGS` of a code object
 
 # The flags `inspect.CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR` of a code object.
 _DEFERRED = {

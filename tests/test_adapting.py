@@ -162,6 +162,21 @@ CANNOT_SERVE: list[tuple[Any, dict[str, Any], str]] = [
     (Callable1, {}, "^Callable1 cannot .*: derive it from netkit.Handler or from socketserver"),
     (NotDerived, {}, "^NotDerived cannot serve a client: derive it from netkit.Handler"),
     (dict, {}, "^dict cannot serve a client: derive it"),
+    (
+        type("Deaf", (netkit.Handler,), {"received": lambda self: None}),
+        {},
+        r"^Deaf cannot serve a client: received: .*; write def received\(self, data\)$",
+    ),
+    (
+        type("Odd", (netkit.Handler,), {"connected": lambda self, conn: None}),
+        {},
+        r"connected: it is called as connected\(\); write def connected\(self\)$",
+    ),
+    (
+        type("Bare", (socketserver.BaseRequestHandler,), {"handle": lambda self, sock: None}),
+        {},
+        r"handle: it is called as handle\(\); write def handle\(self\)$",
+    ),
     (ValueError, {}, "^ValueError cannot serve a client: derive it"),
     (type("Two", (), {"__init__": lambda self: None}), {}, "handler Two cannot be called: too"),
     (netkit.Server, {}, "^Server cannot serve a client: it is a server: give the class or the"),
@@ -214,6 +229,24 @@ def test_a_server_that_overrides_finish_request_may_have_any_handler(
 
     with served(Server(("127.0.0.1", 0), handler, handler_args=arguments)) as server:
         assert exchange(server, b"") == b"served"
+
+
+class Lenient(netkit.Handler):
+    """Methods that take more than they are given, or another kind of thing than a function."""
+
+    connected = staticmethod(lambda: None)
+    closed = functools.partial(int)  # type: ignore[assignment]
+
+    def received(self, *data: Any) -> None:
+        self.conn.write(data[0])
+
+    def handle(self, chunks: int = 1) -> None:
+        super().handle()
+
+
+def test_methods_may_take_more_than_they_are_given() -> None:
+    with serving(Lenient) as server:
+        assert exchange(server, b"x") == b"x"
 
 
 def decorated(function: Any) -> Any:
