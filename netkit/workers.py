@@ -46,7 +46,7 @@ STEADY_SECONDS = 5.0  # a worker that has served for so long was no failure
 FIRST_PAUSE = 0.1  # seconds before a worker that failed at once is replaced; doubles
 LONGEST_PAUSE = 5.0
 RECOUNT_SECONDS = 1.0  # until places are counted anew, if other workers were busy with them
-MAX_FAILURES = 8  # rounds of failing workers, with none that serves, until the parent gives up
+MAX_FAILURES = 8  # rounds of failing workers, if none ever served, until the parent gives up
 
 
 class Workers:
@@ -84,6 +84,7 @@ class Workers:
         self._round = 0  # of starting workers
         self._failed_round = 0  # the last one that had a failure
         self._failures = 0
+        self._proven = False  # a worker has been ready
         self._not_before = Deadline(0)  # the next round
         self.stopping = False
         """Whether all of them are to end, or have ended."""
@@ -278,8 +279,7 @@ class Workers:
 
     def _wanted(self) -> int:
         """How many of this generation there should be: one until the first of all is ready."""
-        proven = self._generation or any(worker.ready for worker in self._workers)
-        return self._count if proven else 1
+        return self._count if self._generation or self._proven else 1
 
     def _fill(self) -> None:
         """Start the workers that are missing, unless it is too early after a failure."""
@@ -323,6 +323,7 @@ class Workers:
         if worker.kill_at.expired():
             worker.kill()
         worker.listen()
+        self._proven = self._proven or worker.ready
         return worker.ended()
 
     def _miss(self, worker: Worker) -> None:
@@ -367,9 +368,8 @@ class Workers:
         return None
 
     def _should_give_up(self, hopeless: bool) -> bool:
-        if any(other.ready and other.age >= STEADY_SECONDS for other in self._workers):
-            return False
-        return (hopeless and not self._announced) or self._failures >= MAX_FAILURES
+        # Once one has served, a client that can crash it is not to end the server.
+        return not self._proven and (hopeless or self._failures >= MAX_FAILURES)
 
     def _resize(self, count: int) -> None:
         self._count = count
