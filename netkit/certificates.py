@@ -27,6 +27,7 @@ from .timing import timed_out
 Pem = str | os.PathLike[str] | bytes  # the path of a file, or the contents of such a file
 
 SELF_SIGNED_LIFE = datetime.timedelta(days=30)
+MOST_PEM = 16 * 1024 * 1024  # bytes of a file; all authorities that browsers trust have 0.3 MB
 CLOCK_SKEW = datetime.timedelta(hours=1)  # by which a client's clock may be slow
 
 # The last is the reason if the key is of another kind than that of the certificate.
@@ -323,11 +324,14 @@ def _named(what: str, pem: Pem) -> str:
 
 
 def contents(pem: Pem) -> bytes:
-    """The bytes of `pem`. OSError; ValueError if there is a NUL in its path."""
+    """The bytes of `pem`. OSError; ValueError if there is a NUL in its path, or if it is too large."""
     if isinstance(pem, bytes):
         return pem
     with open(pem, "rb") as file:
-        return file.read()
+        found = file.read(MOST_PEM + 1)
+    if len(found) > MOST_PEM:
+        raise ValueError(f"it has more than {MOST_PEM} bytes")
+    return found
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import stat
 
+MOST = 64 * 1024 * 1024  # bytes: some three million entries
 TRIES = 3  # if the file changes each time, it is likely to go on changing
 
 
@@ -46,8 +47,10 @@ def _content(path: str) -> bytes:
     for _ in range(TRIES):
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read()
+            data = file.read(MOST + 1)
             after = os.fstat(file.fileno())
+        if len(data) > MOST:
+            raise ValueError(f"{path}: it has more than {MOST} bytes, so it is no list")
         if not stat.S_ISREG(before.st_mode):  # a pipe, which has no size
             return data
         versions = {_version(status) for status in (before, after, os.stat(path))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import ssl
 import sys
 import tempfile
@@ -204,6 +205,12 @@ def test_a_file_without_pem_is_named(folder: Path) -> None:
     assert config_error(cert, text) == f"the key file '{text}' has no private key in it (in PEM)"
     assert config_error(cert) == f"the key file '{cert}' has no private key in it (in PEM)"
     assert certificate_error(text) == f"the CA file '{text}' has no certificate in it (in PEM)"
+
+
+def test_a_file_without_end_is_too_large() -> None:
+    assert re.fullmatch(
+        r"the certificate file '/dev/zero': it has more than \d+ bytes", config_error("/dev/zero")
+    )
 
 
 def test_a_damaged_file_is_named(folder: Path) -> None:

@@ -142,6 +142,13 @@ def test_a_list_that_is_replaced_again_and_again_is_never_read_in_part(path: Pat
             done.set()
 
 
+def test_a_file_without_end_is_no_list() -> None:
+    with pytest.raises(
+        ValueError, match="^/dev/zero: it has more than .* bytes, so it is no list$"
+    ):
+        BlockList.load("/dev/zero")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
 def test_a_list_may_come_through_a_pipe(path: Path) -> None:
     os.mkfifo(path)
