@@ -324,7 +324,7 @@ def _named(what: str, pem: Pem) -> str:
 
 
 def contents(pem: Pem) -> bytes:
-    """The bytes of `pem`. OSError; ValueError if there is a NUL in its path, or if it is too large."""
+    """The bytes of `pem`. OSError; ValueError if its path has a NUL, or if it is too large."""
     if isinstance(pem, bytes):
         return pem
     with open(pem, "rb") as file:
