@@ -27,7 +27,7 @@ from .timing import timed_out
 Pem = str | os.PathLike[str] | bytes  # the path of a file, or the contents of such a file
 
 SELF_SIGNED_LIFE = datetime.timedelta(days=30)
-MOST_PEM = 16 * 1024 * 1024  # bytes of a file; all authorities that browsers trust have 0.3 MB
+MOST_PEM = 4 * 1024 * 1024  # bytes of a file; all authorities that browsers trust have 0.3 MB
 CLOCK_SKEW = datetime.timedelta(hours=1)  # by which a client's clock may be slow
 
 # The last is the reason if the key is of another kind than that of the certificate.

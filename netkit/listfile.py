@@ -47,11 +47,12 @@ def _content(path: str) -> bytes:
     for _ in range(TRIES):
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
-            data = file.read(MOST + 1)
+            regular = stat.S_ISREG(before.st_mode)  # else a pipe, which has no size
+            data = file.read(min(before.st_size, MOST) + 1 if regular else MOST + 1)
             after = os.fstat(file.fileno())
         if len(data) > MOST:
             raise ValueError(f"{path}: it has more than {MOST} bytes, so it is no list")
-        if not stat.S_ISREG(before.st_mode):  # a pipe, which has no size
+        if not regular:
             return data
         versions = {_version(status) for status in (before, after, os.stat(path))}
         if len(versions) == 1:
