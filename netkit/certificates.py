@@ -323,11 +323,18 @@ def _named(what: str, pem: Pem) -> str:
     return f"the {what} file {os.fspath(pem)!r}"
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file, or a pipe without waiting for a process that writes to it (fifo(7))."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def contents(pem: Pem) -> bytes:
     """The bytes of `pem`. OSError; ValueError if its path has a NUL, or if it is too large."""
     if isinstance(pem, bytes):
         return pem
-    with open(pem, "rb") as file:
+    with open(pem, "rb", opener=_open_without_waiting) as file:
+        if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is a pipe, which OpenSSL could not read once more")
         found = file.read(MOST_PEM + 1)
     if len(found) > MOST_PEM:
         raise ValueError(f"it has more than {MOST_PEM} bytes")

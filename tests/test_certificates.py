@@ -213,6 +213,14 @@ def test_a_file_without_end_is_too_large() -> None:
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_a_pipe_is_no_file_and_is_not_waited_for(folder: Path) -> None:
+    path = folder / "pipe"
+    os.mkfifo(path)
+    text = f"the key file '{path}': it is a pipe, which OpenSSL could not read once more"
+    assert config_error(files().cert, path) == text
+
+
 def test_a_damaged_file_is_named(folder: Path) -> None:
     cert, key = folder / "bad-cert", folder / "bad-key"
     assert config_error(cert, files().key) == f"the certificate file '{cert}' is damaged"
