@@ -123,9 +123,10 @@ class Server(StoppableServer):
         """Serve in the background, in a thread of its own; returns the server itself.
 
         Like a server in the foreground, it keeps the process alive until it is stopped; Ctrl+C
-        stops it gracefully once the program has come to its end. A `daemon` is stopped when the
-        program ends, as by `server_close`. ServerStateError if the server is serving already, is
-        not bound, or closed.
+        stops it gracefully once the program has come to its end. (CPython 3.12 starts no thread
+        after that, so there the main thread should wait, in `run` for instance.) A `daemon` is
+        stopped when the program ends, as by `server_close`. ServerStateError if the server is
+        serving already, is not bound, or closed.
         """
         acceptor = self._begin_alone()
         if acceptor is not None:

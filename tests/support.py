@@ -148,7 +148,8 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 def send_and_end(sock: socket.socket, data: bytes) -> None:
     """Send all of `data`, then end our side."""
     sock.sendall(data)
-    sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # it has been reset, as the next read says
+        sock.shutdown(socket.SHUT_WR)
 
 
 MUCH = 50_000_000  # bytes, more than the kernel's buffers hold

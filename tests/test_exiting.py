@@ -16,18 +16,21 @@ import netkit
 from netkit import events, exiting
 
 PROGRAM = """
-import logging, sys, time
+import logging, sys, threading, time
 import netkit
 
 logging.basicConfig(level=logging.INFO)
+served = threading.Event()
 
 def handler(conn):
+    served.set()
     conn.readline()
     conn.write("busy\\n")
     {work}
     conn.write("done\\n")
 
 server = netkit.create_server(handler, drain_timeout=60).listen(0, "127.0.0.1").start()
+served.wait()  # CPython 3.12 starts no thread once the main thread has ended
 sys.ps1 = ">>> "  # as at Python's prompt: then a line tells when nothing is left but to wait
 """
 SERVES_ON = r"the server on 127\.0\.0\.1:\d+ serves on; Ctrl\+C stops it"

@@ -227,6 +227,7 @@ def test_after_a_thread_could_not_be_started_the_next_client_has_one(
             with client(server) as second:
                 assert receive_all(second) == b""
             assert receive_all(first) == b""
+        assert server.wait_for_connections(0, PATIENCE)
         assert server.stop() == (0, 0)
 
 

@@ -135,6 +135,7 @@ def test_verify_request_comes_after_the_handshake(handler: Any) -> None:
     with wrapped(handler, Verifying) as server, serving_forever(server):
         with secured(server) as sock:
             assert sock.recv(9) == b""
+        assert server.wait_for_connections(0, PATIENCE)
         with secured(server) as sock:
             sock.sendall(b"hello\n")
             assert sock.recv(9) == b"HELLO\n"
