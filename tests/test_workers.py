@@ -227,6 +227,16 @@ def test_each_stays_on_one_core_if_no_core_is_without(app: Callable[..., Cli]) -
         stop(program)
 
 
+@linux
+def test_without_a_core_of_its_own_each_runs_on_any_core(script: Callable[..., Program]) -> None:
+    few = "import sys\nsys._is_gil_enabled = lambda: False  # then no worker has a core\n"
+    with script(few + SERVE) as program:
+        pids_of(program, 2)
+        cores = set(usable_cores())
+        assert [os.sched_getaffinity(pid) for pid in program.children()] == [cores, cores]
+        stop(program)
+
+
 @pytest.mark.parametrize(
     ("count", "with_gil", "cores"),
     [(2, True, ()), (3, True, (0, 1, 7)), (7, True, (0, 1, 7)), (3, False, ())],
