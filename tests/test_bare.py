@@ -17,6 +17,7 @@ from support import PATIENCE, client, in_thread, receive_all, serving, tcp_pair,
 
 import netkit
 from netkit.bare import BareSocket, reached
+from netkit.connection import UNSENT_SECONDS
 
 LONG = 60.0  # seconds: a deadline that no test reaches
 SHORT = 0.1  # seconds: one that is to pass
@@ -147,6 +148,14 @@ def test_without_a_bare_socket_it_is_the_socket_itself() -> None:
         pass
     with reached(sock, None) as same:
         assert same is sock
+
+
+def test_one_that_another_part_of_the_program_has_closed_is_asked_again_a_little_later() -> None:
+    with tcp_pair() as (ours, _):
+        conn = netkit.Connection(ours, opaque=True)
+        ours.close()
+        assert conn.end_input() == UNSENT_SECONDS
+        conn.destroy()
 
 
 def test_while_another_part_of_the_program_has_closed_it_a_stop_does_not_hang() -> None:
