@@ -196,13 +196,17 @@ def stop(program: Program, signum: int = signal.SIGTERM) -> list[str]:
 
 
 def test_clients_are_spread_over_all_workers(app: Callable[..., Cli]) -> None:
+    """Each gets some, however the machine's other work slows one of them down."""
     with app("--workers", "3") as program:
         program.wait_for_line("3 workers ready")
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(Client(program)) for _ in range(30)]
-            counts = Counter(client.pid for client in clients)
+            clients: list[Client] = []
+            counts = Counter(dict.fromkeys(program.children(), 0))
+            while min(counts.values()) < 3 and len(clients) < 150:
+                clients.append(stack.enter_context(Client(program)))
+                counts[clients[-1].pid] += 1
             assert sorted(counts) == sorted(program.children())
-            assert min(counts.values()) >= 3
+            assert min(counts.values()) == 3
             for client in clients:
                 client.ask()
         stop(program)
