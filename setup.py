@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 source = (here / "netkit/__init__.py").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The netkit authors",
     license="MIT",
-    packages=["netkit"],
+    packages=find_packages(include=["netkit", "netkit.*"]),
     package_data={"netkit": ["py.typed"]},
     python_requires=">=3.10",
     extras_require={"tls": ["cryptography"]},  # for self-signed certificates

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import netkit
-from netkit.certificates import TlsFiles, client_context, self_signed, server_context
+from netkit.tls.context import TlsFiles, client_context, self_signed, server_context
 
 PIECE = 1024 * 1024
 UPLOADED = os.urandom(PIECE)

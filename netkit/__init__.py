@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
-    "attempts": ("Cancel",),
-    "blocklist": ("BlockList",),
-    "bound": ("BoundSocket",),
-    "client": ("connect",),
-    "connection": ("Connection",),
-    "encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
-    "errors": (
+    "core.addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
+    "client.happy_eyeballs": ("Cancel",),
+    "core.blocklist": ("BlockList",),
+    "net.bound": ("BoundSocket",),
+    "client.connect": ("connect",),
+    "net.connection": ("Connection",),
+    "core.encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
+    "core.errors": (
         "CancelledError",
         "ConnectError",
         "ConnectionClosedError",
@@ -55,8 +55,8 @@ _ROOMS = {
         "WorkersFailedError",
         "WriteAfterEndError",
     ),
-    "events": ("subscribe",),
-    "framing": (
+    "core.events": ("subscribe",),
+    "core.framing": (
         "Delimiter",
         "FixedSize",
         "Framing",
@@ -64,17 +64,17 @@ _ROOMS = {
         "Netstrings",
         "VarintPrefix",
     ),
-    "handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
-    "handover": ("receive_connection", "send_connection"),
-    "logconfig": ("configure_logging",),
-    "registry": ("StopReport",),
-    "relaying": ("Relayed", "relay"),
-    "running": ("run", "serve"),
-    "server": ("Server", "create_server"),
-    "signals": ("RunReport",),
-    "tls": ("TlsStream",),
-    "unixsocket": ("PeerCredentials",),
-    "workers": ("Workers",),
+    "server.handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
+    "net.passing": ("receive_connection", "send_connection"),
+    "server.log_config": ("configure_logging",),
+    "server.registry": ("StopReport",),
+    "net.relay": ("Relayed", "relay"),
+    "process.run": ("run", "serve"),
+    "server.server": ("Server", "create_server"),
+    "process.signals": ("RunReport",),
+    "tls.stream": ("TlsStream",),
+    "net.unix": ("PeerCredentials",),
+    "process.supervisor": ("Workers",),
 }
 _MODULES = ("events", "logs")  # public as they are
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
@@ -84,62 +84,62 @@ __all__ = ["__version__", *sorted(_ROOM_OF)]
 if TYPE_CHECKING:
     from . import events as events
     from . import logs as logs
-    from .addresses import SocketAddress as SocketAddress
-    from .addresses import is_ip as is_ip
-    from .addresses import is_ipv4 as is_ipv4
-    from .addresses import is_ipv6 as is_ipv6
-    from .attempts import Cancel as Cancel
-    from .blocklist import BlockList as BlockList
-    from .bound import BoundSocket as BoundSocket
-    from .client import connect as connect
-    from .connection import Connection as Connection
-    from .encodings import IncrementalDecoder as IncrementalDecoder
-    from .encodings import to_bytes as to_bytes
-    from .encodings import to_str as to_str
-    from .errors import CancelledError as CancelledError
-    from .errors import ConnectError as ConnectError
-    from .errors import ConnectionClosedError as ConnectionClosedError
-    from .errors import FramingError as FramingError
-    from .errors import HandshakeError as HandshakeError
-    from .errors import IncompleteReadError as IncompleteReadError
-    from .errors import LineTooLongError as LineTooLongError
-    from .errors import LocalError as LocalError
-    from .errors import MessageTooLongError as MessageTooLongError
-    from .errors import MissingExtraError as MissingExtraError
-    from .errors import NetkitError as NetkitError
-    from .errors import PeerError as PeerError
-    from .errors import ServerStateError as ServerStateError
-    from .errors import TlsConfigError as TlsConfigError
-    from .errors import TlsError as TlsError
-    from .errors import TruncatedError as TruncatedError
-    from .errors import UnknownEncodingError as UnknownEncodingError
-    from .errors import WorkersFailedError as WorkersFailedError
-    from .errors import WriteAfterEndError as WriteAfterEndError
-    from .events import subscribe as subscribe
-    from .framing import Delimiter as Delimiter
-    from .framing import FixedSize as FixedSize
-    from .framing import Framing as Framing
-    from .framing import LengthPrefix as LengthPrefix
-    from .framing import Netstrings as Netstrings
-    from .framing import VarintPrefix as VarintPrefix
-    from .handlers import EchoHandler as EchoHandler
-    from .handlers import GreeterHandler as GreeterHandler
-    from .handlers import Handler as Handler
-    from .handlers import LoggerHandler as LoggerHandler
-    from .handover import receive_connection as receive_connection
-    from .handover import send_connection as send_connection
-    from .logconfig import configure_logging as configure_logging
-    from .registry import StopReport as StopReport
-    from .relaying import Relayed as Relayed
-    from .relaying import relay as relay
-    from .running import run as run
-    from .running import serve as serve
-    from .server import Server as Server
-    from .server import create_server as create_server
-    from .signals import RunReport as RunReport
-    from .tls import TlsStream as TlsStream
-    from .unixsocket import PeerCredentials as PeerCredentials
-    from .workers import Workers as Workers
+    from .client.connect import connect as connect
+    from .client.happy_eyeballs import Cancel as Cancel
+    from .core.addresses import SocketAddress as SocketAddress
+    from .core.addresses import is_ip as is_ip
+    from .core.addresses import is_ipv4 as is_ipv4
+    from .core.addresses import is_ipv6 as is_ipv6
+    from .core.blocklist import BlockList as BlockList
+    from .core.encodings import IncrementalDecoder as IncrementalDecoder
+    from .core.encodings import to_bytes as to_bytes
+    from .core.encodings import to_str as to_str
+    from .core.errors import CancelledError as CancelledError
+    from .core.errors import ConnectError as ConnectError
+    from .core.errors import ConnectionClosedError as ConnectionClosedError
+    from .core.errors import FramingError as FramingError
+    from .core.errors import HandshakeError as HandshakeError
+    from .core.errors import IncompleteReadError as IncompleteReadError
+    from .core.errors import LineTooLongError as LineTooLongError
+    from .core.errors import LocalError as LocalError
+    from .core.errors import MessageTooLongError as MessageTooLongError
+    from .core.errors import MissingExtraError as MissingExtraError
+    from .core.errors import NetkitError as NetkitError
+    from .core.errors import PeerError as PeerError
+    from .core.errors import ServerStateError as ServerStateError
+    from .core.errors import TlsConfigError as TlsConfigError
+    from .core.errors import TlsError as TlsError
+    from .core.errors import TruncatedError as TruncatedError
+    from .core.errors import UnknownEncodingError as UnknownEncodingError
+    from .core.errors import WorkersFailedError as WorkersFailedError
+    from .core.errors import WriteAfterEndError as WriteAfterEndError
+    from .core.events import subscribe as subscribe
+    from .core.framing import Delimiter as Delimiter
+    from .core.framing import FixedSize as FixedSize
+    from .core.framing import Framing as Framing
+    from .core.framing import LengthPrefix as LengthPrefix
+    from .core.framing import Netstrings as Netstrings
+    from .core.framing import VarintPrefix as VarintPrefix
+    from .net.bound import BoundSocket as BoundSocket
+    from .net.connection import Connection as Connection
+    from .net.passing import receive_connection as receive_connection
+    from .net.passing import send_connection as send_connection
+    from .net.relay import Relayed as Relayed
+    from .net.relay import relay as relay
+    from .net.unix import PeerCredentials as PeerCredentials
+    from .process.run import run as run
+    from .process.run import serve as serve
+    from .process.signals import RunReport as RunReport
+    from .process.supervisor import Workers as Workers
+    from .server.handlers import EchoHandler as EchoHandler
+    from .server.handlers import GreeterHandler as GreeterHandler
+    from .server.handlers import Handler as Handler
+    from .server.handlers import LoggerHandler as LoggerHandler
+    from .server.log_config import configure_logging as configure_logging
+    from .server.registry import StopReport as StopReport
+    from .server.server import Server as Server
+    from .server.server import create_server as create_server
+    from .tls.stream import TlsStream as TlsStream
 
 
 def __getattr__(name: str) -> "Any":

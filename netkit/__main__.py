@@ -14,8 +14,8 @@ def run() -> int:
     as_python = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     if as_python:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    from netkit.cli import drop_unwritten, main
-    from netkit.forks import undo_in_children
+    from netkit.cli.main import drop_unwritten, main
+    from netkit.net.forks import undo_in_children
 
     if as_python:
         undo_in_children(_restore_interrupts)

@@ -13,7 +13,7 @@ import threading
 from typing import Any
 
 import netkit
-from netkit import events
+from netkit.core import events
 
 LIMIT = 1.0
 PATIENCE = 30.0

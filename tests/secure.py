@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from support import tcp_pair
 
-from netkit.certificates import TlsFiles, client_context, server_context
-from netkit.tls import TlsStream
+from netkit.tls.context import TlsFiles, client_context, server_context
+from netkit.tls.stream import TlsStream
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: version.name)

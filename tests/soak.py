@@ -52,9 +52,9 @@ PATIENCE = 30.0  # seconds, for each step of a client: on a busy machine, all is
 
 SERVER = """
 import ctypes, gc, signal, socketserver, sys
-import netkit, netkit.threads
+import netkit, netkit.server.threads
 
-netkit.threads.PARK_SECONDS = 0.1  # once at the listeners, and once to be given a client
+netkit.server.threads.PARK_SECONDS = 0.1  # once at the listeners, and once to be given a client
 kept = []
 
 def bad(conn, said):

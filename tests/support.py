@@ -23,8 +23,9 @@ import pytest
 from hypothesis import settings
 
 import netkit
-from netkit import events, logconfig
-from netkit.buffer import ReceiveBuffer
+from netkit.core import events
+from netkit.core.buffer import ReceiveBuffer
+from netkit.server import log_config
 
 ROOT = Path(__file__).resolve().parent.parent
 _Self = TypeVar("_Self", bound="Program")
@@ -320,7 +321,7 @@ def logging_put_back() -> Iterator[None]:
     """Whatever sets up logging meanwhile, in the end all is as it was before."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    hooks = [(module, name, getattr(module, name)) for module, name, _ in logconfig._HOOKS]
+    hooks = [(module, name, getattr(module, name)) for module, name, _ in log_config._HOOKS]
     try:
         yield
     finally:

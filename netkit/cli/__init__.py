@@ -1,0 +1,1 @@
+"""The command line. Imports all other packages; none imports it."""

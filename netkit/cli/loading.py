@@ -1,0 +1,93 @@
+"""Finds the handler ``MODULE:NAME`` of a command line in the user's code.
+
+An exception in that code is logged with Python's traceback, without the frames of netkit. Any other
+error is one line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+from ..core.errors import Failure
+from ..server.log import logger
+from .arguments import similar
+
+
+def handler_name(text: str) -> str:
+    """Return `text` if it is ``MODULE:NAME``. ValueError."""
+    file = re.fullmatch(r"(?:\./)?([\w/]+)\.py(?::([\w.]*))?", text)
+    if file:  # a file, not a module `py` in a package
+        name = f"{file[1].replace('/', '.')}:{file[2] or 'NAME'}"
+        raise ValueError(f"a handler is named MODULE:NAME, without .py: {name}, not {text!r}")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+        raise ValueError(f"a handler is named MODULE:NAME, such as app:Shout, not {text!r}")
+    return text
+
+
+def load(name: str) -> Any:
+    """Return the object ``MODULE:NAME``. Failure if there is none.
+
+    The current folder is searched, too: before the folders of installed modules, but after the
+    standard library, which no file in the current folder can replace.
+    """
+    module_name, _, attribute = name.partition(":")
+    folder = _current_folder()
+    module = _import(module_name, folder)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            hint = _hidden(module_name, folder) or similar(part, dir(found))
+            raise Failure(f"{module_name} has no {attribute}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _hidden(name: str, folder: str) -> str:
+    """A hint, if a file in `folder` has the name of a module of the standard library."""
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
+        return ""
+    return f": it is Python's own module {top}; give {top}.py here another name"
+
+
+def _current_folder() -> str:
+    """Add the current folder to `sys.path`, and return it. Failure if it is gone."""
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise Failure(f"cannot look for the handler in the current folder: {reason}") from None
+    if "" not in sys.path and folder not in sys.path:
+        library = os.path.dirname(os.__file__)
+        parts = (library, os.path.join(library, "lib-dynload"))
+        behind = [index for index, entry in enumerate(sys.path, 1) if entry in parts]
+        sys.path.insert(max(behind, default=len(sys.path)), folder)
+    return folder
+
+
+def _import(name: str, folder: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # This module is missing, and not one that it imports.
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise Failure(
+                f"no module named {error.name!r}, neither here ({folder}) nor installed"
+            ) from None
+        failure: Exception = error
+    except Exception as error:
+        failure = error
+    trace = failure.__traceback__
+    while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    logger.error("%s could not be imported", name, exc_info=failure.with_traceback(trace))
+    raise Failure(f"{name} could not be imported, see above")
+
+
+def _is_importing(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")

@@ -1,0 +1,93 @@
+"""Standard input and output, or files, as the two ends of a transfer: descriptors, no buffers.
+
+Input is passed on as soon as it has been read, and output is never flushed, so a process may end
+while a thread still waits for input. No given descriptor is closed here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Iterator
+
+from ..net.waker import Waker
+from ..net.writing import write_all
+
+PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
+
+
+class OutputClosedError(Exception):
+    """The reader of the output is gone (EPIPE)."""
+
+
+class Input:
+    """A descriptor that one thread reads in pieces, until it ends or another thread ends it.
+
+    A closed input has the descriptor None, and has ended. A failed read raises OSError with `name`.
+    """
+
+    def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
+        self.descriptor = descriptor
+        self._name = name
+        self._patience: float | None = None
+        self._waker = Waker()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces as they come."""
+        descriptor = self.descriptor
+        while descriptor is not None and self._wait(descriptor):
+            try:
+                data = os.read(descriptor, PIECE)
+            except BlockingIOError:  # another process has read it, and made it non-blocking
+                continue
+            except OSError as error:
+                raise _named("read", self._name, error) from None
+            if not data:
+                return
+            yield data
+
+    def end_after(self, seconds: float) -> None:
+        """Count this much silence as the end of the input from now on. Any thread may call it.
+
+        Input that is there already is still read, however much it is: a file to its end.
+        """
+        self._patience = seconds
+        self._waker.wake()
+
+    def close(self) -> None:
+        """Release descriptors of its own. A thread that still reads ends with the process."""
+        self._waker.close()
+
+    def _wait(self, descriptor: int) -> bool:
+        """Wait for input, or for its end. False if its time is up."""
+        while True:
+            ready, _, _ = select.select([descriptor, self._waker.fileno()], [], [], self._patience)
+            if descriptor in ready:
+                return True
+            if not ready:
+                return False
+            self._waker.clear()
+
+
+class Output:
+    """A descriptor to write to. A failed write raises OutputClosedError, or OSError with `name`."""
+
+    def __init__(self, descriptor: int, name: str = "standard output") -> None:
+        self._file = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115 - it closes nothing
+        self._name = name
+
+    def write(self, data: bytes) -> int:
+        """Write all of `data`, also to a non-blocking descriptor."""
+        try:
+            write_all(self._file, data)
+        except BrokenPipeError:
+            raise OutputClosedError from None
+        except OSError as error:
+            raise _named("write to", self._name, error) from None
+        return len(data)
+
+
+def _named(what: str, name: str, error: OSError) -> OSError:
+    number = error.errno or errno.EIO
+    return OSError(number, f"cannot {what} {name}: {os.strerror(number).lower()}")

@@ -1,0 +1,1 @@
+"""Connects to a server. Imports `netkit.core`, `netkit.tls` and `netkit.net`."""

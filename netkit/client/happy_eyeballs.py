@@ -1,0 +1,300 @@
+"""Connects to the address of a host that answers first (Happy Eyeballs, RFC 8305).
+
+Rules:
+
+1. The families alternate, the resolver's first address first; each address is tried once.
+2. The next attempt begins when one has failed, or after a delay, and the earlier ones go on. The
+   first to connect wins, and the others are closed.
+3. All attempts share one thread and one selector, so nothing is left behind, whatever happens. Only
+   the system's resolver cannot be interrupted: it has a thread of its own, which may go on after
+   the wait for it has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from ..core import events
+from ..core.addresses import NEEDS_ZONE, needs_zone
+from ..core.deadline import Deadline, wait_time
+from ..core.errors import CancelledError
+from ..net.bind import Candidate
+from ..net.waker import Waker
+
+_T = TypeVar("_T")
+
+# A Unix listener whose queue is full refuses at once, and no event tells that it has room again
+# (unix(7)). So the attempt is repeated after this time (seconds).
+QUEUE_PAUSE = 0.01
+
+# How many names may be looked up at once, including those for which `connect` has stopped to wait.
+# Further ones wait, so slow names that clients choose cannot start threads without limit. A deque
+# needs no lock; a lock that another thread holds during a fork would stay locked in the child.
+MAX_LOOKUPS = 256
+_lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # has an element for each that may begin
+
+
+class Cancel:
+    """Ends ``connect(..., cancel=c)`` from another thread or a signal handler: ``c.cancel()``.
+
+    It may be used for any number of calls. Those that begin after `cancel` end at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards what follows; re-entrant, for signal handlers
+        self._callbacks: list[Callable[[], object]] = []
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Have all the calls of `connect` raise CancelledError. Idempotent."""
+        with self._lock:
+            self._cancelled = True
+            for callback in tuple(self._callbacks):
+                callback()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` has been called."""
+        return self._cancelled
+
+    def attach(self, callback: Callable[[], object]) -> None:
+        """Have `cancel` call `callback`, in its thread; call it now if it has been cancelled."""
+        with self._lock:
+            self._callbacks.append(callback)
+            if self._cancelled:
+                callback()
+
+    def detach(self, callback: Callable[[], object]) -> None:
+        """Have `callback` not called any more, once this returns."""
+        with self._lock:
+            self._callbacks.remove(callback)
+
+
+class Waiter:
+    """Waits for one `connect`. Each wait ends at its deadline, or when it is cancelled."""
+
+    def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
+        self._deadline = deadline
+        self._cancel = cancel
+        self._waker = Waker()
+        try:
+            self._selector = selectors.DefaultSelector()
+        except BaseException:  # no descriptor is left
+            self._waker.close()
+            raise
+        self._selector.register(self._waker, selectors.EVENT_READ)
+        if cancel is not None:
+            cancel.attach(self._waker.wake)
+
+    def add(self, sock: socket.socket) -> None:
+        """Include a socket in the waits until it has connected, or failed."""
+        self._selector.register(sock, selectors.EVENT_WRITE)
+
+    def remove(self, sock: socket.socket) -> None:
+        """Exclude a socket from the waits."""
+        self._selector.unregister(sock)
+
+    def wait(self, seconds: float | None = None) -> list[socket.socket]:
+        """Return the sockets that have connected or failed; none after `seconds`.
+
+        TimeoutError at the deadline, CancelledError.
+        """
+        left = self._deadline.remaining()
+        if left is not None:
+            seconds = left if seconds is None else min(left, seconds)
+        ready: list[Any] = [key.fileobj for key, _ in self._selector.select(wait_time(seconds))]
+        if self._waker in ready:
+            ready.remove(self._waker)
+            self._waker.clear()
+        if self._cancel is not None and self._cancel.cancelled:
+            raise CancelledError
+        if not ready and self._deadline.expired():
+            raise TimeoutError(errno.ETIMEDOUT, "timed out")
+        return ready
+
+    def call(self, function: Callable[[], _T]) -> _T:
+        """Call `function` in a thread, and wait for its result. Errors as of `wait`.
+
+        The call goes on if the wait ends before, and its result is lost.
+        """
+        outcome: deque[tuple[_T | None, BaseException | None]] = deque()
+
+        def run() -> None:
+            try:
+                outcome.append((function(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            _lookups.append(None)
+            self._waker.wake()
+
+        self._begin_lookup()
+        try:
+            # A daemon, since a resolver may take minutes, and must not keep the process.
+            threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
+        except BaseException:
+            _lookups.append(None)
+            raise
+        while True:
+            self.wait()  # at least once: `run` ends one wait, which must be none of a `Race`
+            if outcome:
+                break
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def _begin_lookup(self) -> None:
+        while True:
+            try:
+                return _lookups.pop()
+            except IndexError:
+                self.wait(QUEUE_PAUSE)
+
+    def __enter__(self) -> Waiter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._cancel is not None:
+            self._cancel.detach(self._waker.wake)
+        self._selector.close()
+        self._waker.close()
+
+
+def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return each candidate once, with alternating families (RFC 8305 section 4)."""
+    families: dict[int, deque[Candidate]] = {}
+    for candidate in dict.fromkeys(candidates):
+        families.setdefault(candidate.family, deque()).append(candidate)
+    ordered = []
+    while families:
+        for family, queue in list(families.items()):
+            ordered.append(queue.popleft())
+            if not queue:
+                del families[family]
+    return ordered
+
+
+class Race:
+    """Attempts to connect to candidates, in their order, until one has connected."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        prepare: Callable[[socket.socket], object],
+        delay: float,
+        waiter: Waiter,
+        verify: Callable[[socket.socket], OSError | None] = lambda _: None,
+    ) -> None:
+        """`prepare` sets up each socket before it connects. `delay` is in seconds.
+
+        `verify` returns an error if a socket that has connected must not be used.
+        """
+        self._waiting = deque(candidates)
+        self._prepare = prepare
+        self._delay = delay
+        self._waiter = waiter
+        self._verify = verify
+        self._running: dict[socket.socket, Candidate] = {}
+        self.attempted: list[Candidate] = []
+        self.errors: list[tuple[Candidate, OSError]] = []
+
+    def run(self) -> socket.socket | None:
+        """Return the socket that connects first, still non-blocking; None if all attempts fail.
+
+        TimeoutError and CancelledError as of `Waiter.wait`. `errors` has one error per failure.
+        """
+        winner = None
+        try:
+            while winner is None and self._waiting:
+                winner = self._start(self._waiting.popleft())
+                delay = self._delay if self._waiting else None
+                while winner is None and self._running:
+                    ready = self._waiter.wait(delay)
+                    failed = len(self.errors)
+                    for sock in ready:
+                        winner = winner or self._finish(sock)
+                    if delay is not None and (not ready or len(self.errors) > failed):
+                        break
+            return winner
+        finally:
+            for sock, candidate in self._running.items():
+                self._waiter.remove(sock)
+                sock.close()
+                if winner is None:
+                    self._note(candidate, TimeoutError(errno.ETIMEDOUT, "no answer in time"))
+
+    def _start(self, candidate: Candidate) -> socket.socket | None:
+        events.emit(events.AttemptStarted(str(candidate)))
+        self.attempted.append(candidate)
+        sock = None
+        try:
+            sock = socket.socket(candidate.family)
+            self._prepare(sock)
+            sock.setblocking(False)
+            code = self._connect(sock, candidate)
+            if code == errno.EINPROGRESS:
+                self._waiter.add(sock)
+                self._running[sock] = candidate
+                return None
+            return self._judged(sock, candidate, code)
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, OSError) or isinstance(error, (CancelledError, TimeoutError)):
+                raise
+            self._note(candidate, error)
+            return None
+
+    def _connect(self, sock: socket.socket, candidate: Candidate) -> int:
+        while True:
+            code = sock.connect_ex(candidate.address)
+            if code != errno.EAGAIN:
+                return code
+            self._waiter.wait(QUEUE_PAUSE)
+
+    def _finish(self, sock: socket.socket) -> socket.socket | None:
+        candidate = self._running.pop(sock)
+        self._waiter.remove(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return self._judged(sock, candidate, code)
+
+    def _judged(self, sock: socket.socket, candidate: Candidate, code: int) -> socket.socket | None:
+        if not code and _is_to_itself(sock):
+            code = errno.ECONNREFUSED
+        error = _failure(candidate, code) if code else self._verify(sock)
+        if error is None:
+            return sock
+        sock.close()
+        self._note(candidate, error)
+        return None
+
+    def _note(self, candidate: Candidate, error: OSError) -> None:
+        self.errors.append((candidate, error))
+        events.emit(events.AttemptFailed(str(candidate), error))
+
+
+def _is_to_itself(sock: socket.socket) -> bool:
+    """Whether the kernel has given `sock` the port that it connects to, where nobody listens."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:  # it has been reset already, which the next read reports
+        return False
+
+
+def _failure(candidate: Candidate, code: int) -> OSError:
+    if (
+        code == errno.EINVAL
+        and isinstance(candidate.address, tuple)
+        and needs_zone(candidate.address[0])
+    ):
+        return OSError(code, NEEDS_ZONE)
+    return OSError(code, os.strerror(code).lower())

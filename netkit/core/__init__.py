@@ -1,0 +1,1 @@
+"""Values and parsers, without a socket or a thread. Imports nothing else of netkit."""

@@ -1,0 +1,262 @@
+"""Binds the socket of a server, and explains errors of sockets with the address they are about."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any, NamedTuple
+
+from ..core.addresses import (
+    NEEDS_ZONE,
+    check_name,
+    check_port,
+    describe_peer,
+    format_address,
+    format_unix,
+    needs_zone,
+    zoned,
+)
+from . import sockopts
+from .forks import problem_of_main
+
+# Errors that say that this machine has no address of the family; another family may succeed.
+_TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+
+
+class Candidate(NamedTuple):
+    """An address to try, and its family: the parameters of `socket.socket` and of its method."""
+
+    family: int
+    address: Any
+
+    def __str__(self) -> str:
+        return describe_peer(self.address)
+
+
+def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candidate]:
+    """Resolve the addresses of a host. socket.gaierror; UnicodeError if `host` is no name."""
+    check_name(host)
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
+    return [Candidate(each, address) for each, _, _, _, address in found]
+
+
+def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
+    """Return the families and addresses that `listen` tries in turn.
+
+    Without a host (None, ``""`` or ``"*"``) it is every address, IPv6 and IPv4 on one socket if the
+    machine has both. socket.gaierror, with `address` and `port`, if a name does not resolve;
+    ValueError if `ipv6_only` is set and the host has no IPv6 address.
+    """
+    found = _all_candidates(host, port)
+    if ipv6_only:
+        found = [candidate for candidate in found if candidate[0] == socket.AF_INET6]
+        if not found:
+            raise ValueError(f"ipv6_only, but {host!r} has no IPv6 address")
+    return found
+
+
+def _all_candidates(host: str | None, port: int) -> list[Candidate]:
+    if host in (None, "", "*"):
+        every = {socket.AF_INET6: "::", socket.AF_INET: "0.0.0.0"}
+        return [Candidate(family, (address, port)) for family, address in every.items()]
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a name or an address, not {host!r}")
+    try:
+        return look_up(host, port, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
+        raise explain(error, (host, port)) from None
+
+
+def worth_another(error: OSError) -> bool:
+    """Whether the next candidate may succeed after this error."""
+    return error.errno in _TRY_NEXT
+
+
+def family_of(server_address: Any, family: int) -> int:
+    """Return `family`, or IPv6 if an IPv4 server is given an IPv6 address."""
+    if family == socket.AF_INET and isinstance(server_address, tuple):
+        host = server_address[0]
+        if isinstance(host, str) and ":" in host:
+            return socket.AF_INET6
+    return family
+
+
+def checked(server_address: Any) -> Any:
+    """Return `server_address` with its port as a number. ValueError or TypeError as `check_port`.
+
+    The path of a Unix socket is returned as it is.
+    """
+    if isinstance(server_address, tuple) and len(server_address) > 1:
+        host, port, *rest = server_address
+        return (host, check_port(port), *rest)
+    return server_address
+
+
+def check_type(socket_type: int) -> None:
+    """TypeError unless `socket_type` is SOCK_STREAM."""
+    if socket_type != socket.SOCK_STREAM:
+        raise TypeError(
+            f"socket_type must be SOCK_STREAM, not {socket.SocketKind(socket_type).name}: "
+            "a netkit server serves connections; for datagrams, use socketserver.ThreadingUDPServer"
+        )
+
+
+def check_address(address: Any, family: int) -> None:
+    """TypeError unless a socket of this family can be bound to `address`."""
+    if family in (socket.AF_INET, socket.AF_INET6) and not isinstance(address, tuple):
+        raise TypeError(
+            f"server_address must be (host, port), not {address!r}; "
+            "create_server(handler).listen(path=...) is for the path of a Unix socket"
+        )
+    if isinstance(address, tuple) and family == getattr(socket, "AF_UNIX", None):
+        raise TypeError(f"server_address must be the path of a Unix socket, not {address!r}")
+
+
+def scoped(address: Any) -> Any:
+    """Replace the zone of `address` (``fe80::1%eth0``) by the number of its link, for ``bind``.
+
+    socket.gaierror if there is no such interface.
+    """
+    if isinstance(address, tuple) and isinstance(address[0], str) and "%" in address[0]:
+        host, port, *_ = address
+        return look_up(host, port, socket.AF_INET6, socket.AI_NUMERICHOST)[0].address
+    return address
+
+
+def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> None:
+    """Set the options that a server needs before ``bind``, and that `socketserver` does not set.
+
+    Unless `ipv6_only` is set, a server on ``::`` serves IPv4 clients too, whatever the default of
+    the system is. OSError if `reuse_port` is set and the system cannot share ports.
+    """
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, ipv6_only)
+    if reuse_port and sock.family in (socket.AF_INET, socket.AF_INET6):
+        if not hasattr(socket, "SO_REUSEPORT"):  # pragma: no cover - Windows
+            raise OSError(errno.EOPNOTSUPP, "this system has no SO_REUSEPORT")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def bind(
+    sock: socket.socket, address: Any, reuse_port: bool = False, ipv6_only: bool = False
+) -> None:
+    """Bind a TCP socket to `address`, with the options of a server. OSError."""
+    if os.name == "posix":  # pragma: no branch - elsewhere two servers could share a port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    prepare(sock, reuse_port, ipv6_only)
+    sock.bind(address)
+
+
+def name_of_all(listener: socket.socket) -> Any:
+    """Return the local name of every connection that `listener` accepts.
+
+    None if it listens on several addresses.
+    """
+    name = listener.getsockname()
+    return None if isinstance(name, tuple) and name[0] in ("0.0.0.0", "::") else name
+
+
+def adopted(fd: int) -> socket.socket:
+    """Return the socket of a descriptor that another program, such as systemd, has opened.
+
+    OSError if the descriptor is no stream socket.
+    """
+    try:
+        sock = sockopts.waiting(socket.socket(fileno=fd))
+    except OSError as error:
+        raise explain(error, f"fd:{fd}") from None
+    if sock.type != socket.SOCK_STREAM:
+        sock.detach()  # it is not ours to close
+        raise explain(OSError(errno.EINVAL, ""), f"fd:{fd}", reason="it is no stream socket")
+    return sock
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Whether `sock` listens already."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def explain(
+    error: Exception, server_address: Any, syscall: str = "listen", reason: str | None = None
+) -> OSError:
+    """Return an error of the same class whose message names the attempt and why it failed.
+
+    As in Node, it has the attributes `code` (the name of the errno), `address`, `port` (None for a
+    Unix socket) and `syscall`. An error that has them already is returned as it is. A `reason`
+    replaces the explanation of the errno.
+    """
+    if isinstance(error, OSError) and hasattr(error, "syscall"):
+        return error
+    host, port = server_address, None
+    if isinstance(server_address, tuple):
+        host, port, *_ = server_address
+        if isinstance(host, str):
+            host = zoned(server_address)
+        where = format_address(os.fsdecode(host), port)  # bytes are an address, too
+    else:
+        where = format_unix(server_address).removeprefix("unix:")
+    attempt = f"cannot {_ATTEMPTS[syscall]} {where}"
+    code = None
+    if not isinstance(error, OSError):
+        error, reason = socket.gaierror(socket.EAI_NONAME, ""), "it is not a host name"
+    if error.errno is None:  # a path that is too long
+        explained = type(error)(f"{attempt}: {error}")
+    else:
+        code = _code(error)
+        reason = reason or _reason(error, host, port)
+        explained = type(error)(error.errno, f"{attempt}: {reason} ({code})")
+    vars(explained).update(code=code, address=host, port=port, syscall=syscall)
+    return explained
+
+
+_ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
+
+# The meaning of an errno for an address, if the words of the system do not explain it.
+_REASONS = {
+    errno.EADDRNOTAVAIL: "this machine does not have this address",
+    errno.EAFNOSUPPORT: "this machine does not support this family of addresses",
+}
+_REASONS_WITHOUT_PORT = {  # of a path, or of a descriptor
+    **_REASONS,
+    errno.EBADF: "there is no such descriptor",
+    errno.ENOTSOCK: "it is no socket",
+    errno.EACCES: "permission denied: this user may not create files in the folder",
+    errno.ENOENT: "the folder does not exist",
+}
+
+# Errors of looking up a name. Not every system has both.
+_LOOKUPS = {
+    getattr(socket, "EAI_ADDRFAMILY", None): "it has no address of this family",
+    getattr(socket, "EAI_NODATA", None): "the name has no address",
+}
+
+
+def _code(error: OSError) -> str:
+    """Return the name of the errno, as in Node."""
+    if isinstance(error, socket.gaierror):
+        return "EAI_AGAIN" if error.errno == socket.EAI_AGAIN else "ENOTFOUND"
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def _reason(error: OSError, host: Any, port: int | None) -> str:
+    number = error.errno or 0
+    if isinstance(error, socket.gaierror):
+        return _reason_of_lookup(error, host)
+    if number == errno.EACCES and port is not None and port < 1024:
+        return "permission denied: ports under 1024 need privileges"
+    if number == errno.EINVAL and isinstance(host, str) and needs_zone(host):
+        return NEEDS_ZONE
+    problem = problem_of_main() if number == errno.EADDRINUSE else None
+    if problem is not None:
+        return f"address already in use: {problem}"
+    known = _REASONS_WITHOUT_PORT if port is None else _REASONS
+    return known.get(number) or os.strerror(number).lower()
+
+
+def _reason_of_lookup(error: socket.gaierror, host: Any) -> str:
+    if error.errno == socket.EAI_AGAIN:
+        return "the name servers do not answer"
+    if error.errno != socket.EAI_NONAME:
+        return _LOOKUPS.get(error.errno or 0) or str(error.strerror)
+    return "there is no such network interface" if "%" in str(host) else "the name is not known"

@@ -1,0 +1,116 @@
+"""A socket that has its address and does not listen yet."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from ..core.addresses import SocketAddress, check_port, is_ip
+from ..core.endpoint import Endpoint
+from ..core.errors import ServerStateError
+from . import bind, sockopts, unix
+from .unix import SocketFile
+
+
+class BoundSocket:
+    """Takes an address before a server uses it: ``server.listen(sock=bound)``.
+
+    So a program can know the number of a port before it has a server, or bind as one user and serve
+    as another. Use it in a ``with`` block, which closes it unless a server has taken it over. Only
+    one thread at a time may use it.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        port: int | str = 0,
+        *,
+        ipv6_only: bool = False,
+        reuse_port: bool = False,
+        path: str | os.PathLike[str] | None = None,
+        mode: int | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """Bind at once.
+
+        `host` is a numeric address; None stands for every IPv4 address, or every IPv6 address if
+        `ipv6_only` is set. The other parameters are those of `Server.listen`, as are the errors,
+        whose `syscall` is ``"bind"``.
+        """
+        check_port(port)
+        endpoint = Endpoint.of(
+            port,
+            host,
+            path=path,
+            mode=mode,
+            owner=owner,
+            ipv6_only=ipv6_only,
+            reuse_port=reuse_port,
+        )
+        self._file: SocketFile | None = None
+        self._taken = False
+        if endpoint.kind == "unix":
+            family, address = unix.family(), endpoint.path
+        else:
+            family, address = _numeric(endpoint)
+        self._socket = sockopts.waiting(socket.socket(family))
+        try:
+            if endpoint.kind == "unix":
+                self._file = unix.bind(self._socket, address, mode, owner)
+            else:
+                bind.bind(self._socket, address, reuse_port, ipv6_only)
+        except OSError as error:
+            self._socket.close()
+            raise bind.explain(error, address, "bind") from None
+        except BaseException:
+            self._socket.close()
+            raise
+
+    @property
+    def address(self) -> SocketAddress | str:
+        """Its `SocketAddress`, or the path of a Unix socket. ServerStateError as of `fileno`."""
+        name = self._own().getsockname()
+        return SocketAddress.from_sockname(name) or os.fsdecode(name)
+
+    def fileno(self) -> int:
+        """Its descriptor. ServerStateError if a server has taken it over, or it is closed."""
+        return self._own().fileno()
+
+    def adopt(self) -> tuple[socket.socket, SocketFile | None]:
+        """Give the socket away, and its file, which the new owner removes in the end.
+
+        ServerStateError as of `fileno`.
+        """
+        sock, file = self._own(), self._file
+        self._taken, self._file = True, None
+        return sock, file
+
+    def close(self) -> None:
+        """Close the socket unless a server has taken it over. Idempotent."""
+        if not self._taken:
+            if self._file is not None:
+                self._file.remove()
+            self._socket.close()
+
+    def _own(self) -> socket.socket:
+        if self._taken:
+            raise ServerStateError("a server has taken over this socket")
+        if self._socket.fileno() < 0:
+            raise ServerStateError("the socket is closed")
+        return self._socket
+
+    def __enter__(self) -> BoundSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _numeric(endpoint: Endpoint) -> bind.Candidate:
+    host = endpoint.host
+    if host is None:
+        host = "::" if endpoint.ipv6_only else "0.0.0.0"
+    if not is_ip(host):
+        hint = "; the host comes first, and then the port" if isinstance(host, int) else ""
+        raise ValueError(f"host must be an IPv4 or IPv6 address, not {host!r}{hint}")
+    return bind.candidates(host, endpoint.port, endpoint.ipv6_only)[0]

@@ -1,0 +1,112 @@
+"""Undoes in forked child processes what netkit has changed in their parent (fork(2)).
+
+A handler may fork, by `os.fork` or by way of `multiprocessing`. The child is a copy of the thread
+that forks, and of nothing that the other threads do. Rules:
+
+1. The signals of a child are its own. A signal that netkit catches reaches no child before the
+   handler that was there without netkit is back, so that none is lost, and none is taken for the
+   parent's.
+2. No lock of netkit's is held in a child by a thread that is not there.
+
+Python's own hooks do this, `os.register_at_fork`. A program that is executed needs none of it: the
+kernel takes handlers back (execve(2)), and netkit neither ignores signals nor blocks them while
+code of others runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+from ..core.errors import ServerStateError
+
+_Lock = TypeVar("_Lock")
+Undo = Callable[[], object]
+
+# The functions that children call, and the signals that are blocked until then. Any thread may
+# fork, or be interrupted here: to append, and to remove, is one step.
+_undoing: list[tuple[Undo, dict[int, Any]]] = []
+_masks = threading.local()  # the signal masks of this thread from before each fork under way
+
+
+def undo_in_children(undo: Undo, signals: dict[int, Any] | None = None) -> None:
+    """Have `undo` called in each child that is forked from now on, the last one first.
+
+    None of the keys of `signals`, which may still change, reaches the child before. `undo` must not
+    raise. Thread-safe.
+    """
+    _undoing.append((undo, {} if signals is None else signals))
+
+
+def do_not_undo(undo: Undo) -> None:
+    """End what `undo_in_children` has begun. Idempotent, and thread-safe."""
+    for entry in tuple(_undoing):
+        if entry[0] == undo:
+            with contextlib.suppress(ValueError):
+                _undoing.remove(entry)
+
+
+def call_in_children(function: Callable[[], object]) -> None:
+    """Have `function` called in each child from now on, for ever."""
+    if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+        os.register_at_fork(after_in_child=function)
+
+
+def free_in_children(lock: _Lock) -> _Lock:
+    """Return `lock`, which is free in each child. For locks that live as long as the process."""
+    call_in_children(lock._at_fork_reinit)  # type: ignore[attr-defined]
+    return lock
+
+
+def problem_of_main() -> str | None:
+    """The error if the main module starts a server now; None if it may start one.
+
+    A process that `multiprocessing` spawns imports the main module of its parent, and so runs again
+    all that is not under the guard.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or not getattr(process.current_process(), "_inheriting", False):
+        return None
+    guard = 'if __name__ == "__main__"'
+    return f"a process that was spawned imports this script: start the server under {guard}"
+
+
+def check_main() -> None:
+    """Raise ServerStateError if `problem_of_main` returns an error."""
+    problem = problem_of_main()
+    if problem is not None:
+        raise ServerStateError(problem)
+
+
+def _hold_back_signals() -> None:
+    if not hasattr(_masks, "before"):
+        _masks.before = []
+    _masks.before.append(_block(()))  # first: a signal handler may raise in between
+    for _, signals in tuple(_undoing):
+        _block(signals.copy())
+
+
+def _block(signals: Collection[int]) -> set[Any]:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, tuple(signals))
+
+
+def _let_signals_in() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before.pop())
+
+
+def _undo_all() -> None:
+    while _undoing:
+        undo, _ = _undoing.pop()
+        undo()
+    _let_signals_in()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+    os.register_at_fork(
+        before=_hold_back_signals, after_in_parent=_let_signals_in, after_in_child=_undo_all
+    )

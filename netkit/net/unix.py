@@ -1,0 +1,317 @@
+"""Unix sockets: the life of a socket's file, and the credentials of the peer.
+
+Rules:
+
+1. A file is removed only if it is a socket on which nobody listens. To find out, a server connects:
+   the kernel refuses the connection if the server of the file has died without removing it.
+2. From the look at a file until it listens, a server holds a lock of the folder (flock(2): the lock
+   dies with its holder, and needs no file of its own). So if several servers start at once, one
+   gets the name, and none takes it from another one that does not listen yet.
+3. Between ``bind`` and ``listen`` the kernel refuses all clients, so that is when the file gets its
+   mode and its owner. The umask, which all threads share, stays as it is. On Linux the file is
+   created with the mode, less the umask.
+4. In the end a file is removed while its server still listens, only by the process that made it,
+   and only if the name still belongs to it, and not to a successor. The kernel keeps an inode as
+   long as its socket is open, so no other file can have its number.
+5. Another program may take a name between two system calls. So the folder stays open from the look
+   at a file to its removal, and mode and owner are changed through a descriptor of the very file
+   that was looked at. Only ``unlink`` takes a name, and directly follows the last look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ..core.deadline import Deadline
+from .bind import explain
+
+LISTENS = "another server listens there"
+TAKEN = "another program has just taken it"
+
+# Servers hold the lock for less than a millisecond, but another program may keep the folder locked
+# for its own reasons. So a server waits no longer than this (seconds).
+PATIENCE = 1.0
+SHORT_PATIENCE = 0.02  # when it stops
+PAUSE = 0.002
+
+_XUCRED = struct.Struct("@IIhxx16I")  # macOS and FreeBSD, sys/ucred.h: version, uid, groups
+_LOCAL_PEERCRED = 1  # sys/un.h there; the level is SOL_LOCAL, 0
+
+
+class SocketFile(NamedTuple):
+    """The file of a socket that this process has bound."""
+
+    path: str  # absolute, since the process may change its directory
+    device: int
+    inode: int
+    pid: int
+
+    def is_ours(self) -> bool:
+        """Whether the name still belongs to our socket, and this process has made it."""
+        with contextlib.suppress(OSError):
+            return self._is(os.lstat(self.path))
+        return False
+
+    def _is(self, status: os.stat_result) -> bool:
+        return (status.st_dev, status.st_ino, os.getpid()) == self[1:]
+
+    def remove(self) -> None:
+        """Remove the file if it is ours. Call it before the socket is closed."""
+        if self.pid == os.getpid():
+            with contextlib.suppress(OSError):  # it is gone, or the folder is read-only by now
+                with _folder_of(self.path, SHORT_PATIENCE) as folder:
+                    if self._is(folder.look()):
+                        folder.unlink()
+
+    def check(self) -> None:
+        """OSError (EADDRINUSE) if another program has taken the name of a socket that listens."""
+        if not self.is_ours():
+            raise _in_use(self.path, TAKEN, "listen")
+
+
+def family() -> int:
+    """Return that of Unix sockets. OSError (EAFNOSUPPORT) if the system has none."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    return socket.AF_UNIX
+
+
+def bind(
+    sock: socket.socket,
+    path: str,
+    mode: int | None = None,
+    owner: str | None = None,
+    *,
+    backlog: int | None = None,
+) -> SocketFile | None:
+    """Bind to `path`, and return its file, which the caller removes in the end.
+
+    Returns None for an abstract name, which has no file. `mode` and `owner` (``user``,
+    ``user:group`` or ``:group``, by name or number) are those of the file; the system chooses if
+    they are None. With a `backlog`, the socket also listens. Another server may take a socket that
+    does not listen for dead, and take its name. The file of a dead server is removed first.
+
+    OSError with EADDRINUSE if a server listens there, or if the file is no socket; ValueError if
+    there is no such user or group.
+    """
+    ids = (-1, -1) if owner is None else _ids_of(owner)
+    syscall = "bind" if backlog is None else "listen"
+    file = None
+    try:
+        if path.startswith("\0"):
+            sock.bind(path)
+            if backlog is not None:
+                sock.listen(backlog)
+            return None
+        with _folder_of(path, PATIENCE) as folder:
+            if mode is not None and sys.platform == "linux":
+                os.fchmod(sock.fileno(), mode)  # which the file has from the start
+            status = _bind_to_file(sock, folder, path, syscall)
+            if (mode, owner) != (None, None) and status.st_uid != os.geteuid():
+                raise _in_use(path, TAKEN, syscall)
+            file = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
+            folder.hand_over(status, ids, mode)
+            if backlog is not None:
+                sock.listen(backlog)
+    except OSError as error:
+        if file is not None:
+            file.remove()
+        abstract = error.errno == errno.EADDRINUSE and path.startswith("\0")
+        raise explain(error, path, syscall, LISTENS if abstract else None) from None
+    return file
+
+
+def _bind_to_file(sock: socket.socket, folder: _Folder, path: str, syscall: str) -> os.stat_result:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        with contextlib.suppress(FileNotFoundError):  # another program has removed it
+            status = folder.look()
+            occupant = _occupant(path, status)
+            if occupant is not None:
+                raise _in_use(path, occupant, syscall) from None
+            if _version(folder.look()) == _version(status):
+                folder.unlink()
+        sock.bind(path)
+    status = folder.look()
+    if not stat.S_ISSOCK(status.st_mode):
+        raise _in_use(path, TAKEN, syscall)
+    return status
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    # A new file may get the inode of one that is gone, but not its time.
+    return (status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+class _Folder:
+    """A file in a folder that stays open, so that all calls refer to the same folder."""
+
+    def __init__(self, path: str, descriptor: int | None) -> None:
+        """`descriptor` is that of the folder, or None if the folder cannot be opened."""
+        self._path = path
+        self._descriptor = descriptor
+        self._name = path if descriptor is None else os.path.basename(path) or "."
+
+    def look(self) -> os.stat_result:
+        """Return the status of the file, or of a symbolic link itself. OSError if it is gone."""
+        return os.stat(self._name, dir_fd=self._descriptor, follow_symlinks=False)
+
+    def unlink(self) -> None:
+        """Remove the name."""
+        os.unlink(self._name, dir_fd=self._descriptor)
+
+    def hand_over(self, status: os.stat_result, ids: tuple[int, int], mode: int | None) -> None:
+        """Change the owner and the mode of the file with this `status`, if they are others.
+
+        OSError if the name belongs to another file by now.
+        """
+        owner = (status.st_uid, status.st_gid)
+        new_owner = any(new not in (-1, old) for new, old in zip(ids, owner, strict=True))
+        new_mode = mode is not None and mode != stat.S_IMODE(status.st_mode)
+        if not (new_owner or new_mode):
+            return
+        with self._reached(status) as (target, options):
+            if new_owner:
+                os.chown(target, *ids, **options)
+            if mode is not None and new_mode:
+                os.chmod(target, mode, **options)
+
+    @contextlib.contextmanager
+    def _reached(self, status: os.stat_result) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield arguments that name this very file, or at least no target of a symbolic link."""
+        if sys.platform != "linux":
+            yield self._name, {"dir_fd": self._descriptor, "follow_symlinks": False}
+            return
+        descriptor = os.open(self._name, os.O_PATH | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        try:
+            found = os.fstat(descriptor)
+            if not os.path.samestat(found, status):
+                raise _in_use(self._path, TAKEN, "bind")
+            target = f"/proc/self/fd/{descriptor}"
+            if not os.path.lexists(target):
+                reason = "without /proc, mode and owner cannot be changed safely"
+                raise explain(OSError(errno.EOPNOTSUPP, ""), self._path, "bind", reason)
+            yield target, {}
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
+    """Open and lock the folder of `path`; go on without either if that is not possible."""
+    descriptor = _opened(os.path.dirname(path) or ".")
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # its file system has no locks
+                _lock(descriptor, patience)
+        yield _Folder(path, descriptor)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _opened(folder: str) -> int | None:
+    # With O_PATH, a folder that we may not read can be opened, but not locked.
+    for flag in (os.O_RDONLY, getattr(os, "O_PATH", os.O_RDONLY)):
+        with contextlib.suppress(OSError):
+            return os.open(folder, flag | os.O_DIRECTORY)
+    return None
+
+
+def _lock(descriptor: int, patience: float) -> None:
+    import fcntl  # here because Windows has none
+
+    deadline = Deadline(patience)
+    while not deadline.expired():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        else:
+            return
+
+
+def _occupant(path: str, status: os.stat_result) -> str | None:
+    """Return why the name cannot be taken, or None if its server is dead."""
+    if not stat.S_ISSOCK(status.st_mode):
+        return "the file there is no socket"
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a server whose queue is full would make us wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return None
+        except FileNotFoundError:
+            raise
+        except BlockingIOError:  # its queue is full
+            pass
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # of datagrams, or packets
+                return "it is not known whether a server listens there"
+    return LISTENS
+
+
+def _in_use(path: str, reason: str, syscall: str) -> OSError:
+    return explain(OSError(errno.EADDRINUSE, ""), path, syscall, reason)
+
+
+def _ids_of(owner: str) -> tuple[int, int]:
+    import grp  # here because Windows has neither
+    import pwd
+
+    user, _, group = owner.partition(":")
+    try:
+        uid = _id(owner, user, lambda: pwd.getpwnam(user).pw_uid)
+        gid = _id(owner, group, lambda: grp.getgrnam(group).gr_gid)
+    except KeyError as error:
+        raise ValueError(f"owner {owner!r}: {error.args[0]}") from None
+    return uid, gid
+
+
+def _id(owner: str, text: str, look_up: Callable[[], int]) -> int:
+    if not text:
+        return -1  # chown(2) leaves it
+    if not text.isdecimal():
+        return look_up()
+    if len(text) > 10 or int(text) >= 2**32 - 1:  # which would be -1
+        raise ValueError(f"owner {owner!r}: {text} is no number of a user or group")
+    return int(text)
+
+
+class PeerCredentials(NamedTuple):
+    """The process at the other end of a Unix socket, and its user and group.
+
+    `pid` is None if the system does not tell it.
+    """
+
+    pid: int | None
+    uid: int
+    gid: int
+
+
+def peer_credentials(sock: Any) -> PeerCredentials:
+    """Return those of the other end of a Unix socket when it connected (unix(7)).
+
+    OSError (EOPNOTSUPP) for any other socket, and if the system does not tell them.
+    """
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        raise OSError(errno.EOPNOTSUPP, "only the peer of a Unix socket has credentials")
+    if hasattr(socket, "SO_PEERCRED"):
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return PeerCredentials(*struct.unpack("@iII", data))
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        _, uid, _, gid, *_ = _XUCRED.unpack(sock.getsockopt(0, _LOCAL_PEERCRED, _XUCRED.size))
+        return PeerCredentials(None, uid, gid)
+    raise OSError(errno.EOPNOTSUPP, "this system does not tell the credentials of a peer")

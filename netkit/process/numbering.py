@@ -1,0 +1,44 @@
+"""The numbers of connections, which are unique in all worker processes.
+
+The processes share an open file, and its offset is the last number. The kernel moves the offset of
+a shared file in one step (lseek(2)), and a process that is killed leaves no lock behind.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .semaphore import shared_memory
+
+
+class SharedNumbers:
+    """Yields 1, 2, 3, ... for any number of threads and processes together.
+
+    Holds a descriptor until `close`. Can be sent to a process that is being started.
+    """
+
+    def __init__(self) -> None:
+        """OSError if the system has no descriptor left."""
+        self._file = shared_memory(0)
+
+    def take(self) -> int:
+        """The next number."""
+        return os.lseek(self._file, 1, os.SEEK_CUR)
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd  # here because most programs have one process
+
+        return _rebuilt, (DupFd(self._file),)
+
+
+def _rebuilt(descriptor: Any) -> SharedNumbers:
+    numbers = SharedNumbers.__new__(SharedNumbers)
+    numbers._file = descriptor.detach()
+    return numbers

@@ -1,0 +1,243 @@
+"""Which thread accepts for a server, and how the others tell it to stop.
+
+At most one thread at a time is in its turn, and waits on the listeners. The others wait for it, or
+wake it, through one Condition. A thread that is done with a client may lend a hand: it accepts a
+client that is queued, or stands by for the next one (`netkit.server.stands`), so that a new client
+wakes no thread but the one that serves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+from ..core import events
+from .listener import Acceptor, BackOff
+from .stands import Stands
+
+
+def _nobody_waits() -> None:
+    pass
+
+
+class Accepting:
+    """The turn of the accepting thread. All methods may be called from any thread.
+
+    `request_stop` may also be called from a signal handler that has interrupted one of the others.
+    """
+
+    def __init__(self, ended: Callable[[], None] = _nobody_waits) -> None:
+        """`ended` is called, with no lock held, when a turn has ended, or rests."""
+        self._ended = ended
+        # Guards what follows. Re-entrant, for the signal handlers.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
+        self._acceptor: Acceptor | None = None
+        self._stands: Stands | None = None
+        self._new_stands: Callable[[], Stands]
+        self._thread: int | None = None
+        self._back_off = BackOff()
+        self._shared = False
+        self._resting = False
+        self._hands: set[int] = set()  # the threads that lend a hand just now
+        self.helped = False
+        """Whether a thread has stood by in this turn: the acceptor may miss a client then."""
+        self.stop_requested = False
+        self.has_begun = False
+        """Whether there was a turn since the last `expect`, if only one that ended at once."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a thread is in its turn."""
+        return self._acceptor is not None
+
+    def begin(
+        self, *listeners: socket.socket, shared: bool = False, contended: bool = True
+    ) -> Acceptor | None:
+        """Begin a turn, for the calling thread or for one that will `take_over`.
+
+        `shared`: whether other threads may lend a hand. `contended`: as for `Acceptor`.
+        None if another thread is in its turn, or if a stop was requested before there ever was one.
+        """
+        with self._lock:
+            if self._acceptor is not None:
+                return None
+            self.has_begun = True
+            if self.stop_requested:
+                self.stop_requested = False
+                return None
+            self._thread = threading.get_ident()  # first: a signal handler may ask whose turn it is
+            try:
+                self._acceptor = acceptor = Acceptor(*listeners, contended=contended)
+            except BaseException as error:
+                self._thread = None
+                if self.stop_requested and isinstance(error, (OSError, ValueError)):
+                    self.stop_requested = False  # by such a handler, which has closed them
+                    return None
+                raise
+            self._new_stands = lambda: Stands(acceptor.wake, *listeners, contended=contended)
+            self._stands = self._new_stands()
+            self._shared = shared
+            self.helped = False
+            return acceptor
+
+    def expect(self) -> None:
+        """A thread is about to begin a turn; a stop that is requested before ends it at once."""
+        with self._changed:
+            if self._acceptor is None:
+                self.has_begun = False
+
+    def take_over(self, acceptor: Acceptor) -> bool:
+        """The turn of `acceptor` is the calling thread's from now on. False if it has ended."""
+        with self._lock:
+            if self._acceptor is not acceptor:
+                return False
+            self._thread = threading.get_ident()
+            return True
+
+    def lend_a_hand(self) -> bool:
+        """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
+        with self._lock:
+            if not self._shared or self.stop_requested:
+                return False
+            self._hands.add(threading.get_ident())
+            return True
+
+    def stand_by(self, seconds: float) -> bool:
+        """For one that lends a hand: wait for a client. True if there may be one.
+
+        False after `seconds`, and when it is to wait elsewhere.
+        """
+        stands = self._stands
+        if stands is None or self.stop_requested or self._back_off.pause:
+            return False
+        self.helped = True
+        return stands.wait(seconds)
+
+    @property
+    def attended(self) -> bool:
+        """Whether threads stand by to accept clients."""
+        return bool(self._stands)
+
+    def call_off(self) -> None:
+        """Send away the threads that stand by; others may come later."""
+        with self._changed:
+            assert self._stands is not None, "it is for the thread whose turn it is"
+            self._stands.close()
+            self._stands = self._new_stands()
+
+    def let_go(self) -> bool:
+        """End `lend_a_hand` of the calling thread, which has registered what it has accepted.
+
+        False if it has let go already, or never lent a hand.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if me not in self._hands:
+                return False
+            self._hands.remove(me)
+            if not self._shared:  # `end` may wait for this
+                self._changed.notify_all()
+            return True
+
+    def leave(self) -> bool:
+        """Whether the end of the turn waits for the calling thread, which lets go of it now.
+
+        It is the thread of the turn, which goes on, or it lent a hand.
+        """
+        return self._thread == threading.get_ident() or self.let_go()
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Meanwhile its thread does something else, and no thread waits for the end of the turn."""
+        with self._changed:
+            self._resting = True
+            self._changed.notify_all()
+        self._ended()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._resting = False
+
+    def end(self) -> None:
+        """End the turn, once all threads that lend a hand have let go."""
+        with self._changed:
+            self._shared = False
+            if self._stands is not None:
+                self._stands.close()
+            while self._hands:
+                self._changed.wait()
+            if self._acceptor is not None:
+                self._acceptor.close()
+            self._acceptor = self._stands = self._thread = None
+            self.stop_requested = False
+            self._changed.notify_all()
+        self._ended()
+
+    def end_in_child(self) -> bool:
+        """In a forked child, where no thread accepts: close the descriptors, and write to none.
+
+        Returns whether a thread of the parent is in its turn.
+        """
+        if self._acceptor is None:
+            return False
+        self._acceptor.close()
+        return True
+
+    def request_stop(self) -> None:
+        """Have the turn end soon; if there never was one, the first will end at once."""
+        with self._changed:
+            self.stop_requested = self._thread is not None or not self.has_begun
+            self._changed.notify_all()
+            if self._acceptor is not None:
+                self._acceptor.wake()
+
+    def wake(self) -> None:
+        """Have the accepting thread, if there is one, look around."""
+        with self._lock:
+            if self._acceptor is not None:
+                self._acceptor.wake()
+
+    def wait_for_end(self) -> None:
+        """Wait until the turn has ended; not in the thread whose turn it is.
+
+        One that lends a hand lets go: an observer of what it meets has stopped the server.
+        """
+        with self._changed:
+            self._changed.wait_for(self.has_ended())
+
+    def has_ended(self) -> Callable[[], bool]:
+        """A function that says whether the present turn has ended, or need not be waited for.
+
+        That is so while it rests, and in its own thread. As by `wait_for_end`, a hand lets go.
+        """
+        self.let_go()
+        acceptor, mine = self._acceptor, self._thread == threading.get_ident()
+        return lambda: mine or acceptor is None or self._acceptor is not acceptor or self._resting
+
+    def failed(self, error: BaseException) -> None:
+        """The machine cannot serve one more client: wait a little, and longer each time.
+
+        The wait ends early when a stop is requested. Another thread than that of the turn (a hook
+        may have put a client off) waits for that, and leaves the listeners alone.
+        """
+        with self._changed:
+            first = self._back_off.begin()
+        if first:
+            events.emit(events.AcceptPaused(error))
+        acceptor, seconds = self._acceptor, self._back_off.pause
+        if acceptor is not None and self._thread == threading.get_ident():
+            acceptor.pause(seconds)
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self.stop_requested or self._acceptor is None, seconds)
+
+    def succeeded(self) -> None:
+        """A client has been accepted and given a thread: the machine is fine again."""
+        with self._lock:
+            seconds = self._back_off.end()
+        if seconds is not None:
+            events.emit(events.AcceptResumed(seconds))

@@ -1,0 +1,188 @@
+"""The base class of handlers, and the three handlers that netkit comes with."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from ..core import events
+from ..core.encodings import encode_separator, printable
+from ..core.errors import LineTooLongError
+from ..net.connection import Connection
+from ..net.forks import call_in_children
+from ..net.writing import write_all
+from .log import in_bytes
+
+
+class Handler:
+    """Serves one client; each client gets a new object. Derive a class and override its methods.
+
+    `connected` is called first, `received` with each chunk of input, and `closed` last, whatever
+    happened before. Or override `handle`, and read the connection there. All of them run in the
+    client's own thread and may block. The connection is closed politely after `handle`, even if it
+    raised, and before `closed`.
+
+    The settings of a class are class attributes. ``handler_args`` of a server changes them::
+
+        class Greeter(netkit.Handler):
+            greeting = "hello\\n"
+            def handle(self): self.conn.write(self.greeting)
+
+        netkit.create_server(Greeter, handler_args={"greeting": "bonjour\\n"})
+    """
+
+    def __init__(self, conn: Connection, **settings: Any) -> None:
+        """TypeError for a setting that the class does not have, as by `check_settings`."""
+        self.conn = conn
+        if settings:
+            self.check_settings(settings)
+            vars(self).update(settings)
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """TypeError for a setting without a class attribute. Override it to check more.
+
+        A server calls it once, before any client comes.
+        """
+        for name in settings:
+            if not hasattr(cls, name) or hasattr(Handler, name):
+                raise TypeError(f"{cls.__name__} has no setting {name!r}")
+
+    if TYPE_CHECKING:  # an attribute, so that a derived class may annotate it: `server: MyServer`
+        server: Any
+    else:
+
+        @property
+        def server(self):
+            """The `Server` that accepted the client."""
+            return self.conn.server
+
+    def connected(self) -> None:
+        """Called first; nothing has been read yet."""
+
+    def handle(self) -> None:
+        """Serve the client until this returns: here, by calling `received` with each chunk."""
+        for data in self.conn:
+            self.received(data)
+
+    def received(self, data: Any) -> None:
+        """Called with each chunk of input: bytes, or str after ``self.conn.set_encoding``."""
+
+    def closed(self) -> None:
+        """Called last. The connection is closed; its addresses and counts can still be read."""
+
+
+class EchoHandler(Handler):
+    """Sends every byte back as soon as it has come."""
+
+    def received(self, data: Any) -> None:
+        self.conn.write(data)
+
+
+# For each output, by its identity, the lock of the thread that writes to it. Of an output that is
+# gone, the lock stays: the next object with this identity has it.
+_writing: dict[int, threading.Lock] = {}
+call_in_children(_writing.clear)  # a thread that is not in a forked child may have a lock
+
+
+class LoggerHandler(Handler):
+    """Reports each client that connects or leaves, and writes to `output` what it sends.
+
+    With the `style` ``"text"`` it writes lines in which control characters are escaped, so that no
+    client can forge a line or command a terminal; with ``"hex"`` a dump of each chunk, with
+    ``"raw"`` the bytes as they are. `output` is a binary file, standard output if it is None. All
+    clients share it: one thread at a time writes to it, a whole line. A non-blocking file is waited
+    for. An error of the output (a full disk, a closed pipe) is raised.
+    """
+
+    style: str = "text"
+    output: BinaryIO | None = None
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """TypeError also for an unknown style."""
+        super().check_settings(settings)
+        style = settings.get("style", cls.style)
+        if style not in ("text", "hex", "raw"):
+            raise TypeError(f"style must be text, hex or raw, not {style!r}")
+
+    def connected(self) -> None:
+        self._report(f"got connection from {self.conn.peer}")
+
+    def handle(self) -> None:
+        if self.style == "text":
+            while self._log_line():
+                pass
+        else:
+            super().handle()
+
+    def _log_line(self) -> bool:
+        try:
+            line = self.conn.readline()
+        except LineTooLongError as error:
+            self._report(f"{self.conn.peer}: {error}; it is skipped")
+            return True
+        more = bool(line)
+        if more:
+            encoding = self.conn.encoding
+            for ending in "\n\r":
+                line = line.removesuffix(encode_separator(ending, encoding)[0])
+            self._put(printable(line, encoding).encode() + b"\n")
+        return more
+
+    def received(self, data: Any) -> None:
+        self._put(hex_dump(data, self.conn.bytes_read) if self.style == "hex" else data)
+
+    def closed(self) -> None:
+        conn = self.conn
+        seconds = time.monotonic() - conn.opened_at
+        self._report(
+            f"{conn.peer} closed: {in_bytes(conn.bytes_read)} received, "
+            f"{conn.bytes_written} sent, {seconds:.1f} s"
+        )
+
+    def _put(self, data: bytes) -> None:
+        output = self.output or sys.stdout.buffer
+        with _writing.setdefault(id(output), threading.Lock()):
+            write_all(output, data)
+            output.flush()
+
+    def _report(self, text: str) -> None:
+        events.emit(events.Report(self.conn.id, self.conn.peer, text, self.conn.local))
+
+
+def hex_dump(data: bytes, end: int) -> bytes:
+    """`data` as lines of offset, hexadecimal and text; `end` is the stream offset after it."""
+    lines = []
+    for at in range(0, len(data), 16):
+        row = data[at : at + 16]
+        text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in row)
+        lines.append(f"{end - len(data) + at:08x}  {row.hex(' '):47}  |{text}|\n")
+    return "".join(lines).encode()
+
+
+class GreeterHandler(Handler):
+    """Greets each client with a few lines and ends the connection.
+
+    In `greeting`, ``{address}`` and ``{port}`` stand for those of the client. Each line is one
+    write. A client of a Unix socket has no port; its address is ``unix``, or the name that it has
+    bound.
+    """
+
+    greeting: str = "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"
+
+    def connected(self) -> None:
+        conn, text = self.conn, self.greeting
+        if conn.remote_address is None:
+            text = text.replace("{address}:{port}", "{address}")
+        text = text.replace("{port}", str(conn.remote_port))
+        text = text.replace("{address}", conn.remote_address or conn.peer)
+        for line in text.splitlines(keepends=True):
+            self.conn.write(line)
+        self.conn.end()
+
+    def handle(self) -> None:
+        """Read nothing. The close of the connection discards what the client sends."""

@@ -1,0 +1,1 @@
+"""TLS by OpenSSL in memory, its contexts, and what its failures mean. Imports `netkit.core`."""

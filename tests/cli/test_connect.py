@@ -1,0 +1,987 @@
+"""netkit connect, also together with nc, ncat and socat."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pty
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support import (
+    PATIENCE,
+    ROOT,
+    Cli,
+    Program,
+    full_listener,
+    in_thread,
+    needs_ipv6,
+    receive_exactly,
+    serving,
+    tool,
+    wait_until,
+)
+
+import netkit
+from netkit.cli import connect, main
+from netkit.client.dial import Dialler
+
+BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
+
+
+class Result(NamedTuple):
+    status: int | str | None
+    out: bytes
+    lines: list[str]  # of standard error
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Iterator[Run]:
+    """Runs `connect` in this process, with these bytes as its standard input."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def call(*argv: object, data: bytes = b"") -> Result:
+        file = tmp_path / "input"
+        file.write_bytes(data)
+        status: int | str | None
+        with open(file, "rb") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            try:
+                status = main.main(["connect", *map(str, argv)])
+            except SystemExit as end:
+                status = end.code
+        out, err = capfdbinary.readouterr()
+        return Result(status, out, err.decode().splitlines())
+
+    yield call
+    signal.signal(signal.SIGINT, before)
+
+
+def port_of(server: netkit.Server) -> int:
+    return int(server.server_address[1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+# Both ways
+
+
+def test_an_echo_is_the_same_byte_for_byte(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert run("127.0.0.1", port_of(server), data=BINARY) == (0, BINARY, [])
+
+
+def test_it_connects_to_this_machine_by_default_and_v_reports_each_step(run: Run) -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        port = port_of(server)
+        status, out, lines = run("-v", port)
+    assert (status, out) == (0, b"hi\n")
+    assert lines[-2:] == [f"connected to 127.0.0.1:{port}", "0 bytes sent, 3 bytes received"]
+    assert lines[-3] == f"trying 127.0.0.1:{port}"
+    tried_before = [f"trying [::1]:{port}", f"[::1]:{port}: connection refused"]
+    assert lines[:-3] in ([], tried_before)
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+def test_the_end_of_input_is_passed_on_unless_an_option_forbids_it(
+    run: Run, half_close: bool
+) -> None:
+    ended = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(5)
+        conn.set_timeout(0.1)
+        with contextlib.suppress(TimeoutError):
+            ended.append(conn.read() == b"")
+        conn.write("done")
+
+    with serving(handler) as server:
+        options = [] if half_close else ["--no-half-close"]
+        assert run(port_of(server), *options, data=b"hello") == (0, b"done", [])
+    assert ended == ([True] if half_close else [])
+
+
+def test_a_file_is_sent_to_its_end_although_the_server_has_ended_its_side(run: Run) -> None:
+    got = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end()
+        got.append(conn.read())
+
+    with serving(handler) as server:
+        assert run(port_of(server), data=BINARY) == (0, b"", [])
+        wait_until(lambda: got)
+    assert got == [BINARY]
+
+
+def test_an_option_ends_lines_with_crlf(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        _, out, _ = run("--crlf", port_of(server), data=b"a\nb\r\nc\rd\n")
+    assert out == b"a\r\nb\r\nc\rd\r\n"
+
+
+def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
+    from netkit.cli.conversation import _Crlf
+
+    convert = _Crlf()
+    assert [convert(piece) for piece in (b"a\r", b"\n\n", b"\r", b"\r\n", b"x")] == [
+        *(b"a\r", b"\n\r\n", b"\r", b"\r\n", b"x"),
+    ]
+
+
+def test_an_option_dumps_the_input_in_hex(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        _, out, _ = run("--hex", port_of(server), data=b"hello\x00")
+    assert out == f"00000000  {'68 65 6c 6c 6f 00':47}  |hello.|\n".encode()
+
+
+def test_files_are_sent_and_received(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(BINARY)
+    with serving(netkit.EchoHandler) as server:
+        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
+        assert run(*arguments, data=b"this is not") == (0, b"", [])
+        assert (tmp_path / "b").read_bytes() == BINARY
+        run("--hex", "--receive", tmp_path / "b", port_of(server), data=b"x")
+        assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
+
+
+def test_a_listener_removes_the_file_of_a_dead_one_and_in_the_end_only_its_own(
+    run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
+        listener.wait_for_line(f"^listening on unix:{path}$")
+        path.unlink()
+        path.write_text("somebody else's")
+        listener.send_signal(signal.SIGINT)
+        assert listener.wait() == 130
+    assert path.read_text() == "somebody else's"
+
+
+def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
+        listener.wait_for_line(f"^listening on unix:{path}$")
+        assert run(f"unix:{path}", data=b"hello") == (0, b"", [])
+        assert listener.process.stdout
+        assert listener.process.stdout.read() == b"hello"
+        assert listener.wait() == 0
+    assert not os.path.exists(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_unix_socket_may_have_an_abstract_name(run: Run) -> None:
+    name = f"@netkit-{os.getpid()}"
+    with Cli("connect", "--listen", name, listening=False) as listener:
+        listener.wait_for_line(f"^listening on {name}$")
+        assert run(name, data=b"hello") == (0, b"", [])
+        assert listener.wait() == 0
+
+
+def test_the_addresses_of_a_name_are_tried_in_turn(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(netkit.EchoHandler) as server:
+        addresses = [("127.0.0.1", free_port()), ("127.0.0.1", port_of(server))]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        assert run("-v", "two.example", "80", data=b"x") == (
+            0,
+            b"x",
+            [
+                f"trying 127.0.0.1:{addresses[0][1]}",
+                f"127.0.0.1:{addresses[0][1]}: connection refused",
+                f"trying 127.0.0.1:{addresses[1][1]}",
+                f"connected to 127.0.0.1:{addresses[1][1]}",
+                "1 byte sent, 1 byte received",
+            ],
+        )
+
+
+def test_a_source_of_another_family_than_the_host_has_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert run("--source", "::1", "four.example", "80") == (
+        1,
+        b"",
+        ["netkit: error: cannot connect to four.example: no IPv6 address of it is known"],
+    )
+
+
+def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "netkit-sender":
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    real = threading.Thread.start
+    with serving(netkit.EchoHandler) as server:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        line = "netkit: error: cannot start a thread: can't start new thread"
+        assert run("127.0.0.1", port_of(server)) == (1, b"", [line])
+
+
+# One client
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6), "*"])
+def test_it_listens_for_one_client(run: Run, host: str) -> None:
+    port = free_port()
+    answers = []
+
+    def ask() -> None:
+        def connected() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):
+                address = "127.0.0.1" if host == "*" else host
+                socks.append(socket.create_connection((address, port), PATIENCE))
+            return bool(socks)
+
+        socks: list[socket.socket] = []
+        wait_until(connected)
+        with socks[0] as sock:
+            answers.append(receive_exactly(sock, 5))
+            sock.sendall(b"bye")
+
+    with in_thread(ask):
+        status, out, lines = run("--listen", "-v", host, port, data=b"hello")
+    assert (status, out, answers) == (0, b"bye", [b"hello"])
+    assert lines[0].startswith("listening on ")
+    assert lines[0].endswith(f":{port}")
+    assert lines[1].endswith(" connected")
+    assert lines[2:] == ["5 bytes sent, 3 bytes received"]
+
+
+def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        line = (
+            f"netkit: error: cannot listen on 127.0.0.1:{port}: address already in use (EADDRINUSE)"
+        )
+        assert run("--listen", port) == (1, b"", [line])
+
+
+def test_the_next_address_is_tried_if_this_machine_does_not_have_the_first(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "netkit.net.bind.candidates",
+        lambda host, port: [(socket.AF_INET, ("192.0.2.1", port)) for _ in range(2)],
+    )
+    status, _, lines = run("--listen", "1")
+    assert (status, len(lines)) == (1, 1)
+    assert "EADDRNOTAVAIL" in lines[0]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = [(socket.AF_INET, address) for address in (taken.getsockname(), ("", 0))]
+        monkeypatch.setattr("netkit.net.bind.candidates", lambda host, port: found)
+        status, _, lines = run("--listen", "1")  # what is in use is no reason to look elsewhere
+    assert (status, len(lines)) == (1, 1)
+    assert "EADDRINUSE" in lines[0]
+
+
+# Failures
+
+
+def test_a_probe_says_whether_the_port_is_open(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        assert run("--probe", "127.0.0.1", port) == (0, b"", [])
+    line = f"netkit: error: connect to 127.0.0.1:{port} failed: connection refused"
+    assert run("--probe", "127.0.0.1", port) == (1, b"", [line])
+
+
+def test_an_unknown_name_is_named_in_the_error(run: Run) -> None:
+    status, _, (line,) = run("nobody.invalid", "80")
+    assert status == 1
+    assert line.startswith("netkit: error: cannot connect to nobody.invalid:80: ")
+    assert run("x" * 70, "80").status == 1
+
+
+def test_an_option_repeats_the_attempts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    port, servers = free_port(), []
+
+    def late(self: Dialler, _: float) -> None:
+        servers.append(netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1"))
+        servers[0].__enter__()
+
+    monkeypatch.setattr(Dialler, "_wait", late)
+    try:
+        assert run("--retry", "1", "127.0.0.1", port, data=b"x") == (0, b"x", [])
+    finally:
+        servers[0].server_close()
+
+
+def test_connecting_has_a_time_limit(run: Run) -> None:
+    with full_listener() as (host, port):
+        status, _, lines = run("--timeout", "0.1", host, port)
+    assert status == 1
+    assert lines == [f"netkit: error: connect to {host}:{port} timed out: no answer in time"]
+
+
+def test_silence_has_a_time_limit(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        port = port_of(server)
+        status, out, lines = run(
+            "--idle-timeout", "0.05", "--no-half-close", "127.0.0.1", port, data=b"x"
+        )
+    assert (status, out) == (1, b"x")
+    text = f"idle_timeout: nothing received from 127.0.0.1:{port} for 0.05 seconds"
+    assert lines == [f"netkit: error: {text}"]
+
+
+def test_waiting_for_the_one_client_has_a_time_limit(run: Run) -> None:
+    status, _, lines = run("--listen", "--timeout", "10ms", "0")
+    assert status == 1
+    assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
+    status, _, lines = run("--listen", "-w", "10ms", "0")
+    assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
+
+
+def test_the_silence_of_the_one_client_has_a_time_limit(run: Run) -> None:
+    with listening("--idle-timeout", "50ms", "0") as server, server.connect():
+        assert server.wait() == 1
+    assert server.lines[-1].endswith("for 0.05 seconds")
+
+
+def test_w_bounds_connecting_and_silence_and_the_long_options_come_first() -> None:
+    def limits(*argv: str) -> tuple[float | None, float | None]:
+        found, _ = connect.parser("").read(argv)
+        connect._settle(found)
+        return found.timeout, found.idle_timeout
+
+    assert limits() == (30, None)
+    assert limits("--listen") == (None, None)
+    assert limits("-w", "3") == (3, 3)
+    assert limits("-w3", "--timeout", "off") == (None, 3)
+    assert limits("--idle-timeout", "5m", "-w", "500ms") == (0.5, 300)
+
+
+@needs_ipv6
+def test_options_choose_the_family_of_addresses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+    ]
+    real = socket.getaddrinfo
+
+    def both(host: Any, port: Any, family: int = 0, *rest: Any, **named: Any) -> Any:
+        if host != "both.example":
+            return real(host, port, family, *rest, **named)
+        chosen = [
+            (*entry[:4], (entry[4][0], int(port), *entry[4][2:]))
+            for entry in found
+            if family in (0, entry[0])
+        ]
+        if not chosen:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return chosen
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    handler = {"handler_args": {"greeting": "{address}"}}
+    with netkit.create_server(netkit.GreeterHandler, **handler).listen(0) as server:
+        for option, address in (("-4", b"127.0.0.1\n"), ("-6", b"::1\n")):
+            assert run(option, "both.example", port_of(server)).out.strip() == address.strip()
+    for option, where in (("-4", "127.0.0.1:"), ("-6", "[::1]:")):
+        lines = run("--listen", option, "--timeout", "1ms", "both.example", "0").lines
+        assert lines[0].startswith(f"listening on {where}")
+        lines = run("--listen", option, "--timeout", "1ms", "0").lines
+        assert lines[0].startswith(f"listening on {where}")
+    found.pop()  # the IPv6 address
+    line = "netkit: error: cannot connect to both.example: no IPv6 address of it is known"
+    assert run("-6", "both.example", port_of(server)).lines == [line]
+    assert run("--listen", "-6", "both.example:0").status == 1
+
+    def down(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", down)
+    line = "netkit: error: cannot connect to h:80: the name servers do not answer (EAI_AGAIN)"
+    assert run("-6", "h:80").lines == [line]
+
+
+@pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
+def test_it_connects_from_the_source_address(run: Run, source: str) -> None:
+    port = free_port()
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as server:
+        source = source.replace("PORT", str(port))
+        _, out, _ = run("--source", source, "127.0.0.1", port_of(server))
+    assert out.decode().startswith(source)
+
+
+def test_a_reset_is_a_failure(run: Run) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(1)
+        conn.reset()
+
+    with serving(handler) as server:
+        port = port_of(server)
+        assert run("127.0.0.1", port, data=b"x") == (
+            1,
+            b"",
+            [f"netkit: error: connection reset by 127.0.0.1:{port}"],
+        )
+
+
+def test_a_server_that_reads_no_more_is_a_failure_and_its_last_bytes_are_shown(
+    run: Run, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def refuse() -> None:
+            conn, _ = listener.accept()
+            with conn:
+                conn.shutdown(socket.SHUT_RD)
+                conn.sendall(b"too large")
+                threading.Event().wait(0.05)
+
+        with in_thread(refuse):
+            status, out, lines = run(f"unix:{path}", data=BINARY * 4)
+    assert (status, out) == (1, b"too large")
+    assert lines in (
+        [f"netkit: error: This socket has been ended by the other party (unix:{path})"],
+        [f"netkit: error: connection reset by unix:{path}"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--send", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
+        (["--send", ""], "cannot open '': no such file or directory"),
+        (["--receive", ""], "cannot open '': no such file or directory"),
+        (["--receive", "/nowhere/f"], "cannot open /nowhere/f: no such file or directory"),
+        (["--send", "/proc/self/mem"], "cannot read /proc/self/mem: input/output error"),
+        (["--receive", "/dev/full"], "cannot write to /dev/full: no space left on device"),
+    ],
+)
+def test_the_error_of_a_file_names_it(run: Run, arguments: list[str], line: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert run(*arguments, port_of(server), data=b"x") == (1, b"", [f"netkit: error: {line}"])
+
+
+def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "f").write_text("precious")
+    assert run("--receive", tmp_path / "f", "127.0.0.1", free_port()).status == 1
+    assert (tmp_path / "f").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("80 x", "'x' has no port: write HOST:PORT, HOST PORT, or PORT alone"),
+        ("", "one address to connect to is needed, such as 8080 or localhost:8080"),
+        ("80 81", "one address to connect to is needed, such as 8080 or localhost:8080"),
+        ("--listen", "one address to listen at is needed, such as 8080 or localhost:8080"),
+        ("fd:3", "only servers take descriptors, and settings after a '?'"),
+        ("80?reuse_port=on", "only servers take descriptors, and settings after a '?'"),
+        ("0", "port 0, for which the system chooses a port, needs --listen"),
+        (
+            "host unix:/s",
+            "'host' has no port: write HOST:PORT, HOST PORT, or PORT alone",
+        ),
+        ("-4 [::1]:80", "-4 does not go with the IPv6 address ::1"),
+        ("-6 127.0.0.1 80", "-6 does not go with the IPv4 address 127.0.0.1"),
+        ("-4 --source ::1 localhost 80", "-4 does not go with the IPv6 address ::1"),
+        ("--source ::1 127.0.0.1:1", "--source ::1 does not go with the IPv4 address 127.0.0.1"),
+        ("-4 -6 localhost 80", "argument -6: not allowed with argument -4"),
+        ("-4 unix:/s", "a Unix socket has no IP address: -4 does not go with it"),
+        (
+            "--source 127.0.0.1 unix:/s",
+            "a Unix socket has no IP address: --source 127.0.0.1 does not go with it",
+        ),
+        ("--tls unix:/s", "TLS through a Unix socket needs --server-name, or --insecure"),
+        ("--listen --tls 80", "--listen --tls needs --tls-cert or --tls-self-signed"),
+        ("--listen --tls-key f 80", "--tls-key needs --tls-cert"),
+        ("--listen --insecure 80", "--listen does not go with --insecure"),
+        ("--insecure --tls-ca f 80", "--insecure does not go with --tls-ca"),
+        ("--tls-self-signed 80", "--tls-self-signed needs --listen"),
+        (
+            "--listen --tls-self-signed --tls-cert f 80",
+            "--tls-self-signed does not go with --tls-cert",
+        ),
+        (
+            "-q 1 localhost 80",
+            "there is no option -q: it ends when the server has ended its side; see --idle-timeout",
+        ),
+        ("-zv localhost 80", "there is no option -z: use --probe"),
+        ("-vz localhost 80", "there is no option -z: use --probe"),
+        ("-l 80", "there is no option -l: use --listen"),
+        ("--servername=x localhost 80", "there is no option --servername: use --server-name"),
+        (
+            "-connect localhost:80 -servername x",
+            "there is no option -connect: "
+            "the address stands by itself: netkit connect --tls HOST:PORT",
+        ),
+        ("--probe --send f 80", "--probe does not go with --send"),
+        ("--probe --idle-timeout 5 80", "--probe does not go with --idle-timeout"),
+        ("--timeout 0 80", "argument --timeout: it must be more than 0 seconds, not 0.0"),
+        (
+            "--timeout x 80",
+            "argument --timeout: it must be a time such as 30, 500ms, 5m or 2h or 'off', not 'x'",
+        ),
+        ("--retry -- 80", "argument --retry: expected one argument"),
+        ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),
+        (
+            "--source me 80",
+            "argument --source: an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'",
+        ),
+    ],
+)
+def test_a_wrong_use_is_an_error_of_one_line(run: Run, arguments: str, message: str) -> None:
+    line = f"netkit connect: error: {message} (see netkit connect --help)"
+    assert run(*arguments.split()) == (2, b"", [line])
+
+
+# TLS
+
+
+@pytest.fixture
+def certificates() -> Any:
+    pytest.importorskip("trustme")
+    from secure import files
+
+    return files()
+
+
+def test_a_server_must_have_a_certificate_of_a_trusted_authority(
+    run: Run, certificates: Any
+) -> None:
+    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
+        port = port_of(server)
+        options = ("--tls", "--tls-ca", certificates.ca, "-v")
+        status, out, lines = run(*options, "localhost", port, data=BINARY)
+        assert (status, out) == (0, BINARY)
+        assert f"connected to 127.0.0.1:{port} with TLSv1.3" in lines
+        status, out, lines = run("--tls", "localhost", port, data=b"x")
+        assert (status, out, len(lines)) == (1, b"", 1)
+        assert "certificate" in lines[0]
+        assert run("--tls", "--insecure", "localhost", port, data=b"x") == (
+            0,
+            b"x",
+            ["netkit: warning: --insecure: the server's certificate is not verified"],
+        )
+        status, _, (line,) = run("--tls", "--tls-ca", "/nowhere", "localhost", port)
+        assert status == 1
+        assert "/nowhere" in line
+
+
+def test_it_works_with_a_server_of_openssl(run: Run, certificates: Any) -> None:
+    port = free_port()
+    command = [tool("openssl"), "s_server", "-rev", "-quiet", "-naccept", "1"]
+    command += ["-accept", f"127.0.0.1:{port}", "-cert", certificates.server]
+    with Program(*command, listening=False):
+        arguments = ("--tls", "--tls-ca", certificates.ca, "--no-half-close", "--retry", "9")
+        status, out, _ = run(*arguments, "localhost", port, data=b"hello\nCLOSE\n")
+    assert (status, out) == (0, b"olleh\n")
+
+
+def test_each_option_about_tls_implies_tls(run: Run, certificates: Any) -> None:
+    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
+        port = port_of(server)
+        for options in (["--insecure"], ["--tls-ca", certificates.ca]):
+            assert run(*options, "localhost", port, data=b"x").out == b"x"
+
+
+def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run) -> None:
+    with serving(netkit.EchoHandler) as server:
+        status, out, (line,) = run("--tls-ca", "", "localhost", port_of(server), data=b"secret")
+    assert (status, out) == (1, b"")
+    assert line.startswith("netkit: error: the CA file '': ")
+
+
+def test_a_server_may_have_another_name_than_its_host(
+    run: Run, certificates: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    server = netkit.create_server(netkit.EchoHandler, tls_cert=certificates.server)
+    with server.listen(path=path):
+        options = ["--tls-ca", certificates.ca, f"unix:{path}"]
+        assert run("--server-name", "localhost", *options, data=b"x").out == b"x"
+        status, _, (line,) = run("--server-name", "example.org", *options, data=b"x")
+    assert status == 1
+    assert "example.org" in line
+
+
+def test_a_client_shows_its_certificate(run: Run, certificates: Any) -> None:
+    options = {"tls_cert": certificates.server, "tls_client_ca": certificates.ca}
+    with serving(netkit.EchoHandler, **options) as server:
+        address = f"localhost:{port_of(server)}"
+        ca = ["--tls-ca", certificates.ca, address]
+        for shown in (
+            ["--tls-cert", certificates.client],
+            ["--tls-cert", certificates.client, "--tls-key", certificates.client],
+        ):
+            assert run(*shown, *ca, data=b"x").out == b"x"
+        assert run(*ca, data=b"x").status == 1
+
+
+def listening(*arguments: object) -> Program:
+    """A `connect --listen` at a port of its own, whose number is `port`."""
+    program = start("--listen", *arguments)
+    try:
+        program._find_port()
+    except BaseException:
+        program.__exit__()
+        raise
+    return program
+
+
+def test_the_one_client_speaks_tls(run: Run, certificates: Any) -> None:
+    with listening("-v", "--tls-cert", certificates.server, "0") as server:
+        options = ["--tls-ca", certificates.ca]
+        assert run(*options, "localhost", server.port, data=b"hello").status == 0
+        assert server.process.stdout
+        assert server.process.stdout.read() == b"hello"
+        assert server.wait() == 0
+        assert any(line.endswith("connected with TLSv1.3") for line in server.lines)
+
+
+def test_the_certificate_for_the_one_client_may_be_self_signed(run: Run) -> None:
+    pytest.importorskip("cryptography")
+    with listening("--tls-self-signed", "0") as server:
+        result = run("--insecure", server.port, data=b"hello")
+        assert (result.status, server.wait()) == (0, 0)
+
+
+def test_one_client_that_does_not_speak_tls_is_a_failure(certificates: Any) -> None:
+    with listening("--tls-cert", certificates.server, "0") as server:
+        with server.connect() as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert server.wait() == 1
+    assert server.lines[-1].startswith("netkit: error: ")
+
+
+def test_an_invalid_certificate_is_an_error_before_a_client_comes(run: Run) -> None:
+    status, _, (line,) = run("--listen", "--tls-cert", "/nowhere", "0")
+    assert status == 1
+    assert "/nowhere" in line
+
+
+# As a process
+
+
+def start(*arguments: object) -> Program:
+    return Cli("connect", *map(str, arguments), listening=False)
+
+
+def test_it_ends_with_the_server_although_input_is_open() -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        with start(port_of(server)) as program:
+            assert program.process.stdout
+            assert program.process.stdout.read() == b"hi\n"
+            assert program.wait() == 0
+            assert program.lines == []
+
+
+def test_ctrl_c_ends_it_without_output() -> None:
+    with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
+        assert program.process.stdin and program.process.stdout
+        program.process.stdin.write(b"hello")
+        program.process.stdin.flush()
+        assert program.process.stdout.read(5) == b"hello"
+        program.send_signal()
+        assert program.wait() == 130
+        assert program.lines == []
+
+
+def unshare() -> list[str]:
+    """A command before another one that has it run as the first process of a namespace."""
+    command = ["unshare", "-pf", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"]).returncode:
+        pytest.skip("no process namespaces here")
+    return command
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_sigterm_ends_it_as_the_first_process_of_a_container(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    command = [*unshare(), sys.executable, "-m", "netkit", "connect", "--listen", f"unix:{path}"]
+    with Program(*command, listening=False) as program:
+        program.wait_for_line("listening on")
+        (child,) = program.children()
+        os.kill(child, signal.SIGTERM)
+        assert program.wait() == 143
+        assert not path.exists()
+        assert program.lines == [f"listening on unix:{path}"]
+
+
+def test_ctrl_c_ends_listening_too() -> None:
+    with start("--listen", "0") as program:
+        program.wait_for_line("listening on")
+        program.send_signal()
+        assert program.wait() == 130
+
+
+def test_an_output_that_nobody_reads_ends_it_quietly() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        while True:
+            conn.write(BINARY)
+
+    with serving(handler) as server, start(port_of(server)) as program:
+        assert program.process.stdout
+        assert len(program.process.stdout.read(10)) == 10
+        program.process.stdout.close()
+        assert program.wait() == 141
+        assert program.lines == []
+
+
+def shell(command: str) -> subprocess.CompletedProcess[bytes]:
+    command = command.replace("CONNECT", f"exec {sys.executable} -m netkit connect")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, timeout=PATIENCE, env=environment
+    )
+
+
+def test_late_input_from_a_pipe_is_still_sent() -> None:
+    got = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end("your turn\n")
+        got.append(conn.read())
+
+    with serving(handler) as server, start(port_of(server)) as program:
+        assert program.process.stdin and program.process.stdout
+        assert program.process.stdout.readline() == b"your turn\n"
+        program.process.stdin.write(b"thank you")
+        program.process.stdin.close()
+        assert program.wait() == 0
+        wait_until(lambda: got)
+    assert got == [b"thank you"]
+
+
+def test_closed_streams_are_no_trouble() -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
+        result = shell(f"CONNECT {port_of(server)} <&-")
+        assert (result.returncode, result.stdout, result.stderr) == (0, b"hi\n", b"")
+        result = shell(f"CONNECT {port_of(server)} </dev/null >&-")
+        assert result.returncode == 1
+        assert result.stderr == (
+            b"netkit: error: standard output is closed: name a file with --receive\n"
+        )
+        assert shell(f"CONNECT 127.0.0.1 {free_port()} 2>&-").stdout == b""
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def seen(terminal: int) -> bytes:
+    data = b""
+    while select.select([terminal], [], [], 0)[0]:
+        data += os.read(terminal, 65536)
+    return data
+
+
+def on_terminal(theirs: int, *arguments: object, **streams: Any) -> int:
+    command = [sys.executable, "-m", "netkit", "connect", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "90"}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs, **streams}
+    return subprocess.run(command, env=environment, timeout=PATIENCE, **streams).returncode
+
+
+def test_on_a_terminal_control_characters_are_shown_and_files_have_a_progress_bar(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").write_bytes(b"\x1b[2Jhi\n\xc3")
+    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
+        assert on_terminal(theirs, "--send", tmp_path / "a", port_of(server)) == 0
+        shown = seen(ours)
+        assert b"^[[2Jhi\r\n" in shown
+        assert b"\\xc3" in shown
+        assert b"\ra  100% [####################]  8 bytes of 8 bytes  " in shown
+        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
+        assert on_terminal(theirs, *arguments) == 0
+        assert b"\rb  8 bytes  " in seen(ours)
+    assert (tmp_path / "b").read_bytes() == b"\x1b[2Jhi\n\xc3"
+
+
+def test_a_terminal_without_abilities_is_read_line_by_line() -> None:
+    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
+        os.write(ours, b"hello\n\x04")
+        assert on_terminal(theirs, port_of(server), stdin=theirs) == 0
+        assert seen(ours).count(b"hello\r\n") == 2
+
+
+# Beside nc, ncat and socat
+
+LONG = 60.0  # seconds that a hundred megabytes may take where much else goes on
+
+CLIENTS: dict[str, list[str]] = {
+    "nc": ["nc", "-N", "127.0.0.1", "PORT"],
+    "ncat": ["ncat", "127.0.0.1", "PORT"],
+    "socat": ["socat", "-t", "60", "-", "TCP:127.0.0.1:PORT"],
+    "netkit": [sys.executable, "-m", "netkit", "connect", "127.0.0.1", "PORT"],
+}
+SERVERS: dict[str, list[str]] = {
+    "nc": ["nc", "-lN", "127.0.0.1", "PORT"],
+    "ncat": ["ncat", "-l", "127.0.0.1", "PORT"],
+    "socat": ["socat", "-t", "60", "-", "TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"],
+    "netkit": [sys.executable, "-m", "netkit", "connect", "--listen", "127.0.0.1", "PORT"],
+}
+PAIRS = [
+    *(("netkit", server) for server in SERVERS),
+    *((client, "netkit") for client in CLIENTS if client != "netkit"),
+]
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens there, without connecting: the first client is the only one."""
+    wanted = f":{port:04X} 00000000:0000 0A"
+    return wanted in Path("/proc/net/tcp").read_text()
+
+
+@contextlib.contextmanager
+def started(command: list[str], port: int, data: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """It sends what the file holds; what it receives is to be read from its standard output."""
+    program = [tool(command[0]), *(word.replace("PORT", str(port)) for word in command[1:])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (
+        open(data, "rb") as stdin,
+        subprocess.Popen(
+            program, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, env=environment
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Digest(NamedTuple):
+    size: int  # bytes
+    hash: str
+
+
+def digest(read: Callable[[int], bytes]) -> Digest:
+    """Of all that comes up to the end."""
+    size, hashed = 0, hashlib.blake2b()
+    while piece := read(1 << 18):
+        size += len(piece)
+        hashed.update(piece)
+    return Digest(size, hashed.hexdigest())
+
+
+def received(*processes: subprocess.Popen[bytes]) -> list[Digest]:
+    """What each of them receives, all at once; they must end as if nothing was wrong."""
+    streams = [process.stdout for process in processes if process.stdout]
+    with ThreadPoolExecutor() as pool:
+        try:
+            found = list(pool.map(digest, [stream.read for stream in streams], timeout=LONG))
+            assert [process.wait(LONG) for process in processes] == [0] * len(processes)
+        finally:
+            for process in processes:  # or the threads would wait for them
+                process.kill()
+    return found
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Digest]]:
+    """Two files of a hundred megabytes."""
+    folder = tmp_path_factory.mktemp("large")
+    files = {}
+    for name in ("a", "b"):
+        file = folder / name
+        with open(file, "wb") as stream:
+            for _ in range(100):
+                stream.write(os.urandom(1_000_000))
+        with open(file, "rb", buffering=0) as stream:
+            files[file] = digest(stream.read)
+    yield files
+    shutil.rmtree(folder)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
+
+
+@needs_proc
+@pytest.mark.parametrize(("client", "server"), PAIRS)
+def test_a_hundred_megabytes_both_ways_at_once_with_the_others(
+    large: dict[Path, Digest], client: str, server: str
+) -> None:
+    (first, ours), (second, theirs) = large.items()
+    port = free_port()
+    command = CLIENTS[client]
+    if server == "nc":  # it leaves once its client has ended, whatever it still has to send
+        command = [*command, "--no-half-close"]
+    with started(SERVERS[server], port, first) as listening:
+        wait_until(lambda: listens(port), "listening")
+        with started(command, port, second) as talking:
+            assert received(listening, talking) == [theirs, ours]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
+    large: dict[Path, Digest], client: str
+) -> None:
+    (first, ours), (second, theirs) = large.items()
+    got: list[Digest] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        with in_thread(send, conn):
+            got.append(digest(conn.read))
+
+    def send(conn: netkit.Connection) -> None:
+        with open(first, "rb") as file:
+            while piece := file.read(1 << 18):
+                conn.write(piece)
+        conn.end()
+
+    with serving(handler) as server, started(CLIENTS[client], port_of(server), second) as talking:
+        assert received(talking) == [ours]
+        wait_until(lambda: got, "the end")
+    assert got == [theirs]
+
+
+def test_crlf_is_that_of_ncat(run: Run) -> None:
+    text = b"a\nb\r\n\r\n\nc\rd\n"
+    with serving(netkit.EchoHandler) as server:
+        command = [tool("ncat"), "-C", "127.0.0.1", str(port_of(server))]
+        theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE).stdout
+        assert run("--crlf", port_of(server), data=text).out == theirs
+
+
+@pytest.mark.parametrize("port", ["open", "closed"])
+def test_a_probe_has_the_exit_status_of_nc(run: Run, port: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        number = port_of(server) if port == "open" else free_port()
+        theirs = subprocess.run([tool("nc"), "-z", "127.0.0.1", str(number)], timeout=PATIENCE)
+        assert run("--probe", "127.0.0.1", number).status == theirs.returncode

@@ -1,0 +1,683 @@
+"""Text to bytes and back. What is said of Node has been measured with Node 20."""
+
+from __future__ import annotations
+
+import array
+import codecs
+import contextlib
+import encodings
+import functools
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from encodings.aliases import aliases
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support import examples
+
+from netkit.core.encodings import (
+    MAX_KEPT,
+    IncrementalDecoder,
+    check_encoding,
+    encode_separator,
+    is_utf8,
+    printable,
+    to_bytes,
+    to_str,
+)
+from netkit.core.errors import LocalError, MessageTooLongError, UnknownEncodingError
+
+NODE = {
+    "utf8": ["utf8", "utf-8", "UTF8", "Utf-8"],
+    "utf16le": ["utf16le", "utf-16le", "ucs2", "ucs-2", "UTF-16LE", "UCS2"],
+    "latin1": ["latin1", "binary", "Latin1", "BINARY"],
+    "ascii": ["ascii", "ASCII"],
+    "base64": ["base64", "BASE64"],
+    "base64url": ["base64url", "Base64URL"],
+    "hex": ["hex", "HEX"],
+}
+EVERY_NODE_NAME = [name for names in NODE.values() for name in names]
+
+
+def text_codecs() -> list[str]:
+    """This Python's, but for "undefined", which always raises, and "ascii", which is Node's."""
+    modules = {module.name for module in pkgutil.iter_modules(encodings.__path__)}
+    found = set()
+    for name in {*aliases.values(), *modules} - {"undefined", "ascii"}:
+        try:
+            codec = codecs.lookup(name)
+        except LookupError:  # the module is not a codec, or one of another system
+            continue
+        if codec._is_text_encoding:
+            found.add(name)
+    return sorted(found)
+
+
+PYTHON = text_codecs()
+assert len(PYTHON) > 100
+
+# What decoders stumble over: shifts, escapes, byte order marks, halves of characters.
+STUMBLING_BLOCKS = [
+    *(b"a", b"1", b"\n", b"\\", b"-", b"+", b"~", b"&@", b"\x00", b"\x0e", b"\x0f", b"\x80"),
+    *(b"\xff", b"\xe2\x82", b"\xac", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80", b"\xc0", b"\xf4\x90"),
+    *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xff\xfe\0\0", b"\0\0\xfe\xff"),
+    *(b"\x3d\xd8", b"\x00\xde", b"\xd8\x3d", b"\xde\x00", b"+AOk-", b"+2D3eAA-", b"~{", b"~}"),
+    *(b"\x1b", b"\x1b(", b"\x1b$B", b"\x1b(B", b"\x1b(J", b"\x1b$)C", b"\x1b.A", b"\x1b.F"),
+    *(b"\x1bN", b"\x1b$(D", b"\x1b&@", b"\x24\x22", b"\x81\x30", b"\x8f\xa2", b"\x88\x62"),
+    *(b"\\1", b"\\u12", b"\\U0001f600", b"\\ud83d", b"\\x4", b"\\N{BULLET}", b"xn--", b"."),
+]
+streams = st.lists(
+    st.one_of(st.sampled_from(STUMBLING_BLOCKS), st.binary(max_size=3)), max_size=24
+).map(b"".join)
+any_text = st.text(st.characters(codec=None))  # lone surrogates too
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    ends = sorted(place % (len(data) + 1) for place in at)
+    return [data[i:j] for i, j in zip([0, *ends], [*ends, len(data)], strict=True)]
+
+
+def text_or_error(decode: Callable[[], str]) -> str | type[Exception]:
+    """idna and punycode raise UnicodeError for bytes that they do not replace."""
+    try:
+        return decode()
+    except UnicodeError:
+        return UnicodeError
+
+
+def decode_in_pieces(decoder: IncrementalDecoder, pieces: list[bytes]) -> str:
+    return "".join([*map(decoder.decode, pieces), decoder.decode(b"", final=True)])
+
+
+def units(text: str) -> bytes:
+    """The UTF-16 of a text: equal for a character and for its two surrogates."""
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+# --- Names ---
+
+
+def test_a_known_name_is_returned_as_it_was_given() -> None:
+    names = [*EVERY_NODE_NAME, *PYTHON, "utf-16", "iso-8859-1", "us-ascii"]
+    assert [check_encoding(name) for name in names] == names
+
+
+def test_utf_8_is_known_by_nodes_names_for_it() -> None:
+    assert [name for name in EVERY_NODE_NAME if is_utf8(name)] == NODE["utf8"]
+    assert not any(map(is_utf8, PYTHON))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("utf88", "unknown encoding 'utf88'; did you mean 'utf8', 'utf-8'?"),
+        ("UTF88", "unknown encoding 'UTF88'; did you mean 'utf8', 'utf-8'?"),
+        ("latin-l", "unknown encoding 'latin-l'; did you mean 'latin-1', 'latin1'?"),
+        ("base64-url", "unknown encoding 'base64-url'; did you mean 'base64url', 'base64'?"),
+        ("shift-jjs", "unknown encoding 'shift-jjs'; did you mean 'shift-jis', 'shift-jisx0213'?"),
+        ("nope", "unknown encoding 'nope'"),
+        ("raw", "unknown encoding 'raw'"),
+        ("", "unknown encoding ''"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_names_that_look_like_it(
+    name: str, message: str
+) -> None:
+    with pytest.raises(UnknownEncodingError) as caught:
+        check_encoding(name)
+    assert str(caught.value) == message
+    assert isinstance(caught.value, LocalError)
+    assert isinstance(caught.value, LookupError)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["buffer", "hex ", " base64", "zlib", "rot13", "hex_codec", "undefined", "a\0b", "\ud800"],
+)
+def test_what_is_no_text_encoding_is_unknown(name: str) -> None:
+    with pytest.raises(UnknownEncodingError):
+        check_encoding(name)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda name: to_bytes("a", name),
+        lambda name: to_bytes(b"", name),
+        lambda name: to_str(b"", name),
+        lambda name: to_str("a", name),
+        lambda name: printable(b"a", name),
+        lambda name: printable("a", name),
+        lambda name: encode_separator("\n", name),
+        IncrementalDecoder,
+        check_encoding,
+        is_utf8,
+    ],
+)
+def test_every_function_refuses_an_unknown_encoding(call: Callable[[object], object]) -> None:
+    with pytest.raises(UnknownEncodingError, match="unknown encoding 'nope'"):
+        call("nope")
+    with pytest.raises(TypeError, match="an encoding is a str, not NoneType"):
+        call(None)
+
+
+def test_the_spelling_help_is_not_imported_before_it_is_needed() -> None:
+    code = "import sys, netkit.core.encodings; sys.exit('difflib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- Bytes and text in general ---
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x00ab\xff",
+        bytearray(b"\x00ab\xff"),
+        memoryview(b"\x00ab\xff"),
+        memoryview(b"\xff.b.a.\x00")[::-2],
+        array.array("B", b"\x00ab\xff"),
+        array.array("I", b"\x00ab\xff"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "hex", "cp1252"])
+def test_bytes_of_any_kind_are_passed_on_as_they_are(value: bytes, encoding: str) -> None:
+    result = to_bytes(value, encoding)
+    assert (type(result), result) == (bytes, b"\x00ab\xff")
+    assert to_str(value, "latin1") == "\x00ab\xff"
+    assert IncrementalDecoder("latin1").decode(value) == "\x00ab\xff"
+    assert printable(value) == r"\x00ab\xff"
+
+
+@pytest.mark.parametrize("value", [None, 3, [1, 2], object()])
+@pytest.mark.parametrize("function", [to_bytes, to_str, printable])
+def test_what_is_neither_text_nor_bytes_is_a_type_error(
+    function: Callable[[object], object], value: object
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        function(value)
+    assert str(caught.value) == f"expected str or a bytes-like object, not {type(value).__name__}"
+
+
+def test_a_str_is_already_text() -> None:
+    assert to_str("h\u00e9\ud800", "hex") == "h\u00e9\ud800"
+
+
+def test_utf_8_is_the_default() -> None:
+    assert to_bytes("h\u00e9") == b"h\xc3\xa9"
+    assert to_str(b"h\xc3\xa9\xff") == "h\u00e9\ufffd"
+    assert printable(b"h\xc3\xa9\xff") == "h\u00e9\\xff"
+
+
+# --- Node's encodings ---
+
+ENCODED = [
+    ("utf8", "h\u00e9\u20ac\U0001f600", "68c3a9e282acf09f9880"),
+    ("utf8", "a\ud83db", "61efbfbd62"),
+    ("utf8", "\ude00", "efbfbd"),
+    ("utf8", "\ud83d\ude00", "f09f9880"),
+    ("utf8", "\ufeffa", "efbbbf61"),
+    ("utf16le", "a\u20ac\U0001f600", "6100ac203dd800de"),
+    ("utf16le", "\ud83d", "3dd8"),
+    ("latin1", "\u00e9\u20ac\u0141\U0001f600", "e9ac413d00"),
+    ("ascii", "\u00e9\u20ac\u0141\U0001f600", "e9ac413d00"),
+    ("hex", "1ag123", "1a"),
+    ("hex", "1a7", "1a"),
+    ("hex", "1a 2b", "1a"),
+    ("hex", "0x1a", ""),
+    ("hex", "xxabcd", ""),
+    ("hex", "aBFf09", "abff09"),
+    ("hex", "\u01301\u0161", "01"),  # only the low bytes count: "0", "1", "a"
+    ("base64", "YWI", "6162"),
+    ("base64", "YQ", "61"),
+    ("base64", "Y", ""),
+    ("base64", "YWJjZ", "616263"),
+    ("base64", "YWJjZA==", "61626364"),
+    ("base64", "Y W\tJ\nj", "616263"),
+    ("base64", "YW*Jj", "616263"),
+    ("base64", "YQ==YQ==", "61"),
+    ("base64", "YQ=Jj", "61"),
+    ("base64", "YWJj=ZGVm", "616263"),
+    ("base64", "====", ""),
+    ("base64", "!!!!", ""),
+    ("base64", "-_-_", "fbffbf"),
+    ("base64", "+/+/", "fbffbf"),
+    ("base64", "\u0159WJj", "616263"),  # the low byte is "Y"
+]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "expected"),
+    [*ENCODED, *(("base64url", *rest) for name, *rest in ENCODED if name == "base64")],
+)
+def test_text_is_encoded_as_in_node(encoding: str, text: str, expected: str) -> None:
+    for name in NODE[encoding]:
+        assert to_bytes(text, name).hex() == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "expected"),
+    [
+        ("utf8", "ff", "\ufffd"),
+        ("utf8", "e282", "\ufffd"),
+        ("utf8", "e28241", "\ufffdA"),
+        ("utf8", "f09f98", "\ufffd"),
+        ("utf8", "c080", "\ufffd" * 2),
+        ("utf8", "eda080", "\ufffd" * 3),
+        ("utf8", "f4908080", "\ufffd" * 4),
+        ("utf8", "efbbbf61", "\ufeffa"),
+        ("utf16le", "6100ac203dd800de", "a\u20ac\U0001f600"),
+        ("utf16le", "610062", "a"),
+        ("utf16le", "3dd8", "\ud83d"),
+        ("utf16le", "00de", "\ude00"),
+        ("utf16le", "fffe", "\ufeff"),
+        ("latin1", "41e980ff", "A\u00e9\u0080\u00ff"),
+        ("ascii", "41e980ff", "Ai\0\x7f"),
+        ("hex", "00abFF", "00abff"),
+        ("base64", "fbffbf", "+/+/"),
+        ("base64", "61", "YQ=="),
+        ("base64", "6162", "YWI="),
+        ("base64", "616263", "YWJj"),
+        ("base64url", "fbffbf", "-_-_"),
+        ("base64url", "61", "YQ"),
+        ("base64url", "6162", "YWI"),
+    ],
+)
+def test_bytes_are_decoded_as_in_node(encoding: str, data: str, expected: str) -> None:
+    for name in NODE[encoding]:
+        assert to_str(bytes.fromhex(data), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pieces", "expected"),
+    [
+        ("utf8", ["e2", "82", "ac"], ["", "", "\u20ac", ""]),
+        ("utf8", ["e282"], ["", "\ufffd"]),
+        ("utf8", ["e2", "41"], ["", "\ufffdA", ""]),
+        ("utf8", ["c0", "80"], ["\ufffd", "\ufffd", ""]),  # Node: "", then both
+        ("utf8", ["ff", "61"], ["\ufffd", "a", ""]),
+        ("utf16le", ["3dd8", "00de"], ["", "\U0001f600", ""]),
+        ("utf16le", ["3d", "d8", "00", "de"], ["", "", "", "\U0001f600", ""]),
+        ("utf16le", ["3dd8"], ["", "\ud83d"]),
+        ("utf16le", ["610062"], ["a", ""]),
+        ("utf16le", ["3dd800"], ["", "\ud83d"]),
+        ("base64", ["61", "62", "63"], ["", "", "YWJj", ""]),
+        ("base64", ["61626364"], ["YWJj", "ZA=="]),
+        ("base64url", ["61626364"], ["YWJj", "ZA"]),
+        ("hex", ["0a", "ff"], ["0a", "ff", ""]),
+        ("latin1", ["e9", "80"], ["\u00e9", "\u0080", ""]),
+        ("ascii", ["e9", "80"], ["i", "\0", ""]),
+    ],
+)
+def test_a_stream_gives_the_characters_that_are_complete(
+    encoding: str, pieces: list[str], expected: list[str]
+) -> None:
+    for name in NODE[encoding]:
+        decoder = IncrementalDecoder(name)
+        assert decoder.encoding == name
+        for _ in range(2):  # the end of a stream is the start of another
+            texts = [decoder.decode(bytes.fromhex(piece)) for piece in pieces]
+            assert [*texts, decoder.decode(b"", final=True)] == expected
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(sorted(NODE)), streams, st.lists(st.integers(min_value=0)))
+def test_in_nodes_encodings_any_split_gives_the_same_text(
+    encoding: str, data: bytes, at: list[int]
+) -> None:
+    decoder = IncrementalDecoder(encoding)
+    expected = to_str(data, encoding)
+    assert decode_in_pieces(decoder, cut(data, at)) == expected
+    assert decode_in_pieces(decoder, [data[i : i + 1] for i in range(len(data))]) == expected
+    assert decoder.decode(data, final=True) == expected
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(["hex", "base64", "base64url", "latin1"]), st.binary())
+def test_bytes_come_back_from_their_text(encoding: str, data: bytes) -> None:
+    assert to_bytes(to_str(data, encoding), encoding) == data
+
+
+@pytest.mark.fuzz
+@given(any_text)
+def test_any_text_comes_back_from_utf_16(text: str) -> None:
+    assert units(to_str(to_bytes(text, "utf16le"), "utf16le")) == units(text)
+
+
+@pytest.mark.fuzz
+@given(st.text())
+def test_text_without_surrogates_comes_back_from_utf_8(text: str) -> None:
+    assert to_bytes(text, "utf8") == text.encode()
+    assert to_str(to_bytes(text, "utf8"), "utf8") == text
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(sorted(NODE)), any_text)
+def test_nodes_encodings_take_any_text(encoding: str, text: str) -> None:
+    assert to_bytes(text, encoding) == to_bytes(to_str(units(text), "utf16le"), encoding)
+
+
+# --- Python's codecs ---
+
+
+def test_encoding_with_a_codec_of_python_is_strict() -> None:
+    assert to_bytes("\u20ac", "cp1252") == b"\x80"
+    with pytest.raises(UnicodeEncodeError):
+        to_bytes("\u20ac", "iso-8859-1")
+    with pytest.raises(UnicodeEncodeError):
+        to_bytes("\ud800", "utf_8")
+
+
+def test_decoding_with_a_codec_of_python_replaces() -> None:
+    assert to_str(b"a\xe9", "us-ascii") == "a\ufffd"
+    assert to_str(b"\x80\x81", "cp1252") == "\u20ac\ufffd"
+
+
+@pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # unknown escapes of unicode_escape
+@given(st.sampled_from(PYTHON), streams)
+def test_decoding_with_a_codec_of_python_is_what_bytes_decode_does(name: str, data: bytes) -> None:
+    errors = "strict" if name == "idna" else "replace"
+    expected = text_or_error(lambda: data.decode(name, errors))
+    assert text_or_error(lambda: to_str(data, name)) == expected
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("data", [b"".join(STUMBLING_BLOCKS), b"".join(STUMBLING_BLOCKS[::-1])])
+def test_no_codec_minds_being_fed_byte_by_byte(data: bytes) -> None:
+    pieces = [data[i : i + 1] for i in range(len(data))]
+    for name in PYTHON:
+        expected = text_or_error(functools.partial(to_str, data, name))
+        decoder = IncrementalDecoder(name)
+        for _ in range(2):
+            text = text_or_error(functools.partial(decode_in_pieces, decoder, pieces))
+            assert text == expected, name
+
+
+@pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@given(st.sampled_from(PYTHON), streams, st.lists(st.integers(min_value=0)))
+@examples(500)
+@example("unicode_escape", b"\\12", [2])
+@example("punycode", b"bcher-kva", [6])
+@example("idna", b"xn--bcher-kva.example", [3, 9])
+@example("utf_16", b"a\0b\0", [1, 2])
+@example("utf_16", b"\xfe\xff\0a\0b", [1, 3])
+@example("utf_32", b"a\0\0\0b\0\0\0", [1, 4])
+@example("iso2022_jp", b'\x1b$B$"\x1b(B\n\x1b(\x1b(\x1b(\x1b(\x1b(\x1b(', [17])
+def test_in_pythons_codecs_any_split_gives_the_same_text(
+    name: str, data: bytes, at: list[int]
+) -> None:
+    decoder = IncrementalDecoder(name)
+    expected = text_or_error(lambda: to_str(data, name))
+    assert text_or_error(lambda: decode_in_pieces(decoder, cut(data, at))) == expected
+    assert text_or_error(lambda: decoder.decode(data, final=True)) == expected
+    assert text_or_error(lambda: decode_in_pieces(decoder, cut(data, at))) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [
+        ("iso2022_jp", b'\x1b$B$"\x1b(B\n'),
+        ("utf-7", b"+MEI-\n"),
+        ("utf-16", "\u3042\n".encode("utf-16")),
+        ("utf-16", "\u3042\n".encode("utf-16")[2:]),
+        ("utf-32", "\u3042\n".encode("utf-32")[4:]),
+        ("shift_jis", b"\x82\xa0\n"),
+        ("gb18030", b"\xa4\xa2\n"),
+    ],
+)
+def test_a_line_of_a_stream_is_there_when_it_has_come(encoding: str, line: bytes) -> None:
+    decoder = IncrementalDecoder(encoding)
+    assert decoder.decode(line) == "\u3042\n"
+    assert decoder.decode(b"", final=True) == ""
+
+
+def test_a_decoder_that_gives_up_waits_for_the_end() -> None:
+    decoder = IncrementalDecoder("iso2022_jp")
+    assert decoder.decode(b"a\n") == "a\n"
+    assert decoder.decode(b"b\x1b(12345678") == ""
+    assert decoder.decode(b"B\n") == ""
+    assert decoder.decode(b"c", final=True) == to_str(b"b\x1b(12345678B\nc", "iso2022_jp")
+    assert decoder.decode(b"d\n") == "d\n"
+
+
+def test_a_decoder_is_ready_for_a_new_stream_after_an_error() -> None:
+    decoder = IncrementalDecoder("idna")
+    assert decoder.decode(b"\xff") == ""
+    with pytest.raises(UnicodeError):
+        decoder.decode(b"", final=True)
+    assert decoder.decode(b"xn--bcher-kva", final=True) == "b\u00fccher"
+
+
+@pytest.fixture
+def _registered() -> Iterator[None]:
+    def find(name: str) -> codecs.CodecInfo | None:
+        if name != "netkit_test":
+            return None
+        return codecs.CodecInfo(codecs.utf_8_encode, codecs.utf_8_decode, name="netkit_test")
+
+    codecs.register(find)
+    yield
+    codecs.unregister(find)
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_codec_that_cannot_decode_in_pieces_decodes_at_the_end() -> None:
+    decoder = IncrementalDecoder("netkit_test")
+    assert decoder.decode(b"\xe2\x82") == ""
+    assert decoder.decode(b"\xac", final=True) == "\u20ac"
+
+
+# --- What a stream can make a decoder keep ---
+
+
+def kept_of(encoding: str, pieces: Iterator[bytes], most: int) -> int:
+    """How much text comes at the end of a stream, when all of `pieces` have been decoded."""
+    decoder = IncrementalDecoder(encoding, most)
+    for piece in pieces:
+        with contextlib.suppress(MessageTooLongError):
+            decoder.decode(piece)
+    with contextlib.suppress(UnicodeError):
+        return len(decoder.decode(b"", final=True))
+    return 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "block", [b"A", b"+AAAA", b"\x1b(", b"\x1b$B\x1b(12345678", b"xn--", b"\\"]
+)
+def test_no_stream_makes_a_decoder_keep_more_than_it_may(block: bytes) -> None:
+    start = b"+" if block == b"A" else b""
+    for encoding in (*NODE, *PYTHON):
+        pieces = [start + block, *[block * 100] * (3 * MAX_KEPT // len(block) // 100)]
+        assert kept_of(encoding, iter(pieces), MAX_KEPT) <= MAX_KEPT + len(pieces[0]), encoding
+
+
+@pytest.mark.parametrize("encoding", ["idna", "punycode"])
+@pytest.mark.parametrize("final", [False, True])
+def test_a_text_in_punycode_is_a_short_one_since_its_time_grows_with_the_square(
+    encoding: str, final: bool
+) -> None:
+    decoder = IncrementalDecoder(encoding)
+    assert decoder.decode(bytes(MAX_KEPT)) == ""
+    with pytest.raises(MessageTooLongError, match=f"^text in {encoding} longer than 4096 bytes$"):
+        decoder.decode(b"a", final)
+    assert not decoder.pending
+    assert decoder.decode(b"a-b", True) == to_str(b"a-b", encoding)
+
+
+def test_a_sequence_of_utf_7_may_have_so_many_bytes_and_no_more() -> None:
+    decoder = IncrementalDecoder("utf-7")
+    assert decoder.decode(b"+" + b"MEI" * 1365) == ""
+    assert decoder.pending
+    with pytest.raises(MessageTooLongError, match="^character of utf-7 longer than 4096 bytes$"):
+        decoder.decode(b"M")
+    assert not decoder.pending
+    assert decoder.decode(b"a") == "a"
+    assert len(decoder.decode(b"+" + b"MEIwQjBD" * 2000 + b"-")) == 6000
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_codec_that_decodes_at_the_end_keeps_a_message_and_no_more() -> None:
+    decoder = IncrementalDecoder("unicode_escape", 10_000)
+    assert decoder.decode(b"a" * 10_000) == ""
+    with pytest.raises(MessageTooLongError, match=r"longer than 10000 bytes \(max_message\)"):
+        decoder.decode(b"a")
+    unlimited = IncrementalDecoder("unicode_escape")
+    for _ in range(3):
+        assert unlimited.decode(b"a" * 10_000) == ""
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "utf-7", "gb18030", "utf-8-sig", "hz", "utf8"])
+def test_whether_a_part_of_a_character_is_kept_is_known_of_any_codec(encoding: str) -> None:
+    decoder = IncrementalDecoder(encoding)
+    assert not decoder.pending
+    first, *rest = to_bytes("\u3042", encoding)
+    decoder.decode(bytes([first]))
+    assert decoder.pending
+    assert decoder.decode(bytes(rest), final=True) == "\u3042"
+    assert not decoder.pending
+
+
+# --- Separators ---
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "expected"),
+    [
+        ("utf-8", "\n", (b"\n", 1)),
+        ("utf8", "\u20ac", (b"\xe2\x82\xac", 1)),
+        ("latin1", "\u00e9", (b"\xe9", 1)),
+        ("ascii", "\r\n", (b"\r\n", 1)),
+        ("UTF16LE", "\n", (b"\n\0", 2)),
+        ("ucs2", "\r\n", (b"\r\0\n\0", 2)),
+        ("utf-16-be", "\n", (b"\0\n", 2)),
+        ("utf-32-be", "\n", (b"\0\0\0\n", 4)),
+        ("utf-32-le", "\n", (b"\n\0\0\0", 4)),
+        ("utf-8-sig", "\n", (b"\n", 1)),
+        ("utf-7", "\n", (b"\n", 1)),
+        ("cp037", "\n", (b"%", 1)),
+        ("iso2022_kr", "\n", (b"\n", 1)),
+        ("iso2022_jp", "\u3042", (b'\x1b$B$"\x1b(B', 1)),
+        ("idna", "\n", (b"\n", 1)),
+        ("hex", "\n", (b"\n", 1)),
+        ("BASE64", "\r\n", (b"\r\n", 1)),
+        ("base64url", "\u20ac", (b"\xe2\x82\xac", 1)),
+        ("utf-8", "", (b"", 1)),
+    ],
+)
+def test_a_separator_is_what_it_is_in_the_midst_of_a_stream(
+    encoding: str, text: str, expected: tuple[bytes, int]
+) -> None:
+    assert encode_separator(text, encoding) == expected
+
+
+@pytest.mark.parametrize(("encoding", "width"), [("utf-16", 2), ("utf-32", 4)])
+def test_a_separator_has_no_byte_order_mark(encoding: str, width: int) -> None:
+    order = "-le" if sys.byteorder == "little" else "-be"
+    assert encode_separator("\n", encoding) == ("\n".encode(encoding + order), width)
+
+
+# A str is data in the first three; in punycode no part of the bytes is a line.
+NO_LINES = {"hex", "base64", "base64url", "punycode"}
+
+
+def test_text_with_separators_is_found_apart_in_every_encoding() -> None:
+    for name in {*PYTHON, *NODE} - NO_LINES:
+        separator, width = encode_separator("\n", name)
+        whole = to_bytes("one\ntwo", name)
+        at = whole.index(separator)
+        assert at % width == 0, name
+        assert to_str(whole[: at + len(separator)], name) == "one\n", name
+
+
+# --- printable ---
+
+ESCAPE = re.compile(r"\\(?:([nrt\\])|x(..)|u(....)|U(.{8}))")
+
+
+def unescape(shown: str, of_byte: Callable[[int], str] = chr) -> str:
+    """The text that `printable` has shown; `of_byte` makes something of a byte from 80 up."""
+
+    def original(match: re.Match[str]) -> str:
+        letter, *digits = match.groups()
+        if letter:
+            return {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}[letter]
+        code = int(next(filter(None, digits)), 16)
+        return of_byte(code) if digits[0] and code >= 0x80 else chr(code)
+
+    return ESCAPE.sub(original, shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("h\u00e9 \u65e5\u672c \U0001f600", "h\u00e9 \u65e5\u672c \U0001f600"),
+        ("a\nb\rc\td", r"a\nb\rc\td"),
+        ("\\n", r"\\n"),
+        ("\x1b[31m\0\x7f", r"\x1b[31m\x00\x7f"),
+        ("\x85\xa0\xad", r"\u0085\u00a0\u00ad"),
+        ("\u202e\u2028\u2066\ufeff", r"\u202e\u2028\u2066\ufeff"),
+        ("\ud83d\udc80", r"\ud83d\udc80"),
+        ("\U000e0001", r"\U000e0001"),
+        ("'\"", "'\""),
+    ],
+)
+def test_what_would_not_show_is_shown_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(text, "hex") == shown
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "shown"),
+    [
+        ("utf8", b"h\xc3\xa9\xff\xe2\x82", r"h" + "\u00e9" + r"\xff\xe2\x82"),
+        ("utf8", b"\\xff\xff", r"\\xff\xff"),
+        ("utf8", b"\xc2\x85\x85", r"\u0085\x85"),
+        ("utf8", b"\xed\xb2\x80", r"\xed\xb2\x80"),
+        ("ascii", b"a\xe9\n", r"a\xe9\n"),  # not "ai\n": that is another line
+        ("latin1", b"a\xe9\x85", "a\u00e9" + r"\u0085"),
+        ("utf16le", b"a\0\n\0b", r"a\n\x62"),
+        ("utf16le", b"\x3d\xd8a\0", r"\x3d\xd8a"),
+        ("hex", b"\n\xff", "0aff"),
+        ("base64", b"\n\xff", "Cv8="),
+        ("base64url", b"\n\xff", "Cv8"),
+        ("us-ascii", b"a\xe9", r"a\xe9"),
+        ("cp1252", b"\x80\x81", "\u20ac" + r"\x81"),
+        ("shift_jis", b"\x82\xa0\xff", "\u3042" + r"\xff"),
+        ("idna", b"xn--bcher-kva\xff", r"xn--bcher-kva\xff"),
+        ("punycode", b"bcher-kva\xff", r"bcher-kva\xff"),
+    ],
+)
+def test_bytes_that_are_no_text_are_shown_as_bytes(encoding: str, data: bytes, shown: str) -> None:
+    assert printable(data, encoding) == shown
+
+
+@pytest.mark.fuzz
+@given(any_text)
+def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    assert unescape(shown) == text
+
+
+@pytest.mark.fuzz
+@given(streams)
+def test_what_is_shown_of_utf_8_tells_the_bytes(data: bytes) -> None:
+    shown = printable(data)
+    assert shown.isprintable()
+    text = unescape(shown, of_byte=lambda byte: chr(0xDC00 + byte))
+    assert text.encode("utf-8", "surrogateescape") == data
+
+
+@pytest.mark.fuzz
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@given(st.sampled_from([*NODE, *PYTHON]), streams)
+def test_bytes_in_any_encoding_can_be_shown(encoding: str, data: bytes) -> None:
+    assert printable(data, encoding).isprintable()

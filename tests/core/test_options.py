@@ -1,0 +1,195 @@
+"""The options of a server, as values."""
+
+from __future__ import annotations
+
+import threading
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from support import in_thread
+
+from netkit.core.errors import UnknownEncodingError
+from netkit.core.options import FLAGS, Options, check_seconds
+
+
+def test_the_defaults_are_these() -> None:
+    assert Options()._asdict() == {
+        "profile": None,
+        "drain_timeout": 7.0,
+        "idle_timeout": None,
+        "read_timeout": None,
+        "write_timeout": None,
+        "handshake_timeout": 10.0,
+        "lifetime": None,
+        "min_rate": None,
+        "max_connections": None,
+        "when_full": "wait",
+        "refusal": None,
+        "max_connections_per_ip": None,
+        "max_connection_rate": None,
+        "allow": None,
+        "deny": None,
+        "tls": None,
+        "tls_cert": None,
+        "tls_key": None,
+        "tls_key_password": None,
+        "tls_client_ca": None,
+        "tls_sni": None,
+        "tls_alpn": (),
+        "starttls": False,
+        "encoding": "utf-8",
+        "max_line": 65536,
+        "max_message": 16 * 1024 * 1024,
+        "no_delay": True,
+        "keep_alive": True,
+        "handler_args": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("drain_timeout", 0),
+        ("drain_timeout", 1.5),
+        ("idle_timeout", None),
+        ("idle_timeout", 0.001),
+        ("encoding", "shift_jis"),
+        ("max_line", 1),
+        ("max_connections", 0),
+        ("when_full", "refuse"),
+        ("when_full", 2.5),
+        ("refusal", "full"),
+        ("max_connection_rate", 0.5),
+        ("max_message", 1),
+        ("max_message", None),
+        ("no_delay", False),
+        ("keep_alive", False),
+        ("handler_args", {"greeting": "hello"}),
+        ("handler_args", MappingProxyType({})),
+    ],
+)
+def test_an_option_that_is_given_is_kept_and_the_others_have_their_defaults(
+    name: str, value: Any
+) -> None:
+    options = Options(**{name: value})
+    assert getattr(options, name) == value
+    assert {**options._asdict(), name: None} == {**Options()._asdict(), name: None}
+
+
+def test_options_cannot_be_changed() -> None:
+    options = Options()
+    with pytest.raises(AttributeError):
+        options.max_line = 5  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        options.other = 5  # type: ignore[attr-defined]
+
+
+def test_options_are_taken_by_name_only() -> None:
+    with pytest.raises(TypeError):
+        Options(10.0)  # type: ignore[call-arg]
+
+
+def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(TypeError) as caught:
+        Options(max_lines=5)
+    assert str(caught.value) == (
+        "unknown option 'max_lines'; did you mean 'max_line'? The options are profile, "
+        "drain_timeout, idle_timeout, "
+        "read_timeout, write_timeout, handshake_timeout, lifetime, min_rate, max_connections, "
+        "when_full, refusal, max_connections_per_ip, max_connection_rate, allow, deny, tls, "
+        "tls_cert, tls_key, tls_key_password, tls_client_ca, tls_sni, tls_alpn, starttls, "
+        "encoding, max_line, max_message, no_delay, keep_alive, handler_args"
+    )
+
+
+TOO_LONG = threading.TIMEOUT_MAX * 2
+LONGEST = f"{threading.TIMEOUT_MAX:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "text"),
+    [
+        ("drain_timeout", -1, ValueError, "drain_timeout must be 0 or more seconds, not -1"),
+        ("drain_timeout", float("nan"), ValueError, "must be 0 or more seconds, not nan"),
+        ("drain_timeout", float("inf"), ValueError, "must be 0 or more seconds, not inf"),
+        ("drain_timeout", TOO_LONG, ValueError, f"drain_timeout must be at most {LONGEST} seconds"),
+        ("drain_timeout", None, TypeError, "drain_timeout must be a number of seconds, not None"),
+        ("drain_timeout", "1", TypeError, "drain_timeout must be a number of seconds, not '1'"),
+        ("drain_timeout", True, TypeError, "drain_timeout must be a number of seconds, not True"),
+        ("max_connections", -1, ValueError, "max_connections must be 0 or more connections"),
+        ("max_connections", True, TypeError, "max_connections must be a number of connections"),
+        ("max_connections_per_ip", "1", TypeError, "must be a number of connections, not '1'"),
+        ("max_connection_rate", 0, ValueError, "max_connection_rate must be more than 0 for each"),
+        ("max_connection_rate", "1", TypeError, "must be a number for each second, not '1'"),
+        ("min_rate", float("inf"), ValueError, "min_rate must be more than 0 for each second"),
+        ("when_full", "drop", ValueError, "when_full must be 'wait', 'refuse' or seconds to hold"),
+        ("when_full", -1, ValueError, "when_full must be 0 or more seconds, not -1"),
+        ("drain_timeout", 10**400, ValueError, "drain_timeout must be at most"),
+        ("min_rate", 10**400, ValueError, "min_rate must be more than 0 for each second"),
+        ("deny", "@/nowhere", FileNotFoundError, "deny: No such file or directory: '/nowhere'"),
+        ("refusal", b"no", TypeError, "refusal must be text, not of type bytes"),
+        (
+            "allow",
+            "10.0.0.0/33",
+            ValueError,
+            "allow: the prefix length must be from 0 to 32, not '33': 10.0.0.0/33",
+        ),
+        ("deny", 5, TypeError, "deny: a BlockList, a path or a list of rules, not 5"),
+        ("idle_timeout", 0, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
+        ("idle_timeout", "1", TypeError, "idle_timeout must be a number of seconds, not '1'"),
+        ("encoding", 5, TypeError, "an encoding is a str, not int"),
+        ("encoding", "utf9", UnknownEncodingError, "unknown encoding 'utf9'"),
+        ("max_line", 0, ValueError, "max_line must be at least 1 byte, not 0"),
+        ("max_line", 1.0, TypeError, "max_line must be a number of bytes, not 1.0"),
+        ("max_line", True, TypeError, "max_line must be a number of bytes, not True"),
+        ("max_message", 0, ValueError, "max_message must be at least 1 byte, not 0"),
+        ("max_message", "1", TypeError, "max_message must be a number of bytes, not '1'"),
+        ("no_delay", 1, TypeError, "no_delay must be True or False, not 1"),
+        ("keep_alive", None, TypeError, "keep_alive must be True or False, not None"),
+        ("handler_args", [], TypeError, "handler_args must be a mapping, not of type list"),
+    ],
+)
+def test_an_invalid_value_is_refused_and_named(
+    name: str, value: Any, kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        Options(**{name: value})
+    assert text in str(caught.value)
+
+
+def test_the_encoding_must_have_the_characters_of_a_refusal() -> None:
+    assert Options(refusal="\xfc", encoding="ascii").refusal == "\xfc"  # as Node writes it
+    with pytest.raises(ValueError, match="refusal cannot be written in us-ascii: '\xfc'"):
+        Options(refusal="\xfc", encoding="us-ascii")
+
+
+def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
+    check_seconds("time", threading.TIMEOUT_MAX)
+    condition = threading.Condition()
+
+    def notify() -> None:
+        with condition:
+            condition.notify()
+
+    with condition, in_thread(notify):
+        assert condition.wait(threading.TIMEOUT_MAX)
+
+
+def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments() -> None:
+    assert set(FLAGS) == set(Options._fields) - {"handler_args", "tls"}
+    for flag in FLAGS.values():
+        assert flag.help
+        assert flag.metavar
+
+
+def test_the_defaults_pass_their_own_checks() -> None:
+    for name, flag in FLAGS.items():
+        flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))
+
+
+def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> None:
+    assert "hunter2" not in repr(Options(handler_args={"password": "hunter2"}))
+    with pytest.raises(TypeError) as caught:
+        Options(handler_args="password=hunter2")
+    assert "hunter2" not in str(caught.value)

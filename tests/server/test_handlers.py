@@ -1,0 +1,582 @@
+"""The base class of handlers, and the three handlers that netkit comes with."""
+
+from __future__ import annotations
+
+import errno
+import io
+import random
+import re
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    client,
+    exchange,
+    exchange_and_fail,
+    exchange_much,
+    in_thread,
+    in_threads,
+    observed,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+    silent_log,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+from netkit.server.handlers import hex_dump
+
+# Handler
+
+
+class Recorder(netkit.Handler):
+    """Records its calls, and raises in the methods that `failing` names."""
+
+    calls: list[Any]
+    failing: frozenset[str] = frozenset()
+
+    def note(self, call: str, *details: Any) -> None:
+        self.calls.append((call, *details))
+        if call in self.failing:
+            raise RuntimeError(call)
+
+    def connected(self) -> None:
+        self.note("connected", self.conn.closed)
+
+    def received(self, data: Any) -> None:
+        self.note("received", data)
+
+    def closed(self) -> None:
+        self.note("closed", self.conn.closed)
+
+
+class OwnServer(netkit.Server):
+    room = "the hall"
+
+
+class Guest(netkit.Handler):
+    server: OwnServer  # type checkers accept the class of the program's server
+
+    def handle(self) -> None:
+        self.conn.end(self.server.room)
+
+
+def test_a_handler_may_annotate_its_server_with_a_class_of_the_program() -> None:
+    with OwnServer(("127.0.0.1", 0), Guest) as server:
+        server.start()
+        assert exchange(server, b"") == b"the hall"
+
+
+def recorder(*failing: str) -> tuple[type[Recorder], list[Any]]:
+    calls: list[Any] = []
+    members = {"calls": calls, "failing": frozenset(failing)}
+    return type("MadeRecorder", (Recorder,), members), calls
+
+
+def test_connected_received_and_closed_are_called_in_this_order() -> None:
+    handler, calls = recorder()
+    with serving(handler) as server:
+        assert exchange(server, b"hello") == b""
+    assert calls == [("connected", False), ("received", b"hello"), ("closed", True)]
+
+
+@pytest.mark.parametrize("failing", ["connected", "received", "closed"])
+def test_closed_is_called_once_whatever_fails(failing: str) -> None:
+    handler, calls = recorder(failing)
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
+        talk = exchange if failing == "closed" else exchange_and_fail
+        assert talk(server, b"hello") == b""
+    assert calls[-1] == ("closed", True)
+    assert [call[0] for call in calls].count("closed") == 1
+    assert [str(failure.error) for failure in failures] == [failing]
+
+
+def test_closed_is_called_after_a_failing_handle() -> None:
+    handler, calls = recorder()
+    failing = type("Failing", (handler,), {"handle": lambda self: self.note("handle") or 1 / 0})
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(failing) as server:
+        assert exchange_and_fail(server, b"hello") == b""
+    assert calls == [("connected", False), ("handle",), ("closed", True)]
+    assert isinstance(failures[0].error, ZeroDivisionError)
+
+
+def test_closed_is_called_when_the_client_resets() -> None:
+    handler, calls = recorder()
+    with observed(events.ClientFailed) as failures, serving(handler) as server:
+        with client(server) as sock:
+            wait_until(lambda: calls, "connected")
+            reset(sock)
+        wait_until(lambda: len(calls) == 2, "closed")
+        wait_until(lambda: failures, "the report")
+    assert calls == [("connected", False), ("closed", True)]
+    assert isinstance(failures[0].error, ConnectionResetError)
+
+
+def test_when_two_of_its_methods_fail_the_earlier_error_is_the_context_of_the_later() -> None:
+    handler, _ = recorder("received", "closed")
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
+        exchange_and_fail(server, b"hello")
+    (failure,) = failures
+    assert str(failure.error) == "closed"
+    assert str(failure.error.__context__) == "received"
+
+
+def test_closed_still_knows_the_addresses_and_the_counts() -> None:
+    facts: list[Any] = []
+
+    class Facts(netkit.EchoHandler):
+        def closed(self) -> None:
+            conn = self.conn
+            facts.append((conn.remote_port, conn.local_port, conn.bytes_read, conn.bytes_written))
+
+    with serving(Facts) as server:
+        with client(server) as sock:
+            port = sock.getsockname()[1]
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b"hello"
+        wait_until(lambda: facts, "closed")
+        assert facts == [(port, server.server_address[1], 5, 5)]
+
+
+def test_the_client_has_the_end_of_input_before_closed_is_done() -> None:
+    """A slow `closed` (a report, a database) is nothing that a client should wait for."""
+    go_on = threading.Event()
+
+    class Slow(netkit.Handler):
+        def connected(self) -> None:
+            self.conn.end("bye")
+
+        def closed(self) -> None:
+            assert go_on.wait(PATIENCE)
+
+    with serving(Slow) as server:
+        try:
+            assert exchange(server, b"") == b"bye"
+        finally:
+            go_on.set()
+
+
+def test_received_gets_text_after_set_encoding_with_no_character_cut() -> None:
+    handler, calls = recorder()
+
+    class Text(handler):  # type: ignore[valid-type, misc]
+        def connected(self) -> None:
+            self.conn.set_encoding("utf-8")
+            self.conn.write("?")
+
+    with serving(Text) as server, client(server) as sock:
+        assert sock.recv(1) == b"?"
+        for byte in "äöü".encode():
+            sock.sendall(bytes([byte]))
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == b""
+        wait_until(lambda: calls and calls[-1][0] == "closed", "closed")
+    assert "".join(call[1] for call in calls if call[0] == "received") == "äöü"
+    assert all(len(call[1]) for call in calls if call[0] == "received")
+
+
+def test_handle_may_be_overridden_and_then_reads_by_itself() -> None:
+    class Lines(netkit.Handler):
+        def handle(self) -> None:
+            for line in self.conn.lines():
+                self.conn.write(f"<{line}>")
+
+        def received(self, data: Any) -> None:
+            raise AssertionError("not called")
+
+    with serving(Lines) as server:
+        assert exchange(server, b"one\ntwo") == b"<one><two>"
+
+
+def test_a_handler_is_made_anew_for_each_client_and_knows_its_server() -> None:
+    made: list[netkit.Handler] = []
+
+    class Kept(netkit.Handler):
+        def connected(self) -> None:
+            made.append(self)
+            self.conn.write(str(self.server.server_address[1]))
+
+    with serving(Kept) as server:
+        port = str(server.server_address[1]).encode()
+        assert [exchange(server, b"") for _ in range(3)] == [port] * 3
+        assert len(set(map(id, made))) == 3
+        assert all(handler.server is server for handler in made)
+
+
+def test_the_methods_of_one_client_run_in_one_thread_named_after_it() -> None:
+    names: list[str] = []
+
+    class Named(netkit.Handler):
+        def connected(self) -> None:
+            names.append(threading.current_thread().name)
+
+        def received(self, data: Any) -> None:
+            names.append(threading.current_thread().name)
+
+        def closed(self) -> None:
+            names.append(threading.current_thread().name)
+            names.append(f"netkit-{self.conn.id} {self.conn.peer}")
+
+    with serving(Named) as server:
+        exchange(server, b"x")
+    assert len(names) == 4
+    assert len(set(names)) == 1
+
+
+def test_settings_are_attributes_of_the_class_and_a_server_gives_others() -> None:
+    class Fixed(netkit.Handler):
+        word = "default"
+
+        def connected(self) -> None:
+            self.conn.end(self.word)
+
+    with serving(Fixed) as server:
+        assert exchange(server, b"") == b"default"
+    with serving(Fixed, handler_args={"word": "given"}) as server:
+        assert exchange(server, b"") == b"given"
+    assert Fixed.word == "default"
+
+
+def test_a_handler_class_may_have_a_constructor_of_its_own() -> None:
+    class Own(netkit.Handler):
+        def __init__(self, conn: netkit.Connection, word: str, times: int = 2) -> None:
+            super().__init__(conn)
+            self.text = word * times
+
+        def connected(self) -> None:
+            self.conn.end(self.text)
+
+    with serving(Own, handler_args={"word": "ho"}) as server:
+        assert exchange(server, b"") == b"hoho"
+    with pytest.raises(TypeError, match=r"handler Own cannot be called: .*'word'"):
+        netkit.create_server(Own)
+
+
+# EchoHandler
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 65535, 65536, 65537, 3_000_000])
+def test_echo_returns_every_byte(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    with serving(netkit.EchoHandler) as server:
+        assert exchange_much(server, data) == data
+
+
+def test_echo_answers_while_the_client_is_still_sending() -> None:
+    with serving(netkit.EchoHandler) as server, client(server) as sock:
+        for number in range(50):
+            message = b"%d\0\n\xff" % number
+            sock.sendall(message)
+            assert receive_exactly(sock, len(message)) == message
+
+
+def test_echo_returns_bytes_that_are_invalid_in_the_encoding_of_the_server() -> None:
+    data = "äöü\r\n\x00€".encode("utf-16") + b"\xff\xfe\xed\xa0\x80"
+    with serving(netkit.EchoHandler, encoding="ascii") as server:
+        assert exchange(server, data) == data
+
+
+# LoggerHandler
+
+
+def logged(data: bytes, *, style: str = "text", **options: Any) -> tuple[bytes, list[str]]:
+    """What the logger writes when a client sends `data` and leaves, and its reports."""
+    output = io.BytesIO()
+    settings = {"style": style, "output": output}
+    with observed(events.Report) as reports:
+        with serving(netkit.LoggerHandler, handler_args=settings, **options) as server:
+            assert exchange(server, data) == b""
+    return output.getvalue(), [report.text for report in reports]
+
+
+def test_logger_reports_each_client_that_comes_and_leaves_with_counts_and_duration() -> None:
+    _, reports = logged(b"hello\n")
+    first, last = reports
+    assert re.fullmatch(r"got connection from 127\.0\.0\.1:\d+", first)
+    address = first.removeprefix("got connection from ")
+    ending = r" closed: 6 bytes received, 0 sent, \d\.\d s"
+    assert re.fullmatch(re.escape(address) + ending, last)
+
+
+def test_logger_reports_a_client_that_resets_as_any_other() -> None:
+    output = io.BytesIO()
+    with observed(events.Report, events.HandlerFailed) as reports:
+        with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+            with client(server) as sock:
+                sock.sendall(b"one\ntwo")
+                wait_until(output.getvalue, "the line")
+                reset(sock)
+            wait_until(lambda: len(reports) == 2, "the report")
+    assert output.getvalue() == b"one\n"
+    assert " closed: 7 bytes received" in reports[1].text
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"hello\n", b"hello\n"),
+        (b"a\nb\n", b"a\nb\n"),
+        (b"no newline at the end", b"no newline at the end\n"),
+        (b"\n\n", b"\n\n"),
+        (b"dos\r\n", b"dos\n"),
+        (b"two\r\r\n", b"two\\r\n"),
+        (b"over\rwritten\n", b"over\\rwritten\n"),
+        (b"nul\0\n", b"nul\\x00\n"),
+        (b"\x1b[2J\x1b]0;title\x07\n", b"\\x1b[2J\\x1b]0;title\\x07\n"),
+        (b"\x9b31m \xff\xfe\n", b"\\x9b31m \\xff\\xfe\n"),
+        (b"back\\slash \\n\n", b"back\\\\slash \\\\n\n"),
+        ("grüße €\n".encode(), "grüße €\n".encode()),
+        ("\u0085next\u2028line\n".encode(), b"\\u0085next\\u2028line\n"),
+        ("\u202egnp.exe\n".encode(), b"\\u202egnp.exe\n"),
+        (b"tab\tbed\n", b"tab\\tbed\n"),
+        (b"\xed\xa0\x80\n", b"\\xed\\xa0\\x80\n"),
+    ],
+)
+def test_logger_shows_each_line_as_one_line_that_commands_nothing(
+    sent: bytes, shown: bytes
+) -> None:
+    output, _ = logged(sent)
+    assert output == shown
+
+
+def test_no_bytes_can_forge_a_line_of_the_log() -> None:
+    generator = random.Random(3)
+    data = bytes(range(256)) * 4 + generator.randbytes(20_000)
+    output, _ = logged(data)
+    assert output.count(b"\n") == data.count(b"\n") + (not data.endswith(b"\n"))
+    assert all(line.isprintable() for line in output.decode().split("\n"))
+
+
+def test_logger_decodes_lines_with_the_servers_encoding() -> None:
+    text = "grüße\r\n\x1b\nend"
+    output, _ = logged(text.encode("utf-16-le"), encoding="utf16le")
+    assert output == "grüße\n\\x1b\nend\n".encode()
+    output, _ = logged("grüße\n".encode("latin-1"), encoding="latin1")
+    assert output == "grüße\n".encode()
+
+
+def test_logger_reports_a_line_that_is_too_long_and_goes_on_with_the_next() -> None:
+    output, reports = logged(b"one\n" + b"x" * 5000 + b"\ntwo\n", max_line=100)
+    assert output == b"one\ntwo\n"
+    assert len(reports) == 3
+    skipped = r"127.0.0.1:\d+: line longer than 100 bytes \(max_line\); it is skipped"
+    assert re.fullmatch(skipped, reports[1])
+
+
+def test_logger_reports_a_line_too_long_once_however_long_it_is() -> None:
+    output, reports = logged(b"x" * 1_000_000, max_line=100)
+    assert output == b""
+    assert len(reports) == 3
+    assert "1000000 bytes received" in reports[2]
+
+
+def test_logger_shows_an_interrupted_character_at_the_end_as_its_bytes() -> None:
+    output, _ = logged("€".encode()[:2])
+    assert output == b"\\xe2\\x82\n"
+
+
+def test_logger_writes_raw_bytes_as_they_are() -> None:
+    data = bytes(range(256)) * 1000
+    output, reports = logged(data, style="raw")
+    assert output == data
+    assert len(reports) == 2
+
+
+def test_logger_writes_a_hex_dump_whose_offsets_run_through() -> None:
+    output = io.BytesIO()
+    settings = {"style": "hex", "output": output}
+    with serving(netkit.LoggerHandler, handler_args=settings) as server, client(server) as sock:
+        sock.sendall(b"\x00\x1b[A|\\hello")
+        wait_until(output.getvalue, "the first line")
+        sock.sendall(bytes(range(0x60, 0x80)))
+        wait_until(lambda: output.getvalue().count(b"\n") == 3, "the other lines")
+    assert output.getvalue().decode().splitlines() == [
+        "00000000  00 1b 5b 41 7c 5c 68 65 6c 6c 6f                 |..[A|\\hello|",
+        "0000000b  60 61 62 63 64 65 66 67 68 69 6a 6b 6c 6d 6e 6f  |`abcdefghijklmno|",
+        "0000001b  70 71 72 73 74 75 76 77 78 79 7a 7b 7c 7d 7e 7f  |pqrstuvwxyz{|}~.|",
+    ]
+
+
+def test_a_hex_dump_holds_every_byte_and_is_printable() -> None:
+    data = bytes(range(256))
+    lines = hex_dump(data, 256).decode().splitlines()
+    assert b"".join(bytes.fromhex(line[10:57]) for line in lines) == data
+    assert all(line.isprintable() for line in lines)
+    assert hex_dump(b"", 0) == b""
+
+
+def test_the_lines_of_many_clients_do_not_mix() -> None:
+    class Dawdling(io.BytesIO):
+        def write(self, data: Any) -> int:
+            for part in (data[:9], data[9:]):
+                time.sleep(0)  # so that another thread may come in between
+                super().write(part)
+            return len(data)
+
+    output = Dawdling()
+    with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+
+        def send(letter: str) -> None:
+            exchange(server, f"{letter * 50}\n".encode() * 200)
+
+        in_threads(send, [(letter,) for letter in "abcdefgh"])
+    lines = output.getvalue().decode().splitlines()
+    assert sorted(lines) == sorted(letter * 50 for letter in "abcdefgh" for _ in range(200))
+
+
+class Blocked(io.BytesIO):
+    """Its writes wait for `may_go_on`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+
+    def write(self, data: Any) -> int:
+        self.began.set()
+        assert self.may_go_on.wait(PATIENCE)
+        return super().write(data)
+
+
+def test_a_slow_output_delays_no_write_to_another_one() -> None:
+    slow, other = Blocked(), io.BytesIO()
+    with serving(netkit.LoggerHandler, handler_args={"output": slow}) as first:
+        with in_thread(exchange, first, b"one\n"):
+            assert slow.began.wait(PATIENCE)
+            with serving(netkit.LoggerHandler, handler_args={"output": other}) as second:
+                exchange(second, b"two\n")
+                wait_until(other.getvalue)
+            slow.may_go_on.set()
+    assert (slow.getvalue(), other.getvalue()) == (b"one\n", b"two\n")
+
+
+class Short(io.RawIOBase):
+    """Takes three bytes at a time, as a file without a buffer may."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def write(self, data: Any) -> int:
+        self.taken += data[:3]
+        return len(data[:3])
+
+
+def test_an_output_that_takes_a_part_is_given_the_rest() -> None:
+    output = Short()
+    with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+        exchange(server, b"a longer line\nand another one\n")
+    assert output.taken == b"a longer line\nand another one\n"
+
+
+def test_an_output_that_returns_no_count_has_taken_everything() -> None:
+    class Plain:
+        def write(self, data: bytes) -> None:
+            written.append(data)
+
+        def flush(self) -> None:
+            pass
+
+    written: list[bytes] = []
+    with serving(netkit.LoggerHandler, handler_args={"output": Plain()}) as server:
+        exchange(server, b"hello\n")
+    assert written == [b"hello\n"]
+
+
+def block(output: io.RawIOBase, data: bytes) -> None:
+    """As a file that does not block, and takes nothing."""
+
+
+def be_full(output: io.RawIOBase, data: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("write", "number"), [(block, errno.EAGAIN), (be_full, errno.ENOSPC)])
+def test_an_error_of_the_output_is_one_of_the_handler(write: Any, number: int) -> None:
+    output = type("Failing", (io.RawIOBase,), {"write": write})()
+    with silent_log(), observed(events.HandlerFailed) as failures:
+        with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+            exchange_and_fail(server, b"hello\n")
+            wait_until(lambda: failures, "the failure")
+    assert failures[0].error.errno == number
+
+
+def test_logger_writes_to_standard_output_by_default(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    with serving(netkit.LoggerHandler) as server:
+        exchange(server, b"hello\n")
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out == b"hello\n"
+
+
+# GreeterHandler
+
+
+def test_greeter_greets_the_client_by_its_address_and_ends() -> None:
+    with serving(netkit.GreeterHandler) as server, client(server) as sock:
+        port = sock.getsockname()[1]
+        expected = f"Hello, 127.0.0.1:{port}!\nThis is netkit.\nGoodbye.\n"
+        assert receive_all(sock) == expected.encode()
+
+
+def test_greeter_sends_each_line_as_one_write() -> None:
+    writes: list[Any] = []
+
+    class Fake:
+        remote_address, remote_port = "::1", 5
+
+        def write(self, data: str) -> None:
+            writes.append(data)
+
+        def end(self) -> None:
+            writes.append("end")
+
+    handler: Any = netkit.GreeterHandler
+    handler(Fake(), greeting="{address} {port}\ntwo\nthree").connected()
+    assert writes == ["::1 5\n", "two\n", "three", "end"]
+
+
+@pytest.mark.parametrize(
+    ("greeting", "greeted"),
+    [
+        ("", ""),
+        ("hi", "hi"),
+        ("{port} {unknown} {} {0} %s {address}", "PORT {unknown} {} {0} %s 127.0.0.1"),
+        ("grüße\n€\n", "grüße\n€\n"),
+    ],
+)
+def test_the_greeting_is_a_setting(greeting: str, greeted: str) -> None:
+    with serving(netkit.GreeterHandler, handler_args={"greeting": greeting}) as server:
+        with client(server) as sock:
+            port = str(sock.getsockname()[1])
+            assert receive_all(sock).decode() == greeted.replace("PORT", port)
+
+
+def test_the_whole_greeting_arrives_though_the_client_talks_over_it() -> None:
+    greeting = "so much to say\n" * 20_000
+    with serving(netkit.GreeterHandler, handler_args={"greeting": greeting}) as server:
+        with client(server) as sock:
+            sock.sendall(b"not listening " * 1000)
+            assert receive_all(sock) == greeting.encode()
+
+
+# Settings
+
+
+@pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])
+def test_an_unknown_setting_is_refused_before_a_client_comes(name: str) -> None:
+    with pytest.raises(TypeError, match=f"EchoHandler has no setting '{name}'"):
+        netkit.create_server(netkit.EchoHandler, handler_args={name: 1})
+
+
+def test_an_unknown_style_is_refused_before_a_client_comes() -> None:
+    with pytest.raises(TypeError, match="style must be text, hex or raw, not 'foo'"):
+        netkit.create_server(netkit.LoggerHandler, handler_args={"style": "foo"})

@@ -1,0 +1,1073 @@
+"""Limits of a whole server: who is kept out and how, and clients that are too slow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from secure import contexts
+from support import (
+    PATIENCE,
+    ROOT,
+    Program,
+    client,
+    exchange,
+    in_thread,
+    in_threads,
+    observed,
+    receive_all,
+    receive_exactly,
+    serving,
+    tcp_pair,
+    wait_until,
+)
+
+import netkit
+from netkit.cli import main
+from netkit.core import events
+from netkit.core.options import TimeLimits
+from netkit.process.semaphore import SharedPlaces
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+
+def echo(conn: netkit.Connection) -> None:
+    for data in conn:
+        conn.write(data)
+
+
+HANDLERS = [netkit.EchoHandler, echo, Echo]
+
+
+def answers(sock: socket.socket) -> bool:
+    sock.sendall(b"x")
+    return receive_exactly(sock, 1) == b"x"
+
+
+def is_silent(sock: socket.socket) -> bool:
+    sock.settimeout(0.1)
+    try:
+        return sock.recv(1) == b"none is expected"
+    except TimeoutError:
+        return True
+    finally:
+        sock.settimeout(PATIENCE)
+
+
+# How many
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_when_it_is_full_the_next_client_waits_until_one_leaves(handler: Any) -> None:
+    with observed(events.Refusing) as told:
+        with serving(handler, max_connections=2) as server:
+            with client(server) as first, client(server) as second:
+                assert answers(first)
+                assert answers(second)
+                with client(server) as third:
+                    third.sendall(b"x")
+                    assert is_silent(third)
+                    assert server.connection_count == 2
+                    first.close()
+                    assert receive_exactly(third, 1) == b"x"
+            assert server.refused_count == 0
+    assert told == [events.Refusing("max_connections", "", True)]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_when_it_is_full_the_next_client_may_be_refused_with_a_message(handler: Any) -> None:
+    options = {"max_connections": 1, "when_full": "refuse", "refusal": "come again\n"}
+    with observed(events.ClientRefused) as refused, serving(handler, **options) as server:
+        with client(server) as first:
+            assert answers(first)
+            for _ in range(3):
+                with client(server) as second:
+                    second.sendall(b"what it has to say " * 1000)
+                    assert receive_all(second) == b"come again\n"
+            assert server.refused_count == 3
+            assert answers(first)
+        wait_until(lambda: exchange(server, b"x") == b"x", "a free place")
+    assert {event.reason for event in refused} == {"max_connections"}
+    assert refused[0].local == (*server.server_address, "IPv4")
+
+
+def test_a_refusal_is_written_in_the_encoding_of_the_server() -> None:
+    options = {"max_connections": 0, "when_full": "refuse", "refusal": "66756c6c"}
+    with serving(netkit.EchoHandler, encoding="hex", **options) as server:
+        assert exchange(server, b"") == b"full"
+        with pytest.raises(ValueError, match="refusal cannot be written in us-ascii: '\xfc'"):
+            server.configure(refusal="\xfc", encoding="us-ascii")
+        server.configure(refusal="b\xfcsy", encoding="latin-1")
+        assert exchange(server, b"") == b"b\xfcsy"
+
+
+YEARS = 1e9  # seconds: more than poll(2) can wait for at once
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_limits_of_years_are_kept_like_any_other(handler: Any) -> None:
+    limits = {"idle_timeout": YEARS, "read_timeout": YEARS, "write_timeout": YEARS}
+    limits |= {"lifetime": YEARS, "drain_timeout": YEARS, "min_rate": 5e-324}
+    with serving(handler, max_connections=1, when_full=YEARS, **limits) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"x")
+            assert is_silent(second)
+            first.close()
+            assert receive_exactly(second, 1) == b"x"
+
+
+def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
+    options = {"max_connections": 1, "when_full": 0.2, "refusal": "full"}
+    with serving(netkit.EchoHandler, **options) as server, client(server) as first:
+        assert answers(first)
+        with client(server) as second:
+            assert receive_all(second) == b"full"
+        server.configure(when_full=60.0)
+        with client(server) as third, client(server) as fourth:
+            wait_until(lambda: len(server._anteroom.held) == 2)
+            server.configure(when_full=0.0)
+            with client(server) as fifth:
+                assert receive_all(fifth) == b"full"
+            first.close()
+            assert answers(third)
+            third.close()
+            assert answers(fourth)
+
+
+def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a signal handler stops the server just then."""
+    with serving(echo, max_connections=1, when_full=60.0) as server:
+        enter = server._admission.enter
+
+        def enter_late(wanted: bool = False) -> bool:
+            entered = enter(wanted)
+            if entered:
+                for guest in server._anteroom.close():
+                    guest.request.close()
+            return entered
+
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            wait_until(lambda: server._anteroom.held)
+            monkeypatch.setattr(server._admission, "enter", enter_late)
+            first.close()
+            assert receive_all(second) == b""
+        monkeypatch.undo()
+        assert exchange(server, b"x") == b"x"
+
+
+def test_more_than_can_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netkit.server.overflow.MAX_HELD", 0)
+    with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
+        with client(server) as sock:
+            assert receive_all(sock) == b""
+
+
+def test_a_held_client_is_served_by_a_stop_if_there_is_a_place() -> None:
+    with serving(netkit.EchoHandler, max_connections=1, when_full=60.0) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"late")
+            wait_until(lambda: server._anteroom.held)
+            with in_thread(server.stop):
+                assert receive_all(first) == b""
+                first.close()
+                assert receive_all(second) == b"late"
+
+
+def test_a_held_client_sees_the_end_when_the_server_is_closed() -> None:
+    with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
+        with client(server) as sock:
+            wait_until(lambda: server._anteroom.held)
+            server.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert receive_all(sock) == b""
+
+
+def test_a_client_in_the_queue_of_a_full_server_is_served_when_it_stops() -> None:
+    with serving(netkit.EchoHandler, max_connections=1) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            second.sendall(b"late")
+            with in_thread(server.stop):
+                assert receive_all(first) == b""
+                first.close()
+                assert receive_all(second) == b"late"
+
+
+def test_a_suspended_server_that_stops_does_not_serve_queued_clients() -> None:
+    with serving(netkit.EchoHandler) as server:
+        server.suspend()
+        with client(server):
+            assert server.stop() == (0, 0)
+
+
+def test_the_limit_is_exact_under_a_crowd() -> None:
+    most = []
+    lock = threading.Lock()
+    inside = 0
+
+    def handler(conn: netkit.Connection) -> None:
+        nonlocal inside
+        with lock:
+            inside += 1
+            most.append(inside)
+        conn.write(conn.read(1))
+        with lock:
+            inside -= 1
+
+    with serving(handler, max_connections=3) as server:
+
+        def come() -> None:
+            for _ in range(20):
+                assert exchange(server, b"x") == b"x"
+
+        in_threads(come, [()] * 8)
+    assert max(most) <= 3
+    assert len(most) == 160
+
+
+def test_a_new_limit_counts_at_once_and_harms_nobody() -> None:
+    with serving(netkit.EchoHandler, max_connections=1) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            server.configure(max_connections=2)
+            assert answers(second)
+            server.configure(max_connections=1)
+            assert answers(first)
+            assert answers(second)
+        with pytest.raises(ValueError, match="max_connections must be 0 or more"):
+            server.configure(max_connections=-1)
+        with pytest.raises(TypeError, match="unknown option 'max'"):
+            server.configure(max=1)
+        server.configure(max_connections=None)
+        assert exchange(server, b"x") == b"x"
+
+
+def test_a_suspended_server_accepts_nobody_until_it_goes_on() -> None:
+    with serving(netkit.EchoHandler, max_connections=5, when_full="refuse") as server:
+        with client(server) as first:
+            assert answers(first)
+            server.suspend()
+            with client(server) as second:
+                second.sendall(b"x")
+                assert is_silent(second)
+                assert answers(first)
+                server.resume()
+                assert receive_exactly(second, 1) == b"x"
+
+
+def test_a_place_that_is_free_just_after_there_was_none_costs_nobody_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = SharedPlaces(1)
+    server = netkit.create_server(echo, max_connections=1)
+    server.share_places(places)
+    enter, failures = server._admission.enter, []
+
+    def enter_too_early(wanted: bool = False) -> bool:
+        entered = enter(wanted)
+        if not (entered or failures):
+            failures.append(1)
+            places.give_back()  # as another process does
+        return entered
+
+    monkeypatch.setattr(server._admission, "enter", enter_too_early)
+    monkeypatch.setattr(server._admission, "must_wait", lambda: False)  # as just before that
+    assert places.take()
+    with contextlib.closing(places), server.listen(0, "127.0.0.1"):
+        with client(server) as sock:
+            assert answers(sock)
+        server.stop()
+    assert (failures, server.refused_count) == ([1], 0)
+
+
+class CountsWaits(netkit.Server):
+    waits = 0
+
+    def _wait_for_client(self, *arguments: Any) -> bool:
+        self.waits += 1
+        return super()._wait_for_client(*arguments)
+
+
+def test_a_suspended_server_that_shares_places_waits_without_looking_at_them() -> None:
+    places = SharedPlaces(1)
+    server = CountsWaits(None, netkit.EchoHandler, max_connections=1)
+    server.share_places(places)
+    with contextlib.closing(places), server.listen(0, "127.0.0.1"):
+        server.suspend()
+        with client(server) as sock:
+            sock.sendall(b"x")
+            assert is_silent(sock)
+            assert server.waits <= 5
+            server.resume()
+            assert receive_exactly(sock, 1) == b"x"
+        server.stop()
+
+
+@pytest.mark.parametrize("when", ["wait", 60.0])
+def test_handle_request_keeps_the_limits(when: Any) -> None:
+    with CountsWaits(("127.0.0.1", 0), echo, max_connections=1, when_full=when) as server:
+        with client(server) as first, client(server) as second:
+            second.sendall(b"x")
+            server.handle_request()
+            assert answers(first)
+            server.timeout = 0.2
+            server.handle_request()
+            assert server.connection_count == 1
+            assert server.waits <= 5
+            first.close()
+            server.wait_for_connections(0)
+            server.timeout = None if when == "wait" else 0.2
+            server.handle_request()
+            assert receive_exactly(second, 1) == b"x"
+
+
+def test_one_can_wait_for_connections() -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert server.wait_for_connections(0)
+        assert not server.wait_for_connections(1, timeout=0.01)
+        results: list[bool] = []
+        with in_thread(lambda: results.append(server.wait_for_connections(2, PATIENCE))):
+            wait_until(lambda: server._connections._changed._waiters)
+            with client(server), client(server):
+                wait_until(lambda: results == [True])
+        assert server.wait_for_connections(0, PATIENCE)
+        for count, timeout, text in [
+            (-1, None, "count must be 0 or more connections, not -1"),
+            (1, float("nan"), "timeout must be 0 or more seconds, not nan"),
+            (1, 1e12, "timeout must be at most"),
+        ]:
+            with pytest.raises(ValueError, match=text):
+                server.wait_for_connections(count, timeout)
+
+
+def test_options_of_the_handler_and_of_the_sockets_change_for_new_clients() -> None:
+    def handler(conn: netkit.Connection, greeting: str) -> None:
+        conn.write(greeting)
+        conn.read()
+
+    options = (socket.TCP_NODELAY, socket.IPPROTO_TCP), (socket.SO_KEEPALIVE, socket.SOL_SOCKET)
+
+    def seen() -> list[bool]:
+        with client(server) as sock:
+            assert receive_exactly(sock, 5) == greeting.encode()
+            (conn,) = server.connections
+            found = [bool(conn.socket.getsockopt(level, option)) for option, level in options]
+        server.wait_for_connections(0)
+        return found
+
+    greeting = "hello"
+    with serving(handler, handler_args={"greeting": greeting}) as server:
+        assert seen() == [True, True]
+        greeting = "howdy"
+        server.configure(handler_args={"greeting": greeting}, no_delay=False, keep_alive=False)
+        assert seen() == [False, False]
+        with pytest.raises(TypeError, match="cannot serve a client"):
+            server.configure(handler_args={"colour": "red"}, no_delay=True)
+        assert seen() == [False, False]
+    server.configure(no_delay=True)  # it is closed, and may listen again
+    netkit.create_server(netkit.EchoHandler).configure(no_delay=False)
+
+
+def test_a_handler_class_that_checks_its_settings_holds_no_lock_meanwhile() -> None:
+    """Another thread may change the server in the middle of it, and neither change is lost."""
+    checked: list[object] = []
+
+    class Checking(netkit.EchoHandler):
+        setting = 0
+
+        @classmethod
+        def check_settings(cls, settings: Mapping[str, object]) -> None:
+            checked.append(dict(settings))
+            if len(checked) == 3:  # not the server's first look at them, which is in no hurry
+                with in_thread(lambda: server.configure(max_line=10)):
+                    pass
+
+    server = netkit.create_server(Checking)
+    server.configure(handler_args={"setting": 1})
+    assert len(checked) == 2
+    server.configure(handler_args={"setting": 2}, deny=iter(["10.0.0.0/8"]))
+    assert server._options.handler_args == {"setting": 2}
+    assert server._options.max_line == 10
+    assert server._options.deny is not None
+    assert "10.1.2.3" in server._options.deny
+    del checked[:2]
+    server.RequestHandlerClass = Checking
+    assert server.RequestHandlerClass is Checking
+
+
+def test_of_two_changes_at_once_none_is_lost() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+
+    def change(name: str, values: range) -> None:
+        for value in values:
+            server.configure(**{name: value})
+            assert getattr(server._options, name) == value
+
+    names = ("max_line", "max_message", "max_connections", "max_connections_per_ip")
+    in_threads(change, [(name, range(1, 200)) for name in names])
+
+
+# The places of those who are being closed
+
+
+class Lines(netkit.Handler):
+    def handle(self) -> None:
+        while line := self.conn.readline():
+            self.conn.write(line)
+
+
+class BareLines(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            self.wfile.write(line)
+
+
+def lines(conn: netkit.Connection) -> None:
+    for line in conn.lines():
+        conn.write(line)
+
+
+def one_line(conn: netkit.Connection) -> None:
+    with conn:
+        conn.write(conn.readline())
+
+
+def too_early(conn: netkit.Connection) -> None:
+    with conn.corked():
+        conn.write(b"x" * 60_000)
+    raise OSError("it has changed its mind")
+
+
+CLOSING = {
+    "silent": (lines, b"", {"idle_timeout": 0.1}),
+    "silent, Handler": (Lines, b"", {"idle_timeout": 0.1}),
+    "silent, socketserver": (BareLines, b"", {"idle_timeout": 0.1}),
+    "half a line": (lines, b"x", {"read_timeout": 0.1}),
+    "old": (lines, b"", {"lifetime": 0.1}),
+    "a line that is too long": (lines, b"x" * 200_000, {"max_line": 100}),
+    "answered": (one_line, b"x\n", {}),
+    "the handler raises": (too_early, b"", {}),
+    "TLS, silent": (lines, b"", {"handshake_timeout": 0.1, "tls": True}),
+    "TLS, half a hello": (lines, b"\x16\x03\x01\x02", {"handshake_timeout": 0.1, "tls": True}),
+    "TLS, plain text": (lines, b"GET / HTTP/1.1\r\n\r\n", {"tls": True}),
+}
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_ip", "shared"])
+@pytest.mark.parametrize("case", CLOSING)
+def test_the_place_of_a_client_that_is_over_is_free_at_once(
+    case: str, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 1000.0)
+    handler, data, limits = CLOSING[case]
+    options: dict[str, Any] = {**limits, limit: 1}
+    if "tls" in limits:
+        options["tls"] = contexts()[0]
+    with contextlib.ExitStack() as stack:
+        if options.pop("shared", None):
+            places = SharedPlaces(1)
+            stack.callback(places.close)
+        server = stack.enter_context(serving(handler, drain_timeout=0, **options))
+        if limit == "shared":
+            server.share_places(places)
+        served = stack.enter_context(observed(events.ConnectionOpened))
+        for number in range(1, 4):  # each stays connected and says no more
+            sock = stack.enter_context(client(server))
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data)
+            wait_until(lambda number=number: len(served) == number, "a place")
+            if limit == "max_connections_per_ip":  # who comes too early is refused
+                wait_until(lambda: not server._admission._of_network, "a share")
+
+
+@pytest.mark.parametrize("handler", [one_line, Lines])
+def test_more_than_are_closed_at_a_time_end_the_oldest_close(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 1000.0)
+    monkeypatch.setattr("netkit.server.admission.MAX_LINGERING", 2)
+    options: dict[str, Any] = {"max_connections": 1, "max_line": 100, "drain_timeout": 0}
+    with observed(events.ConnectionClosed) as closed, contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(handler, **options))
+        peers = []
+        for number in range(5):
+            sock = stack.enter_context(client(server))
+            peers.append("{}:{}".format(*sock.getsockname()))
+            sock.sendall(b"x\n" if handler is one_line else b"x\n" + b"x" * 200)
+            wait_until(lambda number=number: len(closed) >= number - 2)
+            wait_until(lambda: not server._admission._taken)
+        wait_until(lambda: len(closed) == 3)
+        assert [event.peer for event in closed] == peers[:3]
+        assert server.connection_count == 2
+        assert server._admission.enter()
+
+
+def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.admission.MAX_LINGERING", 1)
+    go_on, at_work = threading.Event(), []
+
+    def works_on(conn: netkit.Connection) -> None:
+        conn.close()
+        at_work.append(conn)
+        go_on.wait()
+
+    with serving(works_on, max_connections=1) as server, contextlib.ExitStack() as stack:
+        stack.callback(go_on.set)
+        for _ in range(3):
+            stack.enter_context(client(server)).shutdown(socket.SHUT_WR)
+        wait_until(lambda: len(at_work) == 2)
+        assert not server._admission.enter()
+        go_on.set()
+        wait_until(lambda: len(at_work) == 3)
+
+
+# Who
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_client_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) -> None:
+    with observed() as seen, serving(handler, deny="127.0.0.0/8", refusal="no") as server:
+        for _ in range(3):
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+        assert server._threads == []
+        assert server.refused_count == 3
+        server.configure(deny=None)
+        assert exchange(server, b"x") == b"x"
+    assert sum(isinstance(event, events.Refusing) for event in seen) == 1
+
+
+def test_a_thread_that_takes_the_next_client_judges_it_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(b"?")
+        gate.wait(PATIENCE)
+
+    with serving(handler) as server, client(server) as first:
+        assert first.recv(1) == b"?"
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
+        acceptor.wake()
+        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
+        monkeypatch.setattr(server._admission, "_wake", lambda: None)
+        denied = netkit.BlockList(["0.0.0.0/0"])
+        server._admission.configure(server._options._replace(deny=denied))
+        with client(server) as second:
+            first.shutdown(socket.SHUT_WR)
+            gate.set()
+            assert receive_all(second) == b""
+        assert server.refused_count == 1
+
+
+@pytest.mark.parametrize("accepts_alone", [False, True])
+def test_a_client_that_cannot_be_registered_gives_its_place_back(
+    accepts_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
+        if accepts_alone:
+            monkeypatch.setattr(server, "_take_next", lambda _: None)
+        assert exchange(server, b"x") == b"x"
+        note, failed = server._connection, threading.Event()
+
+        def fail(*arguments: Any) -> Any:
+            if failed.is_set():
+                return note(*arguments)
+            failed.set()
+            raise MemoryError
+
+        monkeypatch.setattr(server, "_connection", fail)
+        with client(server) as sock, contextlib.suppress(ConnectionResetError):
+            assert receive_all(sock) == b""
+        assert exchange(server, b"x") == b"x"
+        assert server._admission._taken <= 1
+
+
+def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> Any:
+        raise KeyboardInterrupt
+
+    server = netkit.create_server(netkit.EchoHandler, max_connections=1)
+    monkeypatch.setattr(server, "get_request", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        server._accept_one()
+    assert not server._admission._taken
+
+
+def test_refused_clients_are_counted_in_an_event_before_the_server_has_stopped() -> None:
+    with observed(events.Refused, events.Stopped) as told:
+        with serving(netkit.EchoHandler, deny=["127.0.0.1"]) as server:
+            for _ in range(3):
+                assert exchange_or_end(server) == b""
+    assert [event[:2] for event in told] == [("deny", 3), (0, 0)]
+
+
+def test_a_client_on_the_list_is_not_held_either() -> None:
+    options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
+    with serving(netkit.EchoHandler, **options) as server:
+        assert exchange_or_end(server) == b""
+
+
+def test_one_address_has_its_share_only() -> None:
+    options = {"max_connections_per_ip": 2, "refusal": "enough"}
+    with serving(netkit.EchoHandler, **options) as server:
+        with client(server) as first, client(server) as second:
+            assert answers(first)
+            assert answers(second)
+            with client(server) as third:
+                assert receive_all(third) == b"enough"
+            with socket.socket() as elsewhere:
+                elsewhere.settimeout(PATIENCE)
+                elsewhere.bind(("127.0.0.2", 0))
+                elsewhere.connect(server.server_address)
+                assert answers(elsewhere)
+            first.close()
+            server.wait_for_connections(1)
+            wait_until(lambda: server._admission._of_network.get("127.0.0.1") == 1)
+            with client(server) as fourth:
+                assert answers(fourth)
+
+
+def test_one_address_comes_so_often_only() -> None:
+    with serving(netkit.EchoHandler, max_connection_rate=2, refusal="slowly") as server:
+        assert [exchange(server, b"x") for _ in range(3)] == [b"x", b"x", b"slowly"]
+
+
+class Rotating(netkit.Handler):
+    output: Any = None
+
+
+def test_a_setting_of_the_handler_that_can_be_reopened_is_reopened_by_a_reload() -> None:
+    calls: list[str] = []
+
+    class Output:
+        def reopen(self) -> None:
+            calls.append("reopen")
+            if len(calls) > 1:
+                raise RuntimeError("of the output")
+
+    with observed(events.SettingsReloaded, events.SettingsKept) as told:
+        with serving(Rotating, handler_args={"output": Output()}) as server:
+            assert server.can_reload
+            assert server.reload()
+            assert not server.reload()
+    assert calls == ["reopen", "reopen"]
+    assert told[0] == events.SettingsReloaded("the setting 'output'", None, None)
+    assert isinstance(told[1].error, RuntimeError)
+
+
+def test_lists_are_read_again_and_a_bad_one_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "deny"
+    path.write_text("127.0.0.0/8\n")
+    kinds = (events.ListLoaded, events.SettingsReloaded, events.SettingsKept)
+    with observed(*kinds) as told:
+        with serving(netkit.EchoHandler, deny=path, allow=["::/0"]) as server:
+            assert server.can_reload
+            assert exchange_or_end(server) == b""
+            path.write_text("127.0.0.0/88\n")
+            assert not server.reload()
+            assert exchange_or_end(server) == b""
+            path.write_text("10.0.0.0/8\n")
+            assert server.reload()
+            assert exchange(server, b"x") == b"x"
+            path.write_text("10.0.0.0/8\n10.0.0.1\n")
+            assert server.reload()
+    assert told.pop(0) == events.ListLoaded("deny", 1, str(path))
+    assert isinstance(told.pop(0), events.SettingsKept)
+    assert told == [
+        events.SettingsReloaded("the list 'deny'", 1, 1),
+        events.SettingsReloaded("the list 'deny'", 2, 1),
+    ]
+
+
+def exchange_or_end(server: netkit.Server) -> bytes:
+    with client(server) as sock:
+        return receive_all(sock)
+
+
+# How slow
+
+
+class Hurried(Echo):
+    def handle(self) -> None:
+        self.request.settimeout(0.05)
+        super().handle()
+
+
+def test_a_handler_that_reads_the_socket_has_a_limit_for_each_call_of_it() -> None:
+    for handler, text in (
+        (Echo, "read_timeout: PEER kept a read or a write waiting for 0.1 seconds"),
+        (Hurried, "timed out"),
+    ):
+        with observed(events.ClientFailed) as failed:
+            with serving(handler, read_timeout=0.1) as server, client(server) as sock:
+                assert answers(sock)
+                assert receive_all(sock) == b""
+        (event,) = failed
+        assert isinstance(event.error, TimeoutError)
+        assert str(event.error).endswith(text.replace("PEER", event.peer))
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "name"),
+    [
+        ({"idle_timeout": 0.1}, b"", "idle_timeout"),
+        ({"read_timeout": 0.1}, b"", "read_timeout"),
+        ({"read_timeout": 0.1, "idle_timeout": 60}, b"half a line", "read_timeout"),
+        ({"idle_timeout": 0.1, "read_timeout": 60}, b"half a line", "idle_timeout"),
+    ],
+)
+def test_a_client_that_says_nothing_more_is_let_go_politely(
+    options: dict[str, Any], sent: bytes, name: str
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("welcome\n")
+        for line in conn.lines():
+            conn.write(line)
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, **options) as server, client(server) as sock:
+            sock.sendall(sent)
+            assert receive_all(sock) == b"welcome\n"
+    assert [str(event.error).split("] ")[1].split(":")[0] for event in failed] == [name]
+
+
+def test_a_line_that_comes_byte_by_byte_is_given_up() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            conn.write(line)
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, read_timeout=0.3) as server, client(server) as sock:
+            sock.settimeout(0.02)
+            for _ in range(500):
+                sock.sendall(b"x")
+                with contextlib.suppress(TimeoutError):
+                    assert sock.recv(1) == b""
+                    break
+    assert "read_timeout" in str(failed[0].error)
+
+
+@pytest.mark.parametrize("name", ["read_timeout", "min_rate"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+def test_the_rest_of_a_line_that_is_too_long_is_given_up_as_well(
+    name: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.net.timeouts.RATE_GRACE", 0.1)
+
+    def handler(conn: netkit.Connection) -> None:
+        with pytest.raises(netkit.LineTooLongError):
+            conn.readline()
+        conn.write("!")
+        conn.readline()
+
+    options = {name: 0.3 if name == "read_timeout" else 1000, "encoding": encoding, "max_line": 100}
+    with observed(events.ClientFailed) as failed, serving(handler, **options) as server:
+        with client(server) as sock:
+            sock.sendall(b"x" * 102)
+            assert receive_exactly(sock, 1) == b"!"
+            sock.settimeout(0.02)
+            for _ in range(500):
+                sock.sendall(b"x")
+                with contextlib.suppress(TimeoutError):
+                    while sock.recv(1):
+                        pass
+                    break
+    assert name in str(failed[0].error)
+
+
+def test_lines_that_come_in_pieces_and_in_time_are_served_for_as_long_as_they_come() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            conn.write(line + "\n")
+
+    with serving(handler, read_timeout=1.0) as server, client(server) as sock:
+        for _ in range(12):
+            sock.sendall(b"one\ntw")
+            time.sleep(0.1)
+            sock.sendall(b"o\nthr")
+            sock.sendall(b"ee\n")
+            assert receive_exactly(sock, 14) == b"one\ntwo\nthree\n"
+
+
+def test_a_client_that_reads_nothing_is_let_go() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(bytes(50_000_000))
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, write_timeout=0.1) as server, client(server):
+            wait_until(lambda: failed)
+    assert "write_timeout: nothing could be sent to" in str(failed[0].error)
+
+
+def test_a_client_that_reads_too_slowly_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netkit.net.timeouts.RATE_GRACE", 0.2)
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(bytes(50_000_000))
+
+    with observed(events.ClientFailed) as failed:
+        with serving(handler, min_rate=1e9) as server, client(server):
+            wait_until(lambda: failed)
+    assert "min_rate" in str(failed[0].error)
+
+
+def test_the_limits_of_a_connection_may_be_replaced() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        conn.set_limits(TimeLimits(read_timeout=0.05))
+        with pytest.raises(TimeoutError, match="read_timeout"):
+            conn.readline()
+        conn.set_limits(TimeLimits())
+        peer.sendall(b"line\n")
+        assert conn.readline() == b"line\n"
+        conn.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            conn.write(bytes(50_000_000))
+        conn.set_limits(TimeLimits())
+        conn.destroy()
+
+
+# Interrupted
+
+
+def test_a_read_that_is_interrupted_raises_the_reason_at_once() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        errors: list[OSError] = []
+
+        def read() -> None:
+            try:
+                conn.readline()
+            except OSError as error:
+                errors.append(error)
+            conn.end("sorry")
+
+        with in_thread(read):
+            wait_until(lambda: conn._waiting)
+            assert conn.interrupt(reason)
+        assert errors == [reason]
+        assert conn.error is reason
+        with pytest.raises(TypeError, match="reason must be an OSError, not 'enough'"):
+            conn.interrupt("enough")  # type: ignore[arg-type]
+        assert conn.is_to_blame(reason)
+        assert conn.read() == b""
+        assert receive_all(peer) == b"sorry"
+        conn.close()
+        assert not conn.interrupt(reason)
+
+
+def test_the_next_read_or_write_raises_the_reason_where_nobody_waits() -> None:
+    with tcp_pair() as (ours, peer):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        conn.interrupt(reason)
+        with pytest.raises(TimeoutError, match="enough"):
+            conn.write("x")
+        conn.write("x")
+        conn.interrupt(reason)
+        with pytest.raises(TimeoutError, match="enough"):
+            conn.read()
+        conn.close()
+        assert receive_all(peer) == b"x"
+
+
+def test_a_hard_interrupt_is_the_reason_of_all_that_fails_after_it() -> None:
+    with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
+        reason = TimeoutError("enough")
+        conn.interrupt(TimeoutError("soon"))
+        conn.interrupt(reason, hard=True)
+        for call in (conn.read, lambda: conn.write("x"), lambda: conn.write("x"), conn.read):
+            with pytest.raises(TimeoutError) as caught:
+                call()
+            assert caught.value is reason
+
+
+READS: list[Callable[[netkit.Connection], Any]] = [
+    netkit.Connection.readline,
+    lambda conn: conn.read(1),
+    lambda conn: conn.peek(),
+    lambda conn: conn.readexactly(1),
+    lambda conn: next(iter(conn)),
+    lambda conn: conn.read_message(netkit.FixedSize(1)),
+]
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+def test_an_interrupt_is_not_put_off_by_what_has_been_received_already(hard: bool) -> None:
+    for read in (None, *READS):
+        with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+            peer.sendall(b"one\ntwo\nthree\n")
+            lines = conn.lines()
+            assert next(lines) == "one"
+            again = read or (lambda _, lines=lines: next(lines))
+            assert conn.interrupt(TimeoutError("enough"), hard)
+            with pytest.raises(TimeoutError, match="enough"):
+                again(conn)
+            if not hard:  # who catches it may have the rest
+                assert again(conn)
+                conn.read()
+                assert conn.read() == b""
+            else:
+                with pytest.raises(TimeoutError, match="enough"):
+                    again(conn)
+
+
+def test_an_interrupt_between_two_chunks_is_raised_by_the_next() -> None:
+    with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
+        assert conn.interrupt(TimeoutError("enough"))
+        with pytest.raises(TimeoutError, match="enough"):
+            next(iter(conn))
+        assert list(conn) == []
+
+
+def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
+    with tcp_pair() as (ours, _):
+        conn = netkit.Connection(ours)
+        reason = TimeoutError("enough")
+        errors: list[OSError] = []
+
+        def write() -> None:
+            try:
+                conn.write(bytes(50_000_000))
+            except OSError as error:
+                errors.append(error)
+
+        with in_thread(write):
+            wait_until(lambda: conn._writing)
+            assert conn.interrupt(reason)
+        assert errors == [reason]
+        conn.destroy()
+
+
+# The command line, and worker processes
+
+SCRIPT = """
+import multiprocessing, sys, netkit
+from netkit import logs
+if __name__ == "__main__":
+    multiprocessing.set_start_method(METHOD)
+    netkit.configure_logging()
+    server = netkit.create_server(netkit.EchoHandler, max_connections=2, WHEN)
+    netkit.run(server.listen(0, "127.0.0.1"), workers=3)
+"""
+
+
+@contextlib.contextmanager
+def program(*command: Any, cwd: Any = ROOT) -> Iterator[tuple[Program, tuple[str, int]]]:
+    with Program(sys.executable, *command, cwd=cwd) as running:
+        yield running, ("127.0.0.1", running.port)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(PATIENCE) == 0
+
+
+def connected(stack: contextlib.ExitStack, address: tuple[str, int]) -> socket.socket:
+    return stack.enter_context(socket.create_connection(address, PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("method", "when"), [("fork", ""), ("spawn", ""), ("fork", "when_full=60.0")]
+)
+def test_the_limit_is_one_for_all_workers(tmp_path: Path, method: str, when: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("METHOD", repr(method)).replace("WHEN", when))
+    with program(str(script)) as (running, address), contextlib.ExitStack() as stack:
+        running.wait_for_line("3 workers ready")
+        for _ in range(3):
+            first, second = connected(stack, address), connected(stack, address)
+            assert answers(first)
+            assert answers(second)
+            third = connected(stack, address)
+            third.sendall(b"x")
+            assert is_silent(third)
+            first.close()
+            assert receive_exactly(third, 1) == b"x"
+            second.close()
+            fourth = connected(stack, address)
+            assert answers(fourth)
+            third.close()
+            fourth.close()
+
+
+def test_the_places_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
+    module = tmp_path / "app.py"
+    module.write_text("import os\ndef pid(conn): conn.write(f'{os.getpid()}\\n'); conn.read()\n")
+    command = ["-m", "netkit", "serve", "app:pid", "--workers", "2", "--max-connections", "1"]
+    with contextlib.ExitStack() as stack:
+        running, address = stack.enter_context(program(*command, cwd=tmp_path))
+        running.wait_for_line("2 workers ready")
+        first = connected(stack, address)
+        os.kill(int(first.makefile().readline()), signal.SIGKILL)
+        second = connected(stack, address)
+        assert int(second.makefile().readline())
+
+
+def is_served(stack: contextlib.ExitStack, address: Any) -> bool:
+    """Not so by an old worker, which takes in who has been queued when it is to leave."""
+    with contextlib.suppress(ConnectionResetError, AssertionError):
+        return answers(connected(stack, address))
+    return False
+
+
+def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) -> None:
+    path = tmp_path / "deny"
+    for workers in ("1", "2"):
+        path.write_text("127.0.0.0/8\n")
+        command = ["-m", "netkit", "echo", "--deny", f"@{path}", "--workers", workers]
+        with program(*command) as (running, address), contextlib.ExitStack() as stack:
+            if workers == "2":
+                running.wait_for_line("2 workers ready")
+            assert receive_all(connected(stack, address)) == b""
+            path.write_text("10.0.0.0/8\n")
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for_line(
+                "the list 'deny' reloaded: 1 rules" if workers == "1" else "reloaded: 2"
+            )
+            wait_until(lambda stack=stack, address=address: is_served(stack, address))
+
+
+@pytest.mark.parametrize("when", ["refuse", "0"])
+def test_the_command_line_refuses_with_a_line(when: str) -> None:
+    options = ["--max-connections", "0", "--when-full", when, "--refusal", "full"]
+    with program("-m", "netkit", "echo", *options) as (running, address):
+        with contextlib.ExitStack() as stack:
+            assert receive_all(connected(stack, address)) == b"full\n"
+        running.wait_for_line("max_connections: refusing clients, 127.0.0.1")
+
+
+def test_an_invalid_limit_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, value, text in [
+        ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
+        ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),
+        ("--allow", "300.0.0.1", "--allow: not an IP address: '300.0.0.1'"),
+        ("--max-connections", "many", "it must be a number or 'off', not 'many'"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main.main(["echo", option, value])
+        assert end.value.code == 2
+        told = capsys.readouterr().err
+        assert text in told
+        assert told.count("\n") == 1

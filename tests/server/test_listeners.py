@@ -1,0 +1,944 @@
+"""What a server can listen on, how it says where, and what becomes of it in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    Cli,
+    Program,
+    in_thread,
+    needs_ipv6,
+    observed,
+    receive_all,
+    receive_exactly,
+    send_and_end,
+    serving_forever,
+    silent_log,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+from netkit.core.endpoint import Endpoint
+
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 bytes only
+    return tmp_path
+
+
+def echo() -> netkit.Server:
+    return netkit.create_server(netkit.EchoHandler)
+
+
+def connected(where: Any) -> socket.socket:
+    """A plain socket connected to an address of a server, with a time limit."""
+    if isinstance(where, str):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.connect(where)
+        return sock
+    return socket.create_connection(where[:2], PATIENCE)
+
+
+def ask(where: Any, data: bytes = b"hello") -> bytes:
+    with connected(where) as sock:
+        send_and_end(sock, data)
+        return receive_all(sock)
+
+
+def leave_dead(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+
+
+# Unix sockets
+
+
+@needs_unix
+def test_a_unix_socket_is_served_and_its_file_goes_when_the_server_stops() -> None:
+    with observed(events.Listening, events.ConnectionOpened) as seen:
+        with echo().listen(path="x.sock", mode=0o600) as server:
+            assert (server.address, server.addresses) == ("x.sock", ("x.sock",))
+            assert stat.S_IMODE(os.stat("x.sock").st_mode) == 0o600
+            assert ask("x.sock") == b"hello"
+        assert not os.path.exists("x.sock")
+    assert seen[0] == events.Listening("unix:x.sock")
+    assert seen[1].peer == "unix"
+    assert server.addresses == ()
+
+
+@needs_unix
+def test_a_path_may_be_an_object() -> None:
+    with echo().listen(path=Path("x.sock")) as server:
+        assert ask(server.address) == b"hello"
+
+
+@needs_unix
+def test_a_dead_servers_socket_is_replaced_and_a_live_ones_refused() -> None:
+    leave_dead("x.sock")
+    with echo().listen(path="x.sock"):
+        other = echo()
+        with pytest.raises(OSError, match="^") as caught:
+            other.listen(path="x.sock")
+        error: Any = caught.value
+        assert (
+            error.strerror == "cannot listen on x.sock: another server listens there (EADDRINUSE)"
+        )
+        assert (error.address, error.port, error.syscall) == ("x.sock", None, "listen")
+        assert (other.listening, other.address, other.addresses) == (False, None, ())
+        assert ask("x.sock") == b"hello"
+        with other.listen(path="y.sock"):  # a failure is no end
+            assert ask("y.sock") == b"hello"
+
+
+@needs_unix
+def test_a_server_that_stops_leaves_its_successors_socket_alone() -> None:
+    with echo().listen(path="x.sock"):
+        os.unlink("x.sock")  # as some programs do
+        successor = echo().listen(path="x.sock")
+    with successor:
+        assert ask("x.sock") == b"hello"
+    assert not os.path.exists("x.sock")
+
+
+@needs_unix
+def test_a_successor_may_start_while_clients_are_still_served() -> None:
+    with echo().listen(path="x.sock") as server, connected("x.sock") as busy:
+        busy.sendall(b"a")
+        assert receive_exactly(busy, 1) == b"a"
+        with in_thread(server.stop, 60, 60):
+            wait_until(lambda: not os.path.exists("x.sock"))
+            with echo().listen(path="x.sock"):
+                assert ask("x.sock") == b"hello"
+            busy.sendall(b"b")
+            assert receive_exactly(busy, 1) == b"b"
+            busy.close()
+
+
+@needs_unix
+def test_a_socket_that_another_server_takes_before_it_listens_is_given_up() -> None:
+    class Robbed(netkit.Server):
+        def server_activate(self) -> None:
+            os.unlink("x.sock")
+            leave_dead("x.sock")
+            super().server_activate()
+
+    server = Robbed(None, netkit.EchoHandler)
+    with pytest.raises(OSError, match="/x.sock: another program has just taken it"):
+        server.listen(path="x.sock")
+    assert os.path.exists("x.sock")
+
+
+@linux
+def test_an_abstract_name_is_served() -> None:
+    name = f"netkit-{os.getpid()}"
+    with observed(events.Listening) as seen:
+        with echo().listen_on(f"@{name}") as server:
+            assert server.address == f"\0{name}"
+            assert ask(server.address) == b"hello"
+            with pytest.raises(OSError, match=f"@{name}: another server listens there"):
+                echo().listen(path=f"\0{name}")
+            with pytest.raises(netkit.ServerStateError, match=f"serving already, on @{name}$"):
+                server.start()
+            with pytest.raises(netkit.ServerStateError, match=f"is listening on @{name}$"):
+                server.listen()
+    assert seen == [events.Listening(f"@{name}")]
+
+
+@linux
+def test_a_handler_may_ask_who_its_peer_is() -> None:
+    known: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        known.append(conn.peer_credentials)
+        conn.set_no_delay()
+        conn.set_keep_alive()
+        conn.end(conn.read())
+        with pytest.raises(OSError, match=r"a Unix socket cannot be reset \(unix\)"):
+            conn.reset()
+        conn.close()
+        with pytest.raises(netkit.ConnectionClosedError):
+            conn.peer_credentials  # noqa: B018
+
+    with observed(events.HandlerFailed) as failures:
+        with netkit.create_server(handler).listen(path="x.sock"):
+            assert ask("x.sock") == b"hello"
+    assert known == [(os.getpid(), os.getuid(), os.getgid())]
+    assert not failures
+
+
+@needs_unix
+def test_a_client_that_has_bound_a_path_is_shown_by_it() -> None:
+    with netkit.create_server(lambda conn: conn.end(conn.peer)).listen(path="x.sock"):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind("client")
+            sock.connect("x.sock")
+            assert receive_all(sock) == b"unix:client"
+
+
+@needs_unix
+def test_a_unix_client_is_greeted_by_what_it_is_and_refused_without_addresses() -> None:
+    options: dict[str, Any] = {"max_connections": 0, "when_full": "refuse"}
+    with netkit.create_server(netkit.GreeterHandler).listen(path="x.sock"):
+        assert ask("x.sock").startswith(b"Hello, unix!\n")
+    with silent_log(), observed(events.ClientRefused) as seen:
+        with netkit.create_server(netkit.GreeterHandler, **options).listen(path="x.sock"):
+            assert ask("x.sock", b"") == b""
+    assert seen == [events.ClientRefused("unix", "max_connections", None, None)]
+
+
+# Descriptors and sockets
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_an_inherited_descriptor_is_served_whether_it_listens_already_or_not(
+    listening: bool,
+) -> None:
+    opened = socket.socket()
+    opened.bind(("127.0.0.1", 0))
+    if listening:
+        opened.listen(5)
+    opened.set_inheritable(True)
+    address, fd = opened.getsockname(), opened.detach()
+    with echo().listen(fd=fd) as server:
+        assert server.server_address == address
+        assert not os.get_inheritable(fd)
+        assert ask(address) == b"hello"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_no_socket_that_a_server_takes_over_goes_to_programs_that_are_started() -> None:
+    opened = socket.create_server(("127.0.0.1", 0))
+    opened.set_inheritable(True)
+    with echo().listen(sock=opened):
+        assert not opened.get_inheritable()
+
+
+@needs_unix
+def test_the_file_of_an_inherited_unix_socket_is_not_ours_to_remove() -> None:
+    opened = socket.socket(socket.AF_UNIX)
+    opened.bind("x.sock")
+    opened.listen()
+    with echo().listen_on(f"fd:{opened.detach()}") as server:
+        assert server.address == "x.sock"
+        assert ask("x.sock") == b"hello"
+    assert os.path.exists("x.sock")
+
+
+@pytest.mark.parametrize(("given", "told"), [(None, []), (7, [7])])
+def test_the_queue_of_one_that_listens_stays_as_it_is_unless_another_is_wanted(
+    given: int | None, told: list[int]
+) -> None:
+    class Listener(socket.socket):
+        calls: list[int] = []  # noqa: RUF012
+
+        def listen(self, backlog: int = -1) -> None:
+            self.calls.append(backlog)
+
+    opened = Listener()
+    opened.bind(("127.0.0.1", 0))
+    socket.socket.listen(opened, 5)
+    Listener.calls.clear()
+    server = echo().listen(sock=opened, backlog=given)
+    server.close()
+    assert Listener.calls == told
+
+
+def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
+    reading, writing = os.pipe()
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        for fd, text in (
+            (reading, f"cannot listen on fd:{reading}: it is no socket (ENOTSOCK)"),
+            (9999, "cannot listen on fd:9999: there is no such descriptor (EBADF)"),
+            (
+                datagrams.fileno(),
+                f"cannot listen on fd:{datagrams.fileno()}: it is no stream socket (EINVAL)",
+            ),
+        ):
+            server = echo()
+            with pytest.raises(OSError, match="^") as caught:
+                server.listen(fd=fd)
+            assert caught.value.strerror == text
+            assert server.address is None
+        assert datagrams.fileno() >= 0
+        datagrams.getsockname()  # it is still open
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_connected_socket_cannot_be_listened_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        with pytest.raises(
+            OSError, match=r"^.*cannot listen on 127.0.0.1:\d+: invalid argument \(EINVAL\)$"
+        ):
+            echo().listen(sock=sock)
+        assert sock.fileno() == -1
+
+
+def test_a_hook_that_fails_closes_the_socket_it_was_given() -> None:
+    class Unwilling(netkit.Server):
+        def server_activate(self) -> None:
+            raise RuntimeError("no")
+
+    sock = socket.socket()
+    with pytest.raises(RuntimeError, match="^no$"):
+        Unwilling(None, netkit.EchoHandler).listen(sock=sock)
+    assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize("other", [{"port": 80}, {"path": "x"}, {"fd": 3}, {"reuse_port": True}])
+def test_a_socket_goes_with_no_other_address(other: dict[str, Any]) -> None:
+    with socket.socket() as sock:
+        with pytest.raises(TypeError, match="sock is bound already: only backlog and exclusive"):
+            echo().listen(sock=sock, **other)
+
+
+# Several
+
+
+@needs_unix
+def test_each_of_several_addresses_is_served_and_told() -> None:
+    facts: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        facts.append((conn.peer.partition(":")[0], conn.local_address, conn.local_port))
+        conn.end(conn.read())
+
+    with observed(events.Listening) as seen:
+        server = netkit.create_server(handler)
+        with server.listen_on("127.0.0.1:0", "unix:x.sock?mode=600", "127.0.0.1:0"):
+            first, path, second = server.addresses
+            assert server.address == first
+            assert server.socket.getsockname() == first[:2]
+            assert path == "x.sock"
+            for where in server.addresses * 2:
+                assert ask(where) == b"hello"
+    assert facts[:3] == [
+        ("127.0.0.1", *first[:2]),
+        ("unix", None, None),
+        ("127.0.0.1", *second[:2]),
+    ]
+    assert [event.address for event in seen] == [str(first), "unix:x.sock", str(second)]
+    assert not os.path.exists("x.sock")
+    for where in (first, second):
+        with pytest.raises(ConnectionRefusedError):
+            ask(where)
+
+
+def test_an_address_may_be_a_number() -> None:
+    with echo().listen_on(0, Endpoint("tcp", "127.0.0.1", 0)) as server:
+        for where in server.addresses:
+            assert isinstance(where, netkit.SocketAddress)
+            assert ask(("127.0.0.1", where.port)) == b"hello"
+
+
+def test_no_address_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"^listen_on\(\) needs at least one address$"):
+        echo().listen_on()
+
+
+@needs_unix
+def test_a_descriptor_is_listened_on_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        other = os.dup(opened.fileno())
+        server = echo()
+        with pytest.raises(ValueError, match=f"fd:{other} cannot be listened on twice"):
+            server.listen_on(f"fd:{other}", 0, f"fd:{other}")
+        assert not server.listening
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.close(other)  # it was the server's
+        with socket.create_connection(opened.getsockname(), PATIENCE):
+            pass
+
+
+@pytest.mark.parametrize("bad", ["127.0.0.1:{port}", "no.such.host.invalid:80", "fd:9999"])
+def test_if_one_cannot_be_had_none_is_listened_on(bad: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bad = bad.format(port=taken.getsockname()[1])
+        server = echo()
+        with observed(events.Listening) as seen:
+            with pytest.raises(OSError, match="^.*cannot listen on "):
+                server.listen_on("unix:x.sock", "127.0.0.1:0", bad, "127.0.0.1:0")
+            assert seen == []
+            assert not os.path.exists("x.sock")
+            assert (server.listening, server.addresses) == (False, ())
+            with server.listen_on("127.0.0.1:0", "unix:x.sock"):
+                assert ask("x.sock") == b"hello"
+                assert [event.address for event in seen] == [str(server.address), "unix:x.sock"]
+
+
+def test_a_server_that_is_stopped_between_two_listeners_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[socket.socket] = []
+    candidates = netkit.net.bind.candidates  # type: ignore[attr-defined]
+
+    class Server(netkit.Server):
+        def server_activate(self) -> None:
+            opened.append(self.socket)
+            super().server_activate()
+
+    def find(*arguments: Any) -> Any:
+        if opened:
+            with in_thread(server.stop, 0):
+                pass
+        return candidates(*arguments)
+
+    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.1)  # `listen` waits for the stop
+    monkeypatch.setattr("netkit.net.bind.candidates", find)
+    server = Server(None, netkit.EchoHandler)
+    with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
+        server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+    assert [sock.fileno() for sock in opened] == [-1, -1]
+    assert not server.listening
+
+
+def test_a_stop_in_another_thread_waits_until_listen_has_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", PATIENCE)
+    with contextlib.ExitStack() as stack:
+
+        class Server(netkit.Server):
+            def server_bind(self) -> None:
+                super().server_bind()
+                stack.enter_context(in_thread(self.stop))
+                wait_until(lambda: self._changed._waiters)  # type: ignore[attr-defined]
+
+        server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    assert not server.listening
+    assert server.socket.fileno() == -1
+
+
+def test_of_two_threads_that_call_listen_one_gets_an_error() -> None:
+    class Server(netkit.Server):
+        def server_bind(self) -> None:
+            with pytest.raises(netkit.ServerStateError, match="has not returned yet"):
+                with in_thread(self.listen):
+                    pass
+            super().server_bind()
+
+    with Server(None, netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        assert ask(server.address) == b"hello"
+
+
+def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:
+    server = echo().listen_on("127.0.0.1:0", "127.0.0.1:0")
+    first, second = server.addresses
+    with contextlib.ExitStack() as stack:
+        for where in (first, first, first, second):
+            stack.enter_context(connected(where))
+        for listener in server._listeners:
+            listener.setblocking(False)
+        local = []
+        for _ in range(3):
+            request, _ = server.get_request()
+            local.append(request.getsockname()[1])
+            request.close()
+        server.close()
+    assert second[1] in local[:2]
+
+
+def test_clients_queued_at_any_listener_are_served_by_a_stop() -> None:
+    server = netkit.create_server(lambda conn: conn.end("served"))
+    server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+    server.start()
+    server.shutdown()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connected(where)) for where in server.addresses * 3]
+        with in_thread(server.stop):
+            assert [receive_all(sock) for sock in clients] == [b"served"] * 6
+            stack.close()
+
+
+def test_the_loss_of_one_listener_ends_the_loop() -> None:
+    server = echo().listen_on("127.0.0.1:0", "127.0.0.1:0")
+    with silent_log(), observed(events.ListenerLost) as lost:
+        with serving_forever(server) as thread:
+            wait_until(lambda: server._accepting.under_way)
+            server._more_sockets[0].shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+            assert len(lost) == 1
+
+
+# TCP
+
+
+@needs_ipv6
+def test_ipv6_only_keeps_ipv4_out_whatever_the_host() -> None:
+    for server in (
+        echo().listen(ipv6_only=True),
+        echo().listen(0, "::", ipv6_only=True),
+        echo().listen_on("[::]:0?ipv6_only=on"),
+    ):
+        with server:
+            assert isinstance(server.address, netkit.SocketAddress)
+            port = server.address.port
+            assert ask(("::1", port)) == b"hello"
+            with pytest.raises(ConnectionRefusedError):
+                ask(("127.0.0.1", port))
+
+
+@needs_ipv6
+def test_both_families_of_a_port_can_be_listened_on_apart() -> None:
+    with echo().listen(0, "0.0.0.0") as server:
+        assert isinstance(server.address, netkit.SocketAddress)
+        with echo().listen_on(f"[::]:{server.address.port}?ipv6_only=on") as other:
+            assert other.address == ("::", server.address.port, "IPv6")
+
+
+def test_ipv6_only_needs_an_ipv6_address() -> None:
+    text = "^ipv6_only, but '127.0.0.1' has no IPv6 address$"
+    with pytest.raises(ValueError, match=text):
+        echo().listen(0, "127.0.0.1", ipv6_only=True)
+
+
+@needs_ipv6
+def test_an_ipv4_client_is_one_wherever_it_is_shown_counted_or_refused() -> None:
+    options = {"max_connections_per_ip": 1, "when_full": "refuse"}
+    seen_by_handler: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        seen_by_handler.append((conn.remote_address, conn.remote_family))
+        seen_by_handler.append((conn.local_address, conn.local_family))
+        conn.write("in")
+        conn.read()
+
+    with netkit.create_server(handler, **options).listen() as server, silent_log():
+        assert isinstance(server.address, netkit.SocketAddress)
+        port = server.address.port
+        with observed(events.ClientRefused, events.ConnectionOpened) as seen:
+            with connected(("127.0.0.1", port)) as first:
+                assert receive_exactly(first, 2) == b"in"
+                with connected(("127.0.0.1", port)) as second:
+                    assert receive_all(second) == b""
+                    mine = second.getsockname()[1]
+    assert seen_by_handler == [("127.0.0.1", "IPv4")] * 2
+    opened, refused = seen
+    assert opened.peer.startswith("127.0.0.1:")
+    assert refused == events.ClientRefused(
+        f"127.0.0.1:{mine}",
+        "max_connections_per_ip",
+        netkit.SocketAddress("127.0.0.1", mine, "IPv4"),
+        netkit.SocketAddress("127.0.0.1", port, "IPv4"),
+    )
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="not everywhere")
+def test_a_port_is_shared_with_servers_that_have_reuse_port() -> None:
+    with echo().listen(0, "127.0.0.1", reuse_port=True) as server:
+        port = server.server_address[1]
+        with echo().listen_on(f"127.0.0.1:{port}?reuse_port=on"):
+            pass
+        with pytest.raises(OSError, match="EADDRINUSE"):
+            echo().listen(port, "127.0.0.1")
+        assert not server.allow_reuse_port
+
+
+def test_an_exclusive_listener_is_not_for_workers() -> None:
+    server = echo().listen(0, "127.0.0.1", exclusive=True)
+    with pytest.raises(netkit.ServerStateError, match="the server listens exclusively: workers"):
+        netkit.run(server, workers=2)
+    server.close()
+    server.listen_on("127.0.0.1:0", exclusive=True)
+    server.close()
+
+
+# Bound sockets
+
+
+def test_a_bound_socket_is_taken_over_by_a_server() -> None:
+    with netkit.BoundSocket("127.0.0.1") as bound:
+        address = bound.address
+        assert os.fstat(bound.fileno())
+        with echo().listen(sock=bound) as server:
+            assert server.address == address
+            assert ask(address) == b"hello"
+            for use in (lambda: bound.address, bound.fileno, bound.adopt):
+                with pytest.raises(netkit.ServerStateError, match="a server has taken over this"):
+                    use()
+            bound.close()
+            assert ask(address) == b"hello"
+
+
+def test_a_bound_socket_that_nobody_takes_gives_its_address_back() -> None:
+    with netkit.BoundSocket() as bound:
+        assert isinstance(bound.address, netkit.SocketAddress)
+        assert bound.address.address == "0.0.0.0"
+    bound.close()
+    with pytest.raises(netkit.ServerStateError, match="^the socket is closed$"):
+        bound.fileno()
+
+
+@needs_unix
+def test_a_bound_unix_socket_has_its_file_until_it_is_closed_or_its_server_is() -> None:
+    with netkit.BoundSocket(path="x.sock", mode=0o600) as bound:
+        assert bound.address == "x.sock"
+        assert stat.S_IMODE(os.stat("x.sock").st_mode) == 0o600
+    assert not os.path.exists("x.sock")
+    bound = netkit.BoundSocket(path="x.sock")
+    with echo().listen(sock=bound):
+        bound.close()
+        assert ask("x.sock") == b"hello"
+    assert not os.path.exists("x.sock")
+
+
+@needs_unix
+def test_an_error_says_why_a_socket_cannot_be_bound() -> None:
+    Path("file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for given, text in (
+            (
+                {"host": "127.0.0.1", "port": port},
+                f"cannot bind to 127.0.0.1:{port}: address already in use (EADDRINUSE)",
+            ),
+            (
+                {"host": "192.0.2.1"},
+                "cannot bind to 192.0.2.1:0: this machine does not have this address "
+                "(EADDRNOTAVAIL)",
+            ),
+            ({"path": "file"}, "cannot bind to file: the file there is no socket (EADDRINUSE)"),
+        ):
+            with pytest.raises(OSError, match="^") as caught:
+                netkit.BoundSocket(**given)  # type: ignore[arg-type]
+            error: Any = caught.value
+            assert (error.strerror, error.syscall) == (text, "bind")
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"), [("localhost", ""), (7, "; the host comes first, and then the port")]
+)
+def test_a_bound_sockets_host_is_numeric(host: Any, hint: str) -> None:
+    with pytest.raises(ValueError, match="^host must be an IPv4 or IPv6 address, not ") as caught:
+        netkit.BoundSocket(host)
+    assert str(caught.value).endswith(f"{host!r}{hint}")
+
+
+def test_an_error_names_the_order_of_port_and_host() -> None:
+    with pytest.raises(ValueError, match="; the port comes first, and then the host$"):
+        echo().listen("127.0.0.1", 8080)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^port must be a number from 0 to 65535, not 'x'$"):
+        netkit.BoundSocket("127.0.0.1", "x")
+
+
+@needs_ipv6
+def test_a_bound_socket_may_be_for_ipv6_only() -> None:
+    with netkit.BoundSocket(ipv6_only=True) as bound:
+        assert isinstance(bound.address, netkit.SocketAddress)
+        assert bound.address.address == "::"
+        sock, _ = bound.adopt()
+        with sock:
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def test_a_bound_socket_that_cannot_be_prepared_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(netkit.net.bind, "prepare", prepare)  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt):
+        netkit.BoundSocket()
+
+
+# Worker processes, programs, other people's clients
+
+PROGRAM = """
+import logging, os, netkit
+logging.basicConfig(level="INFO", format="%(message)s")
+
+def who(conn):
+    conn.end(f"{os.getpid()}")
+
+if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.set_start_method(METHOD)
+    server = netkit.create_server(who).listen_on("unix:x.sock?mode=600", "127.0.0.1:0")
+    netkit.run(server, workers=2)
+"""
+
+
+@needs_unix
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_share_all_listeners_and_only_their_parent_removes_the_file(
+    method: str, folder: Path
+) -> None:
+    (folder / "program.py").write_text(PROGRAM.replace("METHOD", repr(method)))
+    with Program(sys.executable, "program.py", cwd=folder) as program:
+        program.wait_for_line("2 workers ready")
+        first = int(ask("x.sock"))
+        assert first in program.children()
+        assert int(ask(("127.0.0.1", program.port))) in program.children()
+        os.kill(first, signal.SIGTERM)  # it ends gracefully, and leaves the file
+        program.wait_for_line(f"worker {first} ended")
+        assert int(ask("x.sock")) != first
+        program.send_signal()
+        assert program.wait() == 0
+    assert not os.path.exists("x.sock")
+
+
+@needs_unix
+def test_the_command_line_listens_on_all_that_it_is_given(folder: Path) -> None:
+    with Cli("echo", "0", "unix:x.sock", cwd=folder, listening=False) as program:
+        program.wait_for_line("listening on 127.0.0.1:")
+        program.wait_for_line("listening on unix:x.sock")
+        assert ask("x.sock") == b"hello"
+        with Cli("echo", "unix:x.sock", cwd=folder, listening=False) as second:
+            assert second.wait() == 1
+            assert second.lines == [
+                "netkit: error: cannot listen on x.sock: another server listens there (EADDRINUSE)"
+            ]
+        program.send_signal()
+        assert program.wait() == 0
+    assert not os.path.exists("x.sock")
+    with Cli("echo", "unix:x.sock?owner=no-such-user", cwd=folder, listening=False) as program:
+        assert program.wait() == 1
+        assert program.lines[0].startswith("netkit: error: owner 'no-such-user': ")
+
+
+# Clients taken by a loop
+
+
+def test_a_program_may_take_its_clients_one_by_one() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    answers: list[bytes] = []
+
+    def talk() -> None:
+        answers.extend(ask(server.server_address, data) for data in (b"one", b"two", b"stop"))
+
+    with server, in_thread(talk):
+        for conn in server:
+            with conn:
+                assert server.connections == (conn,)
+                assert conn.server is server
+                word = conn.read()
+                conn.end(word)
+            assert server.connection_count == 0
+            if word == b"stop":
+                server.stop()
+    assert answers == [b"one", b"two", b"stop"]
+    assert not server.listening
+
+
+@contextlib.contextmanager
+def taking(
+    body: Callable[[netkit.Connection], object], server: netkit.Server
+) -> Iterator[netkit.Server]:
+    """A loop in a thread, until the end of the block at the latest."""
+
+    def loop() -> None:
+        for conn in server:
+            body(conn)
+
+    with in_thread(loop):
+        try:
+            yield server
+        finally:
+            server.stop(0)
+
+
+def test_a_stop_from_another_thread_ends_the_loop_and_gives_its_client_time() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+
+    def body(conn: netkit.Connection) -> None:
+        with conn:
+            conn.end(b"".join(conn))
+
+    with taking(body, server), connected(server.server_address) as sock:
+        sock.sendall(b"hello")
+        wait_until(lambda: server.connections and server.connections[0].bytes_read == 5)
+        with connected(server.server_address) as queued:
+            assert server.stop() == (1, 0)
+            assert receive_all(sock) == b"hello"
+            with contextlib.suppress(ConnectionResetError):
+                assert queued.recv(1) == b""  # nobody is there to serve it
+
+
+def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.02)
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    done = threading.Event()
+    with taking(lambda _: done.wait(PATIENCE), server):
+        with connected(server.server_address):
+            wait_until(lambda: server.connections)
+            (conn,) = server.connections
+            try:
+                assert server.stop(0) == (0, 1)
+            finally:
+                done.set()
+                conn.destroy()
+    assert server.connection_count == 0
+
+
+def test_a_stop_while_the_loop_waits_ends_it() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    with taking(lambda conn: conn.close(), server):
+        wait_until(lambda: server._accepting.under_way)
+
+
+def test_connections_may_be_closed_in_other_threads_and_a_stop_waits_for_them() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    go_on = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def reply(conn: netkit.Connection) -> None:
+        go_on.wait(PATIENCE)
+        conn.end("late")
+        conn.close()
+
+    with connected(server.server_address) as sock:
+        for conn in server:
+            threads.append(threading.Thread(target=reply, args=(conn,)))
+            threads[0].start()
+            break
+        with observed(events.Stopping, events.Stopped) as seen:
+            with in_thread(server.stop):
+                wait_until(lambda: seen)
+                go_on.set()
+                assert receive_all(sock) == b"late"
+                sock.close()
+        threads[0].join()
+        assert seen[-1] == events.Stopped(1, 0)
+    assert server.connection_count == 0
+
+
+def test_the_limits_hold_for_a_loop() -> None:
+    options = {"max_connections": 1, "when_full": "refuse", "refusal": "full"}
+    server = netkit.create_server(**options).listen(0, "127.0.0.1")
+
+    def body(conn: netkit.Connection) -> None:
+        threading.Thread(target=lambda: (conn.read(), conn.close())).start()
+
+    with silent_log(), taking(body, server):
+        for _ in range(2):
+            with connected(server.server_address) as first:
+                wait_until(lambda: server.connection_count == 1)
+                with connected(server.server_address) as second:
+                    assert receive_all(second) == b"full"
+                first.shutdown(socket.SHUT_WR)
+                assert receive_all(first) == b""
+            wait_until(lambda: server.connection_count == 0)
+    assert server.refused_count == 2
+
+
+def test_a_client_that_is_not_verified_is_not_given_out() -> None:
+    class Choosy(netkit.Server):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return bool(client_address[1] != refused)
+
+    refused = 0
+    server = Choosy(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    with taking(lambda conn: conn.end("in"), server):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            refused = sock.getsockname()[1]
+            sock.settimeout(PATIENCE)
+            sock.connect(server.server_address)
+            assert receive_all(sock) == b""
+        with connected(server.server_address) as sock:
+            assert receive_exactly(sock, 2) == b"in"
+            (conn,) = server.connections
+            conn.destroy()
+
+
+def test_a_connection_that_was_not_yielded_is_closed_when_the_loop_ends() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    with connected(server.server_address) as first, connected(server.server_address) as second:
+        for conn in server:
+            assert server._accept_one() is None  # as when several are let in at once
+            conn.destroy()
+            break
+        assert (receive_all(first), receive_all(second)) == (b"", b"")
+    assert server.connection_count == 0
+    server.close()
+
+
+def test_a_loop_may_begin_again() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    for _ in range(2):
+        with connected(server.server_address) as sock:
+            for conn in server:
+                conn.end("in")
+                conn.destroy()
+                break
+            assert receive_all(sock) == b"in"
+    server.close()
+
+
+def test_the_loss_of_the_listener_ends_the_loop() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    server.socket.shutdown(socket.SHUT_RDWR)
+    with silent_log(), observed(events.ListenerLost) as lost:
+        assert list(server) == []
+    assert len(lost) == 1
+    server.close()
+
+
+def test_a_shutdown_that_came_before_ends_the_first_loop_at_once() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    server.shutdown()
+    assert list(server) == []
+    server.close()
+
+
+def test_a_loop_needs_a_server_that_listens_and_does_not_serve() -> None:
+    with pytest.raises(netkit.ServerStateError, match="the server is not bound"):
+        next(iter(netkit.create_server()))
+    with echo().listen(0, "127.0.0.1") as server:
+        with pytest.raises(netkit.ServerStateError, match="the server is serving already, on "):
+            next(iter(server))
+    with pytest.raises(netkit.ServerStateError, match="the server is closed"):
+        next(iter(server))
+
+
+def test_a_server_without_a_handler_serves_nobody_by_itself() -> None:
+    text = "^the server has no handler; take its clients by 'for connection in server'$"
+    with netkit.create_server().listen(0, "127.0.0.1") as server:
+        for serve in (server.serve_forever, server.start, server.handle_request):
+            with pytest.raises(netkit.ServerStateError, match=text):
+                serve()
+    with pytest.raises(netkit.ServerStateError, match=text):
+        netkit.server.server.no_handler(None)  # type: ignore[attr-defined]
+
+
+def test_a_server_with_any_handler_may_be_looped_over_and_then_serve() -> None:
+    import socketserver
+
+    class Upper(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(self.rfile.read().upper())
+
+    server = netkit.Server(("127.0.0.1", 0), Upper)
+    with connected(server.server_address) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        for conn in server:
+            assert not conn.opaque
+            assert conn.read() == b""
+            with conn:
+                conn.write("taken")
+            break
+        assert receive_all(sock) == b"taken"
+    with serving_forever(server):
+        assert ask(server.server_address) == b"HELLO"

@@ -1,0 +1,508 @@
+"""Events as log records: none is forgotten, and none can be forged."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import logging
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import examples, observed, wait_until
+
+import netkit
+from netkit.core import events
+from netkit.net.timeouts import timed_out
+from netkit.server import log, log_config
+
+ERROR = ValueError("what went wrong")
+
+# One event of every kind, the level of its record, and its text.
+RECORDS = [
+    (events.Listening("127.0.0.1:80"), "INFO", "listening on 127.0.0.1:80"),
+    (events.Listening("0.0.0.0:80"), "INFO", "listening on 0.0.0.0:80 (every address)"),
+    (events.Listening("[::]:80"), "INFO", "listening on [::]:80 (every address)"),
+    (events.NothingToReload(), "INFO", "SIGHUP: there is nothing to reload"),
+    (
+        events.Unlimited("0.0.0.0:80"),
+        "INFO",
+        "0.0.0.0:80 can be reached from other machines, and no limit is set; "
+        "profile='public' (--profile public) sets limits for the Internet",
+    ),
+    (events.ConnectionOpened(1, "1.2.3.4:5"), "DEBUG", "[1] 1.2.3.4:5 connected"),
+    (
+        events.ConnectionClosed(1, "1.2.3.4:5", 1, 20, 1.5),
+        "DEBUG",
+        "[1] 1.2.3.4:5 closed after 1.500 s: 1 byte received, 20 bytes sent",
+    ),
+    (
+        events.ConnectionClosed(1, "unix", None, None, 0.0),
+        "DEBUG",
+        "[1] unix closed after 0.000 s: bytes not counted",
+    ),
+    (events.ClientFailed(1, "p", ERROR), "INFO", "[1] p: ValueError: what went wrong"),
+    (events.ClientFailed(1, "p", EOFError()), "INFO", "[1] p: EOFError"),
+    (
+        events.HandlerFailed(1, "p", ERROR),
+        "ERROR",
+        "[1] p: the handler failed: ValueError: what went wrong",
+    ),
+    (
+        events.HookFailed("service_actions", ERROR),
+        "ERROR",
+        "service_actions failed: ValueError: what went wrong",
+    ),
+    (
+        events.HandshakeInAccept("get_request"),
+        "WARNING",
+        "get_request does TLS handshakes, so that one silent client keeps all others waiting: "
+        "use the option tls, or wrap_socket(..., do_handshake_on_connect=False)",
+    ),
+    (
+        events.ObserverFailed("metrics.count", ERROR),
+        "ERROR",
+        "the observer metrics.count failed: ValueError: what went wrong",
+    ),
+    (
+        events.AcceptFailed(ERROR),
+        "WARNING",
+        "a client could not be accepted: ValueError: what went wrong",
+    ),
+    (
+        events.AcceptPaused(ERROR),
+        "WARNING",
+        "no new clients for the moment: ValueError: what went wrong",
+    ),
+    (events.AcceptResumed(1.26), "WARNING", "accepting clients again, after 1.3 s"),
+    (events.ListenerLost(ERROR), "ERROR", "no new clients any more: ValueError: what went wrong"),
+    (
+        events.SignalsUnavailable(),
+        "WARNING",
+        "signals are not handled here: this is not the main thread; call stop() to end the server",
+    ),
+    (
+        events.ServingOn("127.0.0.1:80"),
+        "WARNING",
+        "the server on 127.0.0.1:80 serves on; Ctrl+C stops it, and ends the program",
+    ),
+    (events.Stopping(3, 10.0), "INFO", "stopping: 3 connected, up to 10 s to finish"),
+    (events.Stopping(3, 0.5), "INFO", "stopping: 3 connected, up to 0.5 s to finish"),
+    (events.Stopping(3, None), "INFO", "stopping: 3 connected, no time limit"),
+    (events.Stopped(2, 1), "INFO", "stopped: 2 finished, 1 cut"),
+    (events.ClientRefused("p", "deny", None, None), "DEBUG", "p refused: deny"),
+    (
+        events.Refusing("max_connections", "p", False),
+        "WARNING",
+        "max_connections: refusing clients, p first",
+    ),
+    (events.Refusing("max_connections", "", True), "WARNING", "max_connections: new clients wait"),
+    (events.Refused("deny", 3, 1.25), "WARNING", "deny: 3 refused in 1.2 s"),
+    (events.Refused("deny", 1, 0.0), "WARNING", "deny: 1 refused"),
+    (events.ListLoaded("deny", 812, "f"), "INFO", "deny: 812 rules from f"),
+    (
+        events.KeyReadable("/x/key.pem"),
+        "WARNING",
+        "every user of this machine can read the key file '/x/key.pem': chmod o-r",
+    ),
+    (events.SettingsReloaded("TLS"), "INFO", "TLS reloaded"),
+    (
+        events.SettingsReloaded("the list 'deny'", 812, 800),
+        "INFO",
+        "the list 'deny' reloaded: 812 rules (were 800)",
+    ),
+    (
+        events.SettingsKept("the list 'deny'", ValueError("no")),
+        "ERROR",
+        "the list 'deny' not reloaded, the old one stays: ValueError: no",
+    ),
+    (events.Resolved("h", ("p", "q")), "DEBUG", "h is p, q"),
+    (events.AttemptStarted("p"), "DEBUG", "connecting to p"),
+    (events.AttemptFailed("p", OSError(5, "no")), "DEBUG", "p: no"),
+    (events.Report(1, "p", "said something"), "INFO", "[1] said something"),
+    (events.WorkersReady(4), "INFO", "4 workers ready"),
+    (events.WorkerEnded(7, -9, 0.0), "ERROR", "worker 7 ended by SIGKILL; starting another"),
+    (
+        events.WorkerEnded(7, 1, 0.2),
+        "ERROR",
+        "worker 7 ended with status 1; starting another in 0.2 s",
+    ),
+    (events.WorkerEnded(7, -50, 0.0), "ERROR", "worker 7 ended by signal 50; starting another"),
+    (
+        events.WorkerFailed("no\nmodule", 5.0),
+        "ERROR",
+        "a worker failed: no\\nmodule; starting another in 5 s",
+    ),
+    (events.WorkersStopping(4, 10.0), "INFO", "stopping: 4 workers, up to 10 s to finish"),
+    (events.Reloaded(4), "INFO", "reloaded: 4 workers"),
+    (
+        events.ReloadFailed("SyntaxError"),
+        "ERROR",
+        "not reloaded, the old workers go on: SyntaxError",
+    ),
+]
+
+
+def raised(error: BaseException) -> BaseException:
+    """With a traceback."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+def test_every_kind_of_event_has_a_record() -> None:
+    assert {type(event) for event, _, _ in RECORDS} == set(get_args(events.Event))
+    assert set(log._RECORDS) == set(get_args(events.Event))
+
+
+@pytest.mark.parametrize(("event", "level", "text"), RECORDS)
+def test_each_event_becomes_one_record(
+    event: Any, level: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    log.write(event)
+    (record,) = caplog.records
+    assert (record.name, record.levelname, record.getMessage()) == ("netkit", level, text)
+    assert record.event is event  # type: ignore[attr-defined]
+    assert bool(record.exc_info) is isinstance(event, log._WITH_TRACEBACK)
+
+
+def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "netkit")
+    log.write(events.Stopped(2, 1))
+    log.write(events.Report(1, "p", "said something"))
+    assert caplog.records == []
+
+
+# --- Text from a client ---
+
+HOSTILE = "a\nerror: forged\r\n\x1b[31m\x9b2J\x00\x7f\u2028\u2029\x85\u202e\\n\ud800 %s %d {0}"
+
+
+def hostile_events(text: str) -> list[Any]:
+    error = raised(RuntimeError(text))
+    error.__cause__ = raised(KeyError(text))
+    error.__context__ = error
+    error.__cause__.__context__ = raised(OSError(5, text))
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+    return [
+        events.ClientFailed(1, "p", error),
+        events.HandlerFailed(1, "p", error),
+        events.HookFailed("handle_error", error),
+        events.AcceptFailed(error),
+        events.AcceptPaused(error),
+        events.ListenerLost(error),
+    ]
+
+
+def lines_of(formatter: logging.Formatter, event: Any) -> list[str]:
+    """The lines of its record."""
+    records: list[logging.LogRecord] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Collector()
+    logger = log.logger
+    logger.addHandler(handler)
+    before, logger.propagate, level = logger.propagate, False, logger.level
+    logger.setLevel("DEBUG")
+    try:
+        log.write(event)
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+        logger.setLevel(level)
+    (record,) = records
+    return formatter.format(record).split("\n")
+
+
+FORMATTERS = [log_config.TextFormatter(), logging.Formatter("%(levelname)s:%(message)s")]
+
+
+def looks_like_a_traceback(line: str) -> bool:
+    return (
+        not line
+        or line.startswith("  ")
+        or line
+        in (
+            "Traceback (most recent call last):",
+            "The above exception was the direct cause of the following exception:",
+            "During handling of the above exception, another exception occurred:",
+        )
+        or re.match(r"(RuntimeError|KeyError|OSError)\b", line) is not None
+    )
+
+
+def check_that_nothing_is_forged(text: str) -> None:
+    for event in hostile_events(text):
+        for formatter in FORMATTERS:
+            first, *others = lines_of(formatter, event)
+            assert all(line.isprintable() for line in (first, *others))
+            if not isinstance(event, (events.HandlerFailed, events.HookFailed)):
+                assert others == []
+            assert all(map(looks_like_a_traceback, others)), others
+        (line,) = lines_of(log_config.JsonFormatter(), event)
+        assert line.isprintable()
+        assert line.isascii()
+        assert json.loads(line)["error"] == text
+
+
+def test_the_text_of_a_client_cannot_forge_a_record_or_command_a_terminal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    check_that_nothing_is_forged(HOSTILE)
+
+
+@pytest.mark.fuzz
+@examples(40)
+@given(st.text(st.characters(), max_size=20))
+def test_no_text_can_forge_a_record(text: str) -> None:
+    log.logger.setLevel("DEBUG")
+    try:
+        check_that_nothing_is_forged(text)
+    finally:
+        log.logger.setLevel("NOTSET")
+
+
+def test_a_traceback_of_plain_exceptions_is_pythons() -> None:
+    try:
+        try:
+            int("no number\\")
+        except ValueError as error:
+            raise RuntimeError("failed") from error
+    except RuntimeError as error:
+        first, *rest = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+        plain = "".join(traceback.format_exception(error))
+    assert first == "error: [1] p: the handler failed: RuntimeError: failed"
+    assert rest == plain.splitlines()
+
+
+class Odd(Exception):
+    """An exception whose text is what `make` returns or raises."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def __str__(self) -> str:
+        return self.make()  # type: ignore[no-any-return]
+
+
+def fail(error: BaseException) -> Any:
+    raise error
+
+
+ODD = [
+    lambda: fail(ValueError()),
+    lambda: fail(SystemExit()),
+    lambda: fail(GeneratorExit()),
+    lambda: str(Odd(ODD[-1])),  # for ever
+    lambda: 5,
+]
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_an_exception_whose_text_cannot_be_made_is_logged(make: Callable[[], Any]) -> None:
+    event = events.HandlerFailed(1, "p", raised(Odd(make)))
+    first, *_ = lines_of(FORMATTERS[0], event)
+    assert first == "error: [1] p: the handler failed: Odd"
+    (line,) = lines_of(log_config.JsonFormatter(), event)
+    data = json.loads(line)
+    assert (data["message"], data["error"]) == ("[1] p: the handler failed: Odd", "")
+    assert data["error_type"] == "Odd"
+
+
+def test_a_ctrl_c_while_the_text_of_an_exception_is_made_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        log.said(Odd(lambda: fail(KeyboardInterrupt())))
+
+
+def test_an_exception_whose_notes_are_not_text_is_logged() -> None:
+    error = raised(RuntimeError("x"))
+    error.__notes__ = 5  # type: ignore[attr-defined]
+    first, *_ = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert first == "error: [1] p: the handler failed: RuntimeError: x"
+
+
+def test_a_record_is_of_a_bounded_length() -> None:
+    error = raised(RuntimeError("\x1b" * 10**6))
+    error.__cause__ = raised(ValueError("x\n" * 10**6))
+    for formatter in (*FORMATTERS, log_config.JsonFormatter()):
+        lines = lines_of(formatter, events.HandlerFailed(1, "p", error))
+        assert sum(map(len, lines)) < 200_000
+        assert any(re.search(r"\.\.\. \(10000\d\d characters\)", line) for line in lines)
+
+
+def test_of_a_long_traceback_the_first_and_the_last_lines_are_shown() -> None:
+    def ping(depth: int) -> None:
+        pong(depth)
+
+    def pong(depth: int) -> None:
+        if not depth:
+            raise ValueError("far down")
+        ping(depth - 1)
+
+    with pytest.raises(ValueError, match="far down") as caught:
+        ping(100)
+    lines = log.traceback_lines(caught.value)
+    assert len(lines) == 2 * log.MOST_LINES + 1
+    assert (lines[0], lines[-1]) == ("Traceback (most recent call last):", "ValueError: far down")
+    assert re.fullmatch(r"  \[\d+ lines left out\]", lines[log.MOST_LINES])
+
+
+def test_of_a_long_chain_the_last_exceptions_are_shown() -> None:
+    error: BaseException = ValueError(0)
+    for number in range(1, 5000):
+        cause, error = error, ValueError(number)
+        error.__cause__ = cause
+    lines = log.traceback_lines(error)
+    assert (lines[0], lines[-1]) == ("[older exceptions left out]", "ValueError: 4999")
+    assert sum(line.startswith("ValueError") for line in lines) == log.MOST_LINKS
+
+
+def test_a_chain_that_is_a_ring_ends() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    assert log.traceback_lines(first) == [
+        "ValueError: second",
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        "ValueError: first",
+    ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no groups of exceptions here")
+def test_a_group_of_exceptions_is_shown_with_all_of_them() -> None:
+    kind = getattr(builtins, "ExceptionGroup")  # noqa: B009 - from Python 3.11 on
+    inner = raised(ValueError("one\nerror: forged"))
+    inner.__cause__ = TypeError("the cause of one")
+    group = raised(kind("some\nerror: forged", [inner, KeyError("two\n")]))
+    group.__context__ = OSError("earlier\nerror: forged")
+    lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", group))
+    for text in ("ValueError: one", "OSError: earlier", "TypeError: the cause of one"):
+        assert any(text in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+    assert not any(line.startswith("error: forged") for line in lines)
+
+
+def test_a_syntax_error_of_a_parser_forges_no_line() -> None:
+    forged = "a\nerror: forged"
+    error = raised(SyntaxError(forged, (forged, 1, 1, forged, 1, 2)))
+    lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert lines[-1] == r"SyntaxError: a\nerror: forged"
+    assert not any(line.startswith("error: forged") for line in lines)
+
+
+def test_an_exception_whose_text_changes_forges_no_line() -> None:
+    texts = iter(range(10))
+    error = raised(Odd(lambda: f"{next(texts)}\nerror: forged"))
+    lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert re.fullmatch(r"server\.test_log\.Odd: \d\\nerror: forged", lines[-1])
+
+
+def test_a_huge_text_of_an_exception_is_cut() -> None:
+    error = raised(ValueError("huge\n" * 10**6))
+    _, *lines = lines_of(FORMATTERS[0], events.HandlerFailed(1, "p", error))
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith(r"ValueError: huge\nhuge\n")
+    assert lines[-1].endswith(f"... ({5_000_000 + len('ValueError: ')} characters)")
+    assert max(map(len, lines)) < 2 * log.MOST_TEXT
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionResetError(104, "Connection reset"), "ConnectionResetError: Connection reset"),
+        (FileNotFoundError(2, "No such file", "x\n"), r"FileNotFoundError: No such file: 'x\\n'"),
+        (OSError("just text"), "OSError: just text"),
+        (OSError(5, ""), "OSError: [Errno 5] "),
+    ],
+)
+def test_an_error_of_the_system_is_logged_without_its_number(error: OSError, text: str) -> None:
+    assert lines_of(FORMATTERS[0], events.AcceptFailed(error)) == [
+        f"warning: a client could not be accepted: {text}"
+    ]
+
+
+def test_a_limit_that_has_passed_names_the_client_once() -> None:
+    error = timed_out("idle_timeout", 1.0, "1.2.3.4:5")
+    assert lines_of(FORMATTERS[0], events.ClientFailed(7, "1.2.3.4:5", error)) == [
+        "[7] TimeoutError: idle_timeout: nothing received from 1.2.3.4:5 for 1 second"
+    ]
+
+
+def test_with_several_listeners_a_record_names_the_listener_of_a_client() -> None:
+    opened = events.ConnectionOpened(1, "1.2.3.4:5", "127.0.0.1:80")
+    failed = events.ClientFailed(1, "1.2.3.4:5", ValueError("1.2.3.4:5 is odd"), "127.0.0.1:80")
+    log.show_listeners(True)
+    try:
+        assert lines_of(FORMATTERS[0], opened) == ["[1] 1.2.3.4:5 to 127.0.0.1:80 connected"]
+        assert lines_of(FORMATTERS[0], failed) == [
+            "[1] 1.2.3.4:5 to 127.0.0.1:80: ValueError: 1.2.3.4:5 is odd"
+        ]
+    finally:
+        log.show_listeners(False)
+    assert lines_of(FORMATTERS[0], opened) == ["[1] 1.2.3.4:5 connected"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_the_path_of_a_unix_client_cannot_forge_a_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    monkeypatch.chdir(tmp_path)  # the paths of sockets have to be short
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("server")
+    server = netkit.create_server(lambda conn: conn.read()).listen(sock=listener)
+    with server, socket.socket(socket.AF_UNIX) as peer:
+        peer.bind("a\nerror: forged\x1b[31m\udcff")
+        peer.connect("server")
+        wait_until(lambda: server.connections)
+    peers = [record.getMessage() for record in caplog.records if "connected" in record.getMessage()]
+    assert r"a\nerror: forged\x1b[31m\udcff connected" in peers[0]
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_events_can_be_hidden(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("DEBUG", "netkit")
+    monkeypatch.setattr(log, "_hidden", set())
+    log.hide(events.Stopped)
+    log.write(events.Stopped(2, 1))
+    log.write(events.Report(1, "p", "said something"))
+    assert [record.getMessage() for record in caplog.records] == ["[1] said something"]
+
+
+def test_a_log_handler_that_raises_is_reported_once_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("no disk\x1b[31m")
+
+    monkeypatch.setattr(log, "_has_failed", False)
+    handler = Broken()
+    log.logger.addHandler(handler)
+    try:
+        with observed(events.ObserverFailed) as seen:
+            for _ in range(3):
+                log.write(events.ReloadFailed("a reason"))
+    finally:
+        log.logger.removeHandler(handler)
+    assert capsys.readouterr().err.splitlines() == [
+        "netkit: a record could not be logged: ValueError: no disk\\x1b[31m"
+    ]
+    assert seen == []

@@ -1,0 +1,1058 @@
+"""The server as Node's users know it: listening, serving in the background, stopping."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import inspect
+import logging
+import os
+import re
+import socket
+import socketserver
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    client,
+    exchange,
+    exchange_and_fail,
+    in_thread,
+    in_threads,
+    needs_ipv6,
+    observed,
+    receive_all,
+    receive_exactly,
+    reset,
+    serving,
+    serving_forever,
+    silent_log,
+    until_reset,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+from netkit.net.connection import LINGER_SECONDS
+from netkit.server import stands
+from netkit.server.threads import MAX_PARKED
+
+Handler = Callable[[netkit.Connection], Any]
+
+
+@contextlib.contextmanager
+def connected_to(address: str, port: int) -> Iterator[socket.socket]:
+    with socket.create_connection((address, port), timeout=PATIENCE) as sock:
+        yield sock
+
+
+@pytest.fixture
+def port_in_use() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock.getsockname()[1]
+
+
+class Gate:
+    """A handler that lets its client know that it runs, and goes on when it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def __call__(self, conn: netkit.Connection) -> None:
+        conn.write("?")
+        assert self.opened.wait(PATIENCE)
+        conn.write("!")
+
+
+# Listening
+
+
+def test_a_new_server_is_not_bound() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    assert not server.listening
+    assert server.address is None
+    assert server.connections == ()
+    assert server.connection_count == 0
+
+
+def test_listen_returns_the_server_which_is_bound_then() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    assert server.listen(0, "127.0.0.1") is server
+    with server:
+        assert server.listening
+        assert isinstance(server.address, netkit.SocketAddress)
+        assert server.address == netkit.SocketAddress("127.0.0.1", server.address.port, "IPv4")
+        assert server.address.port > 0
+        assert server.server_address == ("127.0.0.1", server.address.port)
+        assert str(server.address) == f"127.0.0.1:{server.address.port}"
+
+
+def test_a_listening_server_has_clients_wait_until_it_serves() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    with client(server) as sock:
+        sock.sendall(b"early")
+        with server:
+            assert receive_exactly(sock, 5) == b"early"
+
+
+def test_a_stopped_server_has_no_address_and_refuses_clients() -> None:
+    with serving(netkit.EchoHandler) as server:
+        assert isinstance(server.address, netkit.SocketAddress)
+        port = server.address.port
+        server.stop()
+        assert not server.listening
+        assert server.address is None
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_listening_twice_is_an_error_that_says_where_it_listens() -> None:
+    with serving(netkit.EchoHandler) as server:
+        with pytest.raises(netkit.ServerStateError) as caught:
+            server.listen(0, "127.0.0.1")
+        assert str(caught.value) == f"the server is listening on {server.address}"
+        assert exchange(server, b"still there") == b"still there"
+
+
+def test_listening_while_the_server_stops_is_an_error() -> None:
+    errors: list[Exception] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("?")
+        conn.read()
+        try:
+            conn.server.listen(0, "127.0.0.1")
+        except netkit.ServerStateError as error:
+            errors.append(error)
+
+    with serving(handler) as server, client(server) as sock:
+        assert sock.recv(1) == b"?"
+        where = server.address
+        server.stop()
+        assert [str(error) for error in errors] == [f"the server is stopping on {where}"]
+
+
+def test_a_closed_server_can_listen_and_serve_again_and_again() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    for number in range(3):
+        with server.listen(0, "127.0.0.1"):
+            assert exchange(server, b"life %d" % number) == b"life %d" % number
+            wait_until(lambda: server.connection_count == 0, "the end")
+            with client(server) as sock:  # idle, and not asked to end by the life before
+                sock.sendall(b"a")
+                assert sock.recv(1) == b"a"
+                sock.sendall(b"b")
+                assert sock.recv(1) == b"b"
+                assert server.connection_count == 1
+                assert server.stop() == (1, 0)
+                assert sock.recv(1) == b""
+        assert not server.listening
+
+
+def test_a_server_that_was_closed_before_it_ever_listened_still_can() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    server.close()
+    gate = Gate()
+    server = netkit.create_server(gate)
+    server.stop(0)
+    with server.listen(0, "127.0.0.1"), client(server) as sock:
+        assert sock.recv(1) == b"?"
+        with in_thread(server.stop):  # with time again: its handler is not cut
+            wait_until(lambda: not server.listening, "stopping")
+            gate.opened.set()
+        assert receive_all(sock) == b"!"
+
+
+def test_a_port_in_use_is_an_error_that_tells_which(port_in_use: int) -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    with observed() as seen, pytest.raises(OSError, match="EADDRINUSE") as caught:
+        server.listen(port_in_use, "127.0.0.1")
+    error: Any = caught.value
+    assert error.errno == errno.EADDRINUSE
+    assert error.strerror == (
+        f"cannot listen on 127.0.0.1:{port_in_use}: address already in use (EADDRINUSE)"
+    )
+    assert (error.address, error.port, error.syscall) == ("127.0.0.1", port_in_use, "listen")
+    assert not server.listening
+    assert server.address is None
+    assert seen == []
+
+
+def test_the_constructor_reports_a_port_in_use_in_the_same_way(port_in_use: int) -> None:
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port_in_use}: .* ") as caught:
+        netkit.Server(("127.0.0.1", port_in_use), netkit.EchoHandler)
+    error: Any = caught.value
+    assert (error.address, error.port, error.syscall) == ("127.0.0.1", port_in_use, "listen")
+
+
+def test_after_a_failed_listen_another_one_works(port_in_use: int) -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    with pytest.raises(OSError, match="EADDRINUSE"):
+        server.listen(port_in_use, "127.0.0.1")
+    with server.listen(0, "127.0.0.1"):
+        assert exchange(server, b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("port", ["0", "00", 0])
+def test_port_0_in_any_spelling_is_a_free_one(port: int | str) -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1") as server:
+        assert isinstance(server.address, netkit.SocketAddress)
+        assert server.address.port > 0
+
+
+@pytest.mark.parametrize(
+    "port", [-1, 65536, 10**30, "65536", "-1", "abc", "", " 80", "8 0", "\u0668"]
+)
+def test_a_port_that_is_none_is_a_value_error(port: int | str) -> None:
+    shown = str(port) if str(port).isascii() and str(port).isdigit() else repr(port)
+    with pytest.raises(ValueError, match=f"port must be a number from 0 to 65535, not {shown}"):
+        netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1")
+    with pytest.raises(ValueError, match=f"port must be a number from 0 to 65535, not {shown}"):
+        netkit.Server(("127.0.0.1", port), netkit.EchoHandler)
+
+
+@pytest.mark.parametrize("port", [True, None, 1.5, b"80", [80]])
+def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
+    with pytest.raises(TypeError, match=r"port must be a number from 0 to 65535, not "):
+        netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "x" * 300, "no such host"])
+def test_a_host_that_does_not_resolve_is_an_error_that_tells_which(host: str) -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    with pytest.raises(OSError, match="listen ") as caught:
+        server.listen(8080, host)
+    error: Any = caught.value
+    assert isinstance(error, socket.gaierror)
+    assert (error.address, error.port, error.syscall) == (host, 8080, "listen")
+    assert f"{host}:8080" in str(error) or repr(f"{host}:8080")[1:-1] in str(error)
+    assert not server.listening
+
+
+def test_an_address_of_another_machine_is_an_error_that_tells_which() -> None:
+    with pytest.raises(
+        OSError, match=r"cannot listen on 192.0.2.1:0: .* \(EADDRNOTAVAIL\)"
+    ) as caught:
+        netkit.create_server(netkit.EchoHandler).listen(0, "192.0.2.1")  # RFC 5737: nobody's
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert caught.value.address == "192.0.2.1"  # type: ignore[attr-defined]
+
+
+def test_a_name_is_resolved() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "localhost") as server:
+        assert isinstance(server.address, netkit.SocketAddress)
+        assert server.address.address in ("127.0.0.1", "::1")
+        with connected_to(server.address.address, server.address.port) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", [None, "", "*"])
+def test_without_a_host_ipv4_and_ipv6_clients_are_served_by_one_listener(host: str | None) -> None:
+    with netkit.create_server(lambda conn: conn.end(f"{conn.peer} {conn.remote_family}")).listen(
+        0, host
+    ) as server:
+        assert isinstance(server.address, netkit.SocketAddress)
+        port = server.address.port
+        assert server.address == netkit.SocketAddress("::", port, "IPv6")
+        with connected_to("127.0.0.1", port) as sock:
+            mine = sock.getsockname()[1]
+            assert receive_all(sock) == f"127.0.0.1:{mine} IPv4".encode()
+        with connected_to("::1", port) as sock:
+            mine = sock.getsockname()[1]
+            assert receive_all(sock) == f"[::1]:{mine} IPv6".encode()
+
+
+@needs_ipv6
+def test_an_ipv6_address_is_bound_as_it_is() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "::1") as server:
+        port = server.server_address[1]
+        assert str(server.address) == f"[::1]:{port}"
+        with connected_to("::1", port) as sock:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+class NoIPv6(socket.socket):
+    """As on a machine whose kernel has no IPv6."""
+
+    def __init__(
+        self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None
+    ) -> None:
+        if fileno is None and family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        super().__init__(family, type, proto, fileno)
+
+
+class DisabledIPv6(socket.socket):
+    """As on a machine where IPv6 is switched off."""
+
+    def bind(self, address: Any) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        super().bind(address)
+
+
+@pytest.mark.parametrize("without_ipv6", [NoIPv6, DisabledIPv6])
+def test_without_ipv6_every_ipv4_address_is_served(
+    monkeypatch: pytest.MonkeyPatch, without_ipv6: type[socket.socket]
+) -> None:
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with observed(events.Listening, events.Stopped) as seen:
+        with netkit.create_server(netkit.EchoHandler).listen() as server:
+            assert isinstance(server.address, netkit.SocketAddress)
+            port = server.address.port
+            assert server.address == netkit.SocketAddress("0.0.0.0", port, "IPv4")
+            with connected_to("127.0.0.1", port) as sock:
+                for message in (b"one", b"two"):
+                    sock.sendall(message)
+                    assert receive_exactly(sock, 3) == message
+                assert server.stop() == (1, 0)
+    assert seen == [events.Listening(f"0.0.0.0:{port}"), events.Stopped(1, 0)]
+
+
+@needs_ipv6
+def test_a_port_in_use_is_not_tried_on_ipv4_alone() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen() as server:
+        port = server.server_address[1]
+        with pytest.raises(
+            OSError, match=rf"cannot listen on \[::\]:{port}: .* \(EADDRINUSE\)"
+        ) as caught:
+            netkit.create_server(netkit.EchoHandler).listen(port)
+        assert caught.value.address == "::"  # type: ignore[attr-defined]
+
+
+def test_a_bound_socket_can_be_listened_on_and_is_closed_in_the_end() -> None:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    with netkit.create_server(netkit.EchoHandler).listen(sock=sock) as server:
+        assert server.server_address == sock.getsockname()
+        assert exchange(server, b"x") == b"x"
+    assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 511), (7, 7)])
+def test_the_backlog_is_what_the_kernel_is_told(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
+) -> None:
+    told: list[int] = []
+
+    class Listener(socket.socket):
+        def listen(self, backlog: int = -1) -> None:
+            told.append(backlog)
+            super().listen(backlog)
+
+    monkeypatch.setattr(socket, "socket", Listener)
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1", backlog=given)
+    server.close()
+    assert told == [expected]
+
+
+# Serving
+
+
+def test_start_returns_the_server_which_serves_in_a_thread_named_after_its_address() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    try:
+        assert server.start() is server
+        names = [thread.name for thread in threading.enumerate()]
+        assert f"netkit-accept {server.address}" in names
+        assert exchange(server, b"x") == b"x"
+    finally:
+        server.stop()
+
+
+def test_starting_twice_is_an_error() -> None:
+    with serving(netkit.EchoHandler) as server:
+        with pytest.raises(netkit.ServerStateError, match=r"serving already, on 127.0.0.1:"):
+            server.start()
+        assert exchange(server, b"x") == b"x"
+
+
+class Interrupted(netkit.Server):
+    """Just before it begins to accept, another thread calls `meanwhile`, once."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def _timeout(self) -> None:
+        call, self.meanwhile = self.meanwhile, None
+        if call is not None:
+            with in_thread(call):
+                pass
+
+    timeout: Any = property(_timeout)
+
+
+def test_of_two_threads_that_start_a_server_one_gets_an_error() -> None:
+    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.meanwhile = server.start
+    with pytest.raises(netkit.ServerStateError, match=r"serving already, on 127.0.0.1:"):
+        server.start()
+    assert exchange(server, b"x") == b"x"
+    server.stop()
+
+
+def test_a_server_that_is_stopped_as_it_begins_to_serve_does_not_serve() -> None:
+    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
+    server.shutdown()  # so that no stop is remembered for the first turn
+    server.meanwhile = server.stop
+    with pytest.raises(netkit.ServerStateError, match=r"closed; call listen\(\)"):
+        server.serve_forever()
+
+
+def test_a_with_block_serves_what_listen_has_bound_and_closes_it() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        assert exchange(server, b"x") == b"x"
+    assert not server.listening
+    assert server.fileno() == -1
+
+
+def test_a_with_block_around_a_started_server_only_closes_it() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1").start() as server:
+        assert exchange(server, b"x") == b"x"
+    assert not server.listening
+
+
+def test_a_with_block_leaves_serving_to_the_program_as_in_socketserver() -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        assert not any(thread.name.startswith("netkit-accept") for thread in threading.enumerate())
+        with serving_forever(server):
+            assert exchange(server, b"x") == b"x"
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Whether the thread is in `Condition.wait`."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is threading.Condition.wait.__code__
+
+
+def test_a_second_serve_forever_waits_until_the_first_has_ended() -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        with serving_forever(server) as first:
+            assert exchange(server, b"x") == b"x"
+            with serving_forever(server) as second:
+                wait_until(lambda: waits(second), "waiting")
+                assert exchange(server, b"y") == b"y"
+                server.shutdown()
+                for thread in (first, second):
+                    thread.join(PATIENCE)
+                    assert not thread.is_alive()
+
+
+def test_a_server_can_be_shut_down_and_serve_again() -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        for message in (b"one", b"two", b"three"):
+            with in_thread(server.serve_forever):
+                assert exchange(server, message) == message
+                server.shutdown()
+
+
+def test_connections_are_those_that_are_open_now() -> None:
+    with serving(netkit.EchoHandler) as server:
+        with client(server) as one, client(server) as other:
+            wait_until(lambda: server.connection_count == 2, "both")
+            ports = {sock.getsockname()[1] for sock in (one, other)}
+            assert {conn.remote_port for conn in server.connections} == ports
+            assert all(conn.server is server for conn in server.connections)
+            other.close()
+            wait_until(lambda: server.connection_count == 1, "one")
+            (left,) = server.connections
+            assert left.remote_port == one.getsockname()[1]
+        wait_until(lambda: server.connection_count == 0, "none")
+
+
+def test_two_hundred_clients_at_once_each_get_their_own_bytes() -> None:
+    at_once = threading.Barrier(201)
+
+    def handler(conn: netkit.Connection) -> None:
+        at_once.wait(PATIENCE)
+        for chunk in conn:
+            conn.write(chunk)
+
+    results: list[bool] = []
+
+    def talk(number: int) -> None:
+        with client(server) as sock:
+            for turn in range(5):
+                message = b"%d.%d " % (number, turn) * 100
+                sock.sendall(message)
+                results.append(receive_exactly(sock, len(message)) == message)
+
+    with observed(events.ConnectionClosed) as closed, serving(handler) as server:
+        with in_thread(at_once.wait, PATIENCE):
+            in_threads(talk, [(number,) for number in range(200)])
+    assert results == [True] * 1000
+    assert len(closed) == 200
+    assert len({event.id for event in closed}) == 200
+    sizes = Counter(sum(len(b"%d.%d " % (n, t)) * 100 for t in range(5)) for n in range(200))
+    assert Counter(event.bytes_read for event in closed) == sizes
+    assert Counter(event.bytes_written for event in closed) == sizes
+
+
+def test_a_client_thread_is_named_after_its_connection_and_then_parked() -> None:
+    gate = Gate()
+    with serving(gate) as server, client(server) as sock:
+        assert sock.recv(1) == b"?"
+        (conn,) = server.connections
+        (thread,) = server._threads
+        assert thread.name == f"netkit-{conn.id} {conn.peer}"
+        assert thread.daemon
+        gate.opened.set()
+        assert receive_all(sock) == b"!"
+        sock.close()
+        wait_until(lambda: thread.name == "netkit-parked", "parking")
+
+
+def test_threads_are_used_again() -> None:
+    threads: list[threading.Thread] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.current_thread())
+
+    with serving(handler) as server:
+        for _ in range(30):
+            exchange(server, b"")
+            wait_until(lambda: all(t.name == "netkit-parked" for t in server._threads), "parking")
+        assert len(threads) == 30
+        assert len(set(threads)) < 10
+
+
+def test_a_thread_that_is_done_takes_the_next_client_itself() -> None:
+    """However busy the accepting thread is."""
+    threads: list[threading.Thread] = []
+    gate = Gate()
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.current_thread())
+        gate(conn)
+
+    with serving(handler) as server, client(server) as first:
+        assert first.recv(1) == b"?"
+        # Its selector waits for a wake-up alone from now on.
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
+        acceptor.wake()
+        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
+        with client(server) as second, client(server) as third:
+            gate.opened.set()
+            for sock in (first, second, third):
+                sock.shutdown(socket.SHUT_WR)
+                assert receive_all(sock).endswith(b"!")
+        assert len(threads) == 3
+        assert len(set(threads)) == 1
+
+
+@pytest.mark.parametrize("hook", ["get_request", "process_request", "service_actions"])
+def test_with_a_hook_overridden_only_the_accepting_thread_accepts(hook: str) -> None:
+    callers: set[threading.Thread] = set()
+
+    def call(self: netkit.Server, *arguments: Any) -> Any:
+        callers.add(threading.current_thread())
+        return getattr(netkit.Server, hook)(self, *arguments)
+
+    server = type("Hooked", (netkit.Server,), {hook: call})(None, netkit.EchoHandler)
+    with server.listen(0, "127.0.0.1"):
+        for _ in range(20):
+            assert exchange(server, b"x") == b"x"
+        assert callers == {server._background}
+
+
+@pytest.mark.parametrize("serve", ["serve_forever", "start", "handle_request"])
+def test_one_that_has_a_socket_but_no_address_is_not_bound(serve: str) -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False) as server:
+        with pytest.raises(netkit.ServerStateError, match="the server is not bound"):
+            getattr(server, serve)()
+
+
+def test_a_listener_that_somebody_else_has_closed_does_not_keep_a_stop() -> None:
+    with silent_log(), serving(netkit.EchoHandler) as server:
+        assert exchange(server, b"x") == b"x"
+        with in_thread(os.close, server.socket.fileno()):
+            pass
+        assert server.stop(1) == (0, 0)
+        assert server.stop(1) == (0, 0)
+        assert not server.listening
+
+
+def test_a_burst_of_clients_leaves_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.threads.PARK_SECONDS", 4 * PATIENCE)
+    with serving(netkit.EchoHandler) as server, contextlib.ExitStack() as stack:
+        for _ in range(MAX_PARKED + 30):
+            stack.enter_context(client(server))
+        wait_until(lambda: server.connection_count == MAX_PARKED + 30, "the burst")
+        assert len(server._threads) == MAX_PARKED + 30
+        stack.close()
+        wait_until(lambda: len(server._threads) <= MAX_PARKED + stands.MOST, "going")
+        assert exchange(server, b"x") == b"x"
+
+
+def test_what_many_threads_write_to_one_client_stays_together_and_is_counted() -> None:
+    letters = "abcdefgh"
+    line = 2_000_000  # the kernel's buffers are full while they all write
+    all_at_once = threading.Barrier(len(letters))
+
+    def handler(conn: netkit.Connection) -> None:
+        def write(letter: str) -> None:
+            all_at_once.wait(PATIENCE)
+            assert conn.write(letter * line + "\n") == line + 1
+
+        in_threads(write, [(letter,) for letter in letters])
+
+    with observed(events.ConnectionClosed) as closed, serving(handler) as server:
+        with client(server) as sock:
+            wait_until(lambda: server.connections and server.connections[0].bytes_written, "it")
+            received = receive_all(sock)
+    rows = received.splitlines()
+    assert sorted(row[:1].decode() for row in rows) == list(letters)
+    assert all(row.count(row[:1]) == len(row) == line for row in rows)
+    assert closed[0].bytes_written == len(received) == len(letters) * (line + 1)
+
+
+# Handlers and options
+
+
+def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(TypeError) as caught:
+        netkit.create_server(netkit.EchoHandler, drain_timout=5)
+    assert str(caught.value).startswith(
+        "unknown option 'drain_timout'; did you mean 'drain_timeout'? The options are "
+    )
+    with pytest.raises(TypeError, match="unknown option 'poll'; the options are profile, "):
+        netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, poll=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"drain_timeout": -1}, ValueError, "drain_timeout must be 0 or more seconds, not -1"),
+        ({"drain_timeout": float("nan")}, ValueError, "drain_timeout must be 0 or more seconds"),
+        ({"drain_timeout": float("inf")}, ValueError, "drain_timeout must be 0 or more seconds"),
+        ({"drain_timeout": "5"}, TypeError, "drain_timeout must be a number of seconds, not '5'"),
+        ({"drain_timeout": None}, TypeError, "drain_timeout must be a number of seconds"),
+        ({"idle_timeout": 0}, ValueError, "idle_timeout must be more than 0 seconds, not 0"),
+        ({"idle_timeout": True}, TypeError, "idle_timeout must be a number of seconds, not True"),
+        ({"max_line": 0}, ValueError, "max_line must be at least 1 byte, not 0"),
+        ({"max_line": 1.5}, TypeError, "max_line must be a number of bytes, not 1.5"),
+        ({"encoding": "utf-9"}, LookupError, "unknown encoding 'utf-9'; did you mean 'utf-8'"),
+        ({"encoding": None}, TypeError, "an encoding is a str, not NoneType"),
+        ({"no_delay": 1}, TypeError, "no_delay must be True or False, not 1"),
+        ({"keep_alive": "on"}, TypeError, "keep_alive must be True or False, not 'on'"),
+        ({"handler_args": ["a"]}, TypeError, "handler_args must be a mapping, not"),
+    ],
+)
+def test_an_invalid_option_is_refused_and_named(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        netkit.create_server(netkit.EchoHandler, **options)
+
+
+def test_a_wrong_handler_is_refused_before_anything_is_bound(port_in_use: int) -> None:
+    with pytest.raises(TypeError, match="a handler must be a class or a function, not 'echo'"):
+        netkit.Server(("127.0.0.1", port_in_use), "echo")
+
+
+class OldStyle(socketserver.BaseRequestHandler):
+    def __init__(self, request: Any, client_address: Any, server: Any, word: str) -> None:
+        self.word = word
+        super().__init__(request, client_address, server)
+
+    def handle(self) -> None:
+        self.request.sendall(self.word.encode())
+
+
+class NewStyle(netkit.Handler):
+    word = "nothing"
+
+    def connected(self) -> None:
+        self.conn.write(self.word)
+
+
+def function(conn: netkit.Connection, word: str) -> None:
+    conn.write(word)
+
+
+@pytest.mark.parametrize("handler", [OldStyle, NewStyle, function])
+def test_handlers_of_the_three_kinds_get_the_handler_args(handler: Any) -> None:
+    with serving(handler, handler_args={"word": "given"}) as server:
+        assert exchange(server, b"") == b"given"
+
+
+@pytest.mark.parametrize(
+    ("option", "level", "name"),
+    [
+        ("no_delay", socket.IPPROTO_TCP, socket.TCP_NODELAY),
+        ("keep_alive", socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+    ],
+)
+@pytest.mark.parametrize("value", [True, False, None])
+def test_the_socket_options_reach_each_client(
+    option: str, level: int, name: int, value: bool | None
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(str(bool(conn.socket.getsockopt(level, name))))
+
+    options = {} if value is None else {option: value}
+    with serving(handler, **options) as server:
+        assert exchange(server, b"") == str(value is not False).encode()
+
+
+def test_the_encoding_and_the_longest_line_are_those_of_the_options() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        lines = conn.lines()
+        with contextlib.suppress(netkit.LineTooLongError):
+            next(lines)
+        conn.write(next(lines))
+
+    with serving(handler, encoding="latin1", max_line=3) as server:
+        assert exchange(server, b"long\n\xe4\xf6\n") == b"\xe4\xf6"
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("server", [None, object()])
+def test_nobody_waits_for_a_peer_that_has_everything_and_does_not_hang_up(
+    monkeypatch: pytest.MonkeyPatch, server: Any
+) -> None:
+    late = iter([True, True])  # the peer's kernel acknowledges the reply only after a while
+    monkeypatch.setattr("netkit.net.sockopts.unsent", lambda sock: next(late, False))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conn = netkit.Connection(socket.create_connection(listener.getsockname()), server=server)
+        with listener.accept()[0] as peer:
+            conn.write("bye")
+            conn.end_input()  # the server stops: a client is in a hurry anyway
+            began = time.monotonic()
+            conn.close()
+            assert time.monotonic() - began < LINGER_SECONDS / 2
+            assert receive_all(peer) == b"bye"
+    assert next(late, None) is None
+
+
+def test_stop_is_idempotent_and_repeats_its_report() -> None:
+    with serving(netkit.EchoHandler) as server, client(server) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        first = server.stop()
+        assert first == (1, 0)
+        assert server.stop() == first
+        assert server.close() == first
+        server.server_close()
+        server.shutdown()
+
+
+def test_stopping_what_never_listened_does_nothing() -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    with observed() as seen:
+        assert server.stop() == (0, 0)
+        assert server.close() == (0, 0)
+        server.server_close()
+        server.shutdown()
+    assert seen == []
+
+
+def test_stop_without_ever_serving_closes_the_listener() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    port = server.server_address[1]
+    assert server.stop() == (0, 0)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_many_threads_may_stop_at_once_and_all_get_the_same_report() -> None:
+    gate = Gate()
+    reports: list[netkit.StopReport] = []
+    with observed(events.Stopping, events.Stopped) as seen, serving(gate) as server:
+        with client(server) as sock:
+            assert sock.recv(1) == b"?"
+            with contextlib.ExitStack() as stack:
+                for _ in range(20):
+                    stack.enter_context(in_thread(lambda: reports.append(server.stop())))
+                wait_until(lambda: not server.listening, "stopping")
+                assert reports == []
+                gate.opened.set()
+            assert receive_all(sock) == b"!"
+    assert reports == [(1, 0)] * 20
+    assert [type(event) for event in seen] == [events.Stopping, events.Stopped]
+
+
+def test_two_handlers_may_stop_their_server_at_the_same_time() -> None:
+    both = threading.Barrier(2)
+
+    def handler(conn: netkit.Connection) -> None:
+        both.wait(PATIENCE)
+        conn.server.stop()
+        conn.write("done")
+
+    with serving(handler) as server, client(server) as one, client(server) as other:
+        assert receive_all(one) == b"done"
+        assert receive_all(other) == b"done"
+
+
+# Events and failures
+
+
+def test_the_events_of_a_life_come_in_order_and_with_exact_counts() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(conn.readline() * 3)
+
+    with observed() as seen, serving(handler) as server:
+        where = str(server.address)
+        with client(server) as sock:
+            peer = f"127.0.0.1:{sock.getsockname()[1]}"
+            sock.sendall(b"hello\n")
+            assert receive_all(sock) == b"hello\n" * 3
+        wait_until(lambda: server.connection_count == 0, "the end")
+        wait_until(lambda: len(seen) == 3, "the report")
+    listening, opened, closed, stopped = seen
+    assert listening == events.Listening(where)
+    assert opened == events.ConnectionOpened(opened.id, peer, where)
+    assert closed[:4] == (opened.id, peer, 6, 18)
+    assert isinstance(closed, events.ConnectionClosed)
+    assert 0 <= closed.seconds < PATIENCE
+    assert stopped == events.Stopped(0, 0)
+
+
+def test_the_bytes_of_a_handler_that_uses_the_bare_socket_are_not_counted() -> None:
+    def handler(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.sendall(request.recv(10))
+
+    with observed(events.ConnectionClosed) as closed, serving(handler) as server:
+        assert exchange(server, b"hello") == b"hello"
+    assert (closed[0].bytes_read, closed[0].bytes_written) == (None, None)
+
+
+def test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_nobody_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            if line == "fail":
+                raise ValueError("no \x1b[31m such thing\n")
+            conn.write(line + "\n")
+
+    with caplog.at_level(logging.WARNING, "netkit"), observed(events.HandlerFailed) as failures:
+        with serving(handler) as server, client(server) as good, client(server) as bad:
+            good.sendall(b"one\n")
+            assert receive_exactly(good, 4) == b"one\n"
+            assert until_reset(bad, b"fail\n") == b""
+            wait_until(lambda: failures, "the failure")
+            good.sendall(b"two\n")
+            assert receive_exactly(good, 4) == b"two\n"
+            peer = f"127.0.0.1:{bad.getsockname()[1]}"
+            assert exchange(server, b"three\n") == b"three\n"
+    (failure,) = failures
+    assert failure[:2] == (failure.id, peer)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == (
+        f"[{failure.id}] {peer}: the handler failed: ValueError: no \\x1b[31m such thing\\n"
+    )
+    assert record.exc_info
+    assert record.exc_info[1] is failure.error
+
+
+def test_a_hundred_failing_handlers_at_once_are_each_logged_once() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        raise RuntimeError(conn.readline().decode())
+
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
+        in_threads(lambda n: exchange_and_fail(server, b"%d\n" % n), [(n,) for n in range(100)])
+    assert sorted(int(str(failure.error)) for failure in failures) == list(range(100))
+    assert len({failure.id for failure in failures}) == 100
+
+
+def test_an_exit_in_a_handler_leaves_its_thread_to_the_next_client() -> None:
+    threads: list[int] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.get_ident())
+        sys.exit(conn.readline().decode().strip())
+
+    with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
+        while len(threads) == len(set(threads)):
+            assert exchange_and_fail(server, b"the client's words\n") == b""
+        wait_until(lambda: server.connection_count == 0, "the end")
+    assert {str(failure.error) for failure in failures} == {"the client's words"}
+    assert len(failures) == len(threads)
+
+
+def hang_up_while_reading(conn: netkit.Connection) -> None:
+    conn.write("?")
+    conn.read()
+
+
+def hang_up_while_writing(conn: netkit.Connection) -> None:
+    conn.write("?")
+    while True:
+        conn.write(b"x" * 65536)
+
+
+@pytest.mark.parametrize("handler", [hang_up_while_reading, hang_up_while_writing])
+def test_a_client_that_resets_is_no_failure_of_the_handler(
+    handler: Handler, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "netkit"):
+        with observed(events.HandlerFailed, events.ClientFailed) as seen:
+            with serving(handler) as server:
+                with client(server) as sock:
+                    assert sock.recv(1) == b"?"
+                    peer = f"127.0.0.1:{sock.getsockname()[1]}"
+                    reset(sock)
+                wait_until(lambda: seen, "the report")
+    (failure,) = seen
+    assert isinstance(failure, events.ClientFailed)
+    assert isinstance(failure.error, (ConnectionResetError, BrokenPipeError))
+    assert failure.peer == peer
+    (record,) = [record for record in caplog.records if peer in record.getMessage()]
+    assert record.levelno == logging.INFO
+    assert not record.exc_info
+    assert re.match(rf"\[{failure.id}\] .*\w+Error: ", record.getMessage())
+
+
+def test_a_reset_of_another_connection_is_a_failure_of_the_handler() -> None:
+    """A handler that talks to a database has lost that, not its client."""
+    with silent_log(), observed(events.HandlerFailed, events.ClientFailed) as seen:
+
+        def handler(conn: netkit.Connection) -> None:
+            raise ConnectionResetError(errno.ECONNRESET, "the database is gone")
+
+        with serving(handler) as server:
+            assert exchange_and_fail(server, b"") == b""
+    assert [type(event) for event in seen] == [events.HandlerFailed]
+
+
+def test_a_line_that_is_too_long_is_the_clients_fault() -> None:
+    with observed(events.HandlerFailed, events.ClientFailed) as seen:
+        with serving(lambda conn: conn.readline(), max_line=10) as server:
+            assert exchange(server, b"x" * 100 + b"\n") == b""
+    assert [type(event) for event in seen] == [events.ClientFailed]
+    assert isinstance(seen[0].error, netkit.LineTooLongError)
+
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {"wait_for_connections": (0,), "verify_request": (0, 0)}
+NEED_A_LISTENER = ("serve_forever", "start", "handle_request", "__iter__")
+NEED_A_SOCKET = ("fileno", "get_request", "server_bind", "server_activate")
+PUBLIC_CALLS = [
+    *(*NEED_A_LISTENER, *NEED_A_SOCKET, *ARGUMENTS),
+    *("shutdown", "stop", "close", "server_close", "request_stop", "suspend", "resume"),
+    *("configure", "reload", "reload_tls", "tls_context", "service_actions", "handle_timeout"),
+]
+# They are given a socket, or sockets: of another process, or of a client.
+NOT_CALLED = {
+    *("listen", "listen_on", "take_over", "share_places", "handle_error", "finish_request"),
+    *("process_request", "process_request_thread", "shutdown_request", "close_request"),
+}
+
+
+def test_every_public_method_is_called_in_the_next_test() -> None:
+    public = {name for name in dir(netkit.Server) if not name.startswith("_")}
+    methods = {name for name in public if inspect.isfunction(getattr(netkit.Server, name))}
+    assert methods == {*PUBLIC_CALLS, *NOT_CALLED} - {"__iter__"}
+
+
+def call(server: netkit.Server, name: str) -> Any:
+    if name == "__iter__":
+        return list(server)
+    return getattr(server, name)(*ARGUMENTS.get(name, ()))
+
+
+@pytest.mark.parametrize("name", PUBLIC_CALLS)
+def test_a_server_that_is_not_bound_says_so_or_does_what_it_can(name: str) -> None:
+    server = netkit.create_server(netkit.EchoHandler)
+    if name in NEED_A_LISTENER + NEED_A_SOCKET:
+        with pytest.raises(netkit.ServerStateError, match="^the server is not bound; call listen"):
+            call(server, name)
+    else:
+        call(server, name)
+    assert not hasattr(server, "socket")
+    assert not server.listening
+    with server.listen(0, "127.0.0.1"):
+        pass
+
+
+@pytest.mark.parametrize("name", PUBLIC_CALLS)
+def test_a_server_that_is_closed_says_so_or_does_what_it_can(name: str) -> None:
+    with serving(netkit.EchoHandler) as server:
+        pass
+    if name in NEED_A_LISTENER:
+        with pytest.raises(netkit.ServerStateError, match="^the server is closed; call listen"):
+            call(server, name)
+    elif name == "fileno":
+        assert call(server, name) == -1
+    elif name in NEED_A_SOCKET:
+        with pytest.raises(OSError, match="descriptor") as caught:
+            call(server, name)
+        assert caught.value.errno == errno.EBADF
+    else:
+        call(server, name)
+
+
+def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
+    stopping, go_on = threading.Event(), threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        stopping.set()
+        assert go_on.wait(PATIENCE)
+
+    with serving(handler) as server, client(server):
+        assert stopping.wait(PATIENCE)
+        with in_thread(server.stop, PATIENCE):
+            wait_until(lambda: server._state.name == "DRAINING")
+            wait_until(lambda: not server._accepting.under_way)
+            for serve in (server.serve_forever, server.handle_request, lambda: list(server)):
+                serve()
+            go_on.set()
+
+
+def test_what_fails_as_a_server_begins_to_accept_ends_its_turn() -> None:
+    def fail() -> None:
+        raise ValueError("not ready")
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server._when_accepting = fail
+    with pytest.raises(ValueError, match="not ready"):
+        server.start()
+    with server:
+        assert exchange(server, b"x") == b"x"
+
+
+def test_a_server_shows_where_it_is_in_its_life() -> None:
+    class Mine(netkit.Server):
+        pass
+
+    server = Mine(None, netkit.EchoHandler)
+    assert repr(server) == "<Mine not bound>"
+    with server.listen(0, "127.0.0.1"):
+        place = f"127.0.0.1:{server.server_address[1]}"
+        assert repr(server) == f"<Mine listening on {place}, 0 connected>"
+        with client(server):
+            server.wait_for_connections(1)
+            assert repr(server) == f"<Mine listening on {place}, 1 connected>"
+            with in_thread(server.stop):
+                wait_until(lambda: "stopping" in repr(server) or "closed" in repr(server))
+    assert repr(server) == "<Mine closed>"
+    with server.listen_on("127.0.0.1:0", "127.0.0.1:0"):
+        assert re.fullmatch(
+            r"<Mine listening on 127.0.0.1:\d+ and 1 more, 0 connected>", repr(server)
+        )
+
+
+def test_a_server_that_was_told_to_stop_before_it_ever_served_does_not_start() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.shutdown()
+    assert server.start()._background is None
+    with server:
+        assert exchange(server, b"x") == b"x"

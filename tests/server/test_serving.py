@@ -1,0 +1,347 @@
+"""What a server does with a client when something on its way is refused or missing."""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import socket
+import threading
+from typing import Any
+
+import pytest
+from support import (
+    PATIENCE,
+    client,
+    exchange,
+    exchange_and_fail,
+    observed,
+    receive_all,
+    serving,
+    serving_forever,
+    silent_log,
+    tcp_pair,
+    until_reset,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+
+
+def test_a_client_that_is_not_verified_is_not_scheduled() -> None:
+    class Scheduling(netkit.Server):
+        scheduled = 0
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return False
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.scheduled += 1
+
+    server = Scheduling(("127.0.0.1", 0), netkit.EchoHandler)
+    with serving_forever(server):
+        assert exchange(server, b"") == b""
+        assert server.scheduled == 0
+
+
+def test_a_server_whose_interpreter_exits_emits_one_event_and_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), observed(events.ListenerLost, events.HandlerFailed) as seen:
+        with serving_forever(server) as thread:
+            wait_until(lambda: server._accepting.under_way)
+            monkeypatch.setattr(threading.Thread, "start", start)
+            with client(server) as sock:
+                assert receive_all(sock) == b""
+            thread.join()
+            monkeypatch.undo()
+    assert [type(event) for event in seen] == [events.ListenerLost]
+
+
+def test_a_server_that_cannot_start_its_thread_can_be_started_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        server.start()
+    monkeypatch.undo()
+    with server:
+        assert exchange(server, b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("serve", ["start", "handle_request", "serve_forever"])
+def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        server.shutdown()
+        getattr(server, serve)()  # returns at once
+        with serving_forever(server):
+            assert exchange(server, b"hello") == b"hello"
+
+
+def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.server.listener.BackOff.LONGEST", 0.1)
+
+    class Short(netkit.Server):
+        failures = 0
+
+        def get_request(self) -> tuple[socket.socket, Any]:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().get_request()
+
+    server = Short(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), serving_forever(server) as thread:
+        assert exchange(server, b"hello") == b"hello"
+        server.shutdown()
+        thread.join()
+        with client(server) as queued:
+            queued.sendall(b"late")
+            queued.shutdown(socket.SHUT_WR)
+            server.failures = 1
+            with observed(events.AcceptPaused) as paused:
+                server.stop()
+            assert len(paused) == 1
+            assert receive_all(queued) == b"late"
+
+
+def test_a_closed_server_does_not_start_even_if_it_never_served() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.close()
+    with pytest.raises(netkit.ServerStateError, match="the server is closed"):
+        server.start()
+
+
+def test_listen_closes_the_socket_that_was_not_bound() -> None:
+    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False)
+    unbound = server.socket
+    with server.listen(0, "127.0.0.1"):
+        assert unbound.fileno() == -1
+        assert exchange(server, b"hello") == b"hello"
+
+
+def test_a_stop_may_have_more_time_than_the_option_gives() -> None:
+    release = threading.Event()
+
+    def slow(conn: netkit.Connection) -> None:
+        release.wait(PATIENCE)
+        conn.write("done")
+
+    with serving(slow, drain_timeout=0.01) as server, client(server) as sock:
+        wait_until(lambda: server.connection_count == 1)
+        threading.Timer(0.2, release.set).start()
+        assert server.stop(PATIENCE).cut == 0
+        assert receive_all(sock) == b"done"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BlockingIOError(errno.EAGAIN, "nobody"), []),
+        (ConnectionAbortedError(errno.ECONNABORTED, "gone"), []),
+        (OSError(errno.EPROTO, "a bad client"), [events.AcceptFailed]),
+        (OSError(errno.EMFILE, "no descriptors"), []),
+    ],
+)
+def test_an_accept_that_fails_in_a_clients_thread_does_not_end_the_server(
+    error: OSError, told: list[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ails the machine is left to the accepting thread, which waits."""
+
+    def fail() -> Any:
+        raise error
+
+    with serving(netkit.EchoHandler) as server, silent_log(), observed() as seen:
+        wait_until(lambda: server._accepting.under_way)
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "get_request", fail)
+            assert server._take_next(0.0) is None
+        assert exchange(server, b"x") == b"x"
+    failures = (events.AcceptFailed, events.AcceptPaused, events.ListenerLost)
+    assert [type(event) for event in seen if isinstance(event, failures)] == told
+
+
+def test_a_client_that_cannot_be_registered_is_logged_and_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise ValueError("a setting that cannot be")
+
+    with silent_log(), serving(netkit.EchoHandler) as server:
+        wait_until(lambda: server._accepting.under_way)
+        acceptor = server._accepting._acceptor
+        assert acceptor is not None
+        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
+        acceptor.wake()
+        with client(server) as sock, observed(events.HandlerFailed) as failures:
+            with monkeypatch.context() as patch:
+                patch.setattr(server, "_connection", fail)
+                wait_until(lambda: server._take_next(0.0) is not None or failures)
+            assert receive_all(sock) == b""
+        assert isinstance(failures[0].error, ValueError)
+
+
+def test_a_listener_with_a_time_limit_of_its_own_is_left_to_the_accepting_thread() -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    assert not server._accepts_alone()
+    server.socket.settimeout(1000)
+    assert server._accepts_alone()
+    with server:  # which is not waited for at the end, either
+        assert exchange(server, b"x") == b"x"
+
+
+def test_the_local_address_of_a_connection_is_known_for_each_listener() -> None:
+    names: list[Any] = []
+
+    def note(conn: netkit.Connection) -> None:
+        names.append((conn.local_address, conn.local_port, conn.local_family))
+
+    for host in ("127.0.0.1", "0.0.0.0"):
+        with netkit.create_server(note).listen(0, host) as server:
+            port = server.server_address[1]
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
+                assert receive_all(sock) == b""
+        assert names.pop() == ("127.0.0.1", port, "IPv4")
+
+
+def test_a_socket_from_elsewhere_is_served_like_one_that_was_accepted() -> None:
+    server = netkit.create_server(netkit.EchoHandler, max_connections=0)
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"x")
+        peer.shutdown(socket.SHUT_WR)
+        server.finish_request(ours, ours.getpeername())
+        server.shutdown_request(ours)
+        assert receive_all(peer) == b"x"
+        assert ours.fileno() < 0
+    assert not server._admission._taken
+
+
+def test_a_context_variable_of_one_client_does_not_reach_the_next() -> None:
+    user = contextvars.ContextVar("user", default="nobody")
+    threads: list[int] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        threads.append(threading.get_ident())
+        conn.write(user.get())
+        user.set(conn.read().decode())
+
+    with serving(handler) as server:
+        while len(threads) == len(set(threads)):  # until one thread has served two clients
+            assert exchange(server, b"somebody") == b"nobody"
+
+
+class Stop(BaseException):
+    """Of a program's own, and no Exception."""
+
+
+def test_input_in_the_text_of_an_exception_reaches_no_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        raise Stop(conn.readline().decode())
+
+    with serving(handler) as server:
+        assert exchange_and_fail(server, b"\x1b]0;title\x07\r\x1b[2K forged\n") == b""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert "\x1b" not in printed.err
+    assert "Exception in thread" not in printed.err
+
+
+def failing_once(hook: str, kind: type[BaseException], **attributes: Any) -> Any:
+    """A server class whose `hook` raises the first time."""
+
+    def fail(server: Any, *arguments: Any) -> Any:
+        if server.failures:
+            server.failures -= 1
+            raise kind("on purpose")
+        return getattr(netkit.Server, hook)(server, *arguments)
+
+    attributes |= {hook: fail, "failures": 1}
+    return type(netkit.Server)("Failing", (netkit.Server,), attributes)
+
+
+@pytest.mark.parametrize("kind", [ValueError, Stop, SystemExit])
+@pytest.mark.parametrize("hook", ["verify_request", "process_request_thread", "shutdown_request"])
+def test_a_hook_that_raises_in_a_clients_thread_is_logged_and_ends_that_client_alone(
+    hook: str, kind: type[BaseException]
+) -> None:
+    kinds = (events.HookFailed, events.HandlerFailed)
+    server = failing_once(hook, kind)(("127.0.0.1", 0), netkit.EchoHandler)
+    with silent_log(), observed(*kinds) as told, serving_forever(server):
+        with client(server) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+        assert exchange(server, b"hello") == b"hello"
+        wait_until(lambda: not server.connections)
+    assert [str(event.error) for event in told] == ["on purpose"]
+
+
+def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> None:
+    def interrupted(conn: netkit.Connection) -> None:
+        raise KeyboardInterrupt
+
+    class Sequential(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.process_request_thread(request, client_address)
+
+    with Sequential(("127.0.0.1", 0), interrupted) as server, client(server) as sock:
+        with observed(events.HandlerFailed) as told, pytest.raises(KeyboardInterrupt):
+            server.handle_request()
+        assert until_reset(sock) == b""
+    assert told == []
+
+
+@pytest.mark.parametrize("kind", [Stop, SystemExit])
+@pytest.mark.parametrize(
+    "hook", ["get_request", "process_request", "service_actions", "handle_timeout"]
+)
+def test_a_server_in_the_background_survives_any_exception_of_a_hook(
+    hook: str, kind: type[BaseException]
+) -> None:
+    timeout = 0.01 if hook == "handle_timeout" else None
+    kinds = (events.HookFailed, events.AcceptPaused)
+    server = failing_once(hook, kind, timeout=timeout)(None, netkit.EchoHandler)
+    with silent_log(), observed(*kinds) as told, server.listen(0, "127.0.0.1"):
+        exchange(server, b"")
+        wait_until(lambda: told)
+        assert exchange(server, b"hello") == b"hello"
+    assert [type(event.error) for event in told] == [kind]
+
+
+def test_a_hook_that_ends_the_program_ends_serve_forever_in_its_caller() -> None:
+    class Ends(netkit.Server):
+        def service_actions(self) -> None:
+            raise SystemExit(3)
+
+    with Ends(("127.0.0.1", 0), netkit.EchoHandler) as server, pytest.raises(SystemExit):
+        server.serve_forever(0.01)
+
+
+@pytest.mark.parametrize("own_scheduling", [False, True])
+def test_a_client_is_not_verified_by_a_coroutine(own_scheduling: bool) -> None:
+    async def verify_request(request: Any, client_address: Any) -> bool:
+        return True
+
+    class Scheduling(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            super().process_request(request, client_address)
+
+    kind = Scheduling if own_scheduling else netkit.Server
+    server = kind(("127.0.0.1", 0), netkit.EchoHandler)
+    server.verify_request = verify_request  # type: ignore[assignment,method-assign]
+    with silent_log(), observed(events.HandlerFailed) as failures, serving_forever(server):
+        with client(server) as sock:
+            assert receive_all(sock) == b""
+    (failure,) = failures
+    assert "verify_request has returned <coroutine object" in str(failure.error)

@@ -1,0 +1,1247 @@
+"""TLS on a server: every kind of handler, limits, reloading, stopping, and other programs' TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from secure import contexts, each_version, files, optional
+from support import (
+    PATIENCE,
+    ROOT,
+    Cli,
+    Program,
+    client,
+    in_thread,
+    observed,
+    receive_all,
+    receive_exactly,
+    reset,
+    send_and_end,
+    serving,
+    silent_log,
+    tcp_pair,
+    tool,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+from netkit.core.errors import HandshakeError, TlsConfigError, TruncatedError
+from netkit.server import log
+from netkit.tls.context import client_context, shake_hands, wrap
+
+BLOCK = bytes(range(256)) * 4096
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    with silent_log():
+        yield
+
+
+class Opaque(socketserver.StreamRequestHandler):
+    """Echoes, as written for `socketserver`."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+def echo(conn: netkit.Connection) -> None:
+    for chunk in conn:
+        conn.write(chunk)
+
+
+HANDLERS = [echo, netkit.EchoHandler, Opaque]
+each_handler = pytest.mark.parametrize("handler", HANDLERS, ids=lambda h: h.__name__)
+
+
+@contextlib.contextmanager
+def secure_client(
+    server: Any, context: ssl.SSLContext | None = None, hostname: str = "localhost"
+) -> Iterator[ssl.SSLSocket]:
+    """A client that takes an end without close_notify for an error."""
+    context = context or contexts()[1]
+    with client(server) as sock:
+        secured = context.wrap_socket(sock, server_hostname=hostname, suppress_ragged_eofs=False)
+        with secured:
+            yield secured
+
+
+@contextlib.contextmanager
+def own_client(server: Any) -> Iterator[netkit.Connection]:
+    """One that two threads may use, as Python's cannot before 3.13."""
+    with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+        conn.start_tls(contexts()[1], server_hostname="localhost")
+        yield conn
+
+
+def say(sock: ssl.SSLSocket, data: bytes) -> bytes:
+    sock.sendall(data)
+    return receive_exactly(sock, len(data))
+
+
+def say_and_end(sock: ssl.SSLSocket, data: bytes) -> bytes:
+    """Send, say goodbye, and return what comes up to the other end's goodbye."""
+    reply = say(sock, data)
+    sock.unwrap()  # raises if the other end says none
+    return reply
+
+
+def failures(seen: list[Any]) -> list[str]:
+    return [f"{type(event.error).__name__}: {event.error}" for event in seen]
+
+
+# --- Serving ---
+
+
+@each_handler
+@each_version
+def test_each_kind_of_handler_speaks_tls_and_says_goodbye(
+    handler: Any, version: ssl.TLSVersion
+) -> None:
+    with serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server, contexts(version)[1]) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+
+
+@each_handler
+def test_much_goes_both_ways_at_once(handler: Any) -> None:
+    with serving(handler, tls_cert=files().cert, tls_key=files().key) as server:
+        with own_client(server) as conn, in_thread(conn.write, BLOCK):
+            assert conn.readexactly(len(BLOCK)) == BLOCK
+
+
+@each_version
+def test_a_client_gets_a_ticket_to_come_back_with(version: ssl.TLSVersion) -> None:
+    context = contexts(version)[1]
+    with serving(netkit.EchoHandler, tls_cert=files().server) as server:
+        session = None
+        for returns in (False, True):
+            with client(server) as sock:
+                with context.wrap_socket(sock, False, True, True, "localhost", session) as secured:
+                    assert say(secured, b"x") == b"x"
+                    assert secured.session_reused is returns
+                    session = secured.session
+                    secured.unwrap()
+
+
+def test_the_connection_tells_what_was_agreed_on() -> None:
+    said: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        tls = conn.tls
+        assert tls
+        said.extend((tls.version, tls.alpn_protocol, tls.server_name, tls.peer_certificate))
+        said.append(bool(tls.cipher))
+        conn.end("done")
+
+    client_side = client_context(ca=files().ca, cert=files().client, alpn=["x", "echo"])
+    options = {"tls_cert": files().server, "tls_client_ca": files().ca, "tls_alpn": ["echo"]}
+    with serving(handler, **options) as server, secure_client(server, client_side) as sock:
+        assert receive_all(sock) == b"done"
+        assert sock.selected_alpn_protocol() == "echo"
+    version, alpn, name, certificate, has_cipher = said
+    assert (version, alpn, name, has_cipher) == ("TLSv1.3", "echo", "localhost", True)
+    assert certificate["subjectAltName"] == (("email", "me@example.org"),)
+
+
+def test_a_client_without_the_certificate_that_is_wanted_is_refused() -> None:
+    options = {"tls_cert": files().server, "tls_client_ca": files().ca}
+    with observed(events.ClientFailed) as seen, serving(echo, **options) as server:
+        with pytest.raises(ssl.SSLError), secure_client(server) as sock:
+            sock.recv(1)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["HandshakeError: the client sent no certificate, and one is required"]
+
+
+def test_the_certificate_is_the_one_for_the_name_that_the_client_asks_for() -> None:
+    sni = {host: (path, None) for host, path in files().named.items()}
+    with serving(echo, tls_cert=files().server, tls_sni=sni) as server:
+        for host in ("example.org", "a.example.org", "localhost"):
+            with secure_client(server, hostname=host) as sock:
+                assert say_and_end(sock, b"?") == b"?"
+
+
+def test_reads_and_writes_of_two_threads_do_not_wait_for_each_other() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        with in_thread(conn.write, BLOCK):
+            assert conn.readexactly(len(BLOCK)) == BLOCK
+        conn.end()
+
+    with serving(handler, tls=contexts()[0]) as server, own_client(server) as conn:
+        with in_thread(conn.write, BLOCK):
+            assert conn.read() == BLOCK
+
+
+def test_a_handler_answers_after_the_clients_close_notify() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        question = conn.read()
+        conn.write(question.upper())
+
+    with serving(handler, tls=contexts()[0]) as server:
+        with own_client(server) as conn:
+            conn.end("question")
+            assert conn.read() == b"QUESTION"
+
+
+def test_input_that_is_cut_off_is_no_end() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.read()
+        except TruncatedError as error:
+            raised.append(error)
+            raise
+
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server) as sock:
+            sock.sendall(b"half of ")
+            socket.socket.shutdown(sock, socket.SHUT_WR)  # TCP's end only
+            wait_until(lambda: seen)
+    assert raised
+    assert failures(seen) == [f"TruncatedError: {raised[0]}"]
+
+
+def test_who_schedules_clients_himself_has_tls_too() -> None:
+    class Own(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            try:
+                self.finish_request(request, client_address)
+            finally:
+                self.shutdown_request(request)
+
+    with Own(("127.0.0.1", 0), echo, tls=contexts()[0]) as server:
+        server.start()
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+
+
+@each_handler
+@pytest.mark.parametrize("method", ["process_request", "finish_request"])
+def test_a_socket_from_elsewhere_is_not_served_in_clear_text(handler: Any, method: str) -> None:
+    with serving(handler, tls=contexts()[0]) as server, tcp_pair() as (ours, peer):
+
+        def finish() -> None:
+            with contextlib.suppress(OSError):
+                server.finish_request(ours, ours.getpeername())
+            server.shutdown_request(server.connections[0].socket)
+
+        peer.sendall(b"hello\n")
+        if method == "finish_request":
+            thread = in_thread(finish)
+        else:
+            thread = in_thread(server.process_request, ours, ours.getpeername())
+        with thread:
+            assert b"hello" not in receive_all(peer)
+            peer.close()
+        assert server.wait_for_connections(0, PATIENCE)
+
+
+# --- A context that the program has made ---
+
+
+def all_of(context: ssl.SSLContext) -> dict[str, Any]:
+    """Every attribute of a context that can be read."""
+    values = {
+        name: getattr(context, name)
+        for name in dir(context)
+        if not callable(getattr(type(context), name, None)) and name not in ("__dict__", "__doc__")
+    }
+    assert {"options", "sni_callback", "verify_flags", "num_tickets", "verify_mode"} < set(values)
+    ciphers = [cipher["name"] for cipher in context.get_ciphers()]
+    return {**values, "ciphers": ciphers, "classes": (context.sslsocket_class,)}
+
+
+def pythons_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files().server)
+    return server, ssl.create_default_context(cafile=files().ca)
+
+
+@each_handler
+def test_a_context_of_the_programs_is_never_changed(handler: Any) -> None:
+    server_side, client_side = pythons_contexts()
+    server_side.sni_callback = lambda *_: None
+    before = all_of(server_side), all_of(client_side)
+    with serving(handler, tls=server_side) as server:
+        for _ in range(2):
+            with secure_client(server, client_side) as sock:
+                assert say_and_end(sock, b"hello") == b"hello"
+        port = server.server_address[1]
+        with netkit.connect(port, "localhost", family=4, tls=client_side) as conn:
+            conn.end("hello")
+            assert conn.read() == b"hello"
+    assert (all_of(server_side), all_of(client_side)) == before
+
+
+def test_a_context_for_starttls_is_never_changed() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.start_tls(server_side)
+        conn.write(conn.tls.server_name or "")
+
+    server_side, client_side = pythons_contexts()
+    before = all_of(server_side), all_of(client_side)
+    with serving(handler) as server:
+        with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+            conn.start_tls(client_side, server_hostname="localhost")
+            assert conn.read() == b"localhost"
+    assert (all_of(server_side), all_of(client_side)) == before
+
+
+def test_a_socket_class_of_the_context_is_the_one_that_a_handler_gets() -> None:
+    class Own(ssl.SSLSocket):
+        pass
+
+    class Telling(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(type(self.request).__name__.encode())
+
+    context = pythons_contexts()[0]
+    context.sslsocket_class = Own
+    with serving(Telling, tls=context) as server, secure_client(server) as sock:
+        assert receive_all(sock) == b"Own"
+
+
+# --- Those who cannot, or will not, speak TLS ---
+
+
+@each_handler
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["end", "reset"])
+def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed, events.ConnectionClosed) as seen:
+        with serving(handler, tls=contexts()[0]) as server:
+            with client(server) as sock:
+                connection = busy_connection(server)
+                wait_until(lambda: connection.is_secured() or connection._waiting)
+                leave(sock)
+            wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.ConnectionClosed]
+
+
+def test_a_client_that_leaves_when_told_to_start_tls_is_a_failure() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        conn.readline()
+        conn.start_tls(contexts()[0])
+
+    with observed(events.ClientFailed) as seen, serving(handler) as server:
+        with client(server) as sock:
+            sock.sendall(b"STARTTLS\n")
+            sock.shutdown(socket.SHUT_WR)
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["NotBegunError: the client left before it began the handshake"]
+
+
+@each_handler
+def test_clear_text_on_a_tls_port_is_told_in_one_line(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"GET" not in receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == [
+        "HandshakeError: the client sent plain text, not TLS: 'GET / HTTP/1.1'"
+    ]
+
+
+@each_handler
+def test_who_leaves_in_the_middle_of_the_handshake_harms_nobody(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"\x16\x03\x01")
+        wait_until(lambda: seen)
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"hello") == b"hello"
+    assert failures(seen) == ["HandshakeError: the client left in the middle of the handshake"]
+
+
+@each_handler
+def test_a_word_of_clear_text_is_enough(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"hi\n")
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert failures(seen) == ["HandshakeError: the client sent plain text, not TLS: 'hi'"]
+
+
+@each_handler
+def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
+    with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"\x16\x03\x01\x02\x00")
+            connection = busy_connection(server)
+            # A handshake of Python's own is not to be seen from outside.
+            wait_until(lambda: connection.is_secured() or connection._waiting)
+            time.sleep(0.02)
+            reset(sock)
+        wait_until(lambda: seen)
+    (event,) = seen
+    assert isinstance(event.error, (HandshakeError, ConnectionResetError))
+
+
+@each_handler
+def test_a_client_that_drips_does_not_defeat_the_handshake_timeout(handler: Any) -> None:
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300)
+    with observed(events.ClientFailed) as seen:
+        with serving(handler, tls=contexts()[0], handshake_timeout=0.2) as server:
+            with client(server) as silent, client(server) as dripping:
+                peers = [sock.getsockname()[1] for sock in (silent, dripping)]
+                with secure_client(server) as good:
+                    for byte in hello:
+                        if len(seen) == 2:
+                            break
+                        with contextlib.suppress(OSError):
+                            dripping.send(bytes([byte]))
+                        assert say(good, b"on") == b"on"
+                        time.sleep(0.01)
+                    good.unwrap()
+    assert sorted(failures(seen)) == sorted(
+        "TimeoutError: [Errno 110] handshake_timeout: "
+        f"no TLS handshake with 127.0.0.1:{port} within 0.2 seconds"
+        for port in peers
+    )
+
+
+@each_handler
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("stop", "ConnectionAbortedError: the connection to PEER was cut, since the server stops"),
+        ("destroy", "ConnectionClosedError: the connection is closed"),
+        ("lifetime", "TimeoutError: lifetime: the connection to PEER has lasted 0.3 seconds"),
+    ],
+)
+@pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01"])
+def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
+    handler: Any, how: str, text: str, begun: bytes
+) -> None:
+    kinds = (events.ClientFailed, events.HandlerFailed)
+    options = {"lifetime": 0.3} if how == "lifetime" else {}
+    with observed(*kinds) as seen, serving(handler, tls=contexts()[0], **options) as server:
+        with client(server) as sock:
+            sock.sendall(begun)
+            connection = busy_connection(server)
+            wait_until(lambda: connection.is_secured() or connection._waiting)
+            if how == "stop":
+                server.stop(0)
+            elif how == "destroy":
+                connection.destroy()
+            assert server.wait_for_connections(0, PATIENCE)
+            text = text.replace("PEER", connection.peer)
+    if how == "stop" and not begun and not seen:
+        return  # it was idle, and has seen the end of input before it was cut
+    assert [f"{type(each.error).__name__}: {log.said(each.error)}" for each in seen] == [text]
+    assert type(seen[0]) is events.ClientFailed
+
+
+def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
+    unreachable = OSError(errno.EHOSTUNREACH, "No route to host")
+
+    def fail() -> None:
+        raise unreachable
+
+    with tcp_pair() as (ours, peer):
+        peer.sendall(b"\x16")
+        with wrap(ours, contexts()[0]) as sock:
+            sock.do_handshake = fail  # type: ignore[method-assign, assignment]
+            with pytest.raises(OSError, match="No route to host") as caught:
+                shake_hands(sock, None, "p")
+    assert caught.value is unreachable
+
+
+def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
+    called: list[Any] = []
+    with observed(events.ClientFailed) as seen, serving(called.append, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            sock.sendall(b"?\n")
+            receive_all(sock)
+        wait_until(lambda: seen)
+    assert not called
+
+
+def test_who_is_refused_gets_no_clear_text() -> None:
+    options = {"max_connections": 1, "when_full": "refuse", "refusal": "full"}
+    with serving(echo, tls=contexts()[0], **options) as server, secure_client(server):
+        with client(server) as second:
+            assert receive_all(second) == b""
+
+
+# --- Settings ---
+
+
+def test_certificates_are_read_again_and_bad_ones_are_not_taken(tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+    shutil.copy(files().named["example.org"], pem)
+
+    with serving(echo, tls_cert=pem) as server:
+        assert server.can_reload
+        with secure_client(server, hostname="example.org") as before:
+            shutil.copy(files().server, pem)
+            with observed(events.SettingsReloaded, events.SettingsKept) as seen:
+                assert server.reload_tls()
+                with secure_client(server) as sock:
+                    assert say_and_end(sock, b"new") == b"new"
+                pem.write_text("no certificate")
+                assert not server.reload()
+            with secure_client(server) as sock:
+                assert say_and_end(sock, b"kept") == b"kept"
+            assert say_and_end(before, b"old") == b"old"
+    assert seen[0] == events.SettingsReloaded("TLS")
+    assert isinstance(seen[1].error, TlsConfigError)
+
+
+def test_there_is_nothing_to_reload_without_files() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        assert not server.can_reload
+        assert server.reload()
+
+
+def test_tls_is_configured_while_the_server_runs() -> None:
+    with serving(echo, tls_cert=files().named["example.org"]) as server:
+        server.configure(tls_cert=files().server)
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"new") == b"new"
+        with pytest.raises(TlsConfigError):
+            server.configure(tls_cert="/nonexistent")
+        with secure_client(server) as sock:
+            assert say_and_end(sock, b"kept") == b"kept"
+
+
+def test_a_file_that_is_no_good_is_told_at_once() -> None:
+    with pytest.raises(TlsConfigError, match="the certificate file '/nonexistent': No such file"):
+        netkit.create_server(echo, tls_cert="/nonexistent")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tls_cert": 5}, "tls_cert must be the path of a file, or bytes, not of type int"),
+        ({"tls": "x"}, "tls must be an ssl.SSLContext, not of type str"),
+        ({"tls_cert": "x", "tls_sni": ["a"]}, "tls_sni must map host names to"),
+        ({"tls_cert": "x", "tls_alpn": "h2"}, "tls_alpn must be a list of names, not of type str"),
+        ({"tls_cert": "x", "tls_alpn": [""]}, "tls_alpn must be names of 1 to 255 ASCII"),
+        ({"tls_cert": "x", "tls_alpn": ["\xe9"]}, "tls_alpn must be names of 1 to 255 ASCII"),
+        ({"tls_cert": "x", "tls_sni": {"a": "x"}}, "tls_sni must map host names to"),
+        ({"tls_cert": "x", "tls_sni": {"a": (None, "x")}}, "tls_sni has no certificate for one"),
+        ({"tls_cert": "x", "tls_sni": {"a": ("x", 5)}}, "tls_sni must be the path of a file"),
+        ({"tls_cert": "x\0"}, "the certificate file 'x\\\\x00': embedded null byte"),
+        ({"tls": contexts()[1]}, "tls must be a server's context"),
+        ({"tls_key": "x"}, "tls_key needs tls_cert"),
+        ({"starttls": True}, "starttls needs tls_cert"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_told(options: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        netkit.create_server(echo, **options)
+
+
+def test_all_that_tls_takes_is_imported_before_the_first_client() -> None:
+    source = """
+import ssl, sys, netkit
+netkit.create_server(netkit.EchoHandler, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+print("netkit.tls.stream" in sys.modules, "netkit.tls.context" in sys.modules)
+"""
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "True True\n"
+
+
+@each_handler
+def test_the_longest_wait_for_a_handshake_is_not_the_whole_time_for_it(
+    handler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.net.sockopts.LONGEST_WAIT", 0.01)
+    with serving(handler, tls=contexts()[0], handshake_timeout=None) as server:
+        with client(server) as sock:
+            server.wait_for_connections(1)
+            time.sleep(0.05)
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                assert say_and_end(secured, b"hello") == b"hello"
+
+
+def test_a_context_and_a_certificate_are_one_too_many() -> None:
+    status, text = run_netkit("echo", "--tls-self-signed", "--tls-cert", files().server)
+    assert (status, text.count("\n")) == (2, 1)
+    assert "--tls-self-signed and --tls-cert cannot both be given" in text
+    with pytest.raises(ValueError, match="tls and tls_cert cannot both be given"):
+        netkit.create_server(echo, tls=contexts()[0], tls_cert=files().server)
+
+
+# --- STARTTLS ---
+
+
+def starttls(conn: netkit.Connection) -> None:
+    """A protocol that begins in clear text."""
+    assert conn.readline() == b"STARTTLS\n"
+    conn.write("go on\n")
+    conn.start_tls()
+    for line in conn.lines():
+        conn.write(line.upper() + "\n")
+
+
+def test_a_protocol_begins_in_clear_text_and_goes_on_in_tls() -> None:
+    with serving(starttls, tls_cert=files().server, starttls=True) as server:
+        with client(server) as sock:
+            sock.sendall(b"STARTTLS\n")
+            assert receive_exactly(sock, 6) == b"go on\n"
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                secured.sendall(b"secret\n")
+                assert receive_exactly(secured, 7) == b"SECRET\n"
+                secured.unwrap()
+
+
+def half_a_character(conn: netkit.Connection) -> None:
+    conn.set_encoding("utf-8")
+    assert conn.read(100) == "STARTTLS\n"
+
+
+def half_a_character_of_python(conn: netkit.Connection) -> None:
+    conn.set_encoding("shift_jis")
+    assert conn.read(100) == "STARTTLS\n"
+
+
+def half_a_line(conn: netkit.Connection) -> None:
+    conn.max_line = 10
+    assert conn.readline() == b"STARTTLS\n"
+    conn.set_timeout(0.05)
+    with pytest.raises(netkit.LineTooLongError):
+        conn.readline()
+    with pytest.raises(TimeoutError):
+        conn.readline()
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (half_a_character, b"\xc3"),
+        (half_a_character_of_python, b"\x82"),
+        (half_a_line, b"x" * 20),
+    ],
+)
+def test_what_is_still_to_be_read_further_came_before_tls(begin: Any, more: bytes) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        begin(conn)
+        conn.start_tls()
+
+    with observed(events.ClientFailed) as seen:
+        with serving(handler, tls_cert=files().server, starttls=True) as server:
+            with client(server) as sock:
+                sock.sendall(b"STARTTLS\n" + more)
+                assert receive_all(sock) == b""
+            wait_until(lambda: seen)
+    assert "unencrypted" in str(seen[0].error)
+
+
+def test_what_came_before_tls_is_not_taken_for_what_came_through_it() -> None:
+    with observed(events.ClientFailed) as seen:
+        with serving(starttls, tls_cert=files().server, starttls=True) as server:
+            with client(server) as sock:
+                sock.sendall(b"STARTTLS\nDELETE everything\n")
+                assert receive_all(sock) == b"go on\n"
+                port = sock.getsockname()[1]
+            wait_until(lambda: seen)
+    assert failures(seen) == [
+        f"HandshakeError: 127.0.0.1:{port} sent more, unencrypted, before TLS began"
+    ]
+
+
+def test_tls_needs_a_context_and_begins_once() -> None:
+    raised: list[str] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.start_tls()
+        except TypeError as error:
+            raised.append(str(error))
+        conn.start_tls(contexts()[0])
+        try:
+            conn.start_tls(contexts()[0])
+        except ValueError as error:
+            raised.append(str(error))
+        conn.end()
+
+    with serving(handler) as server, secure_client(server) as sock:
+        assert receive_all(sock) == b""
+    assert raised == [
+        "start_tls() needs an ssl.SSLContext",
+        "this connection speaks TLS already",
+    ]
+
+
+def test_a_handshake_may_take_for_ever_and_comes_before_our_end() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        port = server.server_address[1]
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost", timeout=None)
+            conn.end("hello")
+            assert conn.read() == b"hello"
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.end()
+            with pytest.raises(netkit.WriteAfterEndError):
+                conn.start_tls(contexts()[1], server_hostname="localhost")
+
+
+def test_an_end_for_a_peer_that_is_gone_is_an_end_all_the_same() -> None:
+    ended: list[bool] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write("ready")
+        with contextlib.suppress(ConnectionResetError):
+            conn.read()
+        conn.end()
+        ended.append(True)
+
+    with serving(handler, tls=contexts()[0]) as server:
+        with secure_client(server) as sock:
+            receive_exactly(sock, 5)
+            reset(sock)
+        wait_until(lambda: ended)
+
+
+def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> None:
+    with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+
+        class Skipping:
+            """Takes one byte that is no part of a message, and waits for the next one."""
+
+            eof = False
+
+            def recv(self, size: int) -> bytes:
+                conn.socket.recv(1)
+                return conn._receive_raw(size)
+
+            def pending(self) -> bool:
+                return False
+
+            within_record = pending
+
+            def end(self) -> None:
+                pass
+
+            let_go = end
+
+        conn.tls = Skipping()  # type: ignore[assignment]
+        conn.set_limits(conn._limits)
+        peer.sendall(b"k")
+        conn.end_input()
+        assert conn.read() == b""
+
+
+NO_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)  # which nobody has encrypted
+
+
+@pytest.mark.parametrize("handler", [echo, Opaque])
+def test_a_client_that_breaks_tls_is_no_fault_of_the_handler(handler: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed) as seen:
+        with serving(handler, tls=contexts()[0]) as server, client(server) as sock:
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost") as secured:
+                socket.socket.sendall(secured, NO_RECORD)
+                wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.ClientFailed]
+
+
+def test_tls_that_a_handler_has_broken_elsewhere_is_its_own_fault() -> None:
+    class Client(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with tcp_pair() as (ours, other):
+                other.sendall(NO_RECORD)
+                contexts()[1].wrap_socket(ours, server_hostname="localhost")
+
+    with observed(events.ClientFailed, events.HandlerFailed) as seen:
+        with serving(Client, tls=contexts()[0]) as server, client(server) as sock:
+            with contexts()[1].wrap_socket(sock, server_hostname="localhost"):
+                wait_until(lambda: seen)
+    assert [type(event) for event in seen] == [events.HandlerFailed]
+
+
+def test_a_client_verifies_whom_it_talks_to() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        port = server.server_address[1]
+        with netkit.connect(port, "127.0.0.1") as conn:
+            conn.start_tls(contexts()[1], server_hostname="localhost")
+            conn.write("hello")
+            assert conn.readexactly(5) == b"hello"
+            assert conn.bytes_read == conn.bytes_written == 5
+        with netkit.connect(port, "127.0.0.1") as conn:
+            with pytest.raises(HandshakeError, match="the certificate of the server is not valid"):
+                conn.start_tls(contexts()[1], server_hostname="example.com")
+
+
+# --- Time limits ---
+
+
+def send_part_of_a_record(sock: ssl.SSLSocket, context_bytes: int = 3) -> None:
+    """A header and a few bytes of a record: a message that nobody can read yet."""
+    socket.socket.send(sock, b"\x17\x03\x03\x01\x00" + bytes(context_bytes))
+
+
+def limits_told(limits: dict[str, Any], act: Any) -> list[str]:
+    with observed(events.ClientFailed) as seen, serving(echo, tls=contexts()[0], **limits) as s:
+        with secure_client(s) as sock:
+            act(sock)
+            wait_until(lambda: seen)
+    return [str(event.error).split(": ")[0].removeprefix("[Errno 110] ") for event in seen]
+
+
+def test_a_silent_client_is_idle() -> None:
+    assert limits_told({"idle_timeout": 0.1}, lambda _: None) == ["idle_timeout"]
+
+
+def test_a_part_of_a_record_is_a_message_under_way() -> None:
+    limits = {"idle_timeout": PATIENCE, "read_timeout": 0.1}
+    assert limits_told(limits, send_part_of_a_record) == ["read_timeout"]
+
+
+def test_a_client_that_takes_nothing_is_given_up() -> None:
+    def fill(sock: ssl.SSLSocket) -> None:
+        sock.settimeout(0.3)
+        with contextlib.suppress(OSError):
+            while True:
+                sock.sendall(BLOCK)
+
+    assert limits_told({"write_timeout": 0.1}, fill) == ["write_timeout"]
+
+
+def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                conn.write(bytes(1_000_000))
+        try:
+            conn.end()
+        except TimeoutError as error:
+            raised.append(error)
+        conn.destroy()
+
+    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
+        with secure_client(server):
+            wait_until(lambda: raised)
+    assert "write_timeout" in str(raised[0])
+
+
+def test_a_close_does_not_wait_long_for_a_peer_that_takes_no_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 0.05)
+
+    def handler(conn: netkit.Connection) -> None:
+        with contextlib.suppress(TimeoutError):
+            while True:
+                conn.write(bytes(1_000_000))
+
+    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
+        with secure_client(server):
+            server.wait_for_connections(1)
+            assert server.wait_for_connections(0, PATIENCE)
+
+
+# --- Ended by others ---
+
+
+def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
+    with serving(echo, tls=contexts()[0]) as server, secure_client(server) as sock:
+        assert say(sock, b"hello") == b"hello"
+        with in_thread(server.stop):
+            assert receive_all(sock) == b""
+
+
+@each_version
+@pytest.mark.parametrize("how", ["recv", "recv_into", "file", "without waiting"])
+def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted(
+    how: str, version: ssl.TLSVersion
+) -> None:
+    class Polite(socketserver.StreamRequestHandler):
+        def read(self) -> Any:
+            if how == "file":
+                return self.rfile.readline()
+            if how == "recv_into":
+                return self.request.recv_into(bytearray(100))
+            if how == "recv":
+                return self.request.recv(100)
+            self.request.settimeout(0)
+            while True:
+                try:
+                    return self.request.recv(100)
+                except ssl.SSLWantReadError:
+                    select.select([self.request], [], [])
+
+        def handle(self) -> None:
+            assert self.read()
+            self.request.sendall(b"hello")
+            while self.read():
+                pass
+            self.request.settimeout(PATIENCE)
+            self.request.sendall(b"goodbye")
+
+    client_side = contexts(version)[1]
+    with (
+        serving(Polite, tls=pythons_contexts()[0]) as server,
+        secure_client(server, client_side) as sock,
+    ):
+        sock.sendall(b"hello\n")
+        assert receive_exactly(sock, 5) == b"hello"
+        with in_thread(server.stop):
+            assert receive_all(sock) == b"goodbye"
+
+
+def test_what_a_handler_of_socketserver_did_not_read_destroys_no_reply() -> None:
+    class Deaf(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1)
+            self.request.sendall(BLOCK)
+
+    with serving(Deaf, tls=contexts()[0]) as server, own_client(server) as conn:
+        with in_thread(conn.write, bytes(500_000)):
+            assert conn.read() == BLOCK
+        conn.end()
+
+
+def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
+    with serving(echo, tls=contexts()[0]) as server:
+        with secure_client(server) as sock, client(server) as slow:
+            slow.sendall(b"\x16")
+            server.wait_for_connections(2)
+            shaking = [each for each in server.connections if each.tls is None]
+            wait_until(lambda: shaking[0]._handshaking and shaking[0]._handshaking.fed)
+            say(sock, b"hello")
+            send_part_of_a_record(sock)
+            with in_thread(server.stop, PATIENCE):
+                connections = server.connections
+                wait_until(lambda: all(each._draining for each in connections))
+                time.sleep(0.05)  # that nothing happens cannot be waited for
+                assert server.connection_count == 2
+                sock.close()
+                slow.close()
+        assert server.connection_count == 0
+
+
+def test_a_stop_that_comes_just_before_a_handshake_is_not_overlooked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_tls = netkit.Connection.start_tls
+
+    def late(conn: netkit.Connection, *arguments: Any, **named: Any) -> None:
+        wait_until(lambda: conn._draining)
+        start_tls(conn, *arguments, **named)
+
+    monkeypatch.setattr(netkit.Connection, "start_tls", late)
+    options = {"handshake_timeout": 60, "drain_timeout": 60}
+    with serving(echo, tls=contexts()[0], **options) as server, client(server) as sock:
+        server.wait_for_connections(1)
+        assert server.stop() == (1, 0)
+        assert sock.recv(1) in (b"", b"\x15")
+
+
+def busy_connection(server: Any) -> netkit.Connection:
+    server.wait_for_connections(1)
+    connection: netkit.Connection = server.connections[0]
+    return connection
+
+
+@pytest.mark.parametrize("how", ["close", "destroy", "reset", "cut"])
+@pytest.mark.parametrize("shaken", [True, False], ids=["reading", "handshaking"])
+def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> None:
+    ended: list[Any] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.start_tls(contexts()[0], timeout=PATIENCE)
+            ended.append(conn.read())
+        except OSError as error:
+            ended.append(type(error).__name__)
+
+    with serving(handler) as server, contextlib.ExitStack() as stack:
+        if shaken:
+            stack.enter_context(secure_client(server))
+        else:
+            stack.enter_context(client(server))
+        connection = busy_connection(server)
+        wait_until(lambda: connection._waiting and (connection.tls or not shaken))
+        time.sleep(0.02)  # that it is in its recv by now cannot be seen
+        getattr(connection, how)()
+        wait_until(lambda: ended)
+    handshaking = {"cut": "ConnectionAbortedError"}.get(how, "ConnectionClosedError")
+    assert ended == [b"" if shaken else handshaking]
+
+
+def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye() -> None:
+    raised: list[BaseException] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        try:
+            conn.read()
+        except OSError as error:
+            raised.append(error)
+            conn.write("last word")
+
+    reason = OSError("time to go")
+    with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
+        connection = busy_connection(server)
+        wait_until(lambda: connection.tls and connection._waiting)
+        assert connection.interrupt(reason)
+        assert receive_all(sock) == b"last word"
+    assert raised == [reason]
+
+
+# --- The command line, and other programs ---
+
+
+def test_the_command_line_makes_a_certificate_for_trying_it_out() -> None:
+    optional("cryptography")
+    with Cli("echo", "--tls-self-signed", "--tls-alpn", "a,b") as server:
+        reply = talk_with_openssl(server.port, "-alpn", "b", "-tls1_2")
+        assert b"ALPN protocol: b" in reply
+        assert re.search(rb'CN ?= ?"?netkit, self-signed', reply)
+        server.send_signal()
+        assert server.wait() == 0
+
+
+def talk_with_openssl(port: int, *arguments: str) -> bytes:
+    command = [tool("openssl"), "s_client", "-connect", f"127.0.0.1:{port}", *arguments]
+    done = subprocess.run(
+        command, input=b"Q\n", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
+    )
+    return done.stdout
+
+
+def test_openssl_trusts_the_certificate_and_gets_its_echo() -> None:
+    with serving(echo, tls_cert=files().server) as server:
+        command = [tool("openssl"), "s_client", "-quiet", "-verify_return_error"]
+        command += ["-CAfile", files().ca, "-connect", f"127.0.0.1:{server.server_address[1]}"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        with process:
+            assert process.stdin and process.stdout
+            process.stdin.write(b"hello\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"hello\n"
+            process.kill()
+
+
+NODE = """
+const socket = require('tls').connect({
+  port: +process.argv[2], host: '127.0.0.1', servername: 'localhost',
+  ca: require('fs').readFileSync(process.argv[3]), allowHalfOpen: true,
+}, () => socket.end('from node'))
+let text = ''
+socket.on('data', data => text += data)
+socket.on('end', () => console.log(text, 'end'))
+socket.on('close', failed => console.log('close', failed))
+"""
+
+
+def test_node_half_closes_and_gets_the_reply_and_the_end(tmp_path: Path) -> None:
+    script = tmp_path / "client.js"
+    script.write_text(NODE)
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.end(conn.read() + b" and back")
+
+    with serving(handler, tls_cert=files().server) as server:
+        port = str(server.server_address[1])
+        output = subprocess.run(
+            [tool("node"), script, port, files().ca], stdout=subprocess.PIPE, timeout=PATIENCE
+        ).stdout
+    assert output == b"from node and back end\nclose false\n"
+
+
+def test_sighup_reads_certificates_again_in_workers_too(tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+    shutil.copy(files().named["example.org"], pem)
+    with Cli("echo", "--tls-cert", str(pem), "--workers", "2") as server:
+        server.wait_for_line("2 workers")
+        shutil.copy(files().server, pem)
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("TLS reloaded")
+        server.wait_for_line("reloaded: ")
+        reply = talk_with_openssl(server.port, "-CAfile", files().ca)
+        assert b"Verify return code: 0 (ok)" in reply
+        server.send_signal()
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_file_gone_bad_is_no_matter_for_workers_that_are_replaced(
+    start_method: str, tmp_path: Path
+) -> None:
+    (pem, named), ca = (tmp_path / "server.pem", tmp_path / "named.pem"), files().ca
+    shutil.copy(files().server, pem)
+    shutil.copy(files().named["example.org"], named)
+    (tmp_path / "script.py").write_text(f"""
+import logging, multiprocessing, os, netkit
+def handler(conn):
+    conn.write(f"{{os.getpid()}}\\n")
+    conn.read()
+if __name__ == "__main__":
+    logging.basicConfig(level="INFO", format="%(message)s")
+    multiprocessing.set_start_method("{start_method}")
+    tls = dict(tls_cert="server.pem", tls_client_ca={ca!r}, tls_sni={{"a": ("named.pem", None)}})
+    netkit.run(netkit.create_server(handler, **tls).listen(0, "127.0.0.1"), workers=2)
+""")
+    context = client_context(ca=ca, cert=files().client)
+
+    def pid() -> int:
+        with context.wrap_socket(program.connect(), server_hostname="localhost") as sock:
+            return int(sock.recv(100))
+
+    def replaced() -> int:
+        return sum(" ended by " in line for line in program.lines)
+
+    with Program(sys.executable, "script.py", cwd=tmp_path) as program:
+        program.wait_for_line("2 workers ready")
+        for change in (Path.unlink, lambda path: path.write_text("half a certificate")):
+            change(pem)
+            change(named)
+            program.send_signal(signal.SIGHUP)  # which finds them, and keeps what it has
+            program.wait_for_line("TLS not reloaded")
+            program.wait_for_line("reloaded: 2")
+            before = replaced()
+            while replaced() < before + 2:  # an old one, that leaves, may still be met
+                os.kill(pid(), signal.SIGKILL)
+                time.sleep(0.1)
+        assert pid()
+        program.send_signal()
+        assert program.wait() == 0
+
+
+def run_netkit(*arguments: str, **options: Any) -> tuple[int, str]:
+    command = [sys.executable, *options.pop("python", ()), "-m", "netkit", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=PATIENCE, text=True)
+    return done.returncode, done.stderr
+
+
+def test_a_bad_certificate_fails_and_a_wrong_use_is_a_wrong_use() -> None:
+    status, text = run_netkit("echo", "--tls-cert", "/nonexistent")
+    assert (status, text.count("\n")) == (1, 1)
+    assert text.startswith("netkit: error: the certificate file '/nonexistent': No such file")
+    status, text = run_netkit("echo", "--tls-key", "x")
+    assert (status, text) == (
+        2,
+        "netkit echo: error: --tls-key needs --tls-cert (see netkit echo --help)\n",
+    )
+    status, text = run_netkit("echo", "--tls-sni", "x")
+    assert (status, text.count("\n")) == (2, 1)
+    assert "it must be NAME=CERTIFICATE:KEY,..." in text
+
+
+def test_the_command_line_names_certificates_by_host() -> None:
+    named = files().named
+    sni = f"example.org={named['example.org']},example.net={named['example.net']}:{files().key}"
+    status, text = run_netkit("echo", "--tls-cert", files().server, "--tls-sni", sni)
+    assert status == 1
+    assert "does not match the certificate file" in text
+
+
+# --- Under attack ---
+
+
+def hello_for(name: bytes) -> bytes:
+    """A ClientHello that asks for this name, of any bytes."""
+    sent = ssl.MemoryBIO()
+    usual = ("x" * 50 + ".") * 5
+    usual = usual[: len(name) - 1] + "x"
+    session = contexts()[1].wrap_bio(ssl.MemoryBIO(), sent, server_hostname=usual)
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    hello = sent.read()
+    assert hello.count(usual.encode()) == 1
+    return hello.replace(usual.encode(), name)
+
+
+HOSTILE_NAMES = [b"\xff\x1b[31m\r\n{}", b"\x1b]0;pwned\x07\n", b"\xc3\xa4.example.org", b"a" * 255]
+ODD_CLIENTS = [
+    *(hello_for(name) for name in HOSTILE_NAMES),
+    b"GET /\x1b[31m HTTP/1.1\r\n{}\r\n\r\n",
+    b"\x16\x03\x01\x40\x00" + bytes(0x4000),
+    b"\x15\x03\x01\x00\x02\x02\x28",
+    b"\x80\x2e\x01\x00\x02",
+    b"",
+]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whatever_clients_begin_with_all_of_standard_error_is_json(workers: str) -> None:
+    sni = f"example.org={files().named['example.org']}"
+    options = ("--tls-cert", files().server, "--tls-sni", sni, "--log-format", "json")
+    with Cli("echo", *options, "--log-level", "debug", "--workers", workers) as server:
+        for hello in ODD_CLIENTS * 5:
+            with server.connect() as sock:
+                send_and_end(sock, hello)
+                with contextlib.suppress(ConnectionResetError):
+                    receive_all(sock)
+        wait_until(lambda: sum("ConnectionClosed" in line for line in server.lines) == 45)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+    records = [json.loads(line) for line in server.lines]
+    ignored = [record for record in records if record["message"].startswith("ignored in")]
+    assert 1 <= len(ignored) <= 2 * int(workers)  # of 10; the others are counted
+    assert all(record["error_type"] == "UnicodeDecodeError" for record in ignored)
+    assert all(line.isascii() and line.isprintable() for line in server.lines)
+
+
+@each_handler
+def test_the_name_in_sni_raises_nothing_where_no_certificate_depends_on_it(
+    handler: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(handler, tls=contexts()[0]) as server:
+        with client(server) as sock:
+            send_and_end(sock, hello_for(b"\xff\x1b[31m"))
+            receive_all(sock)
+    assert capfd.readouterr().err == ""
+
+
+# --- One time limit for every handshake of a server ---
+
+
+def begins(conn: netkit.Connection) -> None:
+    conn.write("go on\n")
+    conn.start_tls()
+
+
+def begins_in_time(conn: netkit.Connection) -> None:
+    conn.write("go on\n")
+    conn.start_tls(timeout=0.05)
+
+
+@pytest.mark.parametrize(("handler", "limit"), [(begins, 0.1), (begins_in_time, PATIENCE * 10)])
+def test_a_handshake_that_a_handler_begins_has_the_time_limit_of_its_server(
+    handler: Any, limit: float
+) -> None:
+    options = {"tls": contexts()[0], "starttls": True, "handshake_timeout": limit}
+    with observed(events.ClientFailed) as told, serving(handler, **options) as server:
+        with client(server) as sock:
+            assert receive_exactly(sock, 6) == b"go on\n"
+            wait_until(lambda: told)
+            shorter = min(limit, 0.05) if handler is begins_in_time else limit
+            assert f"within {shorter:g} seconds" in str(told[0].error)
+
+
+def test_a_handshake_of_a_connection_that_a_program_takes_has_the_limit_of_its_server() -> None:
+    options = {"tls": contexts()[0], "handshake_timeout": 0.05}
+    with netkit.create_server(**options).listen(0, "127.0.0.1") as server, client(server):
+        with next(iter(server)) as conn, pytest.raises(TimeoutError, match="handshake_timeout"):
+            conn.start_tls()

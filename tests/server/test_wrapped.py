@@ -1,0 +1,188 @@
+"""TLS as programs for `socketserver` have it: the listener, or each client, wrapped by `ssl`."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from secure import contexts
+from support import PATIENCE, Shout, client, observed, receive_all, serving_forever, wait_until
+
+import netkit
+from netkit.core import events
+
+LOCAL = ("127.0.0.1", 0)
+
+
+class Pool(netkit.Server):
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.pool.submit(self.process_request_thread, request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.pool.shutdown()
+
+    pool: ThreadPoolExecutor
+
+
+def shout(conn: netkit.Connection) -> None:
+    for line in conn.lines():
+        conn.write(line.upper() + "\n")
+
+
+class WrapsEach(netkit.Server):
+    """Each client is wrapped by `get_request`."""
+
+    at_once = False
+
+    def get_request(self) -> Any:
+        request, client_address = super().get_request()
+        context = contexts()[0]
+        wrapped = context.wrap_socket(
+            request, server_side=True, do_handshake_on_connect=self.at_once
+        )
+        return wrapped, client_address
+
+
+def wrapped(handler: Any, kind: Any = netkit.Server, **options: Any) -> netkit.Server:
+    """A server with a wrapped listener."""
+    server: netkit.Server = kind(LOCAL, handler, **options)
+    server.socket = contexts()[0].wrap_socket(server.socket, server_side=True)
+    return server
+
+
+def each(handler: Any, **options: Any) -> netkit.Server:
+    return WrapsEach(LOCAL, handler, **options)
+
+
+def in_a_pool(handler: Any, **options: Any) -> netkit.Server:
+    server = wrapped(handler, Pool, **options)
+    server.pool = ThreadPoolExecutor(4)  # type: ignore[attr-defined]
+    return server
+
+
+@contextlib.contextmanager
+def secured(server: netkit.Server) -> Iterator[ssl.SSLSocket]:
+    with client(server) as sock:
+        with contexts()[1].wrap_socket(sock, server_hostname="localhost") as tls:
+            yield tls
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+@pytest.mark.parametrize("make", [wrapped, each, in_a_pool])
+def test_a_silent_client_keeps_no_other_waiting(make: Any, handler: Any) -> None:
+    with make(handler, drain_timeout=PATIENCE) as server, serving_forever(server):
+        with client(server) as silent, secured(server) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(9) == b"HELLO\n"
+            assert server.stop() == netkit.StopReport(finished=2, cut=0)
+            assert sock.recv(9) == b""
+            receive_all(silent)  # perhaps an alert, and the end
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+@pytest.mark.parametrize("make", [wrapped, each, in_a_pool])
+def test_the_handshake_has_its_time_limit(make: Any, handler: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed) as told:
+        with make(handler, handshake_timeout=0.1) as server, serving_forever(server):
+            with client(server) as silent:
+                assert receive_all(silent) == b""
+    assert [type(event) for event in told] == [events.ClientFailed]
+    assert "handshake_timeout" in str(told[0].error)
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_a_probe_is_no_failure_and_plain_text_is_one(handler: Any) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed) as told:
+        with wrapped(handler) as server, serving_forever(server):
+            with client(server):
+                pass
+            wait_until(lambda: server._connections._involved and not server.connections)
+            with client(server) as sock:
+                sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                receive_all(sock)
+            wait_until(lambda: told)
+    assert [type(event) for event in told] == [events.ClientFailed]
+    assert "HTTP" in str(told[0].error)
+
+
+@pytest.mark.parametrize("limit", ["idle_timeout", "read_timeout"])
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_limits_hold(handler: Any, limit: str) -> None:
+    with observed(events.ClientFailed, events.HandlerFailed) as told:
+        with wrapped(handler, **{limit: 0.1}) as server, serving_forever(server):
+            with secured(server) as sock:
+                sock.sendall(b"half a li")
+                assert receive_all(sock) == b""
+            wait_until(lambda: told)
+    assert [type(event) for event in told] == [events.ClientFailed], told
+    assert limit in str(told[0].error), told
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_verify_request_comes_after_the_handshake(handler: Any) -> None:
+    class Verifying(netkit.Server):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            (connection,) = self.connections
+            asked.append(connection.tls is not None or request.version() is not None)
+            return len(asked) > 1
+
+    asked: list[bool] = []
+    with wrapped(handler, Verifying) as server, serving_forever(server):
+        with secured(server) as sock:
+            assert sock.recv(9) == b""
+        assert server.wait_for_connections(0, PATIENCE)
+        with secured(server) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(9) == b"HELLO\n"
+    assert asked == [True, True]
+
+
+def test_a_handshake_in_get_request_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with each(Shout) as server, serving_forever(server):
+        server.at_once = True  # type: ignore[attr-defined]
+        for _ in range(3):
+            with secured(server) as sock:
+                sock.sendall(b"hello\n")
+                assert sock.recv(9) == b"HELLO\n"
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "get_request does TLS handshakes" in warnings[0]
+    assert "use the option tls" in warnings[0]
+
+
+def test_a_handler_may_shake_hands_itself_all_the_same() -> None:
+    class Handshake(Shout):
+        def setup(self) -> None:
+            self.request.do_handshake()
+            super().setup()
+
+    with each(Handshake) as server, serving_forever(server), secured(server) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(9) == b"HELLO\n"
+        server.stop()
+        assert sock.recv(9) == b""
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_a_program_that_serves_each_client_by_itself_ends_it_by_its_accepted_socket(
+    handler: Any,
+) -> None:
+    class Sequential(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+
+    with Sequential(LOCAL, handler, tls=contexts()[0]) as server, serving_forever(server):
+        for _ in range(2):
+            with secured(server) as sock:
+                sock.sendall(b"hello\n")
+                assert sock.recv(9) == b"HELLO\n"
+            wait_until(lambda: not server.connections)
+        assert server.stop().cut == 0

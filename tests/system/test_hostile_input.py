@@ -1,0 +1,523 @@
+"""Clients that mean harm, or are broken: the server serves the others, and is fine afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import random
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from secure import contexts
+from support import (
+    PATIENCE,
+    client,
+    exchange,
+    exchange_much,
+    in_thread,
+    in_threads,
+    observed,
+    receive_all,
+    receive_exactly,
+    reset,
+    send_and_end,
+    serving,
+    silent_log,
+    wait_until,
+)
+
+import netkit
+from netkit.core import events
+from netkit.core.buffer import ReceiveBuffer
+from netkit.net.connection import LINGER_BYTES
+
+FAILURES = (
+    events.ClientFailed,
+    events.HandlerFailed,
+    events.HookFailed,
+    events.AcceptFailed,
+    events.AcceptPaused,
+    events.ListenerLost,
+)
+
+
+# Handlers that send a line back, each by another way of reading
+
+
+def by_chunks(conn: netkit.Connection) -> None:
+    for chunk in conn:
+        conn.write(chunk)
+
+
+def by_text_chunks(conn: netkit.Connection) -> None:
+    conn.set_encoding()
+    for chunk in conn:
+        conn.write(chunk)
+
+
+def by_lines(conn: netkit.Connection) -> None:
+    for line in conn.lines():
+        conn.write(line + "\n")
+
+
+def by_text_lines(conn: netkit.Connection) -> None:
+    conn.set_encoding()
+    while line := conn.readline():
+        conn.write(line)
+
+
+def by_separator(conn: netkit.Connection) -> None:
+    with contextlib.suppress(netkit.IncompleteReadError):
+        while True:
+            conn.write(conn.readuntil("\n"))
+
+
+def by_bytes(conn: netkit.Connection) -> None:
+    with contextlib.suppress(netkit.IncompleteReadError):
+        while True:
+            conn.write(conn.readexactly(1))
+
+
+def by_peeking(conn: netkit.Connection) -> None:
+    while seen := conn.peek():
+        assert conn.read(len(seen)) == seen
+        conn.write(seen)
+
+
+Handler = Callable[[netkit.Connection], None]
+HANDLERS: list[Handler] = [
+    by_chunks,
+    by_text_chunks,
+    by_lines,
+    by_text_lines,
+    by_separator,
+    by_bytes,
+    by_peeking,
+]
+each_handler = pytest.mark.parametrize("handler", HANDLERS)
+
+
+class GoodClient:
+    """Sends line after line in a thread of its own, and expects each of them back."""
+
+    def __init__(self, server: netkit.Server) -> None:
+        self.turns = 0
+        self._server = server
+        self._done = threading.Event()
+
+    def talk(self) -> None:
+        with client(self._server) as sock:
+            while not self._done.wait(0.001):
+                line = f"turn {self.turns} grüße {'x' * (self.turns % 100)}\n".encode()
+                sock.sendall(line)
+                assert receive_exactly(sock, len(line)) == line
+                self.turns += 1
+            sock.shutdown(socket.SHUT_WR)
+            assert receive_all(sock) == b""
+
+    def has_gone_on(self) -> None:
+        """Return once it has been served a few more times."""
+        before = self.turns
+        wait_until(lambda: self.turns >= before + 3, "service")
+
+    def leave(self) -> None:
+        self._done.set()
+
+
+@contextlib.contextmanager
+def under_attack(handler: Any, **options: Any) -> Iterator[tuple[netkit.Server, GoodClient]]:
+    """A server that is attacked meanwhile, and a good client that it must not neglect."""
+    with silent_log(), observed(*FAILURES) as failures, serving(handler, **options) as server:
+        good = GoodClient(server)
+        with in_thread(good.talk):
+            try:
+                good.has_gone_on()
+                yield server, good
+                good.has_gone_on()
+                wait_until(lambda: server.connection_count == 1, "the end of the attack")
+                good.has_gone_on()
+            finally:
+                good.leave()
+        wait_until(lambda: server.connection_count == 0, "the end")
+        assert exchange(server, b"one more\n") == b"one more\n"
+    assert {type(failure) for failure in failures} <= {events.ClientFailed}
+
+
+def other_end(server: netkit.Server, sock: socket.socket) -> netkit.Connection:
+    """The server's connection to this client, once it has accepted it."""
+    port = sock.getsockname()[1]
+    found: list[netkit.Connection] = []
+
+    def look() -> bool:
+        found[:] = [conn for conn in server.connections if conn.remote_port == port]
+        return bool(found)
+
+    wait_until(look, "the connection")
+    return found[0]
+
+
+# What is sent
+
+RANDOM = random.Random(7)
+PAYLOADS = {
+    "random": RANDOM.randbytes(20_000),
+    "every byte": bytes(range(256)) * 20,
+    "NULs": b"\0" * 5_000 + b"\n" + b"\0",
+    "newlines": b"\n" * 5_000,
+    "carriage returns": b"\r" * 5_000 + b"\r\n\r",
+    "invalid UTF-8": b"\xff\xfe\xc0\x80\xed\xa0\x80\xf5\x90\x80\x80\xe2\x82\n" * 300,
+    "a cut character": b"\n" + "€".encode()[:2],
+    "a byte order mark": b"\xff\xfe\xfe\xff\xef\xbb\xbf\n",
+    "escapes": b"\x1b]0;owned\x07\x1b[2J\x9b31m\n" * 500,
+}
+each_payload = pytest.mark.parametrize("name", PAYLOADS)
+
+
+ENCODINGS = [
+    *("ascii", "latin1", "utf16le", "ucs2", "hex", "base64", "base64url"),
+    *("utf-16", "utf-16-be", "utf-32", "utf-7", "utf-8-sig", "cp037", "cp1252"),
+    *("shift_jis", "gb18030", "euc_kr", "iso2022_jp", "hz", "big5hkscs"),
+]
+
+
+@each_handler
+def test_garbage_is_read_in_any_way_while_others_are_served(handler: Handler) -> None:
+    with under_attack(handler) as (server, _):
+        for name, payload in PAYLOADS.items():
+            reply = exchange_much(server, payload)
+            if handler in (by_chunks, by_bytes, by_peeking):
+                assert reply == payload, name
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_garbage_is_text_in_any_encoding(encoding: str) -> None:
+    garbage = PAYLOADS["random"] + PAYLOADS["every byte"] + PAYLOADS["escapes"]
+    texts: list[str] = []
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.set_encoding(encoding)
+        texts.extend(conn)
+
+    def logger(conn: netkit.Connection) -> None:
+        text_logger = netkit.LoggerHandler(conn, output=output)
+        text_logger.handle()
+
+    output = io.BytesIO()
+    with silent_log(), observed(*FAILURES) as failures:
+        with serving(handler) as server:
+            exchange(server, garbage)
+        with serving(logger, encoding=encoding) as server:
+            exchange(server, garbage)
+    assert failures == []
+    assert "".join(texts) == netkit.to_str(garbage, encoding)
+    assert all(line.isprintable() for line in output.getvalue().decode().split("\n"))
+
+
+@each_payload
+def test_garbage_in_the_log_is_printable_and_the_lines_of_others_are_intact(name: str) -> None:
+    output = io.BytesIO()
+    with silent_log(), observed(*FAILURES) as failures:
+        with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
+            with client(server) as good:
+                good.sendall(b"good 0\n")
+                wait_until(output.getvalue, "the first line")
+                with in_thread(exchange_much, server, PAYLOADS[name]):
+                    for number in range(1, 100):
+                        good.sendall(b"good %d\n" % number)
+    assert failures == []
+    lines = output.getvalue().decode().split("\n")
+    assert all(line.isprintable() for line in lines)
+    good_ones = [line for line in lines if line.startswith("good ")]
+    assert good_ones == [f"good {number}" for number in range(100)]
+
+
+@each_handler
+def test_one_byte_at_a_time_is_as_good_as_all_at_once(handler: Handler) -> None:
+    data = "grüße €\n\0one more\n".encode()
+    with under_attack(handler) as (server, _), client(server) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        conn = other_end(server, sock)
+        for sent in range(len(data)):
+            sock.sendall(data[sent : sent + 1])
+            wait_until(lambda expected=sent + 1: conn.bytes_read == expected, "the byte")
+        sock.shutdown(socket.SHUT_WR)
+        assert receive_all(sock) == data
+
+
+@pytest.mark.parametrize("handler", [by_lines, by_text_lines, by_separator])
+def test_ten_megabytes_without_a_newline_are_the_clients_fault(handler: Handler) -> None:
+    flood = b"x" * 10_000_000
+    with observed(events.ClientFailed) as failures, under_attack(handler) as (server, _):
+        with contextlib.suppress(
+            ConnectionError
+        ):  # the rest of the flood may be answered by a reset
+            assert exchange_much(server, flood) == b""
+        wait_until(lambda: failures)
+    (failure,) = failures
+    assert isinstance(failure.error, netkit.LineTooLongError)
+
+
+def test_ten_megabytes_without_a_newline_are_never_held_in_memory() -> None:
+    held = [0]
+
+    class Measured(ReceiveBuffer):
+        def feed(self, data: bytes) -> None:
+            super().feed(data)
+            held[0] = max(held[0], len(self))
+
+    class Logger(netkit.LoggerHandler):
+        def connected(self) -> None:
+            self.conn._buffer = Measured()
+
+    flood = b"x" * 10_000_000 + b"\nshort\n"
+    output = io.BytesIO()
+    with serving(Logger, handler_args={"output": output}) as server:
+        assert exchange_much(server, flood) == b""
+    assert output.getvalue() == b"short\n"
+    assert 64 * 1024 <= held[0] < 2_000_000
+
+
+def test_ten_megabytes_without_a_newline_come_back_where_lines_do_not_matter() -> None:
+    flood = b"x" * 10_000_000
+    with under_attack(netkit.EchoHandler) as (server, _):
+        assert exchange_much(server, flood) == flood
+
+
+# How it is sent, or not
+
+
+@each_handler
+def test_a_reset_in_the_middle_of_a_line_ends_that_client_alone(handler: Handler) -> None:
+    with under_attack(handler) as (server, _):
+        with client(server) as sock:
+            sock.sendall(b"half a li")
+            conn = other_end(server, sock)
+            wait_until(lambda: conn.bytes_read == 9, "the half")
+            reset(sock)
+
+
+@pytest.mark.parametrize("handler", [by_chunks, by_lines])
+def test_a_reset_in_the_middle_of_a_reply_ends_that_client_alone(handler: Handler) -> None:
+    with under_attack(handler) as (server, good), client(server) as sock:
+        with in_thread(send_until_refused, sock):  # it reads none of what comes back
+            good.has_gone_on()
+            assert sock.recv(10)
+            sock.shutdown(socket.SHUT_RDWR)  # wakes our sender, whose unread input is a reset
+        reset(sock)
+
+
+def send_until_refused(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(1000):
+            sock.sendall(b"line\n" * 10_000)
+
+
+def test_clients_that_connect_and_say_nothing_cost_nobody_anything() -> None:
+    with under_attack(netkit.EchoHandler) as (server, good), contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(client(server))
+        wait_until(lambda: server.connection_count == 51, "the silence")
+        good.has_gone_on()
+
+
+def test_clients_that_say_nothing_do_not_delay_a_stop() -> None:
+    with serving(netkit.EchoHandler) as server, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(client(server)) for _ in range(50)]
+        wait_until(lambda: server.connection_count == 50, "the silence")
+        assert server.stop() == (50, 0)
+        assert [sock.recv(1) for sock in silent] == [b""] * 50
+
+
+@pytest.mark.parametrize("leave", [reset, socket.socket.close])
+def test_hundreds_that_connect_and_leave_at_once_do_no_harm(
+    leave: Callable[[socket.socket], None],
+) -> None:
+    def attack() -> None:
+        for _ in range(100):
+            with client(server) as sock:
+                leave(sock)
+
+    with under_attack(netkit.EchoHandler) as (server, _):
+        in_threads(attack, [()] * 5)
+
+
+def test_a_client_that_ends_its_side_and_stays_does_not_keep_its_thread() -> None:
+    with under_attack(netkit.EchoHandler) as (server, good), client(server) as sock:
+        send_and_end(sock, b"hello")
+        wait_until(lambda: server.connection_count == 1, "the end")
+        good.has_gone_on()
+        assert receive_all(sock) == b"hello"  # it is still there to be read
+
+
+def test_a_client_that_reads_nothing_and_ends_its_side_only_waits_itself() -> None:
+    flood = b"0123456789\n" * 800_000  # more than the kernel's buffers hold
+    with under_attack(by_chunks) as (server, good), client(server) as sock:
+        with in_thread(send_and_end, sock, flood):
+            conn = other_end(server, sock)
+            wait_until(lambda: conn.bytes_written > 0, "the flood")
+            good.has_gone_on()
+            assert conn.bytes_written < len(flood)
+            assert receive_all(sock) == flood
+
+
+@pytest.mark.parametrize("handler", [by_chunks, by_lines, by_text_lines, by_separator])
+def test_huge_pipelined_input_comes_back_in_order_to_a_slow_reader(handler: Handler) -> None:
+    flood = b"".join(b"request %d %s\n" % (number, b"x" * 300) for number in range(25_000))
+    with under_attack(handler) as (server, good), client(server) as sock:
+        with in_thread(send_and_end, sock, flood):
+            conn = other_end(server, sock)
+            received = bytearray()
+            for _ in range(20):
+                received += sock.recv(1000)
+                good.has_gone_on()
+            assert conn.bytes_written < len(flood)  # it waits for its client
+            received += receive_all(sock)
+    assert received == flood
+
+
+def test_what_is_sent_after_the_servers_end_is_swallowed_and_the_reply_arrives() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        if conn.peek(3) == b"bad":
+            conn.write("go away" * 10_000)
+            return
+        by_chunks(conn)
+
+    with under_attack(handler) as (server, good), client(server) as sock:
+        sock.sendall(b"bad")
+        wait_until(lambda: any(c.bytes_written == 70_000 for c in server.connections), "the reply")
+        for _ in range(100):
+            sock.sendall(b"never mind " * 1000)
+        good.has_gone_on()
+        assert receive_all(sock) == b"go away" * 10_000
+
+
+def test_who_does_not_stop_sending_after_the_servers_end_is_cut() -> None:
+    def handler(conn: netkit.Connection) -> None:
+        if conn.peek(3) != b"bad":
+            by_chunks(conn)
+
+    block = b"bad" * 100_000
+    with under_attack(handler) as (server, _), client(server) as sock:
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 4 * LINGER_BYTES:
+                sock.sendall(block)
+                sent += len(block)
+    assert sent < 4 * LINGER_BYTES
+
+
+def test_urgent_data_is_no_part_of_the_stream() -> None:
+    with under_attack(netkit.EchoHandler) as (server, _), client(server) as sock:
+        sock.sendall(b"a")
+        assert sock.recv(1) == b"a"
+        sock.send(b"!", socket.MSG_OOB)
+        send_and_end(sock, b"b")
+        assert receive_all(sock) == b"b"
+
+
+def test_many_attackers_at_once_are_as_harmless_as_one() -> None:
+    def attack(number: int) -> None:
+        generator = random.Random(number)
+        for _ in range(5):
+            with client(server) as sock, contextlib.suppress(ConnectionError):
+                sock.settimeout(PATIENCE)
+                sock.sendall(generator.randbytes(generator.randrange(1, 5000)))
+                way = generator.randrange(4)
+                if way == 0:
+                    reset(sock)
+                elif way == 1:
+                    sock.recv(10)
+                elif way == 2:
+                    sock.shutdown(socket.SHUT_WR)
+                    receive_all(sock)
+                else:
+                    sock.shutdown(socket.SHUT_RD)
+
+    with under_attack(by_text_chunks) as (server, _):
+        in_threads(attack, [(number,) for number in range(10)])
+
+
+# Memory
+
+
+class Held:
+    """Something large that a handler has made of what it has read."""
+
+
+def keep_and_read(conn: netkit.Connection, held: weakref.WeakSet[Held]) -> None:
+    mine = Held()
+    held.add(mine)
+    while conn.readline():
+        mine.__class__ = Held
+
+
+def keep_and_write(conn: netkit.Connection, held: weakref.WeakSet[Held]) -> None:
+    mine = Held()
+    held.add(mine)
+    conn.set_timeout(0.05)
+    while mine:
+        conn.write(b"x" * 1_000_000)
+
+
+def hang_up(sock: socket.socket) -> None:
+    sock.sendall(b"half a line")
+    reset(sock)
+
+
+def stay(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        while sock.recv(10):
+            sock.settimeout(0.01)
+
+
+def garble(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionError):
+        send_and_end(sock, b"this is no TLS\n" * 10)
+        receive_all(sock)
+
+
+LEAVING: dict[str, tuple[Any, dict[str, Any], Callable[[socket.socket], object]]] = {
+    "at once": (keep_and_read, {}, socket.socket.close),
+    "by a reset": (keep_and_read, {}, hang_up),
+    "after silence": (keep_and_read, {"idle_timeout": 0.05}, receive_all),
+    "with too long a line": (keep_and_read, {"max_line": 5}, hang_up),
+    "without reading": (keep_and_write, {}, lambda _: threading.Event().wait(0.2)),
+    "too old": (keep_and_read, {"lifetime": 0.05}, receive_all),
+    "garbage": (keep_and_read, {}, garble),
+}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("way", LEAVING)
+def test_what_a_client_has_cost_is_free_when_it_is_gone_without_the_garbage_collector(
+    way: str, tls: bool
+) -> None:
+    handler, options, leave = LEAVING[way]
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+    connections: weakref.WeakSet[netkit.Connection] = weakref.WeakSet()
+    arguments = {"handler_args": {"held": held}, **options}
+    if tls:
+        arguments["tls"] = contexts()[0]
+    gc.collect()
+    gc.disable()
+    try:
+        with silent_log(), serving(handler, **arguments) as server:
+            for _ in range(3):
+                with client(server) as sock:
+                    connections.add(other_end(server, sock))
+                    if tls and way != "garbage":
+                        with contexts()[1].wrap_socket(
+                            sock, server_hostname="localhost"
+                        ) as secured:
+                            leave(secured)
+                    else:
+                        leave(sock)
+                server.wait_for_connections(0)
+        wait_until(lambda: not connections and not held, "the end of what the clients have cost")
+    finally:
+        gc.enable()

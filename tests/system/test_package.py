@@ -1,0 +1,418 @@
+"""The package from outside: its names, what importing it costs, and the order of its rooms."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, ROOT
+
+import netkit
+
+SOURCE = ROOT / "netkit"
+# Each module by its name in the package: "server.admission".
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+
+# What the modules of a package may import from, besides their own package.
+PACKAGES = {
+    "core": (),
+    "tls": ("core", "net"),
+    "net": ("core", "tls"),
+    "server": ("core", "tls", "net"),
+    "client": ("core", "tls", "net"),
+    "process": ("core", "tls", "net", "server"),
+    "cli": ("core", "tls", "net", "server", "client", "process"),
+}
+
+LONGEST_MODULE = 455  # lines
+LONGEST_FUNCTION = 45  # lines
+
+
+def in_a_fresh_interpreter(program: str) -> str:
+    """What `program` prints, with nothing else installed, and with warnings as errors."""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-W", "error", "-c", f"{start}\n{program}"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def test_the_public_names_are_these() -> None:
+    assert netkit.__all__ == [
+        "__version__",
+        "BlockList",
+        "BoundSocket",
+        "Cancel",
+        "CancelledError",
+        "ConnectError",
+        "Connection",
+        "ConnectionClosedError",
+        "Delimiter",
+        "EchoHandler",
+        "FixedSize",
+        "Framing",
+        "FramingError",
+        "GreeterHandler",
+        "Handler",
+        "HandshakeError",
+        "IncompleteReadError",
+        "IncrementalDecoder",
+        "LengthPrefix",
+        "LineTooLongError",
+        "LocalError",
+        "LoggerHandler",
+        "MessageTooLongError",
+        "MissingExtraError",
+        "NetkitError",
+        "Netstrings",
+        "PeerCredentials",
+        "PeerError",
+        "Relayed",
+        "RunReport",
+        "Server",
+        "ServerStateError",
+        "SocketAddress",
+        "StopReport",
+        "TlsConfigError",
+        "TlsError",
+        "TlsStream",
+        "TruncatedError",
+        "UnknownEncodingError",
+        "VarintPrefix",
+        "Workers",
+        "WorkersFailedError",
+        "WriteAfterEndError",
+        "configure_logging",
+        "connect",
+        "create_server",
+        "is_ip",
+        "is_ipv4",
+        "is_ipv6",
+        "receive_connection",
+        "relay",
+        "run",
+        "send_connection",
+        "serve",
+        "subscribe",
+        "to_bytes",
+        "to_str",
+    ]
+
+
+def test_dir_lists_the_public_names_and_no_others() -> None:
+    assert dir(netkit) == sorted([*netkit.__all__, "events", "logs"])
+
+
+@pytest.mark.parametrize("name", ["events", "logs"])
+def test_a_module_that_is_public_is_there_after_the_import_of_the_package(name: str) -> None:
+    program = f"""
+import netkit
+print("netkit.{name}" in sys.modules, netkit.{name}.__name__)
+"""
+    assert in_a_fresh_interpreter(program) == f"False netkit.{name}\n"
+
+
+@pytest.mark.parametrize("entry", ["bin/netkit", "-m netkit", "import netkit"])
+def test_an_older_python_says_which_one_is_needed(entry: str, tmp_path: Path) -> None:
+    """And can read what says so: nothing in that is newer than Python 3.6."""
+    source = (ROOT / "netkit" / "__init__.py").read_text()
+    ast.parse(source, feature_version=(3, 6))
+    ast.parse((ROOT / "netkit" / "__main__.py").read_text(), feature_version=(3, 6))
+    old = "import sys; sys.version_info = (3, 8, 18, 'final', 0)"
+    (tmp_path / "sitecustomize.py").write_text(old)
+    python = [sys.executable, "-W", "ignore"]
+    command = {
+        "bin/netkit": [str(ROOT / "bin/netkit"), "--version"],
+        "-m netkit": [*python, "-m", "netkit", "--version"],
+        "import netkit": [*python, "-c", "import netkit"],
+    }[entry]
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    *_, last = done.stderr.splitlines()
+    assert "needs Python 3.10 or later, not 3.8" in last
+    assert done.returncode == 1
+    assert (len(done.stderr.splitlines()) == 1) == (entry != "import netkit")
+
+
+def test_an_import_of_everything_gives_the_public_names() -> None:
+    program = """
+before = {*dir(), "before"}
+from netkit import *
+print(*sorted(set(dir()) - before))
+"""
+    assert in_a_fresh_interpreter(program).split() == sorted(netkit.__all__)
+
+
+def test_the_version_is_a_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", netkit.__version__)
+
+
+@pytest.mark.parametrize("name", [name for name in netkit.__all__ if name != "__version__"])
+def test_each_public_name_and_what_it_offers_is_documented(name: str) -> None:
+    thing = getattr(netkit, name)
+    assert thing.__name__ == name
+    assert thing.__doc__
+    assert thing.__module__.startswith("netkit.")
+    if inspect.isclass(thing):
+        for attribute, value in vars(thing).items():
+            if not attribute.startswith("_") and (
+                inspect.isfunction(value) or isinstance(value, property)
+            ):
+                assert inspect.getdoc(getattr(thing, attribute)), attribute
+
+
+def test_a_name_is_the_same_object_however_it_is_imported() -> None:
+    from netkit.server.server import Server
+
+    assert netkit.Server is Server
+    program = """
+import netkit
+first = netkit.Server
+from netkit import Server
+print(first is Server is netkit.Server)
+"""
+    assert in_a_fresh_interpreter(program) == "True\n"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'netkit' has no attribute 'Sever'"):
+        netkit.Sever  # noqa: B018
+    assert not hasattr(netkit, "__wrapped__")  # what `inspect` and doctest ask of any object
+
+
+def test_the_type_checkers_names_are_the_public_ones() -> None:
+    tree = ast.parse(MODULES["__init__"].read_text())
+    for_checkers = {
+        (node.module, alias.name)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname == alias.name  # which exports it
+    }
+    exported = {
+        (getattr(netkit, name).__module__.removeprefix("netkit."), name)
+        for name in netkit.__all__
+        if name != "__version__"
+    }
+    assert for_checkers == exported
+
+
+def test_importing_netkit_imports_nothing_but_itself() -> None:
+    program = """
+import __future__, importlib, typing
+before = set(sys.modules)
+import netkit
+print(*sorted(set(sys.modules) - before))
+"""
+    assert in_a_fresh_interpreter(program).split() == ["netkit"]
+
+
+def test_a_server_imports_nothing_heavy() -> None:
+    heavy = "argparse asyncio ssl http email multiprocessing concurrent unittest difflib subprocess"
+    program = f"""
+import netkit
+netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1").close()
+print(*[name for name in {heavy.split()} if name in sys.modules])
+"""
+    assert in_a_fresh_interpreter(program).split() == []
+
+
+def test_the_command_line_of_a_server_does_without_the_modules_of_the_client() -> None:
+    program = """
+import netkit.cli.main
+names = {"netkit.cli.connect", "netkit.cli.conversation", "netkit.cli.terminal"}
+print(*names.intersection(sys.modules))
+"""
+    assert in_a_fresh_interpreter(program).split() == []
+
+
+def test_the_names_can_be_imported_where_posix_is_missing() -> None:
+    program = """
+import select, socket
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "termios", "resource", "pwd", "grp"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+for name in ("poll", "epoll", "kqueue", "devpoll"):
+    if hasattr(select, name):
+        delattr(select, name)
+for name in ("SO_REUSEPORT", "AF_UNIX", "TCP_KEEPIDLE"):
+    if hasattr(socket, name):
+        delattr(socket, name)
+import netkit
+for name in netkit.__all__:
+    getattr(netkit, name)
+assert "fcntl" not in sys.modules
+assert not hasattr(select, "poll")
+import netkit.cli.main
+print(netkit.Server.__name__)
+"""
+    assert in_a_fresh_interpreter(program) == "Server\n"
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """The modules of netkit that a module in `package` imports when it runs, wherever in it."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            yield from _imported_from(node, package)
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            yield from (name[7:] or "__init__" for name in names if (name + ".")[:7] == "netkit.")
+        yield from imported(node, package)
+
+
+def _imported_from(node: ast.ImportFrom, package: str) -> Iterator[str]:
+    module = node.module or ""
+    if node.level:
+        above = f"netkit.{package}".rstrip(".").split(".")
+        module = ".".join([*above[: len(above) - node.level + 1], *filter(None, [module])])
+    if (module + ".")[:7] != "netkit.":
+        return
+    name = module[7:]
+    for alias in node.names:
+        inner = f"{name}.{alias.name}".lstrip(".")
+        yield inner if inner in MODULES else name if name in MODULES else f"{name}.__init__"[-8:]
+
+
+def imports_of(module: str) -> set[str]:
+    package = module.rpartition(".")[0]
+    return set(imported(ast.parse(MODULES[module].read_text()), package)) - {module}
+
+
+def package_of(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def test_every_package_has_its_rule() -> None:
+    assert {package_of(module) for module in MODULES} == {"", *PACKAGES}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_from_those_below_it(package: str) -> None:
+    for module in MODULES:
+        if package_of(module) == package and module != f"{package}.__init__":
+            from_outside = {package_of(each) for each in imports_of(module)} - {package}
+            assert from_outside - {""} <= set(PACKAGES[package]), module
+
+
+STILL = {
+    "core.addresses": {"socket"},
+    "core.blocklist": {"threading"},
+    "core.events": {"threading"},
+    "core.options": {"ssl", "threading"},
+}
+
+
+def test_no_module_of_the_core_needs_a_socket_or_a_thread() -> None:
+    for module, path in MODULES.items():
+        if package_of(module) == "core":
+            tree = ast.parse(path.read_text())
+            names = {
+                name
+                for node in ast.walk(tree)
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            }
+            found = names & {"socket", "threading", "select", "ssl"}
+            assert found == STILL.get(module, set()), module
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {module: imports_of(module) & set(MODULES) for module in MODULES}
+    while left:
+        free = [module for module, needs in left.items() if not needs & set(left)]
+        assert free, f"a circle within {sorted(left)}"
+        for module in free:
+            del left[module]
+
+
+def test_the_check_of_imports_sees_every_form_of_them() -> None:
+    source = """
+from . import log, nothing
+from .server import Server
+from ..core import events
+from .. import __version__
+from netkit.cli.main import main
+from netkit.core import errors
+import netkit.process.signals, os
+from os import path
+if TYPE_CHECKING:
+    from .handlers import Handler
+def f():
+    import netkit
+"""
+    assert list(imported(ast.parse(source), "server")) == [
+        "server.log",
+        "__init__",
+        "server.server",
+        "core.events",
+        "__init__",
+        "cli.main",
+        "core.errors",
+        "process.signals",
+        "__init__",
+    ]
+
+
+def test_modules_and_functions_are_of_a_length_to_be_read() -> None:
+    for module, path in MODULES.items():
+        text = path.read_text()
+        assert text.count("\n") <= LONGEST_MODULE, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, (module, node.name)
+
+
+def test_each_module_begins_with_its_docstring() -> None:
+    for module, path in MODULES.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), module
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (ROOT / "netkit" / "py.typed").exists()
+
+
+def test_importing_every_module_by_itself_works() -> None:
+    """Each of them first: no module needs another one to have been imported before it."""
+    program = """
+for module in MODULES:
+    for name in [name for name in sys.modules if name.split(".")[0] == "netkit"]:
+        del sys.modules[name]
+    __import__("netkit." + module)
+print("all")
+""".replace("MODULES", repr([name for name in MODULES if "__" not in name]))
+    assert in_a_fresh_interpreter(program) == "all\n"
