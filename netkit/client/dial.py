@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core import events
 from ..core.addresses import format_address, format_unix, is_ip
+from ..core.backoff import BackOff
 from ..core.deadline import Deadline
 from ..core.endpoint import Endpoint
 from ..core.errors import CancelledError, ConnectError
@@ -51,11 +52,11 @@ class Dialler:
 
     def connect(self) -> Connection:
         """Return the connection, without TLS. Errors as of `netkit.connect`."""
+        back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         for round_ in range(self._options.retry + 1):
             try:
                 if round_:
-                    pause = min(FIRST_PAUSE * 2 ** min(round_ - 1, 30), LONGEST_PAUSE)
-                    self._wait(pause * random.uniform(0.5, 1))
+                    self._wait(back_off.failed() * random.uniform(0.5, 1))
                 sock = self._try_all()
             except TimeoutError:
                 raise self._failure(timed_out=True) from None

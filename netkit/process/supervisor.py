@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core import events
+from ..core.backoff import BackOff
 from ..core.deadline import Deadline, wait_time
 from ..core.encodings import printable
 from ..core.errors import ServerStateError, WorkersFailedError
@@ -86,6 +87,7 @@ class Workers:
         self._failures = 0
         self._proven = False  # a worker has been ready
         self._not_before = Deadline(0)  # the next round
+        self._back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self.stopping = False
         """Whether all of them are to end, or have ended."""
         self._thread: int | None = None  # the one that runs
@@ -350,13 +352,14 @@ class Workers:
         pause = 0.0
         if steady:
             self._failures = 0
+            self._back_off.succeeded()
         else:
             if round_ > self._failed_round:  # all that fail together count once
                 self._failed_round = self._round
                 self._failures += 1
+                self._back_off.failed()
             if self._failures > 1 or worker is None:
-                doublings = min(self._failures, MAX_FAILURES) - 1  # no number is too big then
-                pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
+                pause = self._back_off.pause
         self._not_before = Deadline(pause)
         if self._should_give_up(hopeless):
             self._why_failed = reason

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from ..core import events
-from .listener import Acceptor, BackOff
+from ..core.backoff import BackOff
+from .listener import FIRST_PAUSE, LONGEST_PAUSE, Acceptor
 from .stands import Stands
 
 
@@ -38,7 +40,8 @@ class Accepting:
         self._stands: Stands | None = None
         self._new_stands: Callable[[], Stands]
         self._thread: int | None = None
-        self._back_off = BackOff()
+        self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._paused_at = 0.0
         self._shared = False
         self._resting = False
         self._hands: set[int] = set()  # the threads that lend a hand just now
@@ -111,7 +114,7 @@ class Accepting:
         False after `seconds`, and when it is to wait elsewhere.
         """
         stands = self._stands
-        if stands is None or self.stop_requested or self._back_off.pause:
+        if stands is None or self.stop_requested or self.back_off.pause:
             return False
         self.helped = True
         return stands.wait(seconds)
@@ -225,10 +228,13 @@ class Accepting:
         may have put a client off) waits for that, and leaves the listeners alone.
         """
         with self._changed:
-            first = self._back_off.begin()
+            first = not self.back_off.pause
+            if first:
+                self._paused_at = time.monotonic()
+            self.back_off.failed()
         if first:
             events.emit(events.AcceptPaused(error))
-        acceptor, seconds = self._acceptor, self._back_off.pause
+        acceptor, seconds = self._acceptor, self.back_off.pause
         if acceptor is not None and self._thread == threading.get_ident():
             acceptor.pause(seconds)
             return
@@ -238,6 +244,7 @@ class Accepting:
     def succeeded(self) -> None:
         """A client has been accepted and given a thread: the machine is fine again."""
         with self._lock:
-            seconds = self._back_off.end()
-        if seconds is not None:
-            events.emit(events.AcceptResumed(seconds))
+            paused = bool(self.back_off.pause)
+            self.back_off.succeeded()
+        if paused:
+            events.emit(events.AcceptResumed(time.monotonic() - self._paused_at))

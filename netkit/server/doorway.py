@@ -25,7 +25,7 @@ from ..net.connection import Connection
 from .accepting import Accepting
 from .adapting import Serve, check_result
 from .admission import NO_SHARE, Admission, Refusals, Ticket
-from .listener import Acceptor, BackOff, Verdict, is_lost_race, judge
+from .listener import Acceptor, Verdict, is_lost_race, judge
 from .overflow import Anteroom
 from .registry import Registry
 from .subclassing import CalledByName, ServerType
@@ -373,7 +373,9 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             elif self._is_queue_empty(verdict):
                 return
             else:
-                self._connections.wait_for_one(BackOff.LONGEST)  # it frees what is short
+                self._connections.wait_for_one(
+                    self._accepting.back_off.longest
+                )  # it frees what is short
 
     def _is_queue_empty(self, verdict: Verdict) -> bool:
         if verdict is Verdict.NOBODY:

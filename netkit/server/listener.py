@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from enum import Enum
 
@@ -71,36 +70,10 @@ def is_lost_race(error: BaseException) -> bool:
     return isinstance(error, (BlockingIOError, ConnectionAbortedError, InterruptedError))
 
 
-class BackOff:
-    """The pauses of one episode in which the machine cannot serve one more client.
-
-    5 ms doubling to 1 s: short enough that a momentary shortage goes unnoticed, long enough that a
-    lasting one costs nothing.
-    """
-
-    FIRST = 0.005  # seconds
-    LONGEST = 1.0  # seconds
-
-    def __init__(self) -> None:
-        self.pause = 0.0
-        """Seconds to wait before the next attempt; 0.0 outside an episode."""
-        self._since = 0.0
-
-    def begin(self) -> bool:
-        """Note a failure. True if it is the first of an episode."""
-        if self.pause:
-            self.pause = min(self.pause * 2, self.LONGEST)
-            return False
-        self.pause = self.FIRST
-        self._since = time.monotonic()
-        return True
-
-    def end(self) -> float | None:
-        """Note a success. Return how many seconds the episode has lasted; None outside one."""
-        if not self.pause:
-            return None
-        self.pause = 0.0
-        return time.monotonic() - self._since
+# The pauses while this machine cannot serve one more client (seconds). The first is short enough
+# that a momentary shortage goes unnoticed, the longest long enough that a lasting one costs nothing.
+FIRST_PAUSE = 0.005
+LONGEST_PAUSE = 1.0
 
 
 def unblock(listener: socket.socket) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from support import PATIENCE, in_thread, observed, wait_until
 
+from netkit.core.backoff import BackOff
 from netkit.core.events import AcceptPaused, AcceptResumed
 from netkit.server.accepting import Accepting
-from netkit.server.listener import Acceptor, BackOff
+from netkit.server.listener import Acceptor
 
 
 @pytest.fixture
@@ -142,10 +143,10 @@ def test_a_listener_that_is_gone_begins_no_turn() -> None:
 
 
 def test_an_episode_of_failures_has_one_event_and_its_end_another(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    listener: socket.socket,
 ) -> None:
-    monkeypatch.setattr(BackOff, "LONGEST", 0.005)
     accepting = Accepting()
+    accepting.back_off.longest = 0.005
     accepting.begin(listener)
     with observed(AcceptPaused, AcceptResumed) as seen:
         error = OSError("no descriptors")
@@ -160,11 +161,9 @@ def test_an_episode_of_failures_has_one_event_and_its_end_another(
     assert seen[1].seconds >= 0.015
 
 
-def test_a_pause_ends_when_a_stop_is_requested(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(BackOff, "FIRST", 1000.0)
+def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
     accepting = Accepting()
+    accepting.back_off = BackOff(1000.0, 1000.0)
     accepting.begin(listener)
     with observed(AcceptPaused) as seen:
         with in_thread(accepting.failed, OSError("no descriptors")):
@@ -173,10 +172,11 @@ def test_a_pause_ends_when_a_stop_is_requested(
     accepting.end()
 
 
-def test_without_a_turn_a_failure_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BackOff, "FIRST", 1000.0)
+def test_without_a_turn_a_failure_does_not_pause() -> None:
+    accepting = Accepting()
+    accepting.back_off = BackOff(1000.0, 1000.0)
     with observed(AcceptPaused) as seen:
-        Accepting().failed(OSError("no descriptors"))
+        accepting.failed(OSError("no descriptors"))
     assert len(seen) == 1
 
 
@@ -280,8 +280,8 @@ def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hook may put clients off to it; its pause ends with a stop, too."""
-    monkeypatch.setattr(BackOff, "FIRST", 1000.0)
     accepting = Accepting()
+    accepting.back_off = BackOff(1000.0, 1000.0)
     acceptor = accepting.begin(listener)
     assert acceptor is not None
     monkeypatch.setattr(acceptor, "pause", lambda *_: pytest.fail("it is the other thread's"))

@@ -18,7 +18,7 @@ import pytest
 from support import in_thread, wait_until
 
 from netkit.server import listener as listening
-from netkit.server.listener import Acceptor, BackOff, Verdict, is_lost_race, judge
+from netkit.server.listener import Acceptor, Verdict, is_lost_race, judge
 
 SELECTORS = [listening._PlainSelector]
 if hasattr(select, "EPOLLEXCLUSIVE"):
@@ -86,28 +86,6 @@ def test_ssl_is_not_imported_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_clients_that_went_away_are_not_worth_telling(error: Exception, expected: bool) -> None:
     assert is_lost_race(error) is expected
-
-
-def test_the_pauses_double_from_5_ms_to_1_s() -> None:
-    back_off = BackOff()
-    pauses = []
-    for _ in range(10):
-        back_off.begin()
-        pauses.append(back_off.pause)
-    assert pauses == [0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
-
-
-def test_an_episode_begins_once_and_ends_once_and_the_next_starts_small() -> None:
-    back_off = BackOff()
-    assert back_off.end() is None
-    assert [back_off.begin() for _ in range(3)] == [True, False, False]
-    seconds = back_off.end()
-    assert seconds is not None
-    assert 0 <= seconds < 60
-    assert back_off.pause == 0.0
-    assert back_off.end() is None
-    assert back_off.begin()
-    assert back_off.pause == 0.005
 
 
 def test_a_wait_ends_when_a_client_is_there(listener: socket.socket, acceptor: Acceptor) -> None:

@@ -86,11 +86,7 @@ def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> Non
             assert exchange(server, b"hello") == b"hello"
 
 
-def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.server.listener.BackOff.LONGEST", 0.1)
-
+def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> None:
     class Short(netkit.Server):
         failures = 0
 
@@ -101,6 +97,7 @@ def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors(
             return super().get_request()
 
     server = Short(("127.0.0.1", 0), netkit.EchoHandler)
+    server._accepting.back_off.longest = 0.1
     with silent_log(), serving_forever(server) as thread:
         assert exchange(server, b"hello") == b"hello"
         server.shutdown()

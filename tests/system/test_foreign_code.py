@@ -34,7 +34,6 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.server import exiting
-from netkit.server.listener import BackOff
 
 SHORT = 0.1  # seconds: a deadline that is to pass
 LONG = 60.0  # seconds: one that no test reaches
@@ -306,9 +305,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
     scene: Any,
     where: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(BackOff, "FIRST", 0.001)
     seen: list[object] = []
     done: list[netkit.StopReport] = []
 
@@ -571,9 +568,9 @@ def test_the_patience_of_a_stop_ends_though_the_accepting_thread_does_not() -> N
             assert receive_all(sock) == b""
 
 
-def test_a_server_that_is_full_is_stopped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BackOff, "LONGEST", LONG)
+def test_a_server_that_is_full_is_stopped_in_time() -> None:
     with busy_client() as (server, sock), client(server):
+        server._accepting.back_off.longest = LONG
         assert server.stop(SHORT) == (0, 1)
         assert receive_all(sock) == b""
 
