@@ -1,9 +1,7 @@
 """Which thread accepts for a server, and how the others tell it to stop.
 
-At most one thread at a time is in its turn, and waits on the listeners. The others wait for it, or
-wake it, through one Condition. A thread that is done with a client may lend a hand: it accepts a
-client that is queued, or stands by for the next one (`netkit.server.stands`), so that a new client
-wakes no thread but the one that serves it.
+At most one thread at a time is in its turn, and waits on the listeners. The others wait for the end
+of that turn, or wake its thread, through one Condition.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ from collections.abc import Callable, Iterator
 from ..core import events
 from ..core.backoff import BackOff
 from .listener import FIRST_PAUSE, LONGEST_PAUSE, Acceptor
-from .stands import Stands
 
 
 def _nobody_waits() -> None:
@@ -37,16 +34,10 @@ class Accepting:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
         self._acceptor: Acceptor | None = None
-        self._stands: Stands | None = None
-        self._new_stands: Callable[[], Stands]
         self._thread: int | None = None
         self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self._paused_at = 0.0
-        self._shared = False
         self._resting = False
-        self._hands: set[int] = set()  # the threads that lend a hand just now
-        self.helped = False
-        """Whether a thread has stood by in this turn: the acceptor may miss a client then."""
         self.stop_requested = False
         self.has_begun = False
         """Whether there was a turn since the last `expect`, if only one that ended at once."""
@@ -56,13 +47,11 @@ class Accepting:
         """Whether a thread is in its turn."""
         return self._acceptor is not None
 
-    def begin(
-        self, *listeners: socket.socket, shared: bool = False, contended: bool = True
-    ) -> Acceptor | None:
+    def begin(self, *listeners: socket.socket, contended: bool = True) -> Acceptor | None:
         """Begin a turn, for the calling thread or for one that will `take_over`.
 
-        `shared`: whether other threads may lend a hand. `contended`: as for `Acceptor`.
-        None if another thread is in its turn, or if a stop was requested before there ever was one.
+        `contended` as for `Acceptor`. None if another thread is in its turn, or if a stop was
+        requested before the first turn.
         """
         with self._lock:
             if self._acceptor is not None:
@@ -73,18 +62,14 @@ class Accepting:
                 return None
             self._thread = threading.get_ident()  # first: a signal handler may ask whose turn it is
             try:
-                self._acceptor = acceptor = Acceptor(*listeners, contended=contended)
+                self._acceptor = Acceptor(*listeners, contended=contended)
             except BaseException as error:
                 self._thread = None
                 if self.stop_requested and isinstance(error, (OSError, ValueError)):
                     self.stop_requested = False  # by such a handler, which has closed them
                     return None
                 raise
-            self._new_stands = lambda: Stands(acceptor.wake, *listeners, contended=contended)
-            self._stands = self._new_stands()
-            self._shared = shared
-            self.helped = False
-            return acceptor
+            return self._acceptor
 
     def expect(self) -> None:
         """A thread is about to begin a turn; a stop that is requested before ends it at once."""
@@ -100,57 +85,9 @@ class Accepting:
             self._thread = threading.get_ident()
             return True
 
-    def lend_a_hand(self) -> bool:
-        """Whether the calling thread may accept, too: one client, and then it is to `let_go`."""
-        with self._lock:
-            if not self._shared or self.stop_requested:
-                return False
-            self._hands.add(threading.get_ident())
-            return True
-
-    def stand_by(self, seconds: float) -> bool:
-        """For one that lends a hand: wait for a client. True if there may be one.
-
-        False after `seconds`, and when it is to wait elsewhere.
-        """
-        stands = self._stands
-        if stands is None or self.stop_requested or self.back_off.pause:
-            return False
-        self.helped = True
-        return stands.wait(seconds)
-
-    @property
-    def attended(self) -> bool:
-        """Whether threads stand by to accept clients."""
-        return bool(self._stands)
-
-    def call_off(self) -> None:
-        """Send away the threads that stand by; others may come later."""
-        with self._changed:
-            assert self._stands is not None, "it is for the thread whose turn it is"
-            self._stands.close()
-            self._stands = self._new_stands()
-
-    def let_go(self) -> bool:
-        """End `lend_a_hand` of the calling thread, which has registered what it has accepted.
-
-        False if it has let go already, or never lent a hand.
-        """
-        me = threading.get_ident()
-        with self._changed:
-            if me not in self._hands:
-                return False
-            self._hands.remove(me)
-            if not self._shared:  # `end` may wait for this
-                self._changed.notify_all()
-            return True
-
-    def leave(self) -> bool:
-        """Whether the end of the turn waits for the calling thread, which lets go of it now.
-
-        It is the thread of the turn, which goes on, or it lent a hand.
-        """
-        return self._thread == threading.get_ident() or self.let_go()
+    def runs_here(self) -> bool:
+        """Whether the calling thread is the one whose turn it is."""
+        return self._thread == threading.get_ident()
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
@@ -166,16 +103,11 @@ class Accepting:
                 self._resting = False
 
     def end(self) -> None:
-        """End the turn, once all threads that lend a hand have let go."""
+        """End the turn."""
         with self._changed:
-            self._shared = False
-            if self._stands is not None:
-                self._stands.close()
-            while self._hands:
-                self._changed.wait()
             if self._acceptor is not None:
                 self._acceptor.close()
-            self._acceptor = self._stands = self._thread = None
+            self._acceptor = self._thread = None
             self.stop_requested = False
             self._changed.notify_all()
         self._ended()
@@ -205,19 +137,15 @@ class Accepting:
                 self._acceptor.wake()
 
     def wait_for_end(self) -> None:
-        """Wait until the turn has ended; not in the thread whose turn it is.
-
-        One that lends a hand lets go: an observer of what it meets has stopped the server.
-        """
+        """Wait until the turn has ended; not in the thread whose turn it is."""
         with self._changed:
             self._changed.wait_for(self.has_ended())
 
     def has_ended(self) -> Callable[[], bool]:
         """A function that says whether the present turn has ended, or need not be waited for.
 
-        That is so while it rests, and in its own thread. As by `wait_for_end`, a hand lets go.
+        That is so while it rests, and in its own thread.
         """
-        self.let_go()
         acceptor, mine = self._acceptor, self._thread == threading.get_ident()
         return lambda: mine or acceptor is None or self._acceptor is not acceptor or self._resting
 

@@ -1,7 +1,7 @@
 """How a client comes in: accepted, judged, registered, and seen on its way to a thread.
 
-All of this runs in the accepting thread, or in one that is done with its client and takes the next.
-Nothing here waits for a client, and a client that is refused costs no thread.
+All of this runs in the accepting thread. Nothing here waits for a client, and a client that is
+refused costs no thread.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .listener import Acceptor, Verdict, is_lost_race, judge
 from .overflow import Anteroom
 from .registry import Registry
 from .subclassing import CalledByName, ServerType
-from .threads import PARKED, ClientThreads, Job
+from .threads import ClientThreads, Job
 
 _Self = TypeVar("_Self", bound="Doorway")
 
@@ -106,7 +106,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         self._refusals = Refusals()
 
     def _make_threads(self) -> ClientThreads:
-        return ClientThreads(self.daemon_threads, self._take_next)
+        return ClientThreads(self.daemon_threads)
 
     def _wake_acceptor(self) -> None:
         self._accepting.wake()
@@ -150,8 +150,6 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         for wait in self._tidy_up():
             if wait is not None:
                 seconds = wait if seconds is None else min(seconds, wait)
-        if self._accepting.attended and not self._admission.unlimited:
-            self._accepting.call_off()
         if self._admission.must_wait():
             places = None
             if not self._admission.suspended:
@@ -159,17 +157,8 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
                 places = self._admission.places_fileno()
             acceptor.pause(seconds, places)
             return False
-        if self._accepting.helped and self._somebody_waits():  # the acceptor may not know of them
-            return True
-        if self._accepting.attended:
-            acceptor.pause(seconds)
-            return False
         also = self._admission.places_fileno() if self._anteroom.held else None
         return acceptor.wait(seconds, also)
-
-    def _somebody_waits(self) -> bool:
-        """Whether a client is queued, or a listener is gone."""
-        return any(each.fileno() < 0 or sockopts.readable(each) for each in self._listeners)
 
     def _tidy_up(self) -> tuple[float | None, ...]:
         """Admit or refuse held clients, close those that had time to leave.
@@ -285,73 +274,9 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         else:
             self.shutdown_request(request)
 
-    # In a thread that is done with its client
-
     def _note_overrides(self) -> None:
         self._schedules = self._overrides("process_request")
         self._verifies = self._overrides("verify_request")
-
-    def _accepts_alone(self) -> bool:
-        """Whether only the accepting thread may accept: a subclass, or a timer, looks on there."""
-        hooks = ("get_request", "process_request", "service_actions")
-        timers = (self.timeout, self.socket.gettimeout())
-        return timers != (None, None) or any(map(self._overrides, hooks))
-
-    def _take_next(self, seconds: float) -> Job | None:
-        """For a thread that is done with its client: the next one, for which it may wait.
-
-        A shortage of the machine is left to the accepting thread, which meets it, too, and waits.
-        """
-        if not self._accepting.lend_a_hand():
-            return None
-        try:
-            accepted = self._accept_next()
-            while accepted is None and self._stand_by(seconds):
-                accepted = self._accept_next()
-            if isinstance(accepted, Verdict) and self._accepting.attended:
-                self._wake_acceptor()  # it leaves the clients to others who stand by
-        finally:
-            self._accepting.let_go()
-        if accepted is None or isinstance(accepted, Verdict):
-            return None
-        connection, request, client_address = accepted
-        self._accepting.succeeded()
-        self._announce(connection)
-        return self._job(connection, request, client_address, not self._verifies)
-
-    def _stand_by(self, seconds: float) -> bool:
-        """Wait for a client. False: wait elsewhere, or not at all.
-
-        As where there is a limit to look after, and for a thread that the exit would wait for.
-        """
-        thread = threading.current_thread()
-        if not (thread.daemon and self._admission.unlimited):
-            return False
-        thread.name = PARKED
-        return self._accepting.stand_by(seconds)
-
-    def _accept_next(self) -> tuple[Connection, Any, Any] | Verdict | None:
-        """The client that was accepted, None if there is none, a verdict if none can be."""
-        if self._anteroom.held or not self._admission.enter():
-            return Verdict.FULL
-        try:
-            request, client_address = self.get_request()
-        except Exception as error:
-            self._admission.leave(NO_SHARE)
-            if isinstance(error, BlockingIOError):
-                return None
-            verdict = self._judge(error)
-            return None if verdict in (Verdict.NOBODY, Verdict.SKIP) else verdict
-        ticket = self._judge_client(request, client_address, True)
-        if ticket is None:
-            return None
-        try:
-            connection = self._note(request, client_address, ticket)
-        except Exception:
-            self._tell_error(request, client_address)
-            self._forget(request)
-            return None
-        return connection, request, client_address
 
     def _accept_queued(self) -> None:
         """Accept the clients that connected before the stop, at most as many as queues can hold.

@@ -148,19 +148,17 @@ class Server(StoppableServer):
                 accepting.end()
             raise
 
-    def _begin_alone(
-        self, single: bool = False, taken: deque[Connection] | None = None
-    ) -> Acceptor | None:
+    def _begin_alone(self, taken: deque[Connection] | None = None) -> Acceptor | None:
         """As `_begin_accepting`, but ServerStateError if another thread is serving."""
         if self._state is State.CLOSED:
             raise ServerStateError(_CLOSED)
-        acceptor = self._begin_accepting(single, taken, wait=False)
+        acceptor = self._begin_accepting(taken, wait=False)
         if acceptor is None and self._accepting.under_way:
             raise ServerStateError(f"the server is serving already, on {self._place()}")
         return acceptor
 
     def _begin_accepting(
-        self, single: bool = False, taken: deque[Connection] | None = None, wait: bool = True
+        self, taken: deque[Connection] | None = None, wait: bool = True
     ) -> Acceptor | None:
         """Begin a turn of accepting.
 
@@ -170,7 +168,6 @@ class Server(StoppableServer):
         if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
             raise TypeError(_FORKS)
         check_threads()
-        shared = not single and not self._accepts_alone()
         with self._changed:  # no stop begins in between: it would not await the clients of the turn
             if self._state is State.NEW and not self._is_activated():
                 raise ServerStateError("the server is not bound; call listen() first")
@@ -182,7 +179,7 @@ class Server(StoppableServer):
             if taken is None and self._handler_class is no_handler:
                 raise ServerStateError(_NO_HANDLER)
             contended = self._opened_by != os.getpid()
-            acceptor = accepting.begin(*self._listeners, shared=shared, contended=contended)
+            acceptor = accepting.begin(*self._listeners, contended=contended)
             if acceptor is not None:
                 self._taken = taken
         self._note_overrides()
@@ -239,7 +236,7 @@ class Server(StoppableServer):
         ServerStateError if the server is not bound, or closed. Returns at once while it stops.
         """
         deadline = Deadline(_sooner(self.timeout, self.socket.gettimeout()))
-        accepting, acceptor = self._accepting, self._begin_accepting(single=True)
+        accepting, acceptor = self._accepting, self._begin_accepting()
         if acceptor is None:
             return
         try:
@@ -262,7 +259,7 @@ class Server(StoppableServer):
         those that are connected have the usual time to finish. ServerStateError as for `start`.
         """
         accepting, taken = self._accepting, deque[Connection]()
-        acceptor = self._begin_alone(single=True, taken=taken)
+        acceptor = self._begin_alone(taken)
         if acceptor is None:
             return
         try:

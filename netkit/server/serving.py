@@ -223,8 +223,7 @@ class ClientServer(AdjustableServer):
         self, connection: Connection | None, request: Any, client_address: Any, verified: bool
     ) -> None:
         if connection is not None:
-            mine = connection.thread == threading.get_ident()  # this thread has accepted it
-            if not (mine or self._connections.claim(connection)):
+            if not self._connections.claim(connection):
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:

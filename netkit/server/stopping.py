@@ -167,7 +167,7 @@ class StoppableServer(ListeningServer):
         return (
             self._closing_thread == _me()
             or self._connections.waits_for(_me())
-            or self._accepting.leave()
+            or self._accepting.runs_here()
             or self._lifetimes.runs_here()
         )
 

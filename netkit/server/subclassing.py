@@ -106,7 +106,7 @@ class _ShutDownEvent:
     def clear(self) -> None:
         """`BaseServer.serve_forever` calls this first."""
         accepting = self._server._accepting
-        acceptor = self._server._begin_accepting(single=True)
+        acceptor = self._server._begin_accepting()
         self._server._by_name = None if acceptor is None else accepting
 
     def set(self) -> None:

@@ -57,10 +57,6 @@ def join(thread: threading.Thread, timeout: float | None) -> None:
             thread.join(timeout)
 
 
-def _no_more(_: float) -> Job | None:
-    return None
-
-
 class _Parked:
     """A waiting thread, which is given its next job, or None to end.
 
@@ -88,14 +84,11 @@ class ClientThreads:
     """Runs each job in a thread of its own: one that an earlier job has left, or a new one.
 
     Thread-safe. `daemon`: whether the interpreter may exit while the threads run; a change counts
-    for threads that are started later. `more`: a thread that is done calls it with a number of
-    seconds for its next job, which saves waking another thread. If it returns None, the thread
-    waits to be given a job.
+    for threads that are started later.
     """
 
-    def __init__(self, daemon: bool, more: Callable[[float], Job | None] = _no_more) -> None:
+    def __init__(self, daemon: bool) -> None:
         self.daemon = daemon
-        self._more = more
         # Guards the attributes below. Re-entrant, for signal handlers that stop a server in its
         # accepting thread.
         self._lock = threading.RLock()
@@ -128,7 +121,7 @@ class ClientThreads:
             while job:
                 Context().run(job)  # costs each client 0.1 KiB
                 job = None  # frees what the client used before the wait
-                job = self._more(PARK_SECONDS) or self._next()
+                job = self._next()
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())

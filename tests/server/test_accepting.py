@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, in_thread, observed, wait_until
+from support import in_thread, observed, wait_until
 
 from netkit.core.backoff import BackOff
 from netkit.core.events import AcceptPaused, AcceptResumed
@@ -217,63 +216,6 @@ def test_a_turn_that_cannot_begin_is_none(
     assert not accepting.under_way
     accepting.begin(listener)
     accepting.end()
-
-
-def test_a_hand_is_lent_only_in_a_turn_that_is_shared_and_not_to_end(
-    listener: socket.socket,
-) -> None:
-    accepting = Accepting()
-    assert not accepting.lend_a_hand()
-    accepting.begin(listener)
-    assert not accepting.lend_a_hand()
-    accepting.end()
-    accepting.begin(listener, shared=True)
-    assert accepting.lend_a_hand()
-    accepting.let_go()
-    accepting.request_stop()
-    assert not accepting.lend_a_hand()
-    accepting.end()
-    assert not accepting.lend_a_hand()
-
-
-def test_a_hand_that_waits_for_the_end_lets_go(listener: socket.socket) -> None:
-    accepting = Accepting()
-    accepting.begin(listener, shared=True)
-
-    def stop() -> None:
-        assert accepting.lend_a_hand()
-        accepting.request_stop()
-        accepting.wait_for_end()
-        accepting.let_go()
-
-    with in_thread(stop):
-        wait_until(lambda: accepting.stop_requested)
-        accepting.end()
-    assert not accepting._hands
-
-
-def test_a_turn_ends_once_all_have_let_go(listener: socket.socket) -> None:
-    accepting = Accepting()
-    accepting.begin(listener, shared=True)
-    let_go = threading.Event()
-
-    def lend() -> None:
-        assert accepting.lend_a_hand()
-        lent.release()
-        assert let_go.wait(PATIENCE)
-        assert not accepting.lend_a_hand()
-        assert accepting.let_go()
-
-    lent = threading.Semaphore(0)
-    with in_thread(lend):
-        assert lent.acquire(timeout=PATIENCE)
-        assert accepting.lend_a_hand()
-        with in_thread(accepting.end):
-            wait_until(lambda: not accepting._shared)
-            accepting.let_go()
-            assert accepting.under_way
-            let_go.set()
-    assert not accepting.under_way
 
 
 def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(

@@ -556,39 +556,10 @@ def test_a_client_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) 
     assert sum(isinstance(event, events.Refusing) for event in seen) == 1
 
 
-def test_a_thread_that_takes_the_next_client_judges_it_as_well(
+def test_a_client_that_cannot_be_registered_gives_its_place_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gate = threading.Event()
-
-    def handler(conn: netkit.Connection) -> None:
-        conn.write(b"?")
-        gate.wait(PATIENCE)
-
-    with serving(handler) as server, client(server) as first:
-        assert first.recv(1) == b"?"
-        acceptor = server._accepting._acceptor
-        assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
-        acceptor.wake()
-        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
-        monkeypatch.setattr(server._admission, "_wake", lambda: None)
-        denied = netkit.BlockList(["0.0.0.0/0"])
-        server._admission.configure(server._options._replace(deny=denied))
-        with client(server) as second:
-            first.shutdown(socket.SHUT_WR)
-            gate.set()
-            assert receive_all(second) == b""
-        assert server.refused_count == 1
-
-
-@pytest.mark.parametrize("accepts_alone", [False, True])
-def test_a_client_that_cannot_be_registered_gives_its_place_back(
-    accepts_alone: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
     with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
-        if accepts_alone:
-            monkeypatch.setattr(server, "_take_next", lambda _: None)
         assert exchange(server, b"x") == b"x"
         note, failed = server._connection, threading.Event()
 

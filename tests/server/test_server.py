@@ -40,7 +40,6 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.net.connection import LINGER_SECONDS
-from netkit.server import stands
 from netkit.server.threads import MAX_PARKED
 
 Handler = Callable[[netkit.Connection], Any]
@@ -378,33 +377,34 @@ def test_starting_twice_is_an_error() -> None:
         assert exchange(server, b"x") == b"x"
 
 
-class Interrupted(netkit.Server):
-    """Just before it begins to accept, another thread calls `meanwhile`, once."""
+def call_before_the_next_turn(call: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
+    """Another thread calls `call`, once, just before a server begins to accept."""
 
-    meanwhile: Callable[[], object] | None = None
+    def check_threads() -> None:
+        patch.undo()
+        with in_thread(call):
+            pass
 
-    def _timeout(self) -> None:
-        call, self.meanwhile = self.meanwhile, None
-        if call is not None:
-            with in_thread(call):
-                pass
-
-    timeout: Any = property(_timeout)
+    patch.setattr("netkit.server.server.check_threads", check_threads)
 
 
-def test_of_two_threads_that_start_a_server_one_gets_an_error() -> None:
-    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1")
-    server.meanwhile = server.start
+def test_of_two_threads_that_start_a_server_one_gets_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    call_before_the_next_turn(server.start, monkeypatch)
     with pytest.raises(netkit.ServerStateError, match=r"serving already, on 127.0.0.1:"):
         server.start()
     assert exchange(server, b"x") == b"x"
     server.stop()
 
 
-def test_a_server_that_is_stopped_as_it_begins_to_serve_does_not_serve() -> None:
-    server = Interrupted(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
+def test_a_server_that_is_stopped_as_it_begins_to_serve_does_not_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1").start()
     server.shutdown()  # so that no stop is remembered for the first turn
-    server.meanwhile = server.stop
+    call_before_the_next_turn(server.stop, monkeypatch)
     with pytest.raises(netkit.ServerStateError, match=r"closed; call listen\(\)"):
         server.serve_forever()
 
@@ -526,47 +526,6 @@ def test_threads_are_used_again() -> None:
         assert len(set(threads)) < 10
 
 
-def test_a_thread_that_is_done_takes_the_next_client_itself() -> None:
-    """However busy the accepting thread is."""
-    threads: list[threading.Thread] = []
-    gate = Gate()
-
-    def handler(conn: netkit.Connection) -> None:
-        threads.append(threading.current_thread())
-        gate(conn)
-
-    with serving(handler) as server, client(server) as first:
-        assert first.recv(1) == b"?"
-        # Its selector waits for a wake-up alone from now on.
-        acceptor = server._accepting._acceptor
-        assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
-        acceptor.wake()
-        time.sleep(0.05)  # it has gone back to waiting, which nothing tells
-        with client(server) as second, client(server) as third:
-            gate.opened.set()
-            for sock in (first, second, third):
-                sock.shutdown(socket.SHUT_WR)
-                assert receive_all(sock).endswith(b"!")
-        assert len(threads) == 3
-        assert len(set(threads)) == 1
-
-
-@pytest.mark.parametrize("hook", ["get_request", "process_request", "service_actions"])
-def test_with_a_hook_overridden_only_the_accepting_thread_accepts(hook: str) -> None:
-    callers: set[threading.Thread] = set()
-
-    def call(self: netkit.Server, *arguments: Any) -> Any:
-        callers.add(threading.current_thread())
-        return getattr(netkit.Server, hook)(self, *arguments)
-
-    server = type("Hooked", (netkit.Server,), {hook: call})(None, netkit.EchoHandler)
-    with server.listen(0, "127.0.0.1"):
-        for _ in range(20):
-            assert exchange(server, b"x") == b"x"
-        assert callers == {server._background}
-
-
 @pytest.mark.parametrize("serve", ["serve_forever", "start", "handle_request"])
 def test_one_that_has_a_socket_but_no_address_is_not_bound(serve: str) -> None:
     with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False) as server:
@@ -594,7 +553,7 @@ def test_a_burst_of_clients_leaves_a_bounded_number_of_threads(
         wait_until(lambda: server.connection_count == MAX_PARKED + 30, "the burst")
         assert len(server._threads) == MAX_PARKED + 30
         stack.close()
-        wait_until(lambda: len(server._threads) <= MAX_PARKED + stands.MOST, "going")
+        wait_until(lambda: len(server._threads) <= MAX_PARKED, "going")
         assert exchange(server, b"x") == b"x"
 
 

@@ -141,62 +141,6 @@ def test_a_stop_may_have_more_time_than_the_option_gives() -> None:
         assert receive_all(sock) == b"done"
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (BlockingIOError(errno.EAGAIN, "nobody"), []),
-        (ConnectionAbortedError(errno.ECONNABORTED, "gone"), []),
-        (OSError(errno.EPROTO, "a bad client"), [events.AcceptFailed]),
-        (OSError(errno.EMFILE, "no descriptors"), []),
-    ],
-)
-def test_an_accept_that_fails_in_a_clients_thread_does_not_end_the_server(
-    error: OSError, told: list[type], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What ails the machine is left to the accepting thread, which waits."""
-
-    def fail() -> Any:
-        raise error
-
-    with serving(netkit.EchoHandler) as server, silent_log(), observed() as seen:
-        wait_until(lambda: server._accepting.under_way)
-        with monkeypatch.context() as patch:
-            patch.setattr(server, "get_request", fail)
-            assert server._take_next(0.0) is None
-        assert exchange(server, b"x") == b"x"
-    failures = (events.AcceptFailed, events.AcceptPaused, events.ListenerLost)
-    assert [type(event) for event in seen if isinstance(event, failures)] == told
-
-
-def test_a_client_that_cannot_be_registered_is_logged_and_closed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*_: Any) -> Any:
-        raise ValueError("a setting that cannot be")
-
-    with silent_log(), serving(netkit.EchoHandler) as server:
-        wait_until(lambda: server._accepting.under_way)
-        acceptor = server._accepting._acceptor
-        assert acceptor is not None
-        acceptor.wait = lambda *_: acceptor._waker.clear() is not None  # type: ignore[method-assign]
-        acceptor.wake()
-        with client(server) as sock, observed(events.HandlerFailed) as failures:
-            with monkeypatch.context() as patch:
-                patch.setattr(server, "_connection", fail)
-                wait_until(lambda: server._take_next(0.0) is not None or failures)
-            assert receive_all(sock) == b""
-        assert isinstance(failures[0].error, ValueError)
-
-
-def test_a_listener_with_a_time_limit_of_its_own_is_left_to_the_accepting_thread() -> None:
-    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
-    assert not server._accepts_alone()
-    server.socket.settimeout(1000)
-    assert server._accepts_alone()
-    with server:  # which is not waited for at the end, either
-        assert exchange(server, b"x") == b"x"
-
-
 def test_the_local_address_of_a_connection_is_known_for_each_listener() -> None:
     names: list[Any] = []
 

@@ -361,15 +361,3 @@ def test_a_signal_handler_may_close_them_while_a_job_is_handed_over(
         wait_until(lambda: len(pool._parked) == 1)
         with in_thread(pool.run, lambda: ran.append(True)):
             wait_until(lambda: ran)
-
-
-def test_a_thread_asks_for_more_before_it_waits() -> None:
-    ran: list[threading.Thread] = []
-    more = [lambda: ran.append(threading.current_thread()) for _ in range(3)]
-    pool = ClientThreads(True, lambda _: more.pop() if more else None)
-    pool.run(lambda: ran.append(threading.current_thread()))
-    wait_until(lambda: parked(pool))
-    assert len(ran) == 4
-    assert len(set(ran)) == 1
-    pool.close()
-    assert pool.join(PATIENCE)

@@ -1,0 +1,80 @@
+"""The way of one client through a server, counted in calls of netkit's functions."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from support import PATIENCE, wait_until
+
+import netkit
+
+SOURCE = str(Path(netkit.__file__).parent)
+
+MOST_CALLS = 107
+MOST_CHANGES = 74
+
+
+class Recorder:
+    """Notes each call of a function of netkit's, by thread."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, str, str]] = []  # thread, module and function
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(SOURCE):
+            module = code.co_filename.removeprefix(SOURCE)
+            self.calls.append((threading.get_ident(), module, code.co_name))
+
+    def changes_of_module(self) -> int:
+        """How often a thread goes on in another module than that of its call before."""
+        by_thread: dict[int, list[str]] = {}
+        for thread, module, _ in self.calls:
+            by_thread.setdefault(thread, []).append(module)
+        pairs = itertools.chain.from_iterable(map(itertools.pairwise, by_thread.values()))
+        return sum(a != b for a, b in pairs)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{module} {name}" for _, module, name in self.calls)
+
+
+@contextmanager
+def profiled() -> Iterator[Recorder]:
+    """A recorder of all threads that are started meanwhile."""
+    recorder = Recorder()
+    threading.setprofile(recorder)
+    try:
+        yield recorder
+    finally:
+        threading.setprofile(None)  # type: ignore[arg-type] # as its documentation has it
+
+
+def echo_once(server: netkit.Server) -> None:
+    """One client: connected, served and closed, and its thread parked again."""
+    with socket.create_connection(server.server_address[:2], timeout=PATIENCE) as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    wait_until(lambda: [t.name for t in server._threads] == ["netkit-parked"])
+
+
+def test_a_client_of_the_echo_handler_costs_so_many_calls() -> None:
+    """From accept to close, in a server that has served clients before."""
+    with profiled() as recorder:
+        server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1").start()
+    with server:
+        for _ in range(3):
+            echo_once(server)
+        recorder.calls.clear()
+        echo_once(server)
+        calls = list(recorder.calls)
+        assert len(calls) <= MOST_CALLS, str(recorder)
+        assert recorder.changes_of_module() <= MOST_CHANGES, str(recorder)
