@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "core.addresses": ("SocketAddress", "is_ip", "is_ipv4", "is_ipv6"),
+    "core.addresses": ("is_ip", "is_ipv4", "is_ipv6"),
     "client.happy_eyeballs": ("Cancel",),
     "core.blocklist": ("BlockList",),
+    "net.addresses": ("SocketAddress",),
     "net.bound": ("BoundSocket",),
     "client.connect": ("connect",),
     "net.connection": ("Connection",),
@@ -86,7 +87,6 @@ if TYPE_CHECKING:
     from . import logs as logs
     from .client.connect import connect as connect
     from .client.happy_eyeballs import Cancel as Cancel
-    from .core.addresses import SocketAddress as SocketAddress
     from .core.addresses import is_ip as is_ip
     from .core.addresses import is_ipv4 as is_ipv4
     from .core.addresses import is_ipv6 as is_ipv6
@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from .core.framing import LengthPrefix as LengthPrefix
     from .core.framing import Netstrings as Netstrings
     from .core.framing import VarintPrefix as VarintPrefix
+    from .net.addresses import SocketAddress as SocketAddress
     from .net.bound import BoundSocket as BoundSocket
     from .net.connection import Connection as Connection
     from .net.passing import receive_connection as receive_connection

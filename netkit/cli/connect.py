@@ -11,10 +11,11 @@ import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..core.addresses import SocketAddress, is_ip
+from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import FLAGS
+from ..net.addresses import SocketAddress
 from ..server.log import in_bytes
 from .arguments import Parser, checked, complain, count, endpoints, flag_value, say
 from .conversation import transfer

@@ -8,9 +8,9 @@ import socket
 from typing import Any
 
 from ..core import events
-from ..core.addresses import describe_peer
 from ..core.endpoint import Endpoint
 from ..net import bind, sockopts, unix
+from ..net.addresses import describe_peer
 from ..net.connection import Connection
 from ..net.unix import SocketFile
 from .arguments import say, self_signed

@@ -1,16 +1,13 @@
-"""IP addresses, ports and names of sockets as values.
+"""IP addresses and ports as text: parsing, checking and formatting.
 
-Nothing here resolves the name of a host, or touches a socket; only names of network interfaces are
-looked up. As in Node's `net`, the names of the families are ``"IPv4"`` and ``"IPv6"``.
+Nothing here looks up a name or touches a socket. `netkit.net.addresses` has the addresses of
+sockets.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import socket
-from typing import Any, NamedTuple
 
 MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 
@@ -18,249 +15,27 @@ MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 # its IPv6 form (RFC 4291 section 2.5.5.2), and of an address of NAT64 (RFC 6052 section 2.1).
 _IPV4_PREFIXES = (bytes(10) + b"\xff\xff", b"\x00\x64\xff\x9b" + bytes(8))
 
-
-class _Fields(NamedTuple):
-    address: str
-    port: int
-    family: str
-
-
-class SocketAddress(_Fields):
-    """One end of a TCP connection, or a listener: `address` (numeric), `port`, `family`.
-
-    Immutable; it compares, hashes and unpacks as a tuple.
-    """
-
-    __slots__ = ()
-
-    def __new__(
-        cls, address: str | None = None, port: int | str = 0, family: str | None = None
-    ) -> SocketAddress:
-        """Check and combine the parts.
-
-        `family` is ``"IPv4"`` or ``"IPv6"``, in any case, or None for that of the address.
-        `address` is numeric; None stands for 127.0.0.1, or for ``::`` if `family` is IPv6.
-        ValueError or TypeError if a part is invalid, or the address is of the other family.
-        """
-        known = {"ipv4": "IPv4", "ipv6": "IPv6"}
-        if family is not None and str(family).lower() not in known:
-            raise ValueError(f"family must be IPv4 or IPv6, not {family!r}")
-        wanted = None if family is None else known[family.lower()]
-        if address is None:
-            address = "::" if wanted == "IPv6" else "127.0.0.1"
-        found = {4: "IPv4", 6: "IPv6"}.get(is_ip(address))
-        if found is None or wanted not in (None, found):
-            raise ValueError(f"not an {wanted or 'IP'} address: {address!r}")
-        return cls._make((address, check_port(port), found))
-
-    def __str__(self) -> str:
-        return format_address(self.address, self.port)
-
-    @classmethod
-    def from_sockname(cls, name: Any) -> SocketAddress | None:
-        """Convert a name from `socket.getsockname` or `accept`. None if it is of a Unix socket.
-
-        An IPv4 address in its IPv6 form, which an IPv6 listener returns, becomes the IPv4 address.
-        A link-local address gets its zone (``fe80::1%eth0``), see `zoned`.
-        """
-        if not isinstance(name, tuple) or len(name) < 2:
-            return None
-        if len(name) == 2:
-            return cls._make((name[0], name[1], "IPv4"))
-        address = unmapped(zoned(name))
-        return cls._make((address, name[1], "IPv6" if ":" in address else "IPv4"))
-
-    @classmethod
-    def parse(cls, text: str) -> SocketAddress | None:
-        """Parse ``127.0.0.1:80`` or ``[::1]:80``. None for anything else.
-
-        Unlike in a URL, and in Node, an IPv4 address must be four decimal numbers, and the port
-        must be digits.
-        """
-        host, colon, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        address = host[1:-1] if bracketed else host
-        if not colon or is_ip(address) != (6 if bracketed else 4) or not port.isdecimal():
-            return None
-        try:
-            return cls(address, port)
-        except ValueError:
-            return None
-
-
-class Ends:
-    """The names of both ends of a connection, which are converted only when they are read.
-
-    For classes that have `_remote_name` and `_local_name`, from `accept` and `getsockname`, or
-    None. All addresses, ports and families are None for a Unix socket.
-    """
-
-    __slots__ = ()
-    _remote_name: Any
-    _local_name: Any
-
-    @property
-    def remote_address(self) -> str | None:
-        """The numeric address of the other end."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "address", None)
-
-    @property
-    def remote_port(self) -> int | None:
-        """The port of the other end."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "port", None)
-
-    @property
-    def remote_family(self) -> str | None:
-        """``"IPv4"`` or ``"IPv6"``."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "family", None)
-
-    @property
-    def local(self) -> str:
-        """Our end in a form for people: ``127.0.0.1:8080``, or ``unix:/path``."""
-        return _described(self._local_name)
-
-    @property
-    def local_address(self) -> str | None:
-        """The numeric address of our end."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "address", None)
-
-    @property
-    def local_port(self) -> int | None:
-        """The port of our end."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "port", None)
-
-    @property
-    def local_family(self) -> str | None:
-        """``"IPv4"`` or ``"IPv6"``."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "family", None)
-
-
-def format_address(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
-
-    The result is one printable line, also if the host is not printable.
-    """
-    host = host if host.isprintable() else repr(host)[1:-1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def unmapped(address: str) -> str:
-    """Return ``1.2.3.4`` for ``::ffff:1.2.3.4`` (RFC 4291 section 2.5.5.2), others unchanged."""
-    if address.startswith("::ffff:") and "." in address:
-        return address[7:]
-    return address
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine has the address (RFC 1122 section 3.2.1.3, RFC 4291 2.5.3)."""
-    return address == "::1" or unmapped(address).startswith("127.")
-
-
-def zoned(name: tuple[Any, ...]) -> str:
-    """Return the address in the name of a socket, with the zone of a link-local one.
-
-    Each link may use the same address, so nobody can connect to ``fe80::1`` without its zone, as in
-    ``fe80::1%eth0`` (RFC 4007 section 6). The zone is the name of the interface, or its number if
-    the interface is gone or `is_ip` does not accept the name.
-    """
-    address: str = name[0]
-    scope = name[3] if len(name) > 3 else 0
-    if not scope or "%" in address:
-        return address
-    try:
-        zone = socket.if_indextoname(scope)
-    except OSError:  # the interface is gone
-        return f"{address}%{scope}"
-    return f"{address}%{zone if _ZONE.fullmatch(zone) else scope}"
-
-
 NEEDS_ZONE = "a link-local address needs its zone, such as fe80::1%eth0"
 
 
-def needs_zone(address: str) -> bool:
-    """Whether `address` is a link-local address without a zone, which no socket accepts."""
-    packed = parse_ip(address)
-    if packed is None or len(packed) == 4 or "%" in address:
-        return False
-    return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80  # fe80::/10
-
-
-def format_unix(name: str | bytes | None) -> str:
-    """Return the name of a Unix socket for people: ``unix:/path``, ``@abstract``, or ``unix``.
-
-    The result is one printable line, whatever name a client has chosen. It is ``unix`` if the
-    socket has no name.
-    """
-    name = os.fsdecode(name or "")
-    shown = repr(name.removeprefix("\0"))[1:-1]
-    return f"@{shown}" if name.startswith("\0") else f"unix:{shown}" if name else "unix"
-
-
-def describe_peer(client_address: Any) -> str:
-    """Return the address of a client for people: ``127.0.0.1:50312``, or as `format_unix`."""
-    if isinstance(client_address, tuple) and len(client_address) > 1:
-        host, port, *more = client_address
-        return format_address(unmapped(zoned(client_address)) if more else host, port)
-    if client_address is None or isinstance(client_address, (str, bytes)):
-        return format_unix(client_address)
-    return str(client_address)
-
-
-# Most connections of a server have the same local name.
-_described = functools.lru_cache(maxsize=64)(describe_peer)
-
-
-def check_port(port: int | str) -> int:
-    """Return `port`, an integer or a string of digits, as an integer.
-
-    ValueError if it is no number from 0 to 65535, TypeError if it is of another type.
-    """
-    if isinstance(port, bool) or not isinstance(port, (int, str)):
-        raise TypeError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
-    if isinstance(port, str):
-        if not (port.isascii() and port.isdigit()):
-            raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
-        port = int(port.lstrip("0")[:6] or "0")  # six digits are out of range already
-    if not 0 <= port <= MAX_PORT:
-        raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
-    return port
-
-
-def check_first_port(port: int | str) -> int:
-    """As `check_port`; the error says that the port comes first, if `port` looks like a host."""
-    try:
-        return check_port(port)
-    except (TypeError, ValueError) as error:
-        looks_like_host = isinstance(port, str) and re.search("[a-zA-Z.:]", port)
-        if not (looks_like_host or isinstance(port, tuple)):
-            raise
-        raise type(error)(f"{error}; the port comes first, and then the host") from None
-
-
-def check_name(host: str) -> None:
-    """UnicodeError, as Python raises for invalid names, if `host` has a null character.
-
-    The resolver of the system would look up the part before it.
-    """
-    if "\0" in host:
-        raise UnicodeError("a null character in a host name")
+# Parsing
 
 
 def parse_ip(text: str) -> bytes | None:
-    """Return the 4 or 16 bytes of an IPv4 or IPv6 address; None if it is neither.
+    """Return the 4 or 16 bytes of an IPv4 or IPv6 address; None if `text` is neither.
 
-    A zone is ignored.
+    The zone of an IPv6 address (``%eth0``) is ignored.
     """
-    family = socket.AF_INET
-    if ":" in text:
-        family, text = socket.AF_INET6, text.partition("%")[0]
-    try:
-        return socket.inet_pton(family, text)
-    except (OSError, ValueError):  # ValueError: a null character, or one that is not ASCII
+    if ":" not in text and "." not in text:
         return None
+    # Not at the top, since this import takes longer than all of the core, and many servers never
+    # parse an address.
+    from ipaddress import IPv4Address, IPv6Address
 
-
-_ZONE = re.compile(r"[0-9a-zA-Z\-._:]+")
+    try:
+        return (IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)).packed
+    except ValueError:
+        return None
 
 
 def is_ip(text: str) -> int:
@@ -272,7 +47,7 @@ def is_ip(text: str) -> int:
     if not isinstance(text, str):
         return 0
     address, percent, zone = text.partition("%")
-    if percent and (":" not in address or not _ZONE.fullmatch(zone)):
+    if percent and not (":" in address and re.fullmatch(r"[0-9a-zA-Z\-._:]+", zone)):
         return 0
     packed = parse_ip(address)
     return 0 if packed is None else 4 if len(packed) == 4 else 6
@@ -288,12 +63,74 @@ def is_ipv6(text: str) -> bool:
     return is_ip(text) == 6
 
 
+# Checks
+
+
+def check_port(port: int | str) -> int:
+    """Return `port`, an integer or a string of digits, as an integer.
+
+    ValueError unless it is a number from 0 to 65535; TypeError if it has another type.
+    """
+    if isinstance(port, bool) or not isinstance(port, (int, str)):
+        raise TypeError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+    if isinstance(port, str):
+        if not (port.isascii() and port.isdigit()):
+            raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+        port = int(port.lstrip("0")[:6] or "0")  # six digits are out of range already
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
+    return port
+
+
+def check_first_port(port: int | str) -> int:
+    """As `check_port`; if `port` looks like a host, the error adds that the port comes first."""
+    try:
+        return check_port(port)
+    except (TypeError, ValueError) as error:
+        looks_like_host = isinstance(port, str) and re.search("[a-zA-Z.:]", port)
+        if not (looks_like_host or isinstance(port, tuple)):
+            raise
+        raise type(error)(f"{error}; the port comes first, and then the host") from None
+
+
+def check_name(host: str) -> None:
+    """UnicodeError, as Python raises it for an invalid name, if `host` has a null character.
+
+    The resolver of the system would look up the part before that character.
+    """
+    if "\0" in host:
+        raise UnicodeError("a null character in a host name")
+
+
+# Properties of an address
+
+
+def unmapped(address: str) -> str:
+    """Return ``1.2.3.4`` for ``::ffff:1.2.3.4`` (RFC 4291 section 2.5.5.2), others unchanged."""
+    if address.startswith("::ffff:") and "." in address:
+        return address[7:]
+    return address
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address` only reaches the same machine (RFC 1122 3.2.1.3, RFC 4291 2.5.3)."""
+    return address == "::1" or unmapped(address).startswith("127.")
+
+
+def needs_zone(address: str) -> bool:
+    """Whether `address` is a link-local address without a zone, which no socket accepts."""
+    packed = parse_ip(address)
+    if packed is None or len(packed) == 4 or "%" in address:
+        return False
+    return packed[0] == 0xFE and packed[1] & 0xC0 == 0x80  # fe80::/10
+
+
 def network_of(address: str) -> str:
-    """Return the name that limits per address use: an IPv4 address, or an IPv6 /64 network.
+    """Return the network that limits for one address count: an IPv4 address or an IPv6 /64.
 
     A client with an IPv6 address has a whole such network (RFC 6177). Behind a translator
     (RFC 7755) all clients with IPv4 addresses have addresses in ``64:ff9b::/96``: each counts as
-    its own IPv4 address. Text that is no address is returned as it is.
+    its own IPv4 address. Text that is no address is returned unchanged.
     """
     if ":" not in address:
         return address
@@ -301,8 +138,8 @@ def network_of(address: str) -> str:
     if packed is None:
         return address
     if packed[:12] in _IPV4_PREFIXES:
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
+        return ".".join(map(str, packed[12:]))
+    return _network(packed, 64)
 
 
 def site_of(network: str) -> str | None:
@@ -311,6 +148,33 @@ def site_of(network: str) -> str | None:
     One site gets at most a /48 (RFC 6177), which has 65,536 networks of 64 bits.
     """
     packed = parse_ip(network.partition("/")[0])
-    if packed is None or len(packed) == 4:
-        return None
-    return socket.inet_ntop(socket.AF_INET6, packed[:6] + bytes(10)) + "/48"
+    return None if packed is None or len(packed) == 4 else _network(packed, 48)
+
+
+def _network(packed: bytes, length: int) -> str:
+    from ipaddress import IPv6Network  # as in `parse_ip`
+
+    return str(IPv6Network((packed, length), strict=False))
+
+
+# Formatting
+
+
+def format_address(host: str, port: int) -> str:
+    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
+
+    The result is one printable line, even if the host is not printable.
+    """
+    host = host if host.isprintable() else repr(host)[1:-1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def format_unix(name: str | bytes | None) -> str:
+    """Return the name of a Unix socket for messages: ``unix:/path``, ``@abstract`` or ``unix``.
+
+    The result is one printable line, whatever name a client has chosen. It is ``unix`` if the
+    socket has no name.
+    """
+    name = os.fsdecode(name or "")
+    shown = repr(name.removeprefix("\0"))[1:-1]
+    return f"@{shown}" if name.startswith("\0") else f"unix:{shown}" if name else "unix"

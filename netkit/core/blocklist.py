@@ -2,8 +2,8 @@
 
 Rules:
 
-1. A change replaces the whole state of a list, so a lookup takes no lock, and sees all of a change
-   or nothing of it.
+1. A state of a list never changes: a change makes a new state, which succeeds the old one. So a
+   lookup takes no lock, and sees all of a change or nothing of it.
 2. Each rule is stored as networks, by their prefix length. So a lookup takes one step for each
    prefix length in use, however many rules there are.
 3. IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form
@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from .listfile import read_entries
@@ -38,9 +37,9 @@ class _State(NamedTuple):
     rules: dict[str, Rule]  # by text, the oldest first
     networks: dict[int, set[int]]  # by prefix length: the first bits of each network
     lengths: tuple[int, ...]  # the longest first
-
-
-_EMPTY = _State({}, {}, ())
+    # Empty, or the state that has replaced this one, under the key "". `dict.setdefault` is atomic:
+    # if several threads replace one state at the same time, the first of them succeeds.
+    successor: dict[str, _State]
 
 
 class BlockList:
@@ -75,8 +74,7 @@ class BlockList:
 
     def __init__(self, rules: Iterable[Any] = ()) -> None:
         """Make a list of `rules`, see `add`."""
-        self._changing = threading.Lock()  # held while _state is being replaced
-        self._state = _EMPTY
+        self._state = _with_rules(())  # an old one until `_newest` is called
         self._path: str | None = None
         self.add_many(rules)
 
@@ -117,8 +115,7 @@ class BlockList:
                 rules.append(parse(text, host_bits=False))
             except ValueError as error:
                 raise ValueError(f"{self._path}, line {number}: {error}") from None
-        with self._changing:
-            self._state = _added(_EMPTY, rules)
+        self._change(lambda _: _with_rules(rules))
         return True
 
     @property
@@ -136,9 +133,23 @@ class BlockList:
         """Add all of them, or none if one is invalid."""
         self._add([parse(rule) for rule in rules])
 
-    def _add(self, new: Iterable[Rule]) -> None:
-        with self._changing:
-            self._state = _added(self._state, new)
+    def _add(self, new: list[Rule]) -> None:
+        self._change(lambda state: _with_rules(new, state))
+
+    def _change(self, change: Callable[[_State], _State]) -> None:
+        """Replace the state by `change` of it; again if another thread has replaced it first."""
+        while True:
+            state = self._newest()
+            new = change(state)
+            if state.successor.setdefault("", new) is new:
+                return
+
+    def _newest(self) -> _State:
+        state = self._state
+        while state.successor:
+            state = state.successor[""]
+        self._state = state  # so that the next call is short
+        return state
 
     def add_range(self, first: Any, last: Any) -> None:
         """Add `first` to `last`, both included. ValueError if `last` is less than `first`."""
@@ -147,14 +158,15 @@ class BlockList:
     def remove(self, rule: Any) -> None:
         """Remove exactly this rule, as it was added, if it is there."""
         text = parse(rule).text
-        with self._changing:
-            kept = [each for each in self._state.rules.values() if each.text != text]
-            self._state = _added(_EMPTY, kept)
+
+        def without(state: _State) -> _State:
+            return _with_rules(rule for rule in state.rules.values() if rule.text != text)
+
+        self._change(without)
 
     def clear(self) -> None:
         """Remove all rules."""
-        with self._changing:
-            self._state = _EMPTY
+        self._change(lambda _: _with_rules(()))
 
     # Looking up
 
@@ -197,7 +209,7 @@ class BlockList:
         return max((length for length in found if length is not None), default=None)
 
     def _find(self, number: int) -> int | None:
-        state = self._state
+        state = self._newest()
         for length in state.lengths:
             if number >> (BITS - length) in state.networks[length]:
                 return length
@@ -206,10 +218,10 @@ class BlockList:
     @property
     def rules(self) -> list[str]:
         """The rules as text in Node's form, the newest first: ``Subnet: IPv4 10.0.0.0/8``."""
-        return [rule.text for rule in reversed(self._state.rules.values())]
+        return [rule.text for rule in reversed(self._newest().rules.values())]
 
     def __len__(self) -> int:
-        return len(self._state.rules)
+        return len(self._newest().rules)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} rules>"
@@ -241,11 +253,12 @@ def _restored(path: str | None, rules: str) -> BlockList:
     return found
 
 
-def _added(state: _State, new: Iterable[Rule]) -> _State:
-    rules = dict(state.rules)
-    networks = {length: set(found) for length, found in state.networks.items()}
+def _with_rules(new: Iterable[Rule], state: _State | None = None) -> _State:
+    """A state with the rules of `state`, if any, and with the `new` ones."""
+    rules = {} if state is None else dict(state.rules)
+    networks = {} if state is None else {each: set(it) for each, it in state.networks.items()}
     for rule in new:
         rules[rule.text] = rule
         for length, bits in rule.networks:
             networks.setdefault(length, set()).add(bits)
-    return _State(rules, networks, tuple(sorted(networks, reverse=True)))
+    return _State(rules, networks, tuple(sorted(networks, reverse=True)), {})

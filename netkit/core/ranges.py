@@ -6,11 +6,16 @@ An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, R
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    summarize_address_range,
+)
 from typing import Any, NamedTuple
 
-from .addresses import SocketAddress, parse_ip
+from .addresses import parse_ip
 
 Network = tuple[int, int]  # prefix length in IPv6's terms, and the first bits as a number
 
@@ -31,21 +36,23 @@ class Rule(NamedTuple):
 
 
 def number_of(address: Any) -> int | None:
-    """Return an address as a number. None for text that is no address; TypeError for no text."""
+    """Return an address as a number; None if it is text but no address.
+
+    TypeError unless it is text, an object of `ipaddress` or a `SocketAddress`.
+    """
     packed = parse_ip(_text(address))
     if packed is None:
         return None
-    number = int.from_bytes(packed, "big")
-    return number if len(packed) == 16 else 0xFFFF << 32 | number
+    return int.from_bytes(packed if len(packed) == 16 else b"\xff\xff" + packed, "big")
 
 
 def _text(address: Any) -> str:
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return str(address)
+    if isinstance(address, tuple):  # a SocketAddress, which only has its text in common with others
+        address = getattr(address, "address", address)
     if isinstance(address, str):
         return address
-    if isinstance(address, SocketAddress):
-        return address.address
-    if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-        return str(address)
     raise TypeError(f"an address must be text, not {address!r}")
 
 
@@ -75,9 +82,7 @@ def _known(address: Any) -> int:
 
 
 def _shown(number: int) -> str:
-    if is_ipv4(number):
-        return str(ipaddress.IPv4Address(number & 0xFFFFFFFF))
-    return str(ipaddress.IPv6Address(number))
+    return str(IPv4Address(number & 0xFFFFFFFF) if is_ipv4(number) else IPv6Address(number))
 
 
 def _family(number: int) -> str:
@@ -89,7 +94,7 @@ def parse(rule: Any, host_bits: bool = True) -> Rule:
 
     A network may have bits behind its prefix only if `host_bits` is set.
     """
-    if isinstance(rule, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+    if isinstance(rule, (IPv4Network, IPv6Network)):
         rule = str(rule)
     text = _text(rule).strip()
     if "/" in text:
@@ -125,20 +130,16 @@ def parse_range(first: Any, last: Any) -> Rule:
     if low > high:
         raise ValueError(f"a range that ends before it begins: {first}-{last}")
     text = f"Range: {_family(low)} {_shown(low)}-{_shown(high)}"
-    return Rule(text, tuple(_networks(low, high)))
+    spans = summarize_address_range(IPv6Address(low), IPv6Address(high))
+    return Rule(text, tuple((span.prefixlen, _first_bits(span)) for span in spans))
 
 
-def _networks(low: int, high: int) -> Iterator[Network]:
-    """Yield the fewest networks that contain exactly the numbers from `low` to `high`."""
-    while low <= high:
-        aligned = (low & -low).bit_length() - 1 if low else BITS
-        free = min(aligned, (high - low + 1).bit_length() - 1)  # bits behind the prefix
-        yield BITS - free, low >> free
-        low += 1 << free
+def _first_bits(network: IPv6Network) -> int:
+    return int(network.network_address) >> (BITS - network.prefixlen)
 
 
 def parse_shown(text: str) -> Rule:
-    """Parse ``Subnet: IPv4 10.0.0.0/8``. ValueError if kind or family are not those of the rule."""
+    """Parse ``Subnet: IPv4 10.0.0.0/8``. ValueError unless its kind and family are the rule's."""
     kind, _, given = text.rpartition(" ")
     rule = parse(given)
     shown = rule.text.rpartition(" ")[0]

@@ -11,13 +11,12 @@ from ..core.addresses import (
     NEEDS_ZONE,
     check_name,
     check_port,
-    describe_peer,
     format_address,
     format_unix,
     needs_zone,
-    zoned,
 )
 from . import sockopts
+from .addresses import describe_peer, zoned
 from .forks import problem_of_main
 
 # Errors that say that this machine has no address of the family; another family may succeed.

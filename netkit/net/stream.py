@@ -30,11 +30,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..core.addresses import Ends, describe_peer
 from ..core.errors import ConnectionClosedError, PeerError, TlsError, TruncatedError
 from ..core.options import TimeLimits, has_gil
 from ..core.reader import FIRST_CHUNK, Reader, next_chunk
 from . import sockopts
+from .addresses import Ends, describe_peer
 from .forks import free_in_children
 from .timeouts import Timer, unacknowledged
 

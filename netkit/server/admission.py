@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import events
-from ..core.addresses import SocketAddress, describe_peer, network_of, site_of
+from ..core.addresses import network_of, site_of
 from ..core.options import Options
+from ..net.addresses import SocketAddress, describe_peer
 
 if TYPE_CHECKING:
     from ..net.connection import Connection

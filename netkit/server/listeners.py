@@ -15,10 +15,11 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from ..core import events
-from ..core.addresses import SocketAddress, format_unix, is_loopback
+from ..core.addresses import format_unix, is_loopback
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from ..net import bind, sockopts, unix
+from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .accepting import Accepting

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from ..core import events
-from ..core.addresses import describe_peer
 from ..core.deadline import wait_time
 from ..core.errors import NotBegunError, PeerError
 from ..core.options import Options, check_count, check_seconds
 from ..net import sockopts
+from ..net.addresses import describe_peer
 from ..net.connection import Connection
 from ..net.timeouts import in_seconds, unacknowledged
 from . import log

@@ -324,8 +324,6 @@ def test_a_package_imports_only_from_those_below_it(package: str) -> None:
 
 
 STILL = {
-    "core.addresses": {"socket"},
-    "core.blocklist": {"threading"},
     "core.events": {"threading"},
     "core.options": {"ssl", "threading"},
 }
