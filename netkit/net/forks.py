@@ -1,16 +1,16 @@
-"""Undoes in forked child processes what netkit has changed in their parent (fork(2)).
+"""Restores, in forked child processes, what netkit has changed in their parent (fork(2)).
 
-A handler may fork, by `os.fork` or by way of `multiprocessing`. The child is a copy of the thread
-that forks, and of nothing that the other threads do. Rules:
+A handler may fork, by `os.fork` or through `multiprocessing`. The child has a copy of the thread
+that forks, and no other thread. Rules:
 
-1. The signals of a child are its own. A signal that netkit catches reaches no child before the
-   handler that was there without netkit is back, so that none is lost, and none is taken for the
-   parent's.
-2. No lock of netkit's is held in a child by a thread that is not there.
+1. A signal that is sent to a child is the child's own. The child has the signal handlers that were
+   there without netkit before it receives a signal that netkit handles. So no such signal is lost,
+   and none is taken for one of the parent's.
+2. No lock of netkit's is held in a child by a thread that only the parent has.
 
-Python's own hooks do this, `os.register_at_fork`. A program that is executed needs none of it: the
-kernel takes handlers back (execve(2)), and netkit neither ignores signals nor blocks them while
-code of others runs.
+Python's own hooks (`os.register_at_fork`) do this. A program that is executed needs none of it: the
+kernel resets signal handlers (execve(2)), and netkit neither ignores nor blocks signals while code
+of others runs.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from ..core.errors import ServerStateError
 _Lock = TypeVar("_Lock")
 Undo = Callable[[], object]
 
-# The functions that children call, and the signals that are blocked until then. Any thread may
-# fork, or be interrupted here: to append, and to remove, is one step.
+# The functions that a child calls, each with the signals that are blocked until it has called them.
+# Lists are thread-safe for single calls, and a lock could be held by another thread during a fork.
 _undoing: list[tuple[Undo, dict[int, Any]]] = []
 _masks = threading.local()  # the signal masks of this thread from before each fork under way
 
 
 def undo_in_children(undo: Undo, signals: dict[int, Any] | None = None) -> None:
-    """Have `undo` called in each child that is forked from now on, the last one first.
+    """Have `undo` called in each child that is forked from now on; the last one is called first.
 
-    None of the keys of `signals`, which may still change, reaches the child before. `undo` must not
-    raise. Thread-safe.
+    The keys of `signals` at the time of the fork are blocked until then. `undo` must not raise.
+    Thread-safe.
     """
     _undoing.append((undo, {} if signals is None else signals))
 
 
 def do_not_undo(undo: Undo) -> None:
-    """End what `undo_in_children` has begun. Idempotent, and thread-safe."""
+    """Cancel `undo_in_children`. Idempotent and thread-safe."""
     for entry in tuple(_undoing):
         if entry[0] == undo:
             with contextlib.suppress(ValueError):
@@ -52,25 +52,26 @@ def do_not_undo(undo: Undo) -> None:
 
 
 def call_in_children(function: Callable[[], object]) -> None:
-    """Have `function` called in each child from now on, for ever."""
+    """Have `function` called in each child from now on. This cannot be cancelled."""
     if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
         os.register_at_fork(after_in_child=function)
 
 
 def free_in_children(lock: _Lock) -> _Lock:
-    """Return `lock`, which is free in each child. For locks that live as long as the process."""
+    """Return `lock`, and release it in each child. For locks that live as long as the process."""
     call_in_children(lock._at_fork_reinit)  # type: ignore[attr-defined]
     return lock
 
 
 def problem_of_main() -> str | None:
-    """The error if the main module starts a server now; None if it may start one.
+    """The error if the main module starts a server while a spawned process imports it, or None.
 
-    A process that `multiprocessing` spawns imports the main module of its parent, and so runs again
-    all that is not under the guard.
+    A process that `multiprocessing` spawns imports the main module of its parent, and so runs all
+    of it again that is not under the guard. It does so under another name, and only then makes it
+    `__main__` there.
     """
-    process = sys.modules.get("multiprocessing.process")
-    if process is None or not getattr(process.current_process(), "_inheriting", False):
+    imported = sys.modules.get("__mp_main__")
+    if imported is None or imported is sys.modules["__main__"]:
         return None
     guard = 'if __name__ == "__main__"'
     return f"a process that was spawned imports this script: start the server under {guard}"

@@ -5,21 +5,15 @@ Nothing here owns the listener, which its maker closes.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import os
 import select
 import selectors
-import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterator
 from enum import Enum
 
 from ..core.deadline import wait_time
-from ..net.forks import do_not_undo, undo_in_children
 from ..net.waker import Waker
 
 
@@ -162,12 +156,12 @@ class Acceptor:
         for listener in listeners:
             unblock(listener)
         self._listeners = listeners
-        self._waker = Waker()
+        self.waker = Waker()
         try:
             descriptors = (listener.fileno() for listener in listeners)
-            self._selector = _Selector(contended, self._waker.fileno(), *descriptors)
+            self._selector = _Selector(contended, self.waker.fileno(), *descriptors)
         except BaseException:
-            self._waker.close()
+            self.waker.close()
             raise
 
     def wait(self, timeout: float | None, also: int | None = None) -> bool:
@@ -180,63 +174,25 @@ class Acceptor:
         if -1 in descriptors:  # closed: epoll has forgotten it, and accept raises an error
             return True
         ready = self._selector.select(timeout, also)
-        if self._waker.fileno() in ready:
-            self._waker.clear()
+        if self.waker.fileno() in ready:
+            self.waker.clear()
             return False
         return not ready.isdisjoint(descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but not for clients."""
-        selector = _PlainSelector(False, self._waker.fileno())
+        selector = _PlainSelector(False, self.waker.fileno())
         try:
-            if self._waker.fileno() in selector.select(seconds, also):
-                self._waker.clear()
+            if self.waker.fileno() in selector.select(seconds, also):
+                self.waker.clear()
         finally:
             selector.close()
 
     def wake(self) -> None:
         """End the present `wait` or `pause`, or the next one if there is none."""
-        self._waker.wake()
-
-    def waker_fileno(self) -> int:
-        """Return the descriptor that `wake` writes to, which does not block."""
-        return self._waker.input_fileno()
+        self.waker.wake()
 
     def close(self) -> None:
         """Give the descriptors back. `wake` does nothing afterwards."""
         self._selector.close()
-        self._waker.close()
-
-
-@contextlib.contextmanager
-def woken_by_signals(acceptor: Acceptor) -> Iterator[None]:
-    """In the main thread, have each signal end the present wait, or the next one.
-
-    Python runs the handler of a signal between two instructions. So if a signal comes just before a
-    wait, Python would run its handler after the wait, which may never end. A wake-up descriptor
-    that another part of the program has set stays.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours, is_ours = acceptor.waker_fileno(), True
-    undo = functools.partial(_take_back_wakeup_fd, ours)
-    try:
-        undo_in_children(undo)
-        with contextlib.suppress(ValueError):  # in a subinterpreter, which gets no signals
-            previous = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
-            if previous != -1:
-                signal.set_wakeup_fd(previous)
-                is_ours = False
-        yield
-    finally:  # wherever a signal handler has raised an exception
-        do_not_undo(undo)
-        if is_ours:
-            _take_back_wakeup_fd(ours)
-
-
-def _take_back_wakeup_fd(ours: int) -> None:
-    with contextlib.suppress(ValueError):  # as above
-        present = signal.set_wakeup_fd(-1)
-        if present not in (ours, -1):  # another part of the program has set it
-            signal.set_wakeup_fd(present)
+        self.waker.close()

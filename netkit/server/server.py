@@ -24,10 +24,11 @@ from ..core.errors import ServerStateError
 from ..core.options import Options
 from ..net import bind
 from ..net.connection import Connection
+from ..net.waker import woken_by_signals
 from .accepting import Accepting
 from .adapting import problem_of_result
 from .exiting import close_at_exit
-from .listener import Acceptor, Verdict, woken_by_signals
+from .listener import Acceptor, Verdict
 from .listeners import State
 from .reload import make_tls_context
 from .stopping import StoppableServer
@@ -206,7 +207,7 @@ class Server(StoppableServer):
             acceptor.close()
             return
         try:
-            with woken_by_signals(acceptor):
+            with woken_by_signals(acceptor.waker):
                 self._accept_clients(accepting, acceptor, poll_interval)
         finally:
             accepting.end()
@@ -240,7 +241,7 @@ class Server(StoppableServer):
         if acceptor is None:
             return
         try:
-            with woken_by_signals(acceptor):
+            with woken_by_signals(acceptor.waker):
                 while not accepting.stop_requested:
                     if self._wait_for_client(acceptor, deadline.remaining()):
                         if self._accept_one() not in (Verdict.FULL, Verdict.NOBODY):
@@ -276,7 +277,7 @@ class Server(StoppableServer):
 
     def _take_in(self, acceptor: Acceptor) -> bool:
         """Accept a client, if one comes; False if the listener is lost."""
-        with woken_by_signals(acceptor):
+        with woken_by_signals(acceptor.waker):
             ready = self._wait_for_client(acceptor, None)
         return not ready or self._accepting.stop_requested or self._accept_one() is not Verdict.STOP
 

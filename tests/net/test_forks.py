@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import io
-import multiprocessing
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -454,12 +454,11 @@ def test_a_server_in_a_script_that_a_spawned_process_imports_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forks.check_main()
-    monkeypatch.setattr(
-        multiprocessing.process.current_process(), "_inheriting", True, raising=False
-    )
+    script = ModuleType("__mp_main__")
+    monkeypatch.setitem(sys.modules, "__mp_main__", script)
     with pytest.raises(netkit.ServerStateError, match="start the server under if __name__ =="):
         forks.check_main()
-    monkeypatch.delitem(sys.modules, "multiprocessing.process")
+    monkeypatch.setitem(sys.modules, "__main__", script)
     forks.check_main()
 
 
