@@ -56,7 +56,53 @@ _ROOMS = {
         "WorkersFailedError",
         "WriteAfterEndError",
     ),
-    "core.events": ("subscribe",),
+    "core.events.base": (
+        "Event",
+        "ObserverFailed",
+        "subscribe",
+    ),
+    "core.events.client": (
+        "AttemptFailed",
+        "AttemptStarted",
+        "Resolved",
+    ),
+    "core.events.connection": (
+        "ClientFailed",
+        "ClientRefused",
+        "ConnectionClosed",
+        "ConnectionOpened",
+        "HandlerFailed",
+        "Refused",
+        "Refusing",
+        "Report",
+    ),
+    "core.events.process": (
+        "NothingToReload",
+        "ReloadFailed",
+        "Reloaded",
+        "ServingOn",
+        "SignalsUnavailable",
+        "WorkerEnded",
+        "WorkerFailed",
+        "WorkersReady",
+        "WorkersStopping",
+    ),
+    "core.events.server": (
+        "AcceptFailed",
+        "AcceptPaused",
+        "AcceptResumed",
+        "HandshakeInAccept",
+        "HookFailed",
+        "KeyReadable",
+        "ListLoaded",
+        "ListenerLost",
+        "Listening",
+        "SettingsKept",
+        "SettingsReloaded",
+        "Stopped",
+        "Stopping",
+        "Unlimited",
+    ),
     "core.framing": (
         "Delimiter",
         "FixedSize",
@@ -113,7 +159,43 @@ if TYPE_CHECKING:
     from .core.errors import UnknownEncodingError as UnknownEncodingError
     from .core.errors import WorkersFailedError as WorkersFailedError
     from .core.errors import WriteAfterEndError as WriteAfterEndError
-    from .core.events import subscribe as subscribe
+    from .core.events.base import Event as Event
+    from .core.events.base import ObserverFailed as ObserverFailed
+    from .core.events.base import subscribe as subscribe
+    from .core.events.client import AttemptFailed as AttemptFailed
+    from .core.events.client import AttemptStarted as AttemptStarted
+    from .core.events.client import Resolved as Resolved
+    from .core.events.connection import ClientFailed as ClientFailed
+    from .core.events.connection import ClientRefused as ClientRefused
+    from .core.events.connection import ConnectionClosed as ConnectionClosed
+    from .core.events.connection import ConnectionOpened as ConnectionOpened
+    from .core.events.connection import HandlerFailed as HandlerFailed
+    from .core.events.connection import Refused as Refused
+    from .core.events.connection import Refusing as Refusing
+    from .core.events.connection import Report as Report
+    from .core.events.process import NothingToReload as NothingToReload
+    from .core.events.process import Reloaded as Reloaded
+    from .core.events.process import ReloadFailed as ReloadFailed
+    from .core.events.process import ServingOn as ServingOn
+    from .core.events.process import SignalsUnavailable as SignalsUnavailable
+    from .core.events.process import WorkerEnded as WorkerEnded
+    from .core.events.process import WorkerFailed as WorkerFailed
+    from .core.events.process import WorkersReady as WorkersReady
+    from .core.events.process import WorkersStopping as WorkersStopping
+    from .core.events.server import AcceptFailed as AcceptFailed
+    from .core.events.server import AcceptPaused as AcceptPaused
+    from .core.events.server import AcceptResumed as AcceptResumed
+    from .core.events.server import HandshakeInAccept as HandshakeInAccept
+    from .core.events.server import HookFailed as HookFailed
+    from .core.events.server import KeyReadable as KeyReadable
+    from .core.events.server import ListenerLost as ListenerLost
+    from .core.events.server import Listening as Listening
+    from .core.events.server import ListLoaded as ListLoaded
+    from .core.events.server import SettingsKept as SettingsKept
+    from .core.events.server import SettingsReloaded as SettingsReloaded
+    from .core.events.server import Stopped as Stopped
+    from .core.events.server import Stopping as Stopping
+    from .core.events.server import Unlimited as Unlimited
     from .core.framing import Delimiter as Delimiter
     from .core.framing import FixedSize as FixedSize
     from .core.framing import Framing as Framing

@@ -1,4 +1,4 @@
-"""The events of servers and connections, as classes, and `subscribe`. docs/events.md explains each.
+"""The events of servers and clients, as classes, and `subscribe`; docs/events.md explains them.
 
 The public face of `netkit.core.events`.
 """

@@ -264,6 +264,12 @@ class CountingBuffer(ReceiveBuffer):
         return part
 
 
+# Every class of event.
+EVENT_KINDS = {
+    kind for kind in events.Event.__subclasses__() if kind.__module__.startswith("netkit.")
+}
+
+
 @contextlib.contextmanager
 def observed(*kinds: type) -> Iterator[list[Any]]:
     """The events of these kinds (all, if none is named) that are emitted meanwhile."""

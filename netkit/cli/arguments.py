@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
-from ..core.encodings import printable
 from ..core.endpoint import Endpoint
 from ..core.options import Flag
+from ..core.text import printable
 
 LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 

@@ -15,8 +15,8 @@ from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import FLAGS
+from ..core.text import in_bytes
 from ..net.addresses import SocketAddress
-from ..server.log import in_bytes
 from .arguments import Parser, checked, complain, count, endpoints, flag_value, say
 from .conversation import transfer
 from .opening import accept, dial

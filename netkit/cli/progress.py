@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from ..core.encodings import printable
-from ..server.log import in_bytes
+from ..core.text import in_bytes, printable
 
 REDRAW = 0.1  # seconds between two drawings: more often would not be seen
 

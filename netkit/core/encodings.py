@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import MessageTooLongError, UnknownEncodingError
+from .text import ESCAPES, Escapes
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -81,17 +82,14 @@ def encode_separator(text: str, encoding: str) -> tuple[bytes, int]:
     return to_bytes("a" + text, encoding)[start:], len(to_bytes("aa", encoding)) - start
 
 
-def printable(data: str | ReadableBuffer, encoding: str = "utf-8") -> str:
-    r"""`data` as one line that is safe in a log or on a terminal, and cannot be mistaken.
+def printable_bytes(data: ReadableBuffer, encoding: str = "utf-8") -> str:
+    r"""The text of `data` in `encoding` as one line, escaped as by `netkit.core.text.printable`.
 
-    What ``str.isprintable`` refuses is escaped, and so is the backslash: ``\n``, ``\x1b``, ``\\``,
-    ``\u202e``. From 80 up ``\xNN`` is always a byte that is no text in `encoding`, and never a
-    character (that is ``\u0085``).
+    Bytes that are no text in `encoding` become ``\xNN``. From 80 up, ``\xNN`` is always such a byte
+    and never a character (the character is ``\u0085``). Encodings of bytes as digits (hex, base64)
+    give the digits.
     """
-    node = _lookup(encoding)
-    if isinstance(data, str):
-        return data.translate(_ESCAPES)
-    raw = _raw(data)
+    node, raw = _lookup(encoding), _raw(data)
     if node and node.text_codec is None:
         return node.decode(raw, True)[0]
     try:
@@ -368,20 +366,9 @@ def _patient(decoder: codecs.IncrementalDecoder, encoding: str) -> _Decode:
     return decode
 
 
-# --- printable ---
+# --- Printable text ---
 
-
-class _Escapes(dict[int, str]):
-    """A table for ``str.translate``."""
-
-    def __missing__(self, code: int) -> str:
-        if chr(code).isprintable():
-            return chr(code)
-        return ("\\x%02x" if code < 0x80 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
-
-
-_ESCAPES = _Escapes({ord(char): repr(char)[1:-1] for char in "\n\r\t\\"})
-_MARKED_ESCAPES = _Escapes(_ESCAPES | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(256)})
+_MARKED_ESCAPES = Escapes(ESCAPES | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(256)})
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:

@@ -63,7 +63,7 @@ def _run(server: Server, drain_timeout: float | None, workers: int) -> RunReport
 
         return Workers(server, workers).run(drain_timeout)
     if threading.current_thread() is not threading.main_thread():
-        events.emit(events.SignalsUnavailable())
+        events.emit(events.SignalsUnavailable(), server)
         server.serve_forever()
         return RunReport(*server.stop(drain_timeout), False)
     with StopSignals() as signals:

@@ -243,9 +243,9 @@ class _Reloads:
                 if self._server.can_reload:
                     self._server.reload()
                 else:
-                    events.emit(events.NothingToReload())
+                    events.emit(events.NothingToReload(), self._server)
             except BaseException as error:  # of a subclass, or a setting's: others are logged there
-                events.emit(events.HookFailed("reload", error))
+                events.emit(events.HookFailed("reload", error), self._server)
 
     def _next(self) -> bool:
         """Whether there is a reload to begin; if not, the thread is done."""

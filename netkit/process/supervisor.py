@@ -26,9 +26,9 @@ from typing import Any
 from ..core import events
 from ..core.backoff import BackOff
 from ..core.deadline import Deadline, wait_time
-from ..core.encodings import printable
 from ..core.errors import ServerStateError, WorkersFailedError
 from ..core.options import MAX_WORKERS, Options, check_seconds, check_workers
+from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
 from ..server.listeners import State
 from ..server.log_config import status_lines
@@ -149,7 +149,7 @@ class Workers:
             if threading.current_thread() is threading.main_thread():
                 with StopSignals() as signals:
                     return self.supervise(signals, drain_timeout)
-            events.emit(events.SignalsUnavailable())
+            events.emit(events.SignalsUnavailable(), self._server)
             with contextlib.closing(Mailbox()) as mailbox:
                 return self._supervise(mailbox, drain_timeout)
 
@@ -183,7 +183,7 @@ class Workers:
             despite_signals(lambda: self._clean_up(options))
         if self._why_failed is not None:
             raise WorkersFailedError(printable(self._why_failed))
-        events.emit(events.Stopped(self._finished, self._cut))
+        events.emit(events.Stopped(self._finished, self._cut), self._server)
         return RunReport(self._finished, self._cut, interrupted)
 
     def _clean_up(self, options: Options) -> None:
@@ -365,9 +365,9 @@ class Workers:
             self._why_failed = reason
             return self._stop()
         if worker is None or worker.failure is not None:
-            events.emit(events.WorkerFailed(reason, pause))
+            events.emit(events.WorkerFailed(reason, pause), self._server)
         else:
-            events.emit(events.WorkerEnded(worker.pid, worker.status, pause))
+            events.emit(events.WorkerEnded(worker.pid, worker.status, pause), self._server)
         return None
 
     def _should_give_up(self, hopeless: bool) -> bool:
@@ -414,11 +414,11 @@ class Workers:
             for worker in self._workers:
                 if worker.generation < self._generation and not worker.leaving:
                     worker.tell(self._leave())
-            events.emit(events.Reloaded(len(current)))
+            events.emit(events.Reloaded(len(current)), self._server)
             if self._reload_again:
                 self._begin_reload()
         elif self._announced != len(current):
-            events.emit(events.WorkersReady(len(current)))
+            events.emit(events.WorkersReady(len(current)), self._server)
         self._announced = len(current)
 
     def _abandon_reload(self, reason: str) -> None:
@@ -429,7 +429,7 @@ class Workers:
             (worker.generation for worker in self._workers if not worker.leaving), default=0
         )
         self._resize(self._count)  # which may have changed meanwhile
-        events.emit(events.ReloadFailed(reason))
+        events.emit(events.ReloadFailed(reason), self._server)
         if self._reload_again:
             self._begin_reload()
 
@@ -441,6 +441,6 @@ class Workers:
             self.stopping = True
             self._server.server_close()  # our copies of the listeners
             if self._workers:
-                events.emit(events.WorkersStopping(len(self._workers), seconds))
+                events.emit(events.WorkersStopping(len(self._workers), seconds), self._server)
         for worker in self._workers:
             worker.tell(Stop(seconds, patience))

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..core import events
 from ..core.backoff import BackOff
@@ -27,9 +28,10 @@ class Accepting:
     `request_stop` may also be called from a signal handler that has interrupted one of the others.
     """
 
-    def __init__(self, ended: Callable[[], None] = _nobody_waits) -> None:
+    def __init__(self, ended: Callable[[], None] = _nobody_waits, server: Any = None) -> None:
         """`ended` is called, with no lock held, when a turn has ended, or rests."""
         self._ended = ended
+        self._server = server  # which emits the events
         # Guards what follows. Re-entrant, for the signal handlers.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)  # notified when a turn ends, or rests
@@ -161,7 +163,7 @@ class Accepting:
                 self._paused_at = time.monotonic()
             self.back_off.failed()
         if first:
-            events.emit(events.AcceptPaused(error))
+            events.emit(events.AcceptPaused(error), self._server)
         acceptor, seconds = self._acceptor, self.back_off.pause
         if acceptor is not None and self._thread == threading.get_ident():
             acceptor.pause(seconds)
@@ -175,4 +177,5 @@ class Accepting:
             paused = bool(self.back_off.pause)
             self.back_off.succeeded()
         if paused:
-            events.emit(events.AcceptResumed(time.monotonic() - self._paused_at))
+            seconds = time.monotonic() - self._paused_at
+            events.emit(events.AcceptResumed(seconds), self._server)

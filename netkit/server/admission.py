@@ -298,8 +298,9 @@ class _Episode:
 class Refusals:
     """Counts refused clients, and emits events once for each episode. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, server: Any = None) -> None:
         self._clock = clock
+        self._server = server  # which emits the events
         self._lock = threading.RLock()  # guards what follows; signal handlers, as above
         self.episodes: dict[str, _Episode] = {}
         """Those under way, by their reason: others only look whether there are any."""
@@ -314,9 +315,9 @@ class Refusals:
             first = self._note_locked(reason)
             self.episodes[reason].clients += 1
         if first:
-            events.emit(events.Refusing(reason, peer, False))
+            events.emit(events.Refusing(reason, peer, False), self._server)
         remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
-        events.emit(events.ClientRefused(peer, reason, remote, local))
+        events.emit(events.ClientRefused(peer, reason, remote, local), self._server)
         return first
 
     def waiting(self, reason: str) -> None:
@@ -324,7 +325,7 @@ class Refusals:
         with self._lock:
             first = self._note_locked(reason)
         if first:
-            events.emit(events.Refusing(reason, "", True))
+            events.emit(events.Refusing(reason, "", True), self._server)
 
     def _note_locked(self, reason: str) -> bool:
         now = self._clock()
@@ -350,5 +351,5 @@ class Refusals:
         for reason, episode in over:
             if episode.clients:
                 seconds = episode.last - episode.began
-                events.emit(events.Refused(reason, episode.clients, seconds))
+                events.emit(events.Refused(reason, episode.clients, seconds), self._server)
         return min(left, default=None)

@@ -72,8 +72,8 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         """Make what a server has from the start, whichever constructor is called."""
         self._options = Options()
         self._begin_admitting()
-        self._connections = Registry(self._admission.over)
-        self._accepting = Accepting(self._connections.notify)
+        self._connections = Registry(self._admission.over, self)
+        self._accepting = Accepting(self._connections.notify, self)
         self._client_threads = self._make_threads()
         self._local_name: Any = None  # of all connections, unless the listeners have several
         self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`
@@ -103,7 +103,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
     def _begin_admitting(self) -> None:
         self._admission = Admission(self._options, self._wake_acceptor)
         self._anteroom = Anteroom(self._wake_acceptor)
-        self._refusals = Refusals()
+        self._refusals = Refusals(server=self)
 
     def _make_threads(self) -> ClientThreads:
         return ClientThreads(self.daemon_threads)
@@ -210,7 +210,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         shaken = ssl and isinstance(request, ssl.SSLSocket) and request.version() is not None
         if shaken and not self._has_warned:
             self._has_warned = True
-            events.emit(events.HandshakeInAccept("get_request"))
+            events.emit(events.HandshakeInAccept("get_request"), self)
 
     def _is_for_caller(self, error: BaseException) -> bool:
         """Whether it is meant to end more than a client (Ctrl+C), and a caller is there to get it.
@@ -226,13 +226,13 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         if verdict is Verdict.BACK_OFF:
             self._accepting.failed(error)
         elif verdict is Verdict.STOP and not self._accepting.stop_requested:
-            events.emit(events.ListenerLost(error))
+            events.emit(events.ListenerLost(error), self)
         return verdict
 
     def _judge(self, error: BaseException) -> Verdict:
         verdict = judge(error)
         if verdict in (Verdict.SKIP, Verdict.NOBODY) and not is_lost_race(error):
-            events.emit(events.AcceptFailed(error))
+            events.emit(events.AcceptFailed(error), self)
         return verdict
 
     def _let_in(self, request: Any, client_address: Any, ticket: Ticket) -> None:
@@ -248,7 +248,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
             if isinstance(error, Exception):
                 self._tell_error(request, client_address)
             else:
-                events.emit(events.HookFailed("process_request", error))
+                events.emit(events.HookFailed("process_request", error), self)
             self._forget(request)
         else:
             self._accepting.succeeded()

@@ -59,7 +59,7 @@ def _serve_on() -> None:
         servers += [server for server in _servers() if server._keeps_alive()]
         if hasattr(sys, "ps1"):  # at Python's prompt it would look as if Python hung
             for server in servers:
-                events.emit(events.ServingOn(server._place()))
+                events.emit(events.ServingOn(server._place()), server)
         for server in servers:
             server._join_background(None)
     except KeyboardInterrupt:

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..core import events
-from ..core.encodings import encode_separator, printable
+from ..core.encodings import encode_separator, printable_bytes
 from ..core.errors import LineTooLongError
+from ..core.text import in_bytes
 from ..net.connection import Connection
 from ..net.forks import call_in_children
 from ..net.writing import write_all
-from .log import in_bytes
 
 
 class Handler:
@@ -130,7 +130,7 @@ class LoggerHandler(Handler):
             encoding = self.conn.encoding
             for ending in "\n\r":
                 line = line.removesuffix(encode_separator(ending, encoding)[0])
-            self._put(printable(line, encoding).encode() + b"\n")
+            self._put(printable_bytes(line, encoding).encode() + b"\n")
         return more
 
     def received(self, data: Any) -> None:
@@ -151,7 +151,8 @@ class LoggerHandler(Handler):
             output.flush()
 
     def _report(self, text: str) -> None:
-        events.emit(events.Report(self.conn.id, self.conn.peer, text, self.conn.local))
+        conn = self.conn
+        events.emit(events.Report(conn.id, conn.peer, text, conn.local), conn.server)
 
 
 def hex_dump(data: bytes, end: int) -> bytes:

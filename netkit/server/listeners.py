@@ -145,7 +145,7 @@ class ListeningServer(ClientServer):
         """Emit an event of a listener; once all are open, if there are several."""
         self._announced.append(event)
         if self._untold is None:
-            events.emit(event)
+            events.emit(event, self)
         else:
             self._untold.append(event)
 
@@ -243,7 +243,7 @@ class ListeningServer(ClientServer):
         self._exclusive = exclusive
         self._serve_in_with = True
         for event in untold:
-            events.emit(event)
+            events.emit(event, self)
 
     def _open_each(self, endpoints: list[Endpoint]) -> None:
         opened: list[tuple[socket.socket, SocketFile | None, int, Any]] = []
@@ -330,7 +330,7 @@ class ListeningServer(ClientServer):
             self._state = State.NEW
             self._stop_order = (None, 0.0)
             self._opened_by = None
-            self._accepting = Accepting(self._connections.notify)
+            self._accepting = Accepting(self._connections.notify, self)
             self._anteroom = Anteroom(self._wake_acceptor)
             self._connections.reopen()
             self._client_threads = self._make_threads()

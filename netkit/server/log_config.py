@@ -22,9 +22,12 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, TextIO
 
+from ..core.events import Event
+from ..core.text import cut, one_line, said
+from ..net.addresses import describe_peer
 from ..net.forks import call_in_children, free_in_children
 from ..net.sockopts import wait_until_ready
-from .log import cut, logger, one_line, said, traceback_lines
+from .log import logger, traceback_lines
 
 EPISODE_SECONDS = 5.0  # for which records of a kind are counted after the first one
 MOST_KINDS = 100  # of records that are counted separately
@@ -225,12 +228,15 @@ class JsonFormatter(logging.Formatter):
         }
         event = getattr(record, "event", None)
         error = record.exc_info[1] if record.exc_info else None
-        if event is not None and hasattr(event, "_asdict"):  # programs may have such an attribute
-            fields = event._asdict()
+        if isinstance(event, Event):  # programs may have an attribute of this name
+            fields = event.as_dict()
             error = fields.pop("error", error)
             if "pid" in fields:  # of a worker that has ended; `pid` is this process
                 fields["worker"] = fields.pop("pid")
             data.update(event=type(event).__name__, **fields)
+            address = getattr(event.server, "server_address", None)  # also once it is closed
+            if address is not None:
+                data["server"] = describe_peer(address)
         data["message"] = record.getMessage()
         if error is not None:
             data.update(error=said(error), error_type=type(error).__name__)

@@ -37,9 +37,12 @@ class Registry:
     nothing else. Adding and removing take constant time.
     """
 
-    def __init__(self, left: Callable[[Connection], None] = _nobody_asks) -> None:
-        """`left` is called with each connection that is over."""
+    def __init__(
+        self, left: Callable[[Connection], None] = _nobody_asks, server: Any = None
+    ) -> None:
+        """`left` is called with each connection that is over. `server` emits the events."""
         self._left = left
+        self._server = server
         # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
         # No connection is ended under it: its socket may be an object of the program's.
         self._lock = threading.RLock()
@@ -71,7 +74,8 @@ class Registry:
 
     def announce(self, connection: Connection) -> None:
         """Tell of a connection that has been added, and ask it to finish if all others are."""
-        events.emit(events.ConnectionOpened(connection.id, connection.peer, connection.local))
+        event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
+        events.emit(event, self._server)
         if self._draining:
             connection.end_input()
 
@@ -142,7 +146,8 @@ class Registry:
         if connection.opaque:
             read = written = None
         number, peer, local = connection.id, connection.peer, connection.local
-        events.emit(events.ConnectionClosed(number, peer, read, written, seconds, local))
+        event = events.ConnectionClosed(number, peer, read, written, seconds, local)
+        events.emit(event, self._server)
 
     def live(self) -> tuple[Connection, ...]:
         """The connections that are open now."""
@@ -204,7 +209,8 @@ class Registry:
             self._draining = True
             self._begin_counting_locked()
         if self._live:
-            events.emit(events.Stopping(len(self._live), self._limit.remaining()))
+            event = events.Stopping(len(self._live), self._limit.remaining())
+            events.emit(event, self._server)
         self._end_inputs()
 
     def _begin_counting_locked(self) -> None:

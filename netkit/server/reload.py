@@ -118,10 +118,10 @@ class AdjustableServer(Doorway):
         try:
             load()
         except Exception as error:  # a setting's method may raise anything
-            events.emit(events.SettingsKept(what, error))
+            events.emit(events.SettingsKept(what, error), self)
             return False
         after = None if rules is None else len(rules)
-        events.emit(events.SettingsReloaded(what, after, before))
+        events.emit(events.SettingsReloaded(what, after, before), self)
         return True
 
     @property

@@ -202,13 +202,13 @@ class ClientServer(AdjustableServer):
                 return self._client_threads.run(job)
             except RuntimeError as error:
                 if "interpreter shutdown" in str(error):  # no client can be served any more
-                    events.emit(events.ListenerLost(error))
+                    events.emit(events.ListenerLost(error), self)
                     self._accepting.request_stop()
                 elif self._accepting.under_way and not self._accepting.stop_requested:
                     self._accepting.failed(error)  # wait and try again: a thread may end soon
                     continue
                 else:
-                    events.emit(events.AcceptFailed(error))
+                    events.emit(events.AcceptFailed(error), self)
                 return self._forget(request)
 
     def _job(
@@ -235,7 +235,7 @@ class ClientServer(AdjustableServer):
             else:
                 self._shut_down(request)
         except BaseException as error:  # the thread has more clients to serve
-            events.emit(events.HookFailed("process_request_thread", error))
+            events.emit(events.HookFailed("process_request_thread", error), self)
             self._forget(request)
         finally:
             if connection is not None:  # an overridden shutdown_request may not call netkit's
@@ -248,7 +248,7 @@ class ClientServer(AdjustableServer):
         except Exception:
             self._tell_error(request, client_address)
         except BaseException as error:
-            events.emit(events.HookFailed("verify_request", error))
+            events.emit(events.HookFailed("verify_request", error), self)
         return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -265,7 +265,7 @@ class ClientServer(AdjustableServer):
         except BaseException as error:
             if threading.current_thread() is threading.main_thread():
                 raise  # Ctrl+C, say
-            events.emit(events.HandlerFailed(*_ends(connection, client_address, error)))
+            events.emit(events.HandlerFailed(*_ends(connection, client_address, error)), self)
         finally:
             if connection is None:
                 self._shut_down(request)
@@ -380,10 +380,10 @@ class ClientServer(AdjustableServer):
         # If the client is gone, the error of `finish` must not hide that of `handle`.
         faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
         if faults:
-            events.emit(events.HandlerFailed(*_ends(connection, client_address, faults[0])))
+            events.emit(events.HandlerFailed(*_ends(connection, client_address, faults[0])), self)
         else:
             reason = self._in_words(error, connection)
-            events.emit(events.ClientFailed(*_ends(connection, client_address, reason)))
+            events.emit(events.ClientFailed(*_ends(connection, client_address, reason)), self)
 
     def _in_words(self, error: BaseException, connection: Connection | None) -> BaseException:
         """`error`, or one that names the limit, where Python only says "timed out"."""
@@ -407,7 +407,7 @@ class ClientServer(AdjustableServer):
         except BaseException as error:
             if self._is_for_caller(error):
                 raise
-            events.emit(events.HookFailed(name, error))
+            events.emit(events.HookFailed(name, error), self)
             return False
         return True
 

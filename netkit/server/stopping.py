@@ -198,7 +198,7 @@ class StoppableServer(ListeningServer):
         self._report = connections.drained()
         self._refusals.end_episodes(quiet=0)
         if self._accepting.has_begun:
-            events.emit(events.Stopped(*self._report))
+            events.emit(events.Stopped(*self._report), self)
 
     def _end_accepting(self) -> None:
         """After the turn of accepting: accept the queued clients, and close the listeners."""

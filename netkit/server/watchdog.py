@@ -135,6 +135,6 @@ def _end(over: list[_Over]) -> None:
         reason = timed_out("lifetime", lifetime, connection.peer)
         if connection.interrupt(reason, hard) and connection.opaque and not hard:
             number, peer, local = connection.id, connection.peer, connection.local
-            told.append(events.ClientFailed(number, peer, reason, local))
-    for event in told:
-        events.emit(event)
+            told.append((events.ClientFailed(number, peer, reason, local), connection.server))
+    for event, server in told:
+        events.emit(event, server)

@@ -8,7 +8,6 @@ import contextlib
 import encodings
 import functools
 import pkgutil
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,11 +24,13 @@ from netkit.core.encodings import (
     check_encoding,
     encode_separator,
     is_utf8,
-    printable,
+    printable_bytes,
     to_bytes,
     to_str,
 )
 from netkit.core.errors import LocalError, MessageTooLongError, UnknownEncodingError
+
+from .test_text import unescape
 
 NODE = {
     "utf8": ["utf8", "utf-8", "UTF8", "Utf-8"],
@@ -150,8 +151,7 @@ def test_what_is_no_text_encoding_is_unknown(name: str) -> None:
         lambda name: to_bytes(b"", name),
         lambda name: to_str(b"", name),
         lambda name: to_str("a", name),
-        lambda name: printable(b"a", name),
-        lambda name: printable("a", name),
+        lambda name: printable_bytes(b"a", name),
         lambda name: encode_separator("\n", name),
         IncrementalDecoder,
         check_encoding,
@@ -190,11 +190,11 @@ def test_bytes_of_any_kind_are_passed_on_as_they_are(value: bytes, encoding: str
     assert (type(result), result) == (bytes, b"\x00ab\xff")
     assert to_str(value, "latin1") == "\x00ab\xff"
     assert IncrementalDecoder("latin1").decode(value) == "\x00ab\xff"
-    assert printable(value) == r"\x00ab\xff"
+    assert printable_bytes(value) == r"\x00ab\xff"
 
 
 @pytest.mark.parametrize("value", [None, 3, [1, 2], object()])
-@pytest.mark.parametrize("function", [to_bytes, to_str, printable])
+@pytest.mark.parametrize("function", [to_bytes, to_str, printable_bytes])
 def test_what_is_neither_text_nor_bytes_is_a_type_error(
     function: Callable[[object], object], value: object
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_str_is_already_text() -> None:
 def test_utf_8_is_the_default() -> None:
     assert to_bytes("h\u00e9") == b"h\xc3\xa9"
     assert to_str(b"h\xc3\xa9\xff") == "h\u00e9\ufffd"
-    assert printable(b"h\xc3\xa9\xff") == "h\u00e9\\xff"
+    assert printable_bytes(b"h\xc3\xa9\xff") == "h\u00e9\\xff"
 
 
 # --- Node's encodings ---
@@ -596,41 +596,7 @@ def test_text_with_separators_is_found_apart_in_every_encoding() -> None:
         assert to_str(whole[: at + len(separator)], name) == "one\n", name
 
 
-# --- printable ---
-
-ESCAPE = re.compile(r"\\(?:([nrt\\])|x(..)|u(....)|U(.{8}))")
-
-
-def unescape(shown: str, of_byte: Callable[[int], str] = chr) -> str:
-    """The text that `printable` has shown; `of_byte` makes something of a byte from 80 up."""
-
-    def original(match: re.Match[str]) -> str:
-        letter, *digits = match.groups()
-        if letter:
-            return {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}[letter]
-        code = int(next(filter(None, digits)), 16)
-        return of_byte(code) if digits[0] and code >= 0x80 else chr(code)
-
-    return ESCAPE.sub(original, shown)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("h\u00e9 \u65e5\u672c \U0001f600", "h\u00e9 \u65e5\u672c \U0001f600"),
-        ("a\nb\rc\td", r"a\nb\rc\td"),
-        ("\\n", r"\\n"),
-        ("\x1b[31m\0\x7f", r"\x1b[31m\x00\x7f"),
-        ("\x85\xa0\xad", r"\u0085\u00a0\u00ad"),
-        ("\u202e\u2028\u2066\ufeff", r"\u202e\u2028\u2066\ufeff"),
-        ("\ud83d\udc80", r"\ud83d\udc80"),
-        ("\U000e0001", r"\U000e0001"),
-        ("'\"", "'\""),
-    ],
-)
-def test_what_would_not_show_is_shown_escaped(text: str, shown: str) -> None:
-    assert printable(text) == shown
-    assert printable(text, "hex") == shown
+# --- Printable text ---
 
 
 @pytest.mark.parametrize(
@@ -655,22 +621,13 @@ def test_what_would_not_show_is_shown_escaped(text: str, shown: str) -> None:
     ],
 )
 def test_bytes_that_are_no_text_are_shown_as_bytes(encoding: str, data: bytes, shown: str) -> None:
-    assert printable(data, encoding) == shown
-
-
-@pytest.mark.fuzz
-@given(any_text)
-def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> None:
-    shown = printable(text)
-    assert shown.isprintable()
-    assert len(shown.splitlines()) <= 1
-    assert unescape(shown) == text
+    assert printable_bytes(data, encoding) == shown
 
 
 @pytest.mark.fuzz
 @given(streams)
 def test_what_is_shown_of_utf_8_tells_the_bytes(data: bytes) -> None:
-    shown = printable(data)
+    shown = printable_bytes(data)
     assert shown.isprintable()
     text = unescape(shown, of_byte=lambda byte: chr(0xDC00 + byte))
     assert text.encode("utf-8", "surrogateescape") == data
@@ -680,4 +637,4 @@ def test_what_is_shown_of_utf_8_tells_the_bytes(data: bytes) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @given(st.sampled_from([*NODE, *PYTHON]), streams)
 def test_bytes_in_any_encoding_can_be_shown(encoding: str, data: bytes) -> None:
-    assert printable(data, encoding).isprintable()
+    assert printable_bytes(data, encoding).isprintable()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import pickle
 import sys
+import threading
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import pytest
-from support import in_thread, in_threads, observed
+from support import EVENT_KINDS, exchange, in_thread, in_threads, observed
 
+import netkit
 from netkit.core import events
+from netkit.core.events import base
 from netkit.server import log
 
 
@@ -48,7 +52,7 @@ def subscribed(*observers: Any) -> Iterator[None]:
 
 def nobody_observes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the log, whose module another test may have imported."""
-    monkeypatch.setattr(events, "_subscriptions", {})
+    monkeypatch.setattr(base, "_subscriptions", {})
 
 
 class CustomError(BaseException):
@@ -178,14 +182,75 @@ def test_nobody_is_lost_when_many_subscribe_at_once() -> None:
     assert len(told) == 400
 
 
-def test_every_kind_of_event_is_data_that_says_what_it_means() -> None:
-    kinds = get_args(events.Event)
-    defined = {
-        value
-        for value in vars(events).values()
-        if isinstance(value, type) and issubclass(value, tuple)
-    }
-    assert set(kinds) == defined
-    for kind in kinds:
-        assert kind.__doc__
-        assert not kind.__doc__.startswith(kind.__name__ + "(")
+# --- The events themselves ---
+
+opened = events.ConnectionOpened(7, "1.2.3.4:5", local="127.0.0.1:80")
+
+
+@pytest.mark.parametrize("kind", EVENT_KINDS, ids=lambda kind: kind.__name__)
+def test_every_class_of_event_is_public_and_documented(kind: Any) -> None:
+    assert getattr(netkit, kind.__name__) is getattr(netkit.events, kind.__name__) is kind
+    assert kind.__doc__
+    assert kind.level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+    assert "error" in kind.field_names or not kind.with_traceback
+
+
+def test_an_event_has_its_fields_in_order_and_defaults() -> None:
+    assert (opened.id, opened.peer, opened.local) == (7, "1.2.3.4:5", "127.0.0.1:80")
+    assert opened.as_dict() == {"id": 7, "peer": "1.2.3.4:5", "local": "127.0.0.1:80"}
+    assert events.ConnectionOpened(1, "p").local == ""
+    assert repr(events.Stopped(1, cut=2)) == "Stopped(finished=1, cut=2)"
+    match opened:
+        case events.ConnectionOpened(number, peer):
+            assert (number, peer) == (7, "1.2.3.4:5")
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "message"),
+    [
+        ((1,), {}, "Stopped: the field cut is missing"),
+        ((1, 2, 3), {}, "Stopped has only these fields: finished, cut"),
+        ((1, 2), {"cut": 3}, "Stopped has only these fields: finished, cut"),
+        ((1, 2), {"other": 3}, "Stopped has only these fields: finished, cut"),
+    ],
+)
+def test_a_wrong_set_of_fields_is_a_type_error(values: Any, named: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        events.Stopped(*values, **named)
+
+
+def test_events_are_equal_if_their_classes_and_fields_are() -> None:
+    same = events.Stopped(finished=1, cut=2)
+    assert events.Stopped(1, 2) == same
+    assert hash(events.Stopped(1, 2)) == hash(same)
+    assert events.Stopped(1, 2) != events.Stopped(1, 3)
+    assert events.WorkersReady(2) != events.Reloaded(2)
+
+
+def test_an_event_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match="an event cannot be changed: id"):
+        opened.id = 8  # type: ignore[misc]
+
+
+def test_an_event_names_the_server_that_emits_it() -> None:
+    with observed() as seen:
+        with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as first:
+            with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as second:
+                assert exchange(second, b"x") == exchange(first, b"x") == b"x"
+    for server in (first, second):
+        kinds = [type(event).__name__ for event in seen if event.server is server]
+        assert kinds == ["Listening", "ConnectionOpened", "ConnectionClosed", "Stopped"]
+    assert events.Listening("p").server is None
+
+
+def test_an_event_can_be_pickled_but_not_its_server() -> None:
+    with observed() as seen:
+        events.emit(events.Stopped(1, 2), threading.Lock())
+    copied = pickle.loads(pickle.dumps(seen[0]))
+    assert copied == events.Stopped(1, 2)
+    assert copied.server is None
+
+
+def test_a_message_is_one_printable_line() -> None:
+    assert opened.message() == "[7] 1.2.3.4:5 connected"
+    assert events.Report(1, "p", "a\nb\x1b[31m").message() == r"[1] a\nb\x1b[31m"

@@ -1194,7 +1194,7 @@ def test_they_run_once_for_each_listen(script: Callable[..., Program]) -> None:
 def test_the_hooks_of_the_program_see_what_happens(script: Callable[..., Program]) -> None:
     observe = (
         "from netkit import events\n"
-        "events.subscribe(lambda event: print(*event._asdict().items(), flush=True)\n"
+        "events.subscribe(lambda event: print(*event.as_dict().items(), flush=True)\n"
         "    if type(event).__name__.startswith(('Worker', 'Reload')) else None)\n"
     )
     with script(WORKERS + observe + "workers.run()") as program:

@@ -11,15 +11,16 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import examples, observed, wait_until
+from support import EVENT_KINDS, examples, observed, wait_until
 
 import netkit
 from netkit.core import events
+from netkit.core.text import said
 from netkit.net.timeouts import timed_out
 from netkit.server import log, log_config
 
@@ -159,8 +160,7 @@ def raised(error: BaseException) -> BaseException:
 
 
 def test_every_kind_of_event_has_a_record() -> None:
-    assert {type(event) for event, _, _ in RECORDS} == set(get_args(events.Event))
-    assert set(log._RECORDS) == set(get_args(events.Event))
+    assert {type(event) for event, _, _ in RECORDS} == EVENT_KINDS
 
 
 @pytest.mark.parametrize(("event", "level", "text"), RECORDS)
@@ -172,7 +172,7 @@ def test_each_event_becomes_one_record(
     (record,) = caplog.records
     assert (record.name, record.levelname, record.getMessage()) == ("netkit", level, text)
     assert record.event is event  # type: ignore[attr-defined]
-    assert bool(record.exc_info) is isinstance(event, log._WITH_TRACEBACK)
+    assert bool(record.exc_info) is event.with_traceback
 
 
 def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -325,7 +325,7 @@ def test_an_exception_whose_text_cannot_be_made_is_logged(make: Callable[[], Any
 
 def test_a_ctrl_c_while_the_text_of_an_exception_is_made_is_not_lost() -> None:
     with pytest.raises(KeyboardInterrupt):
-        log.said(Odd(lambda: fail(KeyboardInterrupt())))
+        said(Odd(lambda: fail(KeyboardInterrupt())))
 
 
 def test_an_exception_whose_notes_are_not_text_is_logged() -> None:

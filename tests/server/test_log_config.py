@@ -25,6 +25,7 @@ from support import PATIENCE, ROOT, Program, logging_put_back, receive_all
 
 import netkit
 from netkit.core import events
+from netkit.core.text import said
 from netkit.server import log, log_config
 from server.test_log import ERROR, RECORDS
 
@@ -236,11 +237,11 @@ def test_json_is_one_object_a_line_with_the_data_of_the_event(
     assert (data.pop("logger"), data.pop("pid")) == ("netkit", os.getpid())
     assert data.pop("thread") == threading.current_thread().name
     has_traceback = data.pop("traceback", None) is not None
-    assert has_traceback is isinstance(event, log._WITH_TRACEBACK)
-    expected = event._asdict()
+    assert has_traceback is event.with_traceback
+    expected = event.as_dict()
     if "error" in expected:
         error = expected["error"]
-        expected.update(error=log.said(error), error_type=type(error).__name__)
+        expected.update(error=said(error), error_type=type(error).__name__)
     if "pid" in expected:
         expected["worker"] = expected.pop("pid")
     assert data == {

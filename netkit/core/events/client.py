@@ -1,0 +1,37 @@
+"""What `netkit.connect` does until it is connected. No server emits these events."""
+
+from __future__ import annotations
+
+from .base import DEBUG, Event
+
+
+class Resolved(Event):
+    """A client has found the addresses of `host`, in the order in which they are tried."""
+
+    host: str
+    addresses: tuple[str, ...]
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{self.host} is {', '.join(self.addresses)}"
+
+
+class AttemptStarted(Event):
+    """A client tries to connect to `address`."""
+
+    address: str
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"connecting to {self.address}"
+
+
+class AttemptFailed(Event):
+    """A client could not connect to `address`."""
+
+    address: str
+    error: OSError
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{self.address}: {self.error.strerror or self.error}"

@@ -1,0 +1,141 @@
+"""What happens to one client of a server, from its arrival to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..text import described, in_bytes
+from .base import DEBUG, ERROR, WARNING, Event
+
+_listeners_shown = False
+
+
+def show_listeners(several: bool) -> None:
+    """Name the listener in each message about a client, if the program has `several`."""
+    global _listeners_shown
+    _listeners_shown = several
+
+
+def _client(event: Any) -> str:
+    listener = f" to {event.local}" if _listeners_shown and event.local else ""
+    return f"[{event.id}] {event.peer}{listener}"
+
+
+class ConnectionOpened(Event):
+    """A client has been accepted. `id` is `Connection.id`, `peer` and `local` are the addresses."""
+
+    id: int
+    peer: str
+    local: str = ""
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{_client(self)} connected"
+
+
+class ConnectionClosed(Event):
+    """A connection is over. The byte counts are None if a handler used the bare socket."""
+
+    id: int
+    peer: str
+    bytes_read: int | None
+    bytes_written: int | None
+    seconds: float
+    local: str = ""
+    level = DEBUG
+
+    def _text(self) -> str:
+        traffic = "bytes not counted"
+        if self.bytes_read is not None and self.bytes_written is not None:
+            traffic = f"{in_bytes(self.bytes_read)} received, {in_bytes(self.bytes_written)} sent"
+        return f"{_client(self)} closed after {self.seconds:.3f} s: {traffic}"
+
+
+class ClientFailed(Event):
+    """A client disconnected, was silent for too long or sent invalid data.
+
+    Its handler did not catch the exception `error`.
+    """
+
+    id: int
+    peer: str
+    error: BaseException
+    local: str = ""
+
+    def _text(self) -> str:
+        text = described(self.error)
+        if self.peer in text and not _listeners_shown:  # the error of a time limit names the client
+            return f"[{self.id}] {text}"
+        return f"{_client(self)}: {text}"
+
+
+class HandlerFailed(Event):
+    """A handler raised `error`, which is a fault of the program."""
+
+    id: int
+    peer: str
+    error: BaseException
+    local: str = ""
+    level = ERROR
+    with_traceback = True
+
+    def _text(self) -> str:
+        return f"{_client(self)}: the handler failed: {described(self.error)}"
+
+
+class Report(Event):
+    """A line that a handler writes to the log."""
+
+    id: int
+    peer: str
+    text: str
+    local: str = ""
+
+    def _text(self) -> str:
+        return f"[{self.id}] {self.text}"
+
+
+class ClientRefused(Event):
+    """A client was refused before a thread was started for it.
+
+    `reason` is the name of an option. `remote` and `local` are the `SocketAddress` of each end, or
+    None for a Unix socket.
+    """
+
+    peer: str
+    reason: str
+    remote: Any
+    local: Any
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{self.peer} refused: {self.reason}"
+
+
+class Refusing(Event):
+    """The first client of an episode is refused for `reason`, or has to wait if `waiting`.
+
+    `reason` is the name of an option. `peer` is empty if clients wait.
+    """
+
+    reason: str
+    peer: str
+    waiting: bool
+    level = WARNING
+
+    def _text(self) -> str:
+        effect = "new clients wait" if self.waiting else f"refusing clients, {self.peer} first"
+        return f"{self.reason}: {effect}"
+
+
+class Refused(Event):
+    """An episode is over: `clients` were refused for `reason` in `seconds`."""
+
+    reason: str
+    clients: int
+    seconds: float
+    level = WARNING
+
+    def _text(self) -> str:
+        duration = f" in {self.seconds:.1f} s" if self.clients > 1 else ""
+        return f"{self.reason}: {self.clients} refused{duration}"

@@ -1,0 +1,70 @@
+"""Text for people. Text from outside is escaped and cut: safe for a log and for a terminal."""
+
+from __future__ import annotations
+
+MOST_TEXT = 2000  # characters of the text of one exception, before they are escaped
+MOST_LINE = 25_000  # characters of a log record, and of each line of a traceback
+
+
+class Escapes(dict[int, str]):
+    """A table for ``str.translate`` that escapes each character that is not printable."""
+
+    def __missing__(self, code: int) -> str:
+        if chr(code).isprintable():
+            return chr(code)
+        return ("\\x%02x" if code < 0x80 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+
+ESCAPES = Escapes({ord(char): repr(char)[1:-1] for char in "\n\r\t\\"})
+
+
+def printable(text: str) -> str:
+    r"""`text` as one line that is safe in a log or on a terminal, and unambiguous.
+
+    What ``str.isprintable`` refuses is escaped, and so is the backslash: ``\n``, ``\x1b``, ``\\``,
+    ``\u0085``, ``\u202e``.
+    """
+    return text.translate(ESCAPES)
+
+
+def cut(text: str, most: int = MOST_LINE) -> str:
+    """`text`; if it has more than `most` characters, its beginning and its length."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
+def one_line(text: str) -> str:
+    """`text` as one line that is safe on a terminal, cut. Backslashes stay as they are."""
+    if not text.isprintable():
+        text = printable(cut(text)).replace(r"\\", "\\")
+    return cut(text)
+
+
+def said(thing: object) -> str:
+    """The text of an exception, without an error number, or of any other object; cut, not escaped.
+
+    It is empty if the object's ``__str__`` raises. KeyboardInterrupt is passed on.
+    """
+    if isinstance(thing, OSError) and thing.strerror and type(thing).__str__ is OSError.__str__:
+        where = "" if thing.filename is None else f": {_str(thing.filename)!r}"
+        return cut(f"{_str(thing.strerror)}{where}", MOST_TEXT)
+    return cut(_str(thing), MOST_TEXT)
+
+
+def _str(thing: object) -> str:
+    try:
+        return str(thing)
+    except KeyboardInterrupt:  # Ctrl+C, which is not a fault of the object's `__str__`
+        raise
+    except BaseException:
+        return ""
+
+
+def described(error: BaseException) -> str:
+    """The class and the text of an exception as one printable line: ``ValueError: what failed``."""
+    text = printable(said(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def in_bytes(number: int) -> str:
+    """``1 byte``, ``2 bytes``."""
+    return f"{number} byte{'' if number == 1 else 's'}"
