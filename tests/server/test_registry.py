@@ -72,7 +72,7 @@ def test_each_connection_has_one_event_at_its_begin_and_one_with_the_counts_at_i
     opened, closed = seen
     assert opened == events.ConnectionOpened(conn.id, conn.peer, conn.local)
     assert isinstance(closed, events.ConnectionClosed)
-    assert closed[:4] == (conn.id, conn.peer, 0, 5)
+    assert list(closed.as_dict().values())[:4] == [conn.id, conn.peer, 0, 5]
     assert 0 <= closed.seconds < 60
 
 

@@ -778,7 +778,7 @@ def test_the_events_of_a_life_come_in_order_and_with_exact_counts() -> None:
     listening, opened, closed, stopped = seen
     assert listening == events.Listening(where)
     assert opened == events.ConnectionOpened(opened.id, peer, where)
-    assert closed[:4] == (opened.id, peer, 6, 18)
+    assert list(closed.as_dict().values())[:4] == [opened.id, peer, 6, 18]
     assert isinstance(closed, events.ConnectionClosed)
     assert 0 <= closed.seconds < PATIENCE
     assert stopped == events.Stopped(0, 0)
@@ -813,7 +813,7 @@ def test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_nobody_else
             peer = f"127.0.0.1:{bad.getsockname()[1]}"
             assert exchange(server, b"three\n") == b"three\n"
     (failure,) = failures
-    assert failure[:2] == (failure.id, peer)
+    assert failure.peer == peer
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage() == (
