@@ -434,7 +434,7 @@ def test_worker_processes_write_their_lines_too(method: str, tmp_path: Path) -> 
     path.write_text(PROGRAM.format(serve=start + serve, before="pass"))
     with Program(sys.executable, str(path)) as running:
         running.wait_for_line("2 workers ready")
-        with running.connect() as sock, contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError), running.connect() as sock:
             receive_all(sock)
         running.wait_for_line(r"pid \d+: \[\d+\] .*: the handler failed: ValueError")
         running.send_signal(signal.SIGTERM)

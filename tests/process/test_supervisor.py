@@ -177,7 +177,7 @@ def ends(program: Program, status: int = 0) -> list[str]:
     """Its last lines, once it has ended with this status and left nothing behind."""
     assert program.wait() == status, program.lines
     wait_until(lambda: not program.left_behind(), "the end of all its processes")
-    assert not any("netkit/" in line or "Warning" in line for line in program.lines)
+    assert [line for line in program.lines if "netkit/" in line or "Warning" in line] == []
     return program.lines
 
 

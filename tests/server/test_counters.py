@@ -82,7 +82,7 @@ def test_each_who_is_refused_is_counted_once() -> None:
 
     def visit(_: int) -> None:
         for _ in range(visits):
-            with client(server) as sock, contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(ConnectionResetError), client(server) as sock:
                 receive_all(sock)
 
     with silent_log(), observed(events.ClientRefused, events.Refused) as told:

@@ -570,7 +570,7 @@ def test_a_client_that_cannot_be_registered_gives_its_place_back(
             raise MemoryError
 
         monkeypatch.setattr(server, "_connection", fail)
-        with client(server) as sock, contextlib.suppress(ConnectionResetError):
+        with contextlib.suppress(ConnectionResetError), client(server) as sock:
             assert receive_all(sock) == b""
         assert exchange(server, b"x") == b"x"
         assert server._admission._taken <= 1
