@@ -74,6 +74,13 @@ class Endpoint(NamedTuple):
             _check_setting(endpoint.kind, name, TypeError)
         return endpoint._replace(**given)._checked()
 
+    @classmethod
+    def from_any(cls, address: str | int | Endpoint) -> Endpoint:
+        """The endpoint of a port, of text as for `parse`, or itself. Errors as of both."""
+        if isinstance(address, Endpoint):
+            return address
+        return cls.parse(address) if isinstance(address, str) else cls.of(address)
+
     def _checked(self) -> Endpoint:
         if self.kind == "unix":
             _check_path(self)

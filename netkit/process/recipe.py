@@ -97,7 +97,7 @@ def ingredients(
         from multiprocessing import forkserver
 
         forkserver.ensure_running()  # else with the first of them, whose signals are held back
-    listeners = tuple(map(SentSocket, server._listeners))
+    listeners = tuple(map(SentSocket, server._listeners.sockets))
     lines = log_config.shows_status_lines()
     return context, Recipe(type(server), handler, options, listeners, lines)
 

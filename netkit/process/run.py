@@ -10,7 +10,7 @@ from ..core.errors import ServerStateError
 from ..core.options import check_seconds, check_workers
 from ..net.forks import check_main
 from ..server import log
-from ..server.listeners import State
+from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
 from .signals import RunReport, StopSignals, despite_signals
@@ -46,8 +46,8 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     check_main()
     try:
         with status_lines() as new:
-            if new and server._state is State.LISTENING:  # which was reported to nobody
-                for event in server._announced:
+            if new and server._life.state is State.LISTENING:  # which was reported to nobody
+                for event in server._listeners.announced:
                     log.write(event)
             return _run(server, drain_timeout, count)
     except ServerStateError:

@@ -30,7 +30,7 @@ from ..core.errors import ServerStateError, WorkersFailedError
 from ..core.options import MAX_WORKERS, Options, check_seconds, check_workers
 from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
-from ..server.listeners import State
+from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.registry import StopReport
 from ..server.reload import pems_in_memory
@@ -171,9 +171,9 @@ class Workers:
             self._keep_files()
             self._mailbox = mailbox
             mailbox.post(NEWS)  # there may be orders from before
-            self._thread, self._server._supervisor = threading.get_ident(), self
+            self._thread, self._server._drain.workers = threading.get_ident(), self
             if self._server._accepting.stop_requested:  # earlier: `serve_forever` would end at once
-                self._stop(*self._server._stop_order)
+                self._stop(*self._server._drain.order)
             if options.max_connections is not None:
                 self._places = shared_places(options.max_connections)
             with contextlib.suppress(OSError):  # then each worker numbers its own connections
@@ -197,8 +197,8 @@ class Workers:
         self.stopping = True
         self._server.server_close()
         self._server._options = options
-        self._server._report = StopReport(self._finished, self._cut)
-        self._server._supervisor = None
+        self._server._drain.report = StopReport(self._finished, self._cut)
+        self._server._drain.workers = None
         self._ended.set()
         if self._places is not None:
             self._places.close()
@@ -207,10 +207,10 @@ class Workers:
             self._numbers.close()
 
     def _check_server(self) -> None:
-        server, state = self._server, self._server._state
+        server, state = self._server, self._server._life.state
         if state is not State.LISTENING:
             raise ServerStateError(f"the server is {state.value}; call listen() first")
-        if server._exclusive:
+        if server._listeners.exclusive:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
         if self._load is None and server._handler_class is no_handler:
             raise ServerStateError("the server has no handler, which workers would need")

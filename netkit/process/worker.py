@@ -23,9 +23,9 @@ from ..core.errors import LoadError
 from ..net.forks import do_not_undo, undo_in_children
 from ..net.stream import number_by
 from ..server import log, log_config
+from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
 from ..server.server import Server
-from ..server.stopping import CUT_GRACE
 from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .numbering import SharedNumbers
 from .recipe import HELD_BACK, PARENTS_SIGNALS, Load, Recipe, signals_held_back
@@ -287,8 +287,8 @@ def _make(source: Server | Recipe, load: Load | None) -> Server:
     if isinstance(source, Recipe):
         server, listeners = source.make(), source.listeners
     else:
-        server, listeners = source, source._listeners
-        server._supervisor = None  # that is its parent
+        server, listeners = source, source._listeners.sockets
+        server._drain.workers = None  # that is its parent
     if load is not None:
         server.RequestHandlerClass = load()
     server.take_over(*listeners)

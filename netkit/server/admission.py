@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..core import events
 from ..core.addresses import network_of, site_of
@@ -26,7 +26,16 @@ from ..net.addresses import SocketAddress, describe_peer
 
 if TYPE_CHECKING:
     from ..net.connection import Connection
-    from ..process.semaphore import SharedPlaces
+
+
+class Places(Protocol):
+    """What `Admission` needs of places that several processes share."""
+
+    def take(self) -> bool: ...
+    def give_back(self) -> None: ...
+    def any_free(self) -> bool: ...
+    def fileno(self) -> int: ...
+
 
 # An episode is over once no client has been refused for so long (seconds).
 EPISODE_QUIET = 5.0
@@ -68,7 +77,7 @@ class Admission:
         self._wanted = False  # the accepting thread waits for a place
         self.suspended = False
         """Whether no client is let in for the time being."""
-        self._shared: SharedPlaces | None = None
+        self._shared: Places | None = None
         # Connections that are being closed, the oldest first. One without a ticket has given its
         # place back; the others have come while `MAX_LINGERING` of these were there.
         self._lingering: dict[Connection, None] = {}
@@ -86,7 +95,7 @@ class Admission:
             self._note_limits_locked()
         self._wake()
 
-    def share(self, places: SharedPlaces) -> None:
+    def share(self, places: Places) -> None:
         """Have `max_connections` hold for all worker processes together; before any client."""
         with self._lock:
             self._shared = places

@@ -25,16 +25,15 @@ from ..net.connection import Connection
 from .accepting import Accepting
 from .adapting import Serve, check_result
 from .admission import NO_SHARE, Admission, Refusals, Ticket
+from .drain import Drain
 from .listener import Acceptor, Verdict, is_lost_race, judge
+from .listeners import INHERITS_OPTIONS, Listeners
 from .overflow import Anteroom
 from .registry import Registry
 from .subclassing import CalledByName, ServerType
 from .threads import ClientThreads, Job
 
 _Self = TypeVar("_Self", bound="Doorway")
-
-# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
-INHERITS_OPTIONS = sys.platform == "linux"
 
 
 class _NotBoundError(ServerStateError, AttributeError):
@@ -75,10 +74,6 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         self._connections = Registry(self._admission.over, self)
         self._accepting = Accepting(self._connections.notify, self)
         self._client_threads = self._make_threads()
-        self._local_name: Any = None  # of all connections, unless the listeners have several
-        self._more_sockets: tuple[socket.socket, ...] = ()  # listeners, besides `socket`
-        # The process that has opened the listeners: none but it accepts from them. 0: unknown.
-        self._opened_by: int | None = None
         self._schedules = self._verifies = False  # it overrides the method that does
         self._has_warned = False  # of handshakes in the accepting thread
         self._next_listener = 0  # asked first; races do no harm, since it is for fairness only
@@ -87,11 +82,11 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         self._taken: deque[Connection] | None = None
 
     # What `ClientServer` does with those who are in.
-    _background: threading.Thread | None
+    _drain: Drain
+    _listeners: Listeners
     _handler_class: Any
     _adapted: Callable[[Any, Options], Serve | None]
     _announce: Callable[[Connection], None]
-    _configure: Callable[[Any], None]
     _forget: Callable[[Any], None]
     _note: Callable[[Any, Any, Ticket | None], Connection]
     _job: Callable[..., Job]
@@ -117,19 +112,15 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         If there are several listeners, of the first one that has a client; each comes first in
         turn.
         """
-        if not self._more_sockets:
+        if not self._listeners.more:
             return self._accept_from(self.socket, self.address_family)
-        listeners = self._listeners
+        listeners = self._listeners.sockets
         first = self._next_listener = (self._next_listener + 1) % len(listeners)
         *others, last = listeners[first:] + listeners[:first]
         for listener in others:
             with contextlib.suppress(BlockingIOError):
                 return self._accept_from(listener, listener.family)
         return self._accept_from(last, last.family)
-
-    @property
-    def _listeners(self) -> tuple[socket.socket, ...]:
-        return (self.socket, *self._more_sockets)
 
     def _accept_from(self, listener: socket.socket, family: int) -> tuple[socket.socket, Any]:
         request: socket.socket
@@ -218,7 +209,7 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         There is none for the thread that `start` has made.
         """
         return not isinstance(error, Exception) and (
-            threading.current_thread() is not self._background
+            threading.current_thread() is not self._drain.background
         )
 
     def _cannot_accept(self, error: BaseException) -> Verdict:
@@ -286,10 +277,10 @@ class Doorway(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerTyp
         """
         if not self._accepting.has_begun or self.socket.fileno() < 0 or self._taken is not None:
             return
-        for listener in self._listeners:
+        for listener in self._listeners.sockets:
             with contextlib.suppress(OSError):  # it is closed, as the accept will say
                 listener.settimeout(0)
-        left = (self.request_queue_size + 1) * len(self._listeners)
+        left = (self.request_queue_size + 1) * len(self._listeners.sockets)
         while left and self._connections.time_left() != 0:
             self._tidy_up()  # those that are held come first
             verdict = self._accept_one()

@@ -12,22 +12,25 @@ import contextlib
 import sys
 import threading
 import weakref
+from typing import TYPE_CHECKING
 
 from ..core import events
 from ..net.forks import call_in_children, free_in_children
-from .stopping import StoppableServer
+
+if TYPE_CHECKING:
+    from .server import Server
 
 _lock = free_in_children(threading.RLock())  # guards what follows; re-entrant, for signal handlers
-_accepting: weakref.WeakSet[StoppableServer] = weakref.WeakSet()  # those that have accepted clients
+_accepting: weakref.WeakSet[Server] = weakref.WeakSet()  # those that have accepted clients
 
 
-def close_at_exit(server: StoppableServer) -> None:
+def close_at_exit(server: Server) -> None:
     """Have it closed, and its clients waited for, when the interpreter exits."""
     with _lock:
         _accepting.add(server)
 
 
-def _servers() -> list[StoppableServer]:
+def _servers() -> list[Server]:
     with _lock:  # a set cannot be gone through while a thread adds to it
         return list(_accepting)
 
@@ -54,19 +57,19 @@ def _serve_on() -> None:
 
     Python would wait for their threads, too, and show a traceback for Ctrl+C.
     """
-    servers: list[StoppableServer] = []
+    servers: list[Server] = []
     try:
-        servers += [server for server in _servers() if server._keeps_alive()]
+        servers += [server for server in _servers() if server._drain.keeps_alive()]
         if hasattr(sys, "ps1"):  # at Python's prompt it would look as if Python hung
             for server in servers:
-                events.emit(events.ServingOn(server._place()), server)
+                events.emit(events.ServingOn(server._listeners.describe()), server)
         for server in servers:
-            server._join_background(None)
+            server._drain.join_background(None)
     except KeyboardInterrupt:
         _stop(servers)
 
 
-def _stop(servers: list[StoppableServer]) -> None:
+def _stop(servers: list[Server]) -> None:
     try:
         for server in servers:
             server.request_stop()

@@ -65,7 +65,7 @@ def is_lost_race(error: BaseException) -> bool:
 
 
 # The pauses while this machine cannot serve one more client (seconds). The first is short enough
-# that a momentary shortage goes unnoticed, the longest long enough that a lasting one costs nothing.
+# that a momentary shortage goes unnoticed, the longest so long that a lasting one costs nothing.
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 

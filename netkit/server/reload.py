@@ -2,151 +2,106 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
-from ..core.options import Options, TimeLimits
+from ..core.options import Options
 from ..net.securing import tls_stream
-from .adapting import Serve
-from .doorway import Doorway
 
 if TYPE_CHECKING:
     import ssl
 
     from ..core.blocklist import BlockList
-    from ..process.semaphore import SharedPlaces
+    from .server import Server
 
 
-class AdjustableServer(Doorway):
-    """The part of `Server` whose methods change it. Not used by itself."""
+class Changes:
+    """Lets several threads change a server's settings, none of which is lost. Thread-safe."""
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        # Guards what a change sets, and their number. Re-entrant, since a signal handler may make
-        # one. What a change depends on is prepared without it, see `_change`.
-        self._configuring = threading.RLock()
-        self._changes = 0
-        self._tls: ssl.SSLContext | None = None
-        self._time_limits: TimeLimits | None = None
+    def __init__(self) -> None:
+        # Guards the settings while they are replaced, and the number of changes. Re-entrant, since
+        # a signal handler may change a setting while its thread holds it.
+        self._lock = threading.RLock()
+        self._count = 0
 
-    def suspend(self) -> None:
-        """Accept no client until `resume`: new clients wait in the kernel's queue."""
-        self._admission.suspend()
-        self._wake_acceptor()
+    def make(self, prepare: Callable[[], Callable[[], None]]) -> None:
+        """Call `prepare`, and then what it returns, which makes the change.
 
-    def resume(self) -> None:
-        """Accept clients again."""
-        self._admission.resume()
-
-    def configure(self, **options: Any) -> None:
-        """Change options of the constructor. They hold for new clients, not for connected ones.
-
-        A `profile` changes all options that it sets, except those given beside it. Errors as there,
-        and then nothing is changed. In a worker process: its own, and not how many connections all
-        of them may have together.
-        """
-        checked = self._options.changed(**options)
-        given = {name: getattr(checked, name) for name in options}  # an iterator is read once
-
-        def prepare() -> Callable[[], None]:
-            new = self._options.changed(**given)
-            serve = self._adapted(self._handler_class, new)
-            of_tls = any(name.startswith("tls") for name in options)
-            tls = make_tls_context(new) if of_tls else self._tls
-            return lambda: self._set_options(new, serve, tls)
-
-        self._change(prepare)
-
-    def _change(self, prepare: Callable[[], Callable[[], None]]) -> None:
-        """Call what `prepare` returns, if nothing else has been changed since; or else once more.
-
-        `prepare` may run code of the program's, which holds no lock, and reads files. So of two
-        changes none is lost, and what was read last counts.
+        `prepare` may run code of the program and read files, with no lock held. If another thread
+        has made a change meanwhile, it is called again, so that what was read last counts.
         """
         while True:
-            changes = self._changes
+            count = self._count
             commit = prepare()
-            with self._configuring:
-                if changes == self._changes:
-                    self._changes += 1
+            with self._lock:
+                if count == self._count:
+                    self._count += 1
                     return commit()
 
-    def _set_options(
-        self, options: Options, serve: Serve | None, tls: ssl.SSLContext | None
-    ) -> None:
-        self._serve = serve
-        self._tls = tls
-        self._options = options
-        self._time_limits = options.time_limits
-        self._admission.configure(options)
-        for listener in self._listeners if hasattr(self, "socket") else ():
-            with contextlib.suppress(OSError):  # it is closed
-                self._configure(listener)
 
-    def reload(self) -> bool:
-        """Read again what the options name by file: certificates, and lists of addresses.
+def configure(server: Server, options: dict[str, Any]) -> None:
+    """As `Server.configure`."""
+    checked = server._options.changed(**options)
+    given = {name: getattr(checked, name) for name in options}  # an iterator is read once
 
-        A handler's setting (`handler_args`) that has a method `reopen`, such as a log file, is
-        reopened. What cannot be read, or is invalid, stays as it is, and the log says so. False if
-        there was such a thing. SIGHUP does this, where `run` or `serve` was called.
-        """
-        good = self.reload_tls()
-        for name, addresses in lists_in_files(self._options).items():
-            good = self._reloaded(f"the list {name!r}", addresses.reload, addresses) and good
-        for name, reopen in _to_be_reopened(self._options):
-            good = self._reloaded(f"the setting {name!r}", reopen) and good
-        return good
+    def prepare() -> Callable[[], None]:
+        new = server._options.changed(**given)
+        serve = server._adapted(server._handler_class, new)
+        of_tls = any(name.startswith("tls") for name in options)
+        tls = make_tls_context(new) if of_tls else server._tls
+        return lambda: server._set_options(new, serve, tls)
 
-    def reload_tls(self) -> bool:
-        """The same, for certificates and keys only. Connections from now on have the new ones."""
-        return not _has_files(self._options) or self._reloaded("TLS", self._load_tls)
+    server._changes.make(prepare)
 
-    def _load_tls(self) -> None:
-        def prepare() -> Callable[[], None]:
-            tls = make_tls_context(self._options)
-            return lambda: setattr(self, "_tls", tls)
 
-        self._change(prepare)
+def reload(server: Server) -> bool:
+    """As `Server.reload`."""
+    options = server._options
+    good = reload_tls(server)
+    for name, addresses in lists_in_files(options).items():
+        good = _reloaded(server, f"the list {name!r}", addresses.reload, addresses) and good
+    for name, reopen in _to_be_reopened(options):
+        good = _reloaded(server, f"the setting {name!r}", reopen) and good
+    return good
 
-    def _reloaded(
-        self, what: str, load: Callable[[], object], rules: BlockList | None = None
-    ) -> bool:
-        before = None if rules is None else len(rules)
-        try:
-            load()
-        except Exception as error:  # a setting's method may raise anything
-            events.emit(events.SettingsKept(what, error), self)
-            return False
-        after = None if rules is None else len(rules)
-        events.emit(events.SettingsReloaded(what, after, before), self)
-        return True
 
-    @property
-    def can_reload(self) -> bool:
-        """Whether there is something to `reload`."""
-        options = self._options
-        return _has_files(options) or bool(lists_in_files(options) or _to_be_reopened(options))
+def reload_tls(server: Server) -> bool:
+    """As `Server.reload_tls`."""
 
-    def tls_context(self) -> ssl.SSLContext | None:
-        """The context for the TLS of new clients; None if the server has no TLS."""
-        return self._tls
+    def prepare() -> Callable[[], None]:
+        tls = make_tls_context(server._options)
+        return lambda: setattr(server, "_tls", tls)
 
-    def _speaks_tls(self) -> bool:
-        """Whether it does so from a connection's first byte on."""
-        return self._tls is not None and not self._options.starttls
+    return not _has_files(server._options) or _reloaded(
+        server, "TLS", lambda: server._changes.make(prepare)
+    )
 
-    def share_places(self, places: SharedPlaces) -> None:
-        """Have `max_connections` hold for all worker processes together. For worker processes."""
-        self._admission.share(places)
+
+def can_reload(options: Options) -> bool:
+    """Whether `options` name something that `reload` reads again."""
+    return _has_files(options) or bool(lists_in_files(options) or _to_be_reopened(options))
+
+
+def _reloaded(
+    server: Server, what: str, load: Callable[[], object], rules: BlockList | None = None
+) -> bool:
+    before = None if rules is None else len(rules)
+    try:
+        load()
+    except Exception as error:  # a setting's method may raise anything
+        events.emit(events.SettingsKept(what, error), server)
+        return False
+    after = None if rules is None else len(rules)
+    events.emit(events.SettingsReloaded(what, after, before), server)
+    return True
 
 
 def pems_in_memory(options: Options) -> dict[str, Any]:
-    """The options of TLS that name files, with what these have in place of their paths.
+    """Return the TLS options that name files, with the contents of the files as their values.
 
-    OSError, ValueError if they are no good now.
+    OSError or ValueError if a file cannot be read or has no valid contents.
     """
     if options.tls_cert is None:
         return {}
@@ -165,13 +120,13 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
 
 
 def lists_in_files(options: Options) -> dict[str, BlockList]:
-    """Those of the options `allow` and `deny` that are read from a file."""
+    """Return those of the options `allow` and `deny` that are read from a file."""
     lists = {"allow": options.allow, "deny": options.deny}
     return {name: each for name, each in lists.items() if each is not None and each.path}
 
 
 def _has_files(options: Options) -> bool:
-    """Whether TLS has a certificate, or a key, that can be read again."""
+    """Whether a certificate or a key of TLS is in a file, which can be read again."""
     pems = [options.tls_cert, options.tls_key, options.tls_client_ca]
     for pair in (options.tls_sni or {}).values():
         pems += pair
@@ -179,14 +134,19 @@ def _has_files(options: Options) -> bool:
 
 
 def _to_be_reopened(options: Options) -> list[tuple[str, Callable[[], object]]]:
+    """Return the settings of the handler that have a method `reopen`, each with that method."""
     found = [(name, getattr(value, "reopen", None)) for name, value in options.handler_args.items()]
     return [(name, reopen) for name, reopen in found if callable(reopen)]
 
 
 def make_tls_context(options: Options) -> ssl.SSLContext | None:
+    """Make the context for TLS with clients; None if the options ask for no TLS.
+
+    OSError, ValueError or `TlsConfigError` if a certificate or a key is missing or invalid.
+    """
     if options.tls_cert is None and options.tls is None:
         return None
-    tls_stream()  # now: to import it later may take a descriptor that there is not
+    tls_stream()  # now: a later import may find no free descriptor
     from ..tls.context import TlsFiles, server_context  # here because most programs do without
 
     if options.tls_cert is None:

@@ -13,12 +13,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..core import events
 from ..core.deadline import wait_time
 from ..core.errors import NotBegunError, PeerError
-from ..core.options import Options, check_count, check_seconds
+from ..core.options import Options, TimeLimits, check_count, check_seconds
 from ..net import sockopts
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
@@ -26,11 +26,15 @@ from ..net.timeouts import in_seconds, unacknowledged
 from . import log
 from .adapting import Serve, adapt, check_result, error_of_handle
 from .admission import Ticket
-from .doorway import INHERITS_OPTIONS
-from .reload import AdjustableServer
+from .doorway import Doorway
+from .listeners import INHERITS_OPTIONS, set_options
+from .reload import Changes
 from .subclassing import Threads
 from .threads import Job
 from .watchdog import Lifetimes
+
+if TYPE_CHECKING:
+    import ssl
 
 events.subscribe(log.write)  # the level of the logger "netkit" decides how much is logged
 
@@ -68,15 +72,17 @@ class TakenConnection(Connection):
         return detached
 
 
-class ClientServer(AdjustableServer):
+class ClientServer(Doorway):
     """The part of `Server` that serves one client. Not used by itself."""
 
-    _close_down: Callable[[], None]
     _handler_class: Any = None  # a subclass may name one, see `Server.__init_subclass__`
 
     def _prepare(self) -> None:
         super()._prepare()
+        self._changes = Changes()  # of the attributes that follow
         self._serve: Serve | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._time_limits: TimeLimits | None = None
         self._lifetimes = Lifetimes(self._connections.live)
 
     @property
@@ -90,7 +96,7 @@ class ClientServer(AdjustableServer):
             serve = self._adapted(handler, self._options)
             return lambda: self._set_handler(handler, serve)
 
-        self._change(prepare)
+        self._changes.make(prepare)
 
     def _set_handler(self, handler: Any, serve: Serve | None) -> None:
         self._serve = serve
@@ -104,7 +110,7 @@ class ClientServer(AdjustableServer):
 
     @property
     def _threads(self) -> Threads:  # `socketserver` has this name, and programs use it
-        return Threads(self._client_threads.threads(), self._close_down)
+        return Threads(self._client_threads.threads(), self._drain.close)
 
     @Shown
     def connections(self) -> tuple[Connection, ...]:
@@ -162,7 +168,7 @@ class ClientServer(AdjustableServer):
         connection = (TakenConnection if taken else Connection)(  # names cost a dictionary
             request,
             client_address,
-            self._local_name,
+            self._listeners.local_name,
             self,
             options.encoding,
             options.max_line,
@@ -171,7 +177,7 @@ class ClientServer(AdjustableServer):
         )
         connection.lifetime = options.lifetime
         if not INHERITS_OPTIONS:  # pragma: no cover - see there
-            self._configure(request)
+            set_options(request, options)
         if opaque:
             request.settimeout(_limit_of_calls(options)[1])
             if options.write_timeout is not None:
@@ -185,9 +191,9 @@ class ClientServer(AdjustableServer):
             self._lifetimes.watch(connection.opened_at, connection.lifetime)
         self._connections.announce(connection)
 
-    def _configure(self, sock: socket.socket) -> None:
-        sockopts.set_no_delay(sock, self._options.no_delay)
-        sockopts.set_keep_alive(sock, self._options.keep_alive)
+    def _speaks_tls(self) -> bool:
+        """Whether it does so from a connection's first byte on."""
+        return self._tls is not None and not self._options.starttls
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Run `process_request_thread` in a thread of the client's own."""

@@ -98,7 +98,7 @@ def test_a_client_of_a_unix_socket_is_reached_among_others_that_have_the_same_na
 
 
 def test_one_that_does_not_end_is_cut_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
     go_on = threading.Event()
 
     class Deaf(Wrapping):

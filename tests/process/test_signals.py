@@ -466,9 +466,9 @@ def test_a_hundred_signals_at_random_moments_end_it_cleanly(
 
 STORMY = """
 import logging, os, signal, sys, time
-import netkit, netkit.server.stopping
+import netkit, netkit.server.drain
 
-netkit.server.stopping.CUT_GRACE = 0.5
+netkit.server.drain.Drain.grace = 0.5
 logging.basicConfig(level="INFO", format="%(message)s")
 
 def handler(conn):

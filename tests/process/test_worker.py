@@ -413,7 +413,7 @@ def test_an_order_stops_its_server(server: netkit.Server) -> None:
         assert receive_exactly(sock, 1) == b"x"
         channel.send(Stop(LONG, LONG))
         wait_until(lambda: not server._accepting.under_way)
-        assert server._stop_order == (LONG, LONG)
+        assert server._drain.order == (LONG, LONG)
         channel.close()
 
 
@@ -421,7 +421,7 @@ def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
     with obeying(server) as channel:
         channel.close()
         wait_until(lambda: not server._accepting.under_way)
-        assert server._stop_order == (None, 0.0)
+        assert server._drain.order == (None, 0.0)
 
 
 def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:

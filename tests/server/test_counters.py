@@ -115,7 +115,7 @@ def test_places_are_given_and_taken_exactly() -> None:
 
 
 def test_a_stop_counts_each_client_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netkit.server.stopping, "CUT_GRACE", PATIENCE)
+    monkeypatch.setattr(netkit.server.drain.Drain, "grace", PATIENCE)
     socks: list[socket.socket] = []
 
     def handler(conn: netkit.Connection) -> None:

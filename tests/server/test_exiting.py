@@ -92,7 +92,7 @@ def started(**options: Any) -> netkit.Server:
 
 def test_an_interrupt_of_the_wait_stops_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     server = started()
-    monkeypatch.setattr(server, "_join_background", interrupt_once())
+    monkeypatch.setattr(server._drain, "join_background", interrupt_once())
     with client(server) as sock:
         server.wait_for_connections(1)
         exiting._serve_on()
@@ -101,7 +101,7 @@ def test_an_interrupt_of_the_wait_stops_the_servers(monkeypatch: pytest.MonkeyPa
 
 
 def interrupt_once() -> Any:
-    """Instead of `_join_background`: a Ctrl+C, and then nothing to wait for."""
+    """Instead of `join_background`: a Ctrl+C, and then nothing to wait for."""
     interrupted: list[None] = []
 
     def join(timeout: float | None) -> None:
@@ -113,7 +113,7 @@ def interrupt_once() -> Any:
 
 
 def test_a_second_interrupt_cuts_whoever_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.1)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", 0.1)
     go_on = threading.Event()
 
     def busy(conn: netkit.Connection) -> None:
@@ -122,7 +122,7 @@ def test_a_second_interrupt_cuts_whoever_is_connected(monkeypatch: pytest.Monkey
 
     server = netkit.create_server(busy).listen(0, "127.0.0.1").start()
     stop = server.stop
-    monkeypatch.setattr(server, "_join_background", interrupt_once())
+    monkeypatch.setattr(server._drain, "join_background", interrupt_once())
 
     def interrupted(*timeout: float) -> netkit.StopReport:
         if not timeout:

@@ -403,7 +403,7 @@ def test_a_server_that_is_stopped_between_two_listeners_has_none(
                 pass
         return candidates(*arguments)
 
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.1)  # `listen` waits for the stop
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", 0.1)  # `listen` waits for the stop
     monkeypatch.setattr("netkit.net.bind.candidates", find)
     server = Server(None, netkit.EchoHandler)
     with pytest.raises(netkit.ServerStateError, match="stopped before it listened everywhere"):
@@ -415,14 +415,14 @@ def test_a_server_that_is_stopped_between_two_listeners_has_none(
 def test_a_stop_in_another_thread_waits_until_listen_has_returned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", PATIENCE)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", PATIENCE)
     with contextlib.ExitStack() as stack:
 
         class Server(netkit.Server):
             def server_bind(self) -> None:
                 super().server_bind()
                 stack.enter_context(in_thread(self.stop))
-                wait_until(lambda: self._changed._waiters)  # type: ignore[attr-defined]
+                wait_until(lambda: self._life.changed._waiters)  # type: ignore[attr-defined]
 
         server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1")
     assert not server.listening
@@ -447,7 +447,7 @@ def test_a_listener_of_several_is_not_kept_waiting_by_a_busy_one() -> None:
     with contextlib.ExitStack() as stack:
         for where in (first, first, first, second):
             stack.enter_context(connected(where))
-        for listener in server._listeners:
+        for listener in server._listeners.sockets:
             listener.setblocking(False)
         local = []
         for _ in range(3):
@@ -475,7 +475,7 @@ def test_the_loss_of_one_listener_ends_the_loop() -> None:
     with silent_log(), observed(events.ListenerLost) as lost:
         with serving_forever(server) as thread:
             wait_until(lambda: server._accepting.under_way)
-            server._more_sockets[0].shutdown(socket.SHUT_RDWR)
+            server._listeners.more[0].shutdown(socket.SHUT_RDWR)
             thread.join(PATIENCE)
             assert not thread.is_alive()
             assert len(lost) == 1
@@ -777,7 +777,7 @@ def test_a_stop_from_another_thread_ends_the_loop_and_gives_its_client_time() ->
 def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.02)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", 0.02)
     server = netkit.create_server().listen(0, "127.0.0.1")
     done = threading.Event()
     with taking(lambda _: done.wait(PATIENCE), server):

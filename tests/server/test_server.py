@@ -969,7 +969,7 @@ def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
     with serving(handler) as server, client(server):
         assert stopping.wait(PATIENCE)
         with in_thread(server.stop, PATIENCE):
-            wait_until(lambda: server._state.name == "DRAINING")
+            wait_until(lambda: server._life.state.name == "DRAINING")
             wait_until(lambda: not server._accepting.under_way)
             for serve in (server.serve_forever, server.handle_request, lambda: list(server)):
                 serve()
@@ -1012,6 +1012,6 @@ def test_a_server_shows_where_it_is_in_its_life() -> None:
 def test_a_server_that_was_told_to_stop_before_it_ever_served_does_not_start() -> None:
     server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
     server.shutdown()
-    assert server.start()._background is None
+    assert server.start()._drain.background is None
     with server:
         assert exchange(server, b"x") == b"x"

@@ -48,7 +48,7 @@ TABLE = dict(
 @pytest.fixture
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is cut and does not end is left behind soon."""
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
 
 
 @contextlib.contextmanager
@@ -421,7 +421,7 @@ def test_the_end_of_a_with_block_lets_the_busy_finish(how: str) -> None:
 
 
 def test_close_during_a_stop_cuts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -506,7 +506,7 @@ PROGRAM = """
 import sys, threading, time
 import netkit, netkit.server.server
 
-netkit.server.stopping.CUT_GRACE = 0.1
+netkit.server.drain.Drain.grace = 0.1
 
 def handler(conn):
     conn.readline()
@@ -580,7 +580,7 @@ def test_the_report_counts_and_is_one_line() -> None:
             report = server.stop(LONG)
     assert str(report) == "stopped: 2 finished, 0 cut"
     assert [type(event) for event in seen] == [events.Stopping, events.Stopped]
-    assert seen[1] == (report.finished, report.cut)
+    assert seen[1] == events.Stopped(report.finished, report.cut)
 
 
 def test_during_the_patience_of_a_stop_clients_go_on_and_nobody_new_is_served() -> None:

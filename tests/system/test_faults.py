@@ -643,7 +643,7 @@ def test_row_observer__that_raises_is_told_of_once() -> None:
 
 def test_row_blocks__and_a_stop_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every hook and observer: tests/test_foreign_code.py."""
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", 0.1)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", 0.1)
     blocked, go_on = threading.Event(), threading.Event()
 
     class Server(netkit.Server):
@@ -687,7 +687,7 @@ def misbehave(server: netkit.Server, number: int) -> None:
 def test_row_stop__amid_all_that_ends_in_time_and_loses_no_reply(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(netkit.server.stopping, "CUT_GRACE", 0.1)
+    monkeypatch.setattr(netkit.server.drain.Drain, "grace", 0.1)
     RELEASED.clear()
     with silent_log(), serving(echo) as server, contextlib.ExitStack() as stack:
         for number in range(5):

@@ -43,7 +43,7 @@ LONG = 60.0  # seconds: one that no test reaches
 @pytest.fixture(autouse=True)
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that a stop waits for in vain are left behind soon."""
-    monkeypatch.setattr("netkit.server.stopping.CUT_GRACE", SHORT)
+    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
 
 
 # An observer of each event, which stops the server
@@ -553,7 +553,7 @@ def test_a_second_stop_with_less_time_shortens_the_wait_of_a_third() -> None:
     with server, client(server):
         assert stuck.entered.wait(PATIENCE)
         with in_thread(server.stop, LONG), in_thread(server.stop, LONG):
-            wait_until(lambda: len(server._changed._waiters) == 1)  # type: ignore[attr-defined]
+            wait_until(lambda: len(server._life.changed._waiters) == 1)  # type: ignore[attr-defined]
             server.close()
         stuck.let_go.set()
 
@@ -706,8 +706,8 @@ def test_a_signal_handler_may_stop_a_server_whose_thread_is_about_to_start(
         patch.setattr(threading.Thread, "start", stop_first)
         server.start()
     assert reports == [(0, 0)]
-    assert server._background is not None
-    server._background.join(PATIENCE)
+    assert server._drain.background is not None
+    server._drain.background.join(PATIENCE)
     exchange_hello(server.listen(0, "127.0.0.1").start())
     server.stop(LONG)
 

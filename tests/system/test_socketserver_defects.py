@@ -264,7 +264,7 @@ def test_L6_server_close_does_not_wait_for_an_idle_client() -> None:
 
 
 def test_L6_server_close_ends_even_if_a_handler_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netkit.server.stopping, "CUT_GRACE", 0.05)
+    monkeypatch.setattr(netkit.server.drain.Drain, "grace", 0.05)
     server = Holding(LOCAL, Held, drain_timeout=0.05)
     with server, serving_forever(server), client(server) as sock:
         assert read_line(sock) == b"began\n"
