@@ -187,7 +187,9 @@ def test_nobody_is_lost_when_many_subscribe_at_once() -> None:
 opened = events.ConnectionOpened(7, "1.2.3.4:5", local="127.0.0.1:80")
 
 
-@pytest.mark.parametrize("kind", EVENT_KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", sorted(EVENT_KINDS, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__
+)
 def test_every_class_of_event_is_public_and_documented(kind: Any) -> None:
     assert getattr(netkit, kind.__name__) is getattr(netkit.events, kind.__name__) is kind
     assert kind.__doc__
