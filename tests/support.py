@@ -25,7 +25,7 @@ from hypothesis import settings
 import netkit
 from netkit.core import events
 from netkit.core.buffer import ReceiveBuffer
-from netkit.server import log_config
+from netkit.server import log_hooks
 
 ROOT = Path(__file__).resolve().parent.parent
 _Self = TypeVar("_Self", bound="Program")
@@ -327,7 +327,7 @@ def logging_put_back() -> Iterator[None]:
     """Whatever sets up logging meanwhile, in the end all is as it was before."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    hooks = [(module, name, getattr(module, name)) for module, name, _ in log_config._HOOKS]
+    hooks = [(module, name, getattr(module, name)) for module, name, _ in log_hooks.HOOKS]
     try:
         yield
     finally:

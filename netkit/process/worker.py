@@ -22,7 +22,7 @@ from ..core.deadline import Deadline
 from ..core.errors import LoadError
 from ..net.forks import do_not_undo, undo_in_children
 from ..net.stream import number_by
-from ..server import log, log_config
+from ..server import log, log_hooks
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
 from ..server.server import Server
@@ -279,7 +279,7 @@ def work(
         except Exception as error:
             _say(channel, Failed(f"{type(error).__name__}: {error}"))
             sys.exit(1)
-        log_config.report_rest()  # `multiprocessing` ends a worker without `atexit`
+        log_hooks.report_rest()  # `multiprocessing` ends a worker without `atexit`
         _say(channel, StopReport(report.finished, report.cut))
 
 

@@ -75,9 +75,7 @@ def _traceback(error: BaseException) -> str:
 def _add_traceback(record: logging.LogRecord) -> bool:
     """Format the traceback here: another formatter would not escape the text of a client."""
     if record.exc_info and record.exc_info[1]:
-        lines = traceback_lines(record.exc_info[1])
-        record.exc_text = "\n".join(lines)
-        record.traceback_lines = lines
+        record.exc_text = "\n".join(traceback_lines(record.exc_info[1]))
     return True
 
 

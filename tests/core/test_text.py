@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netkit.core.text import printable
+from netkit.core.text import cut, described, in_bytes, one_line, printable, said
 
 any_text = st.text(st.characters(codec=None))
 
@@ -54,3 +54,58 @@ def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> No
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
     assert unescape(shown) == text
+
+
+def test_one_line_escapes_and_leaves_backslashes_alone() -> None:
+    assert one_line("C:\\new\nline\x1b") == "C:\\new\\nline\\x1b"
+    assert one_line("C:\\new") == "C:\\new"
+
+
+def test_a_long_text_is_cut_and_its_length_named() -> None:
+    assert cut("x" * 10, 10) == "x" * 10
+    assert cut("x" * 11, 10) == "xxxxxxxxxx... (11 characters)"
+    assert len(one_line("\x1b" * 10**6)) < 26_000
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("a\nb"), r"ValueError: a\nb"),
+        (EOFError(), "EOFError"),
+        (ConnectionResetError(104, "Connection reset"), "ConnectionResetError: Connection reset"),
+        (FileNotFoundError(2, "No such file", "x\n"), r"FileNotFoundError: No such file: 'x\\n'"),
+        (OSError("just text"), "OSError: just text"),
+        (OSError(5, ""), "OSError: [Errno 5] "),
+        (ValueError("x" * 3000), f"ValueError: {'x' * 2000}... (3000 characters)"),
+    ],
+)
+def test_an_exception_is_described_by_its_class_and_text_without_a_number(
+    error: Exception, text: str
+) -> None:
+    assert described(error) == text
+
+
+class Odd(Exception):
+    """An exception whose text cannot be made."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __str__(self) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit()])
+def test_an_exception_whose_text_cannot_be_made_is_described_by_its_class(
+    error: BaseException,
+) -> None:
+    assert described(Odd(error)) == "Odd"
+
+
+def test_a_ctrl_c_while_the_text_of_an_exception_is_made_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        said(Odd(KeyboardInterrupt()))
+
+
+def test_a_number_of_bytes_has_a_unit() -> None:
+    assert [in_bytes(0), in_bytes(1), in_bytes(2)] == ["0 bytes", "1 byte", "2 bytes"]

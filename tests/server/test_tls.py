@@ -44,7 +44,7 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.core.errors import HandshakeError, TlsConfigError, TruncatedError
-from netkit.server import log
+from netkit.core.text import described
 from netkit.tls.context import client_context, shake_hands, wrap
 
 BLOCK = bytes(range(256)) * 4096
@@ -450,7 +450,7 @@ def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
             text = text.replace("PEER", connection.peer)
     if how == "stop" and not begun and not seen:
         return  # it was idle, and has seen the end of input before it was cut
-    assert [f"{type(each.error).__name__}: {log.said(each.error)}" for each in seen] == [text]
+    assert [described(each.error) for each in seen] == [text]
     assert type(seen[0]) is events.ClientFailed
 
 

@@ -509,7 +509,7 @@ def test_row_clock__is_asked_for_the_time_of_a_record_only() -> None:
                 assert getattr(node, "module", "") != "time", path
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "time":
                 used.add((path.name, node.attr))
-    of_records = {("log_config.py", name) for name in ("gmtime", "localtime", "strftime")}
+    of_records = {("log_format.py", "gmtime")}
     of_records.add(("handlers.py", "strftime"))
     assert {use for use in used if use[1] not in ("monotonic", "sleep")} <= of_records
 

@@ -1,0 +1,235 @@
+"""From a record to a line of text or JSON on a stream."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import multiprocessing
+import os
+import re
+import select
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from core.test_events import ERROR, EXAMPLES
+from support import logging_put_back
+
+import netkit
+from netkit.core import events
+from netkit.core.text import said
+from netkit.server import log, log_format
+
+from .conftest import Terminal
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (events.Stopped(2, 1), "stopped: 2 finished, 1 cut\n"),
+        (events.AcceptResumed(1.0), "warning: accepting clients again, after 1.0 s\n"),
+        (
+            events.ListenerLost(ERROR),
+            "error: no new clients any more: ValueError: what went wrong\n",
+        ),
+    ],
+)
+def test_on_a_terminal_text_is_the_message_and_from_warnings_on_the_level(
+    event: Any, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured()
+    log.write(event)
+    assert stream.getvalue() == text
+
+
+def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.StringIO]) -> None:
+    stream = configured(terminal=False)
+    log.write(events.Stopped(2, 1))
+    log.write(events.AcceptResumed(1.0))
+    first, second = stream.getvalue().splitlines()
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
+    assert re.fullmatch(time + " INFO stopped: 2 finished, 1 cut", first)
+    assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
+
+
+def test_characters_that_the_encoding_of_the_stream_lacks_are_escaped() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    with logging_put_back():
+        netkit.configure_logging(stream=stream)
+        logging.getLogger("app").error("caf\xe9")
+    assert stream.buffer.getvalue().endswith(b"ERROR app: caf\\xe9\n")  # type: ignore[attr-defined]
+
+
+class Interrupted(Terminal):
+    """A stream in whose `write` a signal handler logs."""
+
+    def write(self, text: str) -> int:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter>")
+
+
+class Closed(Terminal):
+    def __init__(self) -> None:
+        super().__init__()
+        self.close()
+
+
+@pytest.mark.parametrize("stream", [None, Closed(), Interrupted()])
+def test_a_stream_that_cannot_be_written_loses_the_records_only(
+    stream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with logging_put_back():
+        netkit.configure_logging()
+        logging.getLogger("app").error("lost")
+
+
+def fill(descriptor: int) -> None:
+    """Write to a pipe until it is full."""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, bytes(4096))
+    os.set_blocking(descriptor, True)
+
+
+def test_a_pipe_that_nobody_reads_loses_records_until_it_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_format.StreamHandler, "longest_write", 0.01)
+    ours, theirs = os.pipe()
+    with open(ours, "rb", 0) as reader, open(theirs, "w") as stream, logging_put_back():
+        fill(theirs)
+        netkit.configure_logging(stream=stream)
+        for _ in range(2):
+            logging.getLogger("app").error("lost")
+        while select.select([reader], [], [], 0)[0]:
+            assert not reader.read(4096).strip(b"\0")
+        logging.getLogger("app").error("kept")
+        assert reader.read(4096).endswith(b"ERROR app: kept\n")
+
+
+def test_a_process_that_is_not_the_main_one_shows_its_number(
+    configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = configured()
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "netkit-worker")
+    log.write(events.Stopped(2, 1))
+    assert stream.getvalue() == f"pid {os.getpid()}: stopped: 2 finished, 1 cut\n"
+
+
+def test_a_record_of_the_application_begins_with_the_name_of_its_logger(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured("info")
+    log = logging.getLogger("app.db")
+    log.debug("not at this level")
+    log.info("%d rows\x1b[31m\n%s", 5, "C:\\new")
+    log.warning("slow")
+    assert stream.getvalue().splitlines() == [
+        r"app.db: 5 rows\x1b[31m\nC:\new",
+        "warning: app.db: slow",
+    ]
+
+
+def test_the_traceback_and_the_stack_of_a_record_follow_it(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured()
+    try:
+        raise ValueError("a\x1b")
+    except ValueError:
+        logging.getLogger("app").exception("failed", stack_info=True)
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["error: app: failed", "Traceback (most recent call last):"]
+    assert r"ValueError: a\x1b" in lines
+    assert "Stack (most recent call last):" in lines
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "text"),
+    [
+        example
+        for example in EXAMPLES
+        if isinstance(
+            example[0],
+            (
+                events.ConnectionClosed,
+                events.ClientFailed,
+                events.HandlerFailed,
+                events.WorkerEnded,
+                events.Resolved,
+            ),
+        )
+    ],
+)
+def test_json_is_one_object_a_line_with_the_data_of_the_event(
+    event: Any, level: str, text: str, configured: Callable[..., io.StringIO]
+) -> None:
+    stream = configured(style="json")
+    log.write(event)
+    (line,) = stream.getvalue().splitlines()
+    data = json.loads(line)
+    assert (data.pop("level"), data.pop("message")) == (level.lower(), text)
+    assert data.pop("event") == type(event).__name__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
+    assert (data.pop("logger"), data.pop("pid")) == ("netkit", os.getpid())
+    assert data.pop("thread") == threading.current_thread().name
+    has_traceback = data.pop("traceback", None) is not None
+    assert has_traceback is event.with_traceback
+    expected = event.as_dict()
+    if "error" in expected:
+        error = expected["error"]
+        expected.update(error=said(error), error_type=type(error).__name__)
+    if "pid" in expected:
+        expected["worker"] = expected.pop("pid")
+    assert data == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in expected.items()
+    }
+
+
+def test_json_has_the_records_and_the_exceptions_of_the_application(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    stream = configured(style="json")
+    try:
+        raise KeyError("k")
+    except KeyError:
+        logging.getLogger("app").exception("%d things\n", 5)
+    data = json.loads(stream.getvalue())
+    assert (data["message"], data["level"], data["logger"]) == ("5 things\n", "error", "app")
+    assert (data["error"], data["error_type"], "event" in data) == ("'k'", "KeyError", False)
+    assert data["traceback"].startswith("Traceback (most recent call last):\n")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_record_that_cannot_be_formatted_is_reported_in_the_same_form(
+    style: str, configured: Callable[..., io.StringIO], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream = configured(style=style)
+    record = logging.LogRecord("app", logging.INFO, __file__, 5, "%d", ("five",), None)
+    logging.getLogger().handlers[-1].handle(record)  # not those of pytest
+    (line,) = stream.getvalue().splitlines()
+    message = json.loads(line)["message"] if style == "json" else line
+    assert re.search(
+        r"a record of .*test_log_format.py:\d+ cannot be formatted: TypeError", message
+    )
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_attributes_and_levels_of_the_applications_own_are_shown_as_text(
+    style: str, configured: Callable[..., io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "_levelToName", {**logging._levelToName, 33: "a\nlevel"})
+    stream = configured(style=style)
+    logging.getLogger("app").log(33, "x", extra={"event": "an\nevent"})
+    (line,) = stream.getvalue().splitlines()
+    if style == "text":
+        assert line == r"a\nlevel: app: x"
+    else:
+        assert json.loads(line)["level"] == "a\nlevel"
+        assert "event" not in json.loads(line)
