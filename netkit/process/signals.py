@@ -285,7 +285,7 @@ class _Service:
 
     def start(self) -> None:
         """RuntimeError if there can be no thread."""
-        self._server._accepting.expect()  # a signal handler may stop it before the thread runs
+        self._server._accept_loop.expect()  # a signal handler may stop it before the thread runs
         self._thread.start()
 
     def _run(self) -> None:

@@ -34,7 +34,8 @@ from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.registry import StopReport
 from ..server.reload import pems_in_memory
-from ..server.server import Server, no_handler
+from ..server.server import Server
+from ..server.serving import no_handler
 from ..server.threads import check_threads
 from .channel import Stop
 from .numbering import SharedNumbers
@@ -172,7 +173,7 @@ class Workers:
             self._mailbox = mailbox
             mailbox.post(NEWS)  # there may be orders from before
             self._thread, self._server._drain.workers = threading.get_ident(), self
-            if self._server._accepting.stop_requested:  # earlier: `serve_forever` would end at once
+            if self._server._accept_loop.stop_requested:  # `serve_forever` would end at once
                 self._stop(*self._server._drain.order)
             if options.max_connections is not None:
                 self._places = shared_places(options.max_connections)
@@ -214,7 +215,7 @@ class Workers:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
         if self._load is None and server._handler_class is no_handler:
             raise ServerStateError("the server has no handler, which workers would need")
-        if server._accepting.under_way:
+        if server._accept_loop.under_way:
             raise ServerStateError("the server is serving already: no workers can take its place")
         check_main()
         check_threads()

@@ -270,7 +270,7 @@ def work(
             if places is not None:
                 places.index = index
                 server.share_places(places)
-            server._when_accepting = lambda: _say(channel, Ready())
+            server._serving.when_accepting = lambda: _say(channel, Ready())
             made.put(server)
             report = signals.supervise(server)
         except LoadError as error:

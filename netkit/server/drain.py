@@ -85,7 +85,7 @@ class Drain:
             self.order = Order(timeout, patience)
             if self._life.state is State.DRAINING:
                 self._limit_locked(self.order)
-        self._server._accepting.request_stop()
+        self._server._accept_loop.request_stop()
 
     def stop(self, timeout: float | None, patience: float) -> StopReport:
         """As `Server.stop`."""
@@ -161,7 +161,7 @@ class Drain:
         return (
             self._thread == _me()
             or server._connections.waits_for(_me())
-            or server._accepting.runs_here()
+            or server._accept_loop.runs_here()
             or server._lifetimes.runs_here()
         )
 
@@ -174,7 +174,7 @@ class Drain:
 
     def _close(self) -> None:
         server = self._server
-        accepting, connections = server._accepting, server._connections
+        accepting, connections = server._accept_loop, server._connections
         try:
             server._listeners.remove_files()
             accepting.request_stop()
@@ -186,11 +186,11 @@ class Drain:
             server._client_threads.close()
             server._lifetimes.close(0)
             server._listeners.close()
-            server._shut_doors()
+            server._acceptor.close()
 
     def _drain(self) -> None:
         server = self._server
-        connections, has_ended = server._connections, server._accepting.has_ended()
+        connections, has_ended = server._connections, server._accept_loop.has_ended()
         all_left = connections.all_left(spare=_me())
         if not connections.limited:  # not by `stop`
             connections.limit(Deadline(server._options.drain_timeout))
@@ -209,13 +209,13 @@ class Drain:
         self._wait_for_threads(has_ended, all_left)
         self.report = connections.drained()
         server._refusals.end_episodes(quiet=0)
-        if server._accepting.has_begun:
+        if server._accept_loop.has_begun:
             events.emit(events.Stopped(*self.report), server)
 
     def _end_accepting(self) -> None:
         """After the end of the accepting thread: accept the queued clients, close the listeners."""
         self.join_background(self._server._connections.time_left())
-        self._server._accept_queued()
+        self._server._acceptor.accept_queued()
         self._server._listeners.close()
 
     def _wait_for_threads(

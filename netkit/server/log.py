@@ -1,6 +1,6 @@
 """Events as log records: the one place that writes to `logging`, under the name ``netkit``.
 
-`netkit.server.serving` subscribes `write` to the events. Text from a client is escaped, so that it
+`netkit.server.server` subscribes `write` to the events. Text from a client is escaped, so that it
 can neither forge a record nor command the terminal that shows it.
 """
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
 
 from ..core import events
 from ..core.deadline import Deadline
@@ -33,8 +32,7 @@ def _nobody_asks(_: Any) -> None:
 class Registry:
     """The connections that are open. All methods may be called from any thread.
 
-    Keyed by what `socketserver` calls the request, the accepted socket, since its methods hand on
-    nothing else. Adding and removing take constant time.
+    Adding and removing a connection take constant time.
     """
 
     def __init__(
@@ -48,13 +46,9 @@ class Registry:
         self._lock = threading.RLock()
         # Notified when a connection is over, the limit has changed, or `notify` is called.
         self._changed = threading.Condition(self._lock)
-        self._live: dict[Any, Connection] = {}
+        self._live: dict[Connection, None] = {}  # a set that keeps the order: the oldest first
         # Those that are over, while observers are called with the event: the threads that do it.
         self._ending: dict[int, int] = {}
-        # The connection of an accepted socket. The dictionary's own: it is asked all the time.
-        self.get: Callable[[Any], Connection | None] = self._live.get
-        # Those whose accepted socket has given its descriptor to another one, by the accepted one.
-        self.replaced: WeakValueDictionary[Any, Connection] = WeakValueDictionary()
         self._draining = False
         self._limit = self._patience = Deadline(None)
         self._counting = False
@@ -65,7 +59,7 @@ class Registry:
     def add(self, connection: Connection) -> None:
         """Note a connection, before a thread is started for it; `announce` it then."""
         with self._lock:
-            self._live[connection.socket] = connection
+            self._live[connection] = None
             self._involved += 1
             late = self._cutting
             self._changed.notify_all()
@@ -86,7 +80,7 @@ class Registry:
         """
         me = threading.get_ident()
         with self._lock:
-            if connection.thread not in (None, me) or connection.socket not in self._live:
+            if connection.thread not in (None, me) or connection not in self._live:
                 return False
             connection.thread = me
             return True
@@ -101,26 +95,6 @@ class Registry:
             with self._lock:
                 connection.thread = None
 
-    def adopt(self, request: Any) -> Connection | None:
-        """The connection of the calling thread, which from now on goes by `request`.
-
-        For servers that wrap the accepted socket in another one before they serve it. If that has
-        not taken over the descriptor (as TLS does), and a handler reads it, we watch the old one.
-        """
-        connection = self.of_thread(threading.get_ident())
-        if connection is not None and not (connection.opaque and connection.fileno() >= 0):
-            self.replace(connection, request)
-        return connection
-
-    def replace(self, connection: Connection, request: Any) -> None:
-        """From now on, `connection` goes by `request`; `replaced` knows its former socket."""
-        with self._lock:
-            is_live = self._live.pop(connection.socket, None) is not None
-            self.replaced[connection.socket] = connection
-            connection.socket = request
-            if is_live:
-                self._live[request] = connection
-
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over. Idempotent.
 
@@ -128,8 +102,9 @@ class Registry:
         `Stopped` comes after every `ConnectionClosed`.
         """
         with self._lock:
-            if self._live.pop(connection.socket, None) is None:
+            if connection not in self._live:
                 return
+            del self._live[connection]
             self._ending[connection.id] = threading.get_ident()
         try:
             self._left(connection)
@@ -152,7 +127,7 @@ class Registry:
     def live(self) -> tuple[Connection, ...]:
         """The connections that are open now."""
         with self._lock:
-            return tuple(self._live.values())
+            return tuple(self._live)
 
     def of_thread(self, thread: int) -> Connection | None:
         """The connection that the thread with this identifier serves, if it does serve one."""
@@ -272,7 +247,7 @@ class Registry:
             self._changed.wait(Deadline(seconds).earlier(self._limit).remaining())
 
     def _any_but(self, spare: int) -> bool:
-        return any(connection.thread != spare for connection in self._live.values()) or any(
+        return any(connection.thread != spare for connection in self._live) or any(
             thread != spare for thread in self._ending.values()
         )
 
@@ -280,7 +255,7 @@ class Registry:
         """`Connection.cut` for all but those that the thread `spare` serves, and for late ones."""
         with self._lock:
             self._cutting = True
-            doomed = [each for each in self._live.values() if each.thread != spare]
+            doomed = [each for each in self._live if each.thread != spare]
         self._cut_these(doomed)
         self.notify()
 
@@ -297,7 +272,7 @@ class Registry:
         """Give connections that a drain has spared `seconds` to finish, and then cut them, too."""
         with self._changed:
             self._changed.wait_for(
-                lambda: all(c.was_cut or c.thread == spare for c in self._live.values()), seconds
+                lambda: all(c.was_cut or c.thread == spare for c in self._live), seconds
             )
         self.cut(spare)
 
@@ -319,7 +294,7 @@ class Registry:
             if connection.thread == threading.get_ident():
                 connection.free_locks()
             else:
-                self._live.pop(connection.socket)
+                del self._live[connection]
 
     def reopen(self) -> None:
         """Connections that come from now on are not asked to finish."""

@@ -1,12 +1,6 @@
-"""The server: accepting, in whichever way a program asks for it.
+"""The server: the parts that it has, and what a program calls.
 
-`socketserver`'s words, and Node's, for one engine. What it listens on is in
-`netkit.server.listeners`, what happens to a single client in `netkit.server.serving`, how it stops
-in `netkit.server.drain`. Rules:
-
-1. Nothing ends the accept loop but a stop, the loss of a listener, and what is meant to end the
-   program (KeyboardInterrupt, SystemExit), if `serve_forever` has a caller to be raised in.
-2. Nothing polls: the loop wakes up for a client, for a stop, and for a hook that asks for it.
+`Server` has the words of `socketserver` and those of Node. The hooks are in `netkit.server.hooks`.
 """
 
 from __future__ import annotations
@@ -14,58 +8,34 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..core.deadline import Deadline
+from ..core import events
 from ..core.endpoint import Endpoint
-from ..core.errors import ServerStateError
-from ..core.options import Options
+from ..core.options import Options, check_count, check_seconds
 from ..net import bind
 from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
 from ..net.connection import Connection
-from ..net.waker import woken_by_signals
-from . import reload
-from .accepting import Accepting
-from .adapting import Serve, problem_of_result
+from . import log, reload
+from .adapting import Serve, adapt
 from .admission import Places
-from .drain import Drain, Order
-from .exiting import close_at_exit
-from .life import Life, State
-from .listener import Acceptor, Verdict
-from .listeners import Listeners
-from .overflow import Anteroom
+from .compat import Shown
+from .hooks import HookedServer
+from .life import State
 from .registry import StopReport
-from .serving import ClientServer, Shown
-from .threads import check_threads
-from .watchdog import Lifetimes
+from .serving import no_handler
 
 if TYPE_CHECKING:
     import ssl
 
-_CLOSED = "the server is closed; call listen() to open it again"
-_FORKS = (
-    "a netkit server has a thread for each client, and does not fork: leave out ForkingMixIn, "
-    "or serve with several processes (workers=)"
-)
-_NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
+events.subscribe(log.write)  # the level of the logger "netkit" decides how much is logged
 
 _Self = TypeVar("_Self", bound="Server")
 
 
-# What a subclass may override, and netkit calls.
-_HOOKS = {
-    *("server_bind", "server_activate", "get_request", "verify_request", "process_request"),
-    *("process_request_thread", "finish_request", "shutdown_request", "close_request"),
-    *("handle_error", "handle_timeout", "service_actions"),
-}
-
-
-class Server(ClientServer):
+class Server(HookedServer):
     """A TCP server with a thread for each client; drop-in for `socketserver.ThreadingTCPServer`.
 
     ``Server(server_address, handler)`` binds at once, as there; `create_server` and `listen` are
@@ -77,20 +47,6 @@ class Server(ClientServer):
     called from any thread; `shutdown`, `server_close`, `stop` and `close` also from handlers and
     from signal handlers.
     """
-
-    def __init_subclass__(cls, **more: Any) -> None:
-        """TypeError for a hook that is a coroutine function: a call of it would run nothing.
-
-        A `RequestHandlerClass` of the class is what a server of it has until it is given another.
-        """
-        super().__init_subclass__(**more)
-        if "RequestHandlerClass" in vars(cls) and not hasattr(cls.RequestHandlerClass, "__set__"):
-            cls._handler_class = cls.RequestHandlerClass
-            del cls.RequestHandlerClass
-        for name in _HOOKS:
-            problem = problem_of_result(getattr(cls, name))
-            if problem:
-                raise TypeError(f"{cls.__name__}.{name}: {problem}")
 
     def __init__(
         self,
@@ -114,55 +70,7 @@ class Server(ClientServer):
             if bind_and_activate:
                 self._listeners.bind_and_activate()
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._life = Life()
-        self._listeners = Listeners(self, self._life)
-        self._drain = Drain(self)
-        self._when_accepting: Callable[[], object] | None = None  # to be called once
-
-    def _begin_new_life(self) -> None:
-        """Not bound, and whatever was stopped before is forgotten."""
-        with self._life.changed:
-            self._life.state = State.NEW
-            self._drain.order = Order()
-            self._listeners.opened_by = None
-            self._accepting = Accepting(self._connections.notify, self)
-            self._anteroom = Anteroom(self._wake_acceptor)
-            self._connections.reopen()
-            self._client_threads = self._make_threads()
-            self._lifetimes = Lifetimes(self._connections.live)
-
-    def _end_in_child(self) -> None:
-        """In a forked child: it is closed, and has no connection but those of the calling thread.
-
-        The threads of the parent are not here, and may have left any lock held. Nothing is written
-        to the descriptors that are shared with the parent. A server that does not accept is left.
-        """
-        if not self._accepting.end_in_child():
-            return
-        self._life.end_in_child()
-        self._changes = reload.Changes()
-        self._anteroom.close_descriptors()
-        self._connections.end_in_child()
-        self._client_threads.end_in_child()
-        self._begin_new_life()
-        self._begin_admitting()
-        self._listeners.end_in_child()
-        self._life.state = State.CLOSED
-
     # Listening
-
-    def server_bind(self) -> None:
-        """Bind the socket to `server_address`, which becomes the address that it got.
-
-        TypeError if the address, or the kind of socket, is not that of a server of connections.
-        """
-        self._listeners.bind_socket(super().server_bind)
-
-    def server_activate(self) -> None:
-        """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
-        self._listeners.activate(super().server_activate)
 
     def listen(
         self: _Self,
@@ -310,6 +218,29 @@ class Server(ClientServer):
         """Have `max_connections` hold for all worker processes together. For worker processes."""
         self._admission.share(places)
 
+    @property
+    def RequestHandlerClass(self) -> Any:
+        """The handler, of any kind. It may be set; TypeError if it cannot serve a client."""
+        return self._handler_class
+
+    @RequestHandlerClass.setter
+    def RequestHandlerClass(self, handler: Any) -> None:
+        def prepare() -> Callable[[], None]:
+            serve = self._adapted(handler, self._options)
+            return lambda: self._set_handler(handler, serve)
+
+        self._changes.make(prepare)
+
+    def _set_handler(self, handler: Any, serve: Serve | None) -> None:
+        self._serve = serve
+        self._handler_class = handler
+
+    def _adapted(self, handler: Any, options: Options) -> Serve | None:
+        calls_it_itself = self._overrides("finish_request")
+        if handler is None and calls_it_itself:  # it needs none
+            return None
+        return adapt(handler, options.handler_args, check=not calls_it_itself)
+
     # Serving
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
@@ -321,9 +252,7 @@ class Server(ClientServer):
         Returns at once if `shutdown` was called before the server ever served. ServerStateError if
         it is not bound, or closed.
         """
-        acceptor = self._begin_accepting()
-        if acceptor is not None:
-            self._accept_until_stopped(acceptor, poll_interval)
+        self._serving.forever(poll_interval)
 
     def start(self: _Self, daemon: bool = False) -> _Self:
         """Serve in the background, in a thread of its own; returns the server itself.
@@ -334,132 +263,15 @@ class Server(ClientServer):
         stopped when the program ends, as by `server_close`. ServerStateError if the server is
         serving already, is not bound, or closed.
         """
-        acceptor = self._begin_alone()
-        if acceptor is not None:
-            self._start_accepting(acceptor, daemon)
+        self._serving.in_background(daemon)
         return self
-
-    def _start_accepting(self, acceptor: Acceptor, daemon: bool) -> None:
-        accepting = self._accepting
-        thread = self._drain.background = threading.Thread(
-            target=self._accept_until_stopped,
-            args=(acceptor, 0.5),
-            name=f"netkit-accept {self._listeners.describe()}",
-            daemon=daemon,
-        )
-        try:
-            thread.start()
-        except BaseException:
-            accepting.request_stop()
-            if thread.ident is None:  # else it runs, and ends its turn itself
-                accepting.end()
-            raise
-
-    def _begin_alone(self, taken: deque[Connection] | None = None) -> Acceptor | None:
-        """As `_begin_accepting`, but ServerStateError if another thread is serving."""
-        if self._life.state is State.CLOSED:
-            raise ServerStateError(_CLOSED)
-        acceptor = self._begin_accepting(taken, wait=False)
-        if acceptor is None and self._accepting.under_way:
-            place = self._listeners.describe()
-            raise ServerStateError(f"the server is serving already, on {place}")
-        return acceptor
-
-    def _begin_accepting(
-        self, taken: deque[Connection] | None = None, wait: bool = True
-    ) -> Acceptor | None:
-        """Begin a turn of accepting.
-
-        None if the server is stopping or was told to, or if another thread is in its turn, after it
-        has ended (`wait`).
-        """
-        if isinstance(self, getattr(socketserver, "ForkingMixIn", ())):
-            raise TypeError(_FORKS)
-        check_threads()
-        with (
-            self._life.changed
-        ):  # no stop begins in between: it would not await the clients of the turn
-            if self._life.state is State.NEW and not self._is_activated():
-                raise ServerStateError("the server is not bound; call listen() first")
-            if self._life.state is State.DRAINING:
-                return None
-            accepting = self._accepting
-            if not accepting.stop_requested and self.socket.fileno() < 0:
-                raise ServerStateError(_CLOSED)
-            if taken is None and self._handler_class is no_handler:
-                raise ServerStateError(_NO_HANDLER)
-            contended = self._listeners.opened_by != os.getpid()
-            acceptor = accepting.begin(*self._listeners.sockets, contended=contended)
-            if acceptor is not None:
-                self._taken = taken
-        self._note_overrides()
-        close_at_exit(self)
-        if acceptor is None:
-            if wait:
-                accepting.wait_for_end()
-        elif self._when_accepting is not None:
-            call, self._when_accepting = self._when_accepting, None
-            try:
-                call()
-            except BaseException:
-                accepting.end()
-                raise
-        return acceptor
-
-    def _is_activated(self) -> bool:
-        """Whether it is a listener, though perhaps by an overridden `server_activate`."""
-        return hasattr(self, "socket") and bind.is_listening(self.socket)
-
-    def _accept_until_stopped(self, acceptor: Acceptor, poll_interval: float) -> None:
-        accepting = self._accepting  # that of another life, if a hook takes long
-        if not accepting.take_over(acceptor):  # the thread that began it was interrupted
-            acceptor.close()
-            return
-        try:
-            with woken_by_signals(acceptor.waker):
-                self._accept_clients(accepting, acceptor, poll_interval)
-        finally:
-            accepting.end()
-
-    def _accept_clients(
-        self, accepting: Accepting, acceptor: Acceptor, poll_interval: float
-    ) -> None:
-        tick = poll_interval if self._overrides("service_actions") else None
-        last_client = time.monotonic()
-        while not accepting.stop_requested:
-            ready = self._wait_for_client(acceptor, _sooner(tick, self.timeout))
-            if accepting.stop_requested:
-                return
-            if ready:
-                last_client = time.monotonic()
-                if self._accept_one() is Verdict.STOP:
-                    return
-            elif self.timeout is not None and time.monotonic() - last_client >= self.timeout:
-                last_client = time.monotonic()
-                self._call_hook("handle_timeout")
-            if tick is not None:
-                self._call_hook("service_actions")
 
     def handle_request(self) -> None:
         """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds.
 
         ServerStateError if the server is not bound, or closed. Returns at once while it stops.
         """
-        deadline = Deadline(_sooner(self.timeout, self.socket.gettimeout()))
-        accepting, acceptor = self._accepting, self._begin_accepting()
-        if acceptor is None:
-            return
-        try:
-            with woken_by_signals(acceptor.waker):
-                while not accepting.stop_requested:
-                    if self._wait_for_client(acceptor, deadline.remaining()):
-                        if self._accept_one() not in (Verdict.FULL, Verdict.NOBODY):
-                            return
-                    elif deadline.expired():
-                        self.handle_timeout()
-                        return
-        finally:
-            accepting.end()
+        self._serving.once()
 
     def __iter__(self) -> Iterator[Connection]:
         """Accept clients in the calling thread, until the server is stopped.
@@ -468,27 +280,33 @@ class Server(ClientServer):
         called. All limits hold. Clients that are queued when the server is stopped are not served;
         those that are connected have the usual time to finish. ServerStateError as for `start`.
         """
-        accepting, taken = self._accepting, deque[Connection]()
-        acceptor = self._begin_alone(taken)
-        if acceptor is None:
-            return
-        try:
-            while not accepting.stop_requested:
-                if taken:
-                    with accepting.resting(), self._connections.claimed(taken[0]):
-                        yield taken.popleft()
-                elif not self._take_in(acceptor):
-                    return
-        finally:
-            for connection in taken:
-                connection.destroy()
-            accepting.end()
+        return self._serving.iterate()
 
-    def _take_in(self, acceptor: Acceptor) -> bool:
-        """Accept a client, if one comes; False if the listener is lost."""
-        with woken_by_signals(acceptor.waker):
-            ready = self._wait_for_client(acceptor, None)
-        return not ready or self._accepting.stop_requested or self._accept_one() is not Verdict.STOP
+    @Shown
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections that are open now."""
+        return self._connections.live()
+
+    @Shown
+    def connection_count(self) -> int:
+        """How many connections are open now."""
+        return len(self._connections.live())
+
+    @Shown
+    def refused_count(self) -> int:
+        """How many clients have been refused so far, by a limit or a list."""
+        return self._refusals.count
+
+    def wait_for_connections(self, count: int, timeout: float | None = None) -> bool:
+        """Wait until at least `count` connections are open, or, for 0, until none is.
+
+        False if that takes more than `timeout` seconds. TypeError or ValueError for an invalid
+        number.
+        """
+        check_count("count", count)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return self._connections.wait_for(count, timeout)
 
     # Stopping
 
@@ -506,8 +324,8 @@ class Server(ClientServer):
         closed. In the serving thread itself (a signal handler), it does not wait. Before the server
         has ever served, the next `serve_forever` returns at once.
         """
-        self._accepting.request_stop()
-        self._accepting.wait_for_end()
+        self._accept_loop.request_stop()
+        self._accept_loop.wait_for_end()
 
     def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
         """Stop gracefully, and report how many clients finished and how many were cut.
@@ -546,18 +364,13 @@ class Server(ClientServer):
         return f"<{type(self).__name__} {text}>"
 
     def __enter__(self: _Self) -> _Self:
-        idle = not self._accepting.under_way
+        idle = not self._accept_loop.under_way
         if self._listeners.by_listen and idle and self._handler_class is not no_handler:
             self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server_close()
-
-
-def no_handler(connection: Connection) -> None:
-    """The handler of a server that was given none."""
-    raise ServerStateError(_NO_HANDLER)
 
 
 def create_server(handler: Any = no_handler, **options: Any) -> Server:
@@ -567,7 +380,3 @@ def create_server(handler: Any = no_handler, **options: Any) -> Server:
     Without a handler, clients are taken by ``for connection in server``.
     """
     return Server(None, handler, **options)
-
-
-def _sooner(a: float | None, b: float | None) -> float | None:
-    return b if a is None else a if b is None else min(a, b)

@@ -15,9 +15,13 @@ import socketserver
 import threading
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .accepting import Accepting
+from .accept_loop import AcceptLoop
+
+if TYPE_CHECKING:
+    from .acceptor import Acceptor
+    from .serving import Serving
 
 # The methods that are taken from the class of a library, though `Server` has them, too.
 _LIBRARYS = (
@@ -105,34 +109,32 @@ class _ShutDownEvent:
 
     def clear(self) -> None:
         """`BaseServer.serve_forever` calls this first."""
-        accepting = self._server._accepting
-        acceptor = self._server._begin_accepting()
-        self._server._by_name = None if acceptor is None else accepting
+        begun = self._server._serving.begin()
+        self._server._by_name = None if begun is None else begun[0]
 
     def set(self) -> None:
         """`BaseServer.serve_forever` calls this last."""
-        accepting, self._server._by_name = self._server._by_name, None
-        if accepting is not None:
-            accepting.end()
+        loop, self._server._by_name = self._server._by_name, None
+        if loop is not None:
+            loop.end()
 
     def wait(self) -> None:
         """`BaseServer.shutdown` calls this last."""
-        self._server._accepting.wait_for_end()
+        self._server._accept_loop.wait_for_end()
 
 
 class CalledByName:
     """Makes `BaseServer.serve_forever` and `shutdown` work if a program calls them by name.
 
     The two communicate by an event and a flag, private to `BaseServer`. Here both act on the
-    server's turn of accepting, so that each of the two methods also works together with those of
-    netkit.
+    server's accept loop, so that each of the two methods also works together with those of netkit.
     """
 
-    _accepting: Accepting
-    _begin_accepting: Callable[..., Any]
-    _accept_one: Callable[[], Any]
-    _by_name: Accepting | None = None
-    """The turn of a `BaseServer.serve_forever` that was called by name and runs."""
+    _accept_loop: AcceptLoop
+    _acceptor: Acceptor
+    _serving: Serving
+    _by_name: AcceptLoop | None = None
+    """The loop of a `BaseServer.serve_forever` that was called by name and runs."""
 
     @property
     def _BaseServer__is_shut_down(self) -> _ShutDownEvent:
@@ -149,7 +151,7 @@ class CalledByName:
     @_BaseServer__shutdown_request.setter
     def _BaseServer__shutdown_request(self, wanted: bool) -> None:
         if wanted:
-            self._accepting.request_stop()
+            self._accept_loop.request_stop()
 
     def _handle_request_noblock(self) -> None:
-        self._accept_one()
+        self._acceptor.accept()

@@ -136,7 +136,7 @@ def stopped_soon(server: netkit.Server) -> Iterator[None]:
     ended = threading.Event()
 
     def stop() -> None:
-        while not (server._accepting.under_way or ended.is_set()):
+        while not (server._accept_loop.under_way or ended.is_set()):
             time.sleep(0.0005)
         if not ended.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -312,13 +312,13 @@ class Late(netkit.Server):
 
 def test_a_server_that_serves_already_expects_no_other_turn() -> None:
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
-        server._accepting.expect()
-        assert server._accepting.has_begun
+        server._accept_loop.expect()
+        assert server._accept_loop.has_begun
 
 
 def serve_for_a_while(server: netkit.Server) -> None:
     with in_thread(netkit.Server.serve_forever, server):
-        wait_until(lambda: server._accepting.under_way)
+        wait_until(lambda: server._accept_loop.under_way)
         server.shutdown()
 
 

@@ -412,7 +412,7 @@ def test_an_order_stops_its_server(server: netkit.Server) -> None:
         sock.sendall(b"x")
         assert receive_exactly(sock, 1) == b"x"
         channel.send(Stop(LONG, LONG))
-        wait_until(lambda: not server._accepting.under_way)
+        wait_until(lambda: not server._accept_loop.under_way)
         assert server._drain.order == (LONG, LONG)
         channel.close()
 
@@ -420,7 +420,7 @@ def test_an_order_stops_its_server(server: netkit.Server) -> None:
 def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
     with obeying(server) as channel:
         channel.close()
-        wait_until(lambda: not server._accepting.under_way)
+        wait_until(lambda: not server._accept_loop.under_way)
         assert server._drain.order == (None, 0.0)
 
 

@@ -661,7 +661,7 @@ def test_handle_request_is_ended_by_a_stop() -> None:
     with netkit.Server(LOCAL, Shout) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        wait_until(lambda: server._accepting.under_way)
+        wait_until(lambda: server._accept_loop.under_way)
         server.shutdown()
         thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -297,24 +297,25 @@ def test_a_place_that_is_free_just_after_there_was_none_costs_nobody_the_connect
     assert (failures, server.refused_count) == ([1], 0)
 
 
-class CountsWaits(netkit.Server):
-    waits = 0
-
-    def _wait_for_client(self, *arguments: Any) -> bool:
-        self.waits += 1
-        return super()._wait_for_client(*arguments)
+def counting_waits(server: netkit.Server) -> list[Any]:
+    """The arguments of each wait for a client that `server` begins from now on."""
+    waits: list[Any] = []
+    wait = server._acceptor._wait
+    server._acceptor._wait = lambda *args: (waits.append(args), wait(*args))[1]  # type: ignore[func-returns-value,method-assign]
+    return waits
 
 
 def test_a_suspended_server_that_shares_places_waits_without_looking_at_them() -> None:
     places = SharedPlaces(1)
-    server = CountsWaits(None, netkit.EchoHandler, max_connections=1)
+    server = netkit.create_server(netkit.EchoHandler, max_connections=1)
+    waits = counting_waits(server)
     server.share_places(places)
     with contextlib.closing(places), server.listen(0, "127.0.0.1"):
         server.suspend()
         with client(server) as sock:
             sock.sendall(b"x")
             assert is_silent(sock)
-            assert server.waits <= 5
+            assert len(waits) <= 5
             server.resume()
             assert receive_exactly(sock, 1) == b"x"
         server.stop()
@@ -322,7 +323,8 @@ def test_a_suspended_server_that_shares_places_waits_without_looking_at_them() -
 
 @pytest.mark.parametrize("when", ["wait", 60.0])
 def test_handle_request_keeps_the_limits(when: Any) -> None:
-    with CountsWaits(("127.0.0.1", 0), echo, max_connections=1, when_full=when) as server:
+    with netkit.Server(("127.0.0.1", 0), echo, max_connections=1, when_full=when) as server:
+        waits = counting_waits(server)
         with client(server) as first, client(server) as second:
             second.sendall(b"x")
             server.handle_request()
@@ -330,7 +332,7 @@ def test_handle_request_keeps_the_limits(when: Any) -> None:
             server.timeout = 0.2
             server.handle_request()
             assert server.connection_count == 1
-            assert server.waits <= 5
+            assert len(waits) <= 5
             first.close()
             server.wait_for_connections(0)
             server.timeout = None if when == "wait" else 0.2
@@ -561,15 +563,15 @@ def test_a_client_that_cannot_be_registered_gives_its_place_back(
 ) -> None:
     with serving(netkit.EchoHandler, max_connections=1, drain_timeout=0.5) as server:
         assert exchange(server, b"x") == b"x"
-        note, failed = server._connection, threading.Event()
+        failed = threading.Event()
 
         def fail(*arguments: Any) -> Any:
             if failed.is_set():
-                return note(*arguments)
+                return netkit.Connection(*arguments)
             failed.set()
             raise MemoryError
 
-        monkeypatch.setattr(server, "_connection", fail)
+        monkeypatch.setattr("netkit.server.clients.Connection", fail)
         with contextlib.suppress(ConnectionResetError), client(server) as sock:
             assert receive_all(sock) == b""
         assert exchange(server, b"x") == b"x"
@@ -583,7 +585,7 @@ def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.Monk
     server = netkit.create_server(netkit.EchoHandler, max_connections=1)
     monkeypatch.setattr(server, "get_request", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        server._accept_one()
+        server._acceptor.accept()
     assert not server._admission._taken
 
 

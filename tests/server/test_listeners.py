@@ -474,7 +474,7 @@ def test_the_loss_of_one_listener_ends_the_loop() -> None:
     server = echo().listen_on("127.0.0.1:0", "127.0.0.1:0")
     with silent_log(), observed(events.ListenerLost) as lost:
         with serving_forever(server) as thread:
-            wait_until(lambda: server._accepting.under_way)
+            wait_until(lambda: server._accept_loop.under_way)
             server._listeners.more[0].shutdown(socket.SHUT_RDWR)
             thread.join(PATIENCE)
             assert not thread.is_alive()
@@ -795,7 +795,7 @@ def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop(
 def test_a_stop_while_the_loop_waits_ends_it() -> None:
     server = netkit.create_server().listen(0, "127.0.0.1")
     with taking(lambda conn: conn.close(), server):
-        wait_until(lambda: server._accepting.under_way)
+        wait_until(lambda: server._accept_loop.under_way)
 
 
 def test_connections_may_be_closed_in_other_threads_and_a_stop_waits_for_them() -> None:
@@ -867,7 +867,7 @@ def test_a_connection_that_was_not_yielded_is_closed_when_the_loop_ends() -> Non
     server = netkit.create_server().listen(0, "127.0.0.1")
     with connected(server.server_address) as first, connected(server.server_address) as second:
         for conn in server:
-            assert server._accept_one() is None  # as when several are let in at once
+            assert server._acceptor.accept() is None  # as when several are let in at once
             conn.destroy()
             break
         assert (receive_all(first), receive_all(second)) == (b"", b"")
@@ -920,7 +920,7 @@ def test_a_server_without_a_handler_serves_nobody_by_itself() -> None:
             with pytest.raises(netkit.ServerStateError, match=text):
                 serve()
     with pytest.raises(netkit.ServerStateError, match=text):
-        netkit.server.server.no_handler(None)  # type: ignore[attr-defined]
+        netkit.server.serving.no_handler(None)  # type: ignore[attr-defined]
 
 
 def test_a_server_with_any_handler_may_be_looped_over_and_then_serve() -> None:

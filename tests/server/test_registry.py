@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -56,10 +55,8 @@ def test_a_connection_is_live_from_add_to_remove() -> None:
         assert registry.live() == ()
         added(registry, [one, two])
         assert registry.live() == (one, two)
-        assert registry.get(one.socket) is one
         registry.remove(one)
         assert registry.live() == (two,)
-        assert registry.get(one.socket) is None
 
 
 def test_each_connection_has_one_event_at_its_begin_and_one_with_the_counts_at_its_end() -> None:
@@ -108,36 +105,6 @@ def test_of_many_threads_that_claim_a_connection_one_gets_it() -> None:
         registry.add(conn)
         in_threads(claim, [(conn,)] * 8)
     assert sorted(claimed) == [False] * 7 + [True]
-
-
-def test_a_socket_that_wraps_the_accepted_one_takes_its_place() -> None:
-    registry = Registry()
-    with connections(2) as (other, conn):
-        added(registry, [other, conn])
-        assert registry.claim(conn)
-        wrapped = socket.socket(fileno=conn.socket.detach())
-        assert registry.adopt(wrapped) is conn
-        assert conn.socket is wrapped
-        assert registry.get(wrapped) is conn
-        assert registry.live() == (other, conn)
-
-
-def test_a_wrapper_that_leaves_the_descriptor_alone_is_not_watched_for_a_bare_handler() -> None:
-    registry = Registry()
-    with connections(1, opaque=True) as (conn,):
-        registry.add(conn)
-        registry.claim(conn)
-        accepted = conn.socket
-        assert registry.adopt(object()) is conn
-        assert conn.socket is accepted
-
-
-def test_a_thread_that_serves_nobody_adopts_nobody() -> None:
-    registry = Registry()
-    with connections(1) as (conn,):
-        registry.add(conn)
-        assert registry.adopt(object()) is None
-        assert conn.socket is not None
 
 
 def test_many_threads_may_come_and_go_at_once() -> None:
@@ -439,15 +406,3 @@ def test_no_connection_is_cut_under_the_lock() -> None:
         conn.cut = cut  # type: ignore[method-assign]
         registry.cut(NOBODY)
     assert registry.drained() == (0, 1)
-
-
-def test_a_connection_that_is_over_stays_so_when_its_socket_is_replaced() -> None:
-    registry = Registry()
-    with connections(1) as (conn,):
-        added(registry, [conn])
-        registry.remove(conn)
-        former, successor = conn.socket, socket.socket(fileno=conn.socket.detach())
-        registry.replace(conn, successor)
-        assert registry.live() == ()
-        assert registry.replaced.get(former) is conn
-        assert conn.socket is successor

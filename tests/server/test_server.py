@@ -385,7 +385,7 @@ def call_before_the_next_turn(call: Callable[[], object], patch: pytest.MonkeyPa
         with in_thread(call):
             pass
 
-    patch.setattr("netkit.server.server.check_threads", check_threads)
+    patch.setattr("netkit.server.serving.check_threads", check_threads)
 
 
 def test_of_two_threads_that_start_a_server_one_gets_an_error(
@@ -970,7 +970,7 @@ def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
         assert stopping.wait(PATIENCE)
         with in_thread(server.stop, PATIENCE):
             wait_until(lambda: server._life.state.name == "DRAINING")
-            wait_until(lambda: not server._accepting.under_way)
+            wait_until(lambda: not server._accept_loop.under_way)
             for serve in (server.serve_forever, server.handle_request, lambda: list(server)):
                 serve()
             go_on.set()
@@ -981,7 +981,7 @@ def test_what_fails_as_a_server_begins_to_accept_ends_its_turn() -> None:
         raise ValueError("not ready")
 
     server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
-    server._when_accepting = fail
+    server._serving.when_accepting = fail
     with pytest.raises(ValueError, match="not ready"):
         server.start()
     with server:

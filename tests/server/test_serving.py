@@ -53,7 +53,7 @@ def test_a_server_whose_interpreter_exits_emits_one_event_and_ends(
     server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
     with silent_log(), observed(events.ListenerLost, events.HandlerFailed) as seen:
         with serving_forever(server) as thread:
-            wait_until(lambda: server._accepting.under_way)
+            wait_until(lambda: server._accept_loop.under_way)
             monkeypatch.setattr(threading.Thread, "start", start)
             with client(server) as sock:
                 assert receive_all(sock) == b""
@@ -97,7 +97,7 @@ def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> No
             return super().get_request()
 
     server = Short(("127.0.0.1", 0), netkit.EchoHandler)
-    server._accepting.back_off.longest = 0.1
+    server._accept_loop.back_off.longest = 0.1
     with silent_log(), serving_forever(server) as thread:
         assert exchange(server, b"hello") == b"hello"
         server.shutdown()

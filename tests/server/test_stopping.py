@@ -660,7 +660,7 @@ def test_a_stop_serves_clients_queued_behind_one_that_went_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
-    server._accepting.has_begun = True  # it has served, and was shut down
+    server._accept_loop.has_begun = True  # it has served, and was shut down
     accept = server.get_request
     errors = [ConnectionAbortedError(errno.ECONNABORTED, "gone"), None, None]
 

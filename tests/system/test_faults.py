@@ -58,7 +58,7 @@ from support import (
 import netkit
 import netkit.server.server
 from netkit.core import events
-from netkit.server.doorway import Doorway
+from netkit.server.hooks import HookedServer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits or its /proc")
 
@@ -79,14 +79,14 @@ def test_every_row_has_its_test() -> None:
 def counted_accepts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
     """One for each time that a server tries to accept meanwhile."""
     accepts: list[None] = []
-    get_request = Doorway.get_request
+    get_request = HookedServer.get_request
 
-    def counting(server: Doorway) -> Any:
+    def counting(server: HookedServer) -> Any:
         accepts.append(None)
         return get_request(server)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Doorway, "get_request", counting)
+        patch.setattr(HookedServer, "get_request", counting)
         yield accepts
 
 

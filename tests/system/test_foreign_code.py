@@ -339,7 +339,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
         server.stop(SHORT)
     assert not server.listening
     assert not [event for event in failed if event.observer.endswith("observe")]
-    wait_until(lambda: not server._accepting.under_way)
+    wait_until(lambda: not server._accept_loop.under_way)
 
 
 def test_a_hook_may_stop_the_server_before_it_listens_everywhere() -> None:
@@ -485,7 +485,7 @@ def test_a_stop_does_not_wait_for_what_blocks_for_ever(name: str) -> None:
             assert not stuck.let_go.is_set()
             assert len(reports) == 1
             assert not server.listening
-            accepting = server._accepting
+            accepting = server._accept_loop
             server.configure(deny=None, max_connections=None, lifetime=None)
             server.listen(0, "127.0.0.1").start()  # another life, beside the thread that is stuck
             assert exchange(server, b"hello") == b"hello"
@@ -571,7 +571,7 @@ def test_the_patience_of_a_stop_ends_though_the_accepting_thread_does_not() -> N
 
 def test_a_server_that_is_full_is_stopped_in_time() -> None:
     with busy_client() as (server, sock), client(server):
-        server._accepting.back_off.longest = LONG
+        server._accept_loop.back_off.longest = LONG
         assert server.stop(SHORT) == (0, 1)
         assert receive_all(sock) == b""
 
@@ -726,17 +726,17 @@ def test_a_start_that_is_interrupted_leaves_no_thread_that_serves(
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             server.start()
-    wait_until(lambda: not server._accepting.under_way)
+    wait_until(lambda: not server._accept_loop.under_way)
     exchange_hello(server.start())
     server.stop(LONG)
 
 
 def test_a_thread_that_comes_after_its_turn_has_ended_accepts_nobody() -> None:
     server = echo_server()
-    acceptor = server._begin_accepting()
-    assert acceptor is not None
-    server._accepting.end()
-    server._accept_until_stopped(acceptor, 0.5)
+    begun = server._serving.begin()
+    assert begun is not None
+    server._accept_loop.end()
+    server._serving.run(*begun, 0.5)
     server.close()
 
 

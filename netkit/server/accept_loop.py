@@ -1,0 +1,190 @@
+"""Which thread accepts the clients of a server, and how other threads end its loop.
+
+At most one thread at a time runs the accept loop. Other threads wake that thread, or wait for the
+end of the loop, through one Condition.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..core import events
+from ..core.backoff import BackOff
+from .selector import ListenerSelector
+
+# The pauses while this machine cannot serve one more client (seconds). The first is so short that
+# nobody notices it, and the longest so long that a lasting shortage costs nothing.
+FIRST_PAUSE = 0.005
+LONGEST_PAUSE = 1.0
+
+
+def _do_nothing() -> None:
+    pass
+
+
+class AcceptLoop:
+    """The state of one server's accept loop. Thread-safe.
+
+    A signal handler may call `request_stop`, `wake` and `wait_for_end` in the thread that runs the
+    loop. The lock is re-entrant for its sake: it may have interrupted one of these methods.
+    """
+
+    def __init__(self, on_end: Callable[[], None] = _do_nothing, server: Any = None) -> None:
+        """`on_end` is called without a lock when the loop has ended, or has been suspended.
+
+        `server` is the server of the events that are emitted.
+        """
+        self._on_end = on_end
+        self._server = server
+        # Guards the attributes; notified when one of them changes that a thread may wait for.
+        self._changed = threading.Condition()
+        self._selector: ListenerSelector | None = None
+        self._thread: int | None = None  # the thread that runs the loop
+        self._suspended = False
+        self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._paused_at = 0.0  # on the monotonic clock
+        self.stop_requested = False
+        self.has_begun = False
+        """Whether the loop has run since the last `expect`, though it may have ended at once."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a thread runs the loop."""
+        return self._selector is not None
+
+    def begin(self, *listeners: socket.socket, contended: bool = True) -> ListenerSelector | None:
+        """Begin the loop, in the calling thread or in one that calls `take_over`.
+
+        Returns the selector to wait with; `contended` as for `ListenerSelector`. Returns None if
+        another thread runs the loop, or if a stop was requested before the loop ever ran.
+        """
+        with self._changed:
+            if self._selector is not None:
+                return None
+            self.has_begun = True
+            if self.stop_requested:
+                self.stop_requested = False
+                return None
+            self._thread = threading.get_ident()  # first, since a signal handler may ask for it
+            try:
+                self._selector = ListenerSelector(*listeners, contended=contended)
+            except BaseException as error:
+                self._thread = None
+                if self.stop_requested and isinstance(error, (OSError, ValueError)):
+                    self.stop_requested = False  # by a signal handler that has closed the listeners
+                    return None
+                raise
+            return self._selector
+
+    def expect(self) -> None:
+        """Have a stop that is requested from now on end the next loop at once."""
+        with self._changed:
+            if self._selector is None:
+                self.has_begun = False
+
+    def take_over(self, selector: ListenerSelector) -> bool:
+        """Run the loop of `selector` in the calling thread. False if that loop has ended."""
+        with self._changed:
+            if self._selector is not selector:
+                return False
+            self._thread = threading.get_ident()
+            return True
+
+    def runs_here(self) -> bool:
+        """Whether the calling thread runs the loop."""
+        return self._thread == threading.get_ident()
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Have no thread wait for the end of the loop, while its thread runs other code."""
+        with self._changed:
+            self._suspended = True
+            self._changed.notify_all()
+        self._on_end()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._suspended = False
+
+    def end(self) -> None:
+        """End the loop, and close its selector. Idempotent."""
+        with self._changed:
+            if self._selector is not None:
+                self._selector.close()
+            self._selector = self._thread = None
+            self.stop_requested = False
+            self._changed.notify_all()
+        self._on_end()
+
+    def end_in_child(self) -> bool:
+        """Close the descriptors in a forked child, where no thread runs the loop.
+
+        Returns whether a thread of the parent runs it.
+        """
+        if self._selector is None:
+            return False
+        self._selector.close()
+        return True
+
+    def request_stop(self) -> None:
+        """Have the loop end soon. If it has never run, the first one ends at once."""
+        with self._changed:
+            self.stop_requested = self._thread is not None or not self.has_begun
+            self._changed.notify_all()
+            if self._selector is not None:
+                self._selector.wake()
+
+    def wake(self) -> None:
+        """End the wait of the thread that runs the loop, if there is one."""
+        with self._changed:
+            if self._selector is not None:
+                self._selector.wake()
+
+    def wait_for_end(self) -> None:
+        """Wait until the loop has ended. Returns at once in the thread that runs it."""
+        with self._changed:
+            self._changed.wait_for(self.has_ended())
+
+    def has_ended(self) -> Callable[[], bool]:
+        """Return a function that tells whether the present loop has ended.
+
+        It also returns True while the loop is suspended, and always if the calling thread runs it.
+        """
+        selector, mine = self._selector, self.runs_here()
+        return lambda: mine or selector is None or self._selector is not selector or self._suspended
+
+    def failed(self, error: BaseException) -> None:
+        """Pause, since this machine cannot serve one more client; longer after each failure.
+
+        A requested stop ends the pause. In the thread that runs the loop the selector waits, and in
+        any other thread (an overridden `process_request` may start clients elsewhere) the
+        Condition.
+        """
+        with self._changed:
+            is_first = not self.back_off.pause
+            if is_first:
+                self._paused_at = time.monotonic()
+            seconds = self.back_off.failed()
+        if is_first:
+            events.emit(events.AcceptPaused(error), self._server)
+        selector = self._selector
+        if selector is not None and self.runs_here():
+            selector.pause(seconds)
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self.stop_requested or not self.under_way, seconds)
+
+    def succeeded(self) -> None:
+        """End an episode of failures, if there is one: a client has got its thread."""
+        with self._changed:
+            was_paused = bool(self.back_off.pause)
+            self.back_off.succeeded()
+        if was_paused:
+            seconds = time.monotonic() - self._paused_at
+            events.emit(events.AcceptResumed(seconds), self._server)

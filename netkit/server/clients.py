@@ -1,0 +1,285 @@
+"""The way of a client of netkit's own handlers: registered, given a thread, served, closed.
+
+The connection is made once and handed along. Its thread alone decides that it is over. Clients of
+servers that override a hook of `socketserver`, and of handlers that read the bare socket, go
+another way after they are registered (`netkit.server.compat`).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..core import events
+from ..core.deadline import wait_time
+from ..core.errors import NotBegunError, PeerError
+from ..core.options import Options
+from ..net import sockopts
+from ..net.addresses import describe_peer
+from ..net.connection import Connection
+from ..net.timeouts import in_seconds, unacknowledged
+from .adapting import Serve, check_result, error_of_handle
+from .admission import Ticket
+from .listeners import INHERITS_OPTIONS, set_options
+
+if TYPE_CHECKING:
+    from .server import Server
+
+
+class IteratedConnection(Connection):
+    """A connection that ``for connection in server`` has given to the program, which closes it."""
+
+    __slots__ = ()
+
+    def _release(self) -> None:
+        super()._release()
+        self.server._compat.remove(self)
+
+    def detach(self) -> tuple[socket.socket, bytes]:
+        """As `Connection.detach`; afterwards its place in the server is free."""
+        detached = super().detach()
+        self.server._compat.remove(self)
+        return detached
+
+
+class Clients:
+    """Makes the connections of one server, gives each of them a thread, serves and ends it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.iterated: deque[Connection] | None = None
+        """The connections that ``for connection in server`` has accepted and not yielded yet.
+
+        None unless the program iterates over the server.
+        """
+
+    def speaks_tls(self) -> bool:
+        """Whether clients speak TLS from the first byte on."""
+        server = self._server
+        return server._tls is not None and not server._options.starttls
+
+    # In the accepting thread
+
+    def admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+        """Start to serve a client that has a place; a failure ends that client alone.
+
+        An exception that is meant to end the program is raised.
+        """
+        server, connection = self._server, None
+        try:
+            connection = self.register(request, client_address, ticket)
+            self.announce(connection)
+            connection.thread = None  # from now on a thread may claim it
+            serve = server._serve
+            if (
+                serve is None
+                or self.iterated is not None
+                or type(request) is not socket.socket
+                or server._overrides_hooks_of_client()
+            ):
+                server._compat.start(connection, request, client_address)
+            else:
+                self.run(request, self.serve, connection, serve)
+        except BaseException as error:
+            is_for_caller = server._acceptor.is_for_caller(error)
+            if not is_for_caller:
+                self._report_failed_start(connection, error, request, client_address)
+            # After a Ctrl+C its thread may run already, and have claimed it.
+            if not is_for_caller or connection is None or server._connections.claim(connection):
+                self.abandon(connection, request)
+            if is_for_caller:
+                raise
+        else:
+            if server._accept_loop.back_off.pause:
+                server._accept_loop.succeeded()
+
+    def _report_failed_start(
+        self,
+        connection: Connection | None,
+        error: BaseException,
+        request: Any,
+        client_address: Any,
+    ) -> None:
+        if connection is not None and isinstance(error, Exception):
+            self._server._compat.handle_error_of(connection, client_address)
+        elif isinstance(error, Exception):
+            self._server._compat.call("handle_error", request, client_address)
+        else:
+            events.emit(events.HookFailed("process_request", error), self._server)
+
+    def register(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
+        """Make the connection of an accepted client. If that fails, `ticket` is given back.
+
+        The connection belongs to the calling thread at first: a stop that an observer makes here
+        does not wait for it.
+        """
+        server = self._server
+        options = server._options
+        try:
+            is_opaque = server._serve is None and self.iterated is None
+            connection = (Connection if self.iterated is None else IteratedConnection)(
+                request,  # by position, since names cost a dictionary for each client
+                client_address,
+                server._listeners.local_name,
+                server,
+                options.encoding,
+                options.max_line,
+                options.max_message,
+                is_opaque,
+            )
+            connection.lifetime = options.lifetime
+            if not INHERITS_OPTIONS:  # pragma: no cover - see there
+                set_options(request, options)
+            if is_opaque:
+                _limit_calls(request, options)
+            elif server._time_limits is not None:
+                connection.set_limits(server._time_limits)
+            connection.ticket = ticket
+            connection.thread = threading.get_ident()
+            server._connections.add(connection)
+        except BaseException:
+            server._admission.leave(ticket)  # else the registry has it given back in the end
+            raise
+        return connection
+
+    def announce(self, connection: Connection) -> None:
+        """Watch the lifetime of a registered connection, and emit the event about it."""
+        if connection.lifetime is not None:
+            self._server._lifetimes.watch(connection.opened_at, connection.lifetime)
+        self._server._connections.announce(connection)
+
+    def run(self, request: Any, function: Callable[..., object], *arguments: Any) -> None:
+        """Call `function` in a client's thread; wait for one while none can be started.
+
+        If the server stops meanwhile, the client is closed unserved.
+        """
+        server = self._server
+        threads, loop = server._client_threads, server._accept_loop
+        threads.daemon = server.daemon_threads
+        while True:
+            try:
+                return threads.run(function, *arguments)
+            except RuntimeError as error:
+                if "interpreter shutdown" in str(error):  # no client can be served any more
+                    events.emit(events.ListenerLost(error), self._server)
+                    loop.request_stop()
+                elif loop.under_way and not loop.stop_requested:
+                    loop.failed(error)  # a thread may end soon
+                    continue
+                else:
+                    events.emit(events.AcceptFailed(error), self._server)
+                return server._compat.forget(request)
+
+    # In the client's thread
+
+    def serve(self, connection: Connection, serve: Serve) -> None:
+        """Serve a client from its first byte to its end, by a handler of netkit's own kinds."""
+        server = self._server
+        if not server._connections.claim(connection):
+            return
+        threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
+        try:
+            if server._tls is not None and not server._options.starttls:
+                connection.start_tls(server._tls)
+            try:
+                check_result(serve(connection))
+            except BaseException as error:
+                connection.fail(error)
+                raise
+        except BaseException as error:
+            self._report_failed(connection, error)
+        finally:
+            connection.forget_frames()  # before the close, which may wait for the client
+            try:
+                connection.close()
+            finally:
+                if not connection.closed:  # another thread is closing it, and is not waited for
+                    connection.destroy()
+                server._connections.remove(connection)
+                connection.forget_frames()
+
+    def _report_failed(self, connection: Connection, error: BaseException) -> None:
+        """Report the error of a handler; call `handle_error` as `socketserver` does."""
+        client_address = connection._remote_name
+        if not isinstance(error, Exception):
+            self.report_fault(connection, client_address, error)
+        elif not (isinstance(error, NotBegunError) and self.speaks_tls()):
+            # A client that sends nothing is no error, as on a port without TLS.
+            self._server._compat.handle_error_of(connection, client_address)
+
+    def abandon(self, connection: Connection | None, request: Any) -> None:
+        """Close a client at once, without its handler."""
+        if connection is not None:
+            connection.destroy()
+            self._server._compat.remove(connection)
+        if connection is None or connection.socket is not request:
+            sockopts.force_close(request)
+
+    # Errors
+
+    def report(self, connection: Connection | None, client_address: Any) -> None:
+        """Emit an event about the exception being handled: whether the client is to blame or not.
+
+        `connection` None: it is not known whose error it is.
+        """
+        error = sys.exc_info()[1]
+        assert error is not None, "to be called while an exception is being handled"
+        # If the client is gone, the error of `finish` must not hide that of `handle`.
+        faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
+        if faults:
+            self.report_fault(connection, client_address, faults[0])
+        else:
+            reason = self._explained(error, connection)
+            event = events.ClientFailed(*_ends(connection, client_address, reason))
+            events.emit(event, self._server)
+
+    def report_fault(
+        self, connection: Connection | None, client_address: Any, error: BaseException
+    ) -> None:
+        """Emit an event about an error that is not the client's."""
+        events.emit(events.HandlerFailed(*_ends(connection, client_address, error)), self._server)
+
+    def _explained(self, error: BaseException, connection: Connection | None) -> BaseException:
+        """Return `error`, or one that names the limit, where Python only says "timed out"."""
+        options = self._server._options
+        if connection and isinstance(error, TimeoutError) and error.errno is None:
+            name, limit = _limit_of_calls(options)
+            if limit is not None and limit == connection.socket.gettimeout():
+                text = f"{connection.peer} kept a read or a write waiting for {in_seconds(limit)}"
+                return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+        if connection and options.write_timeout is not None and isinstance(error, OSError):
+            return unacknowledged(error, options.write_timeout, connection.peer)
+        return error
+
+
+def _limit_calls(request: socket.socket, options: Options) -> None:
+    """Set the time limits of a socket that its handler reads and writes itself."""
+    request.settimeout(_limit_of_calls(options)[1])
+    if options.write_timeout is not None:
+        sockopts.set_acknowledgement_timeout(request, options.write_timeout)
+
+
+def _limit_of_calls(options: Options) -> tuple[str, float | None]:
+    """The time limit of each call of a socket that its handler reads, and the option's name."""
+    for name in ("idle_timeout", "read_timeout", "write_timeout"):
+        if getattr(options, name) is not None:
+            return name, wait_time(getattr(options, name))
+    return "", None
+
+
+def _ends(
+    connection: Connection | None, client_address: Any, error: BaseException
+) -> tuple[int, str, BaseException, str]:
+    """The attributes of an event about `error`: id, peer, error and local address."""
+    number, local = (connection.id, connection.local) if connection else (0, "")
+    return number, describe_peer(client_address), error, local
+
+
+def _is_clients(error: BaseException, connection: Connection | None) -> bool:
+    """Whether the client is to blame for an error of its handler."""
+    return isinstance(error, PeerError) or bool(connection and connection.is_to_blame(error))

@@ -1,0 +1,219 @@
+"""What `Server` has in common with `socketserver.ThreadingTCPServer`: attributes and hooks.
+
+A program may override each of the hooks, and may call it. Here they lead to the parts of the server
+that do the work.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import socket
+import socketserver
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..core.errors import ServerStateError
+from ..core.options import Options, TimeLimits
+from . import reload
+from .accept_loop import AcceptLoop
+from .acceptor import Acceptor
+from .adapting import Serve, problem_of_result
+from .admission import Admission, Refusals
+from .clients import Clients
+from .compat import Compat
+from .drain import Drain, Order
+from .life import Life, State
+from .listeners import Listeners
+from .overflow import Anteroom
+from .registry import Registry
+from .serving import Serving
+from .subclassing import CalledByName, ServerType, Threads
+from .threads import ClientThreads
+from .watchdog import Lifetimes
+
+if TYPE_CHECKING:
+    import ssl
+
+_Self = TypeVar("_Self", bound="HookedServer")
+
+# The hooks that a client passes after it has been accepted, in the order of their calls.
+_OF_CLIENT = (
+    *("process_request", "verify_request", "process_request_thread", "finish_request"),
+    *("shutdown_request", "close_request"),
+)
+# What a subclass may override, and netkit calls.
+HOOKS = (
+    *("server_bind", "server_activate", "get_request", *_OF_CLIENT, "handle_error"),
+    *("handle_timeout", "service_actions"),
+)
+_hooks_of_client = operator.attrgetter(*_OF_CLIENT)
+
+
+class _NotBoundError(ServerStateError, AttributeError):
+    """So that ``hasattr(server, "socket")`` is False."""
+
+
+class _NoSocketYet:
+    """What a server has for a `socket` before it has one."""
+
+    def __get__(self, server: object, _: type) -> Any:
+        if server is None:
+            return self
+        raise _NotBoundError("the server is not bound; call listen() first")
+
+
+class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerType):
+    """The hooks and attributes of `socketserver`. `Server` is its only direct subclass."""
+
+    socket: Any = _NoSocketYet()
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
+    allow_reuse_port = False
+    request_queue_size = 511  # with 5, the sixth client of a burst waits for a second
+    # A closed server waits for its threads, and so does the interpreter's exit, but not for ever: a
+    # handler that never ends cannot keep the process from ending.
+    daemon_threads = True
+    block_on_close = True
+
+    _handler_class: Any = None  # a subclass may name one, see `__init_subclass__`
+
+    def __new__(cls: type[_Self], *_: Any, **__: Any) -> _Self:
+        self = super().__new__(cls)
+        self._make_parts()  # here, since a constructor of a subclass may not call ours
+        return self
+
+    def _make_parts(self) -> None:
+        server: Any = self  # the parts see it as what it is, a `Server`
+        self._changes = reload.Changes()  # of the attributes that follow
+        self._options = Options()
+        self._serve: Serve | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._time_limits: TimeLimits | None = None
+        self._make_limits()
+        self._connections = Registry(self._admission.over, self)
+        self._make_threads()
+        self._life = Life()
+        self._listeners = Listeners(server, self._life)
+        self._acceptor = Acceptor(server)
+        self._serving = Serving(server)
+        self._clients = Clients(server)
+        self._compat = Compat(server)
+        self._drain = Drain(server)
+
+    def _make_limits(self) -> None:
+        self._admission = Admission(self._options, self._wake_acceptor)
+        self._refusals = Refusals(server=self)
+
+    def _make_threads(self) -> None:
+        """Make the parts that end with the server, and begin anew when it listens again."""
+        self._accept_loop = AcceptLoop(self._connections.notify, self)
+        self._anteroom = Anteroom(self._wake_acceptor)
+        self._client_threads = ClientThreads(self.daemon_threads)
+        self._lifetimes = Lifetimes(self._connections.live)
+
+    def _wake_acceptor(self) -> None:
+        self._accept_loop.wake()
+
+    def _begin_new_life(self) -> None:
+        """Not bound, and whatever was stopped before is forgotten."""
+        with self._life.changed:
+            self._life.state = State.NEW
+            self._drain.order = Order()
+            self._listeners.opened_by = None
+            self._connections.reopen()
+            self._make_threads()
+
+    def _end_in_child(self) -> None:
+        """In a forked child: it is closed, and has no connection but those of the calling thread.
+
+        The threads of the parent are not here, and may have left any lock held. Nothing is written
+        to the descriptors that are shared with the parent. A server that does not accept is left.
+        """
+        if not self._accept_loop.end_in_child():
+            return
+        self._life.end_in_child()
+        self._changes = reload.Changes()
+        self._anteroom.close_descriptors()
+        self._connections.end_in_child()
+        self._client_threads.end_in_child()
+        self._begin_new_life()
+        self._make_limits()
+        self._listeners.end_in_child()
+        self._life.state = State.CLOSED
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """TypeError for a hook that is a coroutine function: a call of it would run nothing.
+
+        A `RequestHandlerClass` of the class is what a server of it has until it is given another.
+        """
+        super().__init_subclass__(**more)
+        if "RequestHandlerClass" in vars(cls) and not hasattr(cls.RequestHandlerClass, "__set__"):
+            cls._handler_class = cls.RequestHandlerClass
+            del cls.RequestHandlerClass
+        for name in HOOKS:
+            problem = problem_of_result(getattr(cls, name))
+            if problem:
+                raise TypeError(f"{cls.__name__}.{name}: {problem}")
+
+    def _overrides(self, name: str) -> bool:
+        """Whether the program has replaced the hook `name`, in a subclass or of this server."""
+        return getattr(getattr(self, name), "__func__", None) is not getattr(HookedServer, name)
+
+    def _overrides_hooks_of_client(self) -> bool:
+        """Whether `_overrides` is true for a hook that a client passes. Called for each client."""
+        names = vars(self).keys()
+        return _hooks_of_client(type(self)) != _OWN or not names.isdisjoint(_OF_CLIENT)
+
+    @property
+    def _threads(self) -> Threads:  # `socketserver` has this name, and programs use it
+        return Threads(self._client_threads.threads(), self._drain.close)
+
+    # Listeners
+
+    def server_bind(self) -> None:
+        """Bind the socket to `server_address`, which becomes the address that it got.
+
+        TypeError if the address, or the kind of socket, is not that of a server of connections.
+        """
+        self._listeners.bind_socket(super().server_bind)
+
+    def server_activate(self) -> None:
+        """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
+        self._listeners.activate(super().server_activate)
+
+    # Clients
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one client: its socket, blocking, and its address. BlockingIOError if none waits.
+
+        If there are several listeners, of the first one that has a client; each comes first in
+        turn.
+        """
+        return self._acceptor.take()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Run `process_request_thread` in a thread of the client's own."""
+        self._compat.process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one client to its end, in the calling thread."""
+        self._compat.process_request_thread(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Run the handler. `request` may be a socket that wraps the accepted one (TLS)."""
+        self._compat.finish_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection such that its client gets everything that was written to it."""
+        self._compat.shutdown_request(request)
+
+    def close_request(self, request: Any) -> None:
+        """Close a connection's descriptor, even if a file made of the socket is still open."""
+        self._compat.forget(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log the exception being handled: in one line if the client is to blame for it."""
+        self._compat.handle_error(request, client_address)
+
+
+_OWN = _hooks_of_client(HookedServer)

@@ -1,0 +1,260 @@
+"""Whose turn it is to accept, and how the others end it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import in_thread, observed, wait_until
+
+from netkit.core.backoff import BackOff
+from netkit.core.events import AcceptPaused, AcceptResumed
+from netkit.server.accept_loop import AcceptLoop
+from netkit.server.selector import ListenerSelector
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def turn(loop: AcceptLoop, listener: socket.socket) -> bool:
+    """Accept nobody until told to stop. Whether there was a turn."""
+    selector = loop.begin(listener)
+    if selector is None:
+        return False
+    try:
+        while not loop.stop_requested:
+            selector.wait(None)
+    finally:
+        loop.end()
+    return True
+
+
+def test_a_turn_begins_and_ends(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    assert not loop.under_way
+    assert not loop.has_begun
+    assert loop.begin(listener) is not None
+    assert loop.under_way
+    assert loop.has_begun
+    loop.end()
+    assert not loop.under_way
+    assert loop.has_begun
+
+
+def test_a_stop_ends_the_turn_under_way(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    results: list[bool] = []
+    with in_thread(lambda: results.append(turn(loop, listener))):
+        wait_until(lambda: loop.under_way)
+        loop.request_stop()
+        loop.wait_for_end()
+        assert not loop.under_way
+    assert results == [True]
+    assert not loop.stop_requested
+
+
+def test_a_stop_before_the_first_turn_ends_it_before_it_begins(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    loop.request_stop()
+    assert loop.begin(listener) is None
+    assert loop.begin(listener) is not None
+    loop.end()
+
+
+def test_a_stop_after_a_turn_does_not_end_the_next(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    loop.begin(listener)
+    loop.end()
+    loop.request_stop()
+    assert not loop.stop_requested
+    assert loop.begin(listener) is not None
+    loop.end()
+
+
+def test_no_turn_begins_during_another_one(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    assert loop.begin(listener) is not None
+    assert loop.begin(listener) is None
+    loop.end()
+
+
+def test_waiting_for_the_end_does_not_wait_where_there_is_no_turn() -> None:
+    AcceptLoop().wait_for_end()
+
+
+def test_the_thread_whose_turn_it_is_does_not_wait_for_itself(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    loop.begin(listener)
+    loop.request_stop()
+    loop.wait_for_end()
+    assert loop.under_way
+    loop.end()
+
+
+def test_a_turn_can_be_handed_to_another_thread(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    selector = loop.begin(listener)
+    assert selector is not None
+
+    def take_over() -> None:
+        assert loop.take_over(selector)
+        loop.wait_for_end()  # it is its own now
+        loop.end()
+
+    with in_thread(take_over):
+        pass
+    assert not loop.under_way
+
+
+def test_a_wait_for_the_end_of_a_turn_does_not_go_on_in_the_next(
+    listener: socket.socket,
+) -> None:
+    loop = AcceptLoop()
+    loop.begin(listener)
+    with in_thread(loop.wait_for_end):
+        wait_until(lambda: loop._changed._waiters)
+        with loop._changed:  # who waits sees only what is there after the next turn began
+            loop.end()
+            loop.begin(listener)
+    assert loop.under_way
+    loop.end()
+
+
+def test_ending_what_never_began_does_no_harm(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    loop.end()
+    assert loop.begin(listener) is not None
+    loop.end()
+
+
+def test_a_listener_that_is_gone_begins_no_turn() -> None:
+    loop = AcceptLoop()
+    with socket.socket() as gone:
+        pass
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        loop.begin(gone)
+    assert not loop.under_way
+
+
+def test_an_episode_of_failures_has_one_event_and_its_end_another(
+    listener: socket.socket,
+) -> None:
+    loop = AcceptLoop()
+    loop.back_off.longest = 0.005
+    loop.begin(listener)
+    with observed(AcceptPaused, AcceptResumed) as seen:
+        error = OSError("no descriptors")
+        for _ in range(3):
+            loop.failed(error)
+        loop.succeeded()
+        loop.succeeded()
+        loop.failed(error)
+    loop.end()
+    assert [type(event) for event in seen] == [AcceptPaused, AcceptResumed, AcceptPaused]
+    assert seen[0].error is error
+    assert seen[1].seconds >= 0.015
+
+
+def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    loop.back_off = BackOff(1000.0, 1000.0)
+    loop.begin(listener)
+    with observed(AcceptPaused) as seen:
+        with in_thread(loop.failed, OSError("no descriptors")):
+            wait_until(lambda: seen)
+            loop.request_stop()
+    loop.end()
+
+
+def test_without_a_turn_a_failure_does_not_pause() -> None:
+    loop = AcceptLoop()
+    loop.back_off = BackOff(1000.0, 1000.0)
+    with observed(AcceptPaused) as seen:
+        loop.failed(OSError("no descriptors"))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_stop_by_a_signal_handler_as_a_turn_begins_is_not_lost(
+    listener: socket.socket, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = AcceptLoop()
+    loop.begin(listener)
+    loop.end()
+
+    def interrupted(*listeners: socket.socket, contended: bool) -> ListenerSelector:
+        loop.request_stop()
+        loop.wait_for_end()
+        if closed:
+            raise OSError("the listener is closed")
+        return ListenerSelector(*listeners, contended=contended)
+
+    monkeypatch.setattr("netkit.server.accept_loop.ListenerSelector", interrupted)
+    assert turn(loop, listener) is not closed
+    assert not loop.under_way
+    assert not loop.stop_requested
+
+
+def test_a_turn_that_cannot_begin_is_none(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: socket.socket, contended: bool) -> ListenerSelector:
+        raise OSError("no descriptors")
+
+    loop = AcceptLoop()
+    with monkeypatch.context() as patch:
+        patch.setattr("netkit.server.accept_loop.ListenerSelector", fail)
+        with pytest.raises(OSError, match="no descriptors"):
+            loop.begin(listener)
+    loop.request_stop()
+    loop.wait_for_end()
+    assert not loop.under_way
+    loop.begin(listener)
+    loop.end()
+
+
+def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook may put clients off to it; its pause ends with a stop, too."""
+    loop = AcceptLoop()
+    loop.back_off = BackOff(1000.0, 1000.0)
+    selector = loop.begin(listener)
+    assert selector is not None
+    monkeypatch.setattr(selector, "pause", lambda *_: pytest.fail("it is the other thread's"))
+    with in_thread(loop.failed, OSError("no descriptors")):
+        wait_until(lambda: loop._changed._waiters)
+        loop.request_stop()
+    loop.end()
+
+
+def test_a_turn_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
+    loop = AcceptLoop()
+    selector = loop.begin(listener)
+    assert selector is not None
+    loop.end()
+    assert not loop.take_over(selector)
+
+
+def test_the_end_of_a_turn_can_be_looked_for(listener: socket.socket) -> None:
+    told: list[bool] = []
+    loop = AcceptLoop(lambda: told.append(loop.under_way))
+    assert loop.has_ended()()
+    loop.begin(listener)
+    assert loop.has_ended()()  # for its own thread
+    results: list[Any] = []
+    with in_thread(lambda: results.append(loop.has_ended())):
+        pass
+    (has_ended,) = results
+    assert not has_ended()
+    with loop.suspended():
+        assert has_ended()
+    assert not has_ended()
+    loop.end()
+    assert has_ended()
+    assert told == [True, False]
