@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import re
 import signal
@@ -21,19 +20,30 @@ from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
-from ..core.options import Flag
 from ..core.text import printable
 
 LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 
-_TIME = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)", re.ASCII)
-_UNITS = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
-_NUMBERS = {
-    "SECONDS": "a time such as 30, 500ms, 5m or 2h",
-    "BYTES": "a number of bytes",
-    "N": "a number",
-}
-_PORT = re.compile(r"\d+(\?.*)?", re.ASCII)
+EXAMPLES = """\
+examples:
+  netkit echo 8080               then, in another window: netkit connect 8080
+  netkit logger 8080 --hex       write the data of clients as a hex dump
+  netkit greeter '*:8080'        on every address of this machine
+  netkit echo 8080 unix:/tmp/x   on a port and a Unix socket
+  netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
+  netkit connect 8080            talk to a server, as with nc
+
+Ctrl+C stops a server gracefully: clients have --drain-timeout to finish what they have begun.
+A second Ctrl+C stops it at once.
+"""
+
+MORE = """\
+Where the command netkit is not installed, it is python3 -m netkit, or bin/netkit in the source.
+Documentation: README.md and docs/ in the source\
+"""
+
+# What a check of a value may raise.
+INVALID = (TypeError, ValueError, LookupError, OSError)
 
 
 class ArgumentError(Exception):
@@ -136,63 +146,27 @@ def say(text: str) -> None:
 # Values
 
 
+def flag_of(name: str) -> str:
+    """The flag of an option: ``--max-line`` for ``max_line``."""
+    return "--" + name.replace("_", "-")
+
+
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
     """Make `check` a type for `argparse`, which shows the messages of its errors."""
 
     def argument(text: str) -> Any:
         try:
             return check(text)
-        except (TypeError, ValueError, LookupError, OSError) as error:
-            text = str(error)
-            if isinstance(error, OSError):
-                text = f"{error.strerror}: {error.filename!r}"
-            raise argparse.ArgumentTypeError(text.removeprefix("it: ")) from None
+        except INVALID as error:
+            raise argparse.ArgumentTypeError(why_invalid(error)) from None
 
     return argument
 
 
-def flag_value(flag: Flag) -> Callable[[str], Any]:
-    """The type for `argparse` of an option of `options.FLAGS`. ``off`` stands for None."""
-    is_number = flag.type in (int, float)
-    can_be_off = is_number and _allows_none(flag)
-
-    def value(text: str) -> Any:
-        if can_be_off and text == "off":
-            return None
-        try:
-            found = _convert(text, flag)
-        except ValueError:
-            if not is_number:
-                raise
-            or_off = " or 'off'" if can_be_off else ""
-            raise ValueError(f"it must be {_NUMBERS[flag.metavar]}{or_off}, not {text!r}") from None
-        flag.check("it", found)
-        return found
-
-    return checked(value)
-
-
-def _allows_none(flag: Flag) -> bool:
-    try:
-        flag.check("it", None)
-    except TypeError:
-        return False
-    return True
-
-
-def _convert(text: str, flag: Flag) -> Any:
-    time = _TIME.fullmatch(text) if "SECONDS" in flag.metavar else None
-    if time:  # a multiple of a part of a second is not exact: 700 * 0.001
-        number, (factor, divisor) = float(time[1]), _UNITS[time[2]]
-        return number * factor / divisor
-    if flag.type is bool:
-        if text not in ("on", "off"):
-            raise ValueError(f"it must be on or off, not {text!r}")
-        return text == "on"
-    found = flag.type(text)
-    if isinstance(found, float) and not math.isfinite(found):  # `off` means no limit
-        raise ValueError(text)
-    return found
+def why_invalid(error: Exception) -> str:
+    """The message of an error of a check, one of `INVALID`."""
+    text = f"{error.strerror}: {error.filename!r}" if isinstance(error, OSError) else str(error)
+    return text.removeprefix("it: ")
 
 
 def count(text: str) -> int:
@@ -210,7 +184,7 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
     found, host = [], None
     for word in words:
         if host is not None:
-            if not _PORT.fullmatch(word):
+            if not re.fullmatch(r"\d+(\?.*)?", word, re.ASCII):
                 break
             found.append(
                 Endpoint.parse(f"[{host}]:{word}" if is_ip(host) == 6 else f"{host}:{word}")

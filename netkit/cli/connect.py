@@ -8,16 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
-from ..core.options import FLAGS
+from ..core.options import Options
 from ..core.text import in_bytes
 from ..net.addresses import SocketAddress
-from .arguments import Parser, checked, complain, count, endpoints, flag_value, say
+from .arguments import Parser, checked, complain, count, endpoints, say
 from .conversation import transfer
 from .opening import accept, dial
 from .stdio import OutputClosedError
@@ -78,9 +78,12 @@ _HINTS = {
 }
 
 
-def parser(text: str) -> Parser:
-    """The parser of the command's options. `text` describes the command."""
-    parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=text, epilog=_EXAMPLES)
+SUMMARY = "Talk to a server: send standard input, and write the data that comes back."
+
+
+def parser() -> Parser:
+    """Make the parser of the command's options."""
+    parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=SUMMARY, epilog=_EXAMPLES)
     add = parser.add_argument_group("what it does").add_argument
     add("--listen", action="store_true", help="wait for one client there (default host: 127.0.0.1)")
     add("--probe", action="store_true", help="connect and leave: is the port open?")
@@ -127,7 +130,7 @@ def _add_where(group: Any) -> None:
 
 
 def _add_time(add: Callable[..., object]) -> None:
-    time = flag_value(FLAGS["idle_timeout"])
+    time = checked(Options.rows["idle_timeout"].parse)
     add(
         "--timeout",
         metavar="TIME",
@@ -169,13 +172,15 @@ def _source(text: str) -> tuple[str, int]:
     return parsed.address, parsed.port
 
 
-def run(arguments: argparse.Namespace, words: list[str], fail: Callable[[str], NoReturn]) -> int:
-    """Run the command and return its exit status. `fail` ends the process for a wrong use."""
+def run(argv: Sequence[str]) -> int:
+    """Run the command and return its exit status. SystemExit for wrong use."""
+    reader = parser()
+    arguments, words = reader.read(argv)
     try:
         arguments.endpoint = _endpoint(words, arguments.listen)
         _check(arguments)
     except ValueError as error:
-        fail(str(error))
+        reader.error(str(error))
     _settle(arguments)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,155 +1,181 @@
-"""The options of a client, checked in one place. docs/client.md explains each.
+"""The options of a client: the table of them. docs/client.md explains each.
 
-Times are in seconds and sizes in bytes. None disables a limit.
+Times are seconds and sizes are bytes. None disables a limit.
 """
 
 from __future__ import annotations
 
-import functools
-import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import check_port, is_ip
-from ..core.blocklist import BlockList
-from ..core.options import FLAGS, MAX_LINE, MAX_MESSAGE, check_seconds, check_switch, unknown_option
-from ..core.tls_options import check_client_tls, representation
+from ..core.kinds import (
+    BYTE_RATE,
+    ENCODING,
+    LIST,
+    SIZE,
+    SWITCH,
+    TIMEOUT,
+    Kind,
+)
+from ..core.options import MAX_LINE, MAX_MESSAGE, Pem
+from ..core.table import OptionTable, option
+from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM, PROTOCOLS
 from ..net import sockopts
 from .happy_eyeballs import Cancel
+
+if TYPE_CHECKING:
+    from ..core.blocklist import BlockList
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
 Resolver = Callable[[str, int], Iterable[str]]
 
 
-class _Values(NamedTuple):
-    connect_timeout: float | None = 30.0
-    attempt_delay: float = 0.25  # RFC 8305 section 8
-    retry: int = 0
-    family: int = 0
-    source_address: tuple[str, int] | None = None
-    resolver: Resolver | None = None
-    block_list: BlockList | None = None
-    cancel: Cancel | None = None
-    no_delay: bool = True
-    keep_alive: Any = True
-    tos: int | None = None
-    receive_buffer: int | None = None
-    send_buffer: int | None = None
-    idle_timeout: float | None = None
-    read_timeout: float | None = None
-    write_timeout: float | None = None
-    min_rate: float | None = None
-    encoding: str = "utf-8"
-    max_line: int = MAX_LINE
-    max_message: int | None = MAX_MESSAGE
-    tls: Any = False
-    tls_ca: str | os.PathLike[str] | bytes | None = None
-    tls_cert: str | os.PathLike[str] | bytes | None = None
-    tls_key: str | os.PathLike[str] | bytes | None = None
-    tls_key_password: str | None = None
-    tls_alpn: tuple[str, ...] = ()
-    tls_verify: bool = True
-    server_hostname: str | None = None
+# Kinds of values that only clients have
 
 
-class ConnectOptions(_Values):
-    """The keyword arguments of `netkit.connect`. Immutable.
-
-    TypeError or ValueError (LookupError for an encoding), which names the option, if a value is
-    invalid. TypeError if an option does not exist.
-    """
-
-    __slots__ = ()
-
-    def __new__(cls, **given: Any) -> ConnectOptions:
-        for name, value in given.items():
-            if name not in cls._fields:
-                raise unknown_option(name, cls._fields)
-            if name == "block_list":
-                given[name] = None if value is None else BlockList.of(value)
-            else:
-                check = _CHECKS[name] if name in _CHECKS else FLAGS[name].check
-                check(name, value)
-        options = super().__new__(cls, **given)
-        source = options.source_address
-        if source is not None and options.family not in (0, is_ip(source[0])):
-            raise ValueError(f"source_address {source[0]} is no IPv{options.family} address")
-        if options.tls is False:
-            for name in cls._fields[cls._fields.index("tls") + 1 :]:
-                if getattr(options, name) != _Values._field_defaults[name]:
-                    raise ValueError(f"{name} needs tls=True")
-        elif options.tls is not True:
-            for name in (name for name in cls._fields if name.startswith("tls_")):
-                if getattr(options, name) != _Values._field_defaults[name]:
-                    raise ValueError(f"{name} has no effect on a context of your own")
-        elif options.tls_cert is None:
-            for name in ("tls_key", "tls_key_password"):
-                if getattr(options, name) is not None:
-                    raise ValueError(f"{name} needs tls_cert")
-        return options
-
-    __repr__ = representation
-
-
-def _check_rounds(name: str, value: object) -> None:
+def _check_retries(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, not {value!r}")
     if value < 0:
         raise ValueError(f"{name} must be 0 or more, not {value}")
+    return value
 
 
-def _check_family(name: str, value: object) -> None:
+def _check_family(name: str, value: Any) -> int:
     if isinstance(value, bool) or value not in tuple(FAMILIES):
         raise ValueError(f"{name} must be 4, 6, or 0 for both, not {value!r}")
+    family: int = value
+    return family
 
 
-def _check_source(name: str, value: object) -> None:
-    if value is None:
-        return
+def _check_source(name: str, value: Any) -> tuple[str, int]:
     if not (isinstance(value, tuple) and len(value) == 2):
         raise TypeError(f"{name} must be (address, port), not {value!r}")
-    if not (isinstance(value[0], str) and is_ip(value[0])):
-        raise ValueError(f"{name} must have an IP address, not {value[0]!r}")
-    check_port(value[1])
+    address, port = value
+    if not (isinstance(address, str) and is_ip(address)):
+        raise ValueError(f"{name} must have an IP address, not {address!r}")
+    return address, check_port(port)
 
 
-def _check_kind(kind: Any, what: str) -> Callable[[str, object], None]:
-    def check(name: str, value: object) -> None:
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be {what}, not {value!r}")
+def _instance_of(kind: Any, noun: str) -> Kind:
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {noun}, not {value!r}")
+        return value
 
-    return check
-
-
-def _check_keep_alive(name: str, value: object) -> None:
-    if isinstance(value, bool):
-        return
-    if not (isinstance(value, tuple) and len(value) == 3):
-        raise TypeError(f"{name} must be True, False or (idle, interval, count), not {value!r}")
-    sockopts.check_keep_alive(*value)
+    return Kind(noun, check)
 
 
-def _check_tos(_: str, value: object) -> None:
-    if value is not None:
-        sockopts.check_tos(value)
+def _check_keep_alive(name: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        if not (isinstance(value, tuple) and len(value) == 3):
+            raise TypeError(f"{name} must be True, False or (idle, interval, count), not {value!r}")
+        sockopts.check_keep_alive(*value)
+    return value
 
 
-_CHECKS: Mapping[str, Callable[[str, Any], object]] = {
-    "connect_timeout": FLAGS["idle_timeout"].check,
-    "attempt_delay": functools.partial(check_seconds, zero=False),
-    "retry": _check_rounds,
-    "family": _check_family,
-    "source_address": _check_source,
-    "resolver": _check_kind(Callable, "a function"),
-    "cancel": _check_kind(Cancel, "a netkit.Cancel"),
-    "keep_alive": _check_keep_alive,
-    "tos": _check_tos,
-    "receive_buffer": FLAGS["max_message"].check,
-    "send_buffer": FLAGS["max_message"].check,
-    "tls": check_client_tls,
-    "tls_ca": FLAGS["tls_client_ca"].check,
-    "tls_verify": check_switch,
-    "server_hostname": _check_kind(str, "a name"),
-}
+def _check_tos(_: str, value: Any) -> Any:
+    sockopts.check_tos(value)
+    return value
+
+
+RETRIES = Kind("number", _check_retries)
+FAMILY = Kind("0, 4 or 6", _check_family)
+SOURCE = Kind("(address, port)", _check_source)
+KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)
+TOS = Kind("number from 0 to 255", _check_tos)
+
+
+class ConnectOptions(OptionTable):
+    """The keyword arguments of `netkit.connect`.
+
+    ValueError if options contradict each other, and what `OptionTable` raises.
+    """
+
+    connect_timeout: float | None = option(
+        30.0, TIMEOUT, "connecting", "longest time for all of it, TLS included", optional=True
+    )
+    attempt_delay: float = option(  # RFC 8305 section 8
+        0.25, TIMEOUT, "connecting", "time between the starts of attempts that race"
+    )
+    retry: int = option(0, RETRIES, "connecting", "how often to try again, with growing pauses")
+    family: int = option(0, FAMILY, "connecting", "use only addresses of IPv4 or IPv6")
+    source_address: tuple[str, int] | None = option(
+        None, SOURCE, "connecting", "address and port of the local end; port 0 is any"
+    )
+    resolver: Resolver | None = option(
+        None,
+        _instance_of(Callable, "a function"),
+        "connecting",
+        "function of host and port that returns addresses, instead of the system's",
+    )
+    block_list: BlockList | None = option(
+        None, LIST, "connecting", "addresses to which no connection is made"
+    )
+    cancel: Cancel | None = option(
+        None, _instance_of(Cancel, "a netkit.Cancel"), "connecting", "ends the call, see below"
+    )
+    no_delay: bool = option(True, SWITCH, "socket", "send small writes at once (TCP_NODELAY)")
+    keep_alive: Any = option(
+        True,
+        KEEP_ALIVE,
+        "socket",
+        "probe a silent server, as often as that",
+    )
+    tos: int | None = option(None, TOS, "socket", "type of service, or traffic class (IPv6)")
+    receive_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for input")
+    send_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for output")
+    idle_timeout: float | None = option(None, TIMEOUT, "limits", "longest silence while reading")
+    read_timeout: float | None = option(
+        None, TIMEOUT, "limits", "longest time for a line or message, from its first byte on"
+    )
+    write_timeout: float | None = option(
+        None, TIMEOUT, "limits", "longest time without progress of a write"
+    )
+    min_rate: float | None = option(
+        None, BYTE_RATE, "limits", "minimum bytes per second within a message, after 5 seconds"
+    )
+    encoding: str = option(
+        "utf-8", ENCODING, "limits", "encoding of text that is written and of lines that are read"
+    )
+    max_line: int = option(MAX_LINE, SIZE, "limits", "longest line")
+    max_message: int | None = option(MAX_MESSAGE, SIZE, "limits", "longest message", optional=True)
+    tls: Any = option(False, CLIENT_TLS, "TLS", "use TLS, with the options below or with a context")
+    tls_ca: Pem = option(None, PEM, "TLS", "authorities to trust, instead of the system's")
+    tls_cert: Pem = option(None, PEM, "TLS", "certificate of the client, and its chain")
+    tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")
+    tls_key_password: str | None = option(None, PASSWORD, "TLS", "password of the encrypted key")
+    tls_alpn: Sequence[str] = option((), PROTOCOLS, "TLS", "protocols offered by ALPN, best first")
+    tls_verify: bool = option(True, SWITCH, "TLS", "verify the certificate of the server")
+    server_hostname: str | None = option(
+        None, _instance_of(str, "a name"), "TLS", "name in the certificate, if it is not the host"
+    )
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._check_source_address()
+        self._check_tls()
+
+    def _check_source_address(self) -> None:
+        if self.source_address is not None:
+            address = self.source_address[0]
+            if self.family not in (0, is_ip(address)):
+                raise ValueError(f"source_address {address} is no IPv{self.family} address")
+
+    def _check_tls(self) -> None:
+        names = list(self.rows)
+        if self.tls is False:
+            self._check_unset("needs tls=True", *names[names.index("tls") + 1 :])
+        elif self.tls is not True:
+            own = [name for name in names if name.startswith("tls_")]
+            self._check_unset("has no effect on a context of your own", *own)
+        elif self.tls_cert is None:
+            self._check_unset("needs tls_cert", "tls_key", "tls_key_password")
+
+    def _check_unset(self, problem: str, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) != self.rows[name].default:
+                raise ValueError(f"{name} {problem}")

@@ -26,16 +26,26 @@ def parse_ip(text: str) -> bytes | None:
 
     The zone of an IPv6 address (``%eth0``) is ignored.
     """
-    if ":" not in text and "." not in text:
-        return None
-    # Not at the top, since this import takes longer than all of the core, and many servers never
-    # parse an address.
-    from ipaddress import IPv4Address, IPv6Address
+    if ":" not in text:
+        return _parse_ipv4(text)
+    # Not at the top: the import takes longer than that of all of the core, and most servers never
+    # parse an IPv6 address.
+    from ipaddress import IPv6Address
 
     try:
-        return (IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)).packed
+        return IPv6Address(text.partition("%")[0]).packed
     except ValueError:
         return None
+
+
+def _parse_ipv4(text: str) -> bytes | None:
+    parts = text.split(".")
+    try:
+        packed = bytes(map(int, parts)) if len(parts) == 4 else b""
+    except ValueError:
+        return None
+    # Leading zeros, signs, white space and digits of other scripts are invalid.
+    return packed if packed and ".".join(map(str, packed)) == text else None
 
 
 def is_ip(text: str) -> int:

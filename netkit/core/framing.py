@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .buffer import ReceiveBuffer
 from .errors import FramingError, MessageTooLongError
-from .options import check_bytes
+from .kinds import check_bytes
 from .reader import Reader
 
 if TYPE_CHECKING:

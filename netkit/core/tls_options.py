@@ -1,7 +1,6 @@
-"""Checks of the TLS options of a server and of a client.
+"""The kinds of values that the TLS options of a server and of a client have.
 
-Any value may be a key, or a password that was meant for another option, so no error and no
-representation shows a value.
+Any value may be a key, or a password that was meant for another option, so no error shows a value.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .kinds import Kind, check_text, kind_of
+
 LONGEST_PASSWORD = 1024  # bytes; OpenSSL's limit
 
 _PASSWORD_FORMS = (
@@ -18,63 +19,35 @@ _PASSWORD_FORMS = (
 )
 
 
-def representation(values: Any) -> str:
-    """The ``repr`` of a named tuple of options.
-
-    It shows neither the values of TLS options nor the arguments of the handler, which may be
-    secrets, too.
-    """
-
-    def shown(name: str, value: object) -> str:
-        is_private = name.startswith("tls_") or name == "handler_args"
-        return f"{name}={'...' if value and is_private else repr(value)}"
-
-    return (
-        f"{type(values).__name__}({', '.join(shown(*each) for each in values._asdict().items())})"
-    )
-
-
-def kind_of(value: object) -> str:
-    """The description, in an error, of a value that may be a secret."""
-    return f"of type {type(value).__name__}"
-
-
-def check_text(name: str, value: object) -> None:
-    """TypeError, with `name`, unless `value` is text."""
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name} must be text, not {kind_of(value)}")
-
-
-def check_pem(name: str, value: object) -> None:
-    """TypeError or ValueError, with `name`, unless `value` is a file's path, or its contents."""
-    if value is not None and not isinstance(value, (str, os.PathLike, bytes)):
+def check_pem(name: str, value: Any) -> Any:
+    """Return `value` if it is the path of a file, or bytes, which are the contents of one."""
+    if not isinstance(value, (str, os.PathLike, bytes)):
         raise TypeError(f"{name} must be the path of a file, or bytes, not {kind_of(value)}")
     if isinstance(value, str) and ("\n" in value or "\r" in value or "-----BEGIN" in value):
         raise ValueError(f"{name} is PEM as text: pass bytes (text.encode())")
+    return value
 
 
-def check_context(name: str, value: object) -> None:
-    """TypeError or ValueError, with `name`, unless `value` is a context for servers."""
-    if value is None:
-        return
+def check_context(name: str, value: Any) -> Any:
+    """Return `value` if it is an `ssl.SSLContext` for servers."""
     ssl = sys.modules.get("ssl")  # a program that has a context has imported it
     if ssl is None or not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {kind_of(value)}")
     if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(f"{name} must be a server's context (PROTOCOL_TLS_SERVER), not a client's")
+    return value
 
 
-def check_client_tls(name: str, value: object) -> None:
-    """TypeError, with `name`, unless `value` is True, False or a context."""
+def check_client_tls(name: str, value: Any) -> Any:
+    """Return `value` if it is True, False or an `ssl.SSLContext`."""
     ssl = sys.modules.get("ssl")
     if not isinstance(value, bool) and not (ssl and isinstance(value, ssl.SSLContext)):
         raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {kind_of(value)}")
+    return value
 
 
-def check_sni(name: str, value: object) -> None:
-    """TypeError or ValueError, with `name`, unless `value` maps hosts to certificate and key."""
-    if value is None:
-        return
+def check_sni(name: str, value: Any) -> Any:
+    """Return `value` if it maps names of hosts to (certificate, key). The key may be None."""
     if not isinstance(value, Mapping):
         raise TypeError(
             f"{name} must map host names to (certificate, key), not be {kind_of(value)}"
@@ -89,22 +62,25 @@ def check_sni(name: str, value: object) -> None:
         if files[0] is None:
             raise TypeError(f"{name} has no certificate for one of its hosts")
         for pem in files:
-            check_pem(name, pem)
+            if pem is not None:
+                check_pem(name, pem)
+    return value
 
 
-def check_names(name: str, value: object) -> None:
-    """TypeError or ValueError, with `name`, unless `value` is a list of protocols for ALPN."""
+def check_names(name: str, value: Any) -> Any:
+    """Return `value` if it is a list of protocols for ALPN."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of names, not {kind_of(value)}")
     if not all(isinstance(each, str) and each.isascii() and 0 < len(each) < 256 for each in value):
         raise ValueError(f"{name} must be names of 1 to 255 ASCII characters")
+    return value
 
 
-# Conversions of flags of the command line
+# Conversions of text
 
 
-def sni_from(text: str) -> dict[str, tuple[str, str | None]]:
-    """Convert ``NAME=CERTIFICATE[:KEY],...``. ValueError."""
+def parse_sni(text: str) -> dict[str, tuple[str, str | None]]:
+    """Convert ``NAME=CERTIFICATE[:KEY],...``. ValueError for any other form."""
     found: dict[str, tuple[str, str | None]] = {}
     for entry in text.split(","):
         name, equals, files = entry.partition("=")
@@ -115,15 +91,16 @@ def sni_from(text: str) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def names_from(text: str) -> tuple[str, ...]:
+def parse_names(text: str) -> tuple[str, ...]:
     """Convert ``NAME,...``."""
     return tuple(text.split(","))
 
 
-def password_from(text: str) -> str:
-    """The password in a file (``@FILE``, without its newline) or in a variable (``env:NAME``).
+def parse_password(text: str) -> str:
+    """Read the password in a file (``@FILE``) or in an environment variable (``env:NAME``).
 
-    ValueError, which does not show `text`, for any other form; OSError if the file cannot be read.
+    The newline at the end of the file does not belong to it. ValueError, which does not show
+    `text`, for any other form; OSError if the file cannot be read.
     """
     if text.startswith("@"):
         with open(text[1:], "rb") as file:
@@ -138,3 +115,11 @@ def password_from(text: str) -> str:
     if not password:
         raise ValueError("the environment variable of env:NAME is not set")
     return password
+
+
+PEM = Kind("path, or bytes", check_pem, str, "FILE")
+PASSWORD = Kind("text", check_text, parse_password, "@FILE|env:NAME")
+CERTIFICATES = Kind("mapping", check_sni, parse_sni, "NAME=CERT:KEY,...")
+PROTOCOLS = Kind("list of names", check_names, parse_names, "NAME,...")
+CONTEXT = Kind("`ssl.SSLContext`", check_context)
+CLIENT_TLS = Kind("True, False or `ssl.SSLContext`", check_client_tls)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConnectionClosedError, HandshakeError, NotBegunError, TlsError
-from ..core.options import TimeLimits, check_seconds
+from ..core.kinds import check_seconds
+from ..core.options import TimeLimits
 from . import sockopts
 from .timeouts import HandshakeTimer, Timer
 from .unix import PeerCredentials, peer_credentials

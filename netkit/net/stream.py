@@ -30,8 +30,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..core.cores import has_gil
 from ..core.errors import ConnectionClosedError, PeerError, TlsError, TruncatedError
-from ..core.options import TimeLimits, has_gil
+from ..core.options import TimeLimits
 from ..core.reader import FIRST_CHUNK, Reader, next_chunk
 from . import sockopts
 from .addresses import Ends, describe_peer

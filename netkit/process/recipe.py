@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.options import has_gil, usable_cores
+from ..core.cores import has_gil, usable_cores
 from ..server import log, log_config
 from ..server.server import Server
 from .channel import SentSocket
@@ -88,7 +88,7 @@ def ingredients(
     if method == "fork":
         return context, server
     handler = server.RequestHandlerClass if load is None else to_be_loaded
-    options = {**server._options._asdict(), **pems}
+    options = {**server._options.as_dict(), **pems}
     options["handler_args"] = dict(options["handler_args"])
     _check_constructor(type(server), handler, options)
     with signals_held_back():  # of which a terminal that is closed sends it one, too

@@ -6,8 +6,9 @@ import threading
 from typing import Any
 
 from ..core import events
+from ..core.cores import check_workers
 from ..core.errors import ServerStateError
-from ..core.options import check_seconds, check_workers
+from ..core.kinds import check_seconds
 from ..net.forks import check_main
 from ..server import log
 from ..server.life import State

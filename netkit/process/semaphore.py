@@ -22,8 +22,8 @@ import struct
 import tempfile
 from typing import Any
 
+from ..core.cores import MAX_WORKERS
 from ..core.errors import WorkersFailedError
-from ..core.options import MAX_WORKERS
 
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
 

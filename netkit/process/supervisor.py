@@ -25,9 +25,11 @@ from typing import Any
 
 from ..core import events
 from ..core.backoff import BackOff
+from ..core.cores import MAX_WORKERS, check_workers
 from ..core.deadline import Deadline, wait_time
 from ..core.errors import ServerStateError, WorkersFailedError
-from ..core.options import MAX_WORKERS, Options, check_seconds, check_workers
+from ..core.kinds import check_seconds
+from ..core.options import Options
 from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
 from ..server.life import State
@@ -168,7 +170,7 @@ class Workers:
         try:
             undo_in_children(self._workers.clear)  # which are not the children of a child
             if drain_timeout is not None:  # also for workers that a signal stops directly
-                self._server._options = options._replace(drain_timeout=drain_timeout)
+                self._server._options = options.changed(drain_timeout=drain_timeout)
             self._keep_files()
             self._mailbox = mailbox
             mailbox.post(NEWS)  # there may be orders from before

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..core import events
 from ..core.deadline import Deadline
-from ..core.options import check_seconds
+from ..core.kinds import check_seconds
 from .life import State
 from .registry import StopReport
 from .threads import join

@@ -115,7 +115,7 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
     found["tls_sni"] = options.tls_sni and {
         host: (kept(cert), kept(key)) for host, (cert, key) in options.tls_sni.items()
     }
-    make_tls_context(options._replace(**found))
+    make_tls_context(options.changed(**found))
     return found
 
 
@@ -150,7 +150,8 @@ def make_tls_context(options: Options) -> ssl.SSLContext | None:
     from ..tls.context import TlsFiles, server_context  # here because most programs do without
 
     if options.tls_cert is None:
-        return options.tls
+        context: ssl.SSLContext = options.tls
+        return context
     return server_context(
         TlsFiles(
             options.tls_cert,

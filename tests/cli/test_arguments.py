@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netkit.cli import arguments, commands, connect, loading
-from netkit.cli.arguments import Parser, checked, endpoints, flag_value
+from netkit.cli import arguments, connect, flags, serve
+from netkit.cli.arguments import Parser, checked, endpoints
 from netkit.core.endpoint import Endpoint
-from netkit.core.options import FLAGS, Options
 
 # Order
 
@@ -33,17 +32,16 @@ from netkit.core.options import FLAGS, Options
     ],
 )
 def test_options_stand_anywhere_between_the_words(line: str) -> None:
-    found, words = connect.parser("text").read(line.split())
+    found, words = connect.parser().read(line.split())
     assert (found.retry, found.verbose, words) == (3, True, ["localhost", "80"])
 
 
 def test_options_stand_between_the_handler_and_the_addresses() -> None:
-    parser = commands.COMMANDS["serve"].parser()
+    parser = serve.Serve().parser()
     found, words = parser.read(
         ["app:Shout", "--idle-timeout", "5", "8080", "--workers", "2", "8081"]
     )
-    found.command = "serve"
-    assert commands.understand(found, words) == {"idle_timeout": 5}
+    assert serve.Serve().understand(found, words) == {"idle_timeout": 5}
     assert (found.handler, found.workers) == ("app:Shout", 2)
     assert [address.port for address in found.addresses] == [8080, 8081]
 
@@ -55,77 +53,6 @@ def test_a_word_after_two_dashes_is_not_an_option(capsys: pytest.CaptureFixture[
         parser.read(["-x", "--"])
     error = "netkit test: error: unknown option -x (see netkit test --help)\n"
     assert capsys.readouterr() == ("", error)
-
-
-# Values
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("30", 30),
-        ("1.5", 1.5),
-        ("500ms", 0.5),
-        ("700ms", 0.7),
-        ("30s", 30),
-        (".5s", 0.5),
-        ("5m", 300),
-        ("1.5m", 90),
-        ("2h", 7200),
-        ("off", None),
-    ],
-)
-def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float | None) -> None:
-    assert flag_value(FLAGS["idle_timeout"])(text) == seconds
-    if seconds is not None:
-        assert flag_value(FLAGS["when_full"])(text) == seconds
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "s", "nan", "inf", "9" * 500, "5 m", "5d", "5M", "1h30m", "-5s", "٣s", "on", "1e3s"],
-)
-def test_any_other_text_is_not_a_time(text: str) -> None:
-    error = "it must be a time such as 30, 500ms, 5m or 2h or 'off', not "
-    with pytest.raises(argparse.ArgumentTypeError, match=error):
-        flag_value(FLAGS["idle_timeout"])(text)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "0ms"])
-def test_a_time_limit_is_more_than_zero(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="it must be more than 0 seconds"):
-        flag_value(FLAGS["idle_timeout"])(text)
-
-
-def test_every_limit_that_can_be_off_can_be_switched_off() -> None:
-    off = {}
-    for name, flag in FLAGS.items():
-        if flag.type in (int, float):
-            with contextlib.suppress(argparse.ArgumentTypeError):
-                off[name] = flag_value(flag)("off")
-    assert {"handshake_timeout", "lifetime", "max_connections", "max_message", "min_rate"} <= {*off}
-    assert set(off.values()) == {None}
-    assert {name for name, value in Options()._asdict().items() if value is None} & {*FLAGS} <= {
-        *off,
-        *(name for name, flag in FLAGS.items() if flag.type not in (int, float)),
-    }
-    Options(**off)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("max_message", "on", "it must be a number of bytes or 'off', not 'on'"),
-        ("max_line", "off", "it must be a number of bytes, not 'off'"),
-        ("max_connections", "many", "it must be a number or 'off', not 'many'"),
-        ("no_delay", "1", "it must be on or off, not '1'"),
-        ("allow", "@/nowhere", "No such file or directory: '/nowhere'"),
-    ],
-)
-def test_the_error_of_a_wrong_value_names_a_right_one(name: str, text: str, message: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError) as caught:
-        flag_value(FLAGS[name])(text)
-    assert str(caught.value).endswith(message)
 
 
 # Addresses
@@ -226,22 +153,9 @@ values = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), s
 
 
 @pytest.mark.fuzz
-@given(st.sampled_from(sorted(FLAGS)), values)
-def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text: str) -> None:
-    if text.startswith("@"):  # a file
-        return
-    try:
-        value = flag_value(FLAGS[name])(text)
-    except argparse.ArgumentTypeError:
-        return
-    certificate = {"tls_cert": "server.pem"}  # which some of them need
-    Options(**{**certificate, name: value})
-
-
-@pytest.mark.fuzz
 @given(values)
 def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> None:
-    kinds: list[Any] = [commands._worker_count, loading.handler_name, arguments.count]
+    kinds: list[Any] = [flags.WORKERS.parse, serve.handler_name, arguments.count]
     for kind in kinds:
         with contextlib.suppress(argparse.ArgumentTypeError):
             checked(kind)(text)

@@ -7,14 +7,19 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import in_thread
 
+from netkit.client.options import ConnectOptions
 from netkit.core.errors import UnknownEncodingError
-from netkit.core.options import FLAGS, Options, check_seconds
+from netkit.core.kinds import check_seconds
+from netkit.core.options import Options
+from netkit.core.table import OptionTable
 
 
 def test_the_defaults_are_these() -> None:
-    assert Options()._asdict() == {
+    assert Options().as_dict() == {
         "profile": None,
         "drain_timeout": 7.0,
         "idle_timeout": None,
@@ -74,7 +79,7 @@ def test_an_option_that_is_given_is_kept_and_the_others_have_their_defaults(
 ) -> None:
     options = Options(**{name: value})
     assert getattr(options, name) == value
-    assert {**options._asdict(), name: None} == {**Options()._asdict(), name: None}
+    assert {**options.as_dict(), name: None} == {**Options().as_dict(), name: None}
 
 
 def test_options_cannot_be_changed() -> None:
@@ -176,16 +181,18 @@ def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
         assert condition.wait(threading.TIMEOUT_MAX)
 
 
-def test_the_command_line_has_a_flag_for_every_option_but_the_handlers_arguments() -> None:
-    assert set(FLAGS) == set(Options._fields) - {"handler_args", "tls"}
-    for flag in FLAGS.values():
-        assert flag.help
-        assert flag.metavar
+def test_every_option_has_a_form_on_the_command_line_but_two() -> None:
+    without = {name for name, row in Options.rows.items() if row.kind.parse is None}
+    assert without == {"handler_args", "tls"}
+    assert all(
+        row.help and row.kind.metavar for name, row in Options.rows.items() if name not in without
+    )
 
 
-def test_the_defaults_pass_their_own_checks() -> None:
-    for name, flag in FLAGS.items():
-        flag.check(name, Options._field_defaults.get(name, getattr(Options(), name)))
+@pytest.mark.parametrize("table", [Options, ConnectOptions])
+def test_the_defaults_pass_their_own_checks(table: type[OptionTable]) -> None:
+    for name, row in table.rows.items():
+        assert row.check(name, row.default) == row.default
 
 
 def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> None:
@@ -193,3 +200,101 @@ def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> 
     with pytest.raises(TypeError) as caught:
         Options(handler_args="password=hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+# Values as text, on the command line or in the environment
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30),
+        ("1.5", 1.5),
+        ("500ms", 0.5),
+        ("700ms", 0.7),
+        ("30s", 30),
+        (".5s", 0.5),
+        ("5m", 300),
+        ("1.5m", 90),
+        ("2h", 7200),
+        ("off", None),
+    ],
+)
+def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float | None) -> None:
+    assert Options.rows["idle_timeout"].parse(text) == seconds
+    if seconds is not None:
+        assert Options.rows["when_full"].parse(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "s", "nan", "inf", "9" * 500, "5 m", "5d", "5M", "1h30m", "-5s", "٣s", "on", "1e3s"],
+)
+def test_any_other_text_is_not_a_time(text: str) -> None:
+    error = "it must be a time such as 30, 500ms, 5m or 2h or 'off', not "
+    with pytest.raises(ValueError, match=error):
+        Options.rows["idle_timeout"].parse(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "0ms"])
+def test_a_time_limit_is_more_than_zero(text: str) -> None:
+    with pytest.raises(ValueError, match="it must be more than 0 seconds"):
+        Options.rows["idle_timeout"].parse(text)
+
+
+def test_every_number_that_may_be_none_can_be_switched_off() -> None:
+    numbers = {name for name, row in Options.rows.items() if row.kind.number and row.optional}
+    assert {"handshake_timeout", "lifetime", "max_connections", "max_message"} <= numbers
+    for name in numbers:
+        assert Options.rows[name].parse("off") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("max_message", "on", "it must be a number of bytes or 'off', not 'on'"),
+        ("max_line", "off", "it must be a number of bytes, not 'off'"),
+        ("max_connections", "many", "it must be a number or 'off', not 'many'"),
+        ("no_delay", "1", "it must be on or off, not '1'"),
+        ("profile", "private", "it must be 'public', not 'private'"),
+        ("when_full", "inf", "it must be 'wait', 'refuse' or seconds to hold, not 'inf'"),
+    ],
+)
+def test_the_error_of_a_wrong_value_names_a_right_one(name: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Options.rows[name].parse(text)
+    assert str(caught.value).endswith(message)
+
+
+# Pieces of values in any order, or any text at all.
+PIECES = ["0", "1", "64", "1e3", ".", "-", "+", "_", " ", "inf", "nan", "off", "on", "wait"]
+PIECES += [
+    "utf-8",
+    "auto",
+    "\u0661",
+    "x",
+    ":",
+    "app",
+    "9" * 5_000,
+    "1.2.3.4",
+    "/8",
+    ",",
+    "refuse",
+    "ms",
+]
+PIECES += ["h", "::", "@", "[", "]", "unix:", "?", "*", "--", ".py"]
+values = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), st.text())
+WITH_TEXT = [name for name, row in Options.rows.items() if row.kind.parse]
+
+
+@pytest.mark.fuzz
+@given(st.sampled_from(sorted(WITH_TEXT)), values)
+def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text: str) -> None:
+    if text.startswith("@"):  # a file
+        return
+    try:
+        value = Options.rows[name].parse(text)
+    except (ValueError, LookupError):
+        return
+    certificate = {"tls_cert": "server.pem"}  # which some of them need
+    Options(**{**certificate, name: value})

@@ -76,8 +76,8 @@ def test_the_limit_of_clients_depends_on_the_limit_of_descriptors(
 
 
 def test_a_single_option_wins_against_the_profile() -> None:
-    assert Options(profile="public", idle_timeout=300, min_rate=None)._asdict() == {
-        **Options()._asdict(),
+    assert Options(profile="public", idle_timeout=300, min_rate=None).as_dict() == {
+        **Options().as_dict(),
         **profiles.public(),
         "profile": "public",
         "idle_timeout": 300,
@@ -98,7 +98,7 @@ def test_a_profile_that_is_set_later_sets_its_options() -> None:
         now = server._options
         assert (now.idle_timeout, now.min_rate, now.lifetime) == (PUBLIC["idle_timeout"], 3, 8)
         server.configure(idle_timeout=9)
-        assert server._options == now._replace(idle_timeout=9)
+        assert server._options == now.changed(idle_timeout=9)
 
 
 def test_the_command_line_takes_a_profile_and_options_beside_it() -> None:

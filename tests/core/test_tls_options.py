@@ -13,7 +13,7 @@ import netkit
 from netkit.cli import main
 from netkit.client.options import ConnectOptions
 from netkit.core.options import Options
-from netkit.core.tls_options import LONGEST_PASSWORD, password_from
+from netkit.core.tls_options import LONGEST_PASSWORD, parse_password
 from netkit.process.recipe import Recipe
 from netkit.tls.context import TlsFiles
 
@@ -102,12 +102,12 @@ def test_a_clients_key_needs_its_certificate(name: str) -> None:
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_a_password_may_come_from_a_file(end: bytes, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(b"p\xc3\xa4ss word" + end)
-    assert password_from(f"@{tmp_path / 'password'}") == "p\xe4ss word"
+    assert parse_password(f"@{tmp_path / 'password'}") == "p\xe4ss word"
 
 
 def test_a_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY_PASSWORD", SECRET)
-    assert password_from("env:KEY_PASSWORD") == SECRET
+    assert parse_password("env:KEY_PASSWORD") == SECRET
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_a_password_itself_is_refused_and_not_shown(
 def test_a_file_that_has_no_password_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(data)
     with pytest.raises(ValueError, match="it must be one line of at most 1024 bytes"):
-        password_from(f"@{tmp_path / 'password'}")
+        parse_password(f"@{tmp_path / 'password'}")
 
 
 def test_the_longest_password_is_taken(tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(b"x" * LONGEST_PASSWORD + b"\n")
-    assert password_from(f"@{tmp_path / 'password'}") == "x" * LONGEST_PASSWORD
+    assert parse_password(f"@{tmp_path / 'password'}") == "x" * LONGEST_PASSWORD
 
 
 def test_a_server_has_a_locked_key_with_a_password_from_a_file(tmp_path: Path) -> None:

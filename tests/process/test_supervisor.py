@@ -29,7 +29,7 @@ from support import (
 )
 
 import netkit
-from netkit.core.options import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
+from netkit.core.cores import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
 from netkit.process.recipe import cores_of
 from netkit.process.semaphore import SharedPlaces
 from netkit.process.supervisor import RECOUNT_SECONDS

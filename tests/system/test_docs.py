@@ -67,8 +67,8 @@ def test_every_row_of_nodes_table_says_what_there_is() -> None:
             for name in dir(room)
         ),
         *(name for room in ROOMS for name in dir(room)),
-        *ConnectOptions._fields,
-        *Options._fields,
+        *ConnectOptions.rows,
+        *Options.rows,
         *dir(builtins),
     }
     assert len(rows) > 120

@@ -1,21 +1,54 @@
-"""Finds the handler ``MODULE:NAME`` of a command line in the user's code.
+"""``netkit serve MODULE:NAME``: a server with a handler of the user.
 
-An exception in that code is logged with Python's traceback, without the frames of netkit. Any other
-error is one line.
+An exception in the user's module is logged with Python's traceback, without the frames of netkit.
+Any other error is one line.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
+import pkgutil
 import re
 import sys
-from types import ModuleType
 from typing import Any
 
 from ..core.errors import Failure
 from ..server.log import logger
 from .arguments import similar
+from .serving import Command
+
+SUMMARY = """\
+Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
+current directory or an installed one."""
+
+
+class Serve(Command):
+    """The command."""
+
+    name = "serve"
+    summary = SUMMARY
+    words = "MODULE:NAME "
+
+    def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
+        if not words:
+            raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
+        arguments.handler = handler_name(words.pop(0))
+
+    def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        return load(arguments.handler), {}
+
+    def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        if arguments.workers == 1:
+            return self.handler(arguments)
+        from ..process.recipe import to_be_loaded
+
+        # The parent never loads the module, so that a reload, which starts workers, loads it anew.
+        return to_be_loaded, {}
+
+
+run = Serve().run
 
 
 def handler_name(text: str) -> str:
@@ -37,14 +70,12 @@ def load(name: str) -> Any:
     """
     module_name, _, attribute = name.partition(":")
     folder = _current_folder()
-    module = _import(module_name, folder)
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            hint = _hidden(module_name, folder) or similar(part, dir(found))
-            raise Failure(f"{module_name} has no {attribute}{hint}")
-        found = getattr(found, part)
-    return found
+    _import(module_name, folder)
+    try:
+        return pkgutil.resolve_name(name)
+    except AttributeError as error:
+        hint = _hidden(module_name, folder) or similar(error.name or "", dir(error.obj))
+        raise Failure(f"{module_name} has no {attribute}{hint}") from None
 
 
 def _hidden(name: str, folder: str) -> str:
@@ -70,9 +101,10 @@ def _current_folder() -> str:
     return folder
 
 
-def _import(name: str, folder: str) -> ModuleType:
+def _import(name: str, folder: str) -> None:
     try:
-        return importlib.import_module(name)
+        importlib.import_module(name)
+        return
     except ModuleNotFoundError as error:
         # This module is missing, and not one that it imports.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):

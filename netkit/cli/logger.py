@@ -1,16 +1,68 @@
-"""The output of ``netkit logger``, whose failure stops the server."""
+"""``netkit logger``: a server that writes what clients send to a file or to standard output.
+
+A failure of the output (a closed pipe, a full disk) stops the server.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Container
 from types import TracebackType
 from typing import Any
 
 from ..core.errors import Failure
 from ..net.writing import write_all
 from ..server.handlers import LoggerHandler
+from .arguments import ArgumentError
+from .serving import Command
+
+SUMMARY = "Report each client that comes and goes, and write the data of clients."
+
+
+class Logger(Command):
+    """The command. It has one process: its output is one stream of lines."""
+
+    name = "logger"
+    summary = SUMMARY
+    has_workers = False
+    unread = ("max_message",)
+    instead = "reads no messages"
+
+    def add_flags(self, group: Any) -> None:
+        style = group.add_mutually_exclusive_group()
+        style.add_argument(
+            "--hex",
+            dest="style",
+            action="store_const",
+            const="hex",
+            default="text",
+            help="write a hex dump instead of lines",
+        )
+        style.add_argument(
+            "--raw",
+            dest="style",
+            action="store_const",
+            const="raw",
+            help="write the bytes as they come, unescaped",
+        )
+        group.add_argument(
+            "--output", metavar="FILE", help="append to FILE, not to standard output"
+        )
+
+    def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
+        if arguments.style != "text" and "max_line" in given:
+            raise ArgumentError(
+                f"--max-line has no effect with --{arguments.style}, which reads no lines"
+            )
+
+    def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        return CommandLogger, {"style": arguments.style, "output": Output(arguments.output)}
+
+
+run = Logger().run
 
 
 class Output:

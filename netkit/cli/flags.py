@@ -1,0 +1,185 @@
+"""The flags of the commands that serve, and the variables of the environment that replace them.
+
+An option of the server is a flag, or a variable of the environment: ``--max-line 80`` or
+``NETKIT_MAX_LINE=80``. Both have the same form and the same check, and the flag wins. A flag that
+would have no effect is refused; a variable is not, since several commands may share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Container, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ..core.cores import check_workers
+from ..core.endpoint import Endpoint
+from ..core.kinds import TEXT, Kind
+from ..core.options import Options
+from ..core.table import Option, OptionTable, option
+from ..core.tls_options import PASSWORD
+from .arguments import INVALID, ArgumentError, Parser, checked, flag_of, why_invalid
+
+_ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny")
+
+
+def _one_of(*words: str) -> Kind:
+    def check(name: str, value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"{name} must be {', '.join(words)}, not {value!r}")
+        return str(value)
+
+    return Kind("word", check, str, "|".join(words))
+
+
+def _parse_workers(text: str) -> int | str:
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
+WORKERS = Kind("number", lambda _, value: check_workers(value), _parse_workers, "N|auto")
+
+
+class Flags(OptionTable):
+    """The flags of all commands that serve, beside the options of the server."""
+
+    workers: int = option(
+        1,
+        WORKERS,
+        "what it does",
+        "number of processes, or 'auto' for as many as suit this machine",
+    )
+    host: str = option(
+        "127.0.0.1",
+        TEXT._replace(metavar="HOST"),
+        "where",
+        "host of every ADDRESS that is only a port; '*' for all addresses",
+    )
+    log_level: str = option(
+        "info",
+        _one_of("debug", "info", "warning", "error"),
+        "logging",
+        "least severe level that is logged to standard error; 'debug' logs each client",
+    )
+    log_format: str = option(
+        "text", _one_of("text", "json"), "logging", "text, or one JSON object on each line"
+    )
+
+
+ROWS = {**Flags.rows, **Options.rows}
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of an option: ``NETKIT_MAX_LINE``."""
+    return f"NETKIT_{name.upper()}"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options that are in `environment`. ArgumentError, with the variable, if invalid.
+
+    The variable of a password is the password itself, which no other user can see there.
+    """
+    found = {}
+    for name, row in ROWS.items():
+        variable = variable_of(name)
+        if row.kind.parse is not None and variable in environment:
+            parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
+            try:
+                found[name] = parse(environment[variable])
+            except INVALID as error:
+                raise ArgumentError(f"{variable}: {why_invalid(error)}") from None
+    return found
+
+
+def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
+    """Add the flags, but those in `without`, and return the groups of the parser by their titles.
+
+    A flag that is not given has no value then.
+    """
+    titles = ("what it does", "where", "time", "limits", "TLS", "logging", "data")
+    groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in titles}
+    certificate = groups["TLS"].add_mutually_exclusive_group()
+    certificate.add_argument(
+        "--tls-self-signed",
+        action="store_true",
+        help="use TLS with a certificate made at the start, for trials (needs cryptography)",
+    )
+    for name, row in ROWS.items():
+        if row.kind.parse is not None and name not in without:
+            group = certificate if name == "tls_cert" else groups[row.group]
+            group.add_argument(
+                flag_of(name),
+                default=argparse.SUPPRESS,
+                type=checked(row.parse),
+                metavar=row.kind.metavar,
+                help=row.help + _shown(row),
+            )
+    return groups
+
+
+def _shown(row: Option) -> str:
+    """The default, for the help. Empty if a text or a file has none."""
+    default = row.default
+    if default is None or default == ():
+        return " (default: off)" if row.kind.number else ""
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    if isinstance(default, float):
+        default = f"{default:g}s"
+    return f" (default: {default})"
+
+
+def set_defaults(arguments: argparse.Namespace) -> None:
+    """Add the values of the environment, and of `Flags`, to those that are given as flags.
+
+    `arguments.variables` becomes the names of the options whose values are from the environment.
+    """
+    found = from_environment(os.environ)
+    if arguments.tls_self_signed:
+        for name in ("tls_cert", "tls_key", "tls_key_password"):
+            found.pop(name, None)
+    arguments.variables = [name for name in found if name not in arguments]
+    for name, value in {**Flags().as_dict(), **found}.items():
+        if name not in arguments:
+            setattr(arguments, name, value)
+
+
+def check_effects(given: Container[str], self_signed: bool) -> None:
+    """ArgumentError if one of the flags that are `given` would have no effect."""
+    if "when_full" in given and not _any(given, "max_connections", "profile"):
+        raise ArgumentError("--when-full has no effect without --max-connections")
+    if "refusal" in given and not _any(given, *_ADMITTING, "profile"):
+        *others, last = map(flag_of, _ADMITTING)
+        either = f"{', '.join(others)} or {last}"
+        raise ArgumentError(f"--refusal has no effect without {either}")
+    if "handshake_timeout" in given and not (self_signed or "tls_cert" in given):
+        raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
+
+
+def _any(given: Container[str], *names: str) -> bool:
+    return any(name in given for name in names)
+
+
+def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
+    """ArgumentError for a host without a port, or for sockets of systemd without an address."""
+    alone = [address for address in addresses if address.kind == "tcp" and address.host is None]
+    if "host" in given and addresses and not alone:
+        raise ArgumentError("--host has no effect: each address names its own")
+    passed = os.environ.get("LISTEN_FDS", "0")
+    ours = os.environ.get("LISTEN_PID") in (None, str(os.getpid()))
+    if passed != "0" and ours and not any(address.kind == "fd" for address in addresses):
+        raise ArgumentError(f"systemd has passed sockets (LISTEN_FDS={passed}): name them, as fd:3")
+
+
+def as_given(message: str, variables: Sequence[str]) -> str:
+    """Replace the names of options in a message of the library by flags, or by variables."""
+
+    def named(match: re.Match[str]) -> str:
+        name = match[0]
+        if name not in Options.rows:
+            return name
+        return variable_of(name) if name in variables else flag_of(name)
+
+    message = re.sub(r"^[a-z]+\b", named, message)
+    return re.sub(r"\b[a-z]+(_[a-z]+)+\b", named, message)

@@ -1,0 +1,249 @@
+"""What the commands that serve have in common: options, addresses, and the life of the server."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import signal
+import socket
+from collections.abc import Container, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..core.addresses import MAX_PORT
+from ..core.endpoint import Endpoint
+from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
+from ..core.options import Options
+from ..net.bind import candidates
+from ..process.signals import StopSignals
+from ..server import log
+from ..server.log_config import configure_logging, is_configured
+from ..server.server import Server, create_server
+from .arguments import (
+    EXAMPLES,
+    MORE,
+    ArgumentError,
+    Parser,
+    complain,
+    endpoints,
+    flag_of,
+    self_signed,
+)
+from .flags import add_flags, as_given, check_addresses, check_effects, set_defaults
+
+if TYPE_CHECKING:
+    from ..process.supervisor import Workers
+
+_ADDRESSES = """\
+ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
+abstract Unix socket) or fd:N (a descriptor, as from systemd). There may be several. Without an
+address the system chooses a port of 127.0.0.1.
+
+Each option that has a value may also be a variable of the environment: NETKIT_MAX_LINE is the
+default of --max-line.
+"""
+
+# Options that some other servers have, and what to write instead.
+_PORT_ALONE = "write the port alone, as in netkit echo 8080"
+_HINTS = {
+    "--port": _PORT_ALONE,
+    "-p": _PORT_ALONE,
+    "-l": "a server listens without it",
+    "-v": "use --log-level debug",
+    "--verbose": "use --log-level debug",
+}
+
+_SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
+_SUGGESTED_PORTS = 20  # after a port in use that are tried, to suggest one
+
+
+class Command:
+    """A command that serves. A subclass says with which handler, and has the flags for it."""
+
+    name: str
+    summary: str
+    words = ""  # in the usage, before the addresses
+    has_workers = True
+    unread: tuple[str, ...] = ()  # options for input that the handler does not read
+    instead = ""  # why: what the handler does instead
+
+    def add_flags(self, group: Any) -> None:
+        """Add the flags of this command alone to a group of `argparse`."""
+
+    def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
+        """Move the words that are no addresses from `words` to `arguments`. ValueError."""
+
+    def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
+        """ArgumentError for an invalid flag of this command. `given`: the names of all flags."""
+
+    def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        """Return the handler and its arguments. Failure."""
+        raise NotImplementedError
+
+    def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        """Return the handler, as `handler`, or what stands for it where workers load it."""
+        return self.handler(arguments)
+
+    def parser(self) -> Parser:
+        """Make the parser of the command's flags."""
+        parser = Parser(
+            f"netkit {self.name}",
+            _HINTS,
+            usage=f"netkit {self.name} {self.words}[ADDRESS ...] [OPTIONS]",
+            description=f"{self.summary}\n\n{_ADDRESSES}",
+            epilog=f"{EXAMPLES}\n{MORE}.",
+        )
+        groups = add_flags(parser, () if self.has_workers else ("workers",))
+        self.add_flags(groups["what it does"])
+        return parser
+
+    def understand(self, arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+        """Complete `arguments`, and return the options of the server.
+
+        ArgumentError. MissingExtraError or TlsConfigError if a certificate cannot be made.
+        """
+        try:
+            self.take(arguments, words)
+            addresses = endpoints(words)
+        except ValueError as error:
+            raise ArgumentError(str(error)) from None
+        given = {name for name, value in vars(arguments).items() if value is not None}
+        check_addresses(given, addresses)
+        check_effects(given, arguments.tls_self_signed)
+        for name in self.unread:
+            if name in given:
+                raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
+        set_defaults(arguments)
+        arguments.addresses = [
+            each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
+            for each in addresses or [Endpoint()]
+        ]
+        options = {name: value for name, value in vars(arguments).items() if name in Options.rows}
+        self.check(arguments, given)
+        if options.get("refusal") is not None:
+            options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
+        if arguments.tls_self_signed:
+            options["tls_cert"] = self_signed(*(each.host for each in arguments.addresses))
+        return options
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Serve until a signal ends it, and return the exit status. SystemExit for wrong use."""
+        parser = self.parser()
+        arguments, words = parser.read(argv)
+        try:
+            options = self.understand(arguments, words)
+            set_up_logging(arguments)
+            handler, settings = self.handler_in_parent(arguments)
+            with settings.get("output") or contextlib.nullcontext():
+                server, workers = self._make(arguments, options, handler, settings)
+                return _serve(server, workers, arguments)
+        except ArgumentError as error:
+            parser.error(str(error))
+        except (Failure, WorkersFailedError, TlsConfigError, MissingExtraError) as error:
+            if arguments.log_format == "json":
+                log.logger.error("%s", error)
+            else:
+                complain(str(error))
+            return 1
+
+    def _make(
+        self, arguments: argparse.Namespace, options: dict[str, Any], handler: Any, settings: Any
+    ) -> tuple[Server, Workers | None]:
+        try:
+            server = create_server(handler, handler_args=settings, **options)
+            return server, self._workers(server, arguments)
+        except TlsConfigError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(as_given(str(error), arguments.variables)) from None
+
+    def _workers(self, server: Server, arguments: argparse.Namespace) -> Workers | None:
+        if arguments.workers == 1:
+            return None
+        from ..process.supervisor import Workers  # here because most programs have one process
+
+        load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
+        return Workers(server, arguments.workers, load)
+
+
+# Serving
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep a Python that is started meanwhile from importing modules of the current folder first.
+
+    For spawned workers (from Python 3.11 on). The parent itself runs no code but netkit's.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        _restore_safe_path(before)
+
+
+def _restore_safe_path(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(_SAFE_PATH, None)
+    else:
+        os.environ[_SAFE_PATH] = value
+
+
+def set_up_logging(arguments: argparse.Namespace) -> None:
+    """Log to standard error, as the flags say."""
+    configure_logging(arguments.log_level, arguments.log_format)
+    log.show_listeners(len(arguments.addresses) > 1)
+
+
+def load_in_worker(
+    command: Command, arguments: argparse.Namespace, safe_path: str | None = None
+) -> Any:
+    """Return the handler, in a worker process.
+
+    `safe_path` is the value of PYTHONSAFEPATH for programs that the handler starts.
+    """
+    _restore_safe_path(safe_path)
+    if not is_configured():  # the process has not been forked
+        set_up_logging(arguments)
+    return command.handler(arguments)[0]
+
+
+def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
+    # Once it has stopped, no later signal may change the exit status.
+    with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
+        try:
+            server.listen_on(*arguments.addresses)
+        except (OSError, ValueError) as error:
+            raise Failure(_why_not(error)) from None
+        if workers is not None:
+            with _safe_path():
+                return workers.supervise(signals).exit_status
+        return signals.supervise(server).exit_status
+
+
+def _why_not(error: OSError | ValueError) -> str:
+    port = getattr(error, "port", None)
+    if getattr(error, "errno", None) == errno.EADDRINUSE and port is not None:
+        return _in_use(port, getattr(error, "address", ""))
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _in_use(port: int, host: str) -> str:
+    hint = ", or leave it out"
+    free = _free_port_after(port, host)
+    if free:
+        hint = f", such as {free}{hint}"
+    where = "" if host in ("0.0.0.0", "::") else f" of {host}"
+    return f"port {port}{where} is in use: try another one{hint}"
+
+
+def _free_port_after(port: int, host: str) -> int | None:
+    for candidate in range(port + 1, min(port + _SUGGESTED_PORTS, MAX_PORT) + 1):
+        family, address = candidates(host, candidate)[0]
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind(address)
+            return candidate
+    return None

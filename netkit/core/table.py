@@ -1,0 +1,112 @@
+"""Tables of options: keyword arguments that are described, and checked, in one place.
+
+A subclass of `OptionTable` is a table: its body has a row ``name: type = option(...)`` for each
+option. The keyword arguments of the library, the flags of the command line, the variables of the
+environment and the tables of docs/options.md come from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+
+from .kinds import Kind
+
+_Self = TypeVar("_Self", bound="OptionTable")
+
+
+class Option(NamedTuple):
+    """The row of an option.
+
+    `optional`: None is a value, too; it means that there is no limit, or nothing. `group` is the
+    heading of the flag in the help of a command. `help` describes the option in a few words.
+    """
+
+    default: Any
+    kind: Kind
+    group: str
+    help: str
+    optional: bool
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value that is kept. TypeError or ValueError, with `name`, if it is invalid.
+
+        LookupError if an encoding is unknown; OSError if a file with a list cannot be read.
+        """
+        return None if value is None and self.optional else self.kind.check(name, value)
+
+    def parse(self, text: str) -> Any:
+        """Return the value that `text` stands for; ``off`` stands for None if it is a number.
+
+        Errors as for `check`, with "it" as the name.
+        """
+        parse, number = self.kind.parse, self.kind.number
+        assert parse, "no text stands for a value of this option"
+        if number and self.optional and text == "off":
+            return None
+        try:
+            value = parse(text)
+        except ValueError:
+            if not number:
+                raise
+            or_off = " or 'off'" if self.optional else ""
+            raise ValueError(f"it must be {number}{or_off}, not {text!r}") from None
+        return self.check("it", value)
+
+
+def option(default: Any, kind: Kind, group: str, help: str, optional: bool = False) -> Any:
+    """Make the row of an option, which may be None if its default is None, or if `optional`."""
+    return Option(default, kind, group, help, optional or default is None)
+
+
+class OptionTable:
+    """Options and their values. Immutable.
+
+    The constructor takes them by name. It raises TypeError for an option that does not exist, and
+    what `Option.check` raises for an invalid value.
+    """
+
+    rows: ClassVar[dict[str, Option]]
+
+    def __init_subclass__(cls) -> None:
+        cls.rows = {name: row for name, row in vars(cls).items() if isinstance(row, Option)}
+
+    def __init__(self, **given: Any) -> None:
+        for name in given:
+            if name not in self.rows:
+                _refuse(name, self.rows)
+        for name, row in self.rows.items():
+            value = row.check(name, given[name]) if name in given else row.default
+            vars(self)[name] = value
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"options cannot be changed; {name} belongs to a new set of them")
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __repr__(self) -> str:
+        """Shows neither TLS options nor the arguments of the handler, which may be secrets."""
+
+        def shown(name: str, value: object) -> str:
+            is_private = name.startswith("tls_") or name == "handler_args"
+            return f"{name}={'...' if value and is_private else repr(value)}"
+
+        return f"{type(self).__name__}({', '.join(shown(*each) for each in vars(self).items())})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all options and their values, also those that have their defaults."""
+        return dict(vars(self))
+
+    def changed(self: _Self, **given: Any) -> _Self:
+        """Return a copy with the values of `given`. Raises as the constructor."""
+        return type(self)(**{**vars(self), **given})
+
+
+def _refuse(name: str, known: Iterable[str]) -> NoReturn:
+    import difflib  # here because only a mistake needs it
+
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]!r}? The" if close else "the"
+    raise TypeError(f"unknown option {name!r}; {hint} options are {', '.join(names)}")
