@@ -372,7 +372,7 @@ def test_the_silence_of_the_one_client_has_a_time_limit(run: Run) -> None:
 
 def test_w_bounds_connecting_and_silence_and_the_long_options_come_first() -> None:
     def limits(*argv: str) -> tuple[float | None, float | None]:
-        found, _ = connect.parser("").read(argv)
+        found, _ = connect.parser().read(argv)
         connect._settle(found)
         return found.timeout, found.idle_timeout
 
