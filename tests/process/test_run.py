@@ -20,7 +20,7 @@ import pytest
 from support import PATIENCE, Program, in_thread, observed, receive_all, wait_until
 
 import netkit
-from netkit.core import events, options
+from netkit.core import cores, events
 from netkit.net import forks
 from netkit.process import signals, supervisor
 from netkit.server import log_config
@@ -64,7 +64,7 @@ def test_serve_passes_the_number_of_workers_on(recorder: type[Recorder]) -> None
 def test_one_worker_is_this_process(
     count: int | str, recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options.sys, "_is_gil_enabled", lambda: False, raising=False)
+    monkeypatch.setattr(cores.sys, "_is_gil_enabled", lambda: False, raising=False)
 
     before = signal.getsignal(signal.SIGINT)
 
