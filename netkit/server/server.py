@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import events
 from ..core.endpoint import Endpoint
-from ..core.options import Options, check_count, check_seconds
+from ..core.kinds import check_count, check_seconds
+from ..core.options import Options
 from ..net import bind
 from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
