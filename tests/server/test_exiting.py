@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Program, client, observed, receive_all, silent_log
+from support import (
+    PATIENCE,
+    Program,
+    client,
+    observed,
+    receive_all,
+    receive_exactly,
+    silent_log,
+)
 
 import netkit
 from netkit.core import events
@@ -158,3 +168,90 @@ def test_the_servers_that_stay_are_waited_for(monkeypatch: pytest.MonkeyPatch) -
         waiting.join(PATIENCE)
     assert not waiting.is_alive()
     assert [event.address for event in seen] in ([place], [])
+
+
+# Programs written for socketserver
+
+
+SOCKETSERVER = """
+import socketserver, sys, threading, time
+import netkit
+
+class Shout(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+class Fail(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.read()
+        raise ValueError("at the end")
+
+def say_port(server):
+    print(f"listening on :{server.server_address[1]}", file=sys.stderr, flush=True)
+"""
+
+
+def script(source: str) -> Program:
+    """A program, which calls `say_port` once its server listens."""
+    return Program(sys.executable, "-c", SOCKETSERVER + source)
+
+
+def test_one_ctrl_c_ends_a_with_block_that_has_an_idle_client() -> None:
+    source = """
+with netkit.Server(("127.0.0.1", 0), Shout) as server:
+    say_port(server)
+    server.serve_forever()
+"""
+    with script(source) as program, program.connect() as sock:
+        sock.sendall(b"a\n")
+        assert receive_exactly(sock, 2) == b"A\n"
+        program.send_signal()
+        assert sock.recv(1) == b""
+        assert program.wait() == -signal.SIGINT  # as of any program that does not catch it
+        assert sum(line.startswith("Traceback") for line in program.lines) == 1
+        assert program.lines[-1] == "KeyboardInterrupt"
+
+
+def test_a_server_in_a_thread_outlives_the_main_thread() -> None:
+    source = """
+class ShoutAndQuit(Shout):
+    def handle(self):
+        super().handle()
+        server.request_stop()
+
+server = netkit.Server(("127.0.0.1", 0), ShoutAndQuit)
+threading.Thread(target=server.serve_forever).start()
+say_port(server)
+"""
+    broken = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 3)  # cannot start a thread from now on
+    reply = b""
+    with script(source) as program:
+        time.sleep(0.3)  # nothing tells that another process has left its main module
+        with contextlib.suppress(OSError), program.connect() as sock:
+            sock.sendall(b"a\n")
+            sock.shutdown(socket.SHUT_WR)
+            reply = receive_all(sock)
+        assert program.wait() == 0
+        if reply or not broken:  # or on a slow machine, which has not come to its end yet
+            assert (reply, program.lines[1:]) == (b"A\n", [])
+        else:
+            (line,) = program.lines[1:]
+            assert line.startswith("no new clients any more: RuntimeError: can't create new thread")
+
+
+def test_handlers_that_fail_while_the_program_ends_are_reported_whole() -> None:
+    source = """
+server = netkit.Server(("127.0.0.1", 0), Fail)
+say_port(server)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+while server.connection_count < 20:
+    time.sleep(0.01)
+"""
+    with script(source) as program, contextlib.ExitStack() as clients:
+        for _ in range(20):
+            clients.enter_context(program.connect())
+        assert program.wait() == 0
+        assert "Fatal" not in "".join(program.lines)
+        reports = [line for line in program.lines if line.endswith("ValueError: at the end")]
+        assert len(reports) == 2 * 20  # the line of the log, and the last one of its traceback

@@ -246,6 +246,25 @@ def test_settings_are_attributes_of_the_class_and_a_server_gives_others() -> Non
     assert Fixed.word == "default"
 
 
+def test_a_handler_can_be_called_without_a_server_or_a_socket() -> None:
+    class Upper(netkit.Handler):
+        suffix = b""
+
+        def received(self, data: bytes) -> None:
+            self.conn.write(data.upper() + self.suffix)
+
+    class FakeConnection:
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.written.append(data)
+
+    conn = FakeConnection()
+    Upper(conn, suffix=b"!").received(b"hello")  # type: ignore[arg-type]
+    assert conn.written == [b"HELLO!"]
+
+
 def test_a_handler_class_may_have_a_constructor_of_its_own() -> None:
     class Own(netkit.Handler):
         def __init__(self, conn: netkit.Connection, word: str, times: int = 2) -> None:
