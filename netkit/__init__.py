@@ -34,7 +34,8 @@ _ROOMS = {
     "net.bound": ("BoundSocket",),
     "client.connect": ("connect",),
     "net.connection": ("Connection",),
-    "core.encodings": ("IncrementalDecoder", "to_bytes", "to_str"),
+    "core.decoder": ("IncrementalDecoder",),
+    "core.encodings": ("to_bytes", "to_str"),
     "core.errors": (
         "CancelledError",
         "ConnectError",
@@ -137,7 +138,7 @@ if TYPE_CHECKING:
     from .core.addresses import is_ipv4 as is_ipv4
     from .core.addresses import is_ipv6 as is_ipv6
     from .core.blocklist import BlockList as BlockList
-    from .core.encodings import IncrementalDecoder as IncrementalDecoder
+    from .core.decoder import IncrementalDecoder as IncrementalDecoder
     from .core.encodings import to_bytes as to_bytes
     from .core.encodings import to_str as to_str
     from .core.errors import CancelledError as CancelledError

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
-from ..core.text import printable
+from ..core.text import one_line
 
 LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 
@@ -132,8 +132,7 @@ def complain(message: str, prog: str = "netkit") -> None:
     if len(message) > LONGEST_MESSAGE:
         half = LONGEST_MESSAGE // 2
         message = f"{message[:half]} ... {message[-half:]}"
-    line = printable(message).replace(r"\\", "\\")
-    say(f"{prog}: error: {line}")
+    say(f"{prog}: error: {one_line(message)}")
 
 
 def say(text: str) -> None:

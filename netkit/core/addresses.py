@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 
+from .text import printable
+
 MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 
 # The first 12 bytes of an IPv6 address whose last four are the IPv4 address of the same host: of
@@ -175,7 +177,7 @@ def format_address(host: str, port: int) -> str:
 
     The result is one printable line, even if the host is not printable.
     """
-    host = host if host.isprintable() else repr(host)[1:-1]
+    host = host if host.isprintable() else printable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -186,5 +188,5 @@ def format_unix(name: str | bytes | None) -> str:
     socket has no name.
     """
     name = os.fsdecode(name or "")
-    shown = repr(name.removeprefix("\0"))[1:-1]
+    shown = printable(name.removeprefix("\0"))
     return f"@{shown}" if name.startswith("\0") else f"unix:{shown}" if name else "unix"

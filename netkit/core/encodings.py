@@ -1,10 +1,13 @@
 """Text to bytes and back: Node's encodings with Node's rules, and every text codec of Python.
 
-Node's 12 names (any case, no trimming) never fail: what a str or some bytes cannot mean in them is
-replaced, cut to fit or left out, exactly as in Node. Any other name is Python's: encoding is
-strict, as in ``str.encode``; decoding is ``bytes.decode(name, errors="replace")``, but idna and
-punycode have invalid bytes that they refuse to replace, and raise UnicodeError. A name that nobody
-knows raises UnknownEncodingError everywhere, also where there is nothing to convert.
+Rules:
+
+1. The 12 names of Node (in any case, without spaces) never fail. Invalid input is replaced, cut or
+   left out, exactly as in Node.
+2. All other names are those of Python's codecs. Encoding is strict, as by ``str.encode``. Decoding
+   is ``bytes.decode(name, errors="replace")``. Only idna and punycode raise UnicodeError, for
+   invalid bytes that they do not replace.
+3. An unknown name raises UnknownEncodingError in every function, also if there is no data.
 """
 
 from __future__ import annotations
@@ -12,139 +15,95 @@ from __future__ import annotations
 import binascii
 import codecs
 import functools
-import re
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import MessageTooLongError, UnknownEncodingError
+from .errors import UnknownEncodingError
 from .text import ESCAPES, Escapes
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# Takes bytes, and whether they are the last. Gives the text of the complete characters and how many
-# bytes those were: the others must be passed again, in front of what comes next.
-_Decode = Callable[[bytes | bytearray, bool], tuple[str, int]]
-
-# How many bytes a stream may need for its next character, shifts and escapes included. Most codecs
-# need a few, but utf-7 needs all of a shifted sequence, and decodes it anew with each piece.
-MAX_KEPT = 4096
+# Takes bytes, and whether they are the last of a stream. Returns the text of the complete
+# characters and the number of their bytes. The other bytes must be passed again, before the next.
+Decode = Callable[[bytes | bytearray, bool], tuple[str, int]]
 
 
 def to_bytes(value: str | ReadableBuffer, encoding: str = "utf-8") -> bytes:
-    """The str `value` in `encoding`, or the bytes of any bytes-like `value` as they are.
+    """Return the str `value` in `encoding`, or the bytes of a bytes-like `value` unchanged.
 
-    UnicodeEncodeError if a codec of Python's cannot carry the text.
+    UnicodeEncodeError if a codec of Python cannot encode the text; UnknownEncodingError.
     """
     if encoding == "utf-8":  # nearly every write of a program: no look-up
         if isinstance(value, str):
             return _encode_utf8(value)
         if type(value) is bytes:
             return value
-    node = _lookup(encoding)
+    node = lookup(encoding)
     if isinstance(value, str):
         return node.encode(value) if node else value.encode(encoding)
-    return _raw(value)
+    return raw_bytes(value)
 
 
 def to_str(data: str | ReadableBuffer, encoding: str = "utf-8") -> str:
-    """The text of `data` in `encoding`; a str as it is."""
-    node = _lookup(encoding)
+    """Return the text of the bytes-like `data` in `encoding`, or a str unchanged.
+
+    UnknownEncodingError.
+    """
+    node = lookup(encoding)
     if isinstance(data, str):
         return data
-    return node.decode(_raw(data), True)[0] if node else _decode_whole(_raw(data), encoding)
+    raw = raw_bytes(data)
+    return node.decode(raw, True)[0] if node else decode_whole(raw, encoding)
 
 
 def is_utf8(name: str) -> bool:
-    """Whether it is one of Node's names of UTF-8, in which each newline is a byte of its own."""
-    return _lookup(name) is _UTF8
+    """Whether `name` is one of Node's names of UTF-8, in which the byte 10 is always a newline."""
+    return lookup(name) is _UTF8
 
 
 def check_encoding(name: str) -> str:
-    """`name`, if it is an encoding."""
-    _lookup(name)
+    """Return `name`, or raise UnknownEncodingError."""
+    lookup(name)
     return name
 
 
-@functools.lru_cache(maxsize=32)  # every line that is read asks for one, and always for the same
+@functools.lru_cache(maxsize=32)  # each line that is read asks for the same one
 def encode_separator(text: str, encoding: str) -> tuple[bytes, int]:
-    """What `text` looks like within a stream in `encoding`, and the size of the code unit.
+    """Return the bytes of `text` within a stream in `encoding`, and the size of a code unit.
 
-    It has no byte order mark; "utf-16" and "utf-32" are in this machine's byte order. In hex and
-    base64 a str is data, so there it is the UTF-8 of `text`.
+    The bytes have no byte order mark. "utf-16" and "utf-32" have the byte order of this machine. In
+    hex and base64 a str is data, so the bytes are the UTF-8 of `text`.
     """
-    node = _lookup(encoding)
+    node = lookup(encoding)
     if node and node.text_codec is None:
         return _encode_utf8(text), 1
-    # Whatever a codec puts at the start of a stream, it has put there before the first "a".
+    # A codec that begins a stream with a mark puts it before the first "a".
     start = len(to_bytes("a", encoding))
     return to_bytes("a" + text, encoding)[start:], len(to_bytes("aa", encoding)) - start
 
 
 def printable_bytes(data: ReadableBuffer, encoding: str = "utf-8") -> str:
-    r"""The text of `data` in `encoding` as one line, escaped as by `netkit.core.text.printable`.
+    r"""Return `data` in `encoding` as one line, escaped as by `netkit.core.text.printable`.
 
-    Bytes that are no text in `encoding` become ``\xNN``. From 80 up, ``\xNN`` is always such a byte
-    and never a character (the character is ``\u0085``). Encodings of bytes as digits (hex, base64)
-    give the digits.
+    Bytes that are invalid in `encoding` become ``\xNN``. From 80 up, ``\xNN`` is always such a byte
+    and never a character (which is ``\u0085``). In hex and base64 the result is the digits.
     """
-    node, raw = _lookup(encoding), _raw(data)
-    if node and node.text_codec is None:
+    node, raw = lookup(encoding), raw_bytes(data)
+    codec = node.text_codec if node else encoding
+    if node and codec is None:
         return node.decode(raw, True)[0]
     try:
-        text = raw.decode(node.text_codec if node and node.text_codec else encoding, "netkit.mark")
-    except UnicodeError:  # idna and punycode know no such handler; what they encode to is ASCII
+        text = raw.decode(codec or encoding, "netkit.mark")
+    except UnicodeError:  # idna and punycode have no error handlers; they encode to ASCII
         text = raw.decode("ascii", "netkit.mark")
     return text.translate(_MARKED_ESCAPES)
 
 
-class IncrementalDecoder:
-    """Decodes a stream that comes in pieces: however it is cut, the text is that of `to_str`.
-
-    A character that has not come whole is kept for the next call: at most `MAX_KEPT` bytes. With
-    the few codecs that cannot be decoded piece by piece (idna, punycode, unicode_escape, and any
-    that has been registered without an incremental decoder) everything is kept, and comes at the
-    end: at most `max_message` bytes, None for any number; with idna and punycode, `MAX_KEPT`.
-    """
-
-    def __init__(self, encoding: str, max_message: int | None = None) -> None:
-        self.encoding = encoding
-        self.max_message = max_message
-        self._restart()
-
-    def _restart(self) -> None:
-        self._decode = _incremental(self.encoding, self.max_message)
-        self._kept = bytearray()
-
-    @property
-    def pending(self) -> bool:
-        """Whether a part of a character is kept."""
-        return bool(self._kept)
-
-    def decode(self, data: ReadableBuffer, final: bool = False) -> str:
-        """The text that `data` completes.
-
-        `final`: the stream ends after `data`, which may be empty; the next call starts another.
-        MessageTooLongError if more has to be kept than may be; the next call starts another stream.
-        """
-        raw = data if type(data) is bytes else _raw(data)
-        decode, kept = self._decode, self._kept
-        if final:  # first, because a codec may raise
-            self._restart()
-        try:
-            if kept:
-                kept += raw
-                text, used = decode(kept, final)
-                del kept[:used]
-            else:
-                text, used = decode(raw, final)
-                if used < len(raw):
-                    kept += raw[used:]
-        except MessageTooLongError:
-            self._restart()
-            raise
-        return text
+def decode_whole(data: bytes | bytearray, encoding: str) -> str:
+    """Return the text of all of `data` in a text codec of Python."""
+    strict = codecs.lookup(encoding).name == "idna"  # it has no error handlers
+    return data.decode(encoding, "strict" if strict else "replace")
 
 
 # --- Names ---
@@ -152,12 +111,15 @@ class IncrementalDecoder:
 
 class _Node(NamedTuple):
     encode: Callable[[str], bytes]
-    decode: _Decode
-    text_codec: str | None  # Python's, which tells text from errors; None: all bytes, as digits
+    decode: Decode
+    text_codec: str | None  # the codec of Python that finds invalid bytes; None for hex and base64
 
 
-def _lookup(name: str) -> _Node | None:
-    """Node's encoding of this name; None if it is a text codec of Python's."""
+def lookup(name: str) -> _Node | None:
+    """Return Node's encoding of this name, or None for a text codec of Python.
+
+    UnknownEncodingError for any other name, TypeError if `name` is no str.
+    """
     if not isinstance(name, str):
         raise TypeError(f"an encoding is a str, not {type(name).__name__}")
     node = _NODE.get(name.lower())
@@ -167,17 +129,17 @@ def _lookup(name: str) -> _Node | None:
 
 
 def _is_python(name: str) -> bool:
-    if not name.isascii():  # from 3.15 on, Python warns of it
+    if not name.isascii():  # Python 3.15 warns of such a name
         return False
     try:
         "".encode(name)
-    except (LookupError, ValueError):  # ValueError: a NUL in it, or the codec "undefined"
+    except (LookupError, ValueError):  # ValueError for a null character, or for "undefined"
         return False
     return True
 
 
 def _unknown(name: str) -> UnknownEncodingError:
-    import difflib  # here because only a mistake needs it
+    import difflib  # here because only an error needs it
     from encodings.aliases import aliases
 
     names = {*_NODE, *(codec.replace("_", "-") for codec in aliases.values())}
@@ -185,7 +147,8 @@ def _unknown(name: str) -> UnknownEncodingError:
     return UnknownEncodingError(name, [n for n in close if n in _NODE or _is_python(n)][:2])
 
 
-def _raw(data: ReadableBuffer) -> bytes:
+def raw_bytes(data: ReadableBuffer) -> bytes:
+    """Return the bytes of a bytes-like object. TypeError for any other object."""
     if type(data) is bytes:
         return data
     try:
@@ -201,7 +164,7 @@ def _raw(data: ReadableBuffer) -> bytes:
 def _encode_utf8(text: str) -> bytes:
     try:
         return text.encode()
-    except UnicodeEncodeError:  # surrogates: a pair is one character, a lone one becomes U+FFFD
+    except UnicodeEncodeError:  # a pair of surrogates is a character; a lone one becomes U+FFFD
         return _encode_utf16le(text).decode("utf-16-le", "replace").encode()
 
 
@@ -213,17 +176,18 @@ def _encode_latin1(text: str) -> bytes:
     return _encode_utf16le(text)[::2]  # the low byte of every UTF-16 code unit
 
 
-# Node sees only the low byte when it reads digits, too: "İ" (U+0130) is a "0".
+# Node also reads digits from the low bytes only: "İ" (U+0130) is a "0".
 
 
 def _encode_hex(text: str) -> bytes:
-    digits = _NOT_HEX.split(_encode_latin1(text), maxsplit=1)[0]
+    raw = _encode_latin1(text)
+    digits = raw[: len(raw) - len(raw.lstrip(_HEX_DIGITS))]  # up to the first other byte
     return binascii.unhexlify(digits[: len(digits) & ~1])
 
 
 def _encode_base64(text: str) -> bytes:
     digits = _encode_latin1(text).partition(b"=")[0].translate(_FROM_URL, _NOT_BASE64)
-    if len(digits) % 4 == 1:  # six bits make no byte
+    if len(digits) % 4 == 1:  # six bits are no byte
         digits = digits[:-1]
     return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
 
@@ -234,7 +198,7 @@ def _decode_utf8(data: bytes | bytearray, final: bool) -> tuple[str, int]:
 
 def _decode_utf16le(data: bytes | bytearray, final: bool) -> tuple[str, int]:
     text, used = codecs.utf_16_le_decode(data[: len(data) & ~1], "surrogatepass", final)
-    return text, len(data) if final else used  # at the end, half a code unit is dropped
+    return text, len(data) if final else used  # half a code unit at the end is dropped
 
 
 def _decode_latin1(data: bytes | bytearray, _final: bool) -> tuple[str, int]:
@@ -260,9 +224,9 @@ def _decode_base64url(data: bytes | bytearray, final: bool) -> tuple[str, int]:
 
 
 _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
-_NOT_HEX = re.compile(rb"[^0-9A-Fa-f]")
+_HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _FROM_URL, _TO_URL = bytes.maketrans(b"-_", b"+/"), str.maketrans("+/", "-_")
-_NOT_BASE64 = re.sub(rb"[A-Za-z0-9+/_-]", b"", bytes(range(256)))
+_NOT_BASE64 = bytes(b for b in range(256) if not (bytes((b,)).isalnum() or b in b"+/_-"))
 
 _UTF8 = _Node(_encode_utf8, _decode_utf8, "utf-8")
 _UTF16LE = _Node(_encode_utf16le, _decode_utf16le, "utf-16-le")
@@ -277,104 +241,15 @@ _NODE = {
     "base64url": _Node(_encode_base64, _decode_base64url, None),
 }
 
-# --- Python's codecs ---
-
-# idna and punycode have no bytes that stand for one character; unicode_escape decodes the octal
-# escape "\12" to something else if it is cut after the "1".
-_AT_THE_END = ("idna", "punycode", "unicode-escape")
-
-
-def _decode_whole(data: bytes | bytearray, encoding: str) -> str:
-    strict = codecs.lookup(encoding).name == "idna"  # which knows no other way
-    return data.decode(encoding, "strict" if strict else "replace")
-
-
-def _incremental(encoding: str, max_message: int | None) -> _Decode:
-    """Decodes one stream: with Python's incremental decoder if it gives what ``decode`` gives."""
-    node = _lookup(encoding)
-    if node:
-        return node.decode
-    codec = codecs.lookup(encoding)
-    if codec.name == "utf-16":
-        return _byte_order(codecs.utf_16_ex_decode)
-    if codec.name == "utf-32":
-        return _byte_order(codecs.utf_32_ex_decode)
-    if codec.incrementaldecoder is None or codec.name in _AT_THE_END:
-        return _whole(encoding, max_message)
-    return _patient(codec.incrementaldecoder("replace"), encoding)
-
-
-def _whole(encoding: str, max_message: int | None) -> _Decode:
-    """Decodes nothing before the end."""
-    # The time that these two take grows with the square of the size: 64 KiB take a second. (idna
-    # decodes labels of punycode, which were of any length before Python 3.13.)
-    quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
-
-    def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
-        if quadratic and len(data) > MAX_KEPT:
-            raise MessageTooLongError(MAX_KEPT, option=None, what=f"text in {encoding}")
-        if max_message is not None and len(data) > max_message:
-            raise MessageTooLongError(max_message)
-        return (_decode_whole(data, encoding), len(data)) if final else ("", 0)
-
-    return decode
-
-
-def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> _Decode:
-    """No byte order mark: this machine's order, where Python's incremental decoders raise."""
-    order = 0  # not known yet; -1: little-endian, 1: big-endian
-
-    def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
-        nonlocal order
-        text, used, order = ex_decode(data, "replace", order, final)
-        if used and not order:
-            order = -1 if sys.byteorder == "little" else 1
-        return text, used
-
-    return decode
-
-
-def _patient(decoder: codecs.IncrementalDecoder, encoding: str) -> _Decode:
-    """Decodes with `decoder`, whose incomplete bytes are given back, so that they are counted here.
-
-    The iso2022 decoders raise after 9 bytes of what may yet become an escape sequence. No text has
-    that, so the rest of such a stream can wait for its end.
-    """
-    waiting = False
-
-    def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
-        nonlocal waiting
-        if final:
-            return decoder.decode(bytes(data), True), len(data)
-        text, used = "", 0
-        if not waiting:
-            state = decoder.getstate()
-            try:
-                text = decoder.decode(bytes(data))
-            except UnicodeError:
-                decoder.setstate(state)
-                waiting = True
-            else:
-                incomplete, flags = decoder.getstate()
-                if incomplete:
-                    decoder.setstate((b"", flags))
-                used = len(data) - len(incomplete)
-        if len(data) - used > MAX_KEPT:
-            raise MessageTooLongError(MAX_KEPT, option=None, what=f"character of {encoding}")
-        return text, used
-
-    return decode
-
-
 # --- Printable text ---
 
 _MARKED_ESCAPES = Escapes(ESCAPES | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(256)})
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Undecodable bytes become the lone surrogates from U+DC00 up.
+    """Invalid bytes become the lone surrogates from U+DC00 up.
 
-    No codec decodes to those of its own accord, but for utf-7 and those of Python's escapes.
+    Only utf-7 and the codecs of Python's escapes decode valid bytes to those.
     """
     assert isinstance(error, UnicodeDecodeError)
     wrong = error.object[error.start : error.end]

@@ -1,10 +1,13 @@
-"""What netkit raises, and whose fault each error is.
+"""The exceptions that netkit defines, by whose fault they are.
 
-Where Python has a word for a failure, netkit uses it: ``TimeoutError``, ``ConnectionResetError``,
-``BrokenPipeError``, ``OSError`` with its ``errno``. The classes here are for what Python has no
-word for. Each derives from `NetkitError` and says whose fault it is: `LocalError`, the program that
-called netkit; `PeerError`, the other end of the connection. What the machine does (no descriptors,
-no memory, a port in use) stays an ``OSError``.
+Where Python has an exception for a failure, netkit raises that one: ``TimeoutError``,
+``ConnectionResetError``, ``BrokenPipeError``, or ``OSError`` with its ``errno``. The classes here
+are for all other failures. Each of them derives from `NetkitError`, and most from one of these:
+
+- `LocalError` is a fault of the program that called netkit.
+- `PeerError` is a fault of the other end of the connection.
+
+A failure of the machine (no descriptors, no memory, a port in use) is an ``OSError``.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from typing import Any
 
 
 class NetkitError(Exception):
-    """Base of every error that netkit itself defines. Can be copied, and sent between processes."""
+    """The base class of all exceptions of netkit. They can be copied and pickled."""
 
-    def __reduce__(self) -> tuple[Any, ...]:  # an exception's own would call `__init__` with `args`
+    def __reduce__(self) -> tuple[Any, ...]:  # that of exceptions calls `__init__` with `args`
         return _restored, (type(self), self.args, vars(self))
 
 
@@ -30,26 +33,26 @@ def _restored(kind: type[NetkitError], args: tuple[Any, ...], state: dict[str, A
 
 
 class LocalError(NetkitError):
-    """The calling program did something that cannot work; mending it is in its hands."""
+    """The calling program made an error, such as a write after the end."""
 
 
 class PeerError(NetkitError):
-    """The other end sent, or stopped sending, something that the caller cannot accept."""
+    """The other end sent invalid data, or stopped sending too early."""
 
 
 class ServerStateError(LocalError, RuntimeError):
-    """The server is not in a state that allows the call (listening twice, starting unbound)."""
+    """The state of the server does not allow the call (to listen twice, to start unbound)."""
 
 
 class WriteAfterEndError(LocalError, ConnectionError):
-    """`Connection.write` or `Connection.end` with data, after `Connection.end`."""
+    """Data was written after `Connection.end`."""
 
     def __init__(self) -> None:
         super().__init__("write after end: this side of the connection has been ended")
 
 
 class ConnectionClosedError(LocalError, ConnectionError):
-    """A read or a write on a connection that this side has closed."""
+    """A read or a write of a connection that this side has closed."""
 
     def __init__(self) -> None:
         super().__init__("the connection is closed")
@@ -63,12 +66,12 @@ class CancelledError(LocalError, ConnectionAbortedError):
 
 
 class ConnectError(NetkitError, OSError):
-    """None of the addresses could be connected to; the message says what each of them answered.
+    """No address could be connected to. The message has the reason for each of them.
 
-    Also a ConnectionRefusedError, TimeoutError or PermissionError, if all of `errors` are, and a
-    TimeoutError if the time was up. `errors` has ``(address, error)`` for each attempt of the last
-    round; `errno` is the first one's. `address` and `port` are what was to be connected to; `port`
-    is None for a Unix socket.
+    It is also a TimeoutError if a time limit ended the call, or a ConnectionRefusedError,
+    TimeoutError or PermissionError if all of `errors` are. `errors` has ``(address, error)`` for
+    each attempt of the last round, and `errno` is that of the first. `address` and `port` are the
+    target; for a Unix socket they are the path and None.
     """
 
     errors: tuple[tuple[str, OSError], ...] = ()
@@ -80,7 +83,7 @@ class ConnectError(NetkitError, OSError):
     def of(
         cls, target: str, errors: Sequence[tuple[str, OSError]], timed_out: bool = False
     ) -> ConnectError:
-        """`target`: what was to be connected to, for people."""
+        """`target` is the target of the call as the message names it."""
         kinds = [
             kind
             for kind in (ConnectionRefusedError, TimeoutError, PermissionError)
@@ -102,7 +105,7 @@ class ConnectError(NetkitError, OSError):
     def __str__(self) -> str:
         return str(self.strerror)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # its class has no name that pickle could look up
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle cannot find its class by name
         kinds = [kind for kind in type(self).__bases__ if kind is not ConnectError]
         kind = kinds[0] if type(self) is not ConnectError else None
         return _restored_connect_error, (kind, self.args, vars(self))
@@ -129,7 +132,7 @@ def _connect_error(kind: type[OSError] | None) -> type[ConnectError]:
 
 
 class UnknownEncodingError(LocalError, LookupError):
-    """No encoding has this name. `close` lists the names that look like it, best first."""
+    """No encoding has the name `name`. `close` lists similar names, the most similar first."""
 
     def __init__(self, name: str, close: Sequence[str] = ()) -> None:
         hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
@@ -141,8 +144,8 @@ class UnknownEncodingError(LocalError, LookupError):
 class IncompleteReadError(PeerError, EOFError):
     """The input ended before a read was complete.
 
-    `partial` holds the bytes (or the text) that did come; `expected` is the number of bytes wanted,
-    or None where the read was for a separator. Named as in asyncio.
+    `partial` has the bytes (or the text) that were received. `expected` is the number of bytes that
+    the read needed, or None for a read up to a separator. The names are those of asyncio.
     """
 
     def __init__(self, partial: bytes | str, expected: int | None) -> None:
@@ -156,10 +159,10 @@ class IncompleteReadError(PeerError, EOFError):
 
 
 class LineTooLongError(PeerError, ValueError):
-    """A line, or what `readuntil` looks for, is longer than `limit` bytes.
+    """A line, or the input up to a separator of `readuntil`, is longer than `limit` bytes.
 
-    The next read drops the line up to its end, and goes on with what follows. `separator` is what
-    `readuntil` was asked for: the text then says how to read a longer message that ends with it.
+    The next read drops the line to its end, and returns what follows. For a `separator` other than
+    a newline, the message names the way to read longer messages.
     """
 
     def __init__(self, limit: int, separator: bytes = b"\n") -> None:
@@ -171,11 +174,11 @@ class LineTooLongError(PeerError, ValueError):
 
 
 class MessageTooLongError(PeerError, ValueError):
-    """A message, or what a read asks for, has more than `limit` bytes.
+    """A message, or the result of a read, would have more than `limit` bytes.
 
-    `size` is the number of bytes that it has, where that is known, or else None. Nothing of it has
-    been taken from the input: where the next message begins, nobody knows, so close the connection.
-    The text names the option that sets the limit, if there is one.
+    `size` is its number of bytes, None if that is not known. The error's message names the option
+    that sets the limit, if there is one. Nothing has been taken from the input, and the beginning
+    of the next message is not known, so close the connection.
     """
 
     def __init__(
@@ -195,55 +198,55 @@ class MessageTooLongError(PeerError, ValueError):
 
 
 class FramingError(PeerError, ValueError):
-    """What came is no message of the framing that is expected: the message says what it is.
+    """The input is no message of the expected framing; the error's message shows its beginning.
 
-    Where the next message begins, nobody knows, so close the connection.
+    The beginning of the next message is not known, so close the connection.
     """
 
 
 class TlsError(PeerError, ConnectionError):
-    """The peer broke TLS, or broke it off: nothing more can be read or written."""
+    """The peer violated TLS or ended it with an alert. No more can be read or written."""
 
 
 class HandshakeError(TlsError):
-    """TLS could not be agreed on with the peer; the message says why, in one line.
+    """The TLS handshake failed. The message gives the reason, in one line.
 
-    Also raised by a read after the handshake, where the peer rejects our certificate only then
-    (RFC 8446 section 4.4.2.4).
+    A read after the handshake also raises this if the peer rejects our certificate only then (RFC
+    8446 section 4.4.2.4).
     """
 
 
 class NotBegunError(HandshakeError):
-    """A client left a server's TLS port without a byte, as a probe for an open port does."""
+    """A client disconnected from a TLS port without sending a byte, as a port scan does."""
 
     def __init__(self) -> None:
-        super().__init__("the client left before it began the handshake")
+        super().__init__("the client disconnected before the handshake")
 
 
 class TruncatedError(TlsError, EOFError):
-    """The TCP input ended without TLS's close_notify, as anybody on the way can make it do."""
+    """The TCP input ended without TLS's close_notify, as an attacker on the network can cause."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the peer ended the connection without TLS's close_notify: what came may be only a part"
+            "the peer ended the connection without TLS's close_notify: the data may be incomplete"
         )
 
 
 class TlsConfigError(LocalError, ValueError):
-    """A certificate or a key cannot be used; the message names the file and what is wrong."""
+    """A certificate or a key cannot be used. The message names the file and the problem."""
 
 
 class MissingExtraError(LocalError, ImportError):
-    """An optional package is not installed: the message says what for, and how to install it."""
+    """An optional package is not installed. The message names it and the way to install it."""
 
 
 class WorkersFailedError(NetkitError):
-    """No worker process could be brought to serve."""
+    """No worker process could be made to serve."""
 
 
 class LoadError(Exception):
-    """A handler cannot be loaded: the message is all there is to say."""
+    """A handler cannot be loaded. The message gives the reason; a traceback would not help."""
 
 
 class Failure(LoadError):
-    """What a command cannot do, in one line for its user."""
+    """A command cannot do its work. The message is one line for the user."""

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from .buffer import ReceiveBuffer
-from .encodings import IncrementalDecoder, encode_separator, is_utf8, to_bytes
+from .decoder import IncrementalDecoder
+from .encodings import encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
 from .options import MAX_MESSAGE
 

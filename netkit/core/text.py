@@ -24,7 +24,7 @@ def printable(text: str) -> str:
     What ``str.isprintable`` refuses is escaped, and so is the backslash: ``\n``, ``\x1b``, ``\\``,
     ``\u0085``, ``\u202e``.
     """
-    return text.translate(ESCAPES)
+    return text if text.isprintable() and "\\" not in text else text.translate(ESCAPES)
 
 
 def cut(text: str, most: int = MOST_LINE) -> str:

@@ -18,9 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import examples
 
+from netkit.core.decoder import MAX_KEPT, IncrementalDecoder
 from netkit.core.encodings import (
-    MAX_KEPT,
-    IncrementalDecoder,
     check_encoding,
     encode_separator,
     is_utf8,

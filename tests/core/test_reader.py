@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import CountingBuffer, examples
 
 from netkit.core.buffer import ReceiveBuffer
-from netkit.core.encodings import IncrementalDecoder
+from netkit.core.decoder import IncrementalDecoder
 from netkit.core.errors import (
     IncompleteReadError,
     LineTooLongError,

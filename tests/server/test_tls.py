@@ -348,7 +348,7 @@ def test_a_client_that_leaves_when_told_to_start_tls_is_a_failure() -> None:
             sock.shutdown(socket.SHUT_WR)
             receive_all(sock)
         wait_until(lambda: seen)
-    assert failures(seen) == ["NotBegunError: the client left before it began the handshake"]
+    assert failures(seen) == ["NotBegunError: the client disconnected before the handshake"]
 
 
 @each_handler

@@ -257,7 +257,7 @@ def test_a_peer_may_leave_anywhere_in_the_handshake(version: ssl.TLSVersion) -> 
             error = joined.refused()[0 if stays == "server" else 1]
             left = error is not None
             if left and leaves == "client" and not cut:
-                assert str(error) == "the client left before it began the handshake"
+                assert str(error) == "the client disconnected before the handshake"
             elif left:
                 assert str(error) == f"the {leaves} left in the middle of the handshake"
             cut += 13

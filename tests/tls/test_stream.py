@@ -43,7 +43,7 @@ from netkit.tls.stream import TlsStream
 
 RANDOM = random.Random(7)
 MUCH = RANDOM.randbytes(11_000_000)
-TRUNCATED = "the peer ended the connection without TLS's close_notify: what came may be only a part"
+TRUNCATED = "the peer ended the connection without TLS's close_notify: the data may be incomplete"
 
 
 # --- Bytes in, bytes out ---
@@ -620,7 +620,7 @@ def test_a_contexts_own_callback_for_names_is_called() -> None:
 def test_a_client_that_leaves_without_a_byte_has_not_begun_a_handshake() -> None:
     joined = Joined(shake=False)
     joined.up.ended = True
-    with pytest.raises(NotBegunError, match="the client left before it began the handshake"):
+    with pytest.raises(NotBegunError, match="the client disconnected before the handshake"):
         joined.server.handshake()
 
 
