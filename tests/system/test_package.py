@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,8 +36,30 @@ PACKAGES = {
     "cli": ("core", "tls", "net", "server", "client", "process"),
 }
 
-LONGEST_MODULE = 600  # lines, while the accept loop is in server.server
-LONGEST_FUNCTION = 45  # lines
+LONGEST_MODULE = 350  # lines
+LONGEST_FUNCTION = 35  # lines without the docstring
+MEDIAN_FUNCTION = 6  # lines without the docstring
+FLOORS = 9
+
+# Being rebuilt: no name is added here.
+STILL_LONG = {
+    "cli.opening.dial",
+    "core.encodings",
+    "core.reader",
+    "net.bound.__init__",
+    "net.connection",
+    "net.sockopts",
+    "net.stream.__init__",
+    "net.writing",
+    "process.signals",
+    "process.supervisor",
+    "process.worker.work",
+    "server.admission",
+    "server.listeners",
+    "server.server",
+    "tls.context",
+    "tls.stream",
+}
 
 
 def in_a_fresh_interpreter(program: str) -> str:
@@ -417,14 +441,42 @@ def f():
     ]
 
 
-def test_modules_and_functions_are_of_a_length_to_be_read() -> None:
+def test_few_imports_lead_from_a_module_down_to_the_lowest_package() -> None:
+    """An import within a package counts for nothing."""
+
+    @functools.cache
+    def floor(module: str) -> int:
+        below = imports_of(module) & set(MODULES)
+        return max(
+            (floor(each) + (package_of(each) != package_of(module)) for each in below), default=1
+        )
+
+    assert max(floor(module) for module in MODULES) <= FLOORS
+
+
+def functions_of(module: str) -> Iterator[tuple[str, int]]:
+    """The name of each function of a module, and its length in lines without the docstring."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            last = node.end_lineno or 0
+            first = node.body[0]
+            described = ast.get_docstring(node, clean=False) is not None
+            docstring = (first.end_lineno or 0) - first.lineno + 1 if described else 0
+            yield node.name, last - node.lineno + 1 - docstring
+
+
+def test_no_module_is_longer_than_can_be_read_at_once() -> None:
     for module, path in MODULES.items():
-        text = path.read_text()
-        assert text.count("\n") <= LONGEST_MODULE, module
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                assert node.end_lineno is not None
-                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, (module, node.name)
+        assert path.read_text().count("\n") <= LONGEST_MODULE or module in STILL_LONG, module
+
+
+def test_functions_are_short() -> None:
+    lengths = []
+    for module in MODULES:
+        for name, length in functions_of(module):
+            lengths.append(length)
+            assert length <= LONGEST_FUNCTION or f"{module}.{name}" in STILL_LONG, (module, name)
+    assert statistics.median(lengths) <= MEDIAN_FUNCTION
 
 
 def test_each_module_begins_with_its_docstring() -> None:
