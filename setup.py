@@ -26,7 +26,10 @@ setup(
     packages=find_packages(include=["netkit", "netkit.*"]),
     package_data={"netkit": ["py.typed"]},
     python_requires=">=3.10",
-    extras_require={"tls": ["cryptography"]},  # for self-signed certificates
+    extras_require={
+        "cli": ["prompt_toolkit>=3.0.29", "rich>=12.6"],  # for `netkit connect` on a terminal
+        "tls": ["cryptography"],  # for self-signed certificates
+    },
     entry_points={"console_scripts": ["netkit = netkit.__main__:run"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -20,8 +20,7 @@ from ..net.addresses import SocketAddress
 from .arguments import Parser, checked, complain, count, endpoints, say
 from .conversation import transfer
 from .opening import accept, dial
-from .stdio import OutputClosedError
-from .terminal import terminate
+from .stdio import OutputClosedError, is_interactive
 
 _UNSET: Any = object()  # the value of an option that is not given; None is that of ``off``
 
@@ -184,8 +183,10 @@ def run(argv: Sequence[str]) -> int:
     _settle(arguments)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if os.getpid() == 1:  # in a container: the kernel drops signals without a handler (kill(2))
-        signal.signal(signal.SIGTERM, terminate)
+    # A terminal is to be restored. To the first process of a container the kernel sends no signal
+    # that has no handler (kill(2)).
+    if is_interactive() or os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         if arguments.probe:
             dial(arguments).destroy()
@@ -204,6 +205,11 @@ def run(argv: Sequence[str]) -> int:
         return 1
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status
+
+
+def _terminate(signum: int, frame: object) -> None:
+    """End the program with the status of the signal, but cleanly. A signal handler."""
+    raise SystemExit(128 + signum)
 
 
 def _endpoint(words: list[str], listen: bool) -> Endpoint:

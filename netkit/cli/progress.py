@@ -1,73 +1,95 @@
-"""The progress of a transfer, shown in one row of a terminal that is redrawn."""
+"""Progress bars of files that are sent or received. They need rich, of the extra ``cli``."""
 
 from __future__ import annotations
 
-import shutil
-import time
+import os
+import stat
+import sys
 from collections.abc import Callable
-from typing import TextIO
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from ..core.text import in_bytes, printable
+from ..core.text import printable
+from .display import Rows, encoded
+from .stdio import is_capable
 
-REDRAW = 0.1  # seconds between two drawings: more often would not be seen
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-_BAR = 20  # characters
-_UNITS = ("KiB", "MiB", "GiB", "TiB")
-
-
-class Progress:
-    """The row of one transfer. `size` is the number of its bytes, None if it is unknown."""
-
-    def __init__(
-        self,
-        stream: TextIO,
-        name: str,
-        size: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._stream = stream
-        self._name = printable(name)
-        self._size = size
-        self._clock = clock
-        self._began = self._drawn = clock()
-        self._done = 0
-
-    def add(self, count: int) -> None:
-        """Count more bytes."""
-        self._done += count
-        now = self._clock()
-        if now - self._drawn >= REDRAW:
-            self._drawn = now
-            self._draw(now)
-
-    def finish(self) -> None:
-        """Draw it for the last time."""
-        self._draw(self._clock())
-        self._stream.write("\n")
-        self._stream.flush()
-
-    def _draw(self, now: float) -> None:
-        text = row(self._name, self._done, self._size, now - self._began)
-        self._stream.write(f"\r{text[: shutil.get_terminal_size().columns - 1]}\x1b[K")
-        self._stream.flush()
+Count = Callable[[int], object]  # is called with the number of bytes of each piece
 
 
-def row(name: str, done: int, size: int | None, seconds: float) -> str:
-    """The row: the name, the finished share if `size` is known, the bytes, and the rate."""
-    text = f"{name}  {amount(done)}"
-    if size:
-        share = min(done / size, 1.0)
-        bar = ("#" * int(share * _BAR)).ljust(_BAR, ".")
-        text = f"{name}  {share:4.0%} [{bar}]  {amount(done)} of {amount(size)}"
-    return f"{text}  {amount(done / max(seconds, 0.001))}/s"
+class Bars:
+    """Progress bars on the terminal, one for each file, in a ``with`` block.
+
+    There are none if standard error is not a terminal, or if rich is not installed. The functions
+    that `add` returns may be called in any thread, the methods in the main thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._rows = Rows()
+
+    def add(self, path: str) -> Count:
+        """Show the bar of a file, and return the function that moves it on. OSError."""
+        if not is_capable(sys.stderr) or find_spec("rich") is None:
+            return lambda _: None
+        if self._progress is None:
+            self._progress = _progress()
+            self._progress.start()
+        progress = self._progress
+        task = progress.add_task(printable(os.path.basename(path)), total=_size(path))
+        return lambda count: progress.update(task, advance=count)
+
+    def print(self, text: str) -> bool:
+        """Show the lines of `text` above the bars. Returns False if there are no bars."""
+        if self._progress is None:
+            return False
+        self._write(self._rows.add(text))
+        return True
+
+    def _write(self, text: str) -> None:
+        if self._progress is not None and text:
+            text = encoded(text).decode(sys.stdout.encoding)
+            self._progress.console.out(text, end="", highlight=False)
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._write(self._rows.rest())
 
 
-def amount(count: float) -> str:
-    """Format a number of bytes: ``17 bytes``, ``1.5 MiB``."""
-    if count < 1024:
-        return in_bytes(round(count))
-    power = 0
-    while count >= 1024 and power < len(_UNITS):
-        count /= 1024
-        power += 1
-    return f"{count:.1f} {_UNITS[power - 1]}"
+def _size(path: str) -> int | None:
+    """The size of a file in bytes. None if it is not known: of a pipe, or before it is written."""
+    status = os.stat(path)
+    return (status.st_size or None) if stat.S_ISREG(status.st_mode) else None
+
+
+def _progress() -> Progress:
+    from rich.console import Console  # here because few commands have a bar
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
+    shared = is_capable(sys.stdout)  # with data that is received
+    console = Console(file=sys.stdout if shared else sys.stderr)
+    # A hidden cursor would stay hidden in the shell after Ctrl+Z, and after a signal that kills.
+    console.show_cursor = lambda show=True: False  # type: ignore[method-assign]
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        console=console,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

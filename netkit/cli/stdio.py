@@ -1,7 +1,7 @@
-"""Standard input and output, or files, as the two ends of a transfer: descriptors, no buffers.
+"""Standard input and output, or files, without buffers.
 
 Input is passed on as soon as it has been read, and output is never flushed, so a process may end
-while a thread still waits for input. No given descriptor is closed here.
+while a thread still waits for input. Descriptors that are passed in are not closed here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from ..net.waker import Waker
 from ..net.writing import write_all
@@ -21,21 +23,32 @@ class OutputClosedError(Exception):
     """The reader of the output is gone (EPIPE)."""
 
 
+def is_interactive() -> bool:
+    """Whether standard input and output are a terminal that can move its cursor."""
+    return all(map(is_capable, (sys.stdin, sys.stdout)))
+
+
+def is_capable(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal that can move its cursor. None is a closed stream."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
 class Input:
     """A descriptor that one thread reads in pieces, until it ends or another thread ends it.
 
-    A closed input has the descriptor None, and has ended. A failed read raises OSError with `name`.
+    The descriptor None stands for a closed input, which has ended. A failed read raises an OSError
+    whose message contains `name`.
     """
 
     def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
-        self.descriptor = descriptor
+        self._descriptor = descriptor
         self._name = name
         self._patience: float | None = None
         self._waker = Waker()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the pieces as they come."""
-        descriptor = self.descriptor
+        """Yield each piece as it comes."""
+        descriptor = self._descriptor
         while descriptor is not None and self._wait(descriptor):
             try:
                 data = os.read(descriptor, PIECE)
@@ -48,19 +61,21 @@ class Input:
             yield data
 
     def end_after(self, seconds: float) -> None:
-        """Count this much silence as the end of the input from now on. Any thread may call it.
+        """Count this much silence as the end of the input from now on. Thread-safe.
 
-        Input that is there already is still read, however much it is: a file to its end.
+        Input that is there already is still read, however much it is: a file to its end. A terminal
+        is not waited for.
         """
-        self._patience = seconds
+        typed = self._descriptor is not None and os.isatty(self._descriptor)
+        self._patience = 0 if typed else seconds
         self._waker.wake()
 
     def close(self) -> None:
-        """Release descriptors of its own. A thread that still reads ends with the process."""
+        """Close its own descriptors. A thread that still reads ends with the process."""
         self._waker.close()
 
     def _wait(self, descriptor: int) -> bool:
-        """Wait for input, or for its end. False if its time is up."""
+        """Wait for input, or for its end. Returns False once the time of `end_after` has passed."""
         while True:
             ready, _, _ = select.select([descriptor, self._waker.fileno()], [], [], self._patience)
             if descriptor in ready:
@@ -71,10 +86,14 @@ class Input:
 
 
 class Output:
-    """A descriptor to write to. A failed write raises OutputClosedError, or OSError with `name`."""
+    """A descriptor to write to.
+
+    A failed write raises OutputClosedError if the reader is gone, or else an OSError whose message
+    contains `name`.
+    """
 
     def __init__(self, descriptor: int, name: str = "standard output") -> None:
-        self._file = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115 - it closes nothing
+        self._file = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115 - there is nothing to close
         self._name = name
 
     def write(self, data: bytes) -> int:

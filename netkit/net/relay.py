@@ -1,57 +1,94 @@
-"""Two connections joined: what comes from one goes to the other, in both directions at once.
+"""Copies in both directions at once: between two connections, or a connection and something else.
 
 Rules:
 
-1. One thread for each direction: the caller's, and one more. Each reads one connection and writes
-   to the other, so that a slow reader slows the sender behind it, and nothing is kept in between.
-2. The end of input is carried across as a half-close; the other direction goes on.
-3. A peer that takes nothing may still have something to say: then the other direction goes on to
-   its end. Any other failure ends both, since one of the two connections is of no use any more.
+1. One thread for each direction: the caller's, and one more. A direction writes what it has read
+   before it reads again, so a slow reader slows its sender, and nothing is buffered in between.
+2. `relay` passes on the end of input as a half-close, and the other direction goes on.
+3. A peer that takes no more data may still send some, so the other direction goes on to its end.
+   Any other failure ends both directions.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .connection import Connection
 from .sockopts import is_hang_up
 from .writing import Sink
 
+# How long a direction that was told to end may take (seconds). Only a direction that waits outside
+# of netkit (a read of a file, say) needs any time at all.
+LEAVING = 1.0
+
 
 class Relayed(NamedTuple):
-    """How many bytes went from the first connection to the second, and how many came back."""
+    """The number of bytes copied from the first connection to the second, and back."""
 
     forth: int
     back: int
 
 
-def relay(first: Connection, second: Connection) -> Relayed:
-    """Copy both ways until both inputs have ended; neither connection is closed.
+class Direction(NamedTuple):
+    """One direction of `copy_both_ways`."""
 
-    A time limit (`Connection.set_timeout`) passes only if its connection was silent both ways. What
-    went wrong first is raised, once both directions are over; close both then. Bytes that were
-    received and not read yet are copied, too. Nobody else may read the two meanwhile.
+    copy: Callable[[], object]
+    """Copies to the end of its input, and returns."""
+    fail: Callable[[BaseException], bool]
+    """Called with the error of `copy`, in the same thread. Never waits. Returns whether it has made
+    the other direction end."""
+
+
+def relay(first: Connection, second: Connection) -> Relayed:
+    """Copy both ways until both inputs have ended.
+
+    Closes neither connection. Bytes that a connection has received already are copied, too. No
+    other thread may read the two meanwhile. A time limit of a connection (`Connection.set_timeout`)
+    passes only if the connection was silent in both directions.
+
+    Once both directions have ended, it raises the error that came first, if any. Both connections
+    are to be closed then.
     """
-    forth, back = _Direction(first, second), _Direction(second, first)
-    # Daemon: a program that leaves by an exception in this thread is not to wait for the peers.
-    thread = threading.Thread(target=back.run, name="netkit-relay", daemon=True)
-    thread.start()
-    try:
-        forth.run()
-    finally:
-        thread.join()
-    error = _first_cause(forth.error, back.error)
-    if error is not None:
-        raise error
+    forth, back = _Pipe(first, second), _Pipe(second, first)
+    errors = copy_both_ways(forth.direction(), back.direction(), "netkit-relay")
+    found = [error for error in errors if error is not None]
+    if found:
+        raise min(found, key=lambda error: isinstance(error, _Interrupted))
     return Relayed(forth.copied, back.copied)
 
 
-def copy(source: Connection, sink: Sink) -> None:
-    """As ``source.pipe_to(sink)``, but its idle time is up only if nothing was written to it.
+def copy_both_ways(
+    here: Direction, there: Direction, thread_name: str
+) -> tuple[BaseException | None, BaseException | None]:
+    """Run `here` in this thread and `there` in a new one, and return the error of each, or None.
 
-    Noticed after one to two times `idle_timeout`.
+    If `here` fails and ends the other direction, that has `LEAVING` seconds for it; afterwards its
+    thread, a daemon, is left behind. The same holds if this thread is interrupted
+    (KeyboardInterrupt), which is raised then. RuntimeError if no thread can be started.
+    """
+    ours, theirs = _Run(here), _Run(there)
+    thread = threading.Thread(target=theirs.run, name=thread_name, daemon=True)
+    thread.start()
+    ours.run()
+    try:
+        thread.join(LEAVING if ours.has_ended_other else None)
+    except BaseException as error:
+        here.fail(error)
+        thread.join(LEAVING)
+        raise
+    for failure in (ours.error, theirs.error):
+        if failure is not None and not isinstance(failure, Exception):
+            raise failure
+    return ours.error, theirs.error
+
+
+def copy(source: Connection, sink: Sink) -> None:
+    """As ``source.pipe_to(sink)``, but writing to `source` counts against its silence, too.
+
+    Silence is noticed after one to two times `idle_timeout`.
     """
     while True:
         written = source.bytes_written
@@ -64,43 +101,51 @@ def copy(source: Connection, sink: Sink) -> None:
             return
 
 
+class _Run:
+    """A direction while it runs. The attributes are valid once `run` has returned."""
+
+    def __init__(self, direction: Direction) -> None:
+        self._direction = direction
+        self.error: BaseException | None = None
+        self.has_ended_other = False
+
+    def run(self) -> None:
+        """Copy to the end. Never raises."""
+        try:
+            self._direction.copy()
+        except BaseException as error:
+            self.error = error
+            self.has_ended_other = self._direction.fail(error)
+
+
 class _Interrupted(ConnectionAbortedError):
-    """The other direction has failed: it has the error that tells more."""
+    """The other direction has failed, and has the error that tells more."""
 
 
-class _Direction:
-    """From one connection to the other; `copied` and `error` are good once `run` has returned."""
+class _Pipe:
+    """Copies from one connection to another. `copied` is the number of bytes."""
 
     def __init__(self, source: Connection, destination: Connection) -> None:
         self._source = source
         self._destination = destination
         self.copied = 0
-        self.error: BaseException | None = None
 
-    def run(self) -> None:
-        """Copy to the end. Never raises, but for what the program is sent (Ctrl+C)."""
-        try:
-            copy(self._source, self)
-            self._destination.end()
-        except Exception as error:
-            self.error = error
-            if not (self._destination.is_to_blame(error) and is_hang_up(error)):
-                self._interrupt()
-        except BaseException:
-            self._interrupt()
-            raise
+    def direction(self) -> Direction:
+        return Direction(self._copy, self._fail)
 
     def write(self, data: bytes) -> int:
-        """For `pipe_to`: counts what has arrived."""
+        """Write to the destination, and count: this is the sink of `pipe_to`."""
         self.copied += self._destination.write(data)
         return len(data)
 
-    def _interrupt(self) -> None:
+    def _copy(self) -> None:
+        copy(self._source, self)
+        self._destination.end()
+
+    def _fail(self, error: BaseException) -> bool:
+        if self._destination.is_to_blame(error) and is_hang_up(error):
+            return False
         for conn in (self._source, self._destination):
             text = "the other direction of the relay has failed"
             conn.interrupt(_Interrupted(errno.ECONNABORTED, text), hard=True)
-
-
-def _first_cause(*errors: BaseException | None) -> BaseException | None:
-    found = [error for error in errors if error is not None]
-    return min(found, key=lambda error: isinstance(error, _Interrupted), default=None)
+        return True

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pty
 import random
-import select
 import shutil
 import signal
 import socket
@@ -36,6 +34,7 @@ from support import (
 
 import netkit
 from netkit.cli import connect, main
+from netkit.cli.conversation import Crlf
 from netkit.client.dial import Dialler
 
 BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
@@ -143,9 +142,7 @@ def test_an_option_ends_lines_with_crlf(run: Run) -> None:
 
 
 def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
-    from netkit.cli.conversation import _Crlf
-
-    convert = _Crlf()
+    convert = Crlf()
     assert [convert(piece) for piece in (b"a\r", b"\n\n", b"\r", b"\r\n", b"x")] == [
         *(b"a\r", b"\n\r\n", b"\r", b"\r\n", b"x"),
     ]
@@ -792,53 +789,6 @@ def test_closed_streams_are_no_trouble() -> None:
             b"netkit: error: standard output is closed: name a file with --receive\n"
         )
         assert shell(f"CONNECT 127.0.0.1 {free_port()} 2>&-").stdout == b""
-
-
-@contextlib.contextmanager
-def terminal() -> Iterator[tuple[int, int]]:
-    ours, theirs = pty.openpty()
-    try:
-        yield ours, theirs
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-def seen(terminal: int) -> bytes:
-    data = b""
-    while select.select([terminal], [], [], 0)[0]:
-        data += os.read(terminal, 65536)
-    return data
-
-
-def on_terminal(theirs: int, *arguments: object, **streams: Any) -> int:
-    command = [sys.executable, "-m", "netkit", "connect", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "90"}
-    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs, **streams}
-    return subprocess.run(command, env=environment, timeout=PATIENCE, **streams).returncode
-
-
-def test_on_a_terminal_control_characters_are_shown_and_files_have_a_progress_bar(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "a").write_bytes(b"\x1b[2Jhi\n\xc3")
-    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
-        assert on_terminal(theirs, "--send", tmp_path / "a", port_of(server)) == 0
-        shown = seen(ours)
-        assert b"^[[2Jhi\r\n" in shown
-        assert b"\\xc3" in shown
-        assert b"\ra  100% [####################]  8 bytes of 8 bytes  " in shown
-        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
-        assert on_terminal(theirs, *arguments) == 0
-        assert b"\rb  8 bytes  " in seen(ours)
-    assert (tmp_path / "b").read_bytes() == b"\x1b[2Jhi\n\xc3"
-
-
-def test_a_terminal_without_abilities_is_read_line_by_line() -> None:
-    with serving(netkit.EchoHandler) as server, terminal() as (ours, theirs):
-        os.write(ours, b"hello\n\x04")
-        assert on_terminal(theirs, port_of(server), stdin=theirs) == 0
-        assert seen(ours).count(b"hello\r\n") == 2
 
 
 # Beside nc, ncat and socat

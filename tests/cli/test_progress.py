@@ -1,57 +1,63 @@
-"""The row that tells how far a transfer is."""
+"""The progress bars of files, on a terminal."""
 
 from __future__ import annotations
 
-import io
+import re
+from pathlib import Path
 
 import pytest
+from pseudoterminal import WITHOUT_EXTRA, session
+from support import serving
 
-from netkit.cli.progress import Progress, amount, row
+import netkit
 
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (1, "1 byte"),
-        (1023, "1023 bytes"),
-        (1024, "1.0 KiB"),
-        (1_600_000, "1.5 MiB"),
-        (2**40, "1.0 TiB"),
-        (2**60, "1048576.0 TiB"),
-    ],
-)
-def test_amounts_are_for_people(count: int, text: str) -> None:
-    assert amount(count) == text
+pytest.importorskip("rich")
 
 
-def test_a_row_has_the_share_if_the_size_is_known() -> None:
-    assert row("f", 512, None, 2.0) == "f  512 bytes  256 bytes/s"
-    assert row("f", 512, 0, 2.0) == "f  512 bytes  256 bytes/s"
-    assert row("f", 512, 2048, 0.5) == (
-        "f   25% [#####...............]  512 bytes of 2.0 KiB  1.0 KiB/s"
-    )
-    assert row("f", 3, 2, 0).startswith("f  100% [####################]  3 bytes of 2 bytes")
+def test_each_file_that_is_sent_or_received_has_a_bar(tmp_path: Path) -> None:
+    (tmp_path / "a\x1bb").write_bytes(bytes(3_000_000))
+    files = ("--send", tmp_path / "a\x1bb", "--receive", tmp_path / "c")
+    with serving(netkit.EchoHandler) as server, session(server.server_address[1], *files) as user:
+        assert user.wait() == 0
+    assert re.fullmatch(r"c +\S+ +2.9/. MiB +\S+ .B/s", user.rows[0])
+    assert re.fullmatch(r"a\\x1bb \S+ 100% 2.9/2.9 MiB \S+ .B/s", user.rows[1])
+    assert (tmp_path / "c").read_bytes() == bytes(3_000_000)
+    assert b"\x1b[?25l" not in user.written  # the cursor is not hidden
 
 
-def test_it_is_drawn_so_often_that_eyes_can_follow_and_in_the_end() -> None:
-    stream, now = io.StringIO(), [0.0]
-    progress = Progress(stream, "a\x1bb", 100, lambda: now[0])
-    progress.add(10)
-    assert stream.getvalue() == ""
-    now[0] = 0.2
-    progress.add(40)
-    assert stream.getvalue() == (
-        "\ra\\x1bb   50% [##########..........]  50 bytes of 100 bytes  250 bytes/s\x1b[K"
-    )
-    now[0] = 1.0
-    progress.add(50)
-    progress.finish()
-    assert stream.getvalue().endswith("100 bytes of 100 bytes  100 bytes/s\x1b[K\n")
+def test_received_text_is_shown_above_the_bar(tmp_path: Path) -> None:
+    def answer(conn: netkit.Connection) -> None:
+        conn.write("one\n\x1b[2Jtw")
+        conn.read()
+        conn.write(b"o\nend\xc3")
+
+    (tmp_path / "a").write_bytes(b"x" * 2048)
+    with serving(answer) as server:
+        with session("--send", tmp_path / "a", server.server_address[1]) as user:
+            assert user.wait() == 0
+    assert user.rows[:2] == ["one", "^[[2Jtwo"]
+    assert user.rows[2].startswith("a ━")
+    assert user.rows[3] == "end\\xc3"
 
 
-def test_it_is_cut_to_the_width_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "12")
-    stream = io.StringIO()
-    Progress(stream, "a long name indeed").finish()
-    assert stream.getvalue() == "\ra long name\x1b[K\n"
+def test_a_long_row_above_the_bar_is_not_held_back(tmp_path: Path) -> None:
+    def answer(conn: netkit.Connection) -> None:
+        conn.write("x" * 100)
+        conn.read()
+
+    fifo = tmp_path / "a"
+    fifo.touch()
+    with serving(answer) as server:
+        with session("--send", fifo, "--no-half-close", server.server_address[1]) as user:
+            user.until(lambda: "x" * 20 in user.rows)
+            user.type("\x03")
+            assert user.wait() == 130
+
+
+def test_without_the_extra_there_is_no_bar(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"hello\n")
+    with serving(netkit.EchoHandler) as server:
+        arguments = ("--send", tmp_path / "a", server.server_address[1])
+        with session(*arguments, program=WITHOUT_EXTRA) as user:
+            assert user.wait() == 0
+            assert user.written == b"hello\r\n"
