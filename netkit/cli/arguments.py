@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
@@ -60,7 +61,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # With a width, since argparse makes a formatter for each flag, and would import several
+            # modules to ask for the width of the terminal.
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
             **settings,
         )
         self._hints = hints or {}
@@ -90,6 +93,10 @@ class Parser(argparse.ArgumentParser):
         names, word = sorted(self._option_string_actions), word.partition("=")[0]
         longer = [name for name in names if word[2:] and name.startswith(word)]
         return f"; did you mean {' or '.join(longer[:3])}?" if longer else similar(word, names)
+
+    def format_help(self) -> str:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def print_help(self, file: Any = None) -> None:
         show(self.format_help())

@@ -28,7 +28,7 @@ def parse_ip(text: str) -> bytes | None:
 
     The zone of an IPv6 address (``%eth0``) is ignored.
     """
-    if ":" not in text:
+    if text.count(":") < 2:
         return _parse_ipv4(text)
     # Not at the top: the import takes longer than that of all of the core, and most servers never
     # parse an IPv6 address.

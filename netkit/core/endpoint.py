@@ -20,7 +20,7 @@ from .addresses import check_first_port, check_port, is_ip
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
 _MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one
-_OWNER = re.compile(r"[^:]+(:[^:]+)?|:[^:]+")  # as for chown(1)
+_OWNER = r"[^:]+(:[^:]+)?|:[^:]+"  # as for chown(1)
 
 
 class Endpoint(NamedTuple):
@@ -165,7 +165,7 @@ def _check_path(endpoint: Endpoint) -> None:
         raise ValueError(f"mode must be from 0 to 0o777, not {mode:#o}")
     if owner is not None and not isinstance(owner, str):
         raise TypeError(f"owner must be text such as 'www-data:www-data', not {owner!r}")
-    if owner is not None and not _OWNER.fullmatch(owner):
+    if owner is not None and not re.fullmatch(_OWNER, owner):
         raise ValueError(f"owner must be USER, USER:GROUP or :GROUP, not {owner!r}")
 
 

@@ -13,6 +13,7 @@ from ..core.addresses import (
     check_port,
     format_address,
     format_unix,
+    is_ip,
     needs_zone,
 )
 from . import sockopts
@@ -36,7 +37,9 @@ class Candidate(NamedTuple):
 def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candidate]:
     """Resolve the addresses of a host. socket.gaierror; UnicodeError if `host` is no name."""
     check_name(host)
-    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags)
+    # As bytes, an address needs no codec for names, whose import takes longer than the call.
+    name = host.encode() if is_ip(host) else host
+    found = socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, flags=flags)
     return [Candidate(each, address) for each, _, _, _, address in found]
 
 
