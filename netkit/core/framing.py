@@ -1,14 +1,12 @@
-"""Where one message ends and the next one begins: lengths, netstrings, fixed sizes, delimiters.
+"""Framings divide a stream into messages: by lengths, netstrings, fixed sizes or delimiters.
 
-Pure: a framing turns a message into bytes (`Framing.encode`), and finds messages in received bytes
-(`Framing.measure`); `Reader.messages` does the receiving.
+A framing encodes a message as bytes (`Framing.encode`) and finds the first message in received
+bytes (`Framing.measure`). It does not receive: `Reader.messages` does. Rules:
 
-Rules:
-
-1. Nothing is taken from what has been received before the whole message is there. So a read may
-   be tried again after any failure, and a stopping server knows that a message is under way.
-2. A size that is too large is refused as soon as it can be read, before what it announces comes.
-3. What a measurement gives depends on the bytes alone, never on the pieces that they came in.
+1. A message is taken from the received bytes only when it is complete. So a read can be repeated
+   after any failure, and a stopping server knows that a message has begun.
+2. A size above the limit is an error as soon as the size is received, before the message is.
+3. The result of a measurement depends on the bytes only, not on the pieces in which they arrived.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from .reader import Reader
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_VARINT_BYTES = 10  # what 64 bits take, seven in each byte
-_VARINT_TOP = 1  # the most that the tenth of them may hold: one bit is left
-_NETSTRING_DIGITS = 20  # what the largest number of 64 bits has
+_VARINT_BYTES = 10  # for 64 bits, with seven in each byte
+_VARINT_TOP = 1  # the largest value of the tenth byte, which has one bit of the 64
+_NETSTRING_DIGITS = 20  # of the largest number of 64 bits
 _LENGTHS = {
-    (order, size): struct.Struct(sign + code).unpack_from  # nothing is copied for it
+    (order, size): struct.Struct(sign + code).unpack_from  # reads without a copy
     for order, sign in (("big", ">"), ("little", "<"))
     for size, code in ((1, "B"), (2, "H"), (4, "I"), (8, "Q"))
 }
@@ -38,10 +36,10 @@ _ZERO, _COLON, _COMMA = b"0:,"
 
 
 class Framing(ABC):
-    """How messages stand in a stream. Immutable, and so for any number of connections at once.
+    """How a stream is divided into messages. Immutable, so many connections can share one.
 
-    `max_message` is the most bytes that a message to be read may have; None: the reader's
-    `Reader.max_message` counts. It bounds nothing that is written.
+    `max_message` is the largest number of bytes in a message that is read. If it is None, the limit
+    is `Reader.max_message`. Messages that are written have no limit.
     """
 
     __slots__ = ()
@@ -49,25 +47,26 @@ class Framing(ABC):
 
     @abstractmethod
     def encode(self, data: ReadableBuffer) -> bytes:
-        """The message `data` as it is written. ValueError if it cannot be framed in this way."""
+        """Return the frame of the message `data`. ValueError if this framing cannot encode it."""
 
     @abstractmethod
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """The first frame in `received`: its size, and where in it the message begins and ends.
+        """Return the size of the first frame in `received`, and the start and end of its message.
 
-        A size of more than has been received means that at least so much is needed to say more; 0
-        means that it is not known how much. `limit` is the most bytes that the message may have,
-        None for any number. `received` must not be changed. MessageTooLongError, FramingError.
+        A size larger than `received` says that so many bytes are needed before the next call. A
+        size of 0 says that the number of bytes needed is not known. `limit` is the largest number
+        of bytes in a message, None for no limit. Implementations must not change `received`.
+        MessageTooLongError for a longer message, FramingError for invalid bytes.
         """
 
     def read(self, reader: Reader) -> bytes | None:
-        """The next message of `reader`: see `Reader.read_message`."""
+        """Return the next message of `reader`; see `Reader.read_message`."""
         return reader.read_message(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LengthPrefix(Framing):
-    """Before each message its number of bytes, in 1, 2, 4 or 8 bytes."""
+    """Each message follows its number of bytes, an unsigned integer of 1, 2, 4 or 8 bytes."""
 
     size: int = 4
     byteorder: Literal["big", "little"] = "big"
@@ -81,17 +80,17 @@ class LengthPrefix(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """The length, then `data`. ValueError if there is more than the prefix can count."""
+        """Return the length and `data`. ValueError if the prefix is too small for the length."""
         message = _message(data)
         try:
             return len(message).to_bytes(self.size, self.byteorder) + message
         except OverflowError:
             most = (1 << 8 * self.size) - 1
-            text = f"a length prefix of {self.size} bytes counts to {most}, not to {len(message)}"
+            text = f"a length prefix of {self.size} bytes can be {most} at most, not {len(message)}"
             raise ValueError(text) from None
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """As for any framing; every length is a valid one."""
+        """See `Framing.measure`. Any bytes are valid."""
         header = self.size
         if len(received) < header:
             return header, 0, 0
@@ -102,10 +101,10 @@ class LengthPrefix(Framing):
 
 @dataclass(frozen=True, slots=True)
 class VarintPrefix(Framing):
-    """Before each message its number of bytes, as a varint of Protocol Buffers (LEB128).
+    """Each message follows its number of bytes, as a varint of Protocol Buffers (LEB128).
 
-    Seven bits in a byte, the lowest first; the top bit says that more follow. At most 64 bits, and
-    in no more bytes than they need: each length has one form.
+    Each byte has seven bits of the number, the lowest bits first. Its top bit says that another
+    byte follows. The number has at most 64 bits, and its shortest form only is valid.
     """
 
     max_message: int | None = field(default=None, kw_only=True)
@@ -114,7 +113,7 @@ class VarintPrefix(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """The length, then `data`."""
+        """Return the length and `data`."""
         message = _message(data)
         rest = len(message)
         prefix = bytearray()
@@ -125,13 +124,13 @@ class VarintPrefix(Framing):
         return bytes(prefix) + message
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """As for any framing. FramingError for what takes more than 64 bits, or needless bytes."""
+        """See `Framing.measure`. FramingError for more than 64 bits, and for a longer form."""
         length = 0
         for at, byte in enumerate(received[:_VARINT_BYTES]):
             if at == _VARINT_BYTES - 1 and byte > _VARINT_TOP:
                 raise FramingError("a varint of more than 64 bits")
             if not byte and at:
-                raise FramingError(f"a varint with needless bytes: {received.peek(at + 1)!r}")
+                raise FramingError(f"a varint that is not in its shortest form: {received.peek(at + 1)!r}")
             length |= (byte & 0x7F) << 7 * at
             if byte < 0x80:
                 _check_length(length, limit)
@@ -141,7 +140,7 @@ class VarintPrefix(Framing):
 
 @dataclass(frozen=True, slots=True)
 class Netstrings(Framing):
-    """``5:hello,``: the length in decimal digits, a colon, the message, a comma."""
+    """Each message is a netstring, ``5:hello,``: decimal length, colon, message, comma."""
 
     max_message: int | None = field(default=None, kw_only=True)
 
@@ -149,12 +148,12 @@ class Netstrings(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """`data` as a netstring."""
+        """Return `data` as a netstring."""
         message = _message(data)
         return b"%d:%b," % (len(message), message)
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """As for any framing. FramingError for another form, a needless zero in front included."""
+        """See `Framing.measure`. FramingError for other bytes, and for a length with leading zeros."""
         for at, byte in enumerate(received[: _NETSTRING_DIGITS + 1]):
             if byte == _COLON and at:
                 break
@@ -174,7 +173,7 @@ class Netstrings(Framing):
 
 @dataclass(frozen=True, slots=True)
 class FixedSize(Framing):
-    """Each message has `size` bytes. No other limit counts."""
+    """Each message has `size` bytes. There is no other limit."""
 
     size: int
 
@@ -182,20 +181,20 @@ class FixedSize(Framing):
         check_bytes("size", self.size)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """`data` as it is. ValueError if it has another size."""
+        """Return `data` unchanged. ValueError if it has another size."""
         message = _message(data)
         if len(message) != self.size:
             raise ValueError(f"a message has {self.size} bytes, not {len(message)}")
         return message
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """As for any framing; any bytes are valid."""
+        """See `Framing.measure`. Any bytes are valid."""
         return self.size, 0, self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Delimiter(Framing):
-    """After each message `delimiter`, any bytes, which no message contains."""
+    """Each message ends with `delimiter`, any bytes that the message does not contain."""
 
     delimiter: bytes
     max_message: int | None = field(default=None, kw_only=True)
@@ -208,16 +207,16 @@ class Delimiter(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """`data`, then the delimiter. ValueError if the message would end before that."""
+        """Return `data` and the delimiter. ValueError if the frame would end earlier."""
         message = _message(data)
         frame = message + self.delimiter
-        # Not only within: b"-" before b"--" makes b"---", which would be an empty message.
+        # Also where the two meet: b"-" and b"--" are b"---", which would begin an empty message.
         if (at := frame.find(self.delimiter)) != len(message):
             raise ValueError(f"the message contains its delimiter {self.delimiter!r} at {at}")
         return frame
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """As for any framing; the size is not known before the delimiter has come."""
+        """See `Framing.measure`. The size is not known until the delimiter is received."""
         size = received.search(self.delimiter)
         least = size if size >= 0 else len(received)
         if limit is not None and least > limit + len(self.delimiter) - (size < 0):

@@ -1,4 +1,4 @@
-"""The errors: what they derive from, what they say, and what they carry."""
+"""The exceptions: their bases, their messages and their attributes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ from netkit.core import errors
         (errors.FramingError("x"), (errors.PeerError, ValueError), "x"),
     ],
 )
-def test_each_error_says_what_happened_and_whose_fault_it_is(
+def test_each_error_has_its_message_and_the_base_of_whose_fault_it_is(
     error: errors.NetkitError, bases: tuple[type, ...], text: str
 ) -> None:
     assert isinstance(error, errors.NetkitError)
@@ -83,7 +83,7 @@ def test_each_error_says_what_happened_and_whose_fault_it_is(
     assert str(error) == text
 
 
-def test_what_a_program_needs_to_go_on_is_in_the_error() -> None:
+def test_an_error_has_the_values_that_a_program_needs() -> None:
     encoding = errors.UnknownEncodingError("utf9", ["utf8"])
     assert (encoding.name, encoding.close) == ("utf9", ("utf8",))
     incomplete = errors.IncompleteReadError("ab", 5)
@@ -93,7 +93,7 @@ def test_what_a_program_needs_to_go_on_is_in_the_error() -> None:
     assert (too_long.limit, too_long.size) == (10, 11)
 
 
-def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> None:
+def test_errors_of_the_program_are_not_errors_of_the_network() -> None:
     for error in (errors.WriteAfterEndError(), errors.ConnectionClosedError()):
         assert error.errno is None
         assert not isinstance(error, (ConnectionResetError, BrokenPipeError))
@@ -117,7 +117,7 @@ def test_the_errors_of_this_side_are_not_taken_for_those_of_the_network() -> Non
         errors.MissingExtraError("x"),
     ],
 )
-def test_errors_survive_being_copied_and_sent_to_another_process(
+def test_errors_can_be_copied_and_pickled(
     error: errors.NetkitError,
 ) -> None:
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
@@ -131,7 +131,7 @@ def every_kind(kind: type[errors.NetkitError]) -> set[type[errors.NetkitError]]:
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind(errors.NetkitError), key=str))
-def test_an_error_of_any_kind_survives_it_whatever_its_constructor_takes(
+def test_an_error_of_any_class_can_be_pickled_whatever_its_constructor_takes(
     kind: type[errors.NetkitError],
 ) -> None:
     error = kind.__new__(kind, "x")
@@ -143,7 +143,7 @@ def test_an_error_of_any_kind_survives_it_whatever_its_constructor_takes(
 
 
 @pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, OSError])
-def test_what_connecting_failed_with_survives_it_too(kind: type[OSError]) -> None:
+def test_an_error_of_connecting_can_be_copied_and_pickled(kind: type[OSError]) -> None:
     error = errors.ConnectError.of("h:1", [("p", kind(5, "no"))])
     error.address = "h"
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):

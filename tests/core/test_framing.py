@@ -1,4 +1,4 @@
-"""Messages in a stream: each framing by itself, any bytes in any pieces, and real connections."""
+"""Messages in a stream: each framing, any bytes in any pieces, and real connections."""
 
 from __future__ import annotations
 
@@ -46,9 +46,11 @@ from netkit.core.framing import (
 from netkit.core.reader import CHUNK
 
 BYTE_ORDERS: list[Literal["big", "little"]] = ["big", "little"]
-PREFIXES = [LengthPrefix(size, order) for size in (1, 2, 4, 8) for order in BYTE_ORDERS]
 FRAMINGS: list[Framing] = [
-    *PREFIXES,
+    LengthPrefix(1),
+    LengthPrefix(2, "little"),
+    LengthPrefix(4),
+    LengthPrefix(8, "little"),
     VarintPrefix(),
     Netstrings(),
     FixedSize(1),
@@ -62,15 +64,15 @@ ANY_SIZE = [f for f in FRAMINGS if not isinstance(f, FixedSize)]
 each_of_any_size = pytest.mark.parametrize("framing", ANY_SIZE, ids=repr)
 
 
-# --- A reference: what the bytes mean, all of them being there ---
+# --- A reference, which has all bytes from the start ---
 
 
 class Bad(Exception):
-    """No valid header."""
+    """The header is invalid."""
 
 
 class Short(Exception):
-    """More is needed: so many bytes in all, or nobody knows how many."""
+    """More bytes are needed: this number in all, or None if the number is not known."""
 
 
 def varint(data: bytes) -> tuple[int, int]:
@@ -82,7 +84,7 @@ def varint(data: bytes) -> tuple[int, int]:
         if data[9] > 1:
             raise Bad("a varint of more than 64 bits")
     if last and data[last] == 0:
-        raise Bad(f"a varint with needless bytes: {data[: last + 1]!r}")
+        raise Bad(f"a varint that is not in its shortest form: {data[: last + 1]!r}")
     bits = "".join(format(byte & 127, "07b") for byte in reversed(data[: last + 1]))
     return last + 1, int(bits, 2)
 
@@ -156,7 +158,7 @@ def expected(framing: Framing, data: bytes, limit: int | None) -> Iterator[Outco
 
 
 def outcomes(reader: Pieces, framing: Framing) -> Iterator[Outcome]:
-    """The messages, and how they end. Time-outs are tried again."""
+    """The messages and the end. A read that times out is repeated."""
     while True:
         try:
             message = reader.read_message(framing)
@@ -197,12 +199,12 @@ BYTES = st.lists(TOKENS, max_size=12).map(b"".join)
 @example(Netstrings(), b":,", [64], None)
 @example(Netstrings(), b"3:abcd", [1], None)
 @example(Netstrings(), b"10:", [1], 9)
-def test_any_bytes_in_any_pieces_are_messages_and_then_one_of_the_ends(
+def test_any_bytes_in_any_pieces_give_the_messages_and_the_error_of_the_reference(
     framing: Framing, data: bytes, sizes: list[int], limit: int | None
 ) -> None:
     pieces: list[bytes | Exception] = []
     for piece in in_pieces(data, sizes):
-        pieces += [TimeoutError(), piece]  # nothing may be lost by it, wherever it comes
+        pieces += [TimeoutError(), piece]  # no read may lose bytes by it
     reader = Pieces(*pieces, max_message=limit)
     assert list(outcomes(reader, framing)) == list(expected(framing, data, limit))
     if limit is not None and not isinstance(framing, FixedSize):
@@ -211,7 +213,7 @@ def test_any_bytes_in_any_pieces_are_messages_and_then_one_of_the_ends(
 
 
 def fitting(framing: Framing) -> st.SearchStrategy[bytes]:
-    """Messages that can be framed, short and long."""
+    """Messages that the framing can encode, short and long."""
     if isinstance(framing, FixedSize):
         return st.binary(min_size=framing.size, max_size=framing.size)
     if isinstance(framing, Delimiter):
@@ -224,7 +226,7 @@ def fitting(framing: Framing) -> st.SearchStrategy[bytes]:
 @pytest.mark.fuzz
 @examples(200)
 @given(st.data(), st.sampled_from(FRAMINGS), SIZES)
-def test_messages_that_are_encoded_and_cut_into_any_pieces_come_out_again(
+def test_encoded_messages_in_any_pieces_are_read(
     data: st.DataObject, framing: Framing, sizes: list[int]
 ) -> None:
     messages = data.draw(st.lists(fitting(framing), max_size=6))
@@ -236,9 +238,7 @@ def test_messages_that_are_encoded_and_cut_into_any_pieces_come_out_again(
 @pytest.mark.fuzz
 @examples(100)
 @given(st.sampled_from(FRAMINGS), BYTES)
-def test_what_can_be_encoded_can_be_read_and_what_cannot_is_a_value_error(
-    framing: Framing, data: bytes
-) -> None:
+def test_a_message_that_could_not_be_read_is_not_encoded(framing: Framing, data: bytes) -> None:
     try:
         frame = framing.encode(data)
     except ValueError:
@@ -256,7 +256,7 @@ def samples(framing: Framing) -> list[bytes]:
 
 
 @each_framing
-def test_what_is_written_is_read(framing: Framing) -> None:
+def test_a_framing_reads_what_it_encodes(framing: Framing) -> None:
     stream = b"".join(map(framing.encode, samples(framing)))
     assert list(Pieces(stream).messages(framing)) == samples(framing)
     assert list(byte_by_byte(stream).messages(framing)) == samples(framing)
@@ -264,7 +264,7 @@ def test_what_is_written_is_read(framing: Framing) -> None:
 
 
 @each_framing
-def test_the_end_of_input_between_messages_is_none_however_often(framing: Framing) -> None:
+def test_the_end_of_input_between_messages_is_none_each_time(framing: Framing) -> None:
     reader = Pieces(framing.encode(samples(framing)[0]))
     assert reader.read_message(framing) == samples(framing)[0]
     assert [reader.read_message(framing) for _ in range(3)] == [None] * 3
@@ -272,7 +272,7 @@ def test_the_end_of_input_between_messages_is_none_however_often(framing: Framin
 
 
 @each_framing
-def test_the_end_of_input_at_any_byte_of_a_message_is_an_error_that_has_what_came(
+def test_the_end_of_input_within_a_message_is_an_error_with_the_received_bytes(
     framing: Framing,
 ) -> None:
     first, second = framing.encode(samples(framing)[0]), framing.encode(samples(framing)[1])
@@ -292,7 +292,7 @@ def test_the_end_of_input_at_any_byte_of_a_message_is_an_error_that_has_what_cam
 
 @each_framing
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
-def test_any_bytes_like_object_is_a_message_and_text_is_none(
+def test_any_bytes_like_object_is_a_message_and_a_str_is_a_type_error(
     framing: Framing, make: Callable[[bytes], Any]
 ) -> None:
     message = samples(framing)[1]
@@ -325,7 +325,7 @@ def test_a_view_of_numbers_is_framed_as_its_bytes() -> None:
     ],
     ids=repr,
 )
-def test_on_the_wire_they_look_like_this(framing: Framing, frame: bytes) -> None:
+def test_each_framing_has_its_form_on_the_wire(framing: Framing, frame: bytes) -> None:
     assert framing.encode(b"hello") == frame
 
 
@@ -342,18 +342,18 @@ def test_a_varint_is_that_of_protocol_buffers(size: int, prefix: str) -> None:
 
 @pytest.mark.parametrize("order", BYTE_ORDERS)
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_length_prefix_counts_as_far_as_it_can(
+def test_a_length_prefix_accepts_any_length_that_fits(
     size: int, order: Literal["big", "little"]
 ) -> None:
     framing, most = LengthPrefix(size, order), 256**size - 1
     largest = b"x" * most
     assert list(Pieces(framing.encode(largest)).messages(framing)) == [largest]
-    text = f"^a length prefix of {size} bytes counts to {most}, not to {most + 1}$"
+    text = f"^a length prefix of {size} bytes can be {most} at most, not {most + 1}$"
     with pytest.raises(ValueError, match=text):
         framing.encode(b"x" * (most + 1))
 
 
-def test_a_message_of_another_size_is_not_of_that_fixed_size() -> None:
+def test_a_fixed_size_refuses_a_message_of_another_size() -> None:
     for wrong in (b"", b"1234", b"123456"):
         with pytest.raises(ValueError, match=f"^a message has 5 bytes, not {len(wrong)}$"):
             FixedSize(5).encode(wrong)
@@ -371,7 +371,7 @@ def test_a_message_that_would_end_before_its_delimiter_is_refused(
         Delimiter(delimiter).encode(message)
 
 
-# --- Messages that are too long, or none ---
+# --- Messages that are too long, and invalid ones ---
 
 
 @each_of_any_size
@@ -406,7 +406,7 @@ def test_a_message_may_have_max_message_bytes_and_no_more(
         lambda limit: Delimiter(b"\n", max_message=limit),
     ],
 )
-def test_the_limit_of_the_framing_goes_before_that_of_the_reader(
+def test_the_limit_of_the_framing_overrides_that_of_the_reader(
     make: Callable[[int | None], Framing],
 ) -> None:
     frame = make(1).encode(b"12345")  # it bounds what is read, not what is written
@@ -432,7 +432,7 @@ def test_a_fixed_size_is_its_own_limit() -> None:
     ],
     ids=repr,
 )
-def test_what_is_announced_is_refused_before_any_of_it_is_received(
+def test_a_length_above_the_limit_is_an_error_before_the_message_is_received(
     framing: Framing, announcement: bytes
 ) -> None:
     reader = Pieces(announcement, *[b"x" * CHUNK] * 100, max_message=16 * 1024 * 1024)
@@ -443,7 +443,7 @@ def test_what_is_announced_is_refused_before_any_of_it_is_received(
     assert reader.received == len(announcement)
 
 
-def test_a_flood_without_a_delimiter_is_not_held() -> None:
+def test_input_without_a_delimiter_is_an_error_at_the_limit() -> None:
     reader = Pieces(*[b"x" * CHUNK] * 100, max_message=CHUNK)
     with pytest.raises(MessageTooLongError):
         reader.read_message(Delimiter(b"\n"))
@@ -453,7 +453,7 @@ def test_a_flood_without_a_delimiter_is_not_held() -> None:
 @pytest.mark.parametrize(
     ("framing", "data", "text"),
     [
-        (VarintPrefix(), b"\x80\0", r"a varint with needless bytes: b'\x80\x00'"),
+        (VarintPrefix(), b"\x80\0", r"a varint that is not in its shortest form: b'\x80\x00'"),
         (VarintPrefix(), b"\xff" * 9 + b"\x02", "a varint of more than 64 bits"),
         (VarintPrefix(), b"\xff" * 10, "a varint of more than 64 bits"),
         (Netstrings(), b"hello", "a netstring cannot begin with b'h'"),
@@ -466,7 +466,7 @@ def test_a_flood_without_a_delimiter_is_not_held() -> None:
     ],
 )
 @pytest.mark.parametrize("sizes", [[1], [64]])
-def test_what_is_no_message_is_an_error_again_and_again(
+def test_invalid_bytes_are_an_error_of_each_read(
     framing: Framing, data: bytes, text: str, sizes: list[int]
 ) -> None:
     reader = Pieces(*in_pieces(data, sizes))
@@ -536,7 +536,7 @@ def test_framings_that_differ_are_not_equal() -> None:
         ),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused(
+def test_an_invalid_parameter_is_refused(
     make: Callable[[], Framing], kind: type[Exception], text: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -544,10 +544,10 @@ def test_a_setting_that_cannot_be_meant_is_refused(
     assert str(caught.value) == text
 
 
-# --- Among other reads, and what it costs ---
+# --- Other reads between messages, and the cost ---
 
 
-def test_messages_and_other_reads_may_take_turns() -> None:
+def test_messages_and_other_reads_may_alternate() -> None:
     framing = LengthPrefix(1)
     reader = byte_by_byte(b"one\ntwo\n\x03abcthree\n\x00\x01xrest")
     assert next(reader.lines()) == "one"
@@ -559,7 +559,7 @@ def test_messages_and_other_reads_may_take_turns() -> None:
     assert reader.read() == b"rest"
 
 
-def test_lines_that_were_split_off_ahead_of_time_do_not_hide_a_message() -> None:
+def test_a_message_is_read_after_lines_that_were_split_in_advance() -> None:
     reader = Pieces(b"one\n\x05two\nxthree\n")
     lines = reader.lines()
     assert next(lines) == "one"
@@ -584,7 +584,7 @@ def test_a_search_for_another_separator_does_not_hide_a_delimiter() -> None:
 @pytest.mark.parametrize(
     "framing", [LengthPrefix(4), VarintPrefix(), Netstrings(), Delimiter(b"::")], ids=repr
 )
-def test_single_bytes_cost_no_more_than_a_few_looks_at_each(framing: Framing) -> None:
+def test_each_single_byte_is_searched_a_few_times_only(framing: Framing) -> None:
     stream = framing.encode(b"x" * 10_000) + framing.encode(b"y") * 1000
     reader = byte_by_byte(stream)
     counting = reader._buffer = CountingBuffer()
@@ -624,7 +624,7 @@ def test_a_server_and_its_clients_speak_in_messages(framing: Framing) -> None:
     [(FRAMES, b"\xff\xff\xff\xff"), (NETSTRINGS, b"4294967296:")],
     ids=repr,
 )
-def test_a_client_that_announces_4_gib_costs_no_memory_and_is_told_of_in_one_line(
+def test_a_client_that_announces_4_gib_costs_no_memory_and_has_failed_by_its_own_fault(
     framing: Framing, announcement: bytes
 ) -> None:
     kinds = events.ClientFailed, events.HandlerFailed
@@ -654,7 +654,7 @@ def test_the_longest_message_is_that_of_the_options() -> None:
             assert exchange(server, b"") == b"None"
 
 
-def test_a_connection_made_by_hand_has_the_limit_of_a_servers_unless_it_is_given_another() -> None:
+def test_a_connection_without_a_server_has_the_default_limit_or_its_own() -> None:
     with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
         assert conn.max_message == 16 * 1024 * 1024
     with tcp_pair() as (ours, _), netkit.Connection(ours, max_message=9) as conn:

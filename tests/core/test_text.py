@@ -17,7 +17,7 @@ ESCAPE = re.compile(r"\\(?:([nrt\\])|x(..)|u(....)|U(.{8}))")
 
 
 def unescape(shown: str, of_byte: Callable[[int], str] = chr) -> str:
-    """The text that `printable` has shown; `of_byte` makes something of a byte from 80 up."""
+    """The text of a printable form. `of_byte` converts a byte from 80 up."""
 
     def original(match: re.Match[str]) -> str:
         letter, *digits = match.groups()
@@ -43,13 +43,13 @@ def unescape(shown: str, of_byte: Callable[[int], str] = chr) -> str:
         ("'\"", "'\""),
     ],
 )
-def test_what_would_not_show_is_shown_escaped(text: str, shown: str) -> None:
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @pytest.mark.fuzz
 @given(any_text)
-def test_what_is_shown_is_one_printable_line_and_tells_the_text(text: str) -> None:
+def test_the_printable_form_is_one_line_and_unambiguous(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
