@@ -1,6 +1,6 @@
-"""One point in time shared by the steps of an operation.
+"""A deadline: one point in time for all steps of an operation.
 
-A timeout that is handed from step to step starts anew at each of them; a deadline does not.
+A timeout begins anew in each step that it is passed to. A deadline does not.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# The longest wait that poll(2) and epoll_wait(2) take, milliseconds in a C int (seconds): 24 days.
+# The longest wait of poll(2) and epoll_wait(2), in seconds: a C int of milliseconds, 24 days.
 LONGEST_WAIT = (2**31 - 1) // 1000
 
 
 def wait_time(seconds: float | None) -> float | None:
-    """What of `seconds` can be waited for at once; None: for ever.
+    """Return the part of `seconds` that one wait can take; None is a wait without limit.
 
-    So a wait that is over may have been too short, and who asks looks whether it was.
+    So a wait may end too early, and the caller must check whether the time is over.
     """
     return None if seconds is None else min(seconds, LONGEST_WAIT)
 
 
 class Deadline:
-    """A moment on the monotonic clock, `timeout` seconds from now; None: never.
+    """A point in time, `timeout` seconds from now by the monotonic clock, or never if that is None.
 
-    Immutable, so it may be shared between threads. `clock` is there for tests.
+    Immutable, so threads may share it. Tests pass a `clock` of their own.
     """
 
     __slots__ = ("_at", "_clock")
@@ -33,15 +33,15 @@ class Deadline:
         self._at = None if timeout is None else clock() + timeout
 
     def remaining(self) -> float | None:
-        """Seconds left, 0.0 once it has passed, None where it never does."""
+        """Return the seconds left: 0.0 after the deadline, None if there is none."""
         return None if self._at is None else max(0.0, self._at - self._clock())
 
     def expired(self) -> bool:
-        """Whether the moment has come."""
+        """Whether the deadline has passed."""
         return self._at is not None and self._clock() >= self._at
 
     def earlier(self, other: Deadline) -> Deadline:
-        """Whichever of the two comes first."""
+        """Return the earlier one of the two."""
         if self._at is None or (other._at is not None and other._at < self._at):
             return other
         return self

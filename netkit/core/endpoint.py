@@ -42,7 +42,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """Parse an address in the grammar. ValueError, in one line, if `text` is invalid."""
+        """Parse an address in the grammar. ValueError of one line if `text` is invalid."""
         address, question, settings = text.partition("?")
         endpoint = cls(**_parse_address(address))
         if question:
@@ -59,7 +59,7 @@ class Endpoint(NamedTuple):
         fd: int | None = None,
         **settings: Any,
     ) -> Endpoint:
-        """Make one of the parameters of `Server.listen`. TypeError, ValueError if invalid."""
+        """Make an endpoint from the parameters of `Server.listen`. TypeError, ValueError."""
         if [path is not None, fd is not None, (port, host) != (0, None)].count(True) > 1:
             raise TypeError("a server listens on one of port, path, fd and sock; see listen_on()")
         if path is not None:
@@ -76,7 +76,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def from_any(cls, address: str | int | Endpoint) -> Endpoint:
-        """The endpoint of a port, of text as for `parse`, or itself. Errors as of both."""
+        """Return the endpoint of a port, of text as for `parse`, or `address` itself."""
         if isinstance(address, Endpoint):
             return address
         return cls.parse(address) if isinstance(address, str) else cls.of(address)

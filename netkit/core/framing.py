@@ -130,7 +130,9 @@ class VarintPrefix(Framing):
             if at == _VARINT_BYTES - 1 and byte > _VARINT_TOP:
                 raise FramingError("a varint of more than 64 bits")
             if not byte and at:
-                raise FramingError(f"a varint that is not in its shortest form: {received.peek(at + 1)!r}")
+                raise FramingError(
+                    f"a varint that is not in its shortest form: {received.peek(at + 1)!r}"
+                )
             length |= (byte & 0x7F) << 7 * at
             if byte < 0x80:
                 _check_length(length, limit)

@@ -36,7 +36,7 @@ def test_take_removes_from_the_front_and_peek_does_not() -> None:
     assert len(buffer) == 0
 
 
-def test_what_is_put_back_comes_first_and_is_searched_again() -> None:
+def test_data_that_is_put_back_comes_first_and_is_searched_again() -> None:
     buffer = filled(b"ab;cd")
     taken = buffer.take(3)
     assert buffer.search(b";") == -1
@@ -45,7 +45,7 @@ def test_what_is_put_back_comes_first_and_is_searched_again() -> None:
     assert buffer.take(9) == b"ab;cd"
 
 
-def test_what_is_returned_is_bytes_that_later_input_does_not_change() -> None:
+def test_the_results_are_bytes_that_later_input_does_not_change() -> None:
     buffer = filled(b"ab")
     peeked, taken = buffer.peek(1), buffer.take(1)
     buffer.feed(b"xy")
@@ -53,7 +53,7 @@ def test_what_is_returned_is_bytes_that_later_input_does_not_change() -> None:
     assert (peeked, taken) == (b"a", b"a")
 
 
-def test_find_tells_where_the_separator_ends() -> None:
+def test_search_returns_the_end_of_the_separator() -> None:
     buffer = filled(b"ab\r\ncd\r\n")
     assert buffer.search(b"\r\n") == 4
     assert buffer.search(b"\r\n") == 4
@@ -61,7 +61,7 @@ def test_find_tells_where_the_separator_ends() -> None:
     assert buffer.search(b"\r\n") == 4
 
 
-def test_a_separator_that_comes_in_pieces_is_found() -> None:
+def test_a_separator_that_arrives_in_pieces_is_found() -> None:
     buffer = filled(b"ab-")
     assert buffer.search(b"--|") == -1
     buffer.feed(b"-")
@@ -87,7 +87,7 @@ def test_another_separator_is_found_after_the_search_was_restarted() -> None:
         (b"\x00\x00\x00\x0a\x00\x00\x00\x0a\x00", 4, 3, 5),
     ],
 )
-def test_a_separator_counts_only_where_a_code_unit_begins(
+def test_a_separator_is_found_only_at_the_beginning_of_a_code_unit(
     data: bytes, width: int, phase: int, found: int
 ) -> None:
     assert filled(data).search(b"\n\x00", width, phase) == found
@@ -100,8 +100,8 @@ def test_a_separator_counts_only_where_a_code_unit_begins(
 
 @pytest.mark.fuzz
 @given(st.lists(st.one_of(st.binary(max_size=6), st.integers(0, 6), st.none()), max_size=30))
-def test_it_behaves_as_a_string_of_bytes_does(steps: list[bytes | int | None]) -> None:
-    """Bytes are fed, an int is that many taken, None is a search for two zeros."""
+def test_a_buffer_behaves_as_bytes_do(steps: list[bytes | int | None]) -> None:
+    """In `steps`, bytes are fed, an int is a number of bytes to take, and None is a search."""
     buffer, model = ReceiveBuffer(), b""
     for step in steps:
         if isinstance(step, bytes):
@@ -119,8 +119,8 @@ def test_it_behaves_as_a_string_of_bytes_does(steps: list[bytes | int | None]) -
 
 @pytest.mark.parametrize("separator", [b"\n", b"--|"])
 @pytest.mark.parametrize("lines", [1, 100])
-def test_no_byte_is_searched_or_copied_more_than_a_few_times(separator: bytes, lines: int) -> None:
-    """Each byte comes by itself, and is searched for at once: what costs a square if done badly."""
+def test_each_byte_is_searched_and_copied_a_few_times_at_most(separator: bytes, lines: int) -> None:
+    """Each byte arrives by itself and is followed by a search, a quadratic cost if done badly."""
     buffer = CountingBuffer()
     size, taken = 20_000, 0
     stream = (b"-" * (size // lines) + separator) * lines

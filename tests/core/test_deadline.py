@@ -1,4 +1,4 @@
-"""Deadlines, on a clock that the test turns."""
+"""Deadlines, with a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-def test_a_deadline_counts_down_to_zero_and_stays_there() -> None:
+def test_a_deadline_has_zero_seconds_left_once_it_has_passed() -> None:
     clock = Clock()
     deadline = Deadline(2.0, clock)
     assert deadline.remaining() == 2.0
@@ -29,7 +29,7 @@ def test_a_deadline_counts_down_to_zero_and_stays_there() -> None:
     assert deadline.expired()
 
 
-def test_no_timeout_is_a_deadline_that_never_comes() -> None:
+def test_without_a_timeout_a_deadline_never_passes() -> None:
     clock = Clock()
     deadline = Deadline(None, clock)
     clock.now = 1e12
@@ -41,7 +41,7 @@ def test_a_timeout_of_zero_has_passed_at_once() -> None:
     assert Deadline(0, Clock()).expired()
 
 
-def test_it_goes_by_the_monotonic_clock_unless_told_otherwise() -> None:
+def test_the_default_clock_is_the_monotonic_one() -> None:
     remaining = Deadline(1000).remaining()
     assert remaining is not None
     assert 900 < remaining <= 1000
@@ -51,7 +51,7 @@ def test_it_goes_by_the_monotonic_clock_unless_told_otherwise() -> None:
     ("one", "other", "first"),
     [(1, 2, 1), (2, 1, 1), (None, 1, 1), (1, None, 1), (None, None, None), (3, 3, 3)],
 )
-def test_the_earlier_of_two_deadlines_counts(
+def test_earlier_returns_the_first_of_two_deadlines(
     one: float | None, other: float | None, first: float | None
 ) -> None:
     clock = Clock()
