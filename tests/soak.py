@@ -54,7 +54,7 @@ SERVER = """
 import ctypes, gc, signal, socketserver, sys
 import netkit, netkit.server.threads
 
-netkit.server.threads.PARK_SECONDS = 0.1  # once at the listeners, and once to be given a client
+netkit.server.threads.ClientThreads.park_seconds = 0.1
 kept = []
 
 def bad(conn, said):

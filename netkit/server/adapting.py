@@ -23,10 +23,11 @@ Serve = Callable[[Connection], object]
 
 
 def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Serve | None:
-    """How `handler` serves a `Connection`; None if it takes the socket, as in `socketserver`.
+    """Return a function that serves a `Connection` by `handler`.
 
-    With `check`, TypeError if it cannot serve a client, or does not take `arguments`. (A server
-    that overrides `finish_request` may call it in another way.)
+    None if the handler takes the socket, as in `socketserver`. With `check`, TypeError if the
+    handler cannot serve a client, or does not take `arguments`. A server that overrides
+    `finish_request` does without the check, since it may call the handler in another way.
     """
     if check:
         _check_kind(handler)
@@ -35,7 +36,7 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Ser
             handler.check_settings(arguments)
         elif check:
             _check_call(handler, (None,), arguments)
-        return lambda conn: _serve(handler(conn, **arguments))
+        return _served_by(handler, arguments)
     takes_socket = _takes_socket(handler, arguments)
     if check:
         _check_call(handler, (None, None, None) if takes_socket else (None,), arguments)
@@ -46,25 +47,31 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Ser
     return lambda conn: handler(conn, **arguments)
 
 
-def _serve(handler: Handler) -> None:
-    try:
-        handler.connected()
-        handler.handle()
-    except BaseException as error:
-        handler.conn.fail(error)
-        raise
-    finally:
+def _served_by(kind: type[Handler], arguments: Mapping[str, Any]) -> Serve:
+    """Return a function that serves a connection by a new object of a `Handler` class."""
+
+    def serve(conn: Connection) -> None:
+        handler = kind(conn, **arguments)
         try:
-            handler.conn.close()
+            handler.connected()
+            handler.handle()
+        except BaseException as error:
+            conn.fail(error)
+            raise
         finally:
-            handler.closed()
+            try:
+                conn.close()
+            finally:
+                handler.closed()
+
+    return serve
 
 
 def error_of_handle(error: BaseException) -> BaseException:
-    """The error that a request handler's `handle` raised, if its `finish` raised `error`.
+    """Return the error of a request handler's `handle`, if its `finish` has raised `error`.
 
-    `error` itself otherwise. `socketserver` calls `finish` in a ``finally`` block, where a second
-    error replaces the first.
+    Otherwise return `error` itself. `socketserver` calls `finish` in a ``finally`` block, where a
+    second error replaces the first.
     """
     first = error.__context__
     if first is None or first.__traceback__ is None:
@@ -76,10 +83,10 @@ def error_of_handle(error: BaseException) -> BaseException:
 
 
 def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether it is called as ``handler(request, client_address, server)``.
+    """Whether `handler` is called as ``handler(request, client_address, server)``.
 
-    So are a handler for which one argument is not enough, and one that takes any number of them, as
-    a wrapper around a request handler class does.
+    That is so if it needs more than one argument, or takes any number of them, as a wrapper around
+    a request handler class does.
     """
     if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
         return True
@@ -93,8 +100,8 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def _signature(handler: Any) -> inspect.Signature | None:
-    """None if it has none: not all functions that are written in C have one."""
-    import inspect  # here, since `Handler` classes need no signature
+    """Return the signature, None if there is none, as for some functions written in C."""
+    import inspect  # here, since a server with a `Handler` class does not need it
 
     try:
         return inspect.signature(handler)
@@ -103,7 +110,7 @@ def _signature(handler: Any) -> inspect.Signature | None:
 
 
 def _required(signature: inspect.Signature) -> list[str]:
-    """The positional parameters without a default."""
+    """Return the names of the positional parameters without a default."""
     return [
         p.name
         for p in signature.parameters.values()
@@ -112,7 +119,7 @@ def _required(signature: inspect.Signature) -> list[str]:
 
 
 def _check_kind(handler: Any) -> None:
-    """TypeError for a handler that cannot serve a client, whatever its parameters are."""
+    """Raise TypeError for a handler that cannot serve a client, whatever its parameters are."""
     if isinstance(handler, type):
         problem = _problem_of_class(handler)
     elif isinstance(handler, (Handler, socketserver.BaseRequestHandler)):
@@ -143,7 +150,7 @@ def _problem_of_class(handler: type) -> str | None:
 
 
 def _problem_of_method(handler: type, name: str) -> str | None:
-    """Why a method that a program has written cannot be called as netkit calls it."""
+    """Return why a method of a program cannot be called as netkit calls it; None if it can."""
     given = ("self", "data") if name == "received" else ("self",)
     method = next((vars(kind)[name] for kind in handler.__mro__ if name in vars(kind)), None)
     if type(method) is not FunctionType:
@@ -166,7 +173,7 @@ _DEFERRED = {
 
 
 def problem_of_result(function: Any) -> str | None:
-    """Why a call of `function` would run nothing of it; None if it runs."""
+    """Return why a call of `function` would not run its body; None if it would."""
     while isinstance(function, functools.partial):
         function = function.func
     for called in (function, type(function).__call__):
@@ -178,7 +185,7 @@ def problem_of_result(function: Any) -> str | None:
 
 
 def check_result(result: object, of: str = "the handler") -> None:
-    """TypeError if the result of a handler or of a hook shows that nothing of it has run."""
+    """Raise TypeError if `result` is a coroutine or a generator, of which nothing has run."""
     if isinstance(result, (CoroutineType, GeneratorType, AsyncGeneratorType)):
         if not isinstance(result, AsyncGeneratorType):
             result.close()  # else Python warns that it was never awaited

@@ -73,7 +73,9 @@ class Clients:
         server, connection = self._server, None
         try:
             connection = self.register(request, client_address, ticket)
-            self.announce(connection)
+            if connection.lifetime is not None:
+                server._lifetimes.watch(connection.opened_at, connection.lifetime)
+            server._connections.announce(connection)
             connection.thread = None  # from now on a thread may claim it
             serve = server._serve
             if (
@@ -147,12 +149,6 @@ class Clients:
             raise
         return connection
 
-    def announce(self, connection: Connection) -> None:
-        """Watch the lifetime of a registered connection, and emit the event about it."""
-        if connection.lifetime is not None:
-            self._server._lifetimes.watch(connection.opened_at, connection.lifetime)
-        self._server._connections.announce(connection)
-
     def run(self, request: Any, function: Callable[..., object], *arguments: Any) -> None:
         """Call `function` in a client's thread; wait for one while none can be started.
 
@@ -187,19 +183,21 @@ class Clients:
             if server._tls is not None and not server._options.starttls:
                 connection.start_tls(server._tls)
             try:
-                check_result(serve(connection))
+                result = serve(connection)
+                if result is not None:
+                    check_result(result)
             except BaseException as error:
                 connection.fail(error)
                 raise
         except BaseException as error:
             self._report_failed(connection, error)
         finally:
-            connection.forget_frames()  # before the close, which may wait for the client
             try:
-                connection.close()
+                if not connection.closed:
+                    connection.forget_frames()  # before the close, which may wait for the client
+                    connection.close()
+                    connection.destroy()  # if another thread is closing it, which is not waited for
             finally:
-                if not connection.closed:  # another thread is closing it, and is not waited for
-                    connection.destroy()
                 server._connections.remove(connection)
                 connection.forget_frames()
 

@@ -217,7 +217,9 @@ class Compat:
         connection = self._server._clients.register(request, client_address, None)
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
-        self._server._clients.announce(connection)
+        if connection.lifetime is not None:
+            self._server._lifetimes.watch(connection.opened_at, connection.lifetime)
+        self._server._connections.announce(connection)
         return connection
 
     def _secured(self, request: Any, connection: Connection | None) -> Any:

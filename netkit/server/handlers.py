@@ -1,4 +1,4 @@
-"""The base class of handlers, and the three handlers that netkit comes with."""
+"""The base class of handlers, and the handlers of netkit: echo, logger and greeter."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..net.writing import write_all
 
 
 class Handler:
-    """Serves one client; each client gets a new object. Derive a class and override its methods.
+    """Serves one client. Derive a class and override its methods; each client gets a new object.
 
-    `connected` is called first, `received` with each chunk of input, and `closed` last, whatever
-    happened before. Or override `handle`, and read the connection there. All of them run in the
-    client's own thread and may block. The connection is closed politely after `handle`, even if it
-    raised, and before `closed`.
+    `connected` is called first, `received` with each chunk of input, and `closed` last, even if one
+    of the others has raised. A class may instead override `handle`, and read the connection there.
+    All of them run in the client's own thread and may block. The connection is closed after
+    `handle` and before `closed`, by `Connection.close`.
 
-    The settings of a class are class attributes. ``handler_args`` of a server changes them::
+    The settings of a class are class attributes. The option `handler_args` changes them::
 
         class Greeter(netkit.Handler):
             greeting = "hello\\n"
@@ -35,7 +35,7 @@ class Handler:
     """
 
     def __init__(self, conn: Connection, **settings: Any) -> None:
-        """TypeError for a setting that the class does not have, as by `check_settings`."""
+        """TypeError for an unknown setting, as by `check_settings`."""
         self.conn = conn
         if settings:
             self.check_settings(settings)
@@ -43,9 +43,9 @@ class Handler:
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """TypeError for a setting without a class attribute. Override it to check more.
+        """Raise TypeError for a setting that is not a class attribute. Override it to check more.
 
-        A server calls it once, before any client comes.
+        A server calls it once, when it is given the handler.
         """
         for name in settings:
             if not hasattr(cls, name) or hasattr(Handler, name):
@@ -61,41 +61,41 @@ class Handler:
             return self.conn.server
 
     def connected(self) -> None:
-        """Called first; nothing has been read yet."""
+        """Called first. Nothing has been read yet."""
 
     def handle(self) -> None:
-        """Serve the client until this returns: here, by calling `received` with each chunk."""
+        """Serve the client; the connection is closed afterwards. Calls `received` by default."""
         for data in self.conn:
             self.received(data)
 
     def received(self, data: Any) -> None:
-        """Called with each chunk of input: bytes, or str after ``self.conn.set_encoding``."""
+        """Called with each chunk of input, bytes, or str after ``self.conn.set_encoding``."""
 
     def closed(self) -> None:
-        """Called last. The connection is closed; its addresses and counts can still be read."""
+        """Called last. The connection is closed, but its addresses and counts can be read."""
 
 
 class EchoHandler(Handler):
-    """Sends every byte back as soon as it has come."""
+    """Sends all input back at once."""
 
     def received(self, data: Any) -> None:
         self.conn.write(data)
 
 
-# For each output, by its identity, the lock of the thread that writes to it. Of an output that is
-# gone, the lock stays: the next object with this identity has it.
+# A lock for each output, by its identity, which a thread holds while it writes. The lock stays
+# when the output is gone: the next object with the same identity uses it.
 _writing: dict[int, threading.Lock] = {}
-call_in_children(_writing.clear)  # a thread that is not in a forked child may have a lock
+call_in_children(_writing.clear)  # a thread of the parent may hold a lock
 
 
 class LoggerHandler(Handler):
-    """Reports each client that connects or leaves, and writes to `output` what it sends.
+    """Logs each client that connects or leaves, and writes the client's input to `output`.
 
-    With the `style` ``"text"`` it writes lines in which control characters are escaped, so that no
-    client can forge a line or command a terminal; with ``"hex"`` a dump of each chunk, with
-    ``"raw"`` the bytes as they are. `output` is a binary file, standard output if it is None. All
-    clients share it: one thread at a time writes to it, a whole line. A non-blocking file is waited
-    for. An error of the output (a full disk, a closed pipe) is raised.
+    The `style` ``"text"`` writes lines and escapes control characters, so that no client can forge
+    a line or control a terminal; ``"hex"`` writes a dump of each chunk, ``"raw"`` the bytes as they
+    are. `output` is a binary file; None is standard output. All clients share it, and one thread at
+    a time writes to it, a whole line. The thread waits for a non-blocking file. An error of the
+    output (a full disk, a closed pipe) is raised.
     """
 
     style: str = "text"
@@ -156,7 +156,10 @@ class LoggerHandler(Handler):
 
 
 def hex_dump(data: bytes, end: int) -> bytes:
-    """`data` as lines of offset, hexadecimal and text; `end` is the stream offset after it."""
+    """Return `data` as lines of offset, hexadecimal and text.
+
+    `end` is the offset in the stream after `data`.
+    """
     lines = []
     for at in range(0, len(data), 16):
         row = data[at : at + 16]
@@ -168,9 +171,9 @@ def hex_dump(data: bytes, end: int) -> bytes:
 class GreeterHandler(Handler):
     """Greets each client with a few lines and ends the connection.
 
-    In `greeting`, ``{address}`` and ``{port}`` stand for those of the client. Each line is one
-    write. A client of a Unix socket has no port; its address is ``unix``, or the name that it has
-    bound.
+    In `greeting`, ``{address}`` and ``{port}`` are replaced by those of the client. Each line is
+    one write. A client of a Unix socket has no port; its address is ``unix``, or the path that it
+    has bound.
     """
 
     greeting: str = "Hello, {address}:{port}!\nThis is netkit.\nGoodbye.\n"
@@ -186,4 +189,4 @@ class GreeterHandler(Handler):
         self.conn.end()
 
     def handle(self) -> None:
-        """Read nothing. The close of the connection discards what the client sends."""
+        """Read nothing: the close of the connection discards the client's input."""

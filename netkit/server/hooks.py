@@ -10,6 +10,7 @@ import operator
 import os
 import socket
 import socketserver
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import ServerStateError
@@ -17,7 +18,7 @@ from ..core.options import Options, TimeLimits
 from . import reload
 from .accept_loop import AcceptLoop
 from .acceptor import Acceptor
-from .adapting import Serve, problem_of_result
+from .adapting import Serve, adapt, problem_of_result
 from .admission import Admission, Refusals
 from .clients import Clients
 from .compat import Compat
@@ -167,6 +168,41 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     @property
     def _threads(self) -> Threads:  # `socketserver` has this name, and programs use it
         return Threads(self._client_threads.threads(), self._drain.close)
+
+    # Options and handler
+
+    def _set_options(
+        self, options: Options, serve: Serve | None, tls: ssl.SSLContext | None
+    ) -> None:
+        self._serve = serve
+        self._tls = tls
+        self._options = options
+        self._time_limits = options.time_limits
+        self._admission.configure(options)
+        self._listeners.set_options(options)
+
+    @property
+    def RequestHandlerClass(self) -> Any:
+        """The handler, of any kind. It may be set; TypeError if it cannot serve a client."""
+        return self._handler_class
+
+    @RequestHandlerClass.setter
+    def RequestHandlerClass(self, handler: Any) -> None:
+        def prepare() -> Callable[[], None]:
+            serve = self._adapted(handler, self._options)
+            return lambda: self._set_handler(handler, serve)
+
+        self._changes.make(prepare)
+
+    def _set_handler(self, handler: Any, serve: Serve | None) -> None:
+        self._serve = serve
+        self._handler_class = handler
+
+    def _adapted(self, handler: Any, options: Options) -> Serve | None:
+        calls_it_itself = self._overrides("finish_request")
+        if handler is None and calls_it_itself:  # it needs none
+            return None
+        return adapt(handler, options.handler_args, check=not calls_it_itself)
 
     # Listeners
 

@@ -1,4 +1,8 @@
-"""The live connections of a server, and the wait until there are none."""
+"""The open connections of a server, and the waits until they are closed.
+
+A connection is added before its thread is started, and removed once, by the thread that has served
+it. Between the two, any thread may ask all connections to finish, or cut them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ _NOW = Deadline(0)
 
 
 class StopReport(NamedTuple):
-    """What became of the clients that were connected, or queued, when a server was stopped."""
+    """How many clients of a stopped server have finished, and how many it had to cut.
+
+    Clients that the kernel had queued are included, since the server accepts them first.
+    """
 
     finished: int
     cut: int
@@ -25,39 +32,37 @@ class StopReport(NamedTuple):
         return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
-def _nobody_asks(_: Any) -> None:
+def _do_nothing(_: Any) -> None:
     pass
 
 
 class Registry:
-    """The connections that are open. All methods may be called from any thread.
-
-    Adding and removing a connection take constant time.
-    """
+    """The open connections of one server. Thread-safe; adding and removing take constant time."""
 
     def __init__(
-        self, left: Callable[[Connection], None] = _nobody_asks, server: Any = None
+        self, on_close: Callable[[Connection], None] = _do_nothing, server: Any = None
     ) -> None:
-        """`left` is called with each connection that is over. `server` emits the events."""
-        self._left = left
+        """`on_close` is called with each closed connection; `server` is that of the events."""
+        self._on_close = on_close
         self._server = server
-        # Guards what follows. Re-entrant, since a signal handler may stop the server from within.
-        # No connection is ended under it: its socket may be an object of the program's.
+        # Guards the attributes below. Re-entrant, since a signal handler may stop the server while
+        # its thread holds it. No connection is ended under it: its socket may be an object of the
+        # program's.
         self._lock = threading.RLock()
-        # Notified when a connection is over, the limit has changed, or `notify` is called.
+        # Notified when a connection is added or removed, when a limit changes, and by `notify`.
         self._changed = threading.Condition(self._lock)
         self._live: dict[Connection, None] = {}  # a set that keeps the order: the oldest first
-        # Those that are over, while observers are called with the event: the threads that do it.
+        # The threads that call the observers of `ConnectionClosed`, by the connection's id.
         self._ending: dict[int, int] = {}
         self._draining = False
         self._limit = self._patience = Deadline(None)
         self._counting = False
-        self._involved = 0  # connections that the present drain began with, or took in
-        self._cut: set[int] = set()  # those of them that were cut, by their ids
-        self._cutting = False  # connections that come now are cut, too
+        self._involved = 0  # the connections of the present drain
+        self._cut: set[int] = set()  # the ids of those that were cut
+        self._cutting = False  # whether new connections are cut, too
 
     def add(self, connection: Connection) -> None:
-        """Note a connection, before a thread is started for it; `announce` it then."""
+        """Add a connection, before a thread is started for it. Call `announce` afterwards."""
         with self._lock:
             self._live[connection] = None
             self._involved += 1
@@ -67,16 +72,16 @@ class Registry:
             self._cut_these([connection])
 
     def announce(self, connection: Connection) -> None:
-        """Tell of a connection that has been added, and ask it to finish if all others are."""
+        """Emit the event about a new connection, and ask it to finish if the server drains."""
         event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
         events.emit(event, self._server)
         if self._draining:
             connection.end_input()
 
     def claim(self, connection: Connection) -> bool:
-        """Make the calling thread the one that serves it, or that closes it unserved.
+        """Have the calling thread serve `connection`, or close it unserved.
 
-        False if another thread is that already, or if it is over.
+        False if another thread has claimed it, or if it has been removed.
         """
         me = threading.get_ident()
         with self._lock:
@@ -87,7 +92,7 @@ class Registry:
 
     @contextlib.contextmanager
     def claimed(self, connection: Connection) -> Iterator[None]:
-        """Meanwhile the calling thread is the one that serves it."""
+        """Have the calling thread serve `connection` while the ``with`` block runs."""
         self.claim(connection)
         try:
             yield
@@ -96,10 +101,10 @@ class Registry:
                 connection.thread = None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is over. Idempotent.
+        """Remove a closed connection, and emit the event about its end. Idempotent.
 
-        Observers are called before anybody who waits for the end of all goes on: a server's
-        `Stopped` comes after every `ConnectionClosed`.
+        Threads that wait for the end of all connections go on only after the observers have been
+        called: the event `Stopped` of a server comes after every `ConnectionClosed`.
         """
         with self._lock:
             if connection not in self._live:
@@ -107,39 +112,39 @@ class Registry:
             del self._live[connection]
             self._ending[connection.id] = threading.get_ident()
         try:
-            self._left(connection)
-            self._announce_end(connection)
+            self._on_close(connection)
+            seconds = time.monotonic() - connection.opened_at
+            is_counted = not connection.opaque
+            event = events.ConnectionClosed(
+                connection.id,
+                connection.peer,
+                connection.bytes_read if is_counted else None,
+                connection.bytes_written if is_counted else None,
+                seconds,
+                connection.local,
+            )
+            events.emit(event, self._server)
         finally:
             with self._changed:
-                self._ending.pop(connection.id, None)  # a child that was forked has none
+                self._ending.pop(connection.id, None)  # a forked child has none
                 self._changed.notify_all()
 
-    def _announce_end(self, connection: Connection) -> None:
-        seconds = time.monotonic() - connection.opened_at
-        read: int | None = connection.bytes_read
-        written: int | None = connection.bytes_written
-        if connection.opaque:
-            read = written = None
-        number, peer, local = connection.id, connection.peer, connection.local
-        event = events.ConnectionClosed(number, peer, read, written, seconds, local)
-        events.emit(event, self._server)
-
     def live(self) -> tuple[Connection, ...]:
-        """The connections that are open now."""
+        """Return the open connections, the oldest first."""
         with self._lock:
             return tuple(self._live)
 
-    def of_thread(self, thread: int) -> Connection | None:
-        """The connection that the thread with this identifier serves, if it does serve one."""
-        return next((each for each in self.live() if each.thread == thread), None)
-
     def waits_for(self, thread: int) -> bool:
-        """Whether a drain waits for this thread: it serves one, or has just ended one."""
+        """Whether a drain waits for a thread: it serves a connection, or reports its end."""
         with self._lock:
-            return self.of_thread(thread) is not None or thread in self._ending.values()
+            serves = any(each.thread == thread for each in self._live)
+            return serves or thread in self._ending.values()
 
     def wait_for(self, count: int, seconds: float | None) -> bool:
-        """Wait until there are at least `count`, or none for 0; False after `seconds`."""
+        """Wait until at least `count` connections are open, or, for 0, until none is.
+
+        The calling thread's own connection does not count then. False after `seconds`.
+        """
         me = threading.get_ident()
 
         def are_there() -> bool:
@@ -151,7 +156,7 @@ class Registry:
             return self._changed.wait_for(are_there, seconds)
 
     def notify(self) -> None:
-        """Have each thread that waits look again at what it waits for."""
+        """Have each waiting thread check its condition again."""
         with self._changed:
             self._changed.notify_all()
 
@@ -160,7 +165,7 @@ class Registry:
     def limit(self, deadline: Deadline, patience: Deadline = _NOW) -> None:
         """Drain until `deadline` at the latest; ask no connection to finish before `patience`.
 
-        Of several, the earliest counts.
+        If it is called several times, the earliest deadline counts, and the earliest `patience`.
         """
         with self._changed:
             self._limit = self._limit.earlier(deadline)
@@ -169,17 +174,17 @@ class Registry:
 
     @property
     def limited(self) -> bool:
-        """Whether there is a limit."""
+        """Whether `limit` has been called with a deadline."""
         return self._limit.remaining() is not None
 
     @property
     def patient(self) -> bool:
-        """Whether a drain does not ask connections to finish yet."""
+        """Whether it is too early to ask connections to finish."""
         remaining = self._patience.remaining()
         return remaining is not None and remaining > 0
 
     def begin_draining(self) -> None:
-        """Ask all connections, and those to come, to finish: `Connection.end_input`."""
+        """Call `Connection.end_input` of all connections, and of new ones."""
         with self._changed:
             self._draining = True
             self._begin_counting_locked()
@@ -195,19 +200,25 @@ class Registry:
             self._cut = set()
 
     def _end_inputs(self) -> float | None:
-        """Ask all to finish. Seconds until this is worth another call; None if it is not."""
+        """Ask all connections to finish.
+
+        Returns the seconds until another call is worth it; None if no connection needs one.
+        """
         waits = [connection.end_input() for connection in self.live()]
         return min((wait for wait in waits if wait is not None), default=None)
 
     def all_left(self, spare: int) -> Callable[[], bool]:
-        """For the waits below: a function that says whether only the thread `spare` serves any."""
+        """Return a function that tells whether no thread but `spare` serves a connection.
+
+        It is a condition for the waits below.
+        """
         return lambda: not self._any_but(spare)
 
     def wait_while_draining(self, over: Callable[[], bool]) -> bool:
-        """Wait until ``over()``; False if the limit has passed before.
+        """Wait until ``over()`` is true. False if the limit has passed before.
 
-        Meanwhile connections that could not be asked to finish before are asked. ``over`` is called
-        when a connection is over, and after `notify`, under the lock: it must not wait.
+        Meanwhile it asks the connections to finish that could not be asked before. ``over`` is
+        called with the lock held, so it must not wait.
         """
         while not self._limit.expired():
             again = Deadline(self._end_inputs())
@@ -222,7 +233,7 @@ class Registry:
         return over()
 
     def wait_for_leaving(self, over: Callable[[], bool]) -> bool:
-        """Wait until ``over()`` (True), or until the patience or the limit has passed."""
+        """Wait until ``over()`` is true. False once the patience or the limit has passed."""
         with self._changed:
             self._begin_counting_locked()
             while not over():
@@ -233,16 +244,16 @@ class Registry:
             return True
 
     def wait_until(self, over: Callable[[], bool], seconds: float | None) -> bool:
-        """Wait until ``over()``, as in `wait_while_draining`; False if `seconds` have passed."""
+        """As `wait_while_draining`, for `seconds` at most, and without asking connections."""
         with self._changed:
             return self._changed.wait_for(over, seconds)
 
     def time_left(self) -> float | None:
-        """Seconds until the limit; None if there is none."""
+        """Return the seconds until the limit; None if there is no limit."""
         return self._limit.remaining()
 
     def wait_for_one(self, seconds: float) -> None:
-        """Wait until a connection is over, the limit changes or passes, or for `seconds`."""
+        """Wait for a change, at most until the limit and for `seconds`."""
         with self._changed:
             self._changed.wait(Deadline(seconds).earlier(self._limit).remaining())
 
@@ -252,7 +263,7 @@ class Registry:
         )
 
     def cut(self, spare: int) -> None:
-        """`Connection.cut` for all but those that the thread `spare` serves, and for late ones."""
+        """Cut all connections, and new ones, but not those that the thread `spare` serves."""
         with self._lock:
             self._cutting = True
             doomed = [each for each in self._live if each.thread != spare]
@@ -264,12 +275,12 @@ class Registry:
             with self._lock:
                 known = connection.id in self._cut
                 self._cut.add(connection.id)
-            if not known and not connection.cut():  # it was over
+            if not known and not connection.cut():  # it had finished
                 with self._lock:
                     self._cut.discard(connection.id)
 
     def finish_spared(self, seconds: float, spare: int) -> None:
-        """Give connections that a drain has spared `seconds` to finish, and then cut them, too."""
+        """Wait `seconds` for the connections that `cut` has spared, and then cut them, too."""
         with self._changed:
             self._changed.wait_for(
                 lambda: all(c.was_cut or c.thread == spare for c in self._live), seconds
@@ -277,18 +288,18 @@ class Registry:
         self.cut(spare)
 
     def drained(self) -> StopReport:
-        """What became of the connections since the drain began, its patience included."""
+        """Return the report of the present drain, or of the last one."""
         with self._changed:
             return StopReport(self._involved - len(self._cut), len(self._cut))
 
     def end_in_child(self) -> None:
-        """In a forked child: only the connections of the calling thread are its own.
+        """Forget, in a forked child, all connections but those of the calling thread.
 
-        What they take is given back by the parent. Any lock may be held for ever.
+        The parent gives back their places. A thread that is not here may have held the lock.
         """
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._left = _nobody_asks
+        self._on_close = _do_nothing
         self._ending = {}
         for connection in self.live():
             if connection.thread == threading.get_ident():
@@ -297,7 +308,7 @@ class Registry:
                 del self._live[connection]
 
     def reopen(self) -> None:
-        """Connections that come from now on are not asked to finish."""
+        """End the drain: new connections are not asked to finish."""
         with self._changed:
             self._draining = self._counting = self._cutting = False
             self._limit = self._patience = Deadline(None)

@@ -50,7 +50,8 @@ class ExclusiveSelector:
         """
         if also is not None:
             self._epoll.register(also, select.EPOLLIN)
-        ready = {fd for fd, _ in self._epoll.poll(wait_time(timeout))}
+        seconds = None if timeout is None else wait_time(timeout)
+        ready = {fd for fd, _ in self._epoll.poll(seconds)}
         if also is not None:
             self._epoll.unregister(also)
         for listener in self._to_register_anew:
@@ -104,9 +105,10 @@ class ListenerSelector:
             unblock(listener)
         self._listeners = listeners
         self.waker = Waker()
+        self._wakes = self.waker.fileno()
         try:
             descriptors = (listener.fileno() for listener in listeners)
-            self._selector = _Selector(contended, self.waker.fileno(), *descriptors)
+            self._selector = _Selector(contended, self._wakes, *descriptors)
         except BaseException:
             self.waker.close()
             raise
@@ -121,16 +123,16 @@ class ListenerSelector:
         if -1 in descriptors:  # closed: epoll has forgotten it, and accept raises an error
             return True
         ready = self._selector.select(timeout, also)
-        if self.waker.fileno() in ready:
+        if self._wakes in ready:
             self.waker.clear()
             return False
         return not ready.isdisjoint(descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but not for clients."""
-        selector = PlainSelector(False, self.waker.fileno())
+        selector = PlainSelector(False, self._wakes)
         try:
-            if self.waker.fileno() in selector.select(seconds, also):
+            if self._wakes in selector.select(seconds, also):
                 self.waker.clear()
         finally:
             selector.close()

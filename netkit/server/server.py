@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core import events
@@ -20,7 +20,6 @@ from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
 from ..net.connection import Connection
 from . import log, reload
-from .adapting import Serve, adapt
 from .admission import Places
 from .compat import Shown
 from .hooks import HookedServer
@@ -166,16 +165,6 @@ class Server(HookedServer):
 
     # Options
 
-    def _set_options(
-        self, options: Options, serve: Serve | None, tls: ssl.SSLContext | None
-    ) -> None:
-        self._serve = serve
-        self._tls = tls
-        self._options = options
-        self._time_limits = options.time_limits
-        self._admission.configure(options)
-        self._listeners.set_options(options)
-
     def suspend(self) -> None:
         """Accept no client until `resume`: new clients wait in the kernel's queue."""
         self._admission.suspend()
@@ -218,29 +207,6 @@ class Server(HookedServer):
     def share_places(self, places: Places) -> None:
         """Have `max_connections` hold for all worker processes together. For worker processes."""
         self._admission.share(places)
-
-    @property
-    def RequestHandlerClass(self) -> Any:
-        """The handler, of any kind. It may be set; TypeError if it cannot serve a client."""
-        return self._handler_class
-
-    @RequestHandlerClass.setter
-    def RequestHandlerClass(self, handler: Any) -> None:
-        def prepare() -> Callable[[], None]:
-            serve = self._adapted(handler, self._options)
-            return lambda: self._set_handler(handler, serve)
-
-        self._changes.make(prepare)
-
-    def _set_handler(self, handler: Any, serve: Serve | None) -> None:
-        self._serve = serve
-        self._handler_class = handler
-
-    def _adapted(self, handler: Any, options: Options) -> Serve | None:
-        calls_it_itself = self._overrides("finish_request")
-        if handler is None and calls_it_itself:  # it needs none
-            return None
-        return adapt(handler, options.handler_args, check=not calls_it_itself)
 
     # Serving
 

@@ -1,11 +1,10 @@
-"""Classes derived from `Server` and a server class of another library, in either order of bases.
+"""Lets a class derive from `Server` and from a server class of another library.
 
-Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`, which has three
-consequences:
+Such a class is written as if `Server` were `socketserver.ThreadingTCPServer`:
 
 1. `ThreadingMixIn` may be another base.
 2. `ThreadingTCPServer` has no constructor, and no hooks but those of `ThreadingMixIn`. So the
-   constructor and the other hooks of the library are used, although `Server` comes first.
+   constructor and the other hooks of the library are used, even if `Server` is the first base.
 3. A method may be called by the name of a base: ``socketserver.TCPServer.shutdown(self)``.
 """
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from .acceptor import Acceptor
     from .serving import Serving
 
-# The methods that are taken from the class of a library, though `Server` has them, too.
-_LIBRARYS = (
+# The methods that a library's class replaces, though `Server` is the first base.
+_REPLACED = (
     *("__init__", "get_request", "finish_request", "shutdown_request", "close_request"),
     "handle_error",
 )
@@ -32,12 +31,11 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 class ServerType(ABCMeta):
-    """The metaclass of `Server`, which makes the bases of a subclass fit together.
+    """The metaclass of `Server`. It changes the bases of a subclass.
 
-    It leaves out `ThreadingMixIn`, which is among the bases of `Server`: Python finds no order for
-    a class that names it first. Before `Server`, it inserts a class with the methods of libraries
-    that are used although these come later. (Derived from ABCMeta, so that a server class may be
-    abstract.)
+    It removes `ThreadingMixIn`, which is a base of `Server`: Python finds no method order for a
+    class that names it first. It inserts a class before `Server` with those methods of a library
+    that replace the server's. It derives from ABCMeta, so that a server class may be abstract.
     """
 
     def __new__(
@@ -53,7 +51,7 @@ class ServerType(ABCMeta):
 
 
 def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
-    """The server classes of libraries that come after ``bases[ours]`` in the method order."""
+    """Yield the server classes of libraries after ``bases[ours]`` in the method order."""
     known = bases[ours].__mro__
     for at, base in enumerate(bases):
         later = at > ours
@@ -64,9 +62,9 @@ def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
 
 
 def _used_of(libraries: list[type], ours: type) -> type:
-    """A class with the methods of `libraries` that replace those of netkit in `ours`."""
+    """Return a class with the methods of `libraries` that replace those of netkit in `ours`."""
     methods: dict[str, Any] = {}
-    for name in _LIBRARYS:
+    for name in _REPLACED:
         definer = next(kind for kind in ours.__mro__ if name in vars(kind))
         found = [vars(kind)[name] for kind in libraries if name in vars(kind)]
         if found and definer.__module__.partition(".")[0] == _PACKAGE:
@@ -76,7 +74,7 @@ def _used_of(libraries: list[type], ours: type) -> type:
     if more_to_close:
 
         def server_close(self: Any) -> None:
-            """Close the server, and then what the library closes."""
+            """Close the server, and then call the library's `server_close`."""
             try:
                 super(counts, self).server_close()
             finally:
@@ -87,10 +85,10 @@ def _used_of(libraries: list[type], ours: type) -> type:
 
 
 class Threads(list[threading.Thread]):
-    """The threads of a server's clients.
+    """The threads of a server's clients, as the attribute `_threads` of `socketserver`.
 
-    `ThreadingMixIn.server_close`, if it is called by name, calls `join`. This closes the server,
-    which waits for the threads, but not for ever.
+    `ThreadingMixIn.server_close`, if it is called by name, calls `join`. Here that closes the
+    server, which waits for the threads for a limited time.
     """
 
     def __init__(self, threads: list[threading.Thread], close: Callable[[], None]) -> None:
@@ -102,7 +100,7 @@ class Threads(list[threading.Thread]):
 
 
 class _ShutDownEvent:
-    """Stands for the event that `BaseServer` sets while its `serve_forever` does not run."""
+    """Replaces the event that `BaseServer` sets while its `serve_forever` does not run."""
 
     def __init__(self, server: CalledByName) -> None:
         self._server = server
@@ -127,14 +125,14 @@ class CalledByName:
     """Makes `BaseServer.serve_forever` and `shutdown` work if a program calls them by name.
 
     The two communicate by an event and a flag, private to `BaseServer`. Here both act on the
-    server's accept loop, so that each of the two methods also works together with those of netkit.
+    server's accept loop, so each of the two methods works together with those of netkit.
     """
 
     _accept_loop: AcceptLoop
     _acceptor: Acceptor
     _serving: Serving
     _by_name: AcceptLoop | None = None
-    """The loop of a `BaseServer.serve_forever` that was called by name and runs."""
+    """The accept loop that a `BaseServer.serve_forever` called by name runs."""
 
     @property
     def _BaseServer__is_shut_down(self) -> _ShutDownEvent:
@@ -142,7 +140,7 @@ class CalledByName:
 
     @_BaseServer__is_shut_down.setter
     def _BaseServer__is_shut_down(self, _: Any) -> None:
-        """The constructor of `BaseServer` sets an event of its own, which is not needed."""
+        """Ignore the event that the constructor of `BaseServer` sets."""
 
     @property
     def _BaseServer__shutdown_request(self) -> bool:

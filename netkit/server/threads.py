@@ -1,10 +1,10 @@
-"""Threads that serve one client after another.
+"""The threads of a server's clients. Each of them serves one client after another.
 
-Starting a thread costs more than serving a short connection, so a thread that is done with its
-client waits a while for the next one, and then ends.
+To start a thread costs more than to serve a short connection, so a thread that has served its
+client waits for the next one for a while before it ends.
 
-Each job begins with an empty context (`contextvars`), even if a new thread would inherit one
-(`sys.flags.thread_inherit_context`): what one client sets there must not reach another.
+Each job begins with an empty context (`contextvars`), even if new threads inherit one
+(`sys.flags.thread_inherit_context`): what the handler of one client sets must not reach another.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ from ..core.deadline import Deadline
 
 Job = tuple[Any, ...]  # a function and its arguments
 
-PARK_SECONDS = 10.0  # how long a thread waits for its next client: longer than usual lulls
-MAX_PARKED = 64  # waiting threads at most; each costs about 20 KiB
 PARKED = "netkit-parked"  # the name of a waiting thread
 
 
 def check_threads() -> None:
     """RuntimeError if a library has replaced Python's threads, `select` or sockets by its own.
 
-    gevent and eventlet do so by monkey patching. A wait of netkit would then stop all threads, and
-    an object for which one thread waits could not be used by another.
+    gevent and eventlet do so by monkey patching. A wait of netkit would then block all their
+    threads, and a lock that one thread waits for could not be released by another.
     """
     for used, own in (
         (_thread.start_new_thread, isinstance(_thread.start_new_thread, BuiltinFunctionType)),
@@ -58,42 +56,39 @@ def join(thread: threading.Thread, timeout: float | None) -> None:
             thread.join(timeout)
 
 
-class _Parked:
-    """A waiting thread, which is given its next job, or None to end.
+class _Parking:
+    """Where one thread waits for its next job, which is None if the thread is to end.
 
     It waits for a lock: before 3.13, a `queue.SimpleQueue` may forget its time limit when a signal
     comes.
     """
 
-    __slots__ = ("_called", "job")
+    __slots__ = ("job", "ready")
 
     def __init__(self) -> None:
-        self._called = threading.Lock()
-        self._called.acquire()
         self.job: Job | None = None
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for `call`; False if it does not come in time."""
-        return self._called.acquire(timeout=seconds)
-
-    def call(self, job: Job | None) -> None:
-        self.job = job
-        self._called.release()
+        self.ready = threading.Lock()  # released once `job` is set
+        self.ready.acquire()
 
 
 class ClientThreads:
-    """Runs each job in a thread of its own: one that an earlier job has left, or a new one.
+    """Runs each job in a waiting thread, or in a new one if no thread waits. Thread-safe.
 
-    Thread-safe. `daemon`: whether the interpreter may exit while the threads run; a change counts
-    for threads that are started later.
+    `daemon`: whether the interpreter may exit while the threads run. It may be changed, for threads
+    that are started later. A thread that is no daemon does not wait for another job.
     """
+
+    park_seconds = 10.0
+    """How long a thread waits for its next job."""
+    max_parked = 64
+    """How many threads wait at most; each costs about 20 KiB."""
 
     def __init__(self, daemon: bool) -> None:
         self.daemon = daemon
-        # Guards the attributes below. Re-entrant, for signal handlers that stop a server in its
-        # accepting thread.
+        # Guards the attributes below. Re-entrant, since a signal handler may stop the server in the
+        # accepting thread, which may be in `run`.
         self._lock = threading.RLock()
-        self._parked: list[_Parked] = []  # the last one is called first
+        self._parked: list[_Parking] = []  # the last one gets the next job
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
@@ -105,67 +100,74 @@ class ClientThreads:
         job = function, *arguments
         with self._lock:
             if self._parked:
-                self._parked.pop().call(job)
+                parking = self._parked.pop()
+                parking.job = job
+                parking.ready.release()
                 return
             thread = threading.Thread(target=self._work, args=([job],), daemon=self.daemon)
             self._threads.add(thread)
         try:
             thread.start()
         except BaseException:
-            if thread.ident is None:  # else it runs, and a Ctrl+C has ended the wait for its start
+            if thread.ident is None:  # else it runs, and a Ctrl+C has interrupted `Thread.start`
                 with self._lock:
                     self._threads.discard(thread)
             raise
 
     def _work(self, first: list[Job]) -> None:
         job: Job | None = first.pop()  # the thread itself keeps its arguments until it ends
+        parking = _Parking()
         try:
             while job:
                 Context().run(*job)  # costs each client 0.1 KiB
                 job = None  # frees what the client used before the wait
-                job = self._next()
+                job = self._next(parking)
         finally:
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
-    def _next(self) -> Job | None:
+    def _next(self, parking: _Parking) -> Job | None:
+        """Wait for the next job. None if the thread is to end."""
         thread = threading.current_thread()
         if not thread.daemon:  # at its exit, the interpreter would wait for this thread
             return None
         with self._lock:
-            if self._closed or len(self._parked) >= MAX_PARKED:
+            if self._closed or len(self._parked) >= self.max_parked:
                 return None
-            parked = _Parked()
-            self._parked.append(parked)
+            self._parked.append(parking)
         thread.name = PARKED
-        if not parked.wait(PARK_SECONDS):
-            with self._lock, contextlib.suppress(ValueError):  # `call` was faster
-                self._parked.remove(parked)
-        return parked.job
+        if not parking.ready.acquire(timeout=self.park_seconds):
+            with self._lock:
+                if parking in self._parked:
+                    self._parked.remove(parking)
+                    return None
+            parking.ready.acquire()  # it was given a job at the last moment
+        job, parking.job = parking.job, None
+        return job
 
     def threads(self) -> list[threading.Thread]:
-        """All threads, busy or parked."""
+        """Return all threads, busy or waiting."""
         with self._lock:
             return list(self._threads)
 
     def close(self) -> None:
-        """End the parked threads now, and the busy ones after their job. Idempotent."""
+        """End the waiting threads now, and the busy ones after their job. Idempotent."""
         with self._lock:
             self._closed = True
             while self._parked:
-                self._parked.pop().call(None)
+                self._parked.pop().ready.release()
 
     def end_in_child(self) -> None:
-        """In a forked child: only the calling thread exists there, and its job is the last."""
+        """Forget, in a forked child, all threads but the calling one, whose job is the last."""
         self._lock = threading.RLock()
         self._parked.clear()
         self._threads = {threading.current_thread()}
         self._closed = True
 
     def join(self, timeout: float | None) -> bool:
-        """Wait for the end of all threads but the calling one; False if some are still busy.
+        """Wait for the end of all threads but the calling one. False if some are still busy.
 
-        `timeout`: seconds for all of them together.
+        `timeout` is the time for all of them together (seconds).
         """
         until = Deadline(timeout)
         for thread in self.threads():

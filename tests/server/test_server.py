@@ -40,7 +40,6 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.net.connection import LINGER_SECONDS
-from netkit.server.threads import MAX_PARKED
 
 Handler = Callable[[netkit.Connection], Any]
 
@@ -543,17 +542,16 @@ def test_a_listener_that_somebody_else_has_closed_does_not_keep_a_stop() -> None
         assert not server.listening
 
 
-def test_a_burst_of_clients_leaves_a_bounded_number_of_threads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.server.threads.PARK_SECONDS", 4 * PATIENCE)
+def test_a_burst_of_clients_leaves_a_bounded_number_of_threads() -> None:
     with serving(netkit.EchoHandler) as server, contextlib.ExitStack() as stack:
-        for _ in range(MAX_PARKED + 30):
+        most = server._client_threads.max_parked
+        server._client_threads.park_seconds = 4 * PATIENCE
+        for _ in range(most + 30):
             stack.enter_context(client(server))
-        wait_until(lambda: server.connection_count == MAX_PARKED + 30, "the burst")
-        assert len(server._threads) == MAX_PARKED + 30
+        wait_until(lambda: server.connection_count == most + 30, "the burst")
+        assert len(server._threads) == most + 30
         stack.close()
-        wait_until(lambda: len(server._threads) <= MAX_PARKED, "going")
+        wait_until(lambda: len(server._threads) <= most, "going")
         assert exchange(server, b"x") == b"x"
 
 

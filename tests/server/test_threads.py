@@ -120,17 +120,17 @@ def test_what_a_client_used_is_let_go_while_its_thread_waits() -> None:
         wait_until(lambda: parked(pool))
 
 
-def test_only_so_many_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MAX_PARKED", 2)
+def test_only_so_many_threads_are_kept() -> None:
     with client_threads() as pool:
+        pool.max_parked = 2
         for gate in run_at_once(pool, 6):
             gate.let_go()
         wait_until(lambda: len(pool.threads()) == len(parked(pool)) == 2)
 
 
-def test_a_thread_that_is_not_needed_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "PARK_SECONDS", 0.01)
+def test_a_thread_that_is_not_needed_goes_away() -> None:
     with client_threads() as pool:
+        pool.park_seconds = 0.01
         for gate in run_at_once(pool, 3):
             gate.let_go()
         wait_until(lambda: not pool.threads())
@@ -139,33 +139,69 @@ def test_a_thread_that_is_not_needed_goes_away(monkeypatch: pytest.MonkeyPatch) 
         wait_until(lambda: ran)
 
 
-def test_a_job_that_comes_just_when_its_thread_gives_up_is_run(
+class Ready:
+    """The lock of a waiting thread. `meanwhile` is called once, by a derived class."""
+
+    def __init__(self, meanwhile: Callable[[], Any]) -> None:
+        self._lock, self._meanwhile = threading.Lock(), [meanwhile]
+
+    def _once(self) -> bool:
+        """Whether this is the first call; then `meanwhile` has been called."""
+        return bool(self._meanwhile) and not self._meanwhile.pop()()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+class GivesUp(Ready):
+    def acquire(self, timeout: float = -1) -> bool:
+        if timeout > 0 and self._once():
+            return False  # as if the time were over
+        return super().acquire(timeout)
+
+
+class IsInterrupted(Ready):
+    def release(self) -> None:
+        self._once()
+        super().release()
+
+
+def parkings(patch: pytest.MonkeyPatch, make: Callable[[], Any]) -> None:
+    """Have each thread wait with a lock that `make` has made."""
+    init = threads._Parking.__init__
+
+    def parking(self: Any) -> None:
+        init(self)
+        self.ready = make()
+        self.ready.acquire()
+
+    patch.setattr(threads._Parking, "__init__", parking)
+
+
+def test_a_job_that_comes_just_as_its_thread_stops_waiting_is_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ran = threading.Event()
-
-    def give_up(_: Any, seconds: float) -> bool:
-        """The time is over, and a job arrives before the thread has the lock."""
-        if not ran.is_set():
-            pool.run(ran.set)
-        return False
-
-    monkeypatch.setattr(threads._Parked, "wait", give_up)
     with client_threads() as pool:
+        parkings(monkeypatch, lambda: GivesUp(lambda: pool.run(ran.set)))
         pool.run(lambda: None)
         assert ran.wait(PATIENCE)
+        pool.close()
         wait_until(lambda: not pool.threads())
         assert pool._parked == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals for other threads")
-def test_signals_do_not_keep_a_thread_that_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_do_not_keep_a_thread_that_is_not_needed() -> None:
     """They end its wait early, which then goes on for the rest of the time."""
-    monkeypatch.setattr(threads, "PARK_SECONDS", 0.001)
     previous = signal.signal(signal.SIGUSR1, lambda *_: None)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     try:
         with client_threads() as pool:
+            pool.park_seconds = 0.001
             for _ in range(2_000):
                 if not pool.threads():
                     pool.run(functools.partial(signal.pthread_sigmask, signal.SIG_SETMASK, blocked))
@@ -177,10 +213,10 @@ def test_signals_do_not_keep_a_thread_that_is_not_needed(monkeypatch: pytest.Mon
         signal.signal(signal.SIGUSR1, previous)
 
 
-def test_nothing_is_lost_when_threads_expire_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "PARK_SECONDS", 0.0005)
+def test_nothing_is_lost_when_threads_expire_all_the_time() -> None:
     ran = queue.SimpleQueue[int]()
     with client_threads() as pool:
+        pool.park_seconds = 0.0005
 
         def submit(first: int) -> None:
             for number in range(first, first + 100):
@@ -345,18 +381,10 @@ def run_with(
 def test_a_signal_handler_may_close_them_while_a_job_is_handed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It runs in the very thread that holds the lock."""
-    call = threads._Parked.call
-
-    def interrupted(parked: Any, job: Any) -> None:
-        if job is not None:
-            pool.close()
-            assert pool.threads()
-        call(parked, job)
-
-    monkeypatch.setattr(threads._Parked, "call", interrupted)
+    """It runs in the thread that holds the lock."""
     ran: list[bool] = []
     with client_threads() as pool:
+        parkings(monkeypatch, lambda: IsInterrupted(pool.close))
         pool.run(lambda: None)
         wait_until(lambda: len(pool._parked) == 1)
         with in_thread(pool.run, lambda: ran.append(True)):

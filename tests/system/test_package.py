@@ -56,7 +56,6 @@ STILL_LONG = {
     "process.worker.work",
     "server.admission",
     "server.listeners",
-    "server.server",
     "tls.context",
     "tls.stream",
 }
