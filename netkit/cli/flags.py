@@ -75,15 +75,19 @@ def variable_of(name: str) -> str:
     return f"NETKIT_{name.upper()}"
 
 
-def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the options that are in `environment`. ArgumentError, with the variable, if invalid.
+def from_environment(
+    environment: Mapping[str, str], without: Container[str] = ()
+) -> dict[str, Any]:
+    """Return the options that are in `environment`, but those in `without`.
+
+    ArgumentError, with the name of the variable, if a value is invalid.
 
     The variable of a password is the password itself, which no other user can see there.
     """
     found = {}
     for name, row in ROWS.items():
         variable = variable_of(name)
-        if row.kind.parse is not None and variable in environment:
+        if row.kind.parse and name not in without and variable in environment:
             parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
             try:
                 found[name] = parse(environment[variable])
@@ -130,12 +134,12 @@ def _shown(row: Option) -> str:
     return f" (default: {default})"
 
 
-def set_defaults(arguments: argparse.Namespace) -> None:
+def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None:
     """Add the values of the environment, and of `Flags`, to those that are given as flags.
 
     `arguments.variables` becomes the names of the options whose values are from the environment.
     """
-    found = from_environment(os.environ)
+    found = from_environment(os.environ, without)
     if arguments.tls_self_signed:
         for name in ("tls_cert", "tls_key", "tls_key_password"):
             found.pop(name, None)

@@ -27,7 +27,7 @@ class Logger(Command):
 
     name = "logger"
     summary = SUMMARY
-    has_workers = False
+    without = ("workers",)
     unread = ("max_message",)
     instead = "reads no messages"
 

@@ -65,7 +65,7 @@ class Command:
     name: str
     summary: str
     words = ""  # in the usage, before the addresses
-    has_workers = True
+    without: tuple[str, ...] = ()  # flags that it does not have
     unread: tuple[str, ...] = ()  # options for input that the handler does not read
     instead = ""  # why: what the handler does instead
 
@@ -95,7 +95,7 @@ class Command:
             description=f"{self.summary}\n\n{_ADDRESSES}",
             epilog=f"{EXAMPLES}\n{MORE}.",
         )
-        groups = add_flags(parser, () if self.has_workers else ("workers",))
+        groups = add_flags(parser, self.without)
         self.add_flags(groups["what it does"])
         return parser
 
@@ -115,7 +115,7 @@ class Command:
         for name in self.unread:
             if name in given:
                 raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
-        set_defaults(arguments)
+        set_defaults(arguments, self.without)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]

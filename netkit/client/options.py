@@ -96,54 +96,66 @@ class ConnectOptions(OptionTable):
     """
 
     connect_timeout: float | None = option(
-        30.0, TIMEOUT, "connecting", "longest time for all of it, TLS included", optional=True
+        30.0,
+        TIMEOUT,
+        "connecting",
+        "longest time until it is connected, TLS included",
+        optional=True,
     )
     attempt_delay: float = option(  # RFC 8305 section 8
         0.25, TIMEOUT, "connecting", "time between the starts of attempts that race"
     )
-    retry: int = option(0, RETRIES, "connecting", "how often to try again, with growing pauses")
-    family: int = option(0, FAMILY, "connecting", "use only addresses of IPv4 or IPv6")
+    retry: int = option(0, RETRIES, "connecting", "how often to try again, after growing pauses")
+    family: int = option(0, FAMILY, "connecting", "4 or 6: use only addresses of this family")
     source_address: tuple[str, int] | None = option(
-        None, SOURCE, "connecting", "address and port of the local end; port 0 is any"
+        None, SOURCE, "connecting", "address and port of this end; port 0 stands for any"
     )
     resolver: Resolver | None = option(
         None,
         _instance_of(Callable, "a function"),
         "connecting",
-        "function of host and port that returns addresses, instead of the system's",
+        "called with host and port; returns addresses, instead of the system's resolver",
     )
     block_list: BlockList | None = option(
         None, LIST, "connecting", "addresses to which no connection is made"
     )
     cancel: Cancel | None = option(
-        None, _instance_of(Cancel, "a netkit.Cancel"), "connecting", "ends the call, see below"
+        None,
+        _instance_of(Cancel, "a netkit.Cancel"),
+        "connecting",
+        "ends the call, from another thread",
     )
     no_delay: bool = option(True, SWITCH, "socket", "send small writes at once (TCP_NODELAY)")
     keep_alive: Any = option(
         True,
         KEEP_ALIVE,
         "socket",
-        "probe a silent server, as often as that",
+        "probe a silent server; idle and interval are seconds",
     )
     tos: int | None = option(None, TOS, "socket", "type of service, or traffic class (IPv6)")
     receive_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for input")
     send_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for output")
     idle_timeout: float | None = option(None, TIMEOUT, "limits", "longest silence while reading")
     read_timeout: float | None = option(
-        None, TIMEOUT, "limits", "longest time for a line or message, from its first byte on"
+        None, TIMEOUT, "limits", "longest time for a line or message, from its first byte"
     )
     write_timeout: float | None = option(
-        None, TIMEOUT, "limits", "longest time without progress of a write"
+        None, TIMEOUT, "limits", "longest time that a write may make no progress"
     )
     min_rate: float | None = option(
-        None, BYTE_RATE, "limits", "minimum bytes per second within a message, after 5 seconds"
+        None,
+        BYTE_RATE,
+        "limits",
+        "minimum bytes per second of a message, after its first 5 seconds",
     )
     encoding: str = option(
         "utf-8", ENCODING, "limits", "encoding of text that is written and of lines that are read"
     )
     max_line: int = option(MAX_LINE, SIZE, "limits", "longest line")
     max_message: int | None = option(MAX_MESSAGE, SIZE, "limits", "longest message", optional=True)
-    tls: Any = option(False, CLIENT_TLS, "TLS", "use TLS, with the options below or with a context")
+    tls: Any = option(
+        False, CLIENT_TLS, "TLS", "use TLS, with the next options or with a context of your own"
+    )
     tls_ca: Pem = option(None, PEM, "TLS", "authorities to trust, instead of the system's")
     tls_cert: Pem = option(None, PEM, "TLS", "certificate of the client, and its chain")
     tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")

@@ -110,7 +110,7 @@ def parse_number(text: str) -> float:
 
 
 _TIME = "a time such as 30, 500ms, 5m or 2h"
-DURATION = Kind("seconds, or 0", check_seconds, parse_seconds, "TIME", _TIME)
+DURATION = Kind("seconds", check_seconds, parse_seconds, "TIME", _TIME)
 TIMEOUT = Kind("seconds", check_timeout, parse_seconds, "TIME", _TIME)
 COUNT = Kind("number", check_count, int, "N", "a number")
 RATE = Kind("number per second", check_rate, parse_number, "N", "a number")

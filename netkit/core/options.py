@@ -49,44 +49,50 @@ class Options(OptionTable):
     """
 
     profile: str | None = option(
-        None, PROFILE, "limits", "a set of limits: 'public' is for servers on the Internet"
+        None, PROFILE, "limits", "a set of limits; 'public' is for servers on the Internet"
     )
     # With CUT_GRACE, less than the 10 seconds after which service managers kill (docker stop).
     drain_timeout: float = option(
-        7.0, DURATION, "time", "time that busy clients have to finish when the server stops"
+        7.0, DURATION, "time", "how long busy clients may take to finish when the server stops"
     )
     idle_timeout: float | None = option(
         None, TIMEOUT, "time", "longest silence while waiting for a client's data"
     )
     read_timeout: float | None = option(
-        None, TIMEOUT, "time", "longest time for a line or message, from its first byte on"
+        None, TIMEOUT, "time", "longest time for a line or message, from its first byte"
     )
     write_timeout: float | None = option(
-        None, TIMEOUT, "time", "longest time without progress of a write"
+        None, TIMEOUT, "time", "longest time that a write may make no progress"
     )
     handshake_timeout: float | None = option(
         10.0, TIMEOUT, "TLS", "longest time for a TLS handshake", optional=True
     )
-    lifetime: float | None = option(None, TIMEOUT, "time", "longest life of a connection")
+    lifetime: float | None = option(None, TIMEOUT, "time", "longest duration of a connection")
     min_rate: float | None = option(
-        None, BYTE_RATE, "limits", "minimum bytes per second within a message, after 5 seconds"
+        None,
+        BYTE_RATE,
+        "limits",
+        "minimum bytes per second of a message, after its first 5 seconds",
     )
-    max_connections: int | None = option(None, COUNT, "limits", "most clients connected at once")
+    max_connections: int | None = option(None, COUNT, "limits", "maximum number of clients at once")
     when_full: str | float = option(
         "wait",
         WHEN_FULL,
         "limits",
-        "whether more clients wait in the queue, are refused, or are refused after TIME",
+        "what the next clients do: wait in the queue, get refused, or get refused after TIME",
     )
     refusal: str | None = option(None, TEXT, "limits", "message sent to refused clients")
     max_connections_per_ip: int | None = option(
-        None, COUNT, "limits", "most clients at once from one address (IPv6: one /64 network)"
+        None,
+        COUNT,
+        "limits",
+        "maximum number of clients at once from one address (IPv6: one /64 network)",
     )
     max_connection_rate: float | None = option(
         None,
         RATE,
         "limits",
-        "most new connections per second from one address, also the largest burst",
+        "maximum number of new clients per second from one address, and in a burst",
     )
     allow: BlockList | None = option(
         None,
@@ -98,16 +104,16 @@ class Options(OptionTable):
         None,
         LIST,
         "limits",
-        "addresses to refuse; the most specific rule of 'allow' and 'deny' wins",
+        "addresses and networks to refuse; the most specific rule of 'allow' and 'deny' wins",
     )
-    tls: Any = option(None, CONTEXT, "TLS", "a context of your own, instead of the options below")
+    tls: Any = option(
+        None, CONTEXT, "TLS", "a context of your own, instead of the next six options"
+    )
     tls_cert: Pem = option(
         None, PEM, "TLS", "use TLS with this certificate (and its chain), in PEM"
     )
     tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")
-    tls_key_password: str | None = option(
-        None, PASSWORD, "TLS", "password of the encrypted keys, in a file or in a variable"
-    )
+    tls_key_password: str | None = option(None, PASSWORD, "TLS", "password of the encrypted keys")
     tls_client_ca: Pem = option(
         None, PEM, "TLS", "require a client certificate signed by one of these authorities"
     )

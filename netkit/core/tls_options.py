@@ -117,7 +117,7 @@ def parse_password(text: str) -> str:
     return password
 
 
-PEM = Kind("path, or bytes", check_pem, str, "FILE")
+PEM = Kind("path, bytes", check_pem, str, "FILE")
 PASSWORD = Kind("text", check_text, parse_password, "@FILE|env:NAME")
 CERTIFICATES = Kind("mapping", check_sni, parse_sni, "NAME=CERT:KEY,...")
 PROTOCOLS = Kind("list of names", check_names, parse_names, "NAME,...")

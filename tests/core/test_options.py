@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import in_thread
+from support import ROOT, in_thread
 
 from netkit.client.options import ConnectOptions
 from netkit.core.errors import UnknownEncodingError
@@ -201,6 +202,34 @@ def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> 
     with pytest.raises(TypeError) as caught:
         Options(handler_args="password=hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+# The page of the documentation
+
+
+def table_of(table: type[OptionTable], flags: bool = False) -> str:
+    """The rows of docs/options.md for a table of options."""
+    lines = []
+    for name, row in table.rows.items():
+        flag = f"`--{name.replace('_', '-')} {row.kind.metavar}`" if row.kind.parse else ""
+        default = dict(row.default) if isinstance(row.default, Mapping) else row.default
+        noun = row.kind.noun + (" or None" if row.optional else "")
+        shown = f'"{default}"' if isinstance(default, str) else repr(default)
+        cells = [f"`{name}`", *([flag.replace("|", "\\|")] if flags else []), noun, f"`{shown}`"]
+        lines.append(f"| {' | '.join([*cells, row.help])} |".replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("heading", "table", "flags"),
+    [("Servers", Options, True), ("Clients", ConnectOptions, False)],
+)
+def test_the_page_of_options_has_every_option_with_its_type_default_and_meaning(
+    heading: str, table: type[OptionTable], flags: bool
+) -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    found = page.partition(f"## {heading}\n")[2].partition("|---|\n")[2].partition("\n\n")[0]
+    assert found.rstrip("\n").splitlines() == table_of(table, flags).splitlines()
 
 
 # Values as text, on the command line or in the environment
