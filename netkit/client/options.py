@@ -99,7 +99,7 @@ class ConnectOptions(OptionTable):
         30.0,
         TIMEOUT,
         "connecting",
-        "longest time until it is connected, TLS included",
+        "longest time to connect, TLS included",
         optional=True,
     )
     attempt_delay: float = option(  # RFC 8305 section 8
@@ -123,7 +123,7 @@ class ConnectOptions(OptionTable):
         None,
         _instance_of(Cancel, "a netkit.Cancel"),
         "connecting",
-        "ends the call, from another thread",
+        "ends the call from another thread",
     )
     no_delay: bool = option(True, SWITCH, "socket", "send small writes at once (TCP_NODELAY)")
     keep_alive: Any = option(
@@ -153,9 +153,7 @@ class ConnectOptions(OptionTable):
     )
     max_line: int = option(MAX_LINE, SIZE, "limits", "longest line")
     max_message: int | None = option(MAX_MESSAGE, SIZE, "limits", "longest message", optional=True)
-    tls: Any = option(
-        False, CLIENT_TLS, "TLS", "use TLS, with the next options or with a context of your own"
-    )
+    tls: Any = option(False, CLIENT_TLS, "TLS", "use TLS, or a context of your own")
     tls_ca: Pem = option(None, PEM, "TLS", "authorities to trust, instead of the system's")
     tls_cert: Pem = option(None, PEM, "TLS", "certificate of the client, and its chain")
     tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")

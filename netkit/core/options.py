@@ -106,9 +106,7 @@ class Options(OptionTable):
         "limits",
         "addresses and networks to refuse; the most specific rule of 'allow' and 'deny' wins",
     )
-    tls: Any = option(
-        None, CONTEXT, "TLS", "a context of your own, instead of the next six options"
-    )
+    tls: Any = option(None, CONTEXT, "TLS", "a context of your own, instead of 'tls_cert'")
     tls_cert: Pem = option(
         None, PEM, "TLS", "use TLS with this certificate (and its chain), in PEM"
     )
