@@ -16,7 +16,7 @@ import binascii
 import codecs
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .errors import UnknownEncodingError
 from .text import ESCAPES, Escapes
@@ -109,10 +109,16 @@ def decode_whole(data: bytes | bytearray, encoding: str) -> str:
 # --- Names ---
 
 
-class _Node(NamedTuple):
-    encode: Callable[[str], bytes]
-    decode: Decode
-    text_codec: str | None  # the codec of Python that finds invalid bytes; None for hex and base64
+class _Node:
+    """One of Node's encodings."""
+
+    def __init__(
+        self, encode: Callable[[str], bytes], decode: Decode, text_codec: str | None
+    ) -> None:
+        """`text_codec` is the codec of Python that finds invalid bytes; None if all are valid."""
+        self.encode = encode
+        self.decode = decode
+        self.text_codec = text_codec
 
 
 def lookup(name: str) -> _Node | None:
@@ -226,7 +232,8 @@ def _decode_base64url(data: bytes | bytearray, final: bool) -> tuple[str, int]:
 _SEVEN_BITS = bytes(byte & 0x7F for byte in range(256))
 _HEX_DIGITS = b"0123456789ABCDEFabcdef"
 _FROM_URL, _TO_URL = bytes.maketrans(b"-_", b"+/"), str.maketrans("+/", "-_")
-_NOT_BASE64 = bytes(b for b in range(256) if not (bytes((b,)).isalnum() or b in b"+/_-"))
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+_NOT_BASE64 = bytes({*range(256)}.difference(_BASE64))
 
 _UTF8 = _Node(_encode_utf8, _decode_utf8, "utf-8")
 _UTF16LE = _Node(_encode_utf16le, _decode_utf16le, "utf-16-le")
@@ -243,17 +250,26 @@ _NODE = {
 
 # --- Printable text ---
 
-_MARKED_ESCAPES = Escapes(ESCAPES | {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(256)})
+_MARK = 0xDC00  # the lone surrogates from here on are invalid bytes
+
+
+class _MarkedEscapes(Escapes):
+    def __missing__(self, code: int) -> str:
+        byte = code - _MARK
+        return f"\\x{byte:02x}" if 0 <= byte < 256 else super().__missing__(code)
+
+
+_MARKED_ESCAPES = _MarkedEscapes(ESCAPES)
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Invalid bytes become the lone surrogates from U+DC00 up.
+    """Invalid bytes become lone surrogates.
 
-    Only utf-7 and the codecs of Python's escapes decode valid bytes to those.
+    Only utf-7 and the codecs of Python's escapes decode valid bytes to these surrogates.
     """
     assert isinstance(error, UnicodeDecodeError)
     wrong = error.object[error.start : error.end]
-    return "".join(chr(0xDC00 + byte) for byte in wrong), error.end
+    return "".join(chr(_MARK + byte) for byte in wrong), error.end
 
 
 codecs.register_error("netkit.mark", _mark)

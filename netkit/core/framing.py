@@ -155,7 +155,7 @@ class Netstrings(Framing):
         return b"%d:%b," % (len(message), message)
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. FramingError for other bytes, and for a length with leading zeros."""
+        """See `Framing.measure`. FramingError for other bytes and for leading zeros."""
         for at, byte in enumerate(received[: _NETSTRING_DIGITS + 1]):
             if byte == _COLON and at:
                 break
