@@ -150,4 +150,4 @@ def test_an_error_of_connecting_can_be_copied_and_pickled(kind: type[OSError]) -
         assert type(other) is type(error)
         assert isinstance(other, kind)
         assert str(other) == str(error) == "connect to h:1 failed: p no"
-        assert (other.errno, other.address, len(other.errors)) == (5, "h", 1)
+        assert (other.errno, other.code, other.address, len(other.errors)) == (5, "EIO", "h", 1)

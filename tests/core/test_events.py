@@ -465,6 +465,13 @@ def test_an_event_can_be_pickled_but_not_its_server() -> None:
     assert copied.server is None
 
 
+class Own(events.Event):
+    """An event of a program."""
+
+    what: str
+
+
 def test_a_message_is_one_printable_line() -> None:
+    assert Own("a\nb").message() == r"Own(what='a\nb')"
     assert opened.message() == "[7] 1.2.3.4:5 connected"
     assert events.Report(1, "p", "a\nb\x1b[31m").message() == r"[1] a\nb\x1b[31m"

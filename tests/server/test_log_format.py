@@ -191,6 +191,16 @@ def test_json_is_one_object_a_line_with_the_data_of_the_event(
     }
 
 
+def test_json_names_the_server_also_after_it_is_closed(
+    configured: Callable[..., io.StringIO],
+) -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        where = str(server.address)
+    stream = configured(style="json")
+    events.emit(events.Stopped(1, 0), server)
+    assert json.loads(stream.getvalue())["server"] == where
+
+
 def test_json_has_the_records_and_the_exceptions_of_the_application(
     configured: Callable[..., io.StringIO],
 ) -> None:

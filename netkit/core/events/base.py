@@ -76,7 +76,8 @@ class Event:
         return one_line(self._text())
 
     def _text(self) -> str:
-        raise NotImplementedError  # each event has its own
+        """The message before it is escaped. Each event of netkit has its own."""
+        return repr(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an event cannot be changed: {name}")
