@@ -26,7 +26,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import netkit
-from netkit.tls.context import TlsFiles, client_context, self_signed, server_context
+from netkit.tls.context import TlsFiles, client_context, server_context
+from netkit.tls.self_signed import self_signed
 
 PIECE = 1024 * 1024
 UPLOADED = os.urandom(PIECE)

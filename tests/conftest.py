@@ -97,7 +97,7 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def long_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A close that waits for its peer without need outlasts the test."""
-    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 1000.0)
+    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
 
 
 @pytest.fixture

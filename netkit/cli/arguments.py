@@ -220,7 +220,9 @@ def self_signed(*hosts: str | None) -> bytes:
 
     MissingExtraError, TlsConfigError.
     """
-    from ..tls import context
+    from ..tls import self_signed as certificates
 
     names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *hosts])
-    return b"".join(context.self_signed([name for name in names if name not in (None, "", "*")]))
+    return b"".join(
+        certificates.self_signed([name for name in names if name not in (None, "", "*")])
+    )

@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from ..net.connection import Connection
+from ..net.files import Sink
 from ..net.relay import Direction, copy, copy_both_ways
-from ..net.writing import Sink
 from .arguments import say
 from .display import Hex, Text, encoded
 from .progress import Bars, Count

@@ -10,7 +10,7 @@ from unicodedata import east_asian_width
 
 from ..core.text import Escapes
 from ..net.connection import Connection
-from ..net.writing import Sink
+from ..net.files import Sink
 from ..server.handlers import hex_dump
 
 # Control characters as ``cat -v`` shows them (``^[``), and other unprintable ones as numbers.

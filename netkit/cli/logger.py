@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ..core.errors import Failure
-from ..net.writing import write_all
+from ..net.files import write_all
 from ..server.handlers import LoggerHandler
 from .arguments import ArgumentError
 from .serving import Command

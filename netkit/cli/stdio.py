@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+from ..net.files import write_all
 from ..net.waker import Waker
-from ..net.writing import write_all
 
 PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
 

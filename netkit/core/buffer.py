@@ -11,11 +11,13 @@ from __future__ import annotations
 class ReceiveBuffer(bytearray):
     """A queue of bytes that can be searched. Not thread-safe: it belongs to the reading thread."""
 
-    __slots__ = ("_searched",)
+    __slots__ = ("_searched", "skipped")
 
     def __init__(self) -> None:
         super().__init__()
         self._searched = 0  # no separator starts before this index
+        self.skipped = 0
+        """The bytes of the present line that the reader has dropped, since it is too long."""
 
     def feed(self, data: bytes) -> None:
         """Append what has been received."""

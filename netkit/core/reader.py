@@ -1,15 +1,14 @@
 """Reading a stream in the units a handler wants: chunks, sizes, separators, lines, text, messages.
 
-Pure: the bytes come from `Reader._receive`, which is the connection's, or a test's. Nothing is read
-that is not asked for: a method receives only while what it holds is not enough.
+Pure: the bytes come from a `Source`. Nothing is received before it is needed: a method receives
+only while what it holds is not enough.
 """
 
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .buffer import ReceiveBuffer
 from .decoder import IncrementalDecoder
@@ -68,32 +67,54 @@ def _check_size(size: object) -> None:
         raise TypeError(f"size must be a number of bytes, not {size!r}")
 
 
-class Reader(ABC):
+class Source(Protocol):
+    """Where a `Reader` has its bytes from. What its methods raise passes through."""
+
+    interruption: OSError | None
+    """If set, the next read raises `failure` of it, also where there is something to read."""
+
+    def receive(self) -> bytes:
+        """Wait for the next bytes, 1 to `CHUNK` of them; ``b""`` at the end, however often."""
+
+    def failure(self, error: OSError) -> OSError:
+        """The exception to raise for `error`."""
+
+
+class Reader:
     """The reading half of a connection. Not thread-safe: it belongs to one thread at a time.
 
     The methods return ``bytes``, or ``str`` once `set_encoding` was called (typed as Any, since
-    only the caller knows), and an empty one at the end of input. What `_receive` raises passes
+    only the caller knows), and an empty one at the end of input. What the source raises passes
     through, and nothing that was received is lost by it.
     """
 
     __slots__ = (
-        *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong", "_skipped"),
-        *("_interruption", "encoding", "max_line", "max_message"),
+        *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong", "_receive"),
+        *("_source", "encoding", "max_line", "max_message"),
     )
 
-    def __init__(self, encoding: str, max_line: int, max_message: int | None = MAX_MESSAGE) -> None:
-        """`max_message` is the most bytes that one read may gather, None for any number."""
+    def __init__(
+        self,
+        source: Source,
+        buffer: ReceiveBuffer,
+        encoding: str,
+        max_line: int,
+        max_message: int | None = MAX_MESSAGE,
+    ) -> None:
+        """`buffer` is an empty one, which `source` may look at.
+
+        `max_message` is the most bytes that one read may gather, None for any number.
+        """
+        self._source = source
+        self._receive = source.receive
         self.encoding: str = encoding
         self.max_line: int = max_line
         self.max_message: int | None = max_message
-        self._buffer = ReceiveBuffer()
+        self._buffer = buffer
         self._decoder: IncrementalDecoder | None = None
         self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
         self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
-        self._skipped = 0  # bytes of it that have been dropped, and its end has not come yet
         self._ahead: list[bytes] | None = None  # lines before the buffer, without \n, last first
-        # Raised by the next read, also where there is something to read.
-        self._interruption: OSError | None = None
         self._mixed = False  # other reads come between lines: no more are split off ahead of time
 
     if not TYPE_CHECKING:  # for which each name would be known then
@@ -103,10 +124,6 @@ class Reader(ABC):
             if name in _OTHER_NAMES:
                 text += f": use {_OTHER_NAMES[name]}"
             raise AttributeError(text, name=name, obj=self)
-
-    @abstractmethod
-    def _receive(self) -> bytes:
-        """The next bytes, at least one, at most `CHUNK`; ``b""`` at the end, however often."""
 
     def read(self, size: int = -1) -> Any:
         """Up to `size` bytes, as soon as there are any; without `size`, everything to the end.
@@ -202,11 +219,12 @@ class Reader(ABC):
         """
         newline, width = encode_separator("\n", self.encoding)
         decoder = self._decoder or IncrementalDecoder(self.encoding, self.max_message)
+        source = self._source
         simple = newline == b"\n" and is_utf8(decoder.encoding)  # it keeps nothing after a line
 
         def next_line() -> str | None:
             ahead = self._ahead
-            if ahead and simple and len(ahead[-1]) <= self.max_line and self._interruption is None:
+            if ahead and simple and len(ahead[-1]) <= self.max_line and not source.interruption:
                 return ahead.pop().decode("utf-8", "replace").removesuffix("\r")
             line, complete = self._read_until(newline, width)
             if simple and self._buffer and not self._mixed:
@@ -356,9 +374,17 @@ class Reader(ABC):
     def _forget_received(self) -> bytes:
         """All that has been received and not been read, which is given up."""
         self._join_ahead()
-        data = bytes(self._buffer)
-        self._buffer = ReceiveBuffer()
-        return data
+        return self._buffer.take(len(self._buffer))
+
+    def _holds_input(self) -> bool:
+        """Whether anything has been received and not been read, or only in part."""
+        pending = self._decoder is not None and self._decoder.pending
+        return bool(self._buffer or self._ahead or self._overlong or pending)
+
+    def _held(self) -> int:
+        """How many bytes have been received and not been read."""
+        ahead = self._ahead or ()
+        return len(self._buffer) + sum(map(len, ahead)) + len(ahead)
 
     def _join_ahead(self) -> None:
         if self._ahead:
@@ -368,15 +394,11 @@ class Reader(ABC):
 
     def _settle(self) -> None:
         """Before any read: the buffer begins with what is to be read next."""
-        if (reason := self._interruption) is not None:
-            raise self._failure(reason)
+        if (reason := self._source.interruption) is not None:
+            raise self._source.failure(reason)
         self._join_ahead()
         if self._overlong:
             self._skip_overlong(*self._overlong)
-
-    def _failure(self, error: OSError) -> OSError:
-        """The exception for `error`, which ends a read."""
-        raise NotImplementedError  # pragma: no cover - `Stream` has it
 
     def _skip_overlong(self, separator: bytes, width: int, phase: int) -> None:
         """Drop the rest of a line that was too long, piece by piece, to and including its end."""
@@ -384,13 +406,13 @@ class Reader(ABC):
         while (end := self._buffer.search(separator, width, phase)) < 0:
             spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
             dropped = self._buffer.take(spare - spare % width)  # whole code units: the phase stays
-            self._skipped += len(dropped)
+            self._buffer.skipped += len(dropped)
             if not self._fill():
                 end = len(self._buffer)
                 break
         self._buffer.take(end)
         self._overlong = None
-        self._skipped = 0
+        self._buffer.skipped = 0
         if self._decoder is not None:  # what it holds of the line is dropped, too
             with contextlib.suppress(UnicodeError):
                 self._decoder.decode(b"", final=True)

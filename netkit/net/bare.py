@@ -1,12 +1,13 @@
-"""The socket of a handler that reads it itself, also after the handler has wrapped it.
+"""The transport of a connection whose handler reads and writes the socket itself.
 
-``context.wrap_socket(self.request)``, in a handler for `socketserver`, moves the descriptor from
-the socket that netkit knows to another one. A stop must reach that one, too. Rules:
+Such a connection only watches the socket, and must be able to stop it. A handler for `socketserver`
+may wrap the socket, ``context.wrap_socket(self.request)``, which moves the descriptor from the
+socket that netkit knows to another one. A stop must reach that one, too. Rules:
 
-1. The descriptor keeps its number, by which it is found. It may have been closed since, and the
-   number may belong to another connection: it counts only if both ends are the same.
-2. The thread of the handler may close it at any time. So a duplicate is examined and shut down: a
-   shutdown acts on the connection, by whichever descriptor (shutdown(2)).
+1. The descriptor keeps its number, by which netkit finds it. The program may have closed it since
+   then, and its number may belong to another connection: it counts only if both ends are the same.
+2. The handler's thread may close the descriptor at any time. So netkit examines and shuts down a
+   duplicate: a shutdown acts on the connection, whatever descriptor it is given (shutdown(2)).
 """
 
 from __future__ import annotations
@@ -17,9 +18,57 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from . import sockopts
+from .explain import is_broken_tls, is_hang_up
+from .transport import Plain
+
+# A stop asks again after this time (seconds) for a socket that it does not find: it is about to be
+# closed, or the handler has wrapped it in an unknown way.
+OUT_OF_SIGHT_SECONDS = 0.05
+
+
+class Bare(Plain):
+    """A socket that its handler reads itself, also after the handler has wrapped it."""
+
+    __slots__ = ("_bare",)
+
+    opaque = True
+
+    def __init__(self, sock: socket.socket, remote_name: Any, local_name: Any) -> None:
+        super().__init__(sock)
+        self._bare = BareSocket(sock, remote_name, local_name)
+
+    def end(self) -> None:
+        """Have an ``ssl.SSLSocket`` send its close_notify. Does not wait for the peer's."""
+        sock: Any = self.sock
+        if hasattr(sock, "unwrap"):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: there was no handshake
+                sock.settimeout(0.0)
+                sock.unwrap()
+
+    def shut_down(self, how: int) -> None:
+        """As of `Plain`, also if the descriptor has moved to another socket."""
+        with reached(self.sock, self._bare) as sock:
+            sockopts.shut_down(sock, how)
+
+    def seconds_until_quiet(self, quiet: float) -> float:
+        """As of `Plain`."""
+        with reached(self.sock, self._bare) as sock:
+            if sock.fileno() < 0:
+                return OUT_OF_SIGHT_SECONDS
+            return sockopts.seconds_until_quiet(sock, quiet)
+
+    def is_to_blame(self, error: BaseException) -> bool:
+        """Whether `error`, which the handler has raised, was caused by the peer."""
+        if isinstance(error, TimeoutError) and self.sock.gettimeout() is not None:
+            return True  # of a read with the timeout of the socket
+        if is_hang_up(error):
+            return sockopts.hung_up(self.sock)
+        return is_broken_tls(error, self.sock)
+
 
 class BareSocket:
-    """The number of its descriptor, and both ends, from when its client was accepted."""
+    """Finds an accepted connection by the number of its descriptor and by both of its ends."""
 
     __slots__ = ("_descriptor", "_mark")
 
@@ -30,17 +79,20 @@ class BareSocket:
             self._mark = _inode(self._descriptor)
 
     def copy(self) -> socket.socket | None:
-        """A duplicate of the descriptor; None if it is closed, or if none can be made."""
+        """A duplicate of the descriptor, which the caller closes.
+
+        None if the connection is closed, or if no descriptor is left.
+        """
         try:
             descriptor = os.dup(self._descriptor)
-        except OSError:  # it is closed, or there is no descriptor for the duplicate
+        except OSError:
             return None
         try:
             blocking = os.get_blocking(descriptor)
             copy = socket.socket(fileno=descriptor)
             if socket.getdefaulttimeout() is not None:  # then `socket` has changed it for both
                 os.set_blocking(descriptor, blocking)
-        except OSError:  # by now it is a file
+        except OSError:  # the number belongs to a file now
             os.close(descriptor)
             return None
         if _mark(copy) == self._mark:
@@ -50,9 +102,9 @@ class BareSocket:
 
 
 @contextlib.contextmanager
-def reached(sock: socket.socket, bare: BareSocket | None) -> Iterator[socket.socket]:
-    """`sock`; or, if its descriptor has moved to another socket, a duplicate of that."""
-    copy = bare.copy() if bare is not None and sock.fileno() < 0 else None
+def reached(sock: socket.socket, bare: BareSocket) -> Iterator[socket.socket]:
+    """`sock`, or, if its descriptor has moved to another socket, a duplicate of that."""
+    copy = bare.copy() if sock.fileno() < 0 else None
     try:
         yield sock if copy is None else copy
     finally:

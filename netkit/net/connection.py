@@ -1,20 +1,14 @@
-"""One TCP connection: what a handler gets, and what `connect` returns.
+"""One connection: what a handler gets, and what `connect` returns.
 
-Rules:
+A `Connection` reads by `netkit.core.reader`, writes by its `Output`, and closes and stops its
+`Link`, which has the socket and the states. Rules:
 
 1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
    threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `interrupt`,
-   `cut`, `close`, `destroy`. Closing a descriptor wakes no thread that waits in it, so these shut
-   the socket down and leave the closing to the thread that is in it. But for `close`, which may
-   wait for `LINGER_SECONDS`, none of them waits for another thread, or for the one that a signal
-   handler has interrupted.
-2. `_lock` guards the flags and the life of the descriptor. A thread that shuts the socket down
-   holds it, so the number cannot belong to another client by then. (Its reads and writes, and what
-   they lock, are in `netkit.net.stream`, `netkit.net.writing` and `netkit.net.securing`.)
-3. Closing never truncates: the end of our side is sent first, and what the peer still sends is
-   swallowed for a while, since closing with unread input makes the kernel reset the connection and
-   throw away what the peer has not read yet (RFC 2525 section 2.17).
-4. Half a message never passes for a whole one: where a write has failed with a part of it sent, the
+   `cut`, `close`, `destroy`. Only `close` waits; the others wait for no other thread, and not for
+   the thread that a signal handler has interrupted.
+2. Closing never truncates, see `netkit.net.linger`.
+3. Half a message never passes for a whole one: where a write has failed with a part of it sent, the
    end of our side is a reset, and TLS sends no close_notify.
 """
 
@@ -23,67 +17,76 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from ..core.buffer import ReceiveBuffer
 from ..core.deadline import Deadline
-from ..core.errors import ConnectionClosedError
+from ..core.encodings import to_bytes
+from ..core.errors import ConnectionClosedError, HandshakeError, PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE
-from ..core.reader import CHUNK
-from . import bare, sockopts
-from .securing import SecurableStream
-from .stream import IN_SOCKET, NO_LIMITS
-from .timeouts import HandshakeTimer
-from .writing import Sink, Writable, write_all
+from ..core.reader import CHUNK, Reader
+from . import closing, ids, sockopts
+from .addresses import Ends, describe_peer
+from .bare import Bare
+from .files import Sink, write_all
+from .link import Link
+from .output import Output
+from .settings import Settings
+from .states import Life, OutputState
+from .transport import NO_LIMITS, Bytes, Plain, Tls
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ..tls.stream import TlsStream
 
 _Self = TypeVar("_Self", bound="Connection")
+Writable = str | Bytes
 
-# How long, and for how much, a close waits for the peer to end its side: enough for a client that
-# reads an early reply only after its upload, too little to be worth an attack.
-LINGER_SECONDS = 5.0
-LINGER_BYTES = 16 * 1024 * 1024
-
-# A client of a handler that reads the bare socket is taken for idle after this much silence
-# (seconds): the gaps within a message are shorter, and a stop may well wait that long.
-QUIET_SECONDS = 0.5
-
-# How often a stop looks whether a slow peer's kernel has got the rest of a reply (seconds). Ending
-# the wait for it earlier would let a byte from the peer reset the connection, and destroy the rest.
-# The kernel has no event for it (see `sockets.ACKNOWLEDGEMENT`); it is asked only while one
-# that is being closed has unacknowledged bytes.
-UNSENT_SECONDS = 0.05
+_BY_DEFAULT: Any = object()
 
 
-class Connection(SecurableStream):
+class Connection(Reader, Ends, Settings):
     """A blocking, two-way stream of bytes.
 
-    Reads return ``bytes``, or ``str`` once `set_encoding` was called; at the end of input they
-    return an empty one. All of them raise ConnectionResetError if the peer reset the connection,
-    TimeoutError if `set_timeout` was called and nothing came in that time (the connection is still
-    good), and ConnectionClosedError after `close`. Use it in a ``with`` block, which closes it. If
-    the block raises, that is at once (`destroy`), and the peer sees a reset, since it may have half
-    a message; not after `end`, and not if the peer is to blame for what is raised. A server closes
-    the connections that it hands to handlers.
+    Reads return ``bytes``, or ``str`` after `set_encoding`, and an empty value at the end of input.
+    Every read raises ConnectionResetError if the peer has reset the connection, TimeoutError if a
+    time limit has passed (the connection is still good), and ConnectionClosedError after `close`.
+    A ``with`` block closes the connection. If the block raises, it is closed at once (`destroy`),
+    and the peer sees a reset, since it may have half a message; but not after `end`, and not if the
+    peer is to blame for the exception. A server closes the connections that it hands to handlers.
 
-    Attributes, all of them readable after `close`:
+    All attributes are readable after `close`. Besides those that have a documentation of their own:
 
     - `id`, a number that no other connection of its server has, in any of the worker processes;
-    - `server`, its `Server`, or None;
-    - `remote_address`, `remote_port`, `remote_family` and `local_address`, `local_port`,
-      `local_family`: numeric address, port, ``"IPv4"`` or ``"IPv6"``; None for a Unix socket;
     - `peer` and `local`, the other end and ours for people: ``127.0.0.1:50312``;
-    - `bytes_read`, `bytes_written`; `error`, the failure that reading or writing met, or None;
-    - `attempted_addresses`, those that `connect` has tried, the last of them with success;
-    - `opened_at` on the monotonic clock; `socket`, for options that have no method here;
+    - `server`, its `Server`, or None;
     - `thread`, the identifier of the thread that serves it, or None;
-    - `was_cut`: whether a stopping server has ended it before its handler was done;
-    - `tls`, the `TlsStream` that says what was agreed on, None without TLS;
-    - `opaque`: whether a handler reads the socket itself (then nothing is counted);
-    - `encoding`, `max_line` and `max_message`, which may be set.
+    - `attempted_addresses`, those that `connect` has tried, the last of them with success;
+    - `opened_at`, on the monotonic clock (seconds);
+    - `encoding`, `max_line` (bytes) and `max_message` (bytes, or None), which may be set;
+    - `linger_seconds` and `linger_bytes`: how long a `close` waits for its peer, and how much input
+      it drops meanwhile; `handshake_seconds`: the time limit of `start_tls`. They may be set.
     """
 
-    __slots__ = ("_bare", "lifetime", "opened_at", "server", "thread", "ticket")
+    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The dictionary among
+    # them is for attributes that a program sets, and made when it does.
+    __slots__ = (
+        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket"),
+        *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
+    )
     attempted_addresses: tuple[str, ...] = ()
+
+    # Enough for a client that reads an early reply only after its upload, too little to be worth an
+    # attack.
+    linger_seconds = 5.0
+    linger_bytes = 16 * 1024 * 1024
+    # Several round trips over a bad network. A server's option replaces it.
+    handshake_seconds: float | None = 10.0
+    # The gaps within a message are shorter, and a stop may well wait so long.
+    quiet_seconds = 0.5
 
     def __init__(
         self,
@@ -96,32 +99,94 @@ class Connection(SecurableStream):
         max_message: int | None = MAX_MESSAGE,
         opaque: bool = False,
     ) -> None:
-        """Take over `sock`, connected; it blocks from now on, unless it is `opaque`.
+        """Take over `sock`, which is connected, and make it blocking.
 
-        `opaque`: others read it, we only watch it.
-
-        `client_address` and `local_name`: its peer's name and its own, where they are known.
+        With `opaque`, a handler reads and writes `sock` itself; then its timeout stays as it is,
+        and nothing is counted. `client_address` and `local_name` are the names of both ends, if the
+        caller knows them. OSError if the name of the peer is unknown, and `sock` has none.
         """
+        self.id = ids.take()
+        self._remote_name = sock.getpeername() if client_address is None else client_address
+        self._local_name = local_name or sockopts.local_name(sock)
+        self.peer = describe_peer(self._remote_name)
+        wire = Bare(sock, self._remote_name, self._local_name) if opaque else Plain(sock)
         if not opaque:
             sockopts.waiting(sock)
-        super().__init__(sock, client_address, local_name, opaque, encoding, max_line, max_message)
-        self._bare = bare.BareSocket(sock, self._remote_name, self._local_name) if opaque else None
+        buffer = ReceiveBuffer()
+        self._link = Link(wire, self.peer, isinstance(self._remote_name, tuple), buffer)
+        self._output = Output(self._link)
+        super().__init__(self._link, buffer, encoding, max_line, max_message)
         self.server = server
         self.opened_at = time.monotonic()
-        self.lifetime: float | None = None  # its server's limit when it came (seconds)
+        self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
-        self.ticket: Any = None  # what its server has to give back when it is over
+        self.ticket: Any = None  # its share of the server's limits
 
-    # Passing on
+    # Writing
+
+    def write(self, data: Writable, encoding: str | None = None) -> int:
+        """Send all of `data`, and return its number of bytes once the kernel has them.
+
+        Text is encoded with `encoding`, or else with the connection's. Waits while the peer's
+        window and the kernel's buffer are full: a slow peer slows this thread and no other.
+        Thread-safe: what one call writes stays together.
+
+        WriteAfterEndError after `end`; ConnectionClosedError after `close`; BrokenPipeError or
+        ConnectionResetError if the peer is gone; TimeoutError once a time limit has passed. After a
+        write has failed, every further one raises the same error, and the peer sees a reset in the
+        end; but without TLS a time limit that passes before anything is sent breaks nothing.
+        RuntimeError, and nothing is sent, in a signal handler that has interrupted a write of this
+        connection, or a read that sends something for TLS.
+        """
+        payload = data if type(data) is bytes else self._encoded(data, encoding)
+        self._output.write(payload)
+        return len(payload)
+
+    def _encoded(self, data: Writable, encoding: str | None) -> Bytes:
+        if isinstance(data, (bytes, bytearray)):
+            return data
+        if isinstance(data, memoryview) and data.c_contiguous:
+            return data.cast("B")
+        return to_bytes(data, encoding or self.encoding)
+
+    def corked(self) -> AbstractContextManager[None]:
+        """A block that gathers what is written in it, and sends it as one at its end.
+
+        For a reply that is written in many small pieces: fewer system calls, packets and TLS
+        records. It is also sent by `end` and `close`, and as soon as it is 64 KiB. These calls, and
+        the end of the block, raise the errors of sending.
+        """
+        return self._output.corked()
+
+    def flush(self) -> None:
+        """Send what a block of `corked` has gathered so far. Errors as of `write`.
+
+        Nothing waits outside of such a block. So a connection may be the file of
+        ``print(..., flush=True)``.
+        """
+        self._output.flush()
+
+    def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+        """Send a binary file from byte `offset` on, and return how many bytes were sent.
+
+        `count` is the most bytes to send; None for all up to the file's end. The kernel copies them
+        where it can (sendfile(2)): from a regular file, and without TLS. The file's own position
+        does not count, and is undefined afterwards. Waits for a non-blocking file; BlockingIOError
+        if it has no descriptor. ValueError for a negative number; TypeError for a file of text;
+        errors as of `write`, and those of reading the file, which break the output if a part has
+        been sent.
+        """
+        if offset < 0 or (count is not None and count < 0):
+            raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
+        return self._output.sendfile(file, offset, count)
 
     def pipe_to(self, destination: Sink, end: bool = True) -> int:
-        """Copy what comes to a connection or a binary file, until it ends.
+        """Copy all input to a connection or a binary file; how many bytes it has taken.
 
-        Returns the number of bytes that `destination` has taken. Always bytes, also after
-        `set_encoding`. In the end a connection's own side is ended, with `end`; a file stays open,
-        and is not flushed. A non-blocking file is waited for, if it has a descriptor;
-        BlockingIOError if it has none. Raises what reading and writing raise: `is_to_blame` tells
-        whose fault it was.
+        Always bytes, also after `set_encoding`. In the end, another connection's side is ended, if
+        `end`; a file stays open, and is not flushed. Waits for a non-blocking file; BlockingIOError
+        if it has no descriptor. Raises what reading and writing raise; `is_to_blame` tells whether
+        this connection's peer has caused it.
         """
         copied = 0
         self._settle()
@@ -132,204 +197,104 @@ class Connection(SecurableStream):
             destination.end()
         return copied
 
-    # Ending
-
     def end(self, data: Writable | None = None, encoding: str | None = None) -> None:
         """Write `data`, if any, and end our side: the peer sees the end of input (half-close).
 
-        Reading goes on. Ending twice is fine, writing after it is WriteAfterEndError. If a write
-        has failed, and so what was written is not whole, its error is raised again and our side is
-        not ended; RuntimeError as for `write`. With TLS, whose end is something to be sent, it may
-        raise TimeoutError as a write does.
+        Reading goes on. Idempotent; a write after it raises WriteAfterEndError. If a write has
+        failed before, its error is raised again, and our side is not ended. RuntimeError as of
+        `write`; TimeoutError with TLS, which has to send something.
         """
         if data is not None:
             self.write(data, encoding)
-        with self._output():
-            if self._broken is not None and not (self._closed or self._closing):
-                self._check_writable()
-            self._send_corked()
-            try:
-                self._say_goodbye()
-            except TimeoutError as error:
-                self._end_output()
-                raise self._failure(error) from None
-            self._end_output()
-
-    def _end_output(self) -> None:
-        with self._lock:
-            if not self._closed and not self._ended:
-                self._changed = self._ended = True
-                sockopts.shut_down(self.socket, socket.SHUT_WR)
+        self._output.end()
 
     # Closing
 
     def close(self) -> None:
-        """End our side, let the peer have everything, and give the descriptor back. Idempotent.
+        """End our side, let the peer have everything, and close the descriptor. Idempotent.
 
-        Waits up to `LINGER_SECONDS`, for writes of other threads that are under way, and for the
-        peer to end its side, while there is anything that a reset could destroy. If a write has
-        failed, or is not done by then, the peer sees a reset. Never raises for what the peer did.
-        From any thread: if another one is waiting in a read, that read returns the end of input and
-        closes the descriptor.
+        Waits at most `linger_seconds`: for writes of other threads, and for the peer to end its
+        side, while there is anything that a reset could destroy. If a write has failed, or is not
+        done by then, the peer sees a reset. Never raises for what the peer did. From any thread: if
+        another one waits in a read, that read returns the end of input and closes the descriptor.
         """
         if self.finish():
-            self._release()
+            self._link.release()
 
     def finish(self) -> bool:
-        """The first part of `close`, all but giving back the descriptor.
+        """Do all that `close` does, except for closing the descriptor.
 
-        False if there is nothing left to do: it is closed, or another thread is about to close it.
+        False if nothing is left to be done: it is closed, or another thread is about to close it.
         """
-        with self._lock:
-            if self._closed or self._closing:
+        link = self._link
+        with link.lock:
+            if link.life is not Life.OPEN:
                 return False
-            self._changed = self._closing = True
-        if self._handshaking is not None and self._leave_closing():
+            link.changed = True
+            link.life = Life.CLOSING
+        if link.transport.shaking_hands and link.leave_closing():
             return False
         if self.ticket is not None:  # what follows may wait for the peer
             self.server._admission.linger(self)
-        deadline = Deadline(LINGER_SECONDS)
-        if not self._send_the_end(deadline):
-            self._abort(reset=self._can_reset())
-            return False
-        if self._leave_closing():
-            return False
-        if self._failed and self._can_reset():
-            self._linger(deadline, to_reset=True)
-        elif self._is_input_over() and not self._input_shut:  # most clients leave first
-            with self._lock:
-                sockopts.shut_down(self.socket, socket.SHUT_WR)
-        else:
-            self._linger(deadline)
-        self._finished = True
-        return True
-
-    def _send_the_end(self, deadline: Deadline) -> bool:
-        """What is still to be sent. False if a write is under way, of which only a part is sent."""
-        if not self._write_lock.acquire(timeout=deadline.remaining() or 0):
-            return False
-        try:
-            with self._output():
-                if self.tls is not None or self._corked:
-                    self._timer = HandshakeTimer(
-                        self.socket, deadline.remaining() or 0, self.peer, self._timer, name="close"
-                    )
-                if self._corked:
-                    self._send_corked()
-                if (self.tls is not None or self.opaque) and not self._failed:
-                    self._say_goodbye()
-        except OSError:  # it takes nothing any more
-            pass
-        except RuntimeError:  # a signal handler has interrupted this thread's own write
-            return False
-        finally:
-            self._write_lock.release()
-        return True
-
-    def _leave_closing(self) -> bool:
-        """Leave it to the thread that is waiting in a read, if it still is."""
-        with self._lock:
-            if not self._waiting:
-                return False
-            self._closed = True
-            if self._failed and self._can_reset():
-                sockopts.reset_on_close(self.socket)
-                sockopts.shut_down(self.socket, socket.SHUT_RD)
-            else:
-                sockopts.shut_down(self.socket, socket.SHUT_RDWR)
-            return True
+        return closing.finish(
+            link,
+            self._output,
+            Deadline(self.linger_seconds),
+            self.linger_bytes,
+            hurried=self.server is None,  # a client that closes has what it wanted
+            forget=self._forget_received,
+        )
 
     def destroy(self) -> None:
         """Close at once, without waiting for anything. Idempotent, from any thread.
 
-        What was written and not sent yet may be lost; a thread that waits in a read or a write of
-        this connection returns from it, and gives the descriptor back. The peer sees the end of
-        input, or a reset if a write has failed or is under way.
+        Unsent bytes may be lost. A thread that waits in a read or a write of this connection
+        returns from it, and closes the descriptor. The peer sees the end of input, or a reset if a
+        write has failed or is under way.
         """
-        self._abort(reset=False)
+        self._link.abort(reset=False)
 
     def reset(self) -> None:
-        """As `destroy`, and the peer sees a reset (ECONNRESET), not an end of input.
+        """As `destroy`, but the peer sees a reset (ECONNRESET) and no end of input.
 
-        OSError (EOPNOTSUPP), and it stays open, for a Unix socket: it knows no such thing.
+        OSError (EOPNOTSUPP), and it stays open, for a Unix socket, which knows no reset.
         """
-        if not self._can_reset():
+        if not self._link.can_reset():
             raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
-        self._abort(reset=True)
+        self._link.abort(reset=True)
 
     def detach(self) -> tuple[socket.socket, bytes]:
-        """Give up the socket: it, blocking, and what has been received and not been read.
+        """Give up the socket: returns it, blocking, and the bytes received and not read.
 
-        This connection is closed, and its peer sees nothing of it: for another library, or another
-        process (`netkit.send_connection`). ConnectionClosedError; ValueError with TLS, while
-        another thread reads, and for a socket that its handler reads itself.
+        For another library or process (`netkit.send_connection`). This connection is closed, and
+        its peer does not notice. ConnectionClosedError; ValueError with TLS, while another thread
+        reads, and for a socket that its handler reads itself.
         """
-        self._changed = True
-        with self._output():
-            self._send_corked()
-            with self._lock:
-                if self._closed or self._closing:
+        link = self._link
+        link.changed = True
+        with self._output.held():
+            self._output.send_gathered()
+            with link.lock:
+                if link.life is not Life.OPEN:
                     raise ConnectionClosedError
-                if self._broken is not None:
-                    raise self._broken
-                if self.is_secured() or self.opaque or self._waiting:
+                if link.broken is not None:
+                    raise link.broken
+                if self.is_secured() or self.opaque or link.waiting:
                     raise ValueError("only a connection without TLS that nobody reads is detached")
-                self.set_limits(NO_LIMITS)
-                self._closed = True
-                sock = sockopts.waiting(socket.socket(fileno=self.socket.detach()))
+                link.set_limits(NO_LIMITS)
+                link.life = Life.CLOSED
+                sock = sockopts.waiting(socket.socket(fileno=link.sock.detach()))
         return sock, self._forget_received()
 
-    def _can_reset(self) -> bool:
-        return isinstance(self._remote_name, tuple)
+    def fail(self, error: BaseException) -> None:
+        """The handler has raised `error`: `close` sends what was written, and then a reset.
 
-    def _abort(self, reset: bool) -> None:
-        with self._lock:
-            if not self._closed:
-                self._changed = self._closed = True
-                if (self._failed or self._writing) and self._can_reset():
-                    reset = True
-                if reset:
-                    sockopts.reset_on_close(self.socket)
-                if reset or not self._finished:
-                    # It wakes a thread that waits. It also ends our side, which a reset should not
-                    # do first: where no thread writes, ending the input is enough.
-                    soft = reset and self._writing != IN_SOCKET
-                    sockopts.shut_down(self.socket, socket.SHUT_RD if soft else socket.SHUT_RDWR)
-        self._leave_socket()
-
-    def _is_input_over(self) -> bool:
-        """Whether nothing can come any more: the peer has ended its side, of the TCP connection."""
-        if self.tls is not None:
-            return self.tls.eof
-        return self._eof and not (self._draining or self._input_shut)
-
-    def _linger(self, deadline: Deadline, to_reset: bool = False) -> None:
-        """Half-close, and swallow what still comes, where closing at once could do harm.
-
-        `to_reset`: the peer gets what was written, as far as it takes it, and then a reset.
+        So half a reply never passes for a whole one. Does nothing if the peer is to blame, if our
+        side has been ended, or if the handler reads the socket itself.
         """
-        self._forget_received()
-        sock, seconds = self.socket, deadline.remaining() or 0
-        ended, shut = self._is_input_over(), self._input_shut
-        # A client has what it wanted; and one that has sent more after our last word has read it.
-        answered = not self.opaque and self._heard == self.bytes_written
-        hurried = self._draining or self.server is None or answered
-        with self._lock:
-            if self._closed:
-                return
-            self._waiting = True  # so that `end_input`, `cut` and `destroy` can end it
-        try:
-            if not to_reset:
-                sockopts.linger(
-                    sock, seconds, LINGER_BYTES, ended=ended, input_shut=shut, hurried=hurried
-                )
-            else:
-                if not isinstance(self._broken, TimeoutError):  # it has had its time
-                    sockopts.deliver(sock, seconds, LINGER_BYTES)
-                sockopts.reset_on_close(sock)
-        finally:
-            self._waiting = False
-        self._leave_socket()
+        blameless = self.opaque or isinstance(error, PeerError) or self.is_to_blame(error)
+        if not blameless and self._link.output is not OutputState.ENDED:
+            self._link.abandon()
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -343,86 +308,170 @@ class Connection(SecurableStream):
             self.fail(error)
             self.destroy()
 
-    # Being stopped, by another thread
+    # Stopping, by another thread
 
     def end_input(self) -> float | None:
         """Ask it to finish: what is under way goes on, and then its input ends.
 
-        An idle connection (its thread waits in a read, with nothing of a message received) sees
-        the end of input at once; a busy one when it has read the message under way. Returns None,
-        or the seconds after which to ask again: for an opaque one that is busy, or about to speak
-        TLS, and for one that waits in `close` for the peer to get the rest.
+        An idle connection (its thread waits in a read, and no part of a message has been received)
+        sees the end of input at once; a busy one after the message under way. Returns None, or the
+        seconds after which to ask again: for an opaque one that is busy, or about to speak TLS, and
+        for one that waits in `close` until the peer has the rest.
         """
-        with self._lock:
-            self._changed = self._draining = True
-            if self._closed:
-                return None
-            if self._closing and sockopts.unsent(self.socket):
-                return UNSENT_SECONDS
-            with bare.reached(self.socket, self._bare) as sock:
-                if self.opaque:
-                    if sock.fileno() < 0:  # it is about to be closed, or out of our sight
-                        return UNSENT_SECONDS
-                    wait = sockopts.seconds_until_quiet(sock, QUIET_SECONDS)
-                    if wait:
-                        return wait
-                elif not self._waiting or self._has_begun():
-                    return None
-                self._input_shut = True
-                sockopts.shut_down(sock, socket.SHUT_RD)
-                return None
+        return closing.end_input(self._link, self.quiet_seconds)
 
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
-        """Wake its thread from a read or a write, and raise `reason` there; from any thread.
+        """Wake its thread from a read or a write, and raise `reason` there. From any thread.
 
-        If it does neither, the next read or write raises it. If the handler lets it pass, the
-        client gets what has been written, and the log has the reason. A handler that catches it
-        finds its input ended, but for what has been received already, and may write a last word;
-        if it was a write that was ended, or this is `hard`, all it tries raises `reason`. One that
-        reads the socket itself sees the end of both. False if the connection was over. TypeError.
+        If the thread does neither, the next read or write raises it. If the handler does not catch
+        it, the client gets what has been written, and `reason` is logged. A handler that catches it
+        finds its input ended, except for what has been received, and may write a last word. After a
+        write that was ended, and if `hard`, everything it tries raises `reason`. A handler that
+        reads the socket itself sees the end of both directions. False if the connection was over.
+        TypeError.
         """
         if not isinstance(reason, OSError):
             raise TypeError(f"reason must be an OSError, not {reason!r}")
-        return self._end_now(reason, hard)
+        return closing.end_now(self._link, reason, hard)
 
     def cut(self) -> bool:
         """End it now, in both directions; its thread wakes and closes it. False if it was over.
 
         Without TLS the peer sees the end of input, also between two writes of one reply.
         """
-        return self._end_now(None, True)
+        return closing.end_now(self._link, None, True)
 
-    def _end_now(self, reason: OSError | None, hard: bool) -> bool:
-        with self._lock:
-            if self._closed:
-                return False
-            self._changed = True
-            if reason is None:
-                self._draining = self.was_cut = True
-            else:
-                self._interruption = reason
-                self._input_shut = True
-            hard = hard or self.opaque or self._closing or self._writing == IN_SOCKET
-            self._last_word = not hard
-            with bare.reached(self.socket, self._bare) as sock:
-                sockopts.shut_down(sock, socket.SHUT_RDWR if hard else socket.SHUT_RD)
-            return True
+    # TLS
 
-    # Settings and state
+    def start_tls(
+        self,
+        context: ssl.SSLContext | None = None,
+        *,
+        server_hostname: str | None = None,
+        server_side: bool | None = None,
+        timeout: float | None = _BY_DEFAULT,
+    ) -> None:
+        """Speak TLS from now on, after a handshake of at most `timeout` seconds (STARTTLS).
+
+        None is no limit; by default it is the server's `handshake_timeout`, else 10 seconds. A
+        connection that a server has accepted is the server in the handshake, by default with the
+        `context` of the server's options; so is any other with `server_side=True`. Else it is the
+        client, and checks that the certificate is for `server_hostname` if its context says so
+        (``ssl.create_default_context()`` does). No other thread may write meanwhile.
+
+        HandshakeError if it fails: close the connection then, since every write raises the same
+        error. HandshakeError also if bytes have been received and not read: they were not
+        encrypted, and anybody on the way may have sent them. TimeoutError (`handshake_timeout`).
+        ValueError if TLS has begun already; TypeError without a context.
+        """
+        if self.tls is not None:
+            raise ValueError("this connection speaks TLS already")
+        if self._holds_input():
+            raise HandshakeError(f"{self.peer} sent more, unencrypted, before TLS began")
+        accepted = self.server is not None
+        if context is None and accepted:
+            context = self.server.tls_context()
+        if context is None:
+            raise TypeError("start_tls() needs an ssl.SSLContext")
+        if timeout is _BY_DEFAULT:
+            server = self.server
+            timeout = server._options.handshake_timeout if accepted else self.handshake_seconds
+        link = self._link
+        server_side = accepted if server_side is None else server_side
+        tls = Tls(link, link.wire, context, server_side, server_hostname)
+        with self._output.held():
+            if link.changed:
+                link.check_output()
+            link.start_tls(tls, timeout)
+
+    @property
+    def tls(self) -> TlsStream | None:
+        """What was agreed on; None without TLS, and until the end of the handshake."""
+        return self._link.transport.tls
+
+    def is_secured(self) -> bool:
+        """Whether it speaks TLS, by itself or through the socket that its handler reads."""
+        return self.tls is not None or hasattr(self.socket, "do_handshake")
+
+    # State
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, for options that have no method here."""
+        return self._link.sock
+
+    @socket.setter
+    def socket(self, sock: Any) -> None:
+        self._link.replace_socket(sock)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether its handler reads and writes the socket itself."""
+        return self._link.wire.opaque
 
     @property
     def closed(self) -> bool:
         """Whether this side has closed it."""
-        return self._closed
+        return self._link.life is Life.CLOSED
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether a stopping server has ended it before its handler was done."""
+        return self._link.was_cut
+
+    @property
+    def bytes_read(self) -> int:
+        """How many bytes have been received."""
+        return self._link.bytes_read
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes have been sent."""
+        return self._link.bytes_written
+
+    @property
+    def error(self) -> BaseException | None:
+        """The last failure of a read or a write, or None."""
+        return self._link.error
+
+    @property
+    def pending(self) -> int:
+        """How many bytes have been received and not been read. Look at it before `select`.
+
+        Decrypted bytes count, and 1 if there is nothing but the end of the TLS stream. A read of
+        bytes does not wait while this is more than 0; a line or a message may lack its end. No
+        system call. For the thread that reads.
+        """
+        count = self._held() + self._link.transport.buffered()
+        return count or int(self._link.transport.pending())
 
     def fileno(self) -> int:
-        """The descriptor, -1 once closed: for `selectors` and for socket options.
+        """The descriptor, -1 after the close: for `selectors` and for socket options.
 
-        What has been received already (`pending`) is not seen by `select`: look there first.
+        `select` does not see what has been received already (`pending`).
         """
-        return self.socket.fileno()
+        return self._link.sock.fileno()
+
+    def is_to_blame(self, error: BaseException) -> bool:
+        """Whether its peer has caused `error`, which a handler has raised."""
+        link = self._link
+        if error is link.error:
+            return True
+        return isinstance(link.wire, Bare) and link.wire.is_to_blame(error)
+
+    def forget_frames(self) -> None:
+        """Drop the tracebacks of the errors that are kept, after they have been logged.
+
+        They hold the frames of the handler, with all that it has read, and the frames hold this
+        connection. The garbage collector might find this cycle much later.
+        """
+        self._link.forget_frames()
+
+    def free_locks(self) -> None:
+        """Make all locks anew, in a forked child: threads that held them do not exist there."""
+        self._link.free_locks()
+        self._output.free_locks()
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} {self.id} {self.peer} {'closed' if self._closed else 'open'}>"
-        )
+        state = "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {self.id} {self.peer} {state}>"

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .connection import Connection
-from .sockopts import is_hang_up
-from .writing import Sink
+from .explain import is_hang_up
+from .files import Sink
 
 # How long a direction that was told to end may take (seconds). Only a direction that waits outside
 # of netkit (a read of a file, say) needs any time at all.

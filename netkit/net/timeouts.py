@@ -2,71 +2,33 @@
 
 Rules:
 
-1. The kernel ends a wait (SO_RCVTIMEO and SO_SNDTIMEO, socket(7)): no thread watches, and in the
-   common case, a message that comes in one piece, no read and no write costs a further call.
-2. A message has a moment by which it must be there, however many pieces it comes in. Before the
-   wait for another piece, the kernel's time is made shorter if it is longer than what is left.
-3. The kernel's time may be too short, never much too long: when it is over, it is looked up here
-   whether a limit has passed; if none has, the wait goes on.
-4. After a signal Python begins the kernel's wait anew: a timer could put off a limit for ever. So
-   where signals arrive, in the main thread, poll(2) waits first: it goes on with what is left.
+1. The kernel ends a wait (SO_RCVTIMEO and SO_SNDTIMEO, socket(7)). No thread watches, and a message
+   that arrives in one piece costs no further system call.
+2. A message must be complete by one moment, however many pieces it arrives in. Before the wait for
+   another piece, the kernel's timeout is lowered if it is longer than the time left.
+3. The kernel's timeout may be too short, and never much too long: when it has passed, the timer
+   looks up whether a limit has passed; if none has, the wait goes on.
+4. After a signal, Python starts the kernel's wait anew, so a program's timer could postpone a limit
+   for ever. So in the main thread, where signals arrive, poll(2) waits first: Python continues that
+   with the time left.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ..core.options import TimeLimits
 from . import sockopts
+from .explain import timed_out
 from .forks import call_in_children
 
-# What a peer gets before its rate counts (seconds): the first packets are slow on any network.
-RATE_GRACE = 5.0
-
-# How much later than its moment a limit may be noticed (a share of what is left): else each piece
-# of a message would cost a call to make the kernel's time a little shorter.
+# How much later than its moment a limit may be noticed (a share of the time left). Otherwise each
+# piece of a message would cost a system call that makes the kernel's timeout a little shorter.
 TOLERANCE = 0.1
-
-
-_TEXTS = {
-    "idle_timeout": "nothing received from {peer} for {seconds}",
-    "read_timeout": "no whole message from {peer} within {seconds}",
-    "write_timeout": "nothing could be sent to {peer} for {seconds}",
-    "min_rate": "{peer} is slower than {limit:g} bytes a second",
-    "handshake_timeout": "no TLS handshake with {peer} within {seconds}",
-    "close": "{peer} has not taken the rest within {seconds}",
-    "lifetime": "the connection to {peer} has lasted {seconds}",
-}
-
-
-def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
-    """The error that says which limit has passed."""
-    text = _TEXTS[name].format(limit=limit, seconds=in_seconds(limit), peer=peer)
-    return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
-
-
-def unacknowledged(error: OSError, limit: float, peer: str) -> OSError:
-    """The error that names `write_timeout`, if `error` is the kernel's word for that."""
-    if error.strerror not in _GIVEN_UP:
-        return error
-    text = f"{peer} has acknowledged nothing for {in_seconds(limit)}"
-    return TimeoutError(errno.ETIMEDOUT, f"write_timeout: {text}")
-
-
-def in_seconds(number: float) -> str:
-    """``1 second``, ``0.5 seconds``."""
-    return f"{number:g} second{'' if number == 1 else 's'}"
-
-
-# What the kernel says when it gives up a connection: the last that the network has told it, if it
-# has. (By their texts, since other errors have these numbers and say more.)
-_GIVEN_UP = {os.strerror(n) for n in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)}
 
 _main_thread: int | None = None
 
@@ -77,11 +39,58 @@ def _note_main_thread() -> None:
 
 
 _note_main_thread()
-call_in_children(_note_main_thread)  # it is the one that has forked
+call_in_children(_note_main_thread)  # the main thread of a child is the one that has forked
+
+
+class KernelTimeouts:
+    """The timeouts that the kernel has for a socket (seconds); None is no timeout.
+
+    A value that the kernel has already costs no system call.
+    """
+
+    __slots__ = ("receive", "send", "sock", "unacknowledged")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.receive: float | None = None
+        self.send: float | None = None
+        self.unacknowledged: float | None = None
+
+    def set_receive(self, seconds: float | None) -> None:
+        """Limit each wait for input."""
+        if seconds != self.receive:
+            self.receive = seconds
+            sockopts.set_receive_timeout(self.sock, seconds)
+
+    def set_send(self, seconds: float | None) -> None:
+        """Limit each wait for room to send."""
+        if seconds != self.send:
+            self.send = seconds
+            sockopts.set_send_timeout(self.sock, seconds)
+
+    def set_unacknowledged(self, seconds: float | None) -> None:
+        """Limit how long sent bytes may stay unacknowledged."""
+        if seconds != self.unacknowledged:
+            self.unacknowledged = seconds
+            sockopts.set_acknowledgement_timeout(self.sock, seconds)
+
+    def clear(self) -> None:
+        """Remove all three."""
+        self.set_receive(None)
+        self.set_send(None)
+        self.set_unacknowledged(None)
+
+    def outlast_signals(self, writing: bool) -> None:
+        """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
+        if threading.get_ident() != _main_thread:
+            return
+        seconds = self.send if writing else self.receive
+        if seconds is not None and not sockopts.wait_until_ready(self.sock, writing, seconds):
+            raise BlockingIOError
 
 
 class _Due(NamedTuple):
-    """When a limit passes, and which."""
+    """When a limit passes, and which one."""
 
     at: float
     name: str
@@ -89,77 +98,53 @@ class _Due(NamedTuple):
 
 
 class Timer:
-    """Keeps the limits of one connection. One thread may receive while another one sends.
+    """The `TimeLimits` of one connection. One thread may receive while another one sends.
 
-    Its methods raise TimeoutError, naming the limit, once one has passed.
+    Its methods raise TimeoutError, which names the limit, once a limit has passed.
     """
 
+    # How many seconds `min_rate` is not applied for: the first packets are slow on any network.
+    grace = 5.0
+
     __slots__ = (
-        *("_sock", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held", "_began"),
-        *("_kernels", "_kernels_send", "_kernels_unacknowledged"),
+        *("_kernel", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held"),
+        *("_began", "_write_began", "_written", "untouched"),
     )
 
     def __init__(
         self,
-        sock: socket.socket,
+        kernel: KernelTimeouts,
         limits: TimeLimits,
         peer: str,
-        former: Timer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """For a blocking socket, whose kernel timeouts are this one's from now on.
-
-        `former`: the one whose they were so far.
-        """
-        self._take_over(sock, peer, former, clock)
+        """Set the timeouts of the kernel, which no other timer may change from now on."""
+        self._kernel = kernel
         self._limits = limits
-        self._since = 0.0  # when this wait has begun
-        self._place = -1  # where in the stream the present message begins
-        self._held = 0  # how many bytes of it are there
-        self._began = 0.0  # when its first bytes were found to be not all of it
-        self._longest = limits.idle_timeout or limits.read_timeout  # for a message's first byte
-        self._set_wait(self._longest)
-        stall = self._stall()
-        self._set_send_wait(stall.limit if stall else limits.min_rate and RATE_GRACE)
-        self._set_unacknowledged(limits.write_timeout)
-
-    def _take_over(
-        self, sock: socket.socket, peer: str, former: Timer | None, clock: Callable[[], float]
-    ) -> None:
-        self._sock = sock
         self._peer = peer
         self._clock = clock
-        # What the kernel gives a wait for input, one for room to send, and what has been sent.
-        self._kernels: float | None = former._kernels if former else None
-        self._kernels_send: float | None = former._kernels_send if former else None
-        self._kernels_unacknowledged: float | None = (
-            former._kernels_unacknowledged if former else None
-        )
-
-    def release(self) -> None:
-        """There are no limits any more: the kernel ends no wait."""
-        self._set_wait(None)
-        self._set_send_wait(None)
-        self._set_unacknowledged(None)
-
-    def outlast_signals(self, writing: bool) -> None:
-        """To be called before each recv or send. BlockingIOError, as of those, after its time."""
-        if threading.get_ident() != _main_thread:
-            return
-        seconds = self._kernels_send if writing else self._kernels
-        if seconds is not None and not sockopts.wait_until_ready(self._sock, writing, seconds):
-            raise BlockingIOError
+        self._since = 0.0  # when the present wait for input began
+        self._place = -1  # where in the stream the present message begins
+        self._held = 0  # how many bytes of that message have been received
+        self._began = 0.0  # when it was first found to be incomplete
+        self._longest = limits.idle_timeout or limits.read_timeout  # for a message's first byte
+        kernel.set_receive(self._longest)
+        stall = self._stall()
+        kernel.set_send(stall[1] if stall else limits.min_rate and self.grace)
+        kernel.set_unacknowledged(limits.write_timeout)
+        self.begin_write()
 
     # Receiving
 
     def before_receive(self, place: int, held: int) -> None:
-        """A wait for input is about to begin. `held`: bytes of an unfinished message there are.
+        """Prepare a wait for input.
 
-        `place`: where in the stream that message begins, which tells it from the one before.
+        `held` is the number of bytes of an incomplete message that have been received, and `place`
+        is where in the stream this message begins, which identifies it.
         """
         self._since = now = self._clock()
         self._held = held
-        if not held and self._kernels == self._longest:  # as nearly always
+        if not held and self._kernel.receive == self._longest:  # as nearly always
             return
         if held and place != self._place:
             self._place, self._began = place, now
@@ -168,13 +153,14 @@ class Timer:
             return
         left = self._left_to_receive(due, now)
         longest = left * (1 + TOLERANCE)
-        if self._kernels is None or self._kernels > longest:
-            self._set_wait(due.limit if due.limit <= longest else left)
+        if self._kernel.receive is None or self._kernel.receive > longest:
+            self._kernel.set_receive(due.limit if due.limit <= longest else left)
 
     def after_wait(self) -> None:
-        """The kernel has ended the wait; unless a limit has passed, try again."""
+        """The kernel's timeout has passed. Unless a limit has, the caller waits again."""
         due = self._due()
-        self._set_wait(None if due is None else self._left_to_receive(due, self._clock()))
+        left = None if due is None else self._left_to_receive(due, self._clock())
+        self._kernel.set_receive(left)
 
     def _due(self) -> _Due | None:
         idle, read, _, rate = self._limits
@@ -190,7 +176,7 @@ class Timer:
 
     def _left_to_receive(self, due: _Due, now: float) -> float:
         if now >= due.at and due.name != "idle_timeout":
-            self._began = now  # a handler that catches the error gives it its time anew
+            self._began = now  # a handler that catches the error may go on for as long again
         return self._left(due, now)
 
     def _left(self, due: _Due, now: float) -> float:
@@ -198,77 +184,98 @@ class Timer:
             raise timed_out(due.name, due.limit, self._peer)
         return due.at - now
 
-    def _set_wait(self, seconds: float | None) -> None:
-        if seconds != self._kernels:
-            self._kernels = seconds
-            sockopts.set_receive_timeout(self._sock, seconds)
-
     # Sending
 
-    def _set_send_wait(self, seconds: float | None) -> None:
-        if seconds != self._kernels_send:
-            self._kernels_send = seconds
-            sockopts.set_send_timeout(self._sock, seconds)
+    def begin_write(self, written: int = 0) -> None:
+        """A write begins, `written` bytes of which have been sent already."""
+        self._write_began = self._clock()
+        self._written = written
+        self.untouched = False
+        """Whether a limit of this write has passed before anything of it was sent."""
 
-    def _set_unacknowledged(self, seconds: float | None) -> None:
-        if seconds != self._kernels_unacknowledged:
-            self._kernels_unacknowledged = seconds
-            sockopts.set_acknowledgement_timeout(self._sock, seconds)
+    def after_stall(self) -> None:
+        """Nothing could be sent within the kernel's timeout."""
+        stall = self._stall()
+        if stall is not None:
+            self._fail_write(*stall)
+        self._check_rate()
 
-    def _stall(self) -> _Due | None:
+    def after_send(self, sent: int, size: int) -> None:
+        """`sent` of `size` bytes have been sent."""
+        self._written += sent
+        if sent < size:
+            self._check_rate()
+
+    def _stall(self) -> tuple[str, float] | None:
         for name in ("write_timeout", "idle_timeout"):
             limit = getattr(self._limits, name)
             if limit is not None:
-                return _Due(0.0, name, limit)
+                return name, limit
         return None
 
-    def now(self) -> float:
-        """When a write begins, for `after_send`."""
-        return self._clock()
+    def _check_rate(self) -> None:
+        rate = self._limits.min_rate
+        if rate is not None:
+            due = self._at_rate(self._write_began, self._written, rate)
+            if self._clock() >= due.at:
+                self._fail_write(due.name, due.limit)
 
-    def after_send(self, began: float, sent: int, stalled: bool) -> None:
-        """Of a write that `began`, so much has been sent, and there is more.
-
-        `stalled`: none of it within the kernel's time.
-        """
-        stall = self._stall()
-        if stalled and stall is not None:
-            raise timed_out(stall.name, stall.limit, self._peer)
-        if self._limits.min_rate is not None:
-            self._left(self._at_rate(began, sent, self._limits.min_rate), self._clock())
+    def _fail_write(self, name: str, limit: float) -> NoReturn:
+        self.untouched = not self._written
+        raise timed_out(name, limit, self._peer)
 
     def _at_rate(self, began: float, size: int, rate: float) -> _Due:
-        return _Due(began + RATE_GRACE + size / rate, "min_rate", rate)
+        return _Due(began + self.grace + size / rate, "min_rate", rate)
 
 
-class HandshakeTimer(Timer):
-    """Keeps one limit only, that of a whole TLS handshake, or of a close, from now on."""
+class StepTimer:
+    """One limit for a whole step, a TLS handshake or a close, from now on. Used as a `Timer`.
 
-    __slots__ = ("_end",)
+    `name` is the limit that the TimeoutError names.
+    """
+
+    __slots__ = ("_clock", "_due", "_kernel", "_peer", "untouched")
 
     def __init__(
         self,
-        sock: socket.socket,
+        kernel: KernelTimeouts,
         seconds: float,
         peer: str,
-        former: Timer | None = None,
-        clock: Callable[[], float] = time.monotonic,
         name: str = "handshake_timeout",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._take_over(sock, peer, former, clock)  # and none of a `Timer`'s limits
-        self._end = _Due(clock() + seconds, name, seconds)
-        self._set_wait(seconds)
-        self._set_send_wait(seconds)
+        self._kernel = kernel
+        self._peer = peer
+        self._clock = clock
+        self._due = _Due(clock() + seconds, name, seconds)
+        self.untouched = False  # the output is over after a step that was too long
+        kernel.set_receive(seconds)
+        kernel.set_send(seconds)
 
     def before_receive(self, place: int, held: int) -> None:
-        """As of any `Timer`."""
-        left = self._left(self._end, self._clock())
-        if self._kernels is None or self._kernels > left * (1 + TOLERANCE):
-            self._set_wait(left)
+        """Lower the kernel's timeout to the time left."""
+        left = self._left()
+        if self._kernel.receive is None or self._kernel.receive > left * (1 + TOLERANCE):
+            self._kernel.set_receive(left)
 
-    def _due(self) -> _Due:
-        return self._end
+    def after_wait(self) -> None:
+        """The kernel's timeout has passed. Unless the limit has, the caller waits again."""
+        self._kernel.set_receive(self._left())
 
-    def after_send(self, began: float, sent: int, stalled: bool) -> None:
-        """As of any `Timer`."""
-        self._set_send_wait(self._left(self._end, self._clock()))
+    def begin_write(self, written: int = 0) -> None:
+        """As of `Timer`: a write has no limit of its own."""
+
+    def after_stall(self) -> None:
+        """Nothing could be sent within the kernel's timeout."""
+        self._kernel.set_send(self._left())
+
+    def after_send(self, sent: int, size: int) -> None:
+        """`sent` of `size` bytes have been sent."""
+        if sent < size:
+            self._kernel.set_send(self._left())
+
+    def _left(self) -> float:
+        left = self._due.at - self._clock()
+        if left <= 0:
+            raise timed_out(self._due.name, self._due.limit, self._peer)
+        return left

@@ -21,7 +21,7 @@ from ..core import events
 from ..core.deadline import Deadline
 from ..core.errors import LoadError
 from ..net.forks import do_not_undo, undo_in_children
-from ..net.stream import number_by
+from ..net.ids import number_by
 from ..server import log, log_hooks
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport

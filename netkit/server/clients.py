@@ -22,7 +22,7 @@ from ..core.options import Options
 from ..net import sockopts
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
-from ..net.timeouts import in_seconds, unacknowledged
+from ..net.explain import in_seconds, unacknowledged
 from .adapting import Serve, check_result, error_of_handle
 from .admission import Ticket
 from .listeners import INHERITS_OPTIONS, set_options
@@ -36,8 +36,11 @@ class IteratedConnection(Connection):
 
     __slots__ = ()
 
-    def _release(self) -> None:
-        super()._release()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._link.released = self._forget
+
+    def _forget(self) -> None:
         self.server._compat.remove(self)
 
     def detach(self) -> tuple[socket.socket, bytes]:

@@ -234,26 +234,27 @@ class Compat:
         if not connection.opaque:
             connection.start_tls(context)
             return request
-        from ..tls import context as tls_context  # here because most programs do without
+        from ..net import tls_socket  # here because most programs do without
 
         limit = request.gettimeout()
-        secured = tls_context.wrap(request, context)
+        secured = tls_socket.wrap(request, context)
         self._replace(connection, secured)
-        return connection.shake_hands(secured, seconds, limit)
+        return tls_socket.secure(connection, secured, seconds, limit)
 
     def _secured_below(self, request: Any, connection: Connection | None) -> Any:
         """The same for a `request` that the program, or its wrapped listener, has wrapped."""
         if connection is None or connection.tls is not None or not hasattr(request, "context"):
             return request
-        from ..tls import context as tls_context
+        from ..net import tls_socket
 
-        if not tls_context.is_pending(request):
+        if not tls_socket.is_pending(request):
             return request
         server = self._server
         if connection.opaque:
-            tls_context.make_stoppable(request)
+            tls_socket.make_stoppable(request)
             limit = request.gettimeout()
-            return connection.shake_hands(request, server._options.handshake_timeout, limit)
+            seconds = server._options.handshake_timeout
+            return tls_socket.secure(connection, request, seconds, limit)
         context, request = request.context, sockopts.waiting(socket.socket(fileno=request.detach()))
         self._replace(connection, request)
         if server._time_limits is not None:

@@ -13,8 +13,8 @@ from ..core.encodings import encode_separator, printable_bytes
 from ..core.errors import LineTooLongError
 from ..core.text import in_bytes
 from ..net.connection import Connection
+from ..net.files import write_all
 from ..net.forks import call_in_children
-from ..net.writing import write_all
 
 
 class Handler:

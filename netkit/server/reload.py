@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.options import Options
-from ..net.securing import tls_stream
+from ..net.transport import tls_stream
 
 if TYPE_CHECKING:
     import ssl
@@ -105,7 +105,7 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
     """
     if options.tls_cert is None:
         return {}
-    from ..tls.context import contents
+    from ..tls.pem import contents
 
     def kept(pem: Any) -> bytes | None:
         return None if pem is None else contents(pem)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from ..core import events
 from ..net.connection import Connection
-from ..net.timeouts import timed_out
+from ..net.explain import timed_out
 from .threads import join
 
 # How long a handler may still write once it has been interrupted (seconds); then it is cut.

@@ -202,6 +202,10 @@ class TlsStream(Agreed):
             except TlsError:
                 return True
 
+    def buffered(self) -> int:
+        """How many bytes have been decrypted and not been read."""
+        return len(self._decrypted)
+
     def within_record(self) -> bool:
         """Whether a part of a record has come, and not a whole one that nobody has read."""
         with self._lock:

@@ -18,7 +18,7 @@ from support import EVENT_KINDS, ROOT, exchange, in_thread, in_threads, observed
 import netkit
 from netkit.core import events
 from netkit.core.events import base
-from netkit.net.timeouts import timed_out
+from netkit.net.explain import timed_out
 from netkit.server import log
 
 ERROR = ValueError("what went wrong")

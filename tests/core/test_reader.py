@@ -33,12 +33,17 @@ class Pieces(Reader):
         max_line: int = 65536,
         max_message: int | None = None,
     ) -> None:
-        super().__init__(encoding, max_line, max_message)
+        super().__init__(self, ReceiveBuffer(), encoding, max_line, max_message)
         self.pieces = list(reversed(pieces))
         self.received = 0
         self.most_held = 0
 
-    def _receive(self) -> bytes:
+    interruption = None
+
+    def failure(self, error: OSError) -> OSError:
+        return error
+
+    def receive(self) -> bytes:
         self.most_held = max(self.most_held, len(self._buffer))
         if not self.pieces:
             return b""
@@ -790,11 +795,8 @@ def test_what_is_bounded_by_its_own_size_has_no_other_limit() -> None:
 
 
 def test_a_reader_gathers_16_mib_unless_told_otherwise() -> None:
-    class Silent(Reader):
-        def _receive(self) -> bytes:
-            return b""
-
-    assert Silent("utf-8", 100).max_message == 16 * 1024 * 1024
+    reader = Reader(Pieces(), ReceiveBuffer(), "utf-8", 100)
+    assert reader.max_message == 16 * 1024 * 1024
 
 
 # --- What it costs ---

@@ -16,8 +16,7 @@ from secure import contexts
 from support import PATIENCE, client, in_thread, receive_all, serving, tcp_pair, wait_until
 
 import netkit
-from netkit.net.bare import BareSocket, reached
-from netkit.net.connection import UNSENT_SECONDS
+from netkit.net.bare import OUT_OF_SIGHT_SECONDS, BareSocket, reached
 
 LONG = 60.0  # seconds: a deadline that no test reaches
 SHORT = 0.1  # seconds: one that is to pass
@@ -143,18 +142,11 @@ def test_a_copy_is_made_only_of_the_socket_that_it_was() -> None:
         assert bare.copy() is None
 
 
-def test_without_a_bare_socket_it_is_the_socket_itself() -> None:
-    with socket.socket() as sock:
-        pass
-    with reached(sock, None) as same:
-        assert same is sock
-
-
 def test_one_that_another_part_of_the_program_has_closed_is_asked_again_a_little_later() -> None:
     with tcp_pair() as (ours, _):
         conn = netkit.Connection(ours, opaque=True)
         ours.close()
-        assert conn.end_input() == UNSENT_SECONDS
+        assert conn.end_input() == OUT_OF_SIGHT_SECONDS
         conn.destroy()
 
 

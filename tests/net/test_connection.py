@@ -46,14 +46,15 @@ from netkit.core.errors import (
     WriteAfterEndError,
 )
 from netkit.core.reader import CHUNK, FIRST_CHUNK
-from netkit.net import connection, sockopts
+from netkit.net import closing, connection, sockopts
+from netkit.net.states import InputState
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 
 
 def reading(conn: Connection) -> bool:
     """Whether its thread waits in a read."""
-    return conn._waiting
+    return conn._link.waiting
 
 
 def stuck(conn: Connection) -> bool:
@@ -664,7 +665,7 @@ def test_close_waits_for_a_write_in_another_thread() -> None:
 
 
 def test_close_waits_for_a_write_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
     with connected() as (conn, _):
         with once(lambda: stuck(conn), conn.close):
             with pytest.raises(ConnectionClosedError):
@@ -742,7 +743,7 @@ def test_an_early_reply_reaches_a_client_that_reads_only_after_its_upload() -> N
 
 
 def test_a_close_waits_for_the_peers_end_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
     with connected(server=object()) as (conn, peer):
         peer.sendall(b"unread")
         conn.write("a reply that a reset could destroy")
@@ -753,8 +754,8 @@ def test_a_close_waits_for_the_peers_end_only_so_long(monkeypatch: pytest.Monkey
 
 
 def test_a_close_swallows_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 1000.0)
-    monkeypatch.setattr(connection, "LINGER_BYTES", 1_000_000)
+    monkeypatch.setattr(connection.Connection, "linger_seconds", 1000.0)
+    monkeypatch.setattr(connection.Connection, "linger_bytes", 1_000_000)
     with connected(server=object()) as (conn, peer):
 
         def flood() -> None:
@@ -802,7 +803,7 @@ def test_a_close_that_lingers_can_be_ended(
 def test_a_read_that_comes_while_another_thread_closes_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 0.3)
+    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 0.3)
     with connected(server=object()) as (conn, peer):
         conn.write("a reply that a reset could destroy")
         with in_thread(conn.close):
@@ -851,7 +852,7 @@ def test_a_message_under_way_is_read_to_its_end() -> None:
         peer.sendall(b"half ")
         with ends_input_when(conn, lambda: reading(conn) and conn.bytes_read == 5):
             lines = conn.lines()
-            with once(lambda: conn._draining, peer.sendall, b"a line\n"):
+            with once(lambda: conn._link.input is InputState.DRAINING, peer.sendall, b"a line\n"):
                 assert next(lines) == "half a line"
         assert list(lines) == []
 
@@ -903,7 +904,7 @@ def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
         fill(conn.socket)
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
-            assert conn.end_input() == connection.UNSENT_SECONDS
+            assert conn.end_input() == closing.UNSENT_SECONDS
             receive_all(peer)
             wait_until(lambda: conn.end_input() is None)
         assert conn.fileno() == -1
@@ -949,7 +950,7 @@ def test_the_reader_of_a_bare_socket_is_idle_after_a_reply_or_a_silence() -> Non
         assert conn.socket.recv(7) == b"request"
         wait = conn.end_input()
         assert wait is not None
-        assert 0 < wait <= connection.QUIET_SECONDS
+        assert 0 < wait <= connection.Connection.quiet_seconds
         time.sleep(0.02)  # ticks of the kernel's clock
         conn.socket.sendall(b"reply")
         assert conn.end_input() is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import socketserver
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import fill, in_thread, reset, tcp_pair, wait_until
+from support import fill, in_thread, tcp_pair, wait_until
 
 import netkit
 from netkit.net import sockopts
@@ -162,82 +161,6 @@ def test_shutting_down_what_is_over_does_nothing(closed_socket: socket.socket) -
         sockopts.shut_down(ours, socket.SHUT_WR)
 
 
-def test_swallowing_goes_on_to_the_end_of_input() -> None:
-    with tcp_pair() as (ours, peer):
-
-        def send() -> None:
-            peer.sendall(b"x" * 1_000_000)
-            peer.shutdown(socket.SHUT_WR)
-
-        with in_thread(send):
-            assert sockopts.swallow(ours, 10, 2_000_000)
-
-
-def test_swallowing_ends_after_its_time() -> None:
-    with tcp_pair() as (ours, peer):
-        peer.sendall(b"x")
-        begun = time.monotonic()
-        assert not sockopts.swallow(ours, 0.05, 1000)
-        assert 0.05 <= time.monotonic() - begun < 5
-
-
-def test_swallowing_ends_after_its_size() -> None:
-    with tcp_pair() as (ours, peer):
-        with in_thread(lambda: peer.sendall(b"x" * 500_000)):
-            assert not sockopts.swallow(ours, 60, 100_000)
-            ours.settimeout(10)
-            left = sum(len(ours.recv(1)) for _ in range(10))
-            assert left == 10
-            ours.close()
-            wait_until(lambda: sockopts.hung_up(peer))
-            peer.close()
-
-
-def test_swallowing_ends_with_a_reset() -> None:
-    with tcp_pair() as (ours, peer):
-        reset(peer)
-        assert not sockopts.swallow(ours, 60, 1000)
-
-
-def test_swallowing_what_is_closed_does_nothing(closed_socket: socket.socket) -> None:
-    assert not sockopts.swallow(closed_socket, 60, 1000)
-
-
-@linux_only
-def test_swallowing_until_all_is_sent_ends_once_the_peers_kernel_has_it() -> None:
-    with tcp_pair() as (ours, peer):
-        fill(ours)
-        size = 0
-
-        def read_on() -> None:
-            nonlocal size
-            while not ours_is_done:
-                with contextlib.suppress(TimeoutError):
-                    size += len(peer.recv(1_000_000))
-
-        peer.settimeout(0.05)
-        ours_is_done: list[bool] = []
-        with in_thread(read_on):
-            assert not sockopts.swallow_until_sent(ours, 60, 1000)
-            ours_is_done.append(True)
-        assert size > 0
-        assert not sockopts.unsent(ours)
-
-
-@linux_only
-def test_swallowing_until_all_is_sent_ends_with_the_peer_and_with_its_time() -> None:
-    with tcp_pair() as (ours, peer):
-        fill(ours)
-        begun = time.monotonic()
-        assert not sockopts.swallow_until_sent(ours, 0.05, 1000)
-        assert 0.05 <= time.monotonic() - begun < 5
-        peer.shutdown(socket.SHUT_WR)
-        assert sockopts.swallow_until_sent(ours, 60, 1000)
-        reset(peer)
-        wait_until(lambda: sockopts.hung_up(ours))
-        assert not sockopts.swallow_until_sent(ours, 60, 1000)
-
-
 def test_closing_by_force_closes_even_with_a_file_open() -> None:
     with tcp_pair() as (ours, peer):
         file = ours.makefile("rb")
@@ -265,24 +188,6 @@ def test_a_close_can_be_made_a_reset(closed_socket: socket.socket) -> None:
         with pytest.raises(ConnectionResetError):
             peer.recv(1)
     sockopts.reset_on_close(closed_socket)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ConnectionResetError(errno.ECONNRESET, ""), True),
-        (BrokenPipeError(errno.EPIPE, ""), True),
-        (ConnectionAbortedError(), True),
-        (OSError(errno.ENOTCONN, ""), True),
-        (TimeoutError(errno.ETIMEDOUT, ""), True),
-        (OSError(errno.EBADF, ""), False),
-        (TimeoutError(), False),
-        (ValueError(), False),
-        (KeyboardInterrupt(), False),
-    ],
-)
-def test_what_a_socket_says_once_its_peer_is_gone(error: BaseException, expected: bool) -> None:
-    assert sockopts.is_hang_up(error) is expected
 
 
 def test_a_wait_may_be_given_any_time() -> None:

@@ -14,7 +14,8 @@ import pytest
 from support import PATIENCE, tcp_pair
 
 from netkit.core.options import TimeLimits
-from netkit.net.timeouts import RATE_GRACE, HandshakeTimer, Timer, timed_out, unacknowledged
+from netkit.net.explain import timed_out, unacknowledged
+from netkit.net.timeouts import KernelTimeouts, StepTimer, Timer
 
 
 class Clock:
@@ -32,11 +33,11 @@ def sock() -> Iterator[socket.socket]:
 
 def timer(sock: socket.socket, **limits: float) -> tuple[Timer, Clock]:
     clock = Clock()
-    return Timer(sock, TimeLimits(**limits), "p", None, clock), clock
+    return Timer(KernelTimeouts(sock), TimeLimits(**limits), "p", clock), clock
 
 
 def kernels(sock: socket.socket, option: int = socket.SO_RCVTIMEO) -> float:
-    """What the kernel gives a wait; 0: for ever."""
+    """The kernel's timeout of a wait (seconds); 0 for none."""
     seconds, microseconds = struct.unpack("@ll", sock.getsockopt(socket.SOL_SOCKET, option, 16))
     return round(seconds + microseconds / 1e6, 2)
 
@@ -50,14 +51,15 @@ def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
 
 
 def test_the_kernel_gets_the_limits_of_a_wait_once(sock: socket.socket) -> None:
-    waits, _ = timer(sock, idle_timeout=7, read_timeout=3, write_timeout=5)
-    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 5)
-    waits = Timer(sock, TimeLimits(read_timeout=3), "p", waits)
-    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (3, 0)
-    waits = Timer(sock, TimeLimits(idle_timeout=7), "p", waits)
-    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (7, 7)
-    Timer(sock, TimeLimits(min_rate=100), "p", waits)
-    assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (0, RATE_GRACE)
+    kernel = KernelTimeouts(sock)
+    for limits, receive, send in (
+        (TimeLimits(idle_timeout=7, read_timeout=3, write_timeout=5), 7, 5),
+        (TimeLimits(read_timeout=3), 3, 0),
+        (TimeLimits(idle_timeout=7), 7, 7),
+        (TimeLimits(min_rate=100), 0, Timer.grace),
+    ):
+        Timer(kernel, limits, "p")
+        assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (receive, send)
 
 
 def test_a_silent_peer_meets_the_idle_timeout(sock: socket.socket) -> None:
@@ -131,7 +133,7 @@ def test_a_message_has_its_time_anew_once_its_error_was_caught(
 def test_a_peer_that_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
     waits.before_receive(0, 1)
-    clock.now += RATE_GRACE + 5
+    clock.now += Timer.grace + 5
     waits.before_receive(0, 501)  # one more than in time
     with pytest.raises(TimeoutError, match="min_rate: p is slower than 100 bytes a second"):
         waits.before_receive(0, 499)
@@ -139,18 +141,24 @@ def test_a_peer_that_is_slower_than_the_rate_is_given_up(sock: socket.socket) ->
 
 def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
     waits, _ = timer(sock, write_timeout=5, idle_timeout=7)
-    waits.after_send(waits.now(), 10, stalled=False)
     with pytest.raises(TimeoutError, match="write_timeout: nothing could be sent to p for 5 sec"):
-        waits.after_send(waits.now(), 10, stalled=True)
+        waits.after_stall()
+    assert waits.untouched
+    waits.begin_write()
+    assert not waits.untouched
+    waits.after_send(10, 20)
+    with pytest.raises(TimeoutError, match="write_timeout"):
+        waits.after_stall()
+    assert not waits.untouched
 
 
 def test_a_write_may_be_too_slow_as_well(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
-    began = waits.now()
-    waits.after_send(began, 0, stalled=True)
-    clock.now += RATE_GRACE + 1
+    waits.after_stall()
+    clock.now += Timer.grace + 1
+    waits.after_send(20, 20)  # the end of a write is never too slow
     with pytest.raises(TimeoutError, match="min_rate"):
-        waits.after_send(began, 50, stalled=False)
+        waits.after_send(50, 60)
 
 
 def test_each_limit_names_itself() -> None:
@@ -161,16 +169,23 @@ def test_each_limit_names_itself() -> None:
 
 def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.socket) -> None:
     clock = Clock()
-    shaking = HandshakeTimer(sock, 10, "p", None, clock)
+    shaking = StepTimer(KernelTimeouts(sock), 10, "p", clock=clock)
+    shaking.begin_write()
     assert kernels(sock, socket.SO_SNDTIMEO) == 10
     for clock.now in (1000, 1003, 1006):
         shaking.before_receive(0, 0)
         assert kernels(sock) == 1010 - clock.now
-        shaking.after_send(clock.now, 1, stalled=False)
+        shaking.after_send(1, 2)
+        shaking.after_stall()
+        shaking.after_wait()
+        assert kernels(sock, socket.SO_SNDTIMEO) == kernels(sock) == 1010 - clock.now
     clock.now = 1010
+    shaking.after_send(2, 2)
     for step, arguments in (
         (shaking.before_receive, (0, 5)),
-        (shaking.after_send, (0, 5, False)),
+        (shaking.after_send, (1, 2)),
+        (shaking.after_stall, ()),
+        (shaking.after_wait, ()),
     ):
         with pytest.raises(TimeoutError) as caught:
             step(*arguments)
@@ -204,16 +219,17 @@ def test_the_kernel_gets_the_limit_of_what_is_unacknowledged(sock: socket.socket
     def limit() -> int:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
-    waits, _ = timer(sock, idle_timeout=7)
+    kernel = KernelTimeouts(sock)
+    Timer(kernel, TimeLimits(idle_timeout=7), "p")
     assert limit() == 0
-    waits = Timer(sock, TimeLimits(write_timeout=2.5), "p", waits)
+    Timer(kernel, TimeLimits(write_timeout=2.5), "p")
     assert limit() == 2500
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)
-    waits = Timer(sock, TimeLimits(write_timeout=2.5, read_timeout=1), "p", waits)
-    assert limit() == 1  # nothing has changed, and so the kernel is not told again
-    waits.release()
+    Timer(kernel, TimeLimits(write_timeout=2.5, read_timeout=1), "p")
+    assert limit() == 1  # nothing has changed, and so there is no further system call
+    kernel.clear()
     assert limit() == 0
-    Timer(sock, TimeLimits(write_timeout=1e9), "p")
+    Timer(KernelTimeouts(sock), TimeLimits(write_timeout=1e9), "p")
     assert limit() == 2**31 - 1
 
 

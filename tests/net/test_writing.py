@@ -37,7 +37,7 @@ import netkit
 from netkit.core.errors import ConnectionClosedError
 from netkit.core.reader import CHUNK
 from netkit.net import connection
-from netkit.net.stream import IN_FILE
+from netkit.net.link import IN_FILE
 
 CONTENT = os.urandom(700_000)
 
@@ -187,7 +187,7 @@ def test_a_file_that_shrinks_ends_where_it_ends(
         os.truncate(shrinking, 1000)
         return sendfile(out, descriptor, offset, count)
 
-    monkeypatch.setattr("netkit.net.writing.os.sendfile", shrink)
+    monkeypatch.setattr("netkit.net.transport.os.sendfile", shrink)
     with connected() as (conn, _), open(shrinking, "rb") as file:
         assert conn.sendfile(file) == 1000
 
@@ -459,7 +459,7 @@ def test_a_unix_socket_which_cannot_be_reset_ends(monkeypatch: pytest.MonkeyPatc
         conn.set_timeout(0.05)
         with pytest.raises(TimeoutError):
             conn.write(bytes(MUCH))
-        monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+        monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
         conn.close()
         assert 0 < len(receive_all(peer)) < MUCH
 
@@ -527,7 +527,7 @@ def test_no_way_to_stop_a_connection_waits_for_a_file(
 
 
 def test_a_close_waits_for_a_file_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
     with connected() as (conn, peer):
         file = Blocked()
 
@@ -551,7 +551,7 @@ def test_no_way_to_stop_a_connection_waits_for_its_close(
     with both(True) as (conn, _):
         fill(conn.socket)
         with in_thread(conn.close):  # it cannot send its close_notify
-            wait_until(lambda: conn._writing)
+            wait_until(lambda: conn._link.writing)
             stop(conn)
         assert conn.fileno() == -1
 
@@ -717,7 +717,7 @@ def test_a_pipe_that_would_block_is_waited_for() -> None:
 
         def feed() -> None:
             for _ in range(3):
-                wait_until(lambda: conn._writing == IN_FILE)
+                wait_until(lambda: conn._link.writing == IN_FILE)
                 os.write(writing, b"piece")
                 wait_until(lambda: conn.bytes_written % 5 == 0)
             os.close(writing)
@@ -780,7 +780,7 @@ def test_a_file_that_the_kernel_cannot_send_is_read(
     def cannot(*_: Any) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr("netkit.net.writing.os.sendfile", cannot)
+    monkeypatch.setattr("netkit.net.transport.os.sendfile", cannot)
     with connected() as (conn, peer), open(path, "rb") as file:
         assert conn.sendfile(file, 0, 5) == 5
         assert receive_exactly(peer, 5) == CONTENT[:5]
@@ -792,7 +792,7 @@ def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
     def broken(*_: Any) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("netkit.net.writing.os.sendfile", broken)
+    monkeypatch.setattr("netkit.net.transport.os.sendfile", broken)
     with connected() as (conn, _), open(path, "rb") as file:
         with pytest.raises(OSError, match="Input/output error") as caught:
             conn.sendfile(file)
@@ -800,7 +800,7 @@ def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
 
 
 def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.net.writing.os.sendfile", lambda *_: 0)
+    monkeypatch.setattr("netkit.net.transport.os.sendfile", lambda *_: 0)
     with connected() as (conn, _), open(path, "rb") as file:
         conn.set_timeout(PATIENCE)
         assert conn.sendfile(file, 0, 5) == 5  # by reading it, which finds what is there
@@ -813,7 +813,7 @@ def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyP
 def test_the_end_of_tls_that_cannot_be_sent_takes_only_so_long(
     finish: Callable[[netkit.Connection], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
     with both(True) as (conn, _):
         fill(conn.socket)
         conn.set_timeout(0.05)
@@ -832,7 +832,7 @@ def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(long_ling
         sent = fill(conn.socket)
         conn.fail(ValueError())
         with in_thread(conn.close):
-            wait_until(lambda: conn._waiting)
+            wait_until(lambda: conn._link.waiting)
             assert len(receive_exactly(peer, sent)) == sent
         with pytest.raises(ConnectionResetError):
             peer.recv(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Program, in_threads, receive_all
 
-from netkit.net import stream
+from netkit.net import ids
 from netkit.process.numbering import SharedNumbers
 
 SCRIPT = """
@@ -64,9 +64,9 @@ def test_the_numbers_can_be_sent_to_a_process_that_is_being_started() -> None:
 def test_the_source_of_connection_numbers_can_be_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "_take_id", stream._take_id)
-    stream.number_by(iter([70, 71]).__next__)
-    assert [stream._take_id(), stream._take_id()] == [70, 71]
+    monkeypatch.setattr(ids, "take", ids.take)
+    ids.number_by(iter([70, 71]).__next__)
+    assert [ids.take(), ids.take()] == [70, 71]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs worker processes")

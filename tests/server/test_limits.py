@@ -477,7 +477,7 @@ CLOSING = {
 def test_the_place_of_a_client_that_is_over_is_free_at_once(
     case: str, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 1000.0)
+    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
     handler, data, limits = CLOSING[case]
     options: dict[str, Any] = {**limits, limit: 1}
     if "tls" in limits:
@@ -503,7 +503,7 @@ def test_the_place_of_a_client_that_is_over_is_free_at_once(
 def test_more_than_are_closed_at_a_time_end_the_oldest_close(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 1000.0)
+    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
     monkeypatch.setattr("netkit.server.admission.MAX_LINGERING", 2)
     options: dict[str, Any] = {"max_connections": 1, "max_line": 100, "drain_timeout": 0}
     with observed(events.ConnectionClosed) as closed, contextlib.ExitStack() as stack:
@@ -749,7 +749,7 @@ def test_a_line_that_comes_byte_by_byte_is_given_up() -> None:
 def test_the_rest_of_a_line_that_is_too_long_is_given_up_as_well(
     name: str, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netkit.net.timeouts.RATE_GRACE", 0.1)
+    monkeypatch.setattr("netkit.net.timeouts.Timer.grace", 0.1)
 
     def handler(conn: netkit.Connection) -> None:
         with pytest.raises(netkit.LineTooLongError):
@@ -797,7 +797,7 @@ def test_a_client_that_reads_nothing_is_let_go() -> None:
 
 
 def test_a_client_that_reads_too_slowly_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.net.timeouts.RATE_GRACE", 0.2)
+    monkeypatch.setattr("netkit.net.timeouts.Timer.grace", 0.2)
 
     def handler(conn: netkit.Connection) -> None:
         conn.write(bytes(50_000_000))
@@ -841,7 +841,7 @@ def test_a_read_that_is_interrupted_raises_the_reason_at_once() -> None:
             conn.end("sorry")
 
         with in_thread(read):
-            wait_until(lambda: conn._waiting)
+            wait_until(lambda: conn._link.waiting)
             assert conn.interrupt(reason)
         assert errors == [reason]
         assert conn.error is reason
@@ -931,7 +931,7 @@ def test_a_write_that_is_interrupted_raises_the_reason_at_once() -> None:
                 errors.append(error)
 
         with in_thread(write):
-            wait_until(lambda: conn._writing)
+            wait_until(lambda: conn._link.writing)
             assert conn.interrupt(reason)
         assert errors == [reason]
         conn.destroy()

@@ -15,6 +15,7 @@ from netkit.core import events
 from netkit.core.deadline import Deadline
 from netkit.net import connection
 from netkit.net.connection import Connection
+from netkit.net.states import InputState
 from netkit.server.registry import Registry
 
 NOBODY = -1  # no thread has this identifier
@@ -129,7 +130,7 @@ def test_draining_ends_the_idle_and_says_how_many_there_were() -> None:
         with contextlib.ExitStack() as stack:
             for conn in made:
                 stack.enter_context(in_thread(serve, registry, conn))
-            wait_until(lambda: all(conn._waiting for conn in made))
+            wait_until(lambda: all(conn._link.waiting for conn in made))
             registry.limit(Deadline(PATIENCE))
             registry.begin_draining()
             registry.wait_while_draining(registry.all_left(NOBODY))
@@ -206,7 +207,7 @@ def test_without_a_limit_the_wait_ends_when_all_have_finished() -> None:
 
 def test_busy_readers_of_bare_sockets_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing happens that would end the wait, so it must end by itself to ask."""
-    monkeypatch.setattr(connection, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(connection.Connection, "quiet_seconds", 0.05)
     registry = Registry()
     with tcp_pair() as (ours, peer):
         conn = Connection(ours, opaque=True)
@@ -298,7 +299,7 @@ def test_after_reopening_nobody_is_asked_to_finish() -> None:
     assert registry.time_left() != 0
     with connections(1) as (conn,):
         registry.add(conn)
-        assert not conn._draining
+        assert conn._link.input is not InputState.DRAINING
 
 
 def test_a_signal_handler_may_stop_everybody_from_within() -> None:
@@ -332,11 +333,11 @@ def test_during_the_patience_no_connection_is_asked_to_finish_and_those_that_end
         with in_thread(registry.wait_for_leaving, registry.all_left(NOBODY)):
             wait_until(lambda: registry._counting)
             registry.remove(one)
-            assert not two._draining
+            assert two._link.input is InputState.OPEN
             registry.limit(Deadline(PATIENCE))  # a stop without patience
         assert not registry.patient
         registry.begin_draining()
-        assert two._draining
+        assert two._link.input is InputState.DRAINING
         registry.remove(two)
         registry.wait_for_leaving(registry.all_left(NOBODY))
     assert registry.drained() == (2, 0)

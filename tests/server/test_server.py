@@ -39,7 +39,7 @@ from support import (
 
 import netkit
 from netkit.core import events
-from netkit.net.connection import LINGER_SECONDS
+from netkit.net.connection import Connection
 
 Handler = Callable[[netkit.Connection], Any]
 
@@ -693,7 +693,7 @@ def test_nobody_waits_for_a_peer_that_has_everything_and_does_not_hang_up(
             conn.end_input()  # the server stops: a client is in a hurry anyway
             began = time.monotonic()
             conn.close()
-            assert time.monotonic() - began < LINGER_SECONDS / 2
+            assert time.monotonic() - began < Connection.linger_seconds / 2
             assert receive_all(peer) == b"bye"
     assert next(late, None) is None
 

@@ -369,7 +369,7 @@ def test_row_socketserver_idle_sees_the_end_when_it_is_silent() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel does not tell")
 def test_row_socketserver_busy_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.net.connection.QUIET_SECONDS", 1.5)
+    monkeypatch.setattr("netkit.net.connection.Connection.quiet_seconds", 1.5)
     with serving(ShoutRequest) as server, client(server) as sock:
         sock.sendall(b"hel")
         the_connection(server)
@@ -383,7 +383,7 @@ def test_row_socketserver_busy_is_answered(monkeypatch: pytest.MonkeyPatch) -> N
 def test_row_socketserver_busy_cannot_write_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.net.connection.QUIET_SECONDS", LONG)
+    monkeypatch.setattr("netkit.net.connection.Connection.quiet_seconds", LONG)
     outcomes: list[object] = []
 
     class Request(socketserver.StreamRequestHandler):

@@ -45,7 +45,10 @@ import netkit
 from netkit.core import events
 from netkit.core.errors import HandshakeError, TlsConfigError, TruncatedError
 from netkit.core.text import described
-from netkit.tls.context import client_context, shake_hands, wrap
+from netkit.net.states import InputState
+from netkit.net.tls_socket import shake_hands, wrap
+from netkit.net.transport import Tls
+from netkit.tls.context import client_context
 
 BLOCK = bytes(range(256)) * 4096
 
@@ -331,7 +334,7 @@ def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave
         with serving(handler, tls=contexts()[0]) as server:
             with client(server) as sock:
                 connection = busy_connection(server)
-                wait_until(lambda: connection.is_secured() or connection._waiting)
+                wait_until(lambda: connection.is_secured() or connection._link.waiting)
                 leave(sock)
             wait_until(lambda: seen)
     assert [type(event) for event in seen] == [events.ConnectionClosed]
@@ -391,7 +394,7 @@ def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
             sock.sendall(b"\x16\x03\x01\x02\x00")
             connection = busy_connection(server)
             # A handshake of Python's own is not to be seen from outside.
-            wait_until(lambda: connection.is_secured() or connection._waiting)
+            wait_until(lambda: connection.is_secured() or connection._link.waiting)
             time.sleep(0.02)
             reset(sock)
         wait_until(lambda: seen)
@@ -441,7 +444,7 @@ def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
         with client(server) as sock:
             sock.sendall(begun)
             connection = busy_connection(server)
-            wait_until(lambda: connection.is_secured() or connection._waiting)
+            wait_until(lambda: connection.is_secured() or connection._link.waiting)
             if how == "stop":
                 server.stop(0)
             elif how == "destroy":
@@ -720,6 +723,7 @@ def test_an_end_for_a_peer_that_is_gone_is_an_end_all_the_same() -> None:
 
 def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> None:
     with tcp_pair() as (ours, peer), netkit.Connection(ours) as conn:
+        tls = Tls(conn._link, conn._link.wire, contexts()[0], True, None)
 
         class Skipping:
             """Takes one byte that is no part of a message, and waits for the next one."""
@@ -728,7 +732,7 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
 
             def recv(self, size: int) -> bytes:
                 conn.socket.recv(1)
-                return conn._receive_raw(size)
+                return tls._receive(size)
 
             def pending(self) -> bool:
                 return False
@@ -740,8 +744,10 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
 
             let_go = end
 
-        conn.tls = Skipping()  # type: ignore[assignment]
-        conn.set_limits(conn._limits)
+        tls._stream = Skipping()  # type: ignore[assignment]
+        tls.shaking_hands = False
+        conn._link.transport = tls
+        conn.set_timeout(PATIENCE)
         peer.sendall(b"k")
         conn.end_input()
         assert conn.read() == b""
@@ -845,7 +851,7 @@ def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
 def test_a_close_does_not_wait_long_for_a_peer_that_takes_no_goodbye(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netkit.net.connection.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 0.05)
 
     def handler(conn: netkit.Connection) -> None:
         with contextlib.suppress(TimeoutError):
@@ -925,12 +931,14 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
             slow.sendall(b"\x16")
             server.wait_for_connections(2)
             shaking = [each for each in server.connections if each.tls is None]
-            wait_until(lambda: shaking[0]._handshaking and shaking[0]._handshaking.fed)
+            wait_until(lambda: shaking[0]._link.transport.has_begun())
             say(sock, b"hello")
             send_part_of_a_record(sock)
             with in_thread(server.stop, PATIENCE):
                 connections = server.connections
-                wait_until(lambda: all(each._draining for each in connections))
+                wait_until(
+                    lambda: {each._link.input for each in connections} == {InputState.DRAINING}
+                )
                 time.sleep(0.05)  # that nothing happens cannot be waited for
                 assert server.connection_count == 2
                 sock.close()
@@ -944,7 +952,7 @@ def test_a_stop_that_comes_just_before_a_handshake_is_not_overlooked(
     start_tls = netkit.Connection.start_tls
 
     def late(conn: netkit.Connection, *arguments: Any, **named: Any) -> None:
-        wait_until(lambda: conn._draining)
+        wait_until(lambda: conn._link.input is InputState.DRAINING)
         start_tls(conn, *arguments, **named)
 
     monkeypatch.setattr(netkit.Connection, "start_tls", late)
@@ -979,7 +987,7 @@ def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> No
         else:
             stack.enter_context(client(server))
         connection = busy_connection(server)
-        wait_until(lambda: connection._waiting and (connection.tls or not shaken))
+        wait_until(lambda: connection._link.waiting and (connection.tls or not shaken))
         time.sleep(0.02)  # that it is in its recv by now cannot be seen
         getattr(connection, how)()
         wait_until(lambda: ended)
@@ -1000,7 +1008,7 @@ def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye(
     reason = OSError("time to go")
     with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
         connection = busy_connection(server)
-        wait_until(lambda: connection.tls and connection._waiting)
+        wait_until(lambda: connection.tls and connection._link.waiting)
         assert connection.interrupt(reason)
         assert receive_all(sock) == b"last word"
     assert raised == [reason]

@@ -34,7 +34,7 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.core.buffer import ReceiveBuffer
-from netkit.net.connection import LINGER_BYTES
+from netkit.net.connection import Connection
 
 FAILURES = (
     events.ClientFailed,
@@ -405,10 +405,10 @@ def test_who_does_not_stop_sending_after_the_servers_end_is_cut() -> None:
     with under_attack(handler) as (server, _), client(server) as sock:
         sent = 0
         with contextlib.suppress(ConnectionError):
-            while sent < 4 * LINGER_BYTES:
+            while sent < 4 * Connection.linger_bytes:
                 sock.sendall(block)
                 sent += len(block)
-    assert sent < 4 * LINGER_BYTES
+    assert sent < 4 * Connection.linger_bytes
 
 
 def test_urgent_data_is_no_part_of_the_stream() -> None:

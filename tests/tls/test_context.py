@@ -20,7 +20,8 @@ from support import observed
 
 from netkit.core import events
 from netkit.core.errors import MissingExtraError, PeerError, TlsConfigError
-from netkit.tls.context import TlsFiles, client_context, self_signed, server_context
+from netkit.tls.context import TlsFiles, client_context, server_context
+from netkit.tls.self_signed import self_signed
 
 
 def issuer_of(joined: Joined) -> Any:

@@ -1,0 +1,29 @@
+"""The identifiers of connections, which are unique in a server, also among its worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+
+from ..core.cores import has_gil
+from .forks import free_in_children
+
+_next = itertools.count(1).__next__
+# Held while an identifier is made: without the GIL, two threads could be given the same one.
+_lock = free_in_children(threading.RLock())
+
+
+def _next_locked() -> int:  # pragma: no cover - free-threaded builds only
+    with _lock:
+        return _next()
+
+
+take: Callable[[], int] = _next if has_gil() else _next_locked
+"""Returns a new identifier. Thread-safe. Call it by way of this module, since it may change."""
+
+
+def number_by(source: Callable[[], int]) -> None:
+    """Have `source` make all further identifiers of this process. For worker processes."""
+    global take
+    take = source

@@ -1,0 +1,97 @@
+"""The end of a connection such that its peer gets everything that was written.
+
+A close with unread input makes the kernel reset the connection, and a reset discards what the peer
+has not read yet (RFC 2525 section 2.17). So our side is ended first, and then netkit reads and
+drops what the peer still sends, for a bounded time and up to a bounded size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+from ..core.deadline import Deadline
+from . import sockopts
+
+# A peer acknowledges what it has received within 40 ms (Linux) to 500 ms (RFC 9293 section
+# 3.8.6.3). The kernel has no event for it, except in a close(2) with SO_LINGER, which no other
+# thread can end, and which does not read what the peer still sends. So a close with unacknowledged
+# bytes looks again after this interval (seconds); most closes have none.
+ACKNOWLEDGEMENT = 0.005
+
+
+def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
+    """Read and drop input until the peer ends its side; whether it has done so.
+
+    At most `seconds` in all, and about `size` bytes. TLS records are not decrypted.
+    """
+    until = time.monotonic() + seconds
+    receive = sockopts.below_tls(sock, "recv")
+    chunk = 4 * 1024  # there is rarely anything
+    with contextlib.suppress(OSError):  # a reset, or the time is up
+        while size > 0:
+            sock.settimeout(max(0.0, until - time.monotonic()))
+            received = len(receive(chunk))
+            if not received:
+                return True
+            size -= received
+            chunk = 64 * 1024
+    return False
+
+
+def swallow_until_sent(sock: socket.socket, seconds: float, size: int) -> bool:
+    """As `swallow`, but only while our bytes, or the end of our side, are unacknowledged."""
+    until = time.monotonic() + seconds
+    while _is_waited_for(sock, until):
+        if swallow(sock, ACKNOWLEDGEMENT, size):
+            return True
+    return False
+
+
+def wait_until_sent(sock: socket.socket, seconds: float) -> None:
+    """Wait while written bytes are unacknowledged, at most `seconds`; our side is not ended yet.
+
+    Returns at once where the platform cannot tell.
+    """
+    until = time.monotonic() + seconds
+    while sockopts.KNOWS_UNSENT and _is_waited_for(sock, until):
+        time.sleep(ACKNOWLEDGEMENT)
+
+
+def _is_waited_for(sock: socket.socket, until: float) -> bool:
+    return sockopts.unsent(sock) and not sockopts.hung_up(sock) and time.monotonic() < until
+
+
+def deliver(sock: socket.socket, seconds: float, size: int) -> None:
+    """Wait until the peer's kernel has all written bytes, without ending our side.
+
+    At most `seconds`. Input is dropped meanwhile, about `size` bytes of it, since the peer may read
+    nothing before it has sent everything. Where the platform cannot tell, waits until the peer ends
+    its side.
+    """
+    deadline = Deadline(seconds)
+    if swallow_until_sent(sock, seconds, size):
+        wait_until_sent(sock, deadline.remaining() or 0)
+
+
+def linger(
+    sock: socket.socket,
+    seconds: float,
+    size: int,
+    *,
+    ended: bool,
+    input_shut: bool,
+    hurried: bool,
+) -> None:
+    """End our side, and drop what the peer still sends, for `seconds` and about `size` bytes.
+
+    `ended`: the peer has ended its side, so nothing more arrives. `input_shut`: our receiving side
+    is shut down. `hurried`: wait only until the peer's kernel has everything.
+    """
+    if input_shut:  # the kernel resets the connection if bytes arrive after both shutdowns
+        wait_until_sent(sock, seconds)
+    done = ended or swallow(sock, 0, size) or (hurried and not sockopts.unsent(sock))
+    sockopts.shut_down(sock, socket.SHUT_WR)
+    if not done:
+        (swallow_until_sent if hurried else swallow)(sock, seconds, size)

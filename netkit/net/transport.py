@@ -1,0 +1,272 @@
+"""How bytes travel over the socket of a connection: `Plain`, or `Tls` above it.
+
+A connection holds one transport, and STARTTLS replaces it. Each transport can receive, send, and
+announce the end of output; everything else is a question of the connection about what the transport
+has received or sent. The socket itself, its shutdown and its timeouts belong to `Plain`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core.errors import TlsError, TruncatedError
+from ..core.options import TimeLimits
+from . import sockopts
+from .explain import peer_is_gone, unacknowledged
+from .timeouts import KernelTimeouts, StepTimer, Timer
+
+if TYPE_CHECKING:
+    import ssl
+
+    from ..tls.stream import TlsStream
+
+NO_LIMITS = TimeLimits()
+Bytes = bytes | bytearray | memoryview
+
+
+class Plain:
+    """A connected socket, whose bytes are sent and received as they are, within time limits."""
+
+    __slots__ = ("held", "kernel", "limits", "place", "sock", "timer")
+
+    tls: TlsStream | None = None
+    """The stream that encrypts, once its handshake is over."""
+    opaque = False
+    """Whether a handler reads and writes the socket itself."""
+    shaking_hands = False
+    """Whether a TLS handshake is under way."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.kernel = KernelTimeouts(sock)
+        self.limits = NO_LIMITS
+        self.timer: Timer | StepTimer | None = None
+        # Of the message under way: where in the stream it begins, and how many bytes are here.
+        self.place = self.held = 0
+
+    def recv(self, size: int, held: int = 0) -> bytes:
+        """From 1 to `size` bytes; ``b""`` at the end of input. TimeoutError names the limit.
+
+        `held` are bytes of the message under way in addition to those in `self.held`.
+        """
+        timer = self.timer
+        if timer is None:
+            return self.sock.recv(size)
+        timer.before_receive(self.place, self.held or held)
+        while True:
+            try:
+                self.kernel.outlast_signals(writing=False)
+                return self.sock.recv(size)
+            except BlockingIOError:
+                timer.after_wait()
+
+    def send(self, data: Bytes) -> int:
+        """Send at least the first byte of `data`, and return how many were sent. TimeoutError."""
+        return self._send_in_time(self.sock.send, len(data), data)
+
+    def sendfile(self, descriptor: int, offset: int, size: int) -> int:
+        """As `send`, of a file from byte `offset` on (sendfile(2)); 0 at its end."""
+        to = self.sock.fileno()
+        return self._send_in_time(os.sendfile, size, to, descriptor, offset, size)
+
+    def _send_in_time(self, send: Callable[..., int], size: int, *arguments: Any) -> int:
+        timer = self.timer
+        if timer is None:
+            return send(*arguments)
+        while True:
+            try:
+                self.kernel.outlast_signals(writing=True)
+                sent = send(*arguments)
+                break
+            except BlockingIOError:
+                timer.after_stall()
+        timer.after_send(sent, size)
+        return sent
+
+    def begin_write(self, sent: int) -> None:
+        """A write begins, `sent` bytes of which have been sent: its limits count from now on."""
+        if self.timer is not None:
+            self.timer.begin_write(sent)
+
+    def end(self) -> None:
+        """Announce the end of output to the peer. Here the end of the TCP stream does it."""
+
+    def shut_down(self, how: int) -> None:
+        """Shut down the socket; nothing if the connection is over."""
+        sockopts.shut_down(self.sock, how)
+
+    def seconds_until_quiet(self, quiet: float) -> float:
+        """After how many seconds a stop may ask again; 0.0 if the peer has been idle for `quiet`.
+
+        Only for an opaque transport.
+        """
+        raise NotImplementedError
+
+    def set_limits(self, limits: TimeLimits, peer: str) -> None:
+        """Replace the limits; a wait that is under way may keep its own."""
+        self.limits = limits
+        if any(limits):
+            self.timer = Timer(self.kernel, limits, peer)
+        elif self.timer is not None:
+            self.kernel.clear()
+            self.timer = None
+
+    def explained(self, error: OSError, peer: str) -> OSError:
+        """The error to raise for `error` of the socket, in words that name the peer."""
+        limit = self.limits.write_timeout
+        if limit is not None and sockopts.unsent(self.sock):
+            error = unacknowledged(error, limit, peer)
+        return peer_is_gone(error, peer)
+
+    def buffered(self) -> int:
+        """How many bytes the next `recv` returns without the socket."""
+        return 0
+
+    def pending(self) -> bool:
+        """Whether `recv` would return, or raise, without the socket."""
+        return False
+
+    def has_begun(self) -> bool:
+        """Whether a part of something has been received that `recv` can return only when whole."""
+        return False
+
+    def is_input_over(self, ended: bool) -> bool:
+        """Whether the peer has ended its side of the TCP connection; `ended`: `recv` says so."""
+        return ended
+
+    def took_nothing(self) -> bool:
+        """Whether a time limit has ended the present write before anything of it was sent."""
+        return self.timer is not None and self.timer.untouched
+
+    def is_interrupted(self) -> bool:
+        """Whether this is a signal handler that has interrupted a `send` of its own thread."""
+        return False
+
+    def free_locks(self) -> None:
+        """Make all locks anew, in a forked child."""
+
+    def let_go(self) -> None:
+        """Drop every reference to the connection, which is closed."""
+
+
+class Session(Protocol):
+    """What `Tls` asks of its connection."""
+
+    changed: bool
+
+    def is_at_end(self) -> bool:
+        """Whether reads return the end of input now; raises what ends the connection."""
+
+    def has_ended_input(self) -> bool:
+        """Whether this side has ended the input."""
+
+
+class Tls:
+    """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
+
+    __slots__ = ("_below", "_link", "_stream", "shaking_hands", "tls")
+
+    def __init__(
+        self,
+        link: Session,
+        below: Plain,
+        context: ssl.SSLContext,
+        server_side: bool,
+        server_hostname: str | None,
+    ) -> None:
+        """Nothing is sent yet. ValueError for an invalid or missing `server_hostname`."""
+        self._link = link
+        self._below = below
+        self._stream = tls_stream()(
+            self._receive,
+            below.send,
+            context,
+            server_side=server_side,
+            server_hostname=server_hostname,
+        )
+        self.shaking_hands = True
+        self.tls: TlsStream | None = None
+
+    def _receive(self, size: int) -> bytes:
+        """Ciphertext for OpenSSL, unless the connection has ended in the meantime."""
+        link = self._link
+        if link.changed and link.is_at_end():
+            return b""
+        # A part of a record is a part of a message which cannot be decrypted yet.
+        held = int(self.tls is not None and self.tls.within_record())
+        return self._below.recv(size, held)
+
+    def handshake(self) -> None:
+        """Do the handshake. Errors as of `TlsStream.handshake`."""
+        self._stream.handshake()
+        self.tls = self._stream
+        self.shaking_hands = False
+
+    def recv(self, size: int) -> bytes:
+        """As of `Plain`. TruncatedError if only the TCP input has ended, and the peer did it."""
+        try:
+            return self._stream.recv(size)
+        except TruncatedError:
+            if self._link.has_ended_input():
+                return b""
+            raise
+
+    def send(self, data: Bytes) -> int:
+        """Send all of `data`."""
+        return self._stream.send(data)
+
+    def begin_write(self, sent: int) -> None:
+        """As of `Plain`."""
+        self._below.begin_write(sent)
+
+    def end(self) -> None:
+        """Send a close_notify, so that the peer does not take the end for a truncation."""
+        self._below.begin_write(0)
+        try:
+            self._stream.end()
+        except (ConnectionError, TlsError):  # the peer is gone
+            return
+
+    def buffered(self) -> int:
+        """As of `Plain`."""
+        return self._stream.buffered()
+
+    def pending(self) -> bool:
+        """As of `Plain`."""
+        return self._stream.pending()
+
+    def has_begun(self) -> bool:
+        """As of `Plain`: a part of a record, or of a handshake."""
+        return self._stream.fed > 0 if self.shaking_hands else self._stream.within_record()
+
+    def is_input_over(self, ended: bool) -> bool:
+        """As of `Plain`."""
+        return self._stream.eof
+
+    def took_nothing(self) -> bool:
+        """As of `Plain`. Never: what has been encrypted must be sent before anything else."""
+        return False
+
+    def is_interrupted(self) -> bool:
+        """As of `Plain`."""
+        return self._stream.is_interrupted()
+
+    def free_locks(self) -> None:
+        """As of `Plain`."""
+        self._stream.free_locks()
+
+    def let_go(self) -> None:
+        """As of `Plain`."""
+        self._stream.let_go()
+
+
+@functools.cache
+def tls_stream() -> type[TlsStream]:
+    """The class, imported when first used, since most programs do without TLS."""
+    from ..tls.stream import TlsStream
+
+    return TlsStream
