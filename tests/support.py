@@ -354,7 +354,7 @@ class Program:
 
     def __init__(self, *command: Any, cwd: Any = ROOT, listening: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment["PYTHONWARNINGS"] = "default"
+        environment.update(PYTHONWARNINGS="default", PYTHONFAULTHANDLER="1")
         self.process = subprocess.Popen(
             list(map(str, command)),
             stdin=subprocess.PIPE,
@@ -406,7 +406,14 @@ class Program:
 
     def wait(self) -> int:
         """Its exit status, once it has ended; all it has written is in `lines` then."""
-        status = self.process.wait(PATIENCE)
+        try:
+            status = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # the stack of each thread, by faulthandler
+            self.process.wait()
+            children = self.left_behind()
+            self.__exit__()
+            pytest.fail("\n".join(["it has not ended:", *self.lines, f"children: {children}"]))
         self._reader.join(PATIENCE)
         return status
 

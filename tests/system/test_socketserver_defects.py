@@ -66,7 +66,7 @@ DEFECTS = {
         "test_off_the_main_thread_the_log_says_that_signals_are_not_handled"
     ],
     "accept blocks if another process was faster": [
-        "test_of_two_acceptors_that_see_one_client_one_does_not_block",
+        "test_of_two_selectors_that_see_one_client_one_does_not_block",
         "test_two_servers_that_share_a_listener_both_stop",
     ],
     # Overload
