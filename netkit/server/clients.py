@@ -89,7 +89,7 @@ class Clients:
             ):
                 server._compat.start(connection, request, client_address)
             else:
-                self.run(request, self.serve, connection, serve)
+                self.run(request, self.serve, connection, client_address, serve)
         except BaseException as error:
             is_for_caller = server._acceptor.is_for_caller(error)
             if not is_for_caller:
@@ -176,7 +176,7 @@ class Clients:
 
     # In the client's thread
 
-    def serve(self, connection: Connection, serve: Serve) -> None:
+    def serve(self, connection: Connection, client_address: Any, serve: Serve) -> None:
         """Serve a client from its first byte to its end, by a handler of netkit's own kinds."""
         server = self._server
         if not server._connections.claim(connection):
@@ -193,7 +193,7 @@ class Clients:
                 connection.fail(error)
                 raise
         except BaseException as error:
-            self._report_failed(connection, error)
+            self._report_failed(connection, client_address, error)
         finally:
             try:
                 if not connection.closed:
@@ -204,9 +204,10 @@ class Clients:
                 server._connections.remove(connection)
                 connection.forget_frames()
 
-    def _report_failed(self, connection: Connection, error: BaseException) -> None:
+    def _report_failed(
+        self, connection: Connection, client_address: Any, error: BaseException
+    ) -> None:
         """Report the error of a handler; call `handle_error` as `socketserver` does."""
-        client_address = connection._remote_name
         if not isinstance(error, Exception):
             self.report_fault(connection, client_address, error)
         elif not (isinstance(error, NotBegunError) and self.speaks_tls()):
