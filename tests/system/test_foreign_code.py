@@ -295,6 +295,13 @@ OF_A_PARENT = {
 }
 
 
+# Emitted by clients, by the loading of a key, and for an observer.
+WITHOUT_SERVER = {
+    *(events.Resolved, events.AttemptStarted, events.AttemptFailed),
+    *(events.KeyReadable, events.ObserverFailed),
+}
+
+
 def test_every_event_of_a_server_has_a_scene() -> None:
     assert {kind for kind, _ in SCENES} | OF_A_PARENT == EVENT_KINDS
 
@@ -307,7 +314,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
     where: str,
     tmp_path: Path,
 ) -> None:
-    seen: list[object] = []
+    seen: list[events.Event] = []
     done: list[netkit.StopReport] = []
 
     def act() -> None:
@@ -316,7 +323,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
         assert len(server.connections) <= 2
         done.append(server.stop(SHORT))
 
-    def observe(event: object) -> None:
+    def observe(event: events.Event) -> None:
         if isinstance(event, kind) and not seen:
             seen.append(event)
             if where == "in its own thread":
@@ -338,6 +345,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
             unsubscribe()
         server.stop(SHORT)
     assert not server.listening
+    assert [event.server for event in seen] == [None if kind in WITHOUT_SERVER else server]
     assert not [event for event in failed if event.observer.endswith("observe")]
     wait_until(lambda: not server._accept_loop.under_way)
 
