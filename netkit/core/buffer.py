@@ -1,15 +1,17 @@
-"""Received bytes that nobody has read yet.
+"""The buffer of received bytes.
 
-Rules: the bytes are kept once; taking from the front does not move the rest (a bytearray drops its
-front in constant time); a search never looks at a byte twice. So reading is O(n) in the bytes
-received, however they were cut into pieces on the way.
+Reading costs O(n) for n received bytes, in whatever pieces they arrive, because:
+
+1. The bytes are stored once.
+2. Taking bytes from the front does not move the rest: a bytearray drops its front in constant time.
+3. A search looks at each byte once.
 """
 
 from __future__ import annotations
 
 
 class ReceiveBuffer(bytearray):
-    """A queue of bytes that can be searched. Not thread-safe: it belongs to the reading thread."""
+    """A queue of bytes that can be searched. Not thread-safe: only the reading thread uses it."""
 
     __slots__ = ("_searched", "skipped")
 
@@ -17,35 +19,34 @@ class ReceiveBuffer(bytearray):
         super().__init__()
         self._searched = 0  # no separator starts before this index
         self.skipped = 0
-        """The bytes of the present line that the reader has dropped, since it is too long."""
+        """The number of bytes that the reader has dropped of a line that is too long."""
 
     def feed(self, data: bytes) -> None:
-        """Append what has been received."""
+        """Append received bytes."""
         self += data
 
     def peek(self, size: int) -> bytes:
-        """The first `size` bytes, or fewer if there are fewer; they stay in the buffer."""
+        """Return the first `size` bytes, or all if there are fewer. They stay in the buffer."""
         return bytes(self[:size])
 
     def take(self, size: int) -> bytes:
-        """Remove and return the first `size` bytes, or fewer if there are fewer."""
+        """Remove and return the first `size` bytes, or all if there are fewer."""
         taken = bytes(self[:size])
         del self[:size]
         self._searched = 0
         return taken
 
     def put_back(self, data: bytes) -> None:
-        """Put `data`, which has been taken, in front of what is left."""
+        """Put `data` in front of the other bytes."""
         self[:0] = data
         self._searched = 0
 
     def search(self, separator: bytes, width: int = 1, phase: int = 0) -> int:
-        """Where `separator` ends (an index for `take`), or -1 if it has not come yet.
+        """Return the index of the end of `separator` (an argument for `take`), or -1.
 
-        `width`: the separator counts only at a multiple of it, which is how a newline is told
-        from its two bytes in the midst of UTF-16; `phase`: where the first multiple is. A later
-        call with the same arguments goes on where this one stopped; call `restart_search` before
-        looking for another separator.
+        Only an index of `phase` plus a multiple of `width` can begin a separator. So a newline in
+        UTF-16 is not found across two characters. The next call with the same arguments continues
+        where this one stopped. Call `restart_search` before a search for another separator.
         """
         at = self.find(separator, self._searched)
         while at >= 0 and at % width != phase:
@@ -53,10 +54,15 @@ class ReceiveBuffer(bytearray):
         if at >= 0:
             self._searched = at
             return at + len(separator)
-        tail = len(self) - len(separator) + 1  # a separator may have come in half
+        tail = len(self) - len(separator) + 1  # the end may be the first part of a separator
         self._searched = max(self._searched, tail)
         return -1
 
+    def skip(self, separator: bytes, width: int) -> None:
+        """Drop the bytes that cannot belong to a later `separator`, and count them as skipped."""
+        spare = max(0, len(self) - len(separator) + 1)
+        self.skipped += len(self.take(spare - spare % width))  # code units stay whole
+
     def restart_search(self) -> None:
-        """Look at every byte again: the next `search` is for another separator."""
+        """Begin anew: the next `search` is for another separator."""
         self._searched = 0

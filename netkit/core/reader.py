@@ -1,65 +1,28 @@
-"""Reading a stream in the units a handler wants: chunks, sizes, separators, lines, text, messages.
+"""Reads a stream in the units of a handler: chunks, sizes, separators, lines, text or messages.
 
-Pure: the bytes come from a `Source`. Nothing is received before it is needed: a method receives
-only while what it holds is not enough.
+The bytes come from a `Source`, a connection or a test. A method receives only while the received
+bytes are not enough for its result.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .buffer import ReceiveBuffer
 from .decoder import IncrementalDecoder
 from .encodings import encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
 from .options import MAX_MESSAGE
+from .source import CHUNK, Source
 
-if TYPE_CHECKING:  # it stands above: a program that has no messages does not import it
+if TYPE_CHECKING:  # a program without messages does not import it
     from .framing import Framing
 
-CHUNK = 64 * 1024  # the most bytes received at once, and that one chunk of iteration has
-
-# A wait for input keeps the memory that it asks for, and most connections wait most of the time. So
-# the first one asks for what Python's allocator of small objects holds: 512 bytes, less the 33 of a
-# bytes object.
-FIRST_CHUNK = 512 - 33
-CHUNK_GROWTH = 8
-
-# How much of what has been received `lines` splits at once (bytes): many short lines, and little
-# memory, even if each is empty.
+# The bytes that `lines` splits at once: enough for many short lines, and little memory even if each
+# line is empty.
 AHEAD = 2048
-
-# How a method of a socket, or of a file, is called here.
-_OTHER_NAMES = {
-    "send": "write",
-    "sendall": "write",
-    "writelines": "write, once for each",
-    "recv": "read",
-    "recv_into": "read_into",
-    "readlines": "lines",
-    "makefile": "read, readline, lines and write, which it has itself",
-    "shutdown": "end",
-    "settimeout": "set_timeout",
-    "getpeername": "remote_address and remote_port",
-    "getsockname": "local_address and local_port",
-    "setsockopt": "socket.setsockopt",
-    "getsockopt": "socket.getsockopt",
-}
-
-
-def next_chunk(chunk: int, size: int) -> int:
-    """How many bytes to ask for next, after `chunk` were asked for and `size` came.
-
-    Bulk is soon received in the largest chunks. They get smaller again step by step, so that
-    neither an odd small message nor the end of a large one cuts the next one into pieces.
-    """
-    if size == chunk:
-        return min(chunk * CHUNK_GROWTH, CHUNK)
-    if size < max(chunk // CHUNK_GROWTH, FIRST_CHUNK):
-        return max(chunk // 2, FIRST_CHUNK)
-    return chunk
 
 
 def _check_size(size: object) -> None:
@@ -67,25 +30,12 @@ def _check_size(size: object) -> None:
         raise TypeError(f"size must be a number of bytes, not {size!r}")
 
 
-class Source(Protocol):
-    """Where a `Reader` has its bytes from. What its methods raise passes through."""
-
-    interruption: OSError | None
-    """If set, the next read raises `failure` of it, also where there is something to read."""
-
-    def receive(self) -> bytes:
-        """Wait for the next bytes, 1 to `CHUNK` of them; ``b""`` at the end, however often."""
-
-    def failure(self, error: OSError) -> OSError:
-        """The exception to raise for `error`."""
-
-
 class Reader:
-    """The reading half of a connection. Not thread-safe: it belongs to one thread at a time.
+    """The reading half of a connection. Not thread-safe: one thread at a time may use it.
 
-    The methods return ``bytes``, or ``str`` once `set_encoding` was called (typed as Any, since
-    only the caller knows), and an empty one at the end of input. What the source raises passes
-    through, and nothing that was received is lost by it.
+    The methods return ``bytes``, or ``str`` after `set_encoding` (so their type is Any), and an
+    empty result at the end of input. An exception of the source loses no byte: the next call of the
+    same method begins with all bytes received.
     """
 
     __slots__ = (
@@ -101,9 +51,9 @@ class Reader:
         max_line: int,
         max_message: int | None = MAX_MESSAGE,
     ) -> None:
-        """`buffer` is an empty one, which `source` may look at.
+        """`buffer` must be empty. `source` may look at it.
 
-        `max_message` is the most bytes that one read may gather, None for any number.
+        `max_message` is the largest number of bytes in the result of one read; None for no limit.
         """
         self._source = source
         self._receive = source.receive
@@ -112,25 +62,17 @@ class Reader:
         self.max_message: int | None = max_message
         self._buffer = buffer
         self._decoder: IncrementalDecoder | None = None
-        self._decoded_size = 0  # bytes given to the decoder: where it stands within a code unit
-        self._overlong: tuple[bytes, int, int] | None = None  # a long line that is to be skipped
-        self._ahead: list[bytes] | None = None  # lines before the buffer, without \n, last first
-        self._mixed = False  # other reads come between lines: no more are split off ahead of time
-
-    if not TYPE_CHECKING:  # for which each name would be known then
-
-        def __getattr__(self, name: str) -> Any:
-            text = f"{type(self).__name__!r} object has no attribute {name!r}"
-            if name in _OTHER_NAMES:
-                text += f": use {_OTHER_NAMES[name]}"
-            raise AttributeError(text, name=name, obj=self)
+        self._decoded_size = 0  # by the decoder, in bytes: its position within a code unit
+        self._overlong: tuple[bytes, int, int] | None = None  # a long line to skip
+        self._ahead: list[bytes] | None = None  # lines before the buffer without \n, the last first
+        self._mixed = False  # other reads come between lines, so none are split in advance
 
     def read(self, size: int = -1) -> Any:
-        """Up to `size` bytes, as soon as there are any; without `size`, everything to the end.
+        """Read up to `size` bytes, or everything to the end of input if `size` is negative.
 
-        Waits until something has come. An empty result is the end of input. Text (`set_encoding`)
-        is never cut within a character, and `size` still counts bytes. MessageTooLongError if there
-        are more than `max_message` bytes to the end; nothing is taken then.
+        With a size it waits for the first bytes only. An empty result is the end of input. Text
+        (`set_encoding`) is never cut within a character, and `size` still counts bytes.
+        MessageTooLongError if there are more than `max_message` bytes to the end; they stay unread.
         """
         _check_size(size)
         if size == 0:
@@ -145,7 +87,10 @@ class Reader:
                 raise MessageTooLongError(limit)
             return self._decoded(self._buffer.take(len(self._buffer)), final=True)
         while True:
-            data = self._read_some(size)
+            data = self._buffer.take(size) if self._buffer else self._receive()
+            if len(data) > size:
+                self._buffer.feed(data)
+                data = self._buffer.take(size)
             if self._decoder is None:
                 return data
             text = self._decoded(data, final=not data)
@@ -153,7 +98,7 @@ class Reader:
                 return text
 
     def __iter__(self) -> Iterator[Any]:
-        """The chunks of input as they come, until it ends."""
+        """Yield the chunks of input as they arrive, until the end of input."""
         while True:
             if self._buffer or self._decoder or self._overlong or self._ahead:
                 chunk = self.read(CHUNK)
@@ -164,9 +109,9 @@ class Reader:
             yield chunk
 
     def readexactly(self, size: int) -> Any:
-        """Exactly `size` bytes. IncompleteReadError if the input ends before that.
+        """Read exactly `size` bytes. IncompleteReadError if the input ends before that.
 
-        MessageTooLongError if `size` is more than `max_message`; nothing is received then.
+        MessageTooLongError, without a wait, if `size` is more than `max_message`.
         """
         _check_size(size)
         if size < 0:
@@ -181,11 +126,11 @@ class Reader:
         return self._decoded(self._buffer.take(size))
 
     def readuntil(self, separator: str | bytes = b"\n") -> Any:
-        """Everything up to and including `separator`.
+        """Read up to and including `separator`.
 
-        IncompleteReadError if the input ends before it, LineTooLongError if it does not come within
-        `max_line` bytes; the line is then skipped, to its end, by the next read of any kind. For
-        messages, which may be longer (`max_message`), use `read_message` with a `Delimiter`.
+        IncompleteReadError if the input ends before the separator. LineTooLongError if more than
+        `max_line` bytes come before it; the next read of any kind then skips the line to its end.
+        For longer messages (`max_message`) use `read_message` with a `Delimiter`.
         """
         if isinstance(separator, str):
             found, width = encode_separator(separator, self.encoding)
@@ -199,28 +144,29 @@ class Reader:
         raise IncompleteReadError(self._decoded(line, final=True), None)
 
     def readline(self) -> Any:
-        """One line with its newline; the last one may have none; empty at the end of input.
+        """Read one line with its newline, which the last line may lack.
 
-        LineTooLongError as for `readuntil`.
+        Empty at the end of input. LineTooLongError as by `readuntil`.
         """
         newline, width = encode_separator("\n", self.encoding)
-        while True:  # a line that is no text (base64) may only complete what comes after it
+        while True:  # the text of a line may be empty until the next one (base64)
             line, complete = self._read_until(newline, width)
             text = self._decoded(line, final=not complete)
             if text or not line:
                 return text
 
     def lines(self) -> Iterator[str]:
-        r"""The lines as text, without their endings (``\n`` or ``\r\n``), until the input ends.
+        r"""Yield the lines as text, without ``\n`` or ``\r\n``, until the end of input.
 
-        Decoded with the encoding of `set_encoding`, or else with `encoding` (UTF-8), in which what
-        is invalid becomes U+FFFD. LineTooLongError as for `readuntil`: the iterator is still good
-        and goes on with the next line.
+        The encoding is that of `set_encoding`, or else `encoding` (UTF-8). Invalid bytes become
+        U+FFFD. LineTooLongError as by `readuntil`; the iterator then continues with the next line.
         """
         newline, width = encode_separator("\n", self.encoding)
         decoder = self._decoder or IncrementalDecoder(self.encoding, self.max_message)
         source = self._source
-        simple = newline == b"\n" and is_utf8(decoder.encoding)  # it keeps nothing after a line
+        simple = newline == b"\n" and is_utf8(
+            decoder.encoding
+        )  # the decoder keeps nothing after a line
 
         def next_line() -> str | None:
             ahead = self._ahead
@@ -239,17 +185,17 @@ class Reader:
         return iter(next_line, None)
 
     def messages(self, framing: Framing) -> Iterator[bytes]:
-        """The messages, until the input ends after one. Always bytes. Errors: `read_message`."""
+        """Yield the messages until the input ends after one. Bytes and errors as by `read_message`."""
         return iter(lambda: self.read_message(framing), None)
 
     def read_message(self, framing: Framing) -> bytes | None:
-        """One message, always bytes; None if the input ends before it begins.
+        """Read one message, always as bytes. None if the input ends before a message begins.
 
-        IncompleteReadError if the input ends within one, also within its length: `partial` is what
-        came of it, with the length, and `expected` what it needs at least. MessageTooLongError if
-        it has more than `max_message` bytes (the framing's, or else the reader's), as soon as that
-        is known. FramingError if it is none. After the last two every further call raises the same,
-        since nothing has been taken: close the connection.
+        IncompleteReadError if the input ends within the message or its length: `partial` has all
+        bytes received of both, and `expected` the least number needed. MessageTooLongError, as soon
+        as the size is known, for more than `max_message` bytes (of the framing, or else of the
+        reader). FramingError for invalid bytes. The last two leave the bytes unread, so each
+        further call raises them again: close the connection.
         """
         self._settle()
         self._buffer.restart_search()
@@ -268,9 +214,9 @@ class Reader:
                 return self._buffer.take(size)[start:end]
 
     def peek(self, size: int = CHUNK) -> bytes:
-        """Up to `size` bytes that the next read will return, without taking them.
+        """Return up to `size` bytes, always as bytes, and leave them for the next read.
 
-        Waits until there is at least one; ``b""`` at the end of input. Always bytes.
+        Waits for the first bytes. Empty at the end of input.
         """
         _check_size(size)
         self._settle()
@@ -279,10 +225,9 @@ class Reader:
         return self._buffer.peek(size)
 
     def read_into(self, buffer: Any) -> int:
-        """Read into the caller's writable `buffer`; how many bytes, 0 at the end of input.
+        """Read into a writable `buffer`. Returns the number of bytes, 0 at the end of input.
 
-        For programs that keep one buffer for all they read. ValueError for a buffer without room,
-        and after `set_encoding`.
+        ValueError for an empty buffer, and after `set_encoding`.
         """
         with memoryview(buffer).cast("B") as room:
             if not room:
@@ -294,15 +239,15 @@ class Reader:
         return len(data)
 
     def unread(self, data: str | bytes) -> None:
-        """Put `data` back: the next read begins with it. Text is encoded as `write` does it."""
+        """Put `data` back, so that the next read begins with it. `encoding` encodes text."""
         self._settle()
         self._buffer.put_back(to_bytes(data, self.encoding))
 
     def set_encoding(self, encoding: str | None = "utf-8") -> None:
-        """From now on, reads return text in this encoding, or with None bytes again.
+        """Let reads return text in this encoding, or bytes again if it is None.
 
-        Applies to what has been received and not read. A character that arrives in pieces is
-        returned whole. `encoding` also becomes the one that `write` uses. UnknownEncodingError.
+        This includes bytes that have been received and not read. A read returns whole characters
+        only. `write` uses the same encoding. UnknownEncodingError.
         """
         self._decoder = None if encoding is None else IncrementalDecoder(encoding, self.max_message)
         self._decoded_size = 0
@@ -314,17 +259,8 @@ class Reader:
         self._decoded_size += len(data)
         return self._decoder.decode(data, final)
 
-    def _read_some(self, size: int) -> bytes:
-        if self._buffer:
-            return self._buffer.take(size)
-        data = self._receive()
-        if len(data) <= size:
-            return data
-        self._buffer.feed(data)
-        return self._buffer.take(size)
-
     def _fill(self) -> bool:
-        """Receive one more chunk into the buffer. False at the end of input."""
+        """Receive one more chunk into the buffer. Returns False at the end of input."""
         data = self._receive()
         self._buffer.feed(data)
         return bool(data)
@@ -332,13 +268,13 @@ class Reader:
     def _read_until(
         self, separator: bytes, width: int, wanted: bytes = b"\n"
     ) -> tuple[bytes, bool]:
-        """Up to and including `separator` (True), or all there is if the input ends before it.
+        """Read up to and including `separator`, and True; at the end of input the rest, and False.
 
-        `wanted` is what LineTooLongError names. A `Delimiter` cannot replace a wide separator.
+        LineTooLongError names the separator `wanted`.
         """
         self._settle()
         longest = self.max_line + len(separator)
-        if width == 1:  # most lines come whole: alone, or many at once
+        if width == 1:  # most lines arrive whole, alone or many at once
             if not self._buffer:
                 data = self._receive()
                 if data.find(separator) == len(data) - len(separator) >= 0 and len(data) <= longest:
@@ -350,7 +286,8 @@ class Reader:
             if 0 <= at <= self.max_line:
                 return self._buffer.take(at + len(separator)), True
         self._buffer.restart_search()
-        phase = self._phase(width)
+        # The decoder may hold the first part of a code unit.
+        phase = 0 if self._decoder is None else -self._decoded_size % width
         while (end := self._buffer.search(separator, width, phase)) < 0:
             if len(self._buffer) >= longest:
                 break
@@ -361,10 +298,6 @@ class Reader:
             raise LineTooLongError(self.max_line, wanted)
         return self._buffer.take(end), True
 
-    def _phase(self, width: int) -> int:
-        """Where code units of `width` bytes begin: the decoder may hold the first part of one."""
-        return 0 if self._decoder is None else -self._decoded_size % width
-
     def _split_ahead(self) -> None:
         end = self._buffer.rfind(b"\n", 0, AHEAD)
         if end >= 0:
@@ -372,17 +305,17 @@ class Reader:
             self._ahead.reverse()
 
     def _forget_received(self) -> bytes:
-        """All that has been received and not been read, which is given up."""
+        """Remove and return all bytes that have been received and not read."""
         self._join_ahead()
         return self._buffer.take(len(self._buffer))
 
     def _holds_input(self) -> bool:
-        """Whether anything has been received and not been read, or only in part."""
+        """Whether any bytes have been received and not read, or not decoded."""
         pending = self._decoder is not None and self._decoder.pending
         return bool(self._buffer or self._ahead or self._overlong or pending)
 
     def _held(self) -> int:
-        """How many bytes have been received and not been read."""
+        """Return the number of bytes that have been received and not read."""
         ahead = self._ahead or ()
         return len(self._buffer) + sum(map(len, ahead)) + len(ahead)
 
@@ -393,7 +326,7 @@ class Reader:
             self._mixed = True
 
     def _settle(self) -> None:
-        """Before any read: the buffer begins with what is to be read next."""
+        """Begin a read. Afterwards the buffer begins with the bytes to be read."""
         if (reason := self._source.interruption) is not None:
             raise self._source.failure(reason)
         self._join_ahead()
@@ -401,19 +334,17 @@ class Reader:
             self._skip_overlong(*self._overlong)
 
     def _skip_overlong(self, separator: bytes, width: int, phase: int) -> None:
-        """Drop the rest of a line that was too long, piece by piece, to and including its end."""
+        """Drop the rest of a line that was too long, and its separator."""
         self._buffer.restart_search()
         while (end := self._buffer.search(separator, width, phase)) < 0:
-            spare = max(0, len(self._buffer) - len(separator) + 1)  # the rest may be half of it
-            dropped = self._buffer.take(spare - spare % width)  # whole code units: the phase stays
-            self._buffer.skipped += len(dropped)
+            self._buffer.skip(separator, width)
             if not self._fill():
                 end = len(self._buffer)
                 break
         self._buffer.take(end)
         self._overlong = None
         self._buffer.skipped = 0
-        if self._decoder is not None:  # what it holds of the line is dropped, too
+        if self._decoder is not None:  # its part of the line is dropped, too
             with contextlib.suppress(UnicodeError):
                 self._decoder.decode(b"", final=True)
             self._decoded_size = 0

@@ -26,7 +26,8 @@ from ..core.deadline import Deadline
 from ..core.encodings import to_bytes
 from ..core.errors import ConnectionClosedError, HandshakeError, PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE
-from ..core.reader import CHUNK, Reader
+from ..core.reader import Reader
+from ..core.source import CHUNK
 from . import closing, ids, sockopts
 from .addresses import Ends, describe_peer
 from .bare import Bare
@@ -34,6 +35,7 @@ from .files import Sink, write_all
 from .link import Link
 from .output import Output
 from .settings import Settings
+from .socket_names import no_attribute
 from .states import Life, OutputState
 from .transport import NO_LIMITS, Bytes, Plain, Tls
 
@@ -122,6 +124,11 @@ class Connection(Reader, Ends, Settings):
         self.thread: int | None = None
         self.ticket: Any = None  # its share of the server's limits
 
+    if not TYPE_CHECKING:  # type checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, name)
+
     # Writing
 
     def write(self, data: Writable, encoding: str | None = None) -> int:
@@ -190,7 +197,7 @@ class Connection(Reader, Ends, Settings):
         """
         copied = 0
         self._settle()
-        while data := self._read_some(CHUNK):
+        while data := self._buffer.take(CHUNK) or self._receive():
             write_all(destination, data)
             copied += len(data)
         if end and isinstance(destination, Connection):

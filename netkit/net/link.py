@@ -29,7 +29,7 @@ from ..core.buffer import ReceiveBuffer
 from ..core.cores import has_gil
 from ..core.errors import ConnectionClosedError, TlsError, WriteAfterEndError
 from ..core.options import TimeLimits
-from ..core.reader import FIRST_CHUNK, next_chunk
+from ..core.source import FIRST_CHUNK, next_chunk
 from . import sockopts
 from .states import InputState, Life, OutputState
 from .timeouts import StepTimer

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
-from ..core.reader import CHUNK
+from ..core.source import CHUNK
 from . import files
 from .link import FREE_THREADED, IN_FILE, IN_SOCKET, Link
 from .states import Life, OutputState

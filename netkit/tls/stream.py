@@ -35,7 +35,7 @@ from ..core.errors import (
     TruncatedError,
     WriteAfterEndError,
 )
-from ..core.reader import CHUNK, FIRST_CHUNK, next_chunk
+from ..core.source import CHUNK, FIRST_CHUNK, next_chunk
 from . import explain
 from .agreed import Agreed
 from .context import OwnContext

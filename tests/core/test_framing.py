@@ -43,7 +43,7 @@ from netkit.core.framing import (
     Netstrings,
     VarintPrefix,
 )
-from netkit.core.reader import CHUNK
+from netkit.core.source import CHUNK
 
 BYTE_ORDERS: list[Literal["big", "little"]] = ["big", "little"]
 FRAMINGS: list[Framing] = [

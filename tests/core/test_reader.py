@@ -20,7 +20,8 @@ from netkit.core.errors import (
     UnknownEncodingError,
 )
 from netkit.core.framing import Delimiter, Framing, LengthPrefix
-from netkit.core.reader import AHEAD, CHUNK, FIRST_CHUNK, Reader, next_chunk
+from netkit.core.reader import AHEAD, Reader
+from netkit.core.source import CHUNK, FIRST_CHUNK, next_chunk
 
 
 class Pieces(Reader):

@@ -45,7 +45,7 @@ from netkit.core.errors import (
     UnknownEncodingError,
     WriteAfterEndError,
 )
-from netkit.core.reader import CHUNK, FIRST_CHUNK
+from netkit.core.source import CHUNK, FIRST_CHUNK
 from netkit.net import closing, connection, sockopts
 from netkit.net.states import InputState
 

@@ -35,7 +35,7 @@ from support import (
 
 import netkit
 from netkit.core.errors import ConnectionClosedError
-from netkit.core.reader import CHUNK
+from netkit.core.source import CHUNK
 from netkit.net import connection
 from netkit.net.link import IN_FILE
 

@@ -12,7 +12,7 @@ from support import exchange_and_fail, receive_exactly, serving, tcp_pair
 
 import netkit
 from netkit import Connection
-from netkit.core.reader import _OTHER_NAMES
+from netkit.net.socket_names import OTHER_NAMES
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_name_of_a_socket_method_raises_an_error_that_names_the_method_of_ne
 
 
 def test_each_method_that_such_an_error_names_exists(ends: Ends) -> None:
-    for name, ours in _OTHER_NAMES.items():
+    for name, ours in OTHER_NAMES.items():
         assert not hasattr(ends[0], name)
         assert hasattr(ends[0], ours.split(",")[0].split()[0].split(".")[0])
 
