@@ -1,4 +1,4 @@
-"""What the tests of faults share: a server, the good clients that nothing harms, and bad ones."""
+"""For the tests of faults: a server with good clients that no fault may harm, and bad clients."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import goodclients
+import pytest
 from goodclients import GoodClients, good_clients
-from support import PATIENCE, client, serving, silent_log, wait_until
+from support import PATIENCE, client, silent_log, wait_until
 
 import netkit
 
+fault = pytest.mark.fault
+"""Marks a test of a row of docs/faults.md, by the word that the row begins with."""
+
 
 def echo(conn: netkit.Connection) -> None:
-    """Sends everything back; who begins with an exclamation mark gets what it asks for."""
+    """Sends everything back, unless a client asks for a function of `BAD`."""
     for chunk in conn:
         if chunk.startswith(b"!"):
             return BAD[chunk.decode().split()[0]](conn)
@@ -49,7 +53,7 @@ RELEASED = threading.Event()
 
 
 def connecting(server: netkit.Server) -> Callable[[], socket.socket]:
-    """Connects to it; with a time limit, so that no test hangs."""
+    """A function that connects to the server; its sockets have a time limit."""
     return lambda: socket.create_connection(server.server_address[:2], timeout=PATIENCE)
 
 
@@ -60,13 +64,15 @@ def unharmed(
     returning: int = 1,
     over: Callable[[Any], Any] = lambda sock: sock,
     leave: Callable[[Any], None] = goodclients.leave,
+    cls: type[netkit.Server] = netkit.Server,
     **options: Any,
 ) -> Iterator[tuple[netkit.Server, GoodClients]]:
-    """A server with good clients, who notice nothing; the bad ones are gone in the end.
+    """A server and good clients, which must notice nothing of a fault in the block.
 
-    `over`: what the good ones put on their sockets, TLS say; `leave` as for `good_clients`.
+    The other clients must be gone after the block. `over` wraps the sockets of the good clients,
+    in TLS for example; `leave` is that of `good_clients`.
     """
-    with silent_log(), serving(handler, **options) as server:
+    with silent_log(), cls(None, handler, **options).listen(0, "127.0.0.1").start() as server:
         connect = connecting(server)
         with good_clients(lambda: over(connect()), staying, returning, leave) as good:
             yield server, good
@@ -78,7 +84,7 @@ def unharmed(
 
 @contextlib.contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
-    """Meanwhile this process can have so many descriptors more."""
+    """In the block, this process can open only `count` descriptors more."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

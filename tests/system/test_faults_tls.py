@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from faults import Process, connecting, descriptors_left, echo, the_connection, unharmed
+from faults import (
+    Process,
+    connecting,
+    descriptors_left,
+    echo,
+    fault,
+    the_connection,
+    unharmed,
+)
 from goodclients import GoodClients
 from secure import contexts, files
 from support import (
@@ -89,8 +97,9 @@ class EchoHandler(netkit.Handler):
         self.conn.write(data)
 
 
+@fault("tls-descriptors")
 @pytest.mark.parametrize("handler", [echo, EchoHandler, EchoRequest])
-def test_row_tls_descriptors__a_handshake_needs_none(handler: Any) -> None:
+def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
     pytest.importorskip("resource")
     with unharmed_over_tls(handler, returning=0) as (server, good):
         late = [connecting_later() for _ in range(2)]
@@ -120,9 +129,10 @@ def connecting_later() -> socket.socket:
     return sock
 
 
+@fault("tls-handshake")
 @each_kind
 @pytest.mark.parametrize("end", [reset, socket.socket.close])
-def test_row_tls_handshake__that_breaks_off_anywhere_ends_that_client_alone(
+def test_a_handshake_that_breaks_off_at_any_byte_ends_that_client_alone(
     handler: Any, end: Callable[[socket.socket], None]
 ) -> None:
     hello = client_hello()
@@ -137,8 +147,9 @@ def test_row_tls_handshake__that_breaks_off_anywhere_ends_that_client_alone(
         good.go_on()
 
 
+@fault("tls-silent")
 @each_kind
-def test_row_tls_silent__is_let_go_after_its_time(handler: Any) -> None:
+def test_a_client_without_a_handshake_is_disconnected_after_the_timeout(handler: Any) -> None:
     with unharmed_over_tls(handler, handshake_timeout=0.5) as (server, good):
         silent = [connecting(server)() for _ in range(3)]
         for sock, sent in zip(silent, (0, 5, 100), strict=True):
@@ -150,8 +161,9 @@ def test_row_tls_silent__is_let_go_after_its_time(handler: Any) -> None:
                     pass
 
 
+@fault("tls-stop")
 @each_kind
-def test_row_tls_stop__does_not_wait_for_who_says_nothing(handler: Any) -> None:
+def test_a_stop_does_not_wait_for_clients_that_have_not_begun_a_handshake(handler: Any) -> None:
     options = {"tls_cert": files().server, "handshake_timeout": 60, "drain_timeout": 60}
     with observed(events.Stopped) as stopped, silent_log(), serving(handler, **options) as server:
         silent = [connecting(server)() for _ in range(3)]
@@ -164,8 +176,9 @@ def test_row_tls_stop__does_not_wait_for_who_says_nothing(handler: Any) -> None:
     assert stopped == [events.Stopped(3, 0)]
 
 
+@fault("tls-reset")
 @pytest.mark.parametrize("said", [b"!line\nhalf a li", b"!flood\n"])
-def test_row_tls_reset__ends_that_client_alone(said: bytes) -> None:
+def test_a_reset_of_a_tls_connection_ends_that_client_alone(said: bytes) -> None:
     with observed(events.ClientFailed) as failed, unharmed_over_tls() as (server, good):
         with bad_client(server, said) as sock:
             if said == b"!flood\n":
@@ -176,7 +189,8 @@ def test_row_tls_reset__ends_that_client_alone(said: bytes) -> None:
         assert len(failed) == 1
 
 
-def test_row_tls_killed__half_a_message_is_not_taken_for_a_whole_one() -> None:
+@fault("tls-killed")
+def test_half_a_message_of_a_killed_client_is_not_taken_for_a_whole_one() -> None:
     seen: list[BaseException] = []
     lines: list[str] = []
 
@@ -214,7 +228,8 @@ os._exit(1)
     assert {type(error) for error in seen} == {netkit.TruncatedError}
 
 
-def test_row_tls_garbage__ends_that_client_alone() -> None:
+@fault("tls-garbage")
+def test_an_invalid_record_ends_that_client_alone() -> None:
     with observed(events.ClientFailed) as failed, unharmed_over_tls() as (server, good):
         for garbage in (b"\x17\x03\x03\x00\x20" + os.urandom(32), b"GET / HTTP/1.0\r\n\r\n"):
             with bad_client(server, b"!line\n") as sock:

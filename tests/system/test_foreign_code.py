@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fault
 from secure import contexts, files
 from support import (
     EVENT_KINDS,
@@ -475,6 +476,7 @@ STUCK = {
 }
 
 
+@fault("blocks")
 @pytest.mark.parametrize("name", STUCK)
 def test_a_stop_does_not_wait_for_what_blocks_for_ever(name: str) -> None:
     stuck = Stuck()

@@ -71,13 +71,13 @@ DEFECTS = {
     ],
     # Overload
     "without descriptors it is a busy loop": [
-        "test_row_descriptors__who_comes_waits_and_who_is_there_is_served",
+        "test_without_descriptors_new_clients_wait_and_connected_ones_are_served",
         "test_a_pause_ends_when_a_stop_is_requested",
         "test_a_pause_in_accepting_ends_in_programs_that_schedule_clients_themselves",
     ],
     "a thread that cannot start loses its client, and breaks server_close": [
         "test_a_client_whose_thread_cannot_start_waits_until_one_can",
-        "test_row_thread_start__waits_until_a_thread_can_be_had",
+        "test_without_memory_for_a_thread_a_client_waits_until_there_is_some",
         "test_while_no_thread_can_be_started_a_stop_returns_a_report",
     ],
     "the number of clients has no limit": ["test_the_limit_is_exact_under_a_crowd"],
@@ -112,7 +112,7 @@ DEFECTS = {
     ],
     "SystemExit in a handler is silent": ["test_system_exit_in_a_handler_ends_that_client_alone"],
     "a handler that forks disturbs the server": [
-        "test_row_fork__a_child_that_lives_on_keeps_nobody_connected",
+        "test_a_child_that_a_handler_forks_keeps_no_client_connected",
         "test_a_program_that_is_executed_gets_no_descriptor_but_the_standard_ones",
     ],
     # Input and output
