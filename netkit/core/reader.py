@@ -164,9 +164,8 @@ class Reader:
         newline, width = encode_separator("\n", self.encoding)
         decoder = self._decoder or IncrementalDecoder(self.encoding, self.max_message)
         source = self._source
-        simple = newline == b"\n" and is_utf8(
-            decoder.encoding
-        )  # the decoder keeps nothing after a line
+        # In UTF-8 the decoder keeps nothing after a line.
+        simple = newline == b"\n" and is_utf8(decoder.encoding)
 
         def next_line() -> str | None:
             ahead = self._ahead
@@ -185,7 +184,7 @@ class Reader:
         return iter(next_line, None)
 
     def messages(self, framing: Framing) -> Iterator[bytes]:
-        """Yield the messages until the input ends after one. Bytes and errors as by `read_message`."""
+        """Yield the messages, as `read_message` returns them, until the input ends after one."""
         return iter(lambda: self.read_message(framing), None)
 
     def read_message(self, framing: Framing) -> bytes | None:

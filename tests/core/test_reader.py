@@ -1,4 +1,4 @@
-"""Reading in the units a handler wants, from a stream that comes in any pieces."""
+"""Reading in the units of a handler, from a stream that arrives in any pieces."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from netkit.core.errors import (
 )
 from netkit.core.framing import Delimiter, Framing, LengthPrefix
 from netkit.core.reader import AHEAD, Reader
-from netkit.core.source import CHUNK, FIRST_CHUNK, next_chunk
+from netkit.core.source import CHUNK
 
 
 class Pieces(Reader):
-    """Receives these pieces in turn; an exception among them is raised once."""
+    """Receives these pieces one by one, and raises each exception among them once."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Pieces(Reader):
 
 
 def in_pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    """`data` cut into pieces of these sizes, over and over."""
+    """`data` in pieces of these sizes, repeated."""
     pieces, at, repeated = [], 0, itertools.cycle(sizes)
     while at < len(data):
         size = next(repeated)
@@ -69,7 +69,7 @@ def byte_by_byte(data: bytes, **settings: Any) -> Pieces:
     return Pieces(*in_pieces(data, [1]), **settings)
 
 
-# --- Any pieces, any mixture of methods ---
+# --- Any pieces, any sequence of methods ---
 
 
 NEWLINES = {
@@ -88,7 +88,7 @@ BY_DELIMITER = Delimiter(b"ab")
 
 
 class Reference:
-    """What reading means, on the joined bytes: nothing here waits, buffers or remembers."""
+    """The results of the methods, computed from all bytes at once, without a buffer."""
 
     def __init__(self, data: bytes, max_line: int, max_message: int | None) -> None:
         self.data, self.max_line = data, max_line
@@ -96,7 +96,7 @@ class Reference:
         self.at = 0
         self.encoding = "utf-8"
         self.decoder: IncrementalDecoder | None = None
-        self.origin = 0  # where a code unit began
+        self.origin = 0  # the beginning of a code unit
         self.skip_to: int | None = None
 
     def skip(self) -> None:
@@ -183,7 +183,7 @@ class Reference:
         if not complete:
             raise IncompleteReadError(self.take(len(rest)), None if size is None else size + 1)
         taken = self.take(len(message) + (1 if framing is BY_LENGTH else 2))
-        self.origin += len(taken)  # the decoder gets none of it
+        self.origin += len(taken)  # the decoder does not get them
         return message
 
     def next_line(self, decoder: IncrementalDecoder | None) -> str | None:
@@ -200,7 +200,7 @@ class Reference:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What it returns, or what can be known of what it raises. Time-outs are tried again."""
+    """The result, or the class, text and attributes of the exception. Timeouts are repeated."""
     while True:
         try:
             return call()
@@ -211,16 +211,16 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def lines_of(iterator: Iterator[str], count: int) -> Any:
-    """The first lines and the errors in between, on one iterator."""
+    """The first lines and errors of one iterator."""
     return [outcome(lambda: next(iterator, None)) for _ in range(count)]
 
 
 def compare(reader: Reader, reference: Reference, step: tuple[str, Any]) -> None:
-    """Do the same with both, and see the same."""
+    """Call both, and check that the results are equal."""
     method, argument = step
     if method == "some":
         if reference.decoder:
-            method, argument = "byte", None  # more than one are cut where the pieces are
+            method, argument = "byte", None  # the pieces determine where more bytes are cut
         else:
             reference.skip()
             data = outcome(lambda: reader.read(argument))
@@ -289,7 +289,7 @@ def run(
 ) -> None:
     pieces: list[bytes | Exception] = []
     for piece in in_pieces(data, sizes):
-        pieces += [TimeoutError(), piece]  # nothing may be lost by it, wherever it comes
+        pieces += [TimeoutError(), piece]  # no read may lose bytes by it
     reader = Pieces(*pieces, max_line=max_line, max_message=max_message)
     reference = Reference(data, max_line, max_message)
     if encoding:
@@ -305,7 +305,7 @@ def run(
 @example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2, None)
 @example(b"aaaa\nab\n", [8], [("readline", None), ("peek", 3), ("readexactly", 3)], 2, None)
 @example(b"aaaa\nab\n", [8], [("readline", None), ("read_message", BY_DELIMITER)], 2, None)
-def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
+def test_any_sequence_of_methods_gives_the_same_bytes_for_any_pieces(
     data: bytes,
     sizes: list[int],
     steps: list[tuple[str, Any]],
@@ -330,7 +330,7 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_bytes(
 @example(b"ab\xc3", [1], [("readline", None), ("readline", None)], 9, "utf-8")
 @example(b"a\n" * 4, [3], [("readline", None), ("lines", 2)], 9, "base64")
 @example(b"\0\n\0\n", [1], [("read_message", BY_LENGTH), ("lines", 1)], 1, "utf-16-be")
-def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
+def test_any_sequence_of_methods_gives_the_same_text_for_any_pieces(
     data: bytes, sizes: list[int], steps: list[tuple[str, Any]], max_line: int, encoding: str
 ) -> None:
     run(data, sizes, steps, max_line, encoding, None)
@@ -339,7 +339,7 @@ def test_any_pieces_and_any_mixture_of_methods_give_the_same_text(
 @pytest.mark.fuzz
 @examples(100)
 @given(DATA, SIZES, st.integers(1, 9), st.sampled_from([None, *sorted(NEWLINES)]))
-def test_the_chunks_are_the_whole_input_in_order(
+def test_the_chunks_are_the_whole_input(
     data: bytes, sizes: list[int], size: int, encoding: str | None
 ) -> None:
     reader = Pieces(*in_pieces(data, sizes))
@@ -355,10 +355,10 @@ def test_the_chunks_are_the_whole_input_in_order(
     assert expected[:0].join(iter(lambda: again.read(size), expected[:0])) == expected
 
 
-# --- Each method by itself ---
+# --- Each method ---
 
 
-def test_read_returns_what_there_is_as_soon_as_there_is_any() -> None:
+def test_read_returns_the_first_bytes_without_waiting_for_more() -> None:
     reader = Pieces(b"hello", b"world")
     assert reader.read(3) == b"hel"
     assert reader.read(3) == b"lo"
@@ -367,7 +367,7 @@ def test_read_returns_what_there_is_as_soon_as_there_is_any() -> None:
     assert reader.read(9) == b""
 
 
-def test_nothing_is_received_before_it_is_asked_for() -> None:
+def test_bytes_are_received_only_when_they_are_needed() -> None:
     reader = Pieces(b"ab", b"cd", b"ef")
     assert reader.received == 0
     assert reader.read(0) == b""
@@ -378,28 +378,28 @@ def test_nothing_is_received_before_it_is_asked_for() -> None:
     assert reader.received == 4
 
 
-def test_iterating_goes_on_with_what_other_methods_have_left() -> None:
+def test_iteration_begins_with_the_bytes_that_other_methods_have_left() -> None:
     reader = Pieces(b"ab\ncd", b"ef")
     assert reader.readline() == b"ab\n"
     assert list(reader) == [b"cd", b"ef"]
     assert list(reader) == []
 
 
-def test_a_chunk_is_never_larger_than_promised() -> None:
+def test_a_chunk_of_iteration_has_a_largest_size() -> None:
     reader = Pieces(b"x" * CHUNK, b"x" * CHUNK, b"\n")
     reader.max_line = 10 * CHUNK
     assert reader.peek(1) == b"x"
     assert [len(chunk) for chunk in reader] == [CHUNK, CHUNK, 1]
 
 
-def test_readexactly_waits_for_all_of_it() -> None:
+def test_readexactly_waits_for_all_bytes() -> None:
     reader = byte_by_byte(b"abcdef")
     assert reader.readexactly(4) == b"abcd"
     assert reader.readexactly(0) == b""
     assert reader.readexactly(2) == b"ef"
 
 
-def test_input_that_ends_too_early_is_an_error_that_has_what_came() -> None:
+def test_input_that_ends_too_early_is_an_error_with_the_received_bytes() -> None:
     reader = Pieces(b"ab", b"c")
     with pytest.raises(IncompleteReadError) as caught:
         reader.readexactly(5)
@@ -433,12 +433,12 @@ def test_an_empty_separator_is_a_value_error(separator: Any) -> None:
 
 
 @pytest.mark.parametrize("separator", [0, 10, None, ["\n"]])
-def test_a_separator_that_is_no_text_and_no_bytes_is_a_type_error(separator: Any) -> None:
+def test_a_separator_that_is_neither_text_nor_bytes_is_a_type_error(separator: Any) -> None:
     with pytest.raises(TypeError, match="^expected str or a bytes-like object, not "):
         Pieces(b"\0" * 20).readuntil(separator)
 
 
-def test_a_separator_that_ends_in_half_a_code_unit_does_not_count() -> None:
+def test_a_separator_is_not_found_across_two_code_units() -> None:
     reader = Pieces(b"\x41\x0a\x00", encoding="utf16le")
     with pytest.raises(IncompleteReadError) as caught:
         reader.readuntil("\n")
@@ -479,7 +479,7 @@ def test_lines_are_text_without_their_endings(data: bytes, expected: list[str]) 
         ("gb18030", "中文\n€\r\n"),
     ],
 )
-def test_lines_are_lines_in_any_encoding(encoding: str, text: str) -> None:
+def test_lines_are_found_in_any_encoding(encoding: str, text: str) -> None:
     codec = {"utf16le": "utf-16-le"}.get(encoding, encoding)
     expected = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     assert list(byte_by_byte(text.encode(codec), encoding=encoding).lines()) == expected
@@ -498,13 +498,13 @@ def test_an_incomplete_character_at_the_end_belongs_to_the_last_line() -> None:
     assert reader.readline() == ""
 
 
-def test_a_line_of_base64_that_is_not_complete_does_not_look_like_the_end() -> None:
+def test_an_incomplete_line_of_base64_is_not_the_end_of_input() -> None:
     reader = byte_by_byte(b"a\nbc\nd\n")
     reader.set_encoding("base64")
     assert list(iter(reader.readline, "")) == ["YQpi", "Ywpk", "Cg=="]
 
 
-def test_peek_shows_what_the_next_read_returns() -> None:
+def test_peek_returns_the_bytes_of_the_next_read() -> None:
     reader = Pieces(b"ab", b"cd")
     assert reader.peek() == b"ab"
     assert reader.peek(1) == b"a"
@@ -515,7 +515,7 @@ def test_peek_shows_what_the_next_read_returns() -> None:
 # --- Text ---
 
 
-def test_a_character_that_comes_in_pieces_is_read_whole() -> None:
+def test_a_character_that_arrives_in_pieces_is_read_whole() -> None:
     reader = byte_by_byte("日é".encode())
     reader.set_encoding()
     assert reader.read(1) == "日"
@@ -523,7 +523,7 @@ def test_a_character_that_comes_in_pieces_is_read_whole() -> None:
     assert reader.read(1) == ""
 
 
-def test_the_encoding_may_be_set_late_and_applies_to_what_was_not_read() -> None:
+def test_a_new_encoding_applies_to_bytes_that_were_received_before() -> None:
     reader = Pieces("é\nü\nö".encode(), b"!")
     assert reader.readline() == "é\n".encode()
     reader.set_encoding()
@@ -531,7 +531,7 @@ def test_the_encoding_may_be_set_late_and_applies_to_what_was_not_read() -> None
     assert reader.read() == "ö!"
 
 
-def test_the_encoding_may_be_taken_back() -> None:
+def test_the_encoding_can_be_removed() -> None:
     reader = Pieces("é\nü\nö\n".encode())
     reader.set_encoding("utf-8")
     assert reader.readline() == "é\n"
@@ -541,14 +541,14 @@ def test_the_encoding_may_be_taken_back() -> None:
     assert list(reader.lines()) == ["ö"]
 
 
-def test_an_odd_number_of_bytes_before_utf_16_is_no_hindrance() -> None:
+def test_utf_16_may_begin_after_an_odd_number_of_bytes() -> None:
     reader = byte_by_byte(b"\x01\x02\x03" + "日\nb\n".encode("utf-16-le"))
     assert reader.readexactly(3) == b"\x01\x02\x03"
     reader.set_encoding("utf16le")
     assert list(reader.lines()) == ["日", "b"]
 
 
-def test_half_a_code_unit_that_was_read_does_not_hide_the_next_newline() -> None:
+def test_a_newline_is_found_after_half_a_code_unit_was_read() -> None:
     reader = byte_by_byte("ab\ncd\nef\n".encode("utf-16-le"))
     reader.set_encoding("utf16le")
     assert reader.readexactly(3) == "a"
@@ -558,7 +558,7 @@ def test_half_a_code_unit_that_was_read_does_not_hide_the_next_newline() -> None
     assert list(reader.lines()) == ["ef"]
 
 
-def test_text_mode_reports_what_came_as_text() -> None:
+def test_with_an_encoding_the_error_has_the_received_text() -> None:
     reader = Pieces("né".encode()[:-1])
     reader.set_encoding()
     with pytest.raises(IncompleteReadError) as caught:
@@ -591,7 +591,7 @@ def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
         (lambda reader: list(reader.lines()), ["two", "three", "", "four"]),
     ],
 )
-def test_whatever_is_read_after_a_line_is_what_follows_it(
+def test_any_read_after_a_line_returns_the_bytes_that_follow(
     read: Callable[[Reader], Any], expected: Any
 ) -> None:
     reader = Pieces(b"one\ntwo\r\nthree\n\nfo", b"ur")
@@ -599,7 +599,7 @@ def test_whatever_is_read_after_a_line_is_what_follows_it(
     assert read(reader) == expected
 
 
-def test_lines_and_other_reads_may_take_turns() -> None:
+def test_lines_and_other_reads_may_alternate() -> None:
     reader = Pieces(b"3\nabc2\nde4\nf\ngh\nend")
     lines = reader.lines()
     assert [(size, reader.readexactly(int(size))) for size in itertools.islice(lines, 3)] == [
@@ -610,7 +610,7 @@ def test_lines_and_other_reads_may_take_turns() -> None:
     assert list(lines) == ["", "end"]
 
 
-def test_iterators_over_the_lines_may_take_turns() -> None:
+def test_iterators_over_the_lines_may_alternate() -> None:
     reader = Pieces("é\né\né\né\n".encode())
     one, other = reader.lines(), reader.lines()
     assert [next(one), next(other), next(one)] == ["é"] * 3
@@ -625,7 +625,7 @@ def test_long_lines_among_many_short_ones_are_whole(size: int) -> None:
     assert list(Pieces("\n".join(expected).encode()).lines()) == expected
 
 
-def test_a_lower_limit_counts_for_lines_that_have_been_received_already() -> None:
+def test_a_lower_limit_applies_to_lines_that_were_received_before() -> None:
     reader = Pieces(b"12345\n12345\n1234\n12345\n")
     lines = reader.lines()
     assert next(lines) == "12345"
@@ -638,7 +638,7 @@ def test_a_lower_limit_counts_for_lines_that_have_been_received_already() -> Non
     assert list(lines) == []
 
 
-def test_lines_that_other_reads_come_between_are_not_split_off_again_and_again() -> None:
+def test_lines_are_not_split_in_advance_if_other_reads_come_between() -> None:
     times: list[bytes] = []
 
     class Watched(ReceiveBuffer):
@@ -657,7 +657,7 @@ def test_lines_that_other_reads_come_between_are_not_split_off_again_and_again()
 
 
 @pytest.mark.parametrize("sizes", [[1], [3], [64], [7, 1]])
-def test_a_line_may_have_max_line_bytes_before_its_newline_and_no_more(sizes: list[int]) -> None:
+def test_a_line_may_have_max_line_bytes_before_its_newline(sizes: list[int]) -> None:
     data = b"12345\n123456\n1234567\n12345\n"
     reader = Pieces(*in_pieces(data, sizes), max_line=6)
     assert reader.readline() == b"12345\n"
@@ -682,7 +682,7 @@ def test_a_line_may_have_max_line_bytes_before_its_newline_and_no_more(sizes: li
     ],
 )
 @pytest.mark.parametrize("pieces", [(b"123456789\no", b"k\n"), in_pieces(b"123456789\nok\n", [1])])
-def test_whatever_is_read_after_a_line_that_is_too_long_is_what_follows_it(
+def test_any_read_after_a_line_that_is_too_long_returns_the_bytes_that_follow(
     read: Callable[[Reader], Any], expected: Any, pieces: Any
 ) -> None:
     reader = Pieces(*pieces, max_line=4)
@@ -691,7 +691,7 @@ def test_whatever_is_read_after_a_line_that_is_too_long_is_what_follows_it(
     assert read(reader) == expected
 
 
-def test_lines_goes_on_after_a_line_that_was_too_long() -> None:
+def test_lines_continues_after_a_line_that_was_too_long() -> None:
     lines = byte_by_byte(b"one\nmuch too long\ntwo\nagain too long\n\nthree", max_line=5).lines()
     assert next(lines) == "one"
     with pytest.raises(LineTooLongError):
@@ -710,7 +710,7 @@ def test_the_limit_holds_for_any_separator() -> None:
     assert reader.readuntil("::") == b"ab::"
 
 
-def test_what_the_decoder_holds_of_a_skipped_line_is_skipped_with_it() -> None:
+def test_the_decoders_part_of_a_skipped_line_is_skipped_too() -> None:
     reader = byte_by_byte("much too long\nab\n".encode("utf-16-le"), max_line=8)
     reader.set_encoding("utf16le")
     assert reader.readexactly(1) == ""
@@ -719,7 +719,7 @@ def test_what_the_decoder_holds_of_a_skipped_line_is_skipped_with_it() -> None:
     assert reader.read() == "ab\n"
 
 
-def test_a_decoder_that_objects_to_the_end_of_a_skipped_line_harms_nothing() -> None:
+def test_a_skipped_line_may_end_in_bytes_that_its_codec_refuses() -> None:
     reader = byte_by_byte(b"xn--\x80 much too long\nab", max_line=8)
     reader.set_encoding("idna")
     assert reader.readexactly(5) == ""
@@ -728,7 +728,7 @@ def test_a_decoder_that_objects_to_the_end_of_a_skipped_line_harms_nothing() -> 
     assert reader.read() == "ab"
 
 
-def test_what_interrupts_the_skipping_of_a_line_loses_nothing() -> None:
+def test_an_exception_while_a_line_is_skipped_loses_no_bytes() -> None:
     reader = Pieces(b"123456", TimeoutError(), b"78", TimeoutError(), b"9\nok\n", max_line=4)
     with pytest.raises(LineTooLongError):
         reader.readline()
@@ -738,11 +738,11 @@ def test_what_interrupts_the_skipping_of_a_line_loses_nothing() -> None:
     assert reader.readline() == b"ok\n"
 
 
-# --- Reads that would gather too much ---
+# --- Results that are too large ---
 
 
 @pytest.mark.parametrize("sizes", [[1], [64]])
-def test_read_to_the_end_gathers_max_message_bytes_and_no_more(sizes: list[int]) -> None:
+def test_read_to_the_end_returns_max_message_bytes_at_most(sizes: list[int]) -> None:
     assert Pieces(*in_pieces(b"12345", sizes), max_message=5).read() == b"12345"
     reader = Pieces(*in_pieces(b"123456", sizes), max_message=5)
     for _ in range(2):
@@ -756,7 +756,7 @@ def test_read_to_the_end_gathers_max_message_bytes_and_no_more(sizes: list[int])
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("encoding", ["idna", "punycode", "unicode_escape"])
-def test_text_that_is_decoded_at_the_end_is_gathered_up_to_max_message_bytes(encoding: str) -> None:
+def test_text_that_is_decoded_at_the_end_has_max_message_bytes_at_most(encoding: str) -> None:
     for read in (lambda reader: reader.read(5), lambda reader: next(iter(reader))):
         reader = Pieces(*[b"a" * 99 + b"\n"] * 100, max_message=5000)
         reader.set_encoding(encoding)
@@ -764,21 +764,21 @@ def test_text_that_is_decoded_at_the_end_is_gathered_up_to_max_message_bytes(enc
             read(reader)
 
 
-def test_a_shifted_sequence_without_an_end_is_not_gathered() -> None:
+def test_a_shifted_sequence_without_an_end_is_an_error() -> None:
     reader = Pieces(b"+", *[b"A" * 1000] * 100)
     reader.set_encoding("utf-7")
     with pytest.raises(MessageTooLongError, match="utf-7"):
         list(reader)
 
 
-def test_a_flood_is_not_gathered_by_a_read_to_the_end() -> None:
+def test_a_read_to_the_end_receives_no_more_than_its_limit_and_a_chunk() -> None:
     reader = Pieces(*[b"x" * CHUNK] * 100, max_message=CHUNK)
     with pytest.raises(MessageTooLongError):
         reader.read()
     assert reader.received == 2 * CHUNK
 
 
-def test_readexactly_refuses_too_large_a_size_before_it_receives_anything() -> None:
+def test_readexactly_refuses_too_large_a_size_without_receiving() -> None:
     reader = Pieces(b"123456", max_message=5)
     text = r"^message of 6 bytes, where 5 are allowed \(max_message\)$"
     with pytest.raises(MessageTooLongError, match=text) as caught:
@@ -788,56 +788,22 @@ def test_readexactly_refuses_too_large_a_size_before_it_receives_anything() -> N
     assert reader.readexactly(5) == b"12345"
 
 
-def test_what_is_bounded_by_its_own_size_has_no_other_limit() -> None:
+def test_reads_with_a_size_have_no_other_limit() -> None:
     reader = Pieces(b"123456", b"78", max_message=2)
     assert reader.peek(5) == b"12345"
     assert reader.read(4) == b"1234"
     assert list(reader) == [b"56", b"78"]
 
 
-def test_a_reader_gathers_16_mib_unless_told_otherwise() -> None:
+def test_the_default_limit_is_16_mib() -> None:
     reader = Reader(Pieces(), ReceiveBuffer(), "utf-8", 100)
     assert reader.max_message == 16 * 1024 * 1024
 
 
-# --- What it costs ---
+# --- The cost ---
 
 
-@pytest.mark.parametrize(
-    ("asked", "came", "next_asked"),
-    [
-        (FIRST_CHUNK, 1, FIRST_CHUNK),
-        (FIRST_CHUNK, FIRST_CHUNK - 1, FIRST_CHUNK),
-        (FIRST_CHUNK, FIRST_CHUNK, 8 * FIRST_CHUNK),
-        (CHUNK // 2, CHUNK // 2, CHUNK),
-        (CHUNK, CHUNK, CHUNK),
-        (CHUNK, CHUNK // 8, CHUNK),
-        (CHUNK, CHUNK // 8 - 1, CHUNK // 2),
-        (2 * FIRST_CHUNK, FIRST_CHUNK, 2 * FIRST_CHUNK),
-        (2 * FIRST_CHUNK, FIRST_CHUNK - 1, FIRST_CHUNK),
-        (2 * FIRST_CHUNK - 1, 1, FIRST_CHUNK),
-    ],
-)
-def test_a_full_chunk_is_followed_by_a_larger_one_and_a_rather_empty_one_by_a_smaller_one(
-    asked: int, came: int, next_asked: int
-) -> None:
-    assert next_chunk(asked, came) == next_asked
-
-
-@pytest.mark.parametrize("size", [1, 200, FIRST_CHUNK, 2000, 4096, 50_000, CHUNK])
-def test_messages_of_one_size_soon_come_in_one_piece(size: int) -> None:
-    chunk, receives = FIRST_CHUNK, 0
-    for message in range(20):
-        left = size
-        while left:
-            came = min(left, chunk)
-            left -= came
-            receives += message >= 10
-            chunk = next_chunk(chunk, came)
-    assert receives == 10
-
-
-def test_ten_megabytes_without_a_newline_are_never_held() -> None:
+def test_ten_megabytes_without_a_newline_are_not_stored() -> None:
     size = 10 * 1024 * 1024
     rest = [b"x" * CHUNK] * (size // CHUNK)
     reader = Pieces(*rest, b"\nok\n", max_line=65536)
@@ -861,7 +827,7 @@ def test_ten_megabytes_without_a_newline_are_never_held() -> None:
     ],
 )
 @pytest.mark.parametrize("data", [b"x" * 10_000 + b"::", b"xy\n" * 3_334 + b"::"])
-def test_single_bytes_cost_no_more_than_a_few_looks_at_each(
+def test_each_single_byte_is_searched_and_copied_a_few_times_at_most(
     read: Callable[[Reader], Any], data: bytes
 ) -> None:
     reader = byte_by_byte(data)
@@ -870,7 +836,7 @@ def test_single_bytes_cost_no_more_than_a_few_looks_at_each(
     assert counting.touched <= 6 * len(data)
 
 
-def test_skipping_a_long_line_costs_no_more_than_a_few_looks_at_each_byte() -> None:
+def test_each_byte_of_a_skipped_line_is_searched_and_copied_a_few_times_at_most() -> None:
     data = b"x" * 10_000 + b"\n"
     reader = byte_by_byte(data, max_line=100)
     counting = reader._buffer = CountingBuffer()
@@ -880,7 +846,7 @@ def test_skipping_a_long_line_costs_no_more_than_a_few_looks_at_each_byte() -> N
     assert counting.touched <= 6 * len(data)
 
 
-# --- The caller's buffer, and what is put back ---
+# --- The caller's buffer, and bytes that are put back ---
 
 
 def test_input_is_read_into_the_callers_buffer_until_it_ends() -> None:
@@ -893,7 +859,7 @@ def test_input_is_read_into_the_callers_buffer_until_it_ends() -> None:
     assert reader.read_into(memoryview(buffer)[2:]) == 0
 
 
-def test_a_buffer_without_room_and_one_for_text_are_refused() -> None:
+def test_an_empty_buffer_and_one_for_text_are_refused() -> None:
     reader = Pieces(b"text")
     with pytest.raises(ValueError, match="the buffer has no room"):
         reader.read_into(bytearray())
@@ -903,7 +869,7 @@ def test_a_buffer_without_room_and_one_for_text_are_refused() -> None:
     assert reader.read() == "text"
 
 
-def test_what_is_put_back_is_read_first_by_any_method() -> None:
+def test_bytes_that_are_put_back_are_read_first_by_any_method() -> None:
     reader = Pieces(b"one\ntwo\nthree\nfour")
     lines = reader.lines()
     assert [next(lines), next(lines)] == ["one", "two"]
