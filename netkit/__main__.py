@@ -1,9 +1,9 @@
 """``python -m netkit``, and the ``netkit`` command.
 
-Before anything else is imported, Ctrl+C is made to end the process as it ends other commands,
-without a traceback, until the server listens; but not the processes that a handler's module forks,
-which are Python's as any other. (What comes before this module is Python's own start.
-`_signal` is built in: importing `signal` takes long enough for a Ctrl+C.)
+Until the server listens, Ctrl+C ends the process at once and without a traceback, as it ends other
+commands. This is set before anything else is imported. Processes that the module of a handler forks
+get Python's own reaction to Ctrl+C. (`_signal` is a part of the interpreter; to import `signal` takes
+long enough for a Ctrl+C.)
 """
 
 import _signal  # type: ignore[import-not-found] # mypy has no stub for it

@@ -1,9 +1,9 @@
-"""Reads command lines, with options and words in any order, and reports errors.
+"""Parses command lines, and writes their errors.
 
 Rules:
 
-1. Options and words may stand in any order; ``--`` ends the options. An option cannot be
-   abbreviated: a new one must not change the meaning of a script.
+1. Options and other words may come in any order; ``--`` ends the options. An option cannot be
+   abbreviated, since a new option must not change the meaning of a script.
 2. An error is one line that names the command, and the exit status is 2.
 """
 
@@ -48,38 +48,39 @@ INVALID = (TypeError, ValueError, LookupError, OSError)
 
 
 class ArgumentError(Exception):
-    """The command line is wrong; the message says why."""
+    """The command line is invalid; the message says why."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads options, and returns all other words.
+    """Parses options, and returns all other words.
 
-    `hints` maps options of other programs to advice.
+    `hints` maps options of other programs to the advice that their errors give.
     """
 
     def __init__(self, prog: str, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
         super().__init__(
             prog,
             allow_abbrev=False,
-            # With a width, since argparse makes a formatter for each flag, and would import several
-            # modules to ask for the width of the terminal.
+            # With a width, since argparse makes a formatter even if no help is shown, and would
+            # import several modules to find the width of the terminal.
             formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
             **settings,
         )
         self._hints = hints or {}
 
     def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The values of the options in `argv`, and the other words. SystemExit for an error."""
+        """Return the options in `argv`, and the other words. SystemExit if they are invalid."""
         end = list(argv).index("--") if "--" in argv else len(argv)
         self._check_names(argv[:end])
         namespace, words = self.parse_known_args(argv[:end])
         for word in words:
             if _is_option(word):
-                self.error(f"unknown option {word}{self._similar(word)}")
+                name = word.partition("=")[0]  # the value may be a secret
+                self.error(f"unknown option {name}{self._similar(name)}")
         return namespace, [*words, *argv[end + 1 :]]
 
     def _check_names(self, argv: Sequence[str]) -> None:
-        """Refuse options of other programs first: else `argparse` would report their values."""
+        """Refuse options of other programs, before `argparse` reports the values of these."""
         for word in argv:
             name = word.partition("=")[0]
             if name in self._option_string_actions or not _is_option(word):
@@ -90,7 +91,7 @@ class Parser(argparse.ArgumentParser):
                     self.error(f"there is no option {known}: {self._hints[known]}")
 
     def _similar(self, word: str) -> str:
-        names, word = sorted(self._option_string_actions), word.partition("=")[0]
+        names = sorted(self._option_string_actions)
         longer = [name for name in names if word[2:] and name.startswith(word)]
         return f"; did you mean {' or '.join(longer[:3])}?" if longer else similar(word, names)
 
@@ -107,12 +108,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_option(word: str) -> bool:
-    """Whether `word` is an option. A negative number is not: it may be meant as a port."""
+    """Whether `word` is an option. A negative number is a port, though an invalid one."""
     return word.startswith("-") and word != "-" and not re.match(r"-\d{2}|-[0-35789]$", word)
 
 
 def similar(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name. Empty if no known name is similar."""
+    """Return the end of an error about an unknown name; empty if no known name is similar."""
     import difflib  # here because only a mistake needs it
 
     close = difflib.get_close_matches(name, list(known), 1)
@@ -143,7 +144,7 @@ def complain(message: str, prog: str = "netkit") -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error. A failure is ignored: there is the exit status, too."""
+    """Write a line to standard error. A failure is ignored, since the exit status tells, too."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
@@ -153,7 +154,7 @@ def say(text: str) -> None:
 
 
 def flag_of(name: str) -> str:
-    """The flag of an option: ``--max-line`` for ``max_line``."""
+    """Return the flag of an option: ``--max-line`` for ``max_line``."""
     return "--" + name.replace("_", "-")
 
 
@@ -170,7 +171,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def why_invalid(error: Exception) -> str:
-    """The message of an error of a check, one of `INVALID`."""
+    """Return the message of an error of a check, which is one of `INVALID`."""
     text = f"{error.strerror}: {error.filename!r}" if isinstance(error, OSError) else str(error)
     return text.removeprefix("it: ")
 

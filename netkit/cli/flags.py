@@ -1,8 +1,8 @@
-"""The flags of the commands that serve, and the variables of the environment that replace them.
+"""The flags of the commands that serve, and the environment variables that are their defaults.
 
-An option of the server is a flag, or a variable of the environment: ``--max-line 80`` or
-``NETKIT_MAX_LINE=80``. Both have the same form and the same check, and the flag wins. A flag that
-would have no effect is refused; a variable is not, since several commands may share it.
+An option of the server is a flag, ``--max-line 80``, or a variable, ``NETKIT_MAX_LINE=80``. Both
+have the same form and the same check, and the flag wins. A flag that would have no effect is an
+error; such a variable is not, since several commands may share it.
 """
 
 from __future__ import annotations
@@ -71,18 +71,17 @@ ROWS = {**Flags.rows, **Options.rows}
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of an option: ``NETKIT_MAX_LINE``."""
+    """Return the environment variable of an option: ``NETKIT_MAX_LINE`` for ``max_line``."""
     return f"NETKIT_{name.upper()}"
 
 
 def from_environment(
     environment: Mapping[str, str], without: Container[str] = ()
 ) -> dict[str, Any]:
-    """Return the options that are in `environment`, but those in `without`.
+    """Return the options that `environment` sets, except those in `without`.
 
+    The variable of a password is the password itself, which other users cannot see there.
     ArgumentError, with the name of the variable, if a value is invalid.
-
-    The variable of a password is the password itself, which no other user can see there.
     """
     found = {}
     for name, row in ROWS.items():
@@ -97,9 +96,9 @@ def from_environment(
 
 
 def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
-    """Add the flags, but those in `without`, and return the groups of the parser by their titles.
+    """Add all flags but those in `without` to `parser`, and return its groups by their titles.
 
-    A flag that is not given has no value then.
+    Only flags that are given become attributes of the parsed arguments.
     """
     titles = ("what it does", "where", "time", "limits", "TLS", "logging", "data")
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in titles}
@@ -135,9 +134,9 @@ def _shown(row: Option) -> str:
 
 
 def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None:
-    """Add the values of the environment, and of `Flags`, to those that are given as flags.
+    """Complete `arguments` by the values of the environment, and by the defaults of `Flags`.
 
-    `arguments.variables` becomes the names of the options whose values are from the environment.
+    `arguments.variables` becomes the list of the options whose values are from the environment.
     """
     found = from_environment(os.environ, without)
     if arguments.tls_self_signed:
@@ -177,7 +176,10 @@ def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
 
 
 def as_given(message: str, variables: Sequence[str]) -> str:
-    """Replace the names of options in a message of the library by flags, or by variables."""
+    """Replace each option in a message of the library by its flag.
+
+    The options in `variables` are replaced by their environment variables.
+    """
 
     def named(match: re.Match[str]) -> str:
         name = match[0]

@@ -60,30 +60,30 @@ _SUGGESTED_PORTS = 20  # after a port in use that are tried, to suggest one
 
 
 class Command:
-    """A command that serves. A subclass says with which handler, and has the flags for it."""
+    """A command that serves. A subclass has the handler, and the flags that only it has."""
 
     name: str
     summary: str
     words = ""  # in the usage, before the addresses
     without: tuple[str, ...] = ()  # flags that it does not have
     unread: tuple[str, ...] = ()  # options for input that the handler does not read
-    instead = ""  # why: what the handler does instead
+    instead = ""  # the reason, for the error: "reads no messages"
 
     def add_flags(self, group: Any) -> None:
         """Add the flags of this command alone to a group of `argparse`."""
 
     def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
-        """Move the words that are no addresses from `words` to `arguments`. ValueError."""
+        """Move the words before the addresses from `words` to `arguments`. ValueError."""
 
     def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
-        """ArgumentError for an invalid flag of this command. `given`: the names of all flags."""
+        """ArgumentError if a flag of this command is invalid. `given` has the flags in use."""
 
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         """Return the handler and its arguments. Failure."""
         raise NotImplementedError
 
     def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        """Return the handler, as `handler`, or what stands for it where workers load it."""
+        """As `handler`; if only the workers load the handler, a replacement for it."""
         return self.handler(arguments)
 
     def parser(self) -> Parser:
@@ -173,9 +173,9 @@ class Command:
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Keep a Python that is started meanwhile from importing modules of the current folder first.
+    """Keep processes that start meanwhile from importing modules of the current folder first.
 
-    For spawned workers (from Python 3.11 on). The parent itself runs no code but netkit's.
+    For spawned workers, from Python 3.11 on. The parent itself runs no code but netkit's.
     """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"

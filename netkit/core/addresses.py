@@ -17,6 +17,8 @@ MAX_PORT = 65535  # 16 bits in the TCP header, RFC 9293 section 3.1
 # its IPv6 form (RFC 4291 section 2.5.5.2), and of an address of NAT64 (RFC 6052 section 2.1).
 _IPV4_PREFIXES = (bytes(10) + b"\xff\xff", b"\x00\x64\xff\x9b" + bytes(8))
 
+_OCTETS = {str(number): number for number in range(256)}  # without leading zeros
+
 NEEDS_ZONE = "a link-local address needs its zone, such as fe80::1%eth0"
 
 
@@ -41,13 +43,11 @@ def parse_ip(text: str) -> bytes | None:
 
 
 def _parse_ipv4(text: str) -> bytes | None:
-    parts = text.split(".")
     try:
-        packed = bytes(map(int, parts)) if len(parts) == 4 else b""
-    except ValueError:
+        packed = bytes(map(_OCTETS.__getitem__, text.split(".")))
+    except KeyError:
         return None
-    # Leading zeros, signs, white space and digits of other scripts are invalid.
-    return packed if packed and ".".join(map(str, packed)) == text else None
+    return packed if len(packed) == 4 else None
 
 
 def is_ip(text: str) -> int:

@@ -1,6 +1,6 @@
-"""Named sets of limits, each of which is one option in the place of several.
+"""Profiles: sets of limits, each of which is one option in the place of several.
 
-A profile is a function that returns options, since some of its values depend on the machine.
+A profile is a function that returns options, since some of their values depend on the machine.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# A client takes a descriptor, and its handler often one more (a file, a database). The rest is for
-# connections that are being closed, and for clients that are being refused.
+# A client needs a descriptor, and its handler often another one (a file, a database). The rest is
+# for connections that are being closed, and for clients that are being refused.
 _DESCRIPTORS_PER_CLIENT = 2
 _MOST_CLIENTS = 10_000  # some 200 MB, or 600 with TLS, while they are idle
 

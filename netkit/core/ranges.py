@@ -47,12 +47,12 @@ def number_of(address: Any) -> int | None:
 
 
 def _text(address: Any) -> str:
-    if isinstance(address, (IPv4Address, IPv6Address)):
-        return str(address)
-    if isinstance(address, tuple):  # a SocketAddress, which only has its text in common with others
+    if isinstance(address, tuple):  # a SocketAddress has its text under this name
         address = getattr(address, "address", address)
     if isinstance(address, str):
         return address
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return str(address)
     raise TypeError(f"an address must be text, not {address!r}")
 
 

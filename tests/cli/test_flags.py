@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Cli
+from support import Cli, logging_put_back
 
 from netkit.cli import main
 from netkit.cli.arguments import ArgumentError
@@ -60,7 +60,7 @@ def test_the_error_of_a_variable_names_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(f"NETKIT_{variable}", text)
-    with pytest.raises(SystemExit) as caught:
+    with logging_put_back(), pytest.raises(SystemExit) as caught:
         main.main(["echo"])
     (line,) = capsys.readouterr().err.splitlines()
     assert (caught.value.code, line.startswith(f"netkit echo: error: {message}")) == (2, True)

@@ -317,7 +317,7 @@ def taken() -> contextlib.AbstractContextManager[socket.socket]:
         ),
         (
             "echo --tls=x",
-            "netkit echo: error: unknown option --tls=x; did you mean --tls-alpn or --tls-cert "
+            "netkit echo: error: unknown option --tls; did you mean --tls-alpn or --tls-cert "
             "or --tls-client-ca[?]",
         ),
         ("echo --tls-key x", "netkit echo: error: --tls-key needs --tls-cert"),

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from support import in_threads
 
 from netkit import BlockList, SocketAddress
+from netkit.core import blocklist
+from netkit.core.ranges import parse
 
 
 def test_an_empty_list_matches_nothing() -> None:
@@ -208,6 +210,18 @@ def test_many_threads_may_change_a_list_and_look_up_addresses() -> None:
 
     in_threads(work, [(number,) for number in range(8)])
     assert len(found) == 800
+
+
+def test_a_change_is_made_anew_if_another_one_came_first() -> None:
+    found = BlockList(["1.1.1.1"])
+
+    def add_slowly(state: Any) -> Any:
+        if "2.2.2.2" not in found:
+            found.add("2.2.2.2")
+        return blocklist._with_rules([parse("3.3.3.3")], state)
+
+    found._change(add_slowly)
+    assert all(address in found for address in ("1.1.1.1", "2.2.2.2", "3.3.3.3"))
 
 
 networks = st.one_of(

@@ -124,6 +124,15 @@ def test_a_password_itself_is_refused_and_not_shown(
     assert error.count("\n") == 1
 
 
+def test_the_value_of_a_misspelled_option_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["echo", f"--tls-key-passwort={SECRET}"])
+    assert capsys.readouterr().err == (
+        "netkit echo: error: unknown option --tls-key-passwort; did you mean --tls-key-password? "
+        "(see netkit echo --help)\n"
+    )
+
+
 @pytest.mark.parametrize("data", [b"two\nlines\n", b"x" * (LONGEST_PASSWORD + 1), b"x" * 10**6])
 def test_a_file_that_has_no_password_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(data)
