@@ -1,4 +1,4 @@
-"""The rows of the table in docs/faults.md that begin with ``tls-``."""
+"""Faults of docs/faults.md that concern TLS, while good clients exchange bytes over TLS."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ each_kind = pytest.mark.parametrize("handler", [echo, EchoRequest])
 
 
 def secured(sock: socket.socket) -> ssl.SSLSocket:
-    """As a client that trusts the server."""
+    """The socket of a client that trusts the server, after the handshake."""
     return contexts()[1].wrap_socket(sock, server_hostname="localhost")
 
 
@@ -62,7 +62,7 @@ def leave(sock: ssl.SSLSocket) -> None:
 def unharmed_over_tls(
     handler: Any = echo, **options: Any
 ) -> Iterator[tuple[netkit.Server, GoodClients]]:
-    """As `unharmed`, all of it over TLS, and no handler is told to have failed."""
+    """As `unharmed`, over TLS. No handler must fail."""
     with observed(events.HandlerFailed) as failed:
         with unharmed(
             handler, over=secured, leave=leave, tls_cert=files().server, **options
@@ -73,7 +73,7 @@ def unharmed_over_tls(
 
 @contextlib.contextmanager
 def bad_client(server: netkit.Server, request: bytes) -> Iterator[ssl.SSLSocket]:
-    """A client that has shaken hands and sent its request, which the server has read."""
+    """A client that has finished its handshake, and whose request the server has read."""
     with secured(connecting(server)()) as sock:
         conn = the_connection(server, sock)
         sock.sendall(request)
@@ -90,15 +90,8 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-class EchoHandler(netkit.Handler):
-    """Sends all back."""
-
-    def received(self, data: bytes) -> None:
-        self.conn.write(data)
-
-
 @fault("tls-descriptors")
-@pytest.mark.parametrize("handler", [echo, EchoHandler, EchoRequest])
+@each_kind
 def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
     pytest.importorskip("resource")
     with unharmed_over_tls(handler, returning=0) as (server, good):
@@ -123,15 +116,14 @@ def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
 
 
 def connecting_later() -> socket.socket:
-    """A client's socket, to be connected yet."""
+    """A socket that is not connected yet, with a time limit."""
     sock = socket.socket()
     sock.settimeout(PATIENCE)
     return sock
 
 
 @fault("tls-handshake")
-@each_kind
-@pytest.mark.parametrize("end", [reset, socket.socket.close])
+@pytest.mark.parametrize(("handler", "end"), [(echo, reset), (EchoRequest, socket.socket.close)])
 def test_a_handshake_that_breaks_off_at_any_byte_ends_that_client_alone(
     handler: Any, end: Callable[[socket.socket], None]
 ) -> None:

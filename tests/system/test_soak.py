@@ -20,8 +20,7 @@ def test_a_mixture_of_clients_leaves_the_server_as_it_was_and_harms_no_good_one(
     check(soak.Setup())
 
 
-@pytest.mark.parametrize("handler", ["function", "request"])
-def test_a_mixture_of_clients_with_and_without_tls(handler: str) -> None:
+def test_a_mixture_of_clients_with_and_without_tls_does_so_to_request_handlers() -> None:
     from secure import files
 
-    check(soak.Setup(handler, files().server, files().ca))
+    check(soak.Setup("request", files().server, files().ca))
