@@ -1,6 +1,6 @@
-"""Accepts clients: the accept loop, the answers to a failed accept, and what a client is judged by.
+"""Accepts clients, and admits, holds or refuses each of them.
 
-All of this runs in the thread that runs the loop (`AcceptLoop`). Rules:
+All of this happens in the thread that runs the accept loop (`AcceptLoop`). Rules:
 
 1. Nothing ends the loop but a stop, the loss of a listener, and an exception that is meant to end
    the program (KeyboardInterrupt, SystemExit), if `serve_forever` has a caller to raise it in.
@@ -200,8 +200,8 @@ class Acceptor:
     def take(self) -> tuple[socket.socket, Any]:
         """Accept one client: its socket, blocking, and its address.
 
-        From the first listener that has a client; each listener comes first in turn.
-        BlockingIOError if none has one.
+        If there are several listeners, another one is the first to be asked each time.
+        BlockingIOError if no client waits.
         """
         server = self._server
         listeners = server._listeners

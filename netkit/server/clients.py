@@ -1,8 +1,9 @@
-"""The way of a client of netkit's own handlers: registered, given a thread, served, closed.
+"""Registers clients, and serves those of netkit's own handlers.
 
-The connection is made once and handed along. Its thread alone decides that it is over. Clients of
-servers that override a hook of `socketserver`, and of handlers that read the bare socket, go
-another way after they are registered (`netkit.server.compat`).
+The connection of a client is made once and handed along: to the registry, to a thread, to the
+handler. That thread alone closes it and removes it from the registry. If the server overrides a
+hook of `socketserver`, or if the handler reads the bare socket, `netkit.server.compat` serves the
+client once it is registered.
 """
 
 from __future__ import annotations

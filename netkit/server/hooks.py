@@ -1,7 +1,6 @@
-"""What `Server` has in common with `socketserver.ThreadingTCPServer`: attributes and hooks.
+"""The parts of a server, and the hooks and attributes that it shares with `socketserver`.
 
-A program may override each of the hooks, and may call it. Here they lead to the parts of the server
-that do the work.
+A program may override each hook, and may call it. The hooks lead to the parts, which do the work.
 """
 
 from __future__ import annotations
@@ -64,7 +63,10 @@ class _NoSocketYet:
 
 
 class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=ServerType):
-    """The hooks and attributes of `socketserver`. `Server` is its only direct subclass."""
+    """A `socketserver.ThreadingTCPServer` whose hooks lead to the parts of a netkit server.
+
+    `Server` adds the methods that `socketserver` does not have.
+    """
 
     socket: Any = _NoSocketYet()
 
@@ -84,7 +86,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         return self
 
     def _make_parts(self) -> None:
-        server: Any = self  # the parts see it as what it is, a `Server`
+        server: Any = self  # the parts take a `Server`, which it is
         self._changes = reload.Changes()  # of the attributes that follow
         self._options = Options()
         self._serve: Serve | None = None
@@ -106,7 +108,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         self._refusals = Refusals(server=self)
 
     def _make_threads(self) -> None:
-        """Make the parts that end with the server, and begin anew when it listens again."""
+        """Make the parts that are used up when the server is closed."""
         self._accept_loop = AcceptLoop(self._connections.notify, self)
         self._anteroom = Anteroom(self._wake_acceptor)
         self._client_threads = ClientThreads(self.daemon_threads)
@@ -116,7 +118,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         self._accept_loop.wake()
 
     def _begin_new_life(self) -> None:
-        """Not bound, and whatever was stopped before is forgotten."""
+        """Forget the stop of the server, which is going to listen again."""
         with self._life.changed:
             self._life.state = State.NEW
             self._drain.order = Order()
@@ -125,27 +127,27 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
             self._make_threads()
 
     def _end_in_child(self) -> None:
-        """In a forked child: it is closed, and has no connection but those of the calling thread.
+        """Close the server in a forked child, which keeps the connection of the calling thread.
 
-        The threads of the parent are not here, and may have left any lock held. Nothing is written
-        to the descriptors that are shared with the parent. A server that does not accept is left.
+        The parent's other threads are not here, and may have held any lock. Nothing is written to
+        the descriptors that the parent shares. A server that accepts no clients stays as it is.
         """
         if not self._accept_loop.end_in_child():
             return
         self._life.end_in_child()
         self._changes = reload.Changes()
         self._anteroom.close_descriptors()
-        self._connections.end_in_child()
+        self._make_limits()
+        self._connections.end_in_child(self._admission.over)
         self._client_threads.end_in_child()
         self._begin_new_life()
-        self._make_limits()
         self._listeners.end_in_child()
         self._life.state = State.CLOSED
 
     def __init_subclass__(cls, **more: Any) -> None:
-        """TypeError for a hook that is a coroutine function: a call of it would run nothing.
+        """Raise TypeError for a hook that is a coroutine function, whose call would run nothing.
 
-        A `RequestHandlerClass` of the class is what a server of it has until it is given another.
+        If the class has a `RequestHandlerClass`, it is the default handler of its servers.
         """
         super().__init_subclass__(**more)
         if "RequestHandlerClass" in vars(cls) and not hasattr(cls.RequestHandlerClass, "__set__"):
@@ -214,7 +216,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         self._listeners.bind_socket(super().server_bind)
 
     def server_activate(self) -> None:
-        """Make it a listener, with room for `request_queue_size` clients not accepted yet."""
+        """Listen on the socket; the kernel queues up to `request_queue_size` clients."""
         self._listeners.activate(super().server_activate)
 
     # Clients
@@ -222,8 +224,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept one client: its socket, blocking, and its address. BlockingIOError if none waits.
 
-        If there are several listeners, of the first one that has a client; each comes first in
-        turn.
+        If there are several listeners, each of them is the first to be asked once in a while.
         """
         return self._acceptor.take()
 
@@ -232,7 +233,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         self._compat.process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one client to its end, in the calling thread."""
+        """Serve one client in the calling thread, and close its connection."""
         self._compat.process_request_thread(request, client_address)
 
     def finish_request(self, request: Any, client_address: Any) -> None:

@@ -292,18 +292,19 @@ class Registry:
         with self._changed:
             return StopReport(self._involved - len(self._cut), len(self._cut))
 
-    def end_in_child(self) -> None:
-        """Forget, in a forked child, all connections but those of the calling thread.
+    def end_in_child(self, on_close: Callable[[Connection], None]) -> None:
+        """Forget, in a forked child, all connections but that of the calling thread.
 
         The parent gives back their places. A thread that is not here may have held the lock.
         """
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._on_close = _do_nothing
+        self._on_close = on_close
         self._ending = {}
         for connection in self.live():
             if connection.thread == threading.get_ident():
                 connection.free_locks()
+                connection.ticket = None
             else:
                 del self._live[connection]
 

@@ -1,6 +1,6 @@
-"""The server: the parts that it has, and what a program calls.
+"""The methods of a server that a program calls. They lead to the parts of the server.
 
-`Server` has the words of `socketserver` and those of Node. The hooks are in `netkit.server.hooks`.
+The hooks of `socketserver`, which a program overrides, are in `netkit.server.hooks`.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _Self = TypeVar("_Self", bound="Server")
 
 
 class Server(HookedServer):
-    """A TCP server with a thread for each client; drop-in for `socketserver.ThreadingTCPServer`.
+    """A TCP server with a thread for each client. Replaces `socketserver.ThreadingTCPServer`.
 
-    ``Server(server_address, handler)`` binds at once, as there; `create_server` and `listen` are
-    the other way. `handler` is a request handler class, a `Handler` class or a function that takes
-    a `Connection`. `options` are those of `Options`.
+    ``Server(server_address, handler)`` binds at once, as in `socketserver`;
+    ``create_server(handler)`` makes a server that binds when `listen` is called. `handler` is a
+    request handler class, a `Handler` class or a function that takes a `Connection`. `options` are
+    those of `Options`.
 
-    In a ``with`` block, a server bound by `listen` serves in the background until the block ends;
-    one bound by the constructor serves when told to. Both are closed at its end. All methods may be
-    called from any thread; `shutdown`, `server_close`, `stop` and `close` also from handlers and
-    from signal handlers.
+    A ``with`` block closes the server at its end. If `listen` has bound the server, it also serves
+    in the background until then. All methods may be called from any thread; `shutdown`,
+    `server_close`, `stop` and `close` also from handlers and from signal handlers.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Server(HookedServer):
         bind_and_activate: bool = True,
         **options: Any,
     ) -> None:
-        """As in `socketserver`. `server_address` None: not bound yet, see `listen`.
+        """As in `socketserver`. The server is not bound if `server_address` is None, see `listen`.
 
         TypeError or ValueError for an invalid address, handler or option;
         OSError, with the attributes `address` and `port`, if the address cannot be bound.
@@ -211,64 +211,64 @@ class Server(HookedServer):
     # Serving
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept clients until `shutdown`, `stop` or `close`.
+        """Accept clients until `shutdown`, `stop` or `close` is called.
 
-        Waits without waking up, unless `service_actions` is overridden, which is then called every
-        `poll_interval` seconds and after each client; `handle_timeout` is called whenever `timeout`
-        seconds pass without one. If another thread is serving already, waits until it has ended.
-        Returns at once if `shutdown` was called before the server ever served. ServerStateError if
-        it is not bound, or closed.
+        It does not poll. An overridden `service_actions` is called every `poll_interval` seconds
+        and after each client; `handle_timeout` is called whenever no client comes for `timeout`
+        seconds. If another thread is serving already, waits until it has ended. Returns at once if
+        `shutdown` was called before the server ever served. ServerStateError if the server is not
+        bound, or closed.
         """
         self._serving.forever(poll_interval)
 
     def start(self: _Self, daemon: bool = False) -> _Self:
         """Serve in the background, in a thread of its own; returns the server itself.
 
-        Like a server in the foreground, it keeps the process alive until it is stopped; Ctrl+C
-        stops it gracefully once the program has come to its end. (CPython 3.12 starts no thread
-        after that, so there the main thread should wait, in `run` for instance.) A `daemon` is
-        stopped when the program ends, as by `server_close`. ServerStateError if the server is
-        serving already, is not bound, or closed.
+        The thread keeps the process alive until the server is stopped. After the main thread has
+        ended, Ctrl+C stops the server gracefully. (CPython 3.12 starts no thread after that, so its
+        main thread should wait, in `run` for instance.) With `daemon`, the server is stopped when
+        the program ends, as by `server_close`. ServerStateError if the server is serving already,
+        is not bound, or closed.
         """
         self._serving.in_background(daemon)
         return self
 
     def handle_request(self) -> None:
-        """Serve one client, in a thread of its own; `handle_timeout` after `timeout` seconds.
+        """Accept one client, which is served in a thread of its own.
 
-        ServerStateError if the server is not bound, or closed. Returns at once while it stops.
+        Calls `handle_timeout` if no client comes for `timeout` seconds. Returns at once while the
+        server stops. ServerStateError if the server is not bound, or closed.
         """
         self._serving.once()
 
     def __iter__(self) -> Iterator[Connection]:
-        """Accept clients in the calling thread, until the server is stopped.
+        """Accept clients in the calling thread, and yield their connections, until it is stopped.
 
-        Yields each `Connection`, which the caller closes, in whichever thread; the handler is not
-        called. All limits hold. Clients that are queued when the server is stopped are not served;
-        those that are connected have the usual time to finish. ServerStateError as for `start`.
+        The program closes each `Connection`, in any thread. The handler is not called. All limits
+        hold. Clients that the kernel has queued when the server is stopped are not served;
+        connected ones have the usual time to finish. ServerStateError as for `start`.
         """
         return self._serving.iterate()
 
     @Shown
     def connections(self) -> tuple[Connection, ...]:
-        """The connections that are open now."""
+        """The open connections, the oldest first."""
         return self._connections.live()
 
     @Shown
     def connection_count(self) -> int:
-        """How many connections are open now."""
+        """The number of open connections."""
         return len(self._connections.live())
 
     @Shown
     def refused_count(self) -> int:
-        """How many clients have been refused so far, by a limit or a list."""
+        """How many clients a limit or a list has refused so far."""
         return self._refusals.count
 
     def wait_for_connections(self, count: int, timeout: float | None = None) -> bool:
-        """Wait until at least `count` connections are open, or, for 0, until none is.
+        """Wait until at least `count` connections are open, or, if it is 0, until none is.
 
-        False if that takes more than `timeout` seconds. TypeError or ValueError for an invalid
-        number.
+        Returns False after `timeout` seconds. TypeError or ValueError for an invalid number.
         """
         check_count("count", count)
         if timeout is not None:
@@ -278,18 +278,18 @@ class Server(HookedServer):
     # Stopping
 
     def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
-        """End `serve_forever` soon; returns at once, from wherever it is called.
+        """Have `serve_forever` end soon. Returns at once, also in a signal handler.
 
-        `timeout` and `patience` are for the `stop` that follows, if it is given none of its own.
+        `timeout` and `patience` (seconds) hold for the next `stop` that is called without them.
         """
         self._drain.request(timeout, patience)
 
     def shutdown(self) -> None:
-        """End `serve_forever`, and wait until it has ended (milliseconds).
+        """End `serve_forever`, and wait until it has ended, which takes milliseconds.
 
         Clients stay connected, and the kernel queues new ones until the server serves again or is
-        closed. In the serving thread itself (a signal handler), it does not wait. Before the server
-        has ever served, the next `serve_forever` returns at once.
+        closed. In the serving thread (in a signal handler or a hook) it does not wait. If the
+        server has never served, the next `serve_forever` returns at once.
         """
         self._accept_loop.request_stop()
         self._accept_loop.wait_for_end()
@@ -297,21 +297,21 @@ class Server(HookedServer):
     def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
         """Stop gracefully, and report how many clients finished and how many were cut.
 
-        The clients that are queued already are the last to be accepted. For `patience` seconds
-        clients go on as before. Then idle ones see the end of input; busy ones get `timeout`
-        seconds (by default the option `drain_timeout`) before they are cut. Idempotent; a second
-        call, from another thread, waits for the first, and the shorter of the two time limits
-        counts. A handler that calls this does not wait for its own connection; other threads that
-        call this later, and the interpreter's exit, give that connection its time.
+        The server accepts the clients that the kernel has queued, and no others. For `patience`
+        seconds clients are served as before. Then idle clients see the end of their input, and busy
+        ones get `timeout` seconds (by default the option `drain_timeout`) before they are cut.
+        Idempotent. A second call, from another thread, waits for the first, and the shorter time
+        limit counts. A handler that calls this does not wait for its own connection; a later call
+        of another thread, and the interpreter's exit, give that connection its time.
         """
         return self._drain.stop(timeout, patience)
 
     def close(self) -> StopReport:
-        """Stop now: as `stop`, with no time for busy clients."""
+        """Stop now: as ``stop(0)``, with no time for busy clients."""
         return self.stop(0)
 
     def server_close(self) -> None:
-        """Stop gracefully within `drain_timeout`, as `stop` does; idempotent.
+        """Stop gracefully within `drain_timeout`, as `stop` does. Idempotent.
 
         If `block_on_close` is False, it closes the listeners and leaves the clients connected.
         """
@@ -320,7 +320,7 @@ class Server(HookedServer):
     # In a ``with`` block
 
     def __repr__(self) -> str:
-        """Where it is in its life, and how many clients are connected."""
+        """Show the state, the addresses and the number of open connections."""
         state = self._life.state
         text = state.value
         if state in (State.LISTENING, State.DRAINING):
@@ -341,9 +341,9 @@ class Server(HookedServer):
 
 
 def create_server(handler: Any = no_handler, **options: Any) -> Server:
-    """A server that is not bound yet: ``create_server(handler).listen(8080)``.
+    """Return a server that is not bound yet: ``create_server(handler).listen(8080)``.
 
-    `handler` and `options` as for `Server`; TypeError or ValueError if they are invalid.
-    Without a handler, clients are taken by ``for connection in server``.
+    `handler` and `options` as for `Server`; TypeError or ValueError if they are invalid. A server
+    without a handler is for ``for connection in server``.
     """
     return Server(None, handler, **options)

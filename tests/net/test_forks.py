@@ -443,6 +443,31 @@ def test_a_server_is_closed_in_a_forked_child_and_only_there() -> None:
 
 
 @forking
+def test_a_server_that_listens_again_in_a_forked_child_keeps_its_limits() -> None:
+    statuses = []
+
+    def serves_twice(server: netkit.Server) -> bool:
+        with server.listen(0, "127.0.0.1"):
+            for _ in range(2):
+                with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+                    assert conn.read() == b"grandchild"
+        return True
+
+    def handler(conn: netkit.Connection) -> None:
+        if os.getpid() != parent:
+            conn.end("grandchild")
+        else:
+            statuses.append(status_of_child(lambda: serves_twice(conn.server)))
+
+    parent = os.getpid()
+    options = {"max_connections": 1, "when_full": "refuse"}
+    with netkit.create_server(handler, **options).listen(0, "127.0.0.1") as server:
+        with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
+            assert conn.read() == b""
+    assert statuses == [1]
+
+
+@forking
 def test_a_server_that_does_not_accept_is_the_childs_too() -> None:
     """It may accept there, as in worker processes."""
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:

@@ -1,13 +1,17 @@
-"""What is done after a failed accept."""
+"""Accepting one client, and what is done after an accept that failed."""
 
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 import sys
+from typing import Any
 
 import pytest
+from support import observed
 
+import netkit
 from netkit.server.acceptor import Answer, answer_to, is_lost_race
 
 
@@ -56,3 +60,31 @@ def test_ssl_is_not_imported_to_answer_to(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_clients_that_went_away_are_not_worth_telling(error: Exception, expected: bool) -> None:
     assert is_lost_race(error) is expected
+
+
+def test_an_accepted_socket_has_not_the_default_timeout_of_the_program() -> None:
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        with socket.create_connection(server.server_address):
+            socket.setdefaulttimeout(60.0)
+            try:
+                request, client_address = server.get_request()
+            finally:
+                socket.setdefaulttimeout(None)
+            assert request.gettimeout() is None
+            assert client_address[0] == "127.0.0.1"
+            request.close()
+
+
+@pytest.mark.parametrize("stopping", [True, False])
+def test_a_listener_that_is_lost_is_reported_unless_the_server_stops(
+    stopping: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    server = netkit.create_server(netkit.EchoHandler)
+    server._accept_loop.stop_requested = stopping
+    monkeypatch.setattr(server, "get_request", fail)
+    with observed() as seen:
+        assert server._acceptor.accept() is Answer.STOP
+    assert [type(event) for event in seen] == [] if stopping else [netkit.ListenerLost]

@@ -85,6 +85,14 @@ def test_a_hook_that_is_called_for_a_client_without_hooks_finds_its_connection()
         assert server.wait_for_connections(0)
 
 
+def test_a_socket_from_elsewhere_is_served_within_the_lifetime_of_its_server() -> None:
+    server = netkit.create_server(lambda conn: conn.read(), lifetime=0.05)
+    with server.listen(0, "127.0.0.1"), tcp_pair() as (ours, _):
+        with pytest.raises(TimeoutError, match="lifetime: the connection to"):
+            server.finish_request(ours, ours.getpeername())
+        server.close_request(ours)
+
+
 def test_a_socket_that_wraps_the_accepted_one_replaces_it() -> None:
     server = netkit.create_server(netkit.EchoHandler)
     with tcp_pair() as (ours, _), tcp_pair() as (others, _):

@@ -158,8 +158,9 @@ def test_two_servers_that_share_a_listener_both_stop() -> None:
 
 
 @pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize("handler", [Shout, netkit.EchoHandler])
 def test_ctrl_c_while_the_thread_of_a_client_starts_leaves_no_client_half_served(
-    started: bool, monkeypatch: pytest.MonkeyPatch
+    handler: Any, started: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(thread: threading.Thread) -> None:
         threads.append(thread)
@@ -170,13 +171,13 @@ def test_ctrl_c_while_the_thread_of_a_client_starts_leaves_no_client_half_served
 
     start = threading.Thread.start
     threads: list[threading.Thread] = []
-    with netkit.Server(LOCAL, Shout) as server, client(server) as sock:
+    with netkit.Server(LOCAL, handler) as server, client(server) as sock:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 server.serve_forever()
         if started:
-            sock.sendall(b"a\n")
+            sock.sendall(b"A\n")
             assert receive_exactly(sock, 2) == b"A\n"
             return
         assert sock.recv(1) == b""

@@ -77,7 +77,7 @@ def test_a_server_that_cannot_start_its_thread_can_be_started_later(
         assert exchange(server, b"hello") == b"hello"
 
 
-@pytest.mark.parametrize("serve", ["start", "handle_request", "serve_forever"])
+@pytest.mark.parametrize("serve", ["start", "handle_request"])
 def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> None:
     with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
         server.shutdown()
