@@ -2,8 +2,8 @@
 
 Until the server listens, Ctrl+C ends the process at once and without a traceback, as it ends other
 commands. This is set before anything else is imported. Processes that the module of a handler forks
-get Python's own reaction to Ctrl+C. (`_signal` is a part of the interpreter; to import `signal` takes
-long enough for a Ctrl+C.)
+get Python's own reaction to Ctrl+C. (`_signal` is a part of the interpreter. To import `signal`
+takes long enough for a Ctrl+C.)
 """
 
 import _signal  # type: ignore[import-not-found] # mypy has no stub for it
