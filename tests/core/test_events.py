@@ -233,19 +233,19 @@ def test_the_page_shows_the_level_the_message_and_the_fields_of_each_event(kind:
 
 
 def test_observers_are_called_in_the_order_of_their_subscriptions() -> None:
-    told: list[Any] = []
-    end_first = events.subscribe(lambda event: told.append(("first", event)))
-    end_second = events.subscribe(lambda event: told.append(("second", event)))
+    seen: list[Any] = []
+    end_first = events.subscribe(lambda event: seen.append(("first", event)))
+    end_second = events.subscribe(lambda event: seen.append(("second", event)))
     event = events.Stopped(1, 2)
     events.emit(event)
     end_first()
     events.emit(event)
     end_second()
     events.emit(event)
-    assert told == [("first", event), ("second", event), ("second", event)]
+    assert seen == [("first", event), ("second", event), ("second", event)]
 
 
-def test_ending_a_subscription_twice_does_no_harm() -> None:
+def test_a_subscription_can_be_ended_twice() -> None:
     with observed() as seen:
         end = events.subscribe(lambda _: None)
         end()
@@ -262,13 +262,13 @@ def subscribed(*observers: Any) -> Iterator[None]:
         yield
 
 
-def nobody_observes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even the log, whose module another test may have imported."""
+def without_observers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the log, too, whose module another test may have imported."""
     monkeypatch.setattr(base, "_subscriptions", {})
 
 
 class CustomError(BaseException):
-    """Not an `Exception`, as those of some libraries."""
+    """Not an `Exception`, like those of some libraries."""
 
 
 @pytest.mark.parametrize("kind", [ValueError, CustomError, KeyboardInterrupt, SystemExit])
@@ -289,7 +289,7 @@ def test_an_observer_that_raises_harms_neither_the_emitter_nor_the_others(kind: 
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_what_ends_the_program_passes_an_observer_in_the_main_thread(kind: Any) -> None:
+def test_exceptions_that_end_the_program_pass_an_observer_in_the_main_thread(kind: Any) -> None:
     """A signal handler may have raised it there."""
 
     def interrupted(_: Any) -> None:
@@ -309,7 +309,7 @@ def test_the_first_failure_of_each_observer_is_logged_with_its_traceback(
     def other(_: Any) -> None:
         raise KeyError("other")
 
-    nobody_observes(monkeypatch)
+    without_observers(monkeypatch)
     with subscribed(Broken(), other, log.write):
         for _ in range(3):
             events.emit(events.Stopped(1, 0))
@@ -329,7 +329,7 @@ def test_observers_that_all_fail_are_reported_once_each_on_standard_error(
     def fail(event: Any) -> None:
         raise ValueError(type(event).__name__)
 
-    nobody_observes(monkeypatch)
+    without_observers(monkeypatch)
     with subscribed(fail, fail):
         for _ in range(3):
             events.emit(events.Stopped(1, 0))
@@ -344,7 +344,9 @@ def test_observers_that_all_fail_are_reported_once_each_on_standard_error(
     assert capsys.readouterr().err == ""
 
 
-def test_standard_error_that_is_of_no_use_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_standard_error_that_cannot_be_written_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sys, "stderr", io.BytesIO())
     events.last_resort("it failed", ValueError())
     monkeypatch.setattr(sys, "stderr", None)
@@ -352,38 +354,38 @@ def test_standard_error_that_is_of_no_use_does_no_harm(monkeypatch: pytest.Monke
 
 
 def test_two_subscriptions_of_one_observer_end_one_by_one() -> None:
-    told: list[Any] = []
-    first, second = events.subscribe(told.append), events.subscribe(told.append)
+    seen: list[Any] = []
+    first, second = events.subscribe(seen.append), events.subscribe(seen.append)
     first()
     events.emit(events.SignalsUnavailable())
-    assert len(told) == 1
+    assert len(seen) == 1
     second()
     events.emit(events.SignalsUnavailable())
-    assert len(told) == 1
+    assert len(seen) == 1
 
 
 def test_an_observer_may_end_its_own_subscription() -> None:
-    told: list[Any] = []
+    seen: list[Any] = []
 
     def once(event: Any) -> None:
-        told.append(event)
+        seen.append(event)
         end()
 
     end = events.subscribe(once)
-    with observed() as seen:
+    with observed() as seen_later:
         events.emit(events.Stopped(1, 0))
         events.emit(events.Stopped(2, 0))
-    assert told == [events.Stopped(1, 0)]
-    assert len(seen) == 2
+    assert seen == [events.Stopped(1, 0)]
+    assert len(seen_later) == 2
 
 
-def test_nobody_is_lost_when_many_subscribe_at_once() -> None:
-    told: list[int] = []
+def test_no_subscription_is_lost_when_many_threads_subscribe() -> None:
+    seen: list[int] = []
     ends: list[Any] = []
 
     def subscribe(number: int) -> None:
         for _ in range(50):
-            ends.append(events.subscribe(lambda _: told.append(number)))
+            ends.append(events.subscribe(lambda _: seen.append(number)))
 
     in_threads(subscribe, [(number,) for number in range(8)])
     events.emit(events.SignalsUnavailable())
@@ -391,7 +393,7 @@ def test_nobody_is_lost_when_many_subscribe_at_once() -> None:
     for end in ends:
         end()
     events.emit(events.SignalsUnavailable())
-    assert len(told) == 400
+    assert len(seen) == 400
 
 
 # --- The events themselves ---

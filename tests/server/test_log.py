@@ -83,7 +83,7 @@ def hostile_events(text: str) -> list[Any]:
 
 
 def lines_of(formatter: logging.Formatter, event: Any) -> list[str]:
-    """The lines of its record."""
+    """The lines of the record of `event`."""
     records: list[logging.LogRecord] = []
 
     class Collector(logging.Handler):
@@ -154,7 +154,7 @@ def test_no_text_can_forge_a_record(text: str) -> None:
         log.logger.setLevel("NOTSET")
 
 
-def test_a_traceback_of_plain_exceptions_is_pythons() -> None:
+def test_the_traceback_of_plain_exceptions_is_that_of_python() -> None:
     try:
         try:
             int("no number\\")
@@ -244,7 +244,7 @@ def test_of_a_long_chain_the_last_exceptions_are_shown() -> None:
     assert sum(line.startswith("ValueError") for line in lines) == log.MOST_LINKS
 
 
-def test_a_chain_that_is_a_ring_ends() -> None:
+def test_a_circular_chain_of_exceptions_is_shown_once() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__context__ = second, first
     assert log.traceback_lines(first) == [

@@ -35,7 +35,7 @@ def test_only_records_of_the_level_and_above_are_shown(
     assert stream.getvalue().count("\n") == count
 
 
-def test_a_second_call_takes_the_place_of_the_first_and_can_be_undone(
+def test_a_second_call_replaces_the_first_and_can_be_undone(
     configured: Callable[..., io.StringIO],
 ) -> None:
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning

@@ -38,7 +38,7 @@ from .conftest import Terminal
         ),
     ],
 )
-def test_on_a_terminal_text_is_the_message_and_from_warnings_on_the_level(
+def test_on_a_terminal_a_line_is_the_message_with_the_level_from_warnings_on(
     event: Any, text: str, configured: Callable[..., io.StringIO]
 ) -> None:
     stream = configured()
@@ -46,7 +46,9 @@ def test_on_a_terminal_text_is_the_message_and_from_warnings_on_the_level(
     assert stream.getvalue() == text
 
 
-def test_elsewhere_text_has_the_time_and_the_level(configured: Callable[..., io.StringIO]) -> None:
+def test_on_any_other_stream_a_line_begins_with_the_time_and_the_level(
+    configured: Callable[..., io.StringIO],
+) -> None:
     stream = configured(terminal=False)
     log.write(events.Stopped(2, 1))
     log.write(events.AcceptResumed(1.0))
