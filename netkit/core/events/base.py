@@ -56,15 +56,21 @@ class Event:
         cls.__match_args__ = cls.field_names  # type: ignore[attr-defined,misc] # for ``match``
 
     def __init__(self, *values: Any, **named: Any) -> None:
+        names, fields = self.field_names, self.__dict__
+        for name, value in zip(names, values):  # noqa: B905 - fast, since it runs for each client
+            fields[name] = value
+        if named or len(values) != len(names):
+            self._complete(len(values), named)
+
+    def _complete(self, count: int, named: dict[str, Any]) -> None:
+        """Set the fields after the first `count`. TypeError if the arguments do not fit."""
         names = self.field_names
-        fields = vars(self)
-        fields.update(zip(names, values, strict=False))
-        for name in names[len(values) :]:
-            try:
-                fields[name] = named.pop(name) if name in named else getattr(type(self), name)
-            except AttributeError:
-                raise TypeError(f"{type(self).__name__}: the field {name} is missing") from None
-        if named or len(values) > len(names):
+        for name in names[count:]:
+            if name in named:
+                vars(self)[name] = named.pop(name)
+            elif not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__}: the field {name} is missing")
+        if named or count > len(names):
             raise TypeError(f"{type(self).__name__} has only these fields: {', '.join(names)}")
 
     def as_dict(self) -> dict[str, Any]:
