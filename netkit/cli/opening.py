@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
+import threading
 from typing import Any
 
 from ..core import events
+from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
-from ..net import bind, sockopts, unix
+from ..net import bind
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
-from ..net.unix import SocketFile
+from ..server.server import Server, create_server
 from .arguments import say, self_signed
 
 _NUMBERS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
@@ -69,21 +71,15 @@ def _say_attempt(event: events.Event) -> None:
 
 
 def accept(arguments: argparse.Namespace) -> Connection:
-    """Wait for one client, within ``--timeout``. OSError, TlsConfigError, MissingExtraError."""
+    """Wait for one client within ``--timeout``, and stop listening once it has connected.
+
+    OSError, TlsConfigError, MissingExtraError.
+    """
     context = _server_context(arguments)
-    listener, file = _listener(arguments.endpoint, arguments.family)
-    with listener:
-        try:
-            say(f"listening on {describe_peer(listener.getsockname())}")
-            listener.settimeout(arguments.timeout)
-            sock, address = listener.accept()
-            sockopts.waiting(sock)
-        except TimeoutError:
-            raise TimeoutError(f"nobody connected within {arguments.timeout:g} seconds") from None
-        finally:
-            if file is not None:
-                file.remove()
-    conn = Connection(sock, address)
+    with contextlib.closing(create_server(max_connections=1)) as server:
+        server.listen_on(_of_family(arguments.endpoint, arguments.family))
+        say(f"listening on {describe_peer(server.socket.getsockname())}")
+        conn = Connection(_first_client(server, arguments.timeout))
     try:
         if context is not None:
             conn.start_tls(context, server_side=True)
@@ -93,6 +89,18 @@ def accept(arguments: argparse.Namespace) -> Connection:
     if arguments.verbose:
         _say_connected(conn, f"{conn.peer} connected")
     return conn
+
+
+def _first_client(server: Server, seconds: float | None) -> socket.socket:
+    with contextlib.ExitStack() as stack:
+        if seconds is not None:
+            timer = threading.Timer(seconds, server.request_stop)
+            stack.callback(timer.cancel)
+            timer.start()
+        for conn in server:
+            sock, _ = conn.detach()
+            return sock
+    raise TimeoutError(f"nobody connected within {seconds:g} seconds")
 
 
 def _server_context(arguments: argparse.Namespace) -> Any:
@@ -107,35 +115,15 @@ def _server_context(arguments: argparse.Namespace) -> Any:
     return server_context(TlsFiles(cert, arguments.tls_key))
 
 
-def _listener(endpoint: Endpoint, family: int) -> tuple[socket.socket, SocketFile | None]:
-    """Make a socket that listens, and its file, which the caller removes in the end."""
+def _of_family(endpoint: Endpoint, family: int) -> Endpoint:
+    """Return `endpoint` with a host: one of IPv4 or IPv6, if `family` is 4 or 6. OSError."""
     if endpoint.kind == "unix":
-        return _listening(unix.family(), endpoint.path)
-    host = "127.0.0.1" if endpoint.host is None and family != 6 else endpoint.host or "::1"
-    found = bind.candidates(host, endpoint.port)
-    found = [each for each in found if family in (0, _NUMBERS[each[0]])]
-    if not found:
-        raise OSError(f"{host} has no IPv{family} address")
-    *others, last = found
-    for candidate in others:
-        try:
-            return _listening(*candidate)
-        except OSError as error:
-            if not bind.worth_another(error):
-                raise
-    return _listening(*last)
-
-
-def _listening(family: int, address: Any) -> tuple[socket.socket, SocketFile | None]:
-    with contextlib.ExitStack() as stack:
-        sock, file = stack.enter_context(sockopts.waiting(socket.socket(family))), None
-        if isinstance(address, str):
-            file = unix.bind(sock, address, backlog=1)
-        else:
-            try:
-                bind.bind(sock, address)
-                sock.listen(1)
-            except OSError as error:
-                raise bind.explain(error, address) from None
-        stack.pop_all()
-    return sock, file
+        return endpoint
+    host = endpoint.host or ("::1" if family == 6 else "127.0.0.1")
+    if family and not is_ip(host):
+        found = bind.candidates(host, endpoint.port)
+        addresses = [each.address[0] for each in found if _NUMBERS[each.family] == family]
+        if not addresses:
+            raise OSError(f"{host} has no IPv{family} address")
+        host = addresses[0]
+    return endpoint._replace(host=host)

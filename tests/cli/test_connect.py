@@ -250,30 +250,27 @@ def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6), "*"])
-def test_it_listens_for_one_client(run: Run, host: str) -> None:
-    port = free_port()
-    answers = []
-
-    def ask() -> None:
-        def connected() -> bool:
-            with contextlib.suppress(ConnectionRefusedError):
-                address = "127.0.0.1" if host == "*" else host
-                socks.append(socket.create_connection((address, port), PATIENCE))
-            return bool(socks)
-
-        socks: list[socket.socket] = []
-        wait_until(connected)
-        with socks[0] as sock:
-            answers.append(receive_exactly(sock, 5))
+def test_it_listens_for_one_client_and_then_no_more(host: str) -> None:
+    with listening("-v", host, "0") as program:
+        address = ("127.0.0.1" if host == "*" else host, program.port)
+        with socket.create_connection(address, PATIENCE) as sock:
+            program.wait_for_line(" connected$")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, PATIENCE)
+            send(program, b"hello")
+            assert receive_exactly(sock, 5) == b"hello"
             sock.sendall(b"bye")
+        assert program.process.stdout
+        assert program.process.stdout.read() == b"bye"
+        assert program.wait() == 0
+        assert program.lines[2:] == ["5 bytes sent, 3 bytes received"]
 
-    with in_thread(ask):
-        status, out, lines = run("--listen", "-v", host, port, data=b"hello")
-    assert (status, out, answers) == (0, b"bye", [b"hello"])
-    assert lines[0].startswith("listening on ")
-    assert lines[0].endswith(f":{port}")
-    assert lines[1].endswith(" connected")
-    assert lines[2:] == ["5 bytes sent, 3 bytes received"]
+
+def send(program: Program, data: bytes) -> None:
+    """Write to its standard input."""
+    assert program.process.stdin
+    program.process.stdin.write(data)
+    program.process.stdin.flush()
 
 
 def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
@@ -283,24 +280,6 @@ def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
             f"netkit: error: cannot listen on 127.0.0.1:{port}: address already in use (EADDRINUSE)"
         )
         assert run("--listen", port) == (1, b"", [line])
-
-
-def test_the_next_address_is_tried_if_this_machine_does_not_have_the_first(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "netkit.net.bind.candidates",
-        lambda host, port: [(socket.AF_INET, ("192.0.2.1", port)) for _ in range(2)],
-    )
-    status, _, lines = run("--listen", "1")
-    assert (status, len(lines)) == (1, 1)
-    assert "EADDRNOTAVAIL" in lines[0]
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        found = [(socket.AF_INET, address) for address in (taken.getsockname(), ("", 0))]
-        monkeypatch.setattr("netkit.net.bind.candidates", lambda host, port: found)
-        status, _, lines = run("--listen", "1")  # what is in use is no reason to look elsewhere
-    assert (status, len(lines)) == (1, 1)
-    assert "EADDRINUSE" in lines[0]
 
 
 # Failures
@@ -704,9 +683,8 @@ def test_it_ends_with_the_server_although_input_is_open() -> None:
 
 def test_ctrl_c_ends_it_without_output() -> None:
     with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
-        assert program.process.stdin and program.process.stdout
-        program.process.stdin.write(b"hello")
-        program.process.stdin.flush()
+        send(program, b"hello")
+        assert program.process.stdout
         assert program.process.stdout.read(5) == b"hello"
         program.send_signal()
         assert program.wait() == 130
