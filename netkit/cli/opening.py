@@ -26,37 +26,42 @@ def dial(arguments: argparse.Namespace) -> Connection:
 
     if arguments.insecure:
         say("netkit: warning: --insecure: the server's certificate is not verified")
-    endpoint, family = arguments.endpoint, arguments.family
-    host = endpoint.host or "localhost"
-    if endpoint.kind == "unix":
-        where: dict[str, Any] = {"path": endpoint.path}
-    else:
-        where = {"port": endpoint.port, "host": host}
     with contextlib.ExitStack() as stack:
         if arguments.verbose:
             stack.callback(events.subscribe(_say_attempt))
         try:
-            conn = connect(
-                **where,
-                connect_timeout=arguments.timeout,
-                source_address=arguments.source,
-                family=family,
-                retry=arguments.retry,
-                tls=arguments.tls,
-                tls_ca=arguments.tls_ca,
-                tls_cert=arguments.tls_cert,
-                tls_key=arguments.tls_key,
-                tls_verify=not arguments.insecure,
-                server_hostname=arguments.server_name,
-            )
+            conn = connect(**_options(arguments))
         except socket.gaierror as error:
+            family = arguments.family
             if not family or error.errno != socket.EAI_NONAME:
                 raise
+            host = arguments.endpoint.host or "localhost"
             text = f"cannot connect to {host}: no IPv{family} address of it is known"
             raise OSError(text) from None
     if arguments.verbose:
         _say_connected(conn, f"connected to {conn.peer}")
     return conn
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `netkit.connect`."""
+    endpoint = arguments.endpoint
+    where = {"port": endpoint.port, "host": endpoint.host or "localhost"}
+    if endpoint.kind == "unix":
+        where = {"path": endpoint.path}
+    return {
+        **where,
+        "connect_timeout": arguments.timeout,
+        "source_address": arguments.source,
+        "family": arguments.family,
+        "retry": arguments.retry,
+        "tls": arguments.tls,
+        "tls_ca": arguments.tls_ca,
+        "tls_cert": arguments.tls_cert,
+        "tls_key": arguments.tls_key,
+        "tls_verify": not arguments.insecure,
+        "server_hostname": arguments.server_name,
+    }
 
 
 def _say_connected(conn: Connection, text: str) -> None:

@@ -1,21 +1,44 @@
-"""Connects to a server, and returns the same `Connection` that a handler gets."""
+"""Connects to a server, and returns the same `Connection` that a handler gets.
+
+Rules:
+
+1. One deadline (``connect_timeout``) covers every step: the lookup of the name, all attempts, the
+   pauses between rounds of attempts, and the TLS handshake.
+2. Whatever is invalid is an error before the first attempt: options, certificates, the name that a
+   certificate must have.
+3. The block list is asked twice about each address: before the attempt, and about the address that
+   was really reached.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
+import random
+import socket
 from typing import TYPE_CHECKING, Any
 
+from ..core import events
+from ..core.addresses import format_address, format_unix, is_ip
+from ..core.backoff import BackOff
 from ..core.deadline import Deadline
 from ..core.endpoint import Endpoint
-from ..core.errors import CancelledError
+from ..core.errors import CancelledError, ConnectError
 from ..core.options import TimeLimits
+from ..net import sockopts
+from ..net.bind import Candidate, explain, look_up, scoped
 from ..net.connection import Connection
-from .dial import Dialler, target
-from .happy_eyeballs import Waiter
-from .options import ConnectOptions
+from .happy_eyeballs import Race, Waiter, interleaved
+from .options import FAMILIES, ConnectOptions
 
 if TYPE_CHECKING:
     import ssl
+
+# The pauses between rounds of attempts (seconds). Up to a half of each is left out at random, so
+# that the clients of a server that restarts do not all come at once.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
 
 
 def connect(
@@ -37,14 +60,14 @@ def connect(
     and TlsConfigError.
     """
     chosen = ConnectOptions(**options)
-    aim = target(port, host, path)
-    context = _context(chosen, aim)
+    target = _target(port, host, path)
+    context = _context(chosen, target)
     deadline = Deadline(chosen.connect_timeout)
     with Waiter(deadline, chosen.cancel) as waiter:
-        conn = Dialler(aim, chosen, waiter).connect()
+        conn = _Rounds(target, chosen, waiter).run()
     try:
         if context is not None:
-            _start_tls(conn, context, chosen, aim, deadline)
+            _start_tls(conn, context, chosen, target, deadline)
         conn.set_limits(TimeLimits(*(getattr(chosen, name) for name in TimeLimits._fields)))
     except BaseException:
         conn.destroy()
@@ -52,13 +75,29 @@ def connect(
     return conn
 
 
-def _context(options: ConnectOptions, aim: Endpoint) -> ssl.SSLContext | None:
-    """Make the context for TLS, before anything connects: a bad file is no reason to connect."""
+def _target(port: int | str | None, host: str, path: Any) -> Endpoint:
+    if (port is None) == (path is None):
+        raise TypeError("connect() takes a port or a path")
+    if port is None:
+        return Endpoint.of(path=path)
+    endpoint = Endpoint.of(port, host)
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a name or an address, not {host!r}")
+    if not host:
+        raise ValueError("host must be a name or an address, not empty")
+    return endpoint
+
+
+# TLS
+
+
+def _context(options: ConnectOptions, target: Endpoint) -> ssl.SSLContext | None:
+    """Return the context for TLS, or None without TLS. ValueError, TlsConfigError."""
     if options.tls is False:
         return None
     context: ssl.SSLContext = options.tls
     if options.tls is True:
-        from ..tls.context import client_context  # here because most programs do without
+        from ..tls.context import client_context  # here because most programs do without TLS
 
         context = client_context(
             options.tls_ca,
@@ -68,7 +107,7 @@ def _context(options: ConnectOptions, aim: Endpoint) -> ssl.SSLContext | None:
             options.tls_alpn,
             options.tls_verify,
         )
-    if context.check_hostname and aim.host is None and options.server_hostname is None:
+    if context.check_hostname and target.host is None and options.server_hostname is None:
         raise ValueError("TLS through a Unix socket needs server_hostname")
     return context
 
@@ -77,18 +116,191 @@ def _start_tls(
     conn: Connection,
     context: ssl.SSLContext,
     options: ConnectOptions,
-    aim: Endpoint,
+    target: Endpoint,
     deadline: Deadline,
 ) -> None:
     def interrupt() -> None:
         conn.interrupt(CancelledError(), hard=True)
 
-    if options.cancel is not None:
-        options.cancel.attach(interrupt)
+    cancel = options.cancel
+    if cancel is not None:
+        cancel.attach(interrupt)
     try:
         # A certificate names no zone, since the same link has another one on another machine.
-        hostname = options.server_hostname or (aim.host and aim.host.partition("%")[0])
+        hostname = options.server_hostname or (target.host and target.host.partition("%")[0])
         conn.start_tls(context, server_hostname=hostname, timeout=deadline.remaining())
     finally:
-        if options.cancel is not None:
-            options.cancel.detach(interrupt)
+        if cancel is not None:
+            cancel.detach(interrupt)
+    if cancel is not None and cancel.cancelled:
+        raise CancelledError
+
+
+# Attempts
+
+
+class _Rounds:
+    """The rounds of attempts of one call of `connect`."""
+
+    def __init__(self, target: Endpoint, options: ConnectOptions, waiter: Waiter) -> None:
+        self._target = target
+        self._options = options
+        self._waiter = waiter
+        self._attempted: list[Candidate] = []  # in all rounds
+        self._errors: list[tuple[str, OSError]] = []  # of the last round
+
+    def run(self) -> Connection:
+        """Return the connection, without TLS. Raises the errors of `connect`."""
+        back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+        for round_ in range(self._options.retry + 1):
+            try:
+                if round_:
+                    self._pause(back_off.failed())
+                sock = self._race()
+            except TimeoutError:
+                raise self._failure(timed_out=True) from None
+            except socket.gaierror:
+                if round_ == self._options.retry:
+                    raise
+                continue
+            if sock is not None:
+                return self._connection(sock)
+        raise self._failure()
+
+    def _pause(self, seconds: float) -> None:
+        pause = Deadline(seconds * random.uniform(0.5, 1))
+        while left := pause.remaining():
+            self._waiter.wait(left)
+
+    def _race(self) -> socket.socket | None:
+        """One round. Returns the socket that has connected, or None if all attempts failed."""
+        self._errors = []
+        self._waiter.wait(0)  # raises if the call has been cancelled before
+        race = Race(
+            self._permitted(_candidates(self._target, self._options, self._waiter)),
+            functools.partial(_prepare, self._options),
+            self._options.attempt_delay,
+            self._waiter,
+            self._verify,
+        )
+        try:
+            return race.run()
+        finally:
+            self._attempted += race.attempted
+            self._errors += [(str(candidate), error) for candidate, error in race.errors]
+
+    def _permitted(self, candidates: list[Candidate]) -> list[Candidate]:
+        permitted = []
+        for candidate in candidates:
+            error = self._blocked(candidate.address)
+            if error is None:
+                permitted.append(candidate)
+            else:
+                self._errors.append((str(candidate), error))
+                events.emit(events.AttemptFailed(str(candidate), error))
+        return permitted
+
+    def _blocked(self, address: Any) -> OSError | None:
+        blocked = self._options.block_list
+        if blocked is None or self._target.host is None or not blocked.check(address[0]):
+            return None
+        return PermissionError(errno.EACCES, "the address is blocked")
+
+    def _verify(self, sock: socket.socket) -> OSError | None:
+        """Return an error if a socket has reached a blocked address, or None.
+
+        The system may connect to another address than it was given: Linux connects to 127.0.0.1
+        instead of 0.0.0.0.
+        """
+        if self._options.block_list is None:
+            return None
+        try:
+            return self._blocked(sock.getpeername())
+        except OSError as error:  # it has been reset already, so its address is unknown
+            return error
+
+    def _connection(self, sock: socket.socket) -> Connection:
+        options = self._options
+        try:
+            sock.setblocking(True)
+            conn = Connection(
+                sock,
+                None if self._target.host is not None else self._target.path,
+                encoding=options.encoding,
+                max_line=options.max_line,
+                max_message=options.max_message,
+            )
+        except BaseException:  # without an address, if the server has reset it already
+            sock.close()
+            raise
+        conn.attempted_addresses = tuple(map(str, self._attempted))
+        return conn
+
+    def _failure(self, timed_out: bool = False) -> ConnectError:
+        host, port, path = self._target.host, self._target.port, self._target.path
+        where = format_unix(path) if host is None else format_address(host, port)
+        failure = ConnectError.of(where, self._errors, timed_out)
+        failure.address, failure.port = (path, None) if host is None else (host, port)
+        return failure
+
+
+def _prepare(options: ConnectOptions, sock: socket.socket) -> None:
+    """Set the options that must be set before a socket connects, and bind it to its source."""
+    for option, size in (
+        (socket.SO_RCVBUF, options.receive_buffer),
+        (socket.SO_SNDBUF, options.send_buffer),
+    ):
+        if size is not None:
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+    sockopts.set_no_delay(sock, options.no_delay)
+    alive = options.keep_alive
+    sockopts.set_keep_alive(sock, bool(alive), *(() if isinstance(alive, bool) else alive))
+    if options.tos is not None:
+        sockopts.set_tos(sock, options.tos)
+    if options.source_address is not None and sock.family != getattr(socket, "AF_UNIX", None):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(scoped(options.source_address))
+        except OSError as error:
+            raise explain(error, options.source_address, "bind") from None
+
+
+# Addresses
+
+
+def _candidates(target: Endpoint, options: ConnectOptions, waiter: Waiter) -> list[Candidate]:
+    """Return the addresses of `target`, in the order in which they are to be tried."""
+    host, port = target.host, target.port
+    if host is None:
+        return [Candidate(socket.AF_UNIX, target.path)]
+    source = options.source_address
+    family = FAMILIES[options.family if source is None else is_ip(source[0])]
+    try:
+        found = _resolve(host, port, family, options, waiter)
+    except (CancelledError, TimeoutError):
+        raise
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
+        raise explain(error, (host, port), "connect") from None
+    candidates = interleaved(found)
+    if not is_ip(host):
+        events.emit(events.Resolved(host, tuple(map(str, candidates))))
+    return candidates
+
+
+def _resolve(
+    host: str, port: int, family: int, options: ConnectOptions, waiter: Waiter
+) -> list[Candidate]:
+    numeric = socket.AI_NUMERICHOST
+    if is_ip(host.partition("%")[0]):
+        return look_up(host, port, family, numeric)
+    resolver = options.resolver
+    if resolver is None:
+        return waiter.call(lambda: look_up(host, port, family))
+    addresses = waiter.call(lambda: list(resolver(host, port)))
+    for address in addresses:
+        if not isinstance(address, str) or not is_ip(address):
+            raise ValueError(f"the resolver must return IP addresses, not {address!r}")
+    fitting = [each for each in addresses if family in (0, FAMILIES[is_ip(each)])]
+    if not fitting:
+        raise socket.gaierror(socket.EAI_NONAME, "the resolver has no address")
+    return [each for text in fitting for each in look_up(text, port, family, numeric)]

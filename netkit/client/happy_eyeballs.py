@@ -3,11 +3,11 @@
 Rules:
 
 1. The families alternate, the resolver's first address first; each address is tried once.
-2. The next attempt begins when one has failed, or after a delay, and the earlier ones go on. The
+2. The next attempt begins when one has failed, or after a delay, while the earlier ones go on. The
    first to connect wins, and the others are closed.
-3. All attempts share one thread and one selector, so nothing is left behind, whatever happens. Only
-   the system's resolver cannot be interrupted: it has a thread of its own, which may go on after
-   the wait for it has ended.
+3. All attempts share one thread and one selector, and every socket is closed in the end. Only the
+   system's resolver cannot be interrupted: it has a thread of its own, which may go on after the
+   wait for it has ended.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from ..net.waker import Waker
 
 _T = TypeVar("_T")
 
-# A Unix listener whose queue is full refuses at once, and no event tells that it has room again
+# A Unix listener whose queue is full refuses at once, and no event says that it has room again
 # (unix(7)). So the attempt is repeated after this time (seconds).
 QUEUE_PAUSE = 0.01
 
-# How many names may be looked up at once, including those for which `connect` has stopped to wait.
-# Further ones wait, so slow names that clients choose cannot start threads without limit. A deque
-# needs no lock; a lock that another thread holds during a fork would stay locked in the child.
+# How many names may be looked up at once, including those for which `connect` no longer waits.
+# Further ones wait, so slow names that clients choose cannot start threads without limit. The deque
+# has an element for each lookup that may begin. Unlike a lock, it cannot be held by another thread
+# during a fork, and stay locked in the child.
 MAX_LOOKUPS = 256
-_lookups: deque[None] = deque([None] * MAX_LOOKUPS)  # has an element for each that may begin
+_LOOKUPS: deque[None] = deque([None] * MAX_LOOKUPS)
 
 
 class Cancel:
@@ -47,17 +48,19 @@ class Cancel:
     It may be used for any number of calls. Those that begin after `cancel` end at once.
     """
 
+    # There is no lock, which a signal handler could not take: `cancel` sets the flag before it
+    # reads the list, and `detach` changes the list before its caller reads the flag. The methods of
+    # a list are atomic, also in free-threaded builds.
+
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # guards what follows; re-entrant, for signal handlers
         self._callbacks: list[Callable[[], object]] = []
         self._cancelled = False
 
     def cancel(self) -> None:
         """Have all the calls of `connect` raise CancelledError. Idempotent."""
-        with self._lock:
-            self._cancelled = True
-            for callback in tuple(self._callbacks):
-                callback()
+        self._cancelled = True
+        for callback in tuple(self._callbacks):
+            callback()
 
     @property
     def cancelled(self) -> bool:
@@ -65,24 +68,38 @@ class Cancel:
         return self._cancelled
 
     def attach(self, callback: Callable[[], object]) -> None:
-        """Have `cancel` call `callback`, in its thread; call it now if it has been cancelled."""
-        with self._lock:
-            self._callbacks.append(callback)
-            if self._cancelled:
-                callback()
+        """Have `cancel` call `callback`, in its thread; call it now if it has been cancelled.
+
+        The callback must be idempotent, must not wait, and may run in a signal handler.
+        """
+        self._callbacks.append(callback)
+        if self._cancelled:
+            callback()
 
     def detach(self, callback: Callable[[], object]) -> None:
-        """Have `callback` not called any more, once this returns."""
-        with self._lock:
-            self._callbacks.remove(callback)
+        """Have later calls of `cancel` not call `callback`.
+
+        It may still be running in another thread, but only if `cancelled` is true by now.
+        """
+        self._callbacks.remove(callback)
 
 
 class Waiter:
-    """Waits for one `connect`. Each wait ends at its deadline, or when it is cancelled."""
+    """Waits for one `connect`. Each wait ends at its deadline, or when it is cancelled.
 
-    def __init__(self, deadline: Deadline, cancel: Cancel | None = None) -> None:
+    It belongs to one thread, in a ``with`` block.
+    """
+
+    def __init__(
+        self,
+        deadline: Deadline,
+        cancel: Cancel | None = None,
+        lookups: deque[None] = _LOOKUPS,
+    ) -> None:
+        """`lookups` has an element for each lookup that may begin. OSError."""
         self._deadline = deadline
         self._cancel = cancel
+        self._lookups = lookups
         self._waker = Waker()
         try:
             self._selector = selectors.DefaultSelector()
@@ -102,9 +119,9 @@ class Waiter:
         self._selector.unregister(sock)
 
     def wait(self, seconds: float | None = None) -> list[socket.socket]:
-        """Return the sockets that have connected or failed; none after `seconds`.
+        """Return the sockets that have connected or failed, or none after `seconds`.
 
-        TimeoutError at the deadline, CancelledError.
+        TimeoutError at the deadline; CancelledError.
         """
         left = self._deadline.remaining()
         if left is not None:
@@ -120,9 +137,9 @@ class Waiter:
         return ready
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call `function` in a thread, and wait for its result. Errors as of `wait`.
+        """Call `function` in a new thread, and return its result or raise its error.
 
-        The call goes on if the wait ends before, and its result is lost.
+        Raises the errors of `wait`, too; then the call goes on, and its result is lost.
         """
         outcome: deque[tuple[_T | None, BaseException | None]] = deque()
 
@@ -131,18 +148,18 @@ class Waiter:
                 outcome.append((function(), None))
             except BaseException as error:
                 outcome.append((None, error))
-            _lookups.append(None)
+            self._lookups.append(None)
             self._waker.wake()
 
         self._begin_lookup()
         try:
-            # A daemon, since a resolver may take minutes, and must not keep the process.
+            # A daemon: a resolver may take minutes, and the process does not wait for it.
             threading.Thread(target=run, name="netkit-resolve", daemon=True).start()
         except BaseException:
-            _lookups.append(None)
+            self._lookups.append(None)
             raise
         while True:
-            self.wait()  # at least once: `run` ends one wait, which must be none of a `Race`
+            self.wait()  # at least once, so that `run` does not end a wait of a `Race`
             if outcome:
                 break
         result, error = outcome.pop()
@@ -153,7 +170,7 @@ class Waiter:
     def _begin_lookup(self) -> None:
         while True:
             try:
-                return _lookups.pop()
+                return self._lookups.pop()
             except IndexError:
                 self.wait(QUEUE_PAUSE)
 
@@ -194,7 +211,7 @@ class Race:
     ) -> None:
         """`prepare` sets up each socket before it connects. `delay` is in seconds.
 
-        `verify` returns an error if a socket that has connected must not be used.
+        `verify` returns an error if a socket that has connected must not be used, or else None.
         """
         self._waiting = deque(candidates)
         self._prepare = prepare
@@ -206,9 +223,10 @@ class Race:
         self.errors: list[tuple[Candidate, OSError]] = []
 
     def run(self) -> socket.socket | None:
-        """Return the socket that connects first, still non-blocking; None if all attempts fail.
+        """Return the socket that connects first, still non-blocking, or None if all attempts fail.
 
-        TimeoutError and CancelledError as of `Waiter.wait`. `errors` has one error per failure.
+        Raises the errors of `Waiter.wait`. In the end `errors` has the error of each attempt that
+        has failed.
         """
         winner = None
         try:

@@ -35,7 +35,7 @@ from support import (
 import netkit
 from netkit.cli import connect, main
 from netkit.cli.conversation import Crlf
-from netkit.client.dial import Dialler
+from netkit.core import events
 
 BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
 
@@ -300,17 +300,19 @@ def test_an_unknown_name_is_named_in_the_error(run: Run) -> None:
     assert run("x" * 70, "80").status == 1
 
 
-def test_an_option_repeats_the_attempts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_repeats_the_attempts(run: Run) -> None:
     port, servers = free_port(), []
 
-    def late(self: Dialler, _: float) -> None:
-        servers.append(netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1"))
-        servers[0].__enter__()
+    def listen(event: object) -> None:
+        if isinstance(event, events.AttemptFailed):
+            servers.append(netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1"))
+            servers[0].start()
 
-    monkeypatch.setattr(Dialler, "_wait", late)
+    unsubscribe = netkit.subscribe(listen)
     try:
         assert run("--retry", "1", "127.0.0.1", port, data=b"x") == (0, b"x", [])
     finally:
+        unsubscribe()
         servers[0].server_close()
 
 

@@ -271,17 +271,15 @@ def test_a_call_may_outlast_the_wait_for_it() -> None:
     go_on.set()
 
 
-def test_a_lookup_waits_while_too_many_others_are_under_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(happy_eyeballs, "_lookups", deque([None]))
+def test_a_lookup_waits_while_too_many_others_are_under_way() -> None:
+    lookups: deque[None] = deque([None])
     go_on = threading.Event()
-    with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
+    with Waiter(Deadline(0.02), lookups=lookups) as waiter, pytest.raises(TimeoutError):
         waiter.call(go_on.wait)  # which goes on
-    with Waiter(Deadline(0.02)) as waiter, pytest.raises(TimeoutError):
+    with Waiter(Deadline(0.02), lookups=lookups) as waiter, pytest.raises(TimeoutError):
         waiter.call(lambda: 7)
     results: list[int] = []
-    with Waiter(Deadline(PATIENCE)) as waiter:
+    with Waiter(Deadline(PATIENCE), lookups=lookups) as waiter:
         with in_thread(lambda: results.append(waiter.call(lambda: 7))):
             go_on.set()
     assert results == [7]
@@ -290,12 +288,10 @@ def test_a_lookup_waits_while_too_many_others_are_under_way(
 def test_a_lookup_whose_thread_cannot_be_started_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(happy_eyeballs, "_lookups", deque([None]))
-
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    with Waiter(Deadline(PATIENCE)) as waiter:
+    with Waiter(Deadline(PATIENCE), lookups=deque([None])) as waiter:
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
             patch.setattr(threading.Thread, "start", fail)
             waiter.call(lambda: 7)
