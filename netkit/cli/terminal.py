@@ -13,6 +13,7 @@ prompt_toolkit, of the extra ``cli``, edits the lines. Rules:
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import termios
 import threading
@@ -45,15 +46,22 @@ class Terminal:
         self._rows = Rows()  # the unfinished row is above the typed line
         self._ended = False  # no further prompt will be shown
         self._showing: Future[None] | None = None  # the last text that the loop was given
+        # Of the main thread and its signal handler.
+        self._prompting = False
+        self._interrupted = False
 
     def __enter__(self) -> Terminal:
         # Between two prompts there is no echo, either: keys that are pressed then are for the next
         # prompt. But Ctrl+C is a signal then, since the main thread may wait for a slow peer.
         self._attributes = termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin, termios.TCSANOW)
+        self._handler = signal.getsignal(signal.SIGINT)
+        if self._handler is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._handler)
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._attributes)
         self._ended = True
         self._put("")
@@ -62,7 +70,7 @@ class Terminal:
         """Yield each line that is typed, with its newline, until Ctrl+D or `end_after`."""
         try:
             while not self._ended:
-                line = asyncio.run(self._prompt())
+                line = self._line()
                 # Pasted lines have their newlines already.
                 line += "" if line.endswith("\n") else "\n"
                 # Bytes that are not text are passed on unchanged.
@@ -72,6 +80,23 @@ class Terminal:
         finally:
             with self._lock:
                 self._ended = True
+
+    def _line(self) -> str:
+        self._prompting = True
+        try:
+            return asyncio.run(self._prompt())
+        finally:
+            self._prompting = False
+            if self._interrupted:
+                raise KeyboardInterrupt
+
+    def _interrupt(self, *_: object) -> None:
+        """Handle SIGINT: an event loop would lose it if the prompt is just ending."""
+        if not self._prompting:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._leave_if_ended)
 
     def write(self, text: str) -> None:
         """Show `text`, and return once it is shown. One thread at a time may call it.
@@ -101,7 +126,7 @@ class Terminal:
             self._loop = asyncio.get_running_loop()
         try:
             return await self._session.prompt_async(
-                pre_run=self._leave_if_ended, set_exception_handler=False
+                pre_run=self._leave_if_ended, set_exception_handler=False, handle_sigint=False
             )
         finally:
             with self._lock:
@@ -112,8 +137,8 @@ class Terminal:
 
     def _leave_if_ended(self) -> None:
         app = self._session.app
-        if self._ended and app.is_running and not app.is_done:
-            # An empty line needs no row.
+        if (self._ended or self._interrupted) and app.is_running and not app.is_done:
+            # A row without text is not left on the screen.
             app.erase_when_done = not (self._rows.unfinished or self._session.default_buffer.text)
             app.exit(exception=EOFError())
 

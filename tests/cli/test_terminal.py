@@ -240,7 +240,7 @@ netkit.client.connect.connect = lambda **options: real(**options, send_buffer=40
             user.type("\x1b[200~" + "x" * 20_000 + "\x1b[201~\r")
             user.until(lambda: user.has(termios.ISIG))
             end_by(user, end)
-            assert user.wait() == status
+            assert user.wait() == status, user.rows[-12:]
             assert user.is_restored
         over.set()
 
