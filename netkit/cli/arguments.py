@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
-from ..core.text import one_line
+from ..core.text import one_line, said
 
 LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
 
@@ -172,8 +172,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def why_invalid(error: Exception) -> str:
     """Return the message of an error of a check, which is one of `INVALID`."""
-    text = f"{error.strerror}: {error.filename!r}" if isinstance(error, OSError) else str(error)
-    return text.removeprefix("it: ")
+    return said(error).removeprefix("it: ")
 
 
 def count(text: str) -> int:

@@ -15,7 +15,7 @@ from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import Options
-from ..core.text import in_bytes
+from ..core.text import in_bytes, said
 from ..net.addresses import SocketAddress
 from .arguments import Parser, checked, complain, count, endpoints, say
 from .conversation import transfer
@@ -201,7 +201,7 @@ def run(argv: Sequence[str]) -> int:
     except OutputClosedError:
         return 128 + signal.SIGPIPE
     except (OSError, TlsConfigError, MissingExtraError) as error:
-        complain(str(getattr(error, "strerror", None) or error))
+        complain(said(error))
         return 1
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status

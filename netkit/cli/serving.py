@@ -16,6 +16,7 @@ from ..core.addresses import MAX_PORT
 from ..core.endpoint import Endpoint
 from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
 from ..core.options import Options
+from ..core.text import said
 from ..net.bind import candidates
 from ..process.signals import StopSignals
 from ..server import log
@@ -228,7 +229,7 @@ def _why_not(error: OSError | ValueError) -> str:
     port = getattr(error, "port", None)
     if getattr(error, "errno", None) == errno.EADDRINUSE and port is not None:
         return _in_use(port, getattr(error, "address", ""))
-    return str(getattr(error, "strerror", None) or error)
+    return said(error)
 
 
 def _in_use(port: int, host: str) -> str:

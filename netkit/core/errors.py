@@ -17,6 +17,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from .text import said
+
 
 class NetkitError(Exception):
     """The base class of all exceptions of netkit. They can be copied and pickled."""
@@ -120,7 +122,7 @@ def _restored_connect_error(
 
 
 def _attempt(address: str, error: OSError, target: str) -> str:
-    reason = error.strerror or str(error)
+    reason = said(error)
     return reason if address == target else f"{address} {reason}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..text import said
 from .base import DEBUG, Event
 
 
@@ -34,4 +35,4 @@ class AttemptFailed(Event):
     level = DEBUG
 
     def _text(self) -> str:
-        return f"{self.address}: {self.error.strerror or self.error}"
+        return f"{self.address}: {said(self.error)}"
