@@ -1,4 +1,4 @@
-"""Every test must leave the process as it found it: no thread, descriptor or child more.
+"""Every test must end all threads and children, and close all descriptors, that it has made.
 
 The tests with the marker `fuzz` feed generated input to one parser each. They are quick by default.
 This command runs them for long:
@@ -19,11 +19,11 @@ from multiprocessing import reduction
 import pytest
 from hypothesis import HealthCheck, settings
 
-SETTLING = 5.0  # seconds that what a test has stopped gets to be gone
+SETTLING = 5.0  # seconds that threads and children have to end after their test
 
 _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
-# No deadline for a single example, since the machine may be busy: the timeout of the test holds.
+# A single example has no deadline, since the machine may be busy. The whole test has its timeout.
 settings.register_profile("netkit", parent=settings.default, deadline=None)
 settings.load_profile("netkit")
 settings.register_profile(
@@ -36,7 +36,7 @@ settings.register_profile(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test that runs for long on purpose has no time limit."""
+    """Tests have no time limit with the profile that runs for long."""
     if config.getoption("hypothesis_profile", None) == "fuzz":
         for item in items:
             item.add_marker(pytest.mark.timeout(0))
@@ -47,7 +47,7 @@ def _descriptors() -> set[str]:
     for name in os.listdir(_FD_FOLDER):
         try:
             found.add(f"{name} -> {os.readlink(f'{_FD_FOLDER}/{name}')}")
-        except OSError:  # the listing's own descriptor
+        except OSError:  # the descriptor of the listing
             continue
     return found
 
@@ -73,13 +73,13 @@ def nothing_leaks() -> Iterator[None]:
             return
         if time.monotonic() > deadline:
             break
-        gc.collect()  # only now: it takes longer than most tests
+        gc.collect()  # not before, since it takes longer than most tests
         time.sleep(0.005)
     pytest.fail(f"left behind: {more_threads or ''} {more_descriptors or ''} {children or ''}")
 
 
 class _Duplicate:
-    """As `reduction.DupFd`, which needs a process that is being started."""
+    """As `reduction.DupFd`, which works only while a process is being started."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)
@@ -90,19 +90,19 @@ class _Duplicate:
 
 @pytest.fixture
 def sending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is pickled has copies of its descriptors, as in a process that is being started."""
+    """Pickling duplicates descriptors, as while a process is being started."""
     monkeypatch.setattr(reduction, "DupFd", _Duplicate)
 
 
 @pytest.fixture
 def long_linger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A close that waits for its peer without need outlasts the test."""
+    """A close that waits for its peer without need makes the test time out."""
     monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
 
 
 @pytest.fixture
 def no_signal_ends_the_run() -> Iterator[None]:
-    """A test sends signals to this very process: one that nobody handles makes that test fail."""
+    """For a test that sends signals to its own process: a signal without a handler fails it."""
     stray: list[int] = []
     before = {
         signum: signal.signal(signum, lambda number, _: stray.append(number))
@@ -111,4 +111,4 @@ def no_signal_ends_the_run() -> Iterator[None]:
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
-    assert stray == [], "nobody handled these signals"
+    assert stray == [], "these signals had no handler"

@@ -1,6 +1,6 @@
-"""Run in a network namespace of its own: clients of each kind whose network dies under them.
+"""A program for a network namespace of its own, in which the network of a connection goes dead.
 
-Prints what each of them has seen; test_faults.py runs it and looks at that.
+Prints what the server, or the client, notices. test_faults.py runs it and checks the output.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Request(socketserver.BaseRequestHandler):
 
 
 def seen(handler: Any) -> str:
-    """What the log says of a client of this handler."""
+    """The failures that are logged of a client of this handler."""
     told: list[Any] = []
     over = threading.Event()
 
@@ -82,7 +82,7 @@ def of_a_client() -> str:
 
 
 def drop(sock: socket.socket) -> None:
-    """Nothing that this socket sends, or is sent, arrives any more."""
+    """Drop all packets from and to this socket from now on."""
     for side in ("--sport", "--dport"):
         port = str(sock.getsockname()[1])
         subprocess.run(

@@ -1,4 +1,4 @@
-"""Clients that behave, and that no fault may harm: what they exchange comes back intact, in order.
+"""Clients that behave. All that they send must come back intact and in order, whatever happens.
 
 They talk to a server that sends everything back. Each sends numbered blocks, a few of which are on
 their way at once, and compares each byte that returns.
@@ -15,28 +15,28 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE = 15.0  # seconds without service after which a client counts as harmed
-PAUSE = 0.001  # seconds between a client's turns, so that many of them leave others the processor
-VISIT = 5  # turns after which one that comes and goes is done
+PATIENCE = 15.0  # seconds after which a client that is not served fails the test
+PAUSE = 0.001  # seconds between the turns of a client, so that others get the processor
+VISIT = 5  # turns of each connection of a client that connects again and again
 
 _NOISE = random.Random(5).randbytes(10_000).hex().encode()
 
 
 def block(client: int, number: int) -> bytes:
-    """One line, which no other client sends, and this one only once: from 20 bytes to 20 KB."""
+    """A line of 20 bytes to 20 KB, different for each client and number."""
     size = number * 37 % 400 if number % 20 else 19_000
     return b"client %d block %d %s\n" % (client, number, _NOISE[:size])
 
 
 def leave(sock: Any) -> None:
-    """End our side; the server's end must be all that still comes."""
+    """End our side. The server must send nothing more but its end."""
     sock.shutdown(socket.SHUT_WR)
     rest = sock.recv(1000)
     assert rest == b"", f"after its end: {rest!r}"
 
 
 class GoodClients:
-    """Some that stay, and some that come and go. Made by `good_clients`."""
+    """Clients that stay connected, and clients that connect again and again, by `good_clients`."""
 
     def __init__(self, connect: Callable[[], Any], leave: Callable[[Any], None]) -> None:
         self._connect = connect
@@ -45,10 +45,10 @@ class GoodClients:
         self._blocks: list[int] = []
         self._stay: list[int] = []
         self.errors: list[BaseException] = []
-        """What went wrong, which is to be nothing."""
+        """The exceptions in the threads of the clients. There should be none."""
 
     def start(self, staying: int, returning: int) -> list[threading.Thread]:
-        """A thread for each; they run until `leave`."""
+        """Start and return a thread for each client. They run until `leave`."""
         self._blocks = [0] * (staying + returning)
         self._stay = list(range(staying))
         threads = []
@@ -60,16 +60,16 @@ class GoodClients:
 
     @property
     def blocks(self) -> int:
-        """How many came back so far."""
+        """How many turns have come back so far."""
         return sum(self._blocks)
 
     @property
     def count(self) -> int:
-        """How many of them can be connected at once."""
+        """How many clients there are, all of which may be connected at once."""
         return len(self._blocks)
 
     def go_on(self, times: int = 3, only_staying: bool = False) -> None:
-        """Return once each has had so many more blocks back; fail if that takes too long."""
+        """Wait until each client has had `times` more turns. Fails after `PATIENCE`."""
         clients = self._stay if only_staying else range(self.count)
         wanted = {client: self._blocks[client] + times for client in clients}
         deadline = time.monotonic() + PATIENCE
@@ -79,11 +79,11 @@ class GoodClients:
             time.sleep(0.002)
 
     def leave(self) -> None:
-        """Have all finish what they are at, and go."""
+        """Tell all clients to end after their turn."""
         self._done.set()
 
     def check(self) -> None:
-        """Raise what one of them met."""
+        """Raise the first exception of a client, if there is one."""
         if self.errors:
             raise self.errors[0]
 
@@ -111,7 +111,7 @@ class GoodClients:
             self._leave(sock)
 
     def _turn(self, sock: Any, client: int, number: int) -> None:
-        """Some blocks at once: so that they meet in the server, and in pieces."""
+        """Send some blocks at once, so that they reach the server together and in pieces."""
         sent = b"".join(block(client, 10 * number + each) for each in range(1 + number % 4))
         sock.sendall(sent)
         received = bytearray()
@@ -130,10 +130,10 @@ def good_clients(
     returning: int = 1,
     leave: Callable[[Any], None] = leave,
 ) -> Iterator[GoodClients]:
-    """Good clients, who are served before, during and after the block; in the end they leave.
+    """Good clients, which must be served before, during and after the block.
 
-    `connect` gives a connected socket with a time limit, `leave` ends a conversation. An error of
-    any of them is raised.
+    `connect` returns a connected socket with a time limit, `leave` ends a conversation. An
+    exception of a client is raised after the block.
     """
     good = GoodClients(connect, leave)
     threads = good.start(staying, returning)

@@ -1,4 +1,4 @@
-"""What the tests of TLS use: certificates, and two streams joined in memory or over TCP."""
+"""For tests of TLS: certificates, and two streams that are joined in memory or over TCP."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ each_version = pytest.mark.parametrize("version", VERSIONS, ids=lambda version: 
 
 
 def optional(name: str) -> Any:
-    """A module. Without it the tests that want it are skipped, but fail where CI=true.
+    """A module. If it is not installed, the tests are skipped, or fail with CI=true.
 
-    Free-threaded builds are excused: there are no wheels of everything for each of them.
+    They are always skipped on free-threaded builds, for which some modules have no wheels.
     """
     with_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if os.environ.get("CI") == "true" and with_gil:
@@ -40,7 +40,7 @@ trustme = optional("trustme")
 
 
 class Files:
-    """A folder with the certificates that the tests show to each other; made once."""
+    """A folder with certificates, which is made once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ class Files:
         }
 
     def large_client(self) -> str:
-        """A client's certificate that takes more than one record."""
+        """A certificate of a client that does not fit into one record."""
         hosts = [f"{'x' * 50}{number}.example.org" for number in range(300)]
         issued = self.authority.issue_cert(*hosts)
         return self.write("large.pem", issued.private_key_and_cert_chain_pem)
@@ -88,7 +88,7 @@ def files() -> Files:
 
 @functools.cache
 def contexts(version: ssl.TLSVersion | None = None) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's, and a client's that trusts it, in this version of TLS."""
+    """The context of a server, and that of a client that trusts it, for this version of TLS."""
     server = server_context(TlsFiles(files().server))
     client = client_context(ca=files().ca)
     if version:
@@ -97,7 +97,7 @@ def contexts(version: ssl.TLSVersion | None = None) -> tuple[ssl.SSLContext, ssl
 
 
 class Starved(OSError):
-    """There is nothing to receive now."""
+    """Raised by a read while there is nothing to receive."""
 
 
 class Pipe:
@@ -107,7 +107,7 @@ class Pipe:
         self.data = bytearray()
         self.ended = False
         self.sent = b""
-        """All that ever went in."""
+        """All that was sent."""
 
     def send(self, data: bytes) -> None:
         self.data += data
@@ -122,7 +122,7 @@ class Pipe:
 
 
 class Joined:
-    """A server's stream and a client's, joined in memory: who has nothing to receive is Starved."""
+    """The streams of a server and of a client, joined in memory. Their reads raise `Starved`."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class Joined:
             server, usual = contexts(server)
             client = client or usual
         client = client or contexts()[1]
-        self.up, self.down = Pipe(), Pipe()  # from the client, and to it
+        self.up, self.down = Pipe(), Pipe()  # from the client and to it
         self.server = TlsStream(self.up.receive, self.down.send, server, server_side=True)
         self.client = TlsStream(
             self.down.receive, self.up.send, client, server_side=False, server_hostname=hostname
@@ -151,7 +151,7 @@ class Joined:
             self.client.recv(1)
 
     def refused(self) -> tuple[Exception | None, Exception | None]:
-        """Shakes hands; what the server and the client raise of it."""
+        """Do the handshake, and return what it raises at the server and at the client."""
         errors: dict[TlsStream, Exception] = {}
         for stream in (self.client, self.server) * 3:
             if stream not in errors:
@@ -182,7 +182,7 @@ def everything(stream: TlsStream) -> bytes:
 def over_tcp(
     version: ssl.TLSVersion | None = None,
 ) -> Iterator[tuple[TlsStream, TlsStream, socket.socket, socket.socket]]:
-    """A server's stream and a client's after the handshake, and their sockets."""
+    """The streams of a server and of a client after the handshake, and their sockets."""
     server, client = contexts(version)
     with tcp_pair() as (ours, peer):
         ours.settimeout(peer.gettimeout())

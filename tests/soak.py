@@ -1,26 +1,27 @@
-"""A server under good, slow, hostile and dying clients: is it afterwards what it was before?
+"""Runs a server with good, slow, hostile and dying clients. Its state must not change.
 
     python tests/soak.py --seconds 600 [--seed 7] [--handler function|request] [--tls PEM --ca PEM]
 
-The server is a process of its own, and is also sent signals and, on Linux, deprived of descriptors
-for moments. Then, once all clients have left, its threads and descriptors must be exactly those of
-the start, and its memory must be back: the blocks that Python has allocated, all but `BLOCKS`, and
-the resident set, all but `MEMORY`. No good client may have met an error. Exit status 0 if so.
+The server is a process of its own, which is also sent signals and, on Linux, deprived of
+descriptors for moments. After all clients have left, it must have as many threads and descriptors
+as at the start. Python must have allocated at most `BLOCKS` blocks more, and the resident set must
+have grown by at most `MEMORY`. A good client must not have met an error. The exit status is 0 if all
+of this is so.
 
-`--handler request`: one of `socketserver`, which reads the socket itself. With a certificate (and
-its key), the good clients speak TLS, and so does every other one of the others; the rest of them
-send what is no TLS.
+With `--handler request` the handler is one of `socketserver`, which reads the socket itself. With a
+certificate and its key, the good clients and half of the others speak TLS. The rest send data that is
+not TLS.
 
-The start is after the first client, as far as threads and descriptors go. For memory it is after a
-round of each kind of client: until then the interpreter imports, compiles and fills its caches,
-once. For both measurements the server collects garbage, and has the C library return what it keeps
-for later (malloc_trim(3)).
+Threads and descriptors are counted for the first time after one client. Memory is measured for the
+first time after a round of each kind of client, since the interpreter imports, compiles and fills
+its caches until then. Before both measurements the server collects garbage, and has the C library
+return free memory (malloc_trim(3)).
 
-Why there is a tolerance: the blocks are those of caches and of a log record or two, so that one
-object left behind for each of some hundred clients a second shows in seconds. The resident set has
-arenas that are not quite empty, as many as the clients have needed at the worst moment; it is there
-to show what Python does not count. Without the GIL it is shown, but does not count: Python 3.13
-keeps what threads have used that have ended.
+The tolerance of blocks is for caches and for a log record or two. An object that is leaked for each
+of some hundred clients a second exceeds it within seconds. The resident set contains arenas that are
+not quite empty, as many as the clients needed at the worst moment; it shows memory that Python does
+not count. On builds without the GIL it has no limit, since Python 3.13 keeps what threads have used
+that have ended.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from goodclients import GoodClients, good_clients
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = 2_000
 MEMORY = 16 * 1024 if getattr(sys, "_is_gil_enabled", lambda: True)() else float("inf")  # KiB
-SETTLING = 20.0  # seconds that the last clients, and idle threads, get to be gone
-PATIENCE = 30.0  # seconds, for each step of a client: on a busy machine, all is slow
+SETTLING = 20.0  # seconds that the last clients and idle threads have to end
+PATIENCE = 30.0  # seconds for each step of a client, since the machine is busy
 
 SERVER = """
 import ctypes, gc, signal, socketserver, sys
@@ -96,7 +97,7 @@ signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
 kind, cert = sys.argv[1:]
 limits = {"max_connections": 800, "idle_timeout": 20, "tls_cert": cert or None}
-if kind == "function":  # the other has one for each call of its socket
+if kind == "function":  # the other kind has a limit for each call of its socket
     limits["write_timeout"] = 0.5
 server = netkit.create_server({"function": function, "request": Request}[kind], **limits)
 server.listen(0, "127.0.0.1")
@@ -108,7 +109,7 @@ print(report, flush=True)
 
 
 class Measured(NamedTuple):
-    """What the server's process holds. `memory`: KiB; `blocks`: Python's, for objects."""
+    """What the process of the server holds: `memory` in KiB, `blocks` of Python's allocator."""
 
     threads: int
     descriptors: int
@@ -120,15 +121,15 @@ class Measured(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What serves: a ``function`` or a ``request`` handler, and with which certificate, if any."""
+    """The kind of handler, ``function`` or ``request``, and the certificate, if there is one."""
 
     handler: str = "function"
     tls: str = ""  # a file with the certificate and its key
-    ca: str = ""  # who has signed it
+    ca: str = ""  # a file with the certificate of its issuer
 
 
 class Served:
-    """The server's process."""
+    """The process of the server."""
 
     def __init__(self, setup: Setup) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -147,7 +148,7 @@ class Served:
         return self.process.stdout.readline()
 
     def connect(self) -> Any:
-        """As a good client."""
+        """Connect as a good client does."""
         sock = self.connect_bare()
         if self._context is None:
             return sock
@@ -164,7 +165,7 @@ class Served:
         return self.connect() if chance.random() < 0.5 else self.connect_bare()
 
     def leave(self, sock: Any) -> None:
-        """As a good client, at the end of its conversation."""
+        """End a conversation as a good client does."""
         if self._context is None:
             goodclients.leave(sock)
         else:
@@ -178,7 +179,7 @@ class Served:
         return Measured(int(threads), descriptors, int(memory))
 
     def at_rest(self, wanted: Measured | None = None) -> Measured:
-        """What it holds without clients: as `wanted`, or else when that changes no more."""
+        """What it holds without clients, once that is as `wanted`, or no longer changes."""
         deadline = time.monotonic() + SETTLING
         last, unchanged = self.measure(), 0
         while (unchanged < 3 if wanted is None else last[:2] != wanted[:2]) and (
@@ -208,7 +209,7 @@ class Served:
         self.process.stdout.close()
 
 
-# Clients that are not good. Each is called again and again, and may fail as it likes.
+# Clients that are not good. Each function is called again and again, and may raise OSError.
 
 
 def reset(sock: socket.socket) -> None:
@@ -234,7 +235,7 @@ def garbage(served: Served, chance: random.Random) -> None:
 
 
 def demanding(served: Served, chance: random.Random) -> None:
-    """Has the handler fail in one way or another, and leaves in one way or another."""
+    """Makes the handler fail in one way or another, and leaves in one way or another."""
     said = (b"!raise", b"!exit", b"!file", b"!line half a li", b"!flood", b"")
     with served.connect_somehow(chance) as sock:
         sock.settimeout(0.1)
@@ -247,7 +248,7 @@ def demanding(served: Served, chance: random.Random) -> None:
 
 
 def crowd(served: Served, chance: random.Random) -> None:
-    """A hundred come and reset at once."""
+    """A hundred connect and reset at once."""
     socks = [served.connect_somehow(chance) for _ in range(100)]
     for sock in socks:
         sock.send(chance.choice((b"x", b"!flood", b"!line half")))
@@ -264,14 +265,14 @@ def endless_line(served: Served, chance: random.Random) -> None:
 
 
 def deaf(served: Served, chance: random.Random) -> None:
-    """Reads nothing of a flood, until the server has had enough."""
+    """Reads nothing of a flood until the server cuts the connection."""
     with served.connect_somehow(chance) as sock:
         sock.sendall(b"!flood")
         time.sleep(chance.random())
 
 
 def staying(served: Served, chance: random.Random) -> None:
-    """Some whose handler fails; they stay, and say more while the server closes."""
+    """Some whose handler fails, and that go on sending while the server closes."""
     socks = [served.connect_somehow(chance) for _ in range(20)]
     for sock in socks:
         sock.sendall(chance.choice((b"!raise", b"!line" + b"x" * 70_000)))
@@ -297,7 +298,7 @@ def urgent(served: Served, chance: random.Random) -> None:
 
 
 def lawless(served: Served, chance: random.Random) -> None:
-    """Breaks TLS after the handshake, or in the midst of it."""
+    """Sends invalid records during the handshake or after it."""
     with served.connect_somehow(chance) as sock:
         sock.settimeout(0.2)
         header = b"\x17\x03\x03\x01\0" if chance.random() < 0.5 else b"\x16\x03\x01\x01\0"
@@ -328,7 +329,7 @@ def dying(served: Served, chance: random.Random) -> None:
 
 
 def starving(served: Served, chance: random.Random) -> None:
-    """No client: takes away the server's descriptors, for a moment."""
+    """No client: leaves the server without free descriptors for a moment."""
     import resource
 
     pid = served.process.pid
@@ -349,7 +350,7 @@ KINDS = (
 
 
 class Attack:
-    """A thread for each kind, twice for some, until it is over."""
+    """A thread for each kind of client, and a second one for some kinds, until the block ends."""
 
     def __init__(self, served: Served, seed: int) -> None:
         self.turns = dict.fromkeys((kind.__name__ for kind in KINDS), 0)
@@ -381,14 +382,14 @@ class Attack:
 
 @contextlib.contextmanager
 def attacked(served: Served, seed: int) -> Iterator[tuple[GoodClients, Attack]]:
-    """Good clients, and all the others meanwhile."""
+    """Good clients, and all kinds of other clients at the same time."""
     with good_clients(served.connect, staying=4, returning=4, leave=served.leave) as good:
         with Attack(served, seed) as attack:
             yield good, attack
 
 
 class Result(NamedTuple):
-    """`before` and `after` all that; `blocks` of the good clients came back in good order."""
+    """The state `before` and `after`, and how many `blocks` of good clients came back intact."""
 
     before: Measured
     after: Measured
@@ -398,7 +399,7 @@ class Result(NamedTuple):
     report: str
 
     def problems(self) -> list[str]:
-        """Why it is not as it should be, if it is not."""
+        """What is different from what it should be."""
         found = []
         pairs = zip(self.before, self.after, strict=True)
         more = Measured(*(after - before for before, after in pairs))
@@ -410,10 +411,10 @@ class Result(NamedTuple):
 
 
 def soak(seconds: float, seed: int, setup: Setup, say: Callable[[str], Any] = str) -> Result:
-    """Errors of good clients are raised."""
+    """Run the server for that time. Exceptions of good clients are raised."""
     with Served(setup) as served:
         with good_clients(served.connect, staying=0, leave=served.leave):
-            pass  # after which all is there that the server itself needs
+            pass  # so that the server has made all that it keeps
         start = served.at_rest()
         with attacked(served, seed) as (good, attack):
             while not all(attack.turns.values()):

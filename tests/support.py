@@ -1,4 +1,4 @@
-"""What several test modules use: servers, raw clients, waits, and the command line as a process."""
+"""For all tests: servers, plain clients, waits, and programs in processes of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from netkit.server import log_hooks
 ROOT = Path(__file__).resolve().parent.parent
 _Self = TypeVar("_Self", bound="Program")
 
-PATIENCE = 15.0  # seconds after which what should happen at once counts as not happening
+PATIENCE = 15.0  # seconds after which a test fails that waits for something
 
 
 def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
@@ -42,20 +42,20 @@ def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
 
 
 def examples(least: int) -> settings:
-    """At least so many examples of generated input: a profile that runs for long has more."""
+    """Settings for `least` examples of generated input, or more if the profile has more."""
     return settings(max_examples=max(least, settings().max_examples), deadline=None)
 
 
 @contextlib.contextmanager
 def serving(handler: Any, **options: Any) -> Iterator[netkit.Server]:
-    """A netkit server on a port of 127.0.0.1, which serves in the background."""
+    """A server on a free port of 127.0.0.1 that serves in the background until the block ends."""
     with netkit.create_server(handler, **options).listen(0, "127.0.0.1") as server:
         yield server
 
 
 @contextlib.contextmanager
 def serving_forever(server: netkit.Server) -> Iterator[threading.Thread]:
-    """`server.serve_forever` in a thread, which is waited for at the end."""
+    """Run `server.serve_forever` in a thread. The end of the block closes the server."""
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -68,7 +68,7 @@ def serving_forever(server: netkit.Server) -> Iterator[threading.Thread]:
 
 @contextlib.contextmanager
 def served(server: netkit.Server) -> Iterator[netkit.Server]:
-    """`server`, serving in a thread, and closed at the end."""
+    """As `serving_forever`; yields the server."""
     with server, serving_forever(server):
         yield server
 
@@ -83,7 +83,7 @@ class Shout(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def client(server: netkit.Server) -> Iterator[socket.socket]:
-    """A plain socket connected to `server`, with a time limit so that no test hangs."""
+    """A plain socket that is connected to `server`. It has a time limit, so that no test hangs."""
     address = server.server_address
     with socket.create_connection(address[:2], timeout=PATIENCE) as sock:
         yield sock
@@ -93,9 +93,9 @@ def client(server: netkit.Server) -> Iterator[socket.socket]:
 def tcp_pair(
     host: str = "127.0.0.1", receive_buffer: int | None = None
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a connection over the loopback: ours, blocking, and a peer with a time limit.
+    """Two connected TCP sockets: ours, which blocks, and the peer, which has a time limit.
 
-    `receive_buffer`: what the peer's kernel takes before it is read (bytes, about).
+    `receive_buffer` is the size of the peer's receive buffer in bytes.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
@@ -112,19 +112,19 @@ def tcp_pair(
 
 @contextlib.contextmanager
 def full_listener() -> Iterator[tuple[str, int]]:
-    """The address of a listener whose queue is full, so that it does not answer a client."""
+    """The address of a listener that accepts no client and whose queue is full."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
             sock = stack.enter_context(socket.socket())
             sock.setblocking(False)
             sock.connect_ex(listener.getsockname())
-        time.sleep(0.01)  # until the kernel has put them into the queue, which cannot be seen
+        time.sleep(0.01)  # until the kernel has put them into the queue, which no call shows
         yield listener.getsockname()
 
 
 def receive_all(sock: socket.socket) -> bytes:
-    """Everything up to the end of input."""
+    """All that arrives before the end of input."""
     return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
@@ -137,7 +137,7 @@ def exchange(server: netkit.Server, data: bytes) -> bytes:
 
 
 def receive_exactly(sock: socket.socket, size: int) -> bytes:
-    """`size` bytes; an AssertionError that shows what there is if the input ends before."""
+    """Receive `size` bytes. The AssertionError of an earlier end of input shows what arrived."""
     received = bytearray()
     while len(received) < size:
         chunk = sock.recv(size - len(received))
@@ -149,7 +149,7 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
 def send_and_end(sock: socket.socket, data: bytes) -> None:
     """Send all of `data`, then end our side."""
     sock.sendall(data)
-    with contextlib.suppress(OSError):  # it has been reset, as the next read says
+    with contextlib.suppress(OSError):  # of a reset, which the next read raises
         sock.shutdown(socket.SHUT_WR)
 
 
@@ -157,7 +157,7 @@ MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until the kernel takes no more; how many bytes. The socket blocks afterwards."""
+    """Send until the kernel takes no more. Returns how many bytes; the socket is blocking then."""
     sent = 0
     sock.setblocking(False)
     with contextlib.suppress(BlockingIOError):
@@ -171,7 +171,7 @@ def fill(sock: socket.socket) -> int:
 def connected(
     host: str = "127.0.0.1", receive_buffer: int | None = None, **settings: Any
 ) -> Iterator[tuple[netkit.Connection, socket.socket]]:
-    """A connection, which is destroyed in the end, and its peer."""
+    """A connection, which is destroyed after the block, and its peer."""
     with tcp_pair(host, receive_buffer) as (ours, peer):
         conn = netkit.Connection(ours, **settings)
         try:
@@ -181,14 +181,14 @@ def connected(
 
 
 def reset(sock: socket.socket) -> None:
-    """Close it so that the other end sees a reset (SO_LINGER with no time, socket(7))."""
+    """Close the socket so that the peer sees a reset (SO_LINGER with 0 seconds, socket(7))."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
     sock.close()
 
 
 @contextlib.contextmanager
 def in_thread(function: Callable[..., Any], *arguments: Any) -> Iterator[None]:
-    """Call it in a thread meanwhile, wait for it at the end, and raise what it raised."""
+    """Call `function` in a thread; after the block, wait for its end and raise what it raised."""
     errors: list[BaseException] = []
 
     def call() -> None:
@@ -211,19 +211,19 @@ def in_thread(function: Callable[..., Any], *arguments: Any) -> Iterator[None]:
 def once(
     condition: Callable[[], object], function: Callable[..., Any], *arguments: Any
 ) -> contextlib.AbstractContextManager[None]:
-    """As `in_thread`, once `condition` holds."""
+    """As `in_thread`, but call `function` only once `condition` holds."""
     return in_thread(lambda: (wait_until(condition), function(*arguments)))
 
 
 def in_threads(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> None:
-    """Call it with each tuple of arguments, all at once; raise what one of them raised."""
+    """Call `function` with each tuple of arguments at once, and raise what one call raised."""
     with contextlib.ExitStack() as stack:
         for arguments in calls:
             stack.enter_context(in_thread(function, *arguments))
 
 
 def until_reset(sock: socket.socket, data: bytes = b"") -> bytes:
-    """Send `data`, and return all that comes before the reset, which has to come."""
+    """Send `data`, and return all that arrives before a reset. Fails if the input ends instead."""
     received = bytearray()
     try:
         sock.sendall(data)
@@ -235,7 +235,7 @@ def until_reset(sock: socket.socket, data: bytes = b"") -> bytes:
 
 
 def exchange_and_fail(server: netkit.Server, data: bytes) -> bytes:
-    """As `exchange`, with a handler that raises: what came before the reset."""
+    """As `exchange`, for a handler that raises: return what arrives before the reset."""
     try:
         with client(server) as sock:
             return until_reset(sock, data)
@@ -250,7 +250,7 @@ def exchange_much(server: netkit.Server, data: bytes) -> bytes:
 
 
 class CountingBuffer(ReceiveBuffer):
-    """Counts the bytes that searches and slices may look at."""
+    """A buffer that counts the bytes that searches and slices may touch."""
 
     touched = 0
 
@@ -272,7 +272,7 @@ EVENT_KINDS = {
 
 @contextlib.contextmanager
 def observed(*kinds: type) -> Iterator[list[Any]]:
-    """The events of these kinds (all, if none is named) that are emitted meanwhile."""
+    """The events of these classes (or of all) that are emitted in the block."""
     seen: list[Any] = []
     unsubscribe = events.subscribe(
         lambda event: seen.append(event) if not kinds or isinstance(event, kinds) else None
@@ -295,7 +295,7 @@ needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="no IPv6 here")
 
 
 def tool(name: str) -> str:
-    """The path of a program. Without it the test is skipped, but fails where CI=true."""
+    """The path of a program. If it is not installed, the test is skipped, or fails with CI=true."""
     path = shutil.which(name)
     if path is None:
         if os.environ.get("CI") == "true":
@@ -305,7 +305,7 @@ def tool(name: str) -> str:
 
 
 class Hostile:
-    """A folder that has modules of the names that netkit and Python themselves import."""
+    """A folder with modules that have the names of modules that netkit and Python import."""
 
     NAMES = ("argparse", "socket", "ssl", "json", "signal", "logging", "multiprocessing", "string")
 
@@ -324,7 +324,7 @@ class Hostile:
 
 @contextlib.contextmanager
 def logging_put_back() -> Iterator[None]:
-    """Whatever sets up logging meanwhile, in the end all is as it was before."""
+    """Restore the configuration of logging after the block."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     hooks = [(module, name, getattr(module, name)) for module, name, _ in log_hooks.HOOKS]
@@ -341,7 +341,7 @@ _TIME_AND_LEVEL = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ([A-Z]+) ")
 
 
 def without_time(line: str) -> str:
-    """A line of the log as on a terminal: with its level from warnings on, and no time."""
+    """A line of the log without its time, and without the level if that is below WARNING."""
     found = _TIME_AND_LEVEL.match(line)
     if found is None:
         return line
@@ -350,7 +350,7 @@ def without_time(line: str) -> str:
 
 
 class Program:
-    """A process, in a session of its own, with its port once it listens."""
+    """A program in a process and session of its own. `port` is set once it listens."""
 
     def __init__(self, *command: Any, cwd: Any = ROOT, listening: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -365,7 +365,7 @@ class Program:
             start_new_session=True,
         )
         self.lines: list[str] = []
-        """What it wrote to standard error so far."""
+        """The lines that the program has written to standard error so far."""
         self.port = 0
         self._reader = threading.Thread(target=self._read_lines)
         self._reader.start()
@@ -387,7 +387,7 @@ class Program:
             self.lines.append(without_time(line.decode(errors="replace").rstrip("\n")))
 
     def wait_for_line(self, pattern: str | re.Pattern[str]) -> None:
-        """Until a line on standard error matches."""
+        """Wait until a line on standard error matches. Fails if the program ends before."""
         wait_until(
             lambda: (
                 any(re.search(pattern, line) for line in list(self.lines))
@@ -398,14 +398,14 @@ class Program:
         assert any(re.search(pattern, line) for line in self.lines), self.lines
 
     def connect(self) -> socket.socket:
-        """A plain socket connected to it; the caller closes it."""
+        """A plain socket that is connected to the program. The caller closes it."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def send_signal(self, signum: int = signal.SIGINT) -> None:
         self.process.send_signal(signum)
 
     def wait(self) -> int:
-        """Its exit status, once it has ended; all it has written is in `lines` then."""
+        """Wait for the end of the program, and return its exit status; `lines` is complete then."""
         try:
             status = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -418,11 +418,11 @@ class Program:
         return status
 
     def children(self) -> list[int]:
-        """The processes that it has started and that have not ended."""
+        """The running processes that the program has started."""
         return [pid for pid, parent, _ in _processes() if parent == self.process.pid]
 
     def left_behind(self) -> list[int]:
-        """Those of its group that have not ended, itself included."""
+        """The running processes of its process group, the program included."""
         return [pid for pid, _, group in _processes() if group == self.process.pid]
 
     def __enter__(self: _Self) -> _Self:
@@ -450,7 +450,7 @@ class Cli(Program):
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:
-    """Each process that has not ended: its number, its parent's, and its group's."""
+    """Each running process: its number, its parent's, and its group's."""
     for pid, state, parent, group in _proc() if os.path.isdir("/proc/self") else _ps():
         if not state.startswith("Z"):
             yield int(pid), int(parent), int(group)
@@ -458,7 +458,7 @@ def _processes() -> Iterator[tuple[int, int, int]]:
 
 def _proc() -> Iterator[list[str]]:
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             yield [path.parent.name, *path.read_text().rpartition(")")[2].split()[:3]]
 
 
@@ -470,7 +470,7 @@ def _ps() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def silent_log() -> Iterator[None]:
-    """No log records on standard error, for tests that provoke errors on purpose."""
+    """Write no log records to standard error in the block, since the test provokes errors."""
     logger = logging.getLogger("netkit")
     logger.addHandler(handler := logging.NullHandler())
     propagate, logger.propagate = logger.propagate, False
