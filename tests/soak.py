@@ -5,12 +5,12 @@
 The server is a process of its own, which is also sent signals and, on Linux, deprived of
 descriptors for moments. After all clients have left, it must have as many threads and descriptors
 as at the start. Python must have allocated at most `BLOCKS` blocks more, and the resident set must
-have grown by at most `MEMORY`. A good client must not have met an error. The exit status is 0 if all
-of this is so.
+have grown by at most `MEMORY`. A good client must not have met an error. The exit status is 0 if
+all of this is so.
 
 With `--handler request` the handler is one of `socketserver`, which reads the socket itself. With a
-certificate and its key, the good clients and half of the others speak TLS. The rest send data that is
-not TLS.
+certificate and its key, the good clients and half of the others speak TLS. The rest send data that
+is not TLS.
 
 Threads and descriptors are counted for the first time after one client. Memory is measured for the
 first time after a round of each kind of client, since the interpreter imports, compiles and fills
@@ -18,8 +18,8 @@ its caches until then. Before both measurements the server collects garbage, and
 return free memory (malloc_trim(3)).
 
 The tolerance of blocks is for caches and for a log record or two. An object that is leaked for each
-of some hundred clients a second exceeds it within seconds. The resident set contains arenas that are
-not quite empty, as many as the clients needed at the worst moment; it shows memory that Python does
+of some hundred clients a second exceeds it within seconds. The resident set contains arenas that
+are not quite empty, as many as the clients needed at the worst moment; it shows memory that Python does
 not count. On builds without the GIL it has no limit, since Python 3.13 keeps what threads have used
 that have ended.
 """
