@@ -20,8 +20,8 @@ return free memory (malloc_trim(3)).
 The tolerance of blocks is for caches and for a log record or two. An object that is leaked for each
 of some hundred clients a second exceeds it within seconds. The resident set contains arenas that
 are not quite empty, as many as the clients needed at the worst moment; it shows memory that Python
-does not count. On builds without the GIL it has no limit, since Python 3.13 keeps what threads have used
-that have ended.
+does not count. On builds without the GIL it has no limit, since Python 3.13 keeps what threads have
+used that have ended.
 """
 
 from __future__ import annotations
