@@ -4,4 +4,3 @@ The public face of `netkit.core.events`.
 """
 
 from .core.events import *  # noqa: F403
-from .core.events import __all__ as __all__

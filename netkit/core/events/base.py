@@ -38,6 +38,11 @@ class Event:
 
     level: ClassVar[int] = INFO
     """The level of the log record, a number of `logging`."""
+    line: ClassVar[str] = ""
+    """The text of the log record, with the fields in braces as for ``str.format``.
+
+    An exception is shown as its class and its text. Some classes override `_text` instead.
+    """
     with_traceback: ClassVar[bool] = False
     """Whether the log shows the traceback of the field `error`."""
     field_names: ClassVar[tuple[str, ...]] = ()
@@ -82,8 +87,12 @@ class Event:
         return one_line(self._text())
 
     def _text(self) -> str:
-        """The message before it is escaped. Each event of netkit has its own."""
-        return repr(self)
+        """The message before it is escaped: `line`, or else the repr."""
+        fields = {
+            name: described(value) if isinstance(value, BaseException) else value
+            for name, value in self.as_dict().items()
+        }
+        return self.line.format_map(fields) or repr(self)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an event cannot be changed: {name}")
@@ -114,9 +123,7 @@ class ObserverFailed(Event):
     error: BaseException
     level = ERROR
     with_traceback = True
-
-    def _text(self) -> str:
-        return f"the observer {self.observer} failed: {described(self.error)}"
+    line = "the observer {observer} failed: {error}"
 
 
 class _Subscription:

@@ -22,9 +22,7 @@ class AttemptStarted(Event):
 
     address: str
     level = DEBUG
-
-    def _text(self) -> str:
-        return f"connecting to {self.address}"
+    line = "connecting to {address}"
 
 
 class AttemptFailed(Event):

@@ -90,9 +90,7 @@ class Report(Event):
     peer: str
     text: str
     local: str = ""
-
-    def _text(self) -> str:
-        return f"[{self.id}] {self.text}"
+    line = "[{id}] {text}"
 
 
 class ClientRefused(Event):
@@ -107,9 +105,7 @@ class ClientRefused(Event):
     remote: Any
     local: Any
     level = DEBUG
-
-    def _text(self) -> str:
-        return f"{self.peer} refused: {self.reason}"
+    line = "{peer} refused: {reason}"
 
 
 class Refusing(Event):

@@ -23,12 +23,9 @@ class SignalsUnavailable(Event):
     """`run` or `serve` was called outside the main thread, where signals cannot be handled."""
 
     level = WARNING
-
-    def _text(self) -> str:
-        return (
-            "signals are not handled here: this is not the main thread; "
-            "call stop() to end the server"
-        )
+    line = (
+        "signals are not handled here: this is not the main thread; call stop() to end the server"
+    )
 
 
 class ServingOn(Event):
@@ -36,16 +33,13 @@ class ServingOn(Event):
 
     address: str
     level = WARNING
-
-    def _text(self) -> str:
-        return f"the server on {self.address} serves on; Ctrl+C stops it, and ends the program"
+    line = "the server on {address} serves on; Ctrl+C stops it, and ends the program"
 
 
 class NothingToReload(Event):
     """SIGHUP was received, and the server has no file to read again. It continues to serve."""
 
-    def _text(self) -> str:
-        return "SIGHUP: there is nothing to reload"
+    line = "SIGHUP: there is nothing to reload"
 
 
 class WorkersReady(Event):
@@ -124,6 +118,4 @@ class ReloadFailed(Event):
 
     reason: str
     level = ERROR
-
-    def _text(self) -> str:
-        return f"not reloaded, the old workers go on: {printable(self.reason)}"
+    line = "not reloaded, the old workers go on: {reason}"

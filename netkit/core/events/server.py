@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..text import described
 from .base import ERROR, WARNING, Event
 from .process import time_limit
 
@@ -21,12 +20,10 @@ class Unlimited(Event):
     """A server without limits listens for other machines at `address`. Once for each server."""
 
     address: str
-
-    def _text(self) -> str:
-        return (
-            f"{self.address} can be reached from other machines, and no limit is set; "
-            "profile='public' (--profile public) sets limits for the Internet"
-        )
+    line = (
+        "{address} can be reached from other machines, and no limit is set; "
+        "profile='public' (--profile public) sets limits for the Internet"
+    )
 
 
 class ListenerLost(Event):
@@ -34,9 +31,7 @@ class ListenerLost(Event):
 
     error: BaseException
     level = ERROR
-
-    def _text(self) -> str:
-        return f"no new clients any more: {described(self.error)}"
+    line = "no new clients any more: {error}"
 
 
 class AcceptFailed(Event):
@@ -44,9 +39,7 @@ class AcceptFailed(Event):
 
     error: BaseException
     level = WARNING
-
-    def _text(self) -> str:
-        return f"a client could not be accepted: {described(self.error)}"
+    line = "a client could not be accepted: {error}"
 
 
 class AcceptPaused(Event):
@@ -54,9 +47,7 @@ class AcceptPaused(Event):
 
     error: BaseException
     level = WARNING
-
-    def _text(self) -> str:
-        return f"no new clients for the moment: {described(self.error)}"
+    line = "no new clients for the moment: {error}"
 
 
 class AcceptResumed(Event):
@@ -64,9 +55,7 @@ class AcceptResumed(Event):
 
     seconds: float
     level = WARNING
-
-    def _text(self) -> str:
-        return f"accepting clients again, after {self.seconds:.1f} s"
+    line = "accepting clients again, after {seconds:.1f} s"
 
 
 class HandshakeInAccept(Event):
@@ -77,12 +66,10 @@ class HandshakeInAccept(Event):
 
     hook: str
     level = WARNING
-
-    def _text(self) -> str:
-        return (
-            f"{self.hook} does TLS handshakes, so that one silent client keeps all others waiting: "
-            "use the option tls, or wrap_socket(..., do_handshake_on_connect=False)"
-        )
+    line = (
+        "{hook} does TLS handshakes, so that one silent client keeps all others waiting: "
+        "use the option tls, or wrap_socket(..., do_handshake_on_connect=False)"
+    )
 
 
 class HookFailed(Event):
@@ -92,9 +79,7 @@ class HookFailed(Event):
     error: BaseException
     level = ERROR
     with_traceback = True
-
-    def _text(self) -> str:
-        return f"{self.hook} failed: {described(self.error)}"
+    line = "{hook} failed: {error}"
 
 
 class ListLoaded(Event):
@@ -103,9 +88,7 @@ class ListLoaded(Event):
     name: str
     rules: int
     path: str
-
-    def _text(self) -> str:
-        return f"{self.name}: {self.rules} rules from {self.path}"
+    line = "{name}: {rules} rules from {path}"
 
 
 class KeyReadable(Event):
@@ -116,9 +99,7 @@ class KeyReadable(Event):
 
     name: str
     level = WARNING
-
-    def _text(self) -> str:
-        return f"every user of this machine can read the key file {self.name!r}: chmod o-r"
+    line = "every user of this machine can read the key file {name!r}: chmod o-r"
 
 
 class SettingsReloaded(Event):
@@ -143,9 +124,7 @@ class SettingsKept(Event):
     what: str
     error: BaseException
     level = ERROR
-
-    def _text(self) -> str:
-        return f"{self.what} not reloaded, the old one stays: {described(self.error)}"
+    line = "{what} not reloaded, the old one stays: {error}"
 
 
 class Stopping(Event):
@@ -166,6 +145,4 @@ class Stopped(Event):
 
     finished: int
     cut: int
-
-    def _text(self) -> str:
-        return f"stopped: {self.finished} finished, {self.cut} cut"
+    line = "stopped: {finished} finished, {cut} cut"
