@@ -74,10 +74,12 @@ class Reader:
         (`set_encoding`) is never cut within a character, and `size` still counts bytes.
         MessageTooLongError if there are more than `max_message` bytes to the end; they stay unread.
         """
-        _check_size(size)
+        if type(size) is not int:  # each read comes by here, and a call costs more
+            _check_size(size)
         if size == 0:
             return self._decoded(b"")
-        self._settle()
+        if self._source.interruption is not None or self._ahead or self._overlong:
+            self._settle()
         if size < 0:
             limit = self.max_message
             while limit is None or len(self._buffer) <= limit:
@@ -169,7 +171,7 @@ class Reader:
 
         def next_line() -> str | None:
             ahead = self._ahead
-            if ahead and simple and len(ahead[-1]) <= self.max_line and not source.interruption:
+            if ahead and simple and len(ahead[-1]) <= self.max_line and source.interruption is None:
                 return ahead.pop().decode("utf-8", "replace").removesuffix("\r")
             line, complete = self._read_until(newline, width)
             if simple and self._buffer and not self._mixed:
@@ -271,7 +273,8 @@ class Reader:
 
         LineTooLongError names the separator `wanted`.
         """
-        self._settle()
+        if self._source.interruption is not None or self._ahead or self._overlong:
+            self._settle()
         longest = self.max_line + len(separator)
         if width == 1:  # most lines arrive whole, alone or many at once
             if not self._buffer:
