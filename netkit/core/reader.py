@@ -313,13 +313,12 @@ class Reader:
 
     def _holds_input(self) -> bool:
         """Whether any bytes have been received and not read, or not decoded."""
-        pending = self._decoder is not None and self._decoder.pending
-        return bool(self._buffer or self._ahead or self._overlong or pending)
+        undecoded = self._decoder is not None and self._decoder.pending
+        return bool(self._buffer or self._ahead or self._overlong or undecoded)
 
     def _held(self) -> int:
         """Return the number of bytes that have been received and not read."""
-        ahead = self._ahead or ()
-        return len(self._buffer) + sum(map(len, ahead)) + len(ahead)
+        return len(self._buffer) + sum(len(line) + 1 for line in self._ahead or ())
 
     def _join_ahead(self) -> None:
         if self._ahead:

@@ -1,4 +1,4 @@
-"""The steps of `Connection.close`, and of a stop by another thread.
+"""The steps of `Connection.close`.
 
 Closing never truncates: what is left is sent, then the end of our side, and what the peer still
 sends is dropped for a while (`netkit.net.linger`). Where only a part of what was to be written has
@@ -12,14 +12,19 @@ from collections.abc import Callable
 
 from ..core.deadline import Deadline
 from . import linger, sockopts
-from .link import IN_SOCKET, Link
+from .link import Link
 from .output import Output
 from .states import InputState, Life
 
-# How often a stop asks whether the peer's kernel has the rest of a reply (seconds). Ending the wait
-# for it earlier would let a byte from the peer reset the connection, which would destroy the rest.
-# The kernel has no event for it (see `linger.ACKNOWLEDGEMENT`).
-UNSENT_SECONDS = 0.05
+
+def begin(link: Link) -> bool:
+    """Begin the close. False if another thread closes it, or will close it after its handshake."""
+    with link.lock:
+        if link.life is not Life.OPEN:
+            return False
+        link.changed = True
+        link.life = Life.CLOSING
+    return not (link.transport.shaking_hands and link.leave_closing())
 
 
 def finish(
@@ -37,7 +42,7 @@ def finish(
     received. False if nothing is left to be done by this thread.
     """
     if not output.finish(deadline.remaining() or 0):
-        link.abort(reset=link.can_reset())
+        link.abort(reset=link.can_reset)
         return False
     if link.leave_closing():
         return False
@@ -77,42 +82,3 @@ def _linger(link: Link, deadline: Deadline, size: int, hurried: bool) -> None:
     finally:
         link.waiting = False
     link.leave()
-
-
-def end_input(link: Link, quiet: float) -> float | None:
-    """As of `Connection.end_input`; an opaque peer is idle after `quiet` seconds."""
-    with link.lock:
-        link.changed = True
-        link.input = link.input.drained()
-        if link.life is Life.CLOSED:
-            return None
-        if link.life is not Life.OPEN and sockopts.unsent(link.sock):
-            return UNSENT_SECONDS
-        if link.wire.opaque:
-            wait = link.wire.seconds_until_quiet(quiet)
-            if wait:
-                return wait
-        elif not link.waiting or link.has_begun():
-            return None
-        link.input = link.input.shut()
-        link.wire.shut_down(socket.SHUT_RD)
-        return None
-
-
-def end_now(link: Link, reason: OSError | None, hard: bool) -> bool:
-    """End `link` for `reason`, or cut it if there is none; see `Connection.interrupt`."""
-    with link.lock:
-        if link.life is Life.CLOSED:
-            return False
-        link.changed = True
-        if reason is None:
-            link.was_cut = True
-            link.input = link.input.drained()
-        else:
-            link.interruption = reason
-            link.input = link.input.shut()
-        busy = link.life is not Life.OPEN or link.writing == IN_SOCKET
-        hard = hard or link.wire.opaque or busy
-        link.last_word = not hard
-        link.wire.shut_down(socket.SHUT_RDWR if hard else socket.SHUT_RD)
-        return True

@@ -1,7 +1,7 @@
 """One connection: what a handler gets, and what `connect` returns.
 
-A `Connection` reads by `netkit.core.reader`, writes by its `Output`, and closes and stops its
-`Link`, which has the socket and the states. Rules:
+A `Connection` reads by `Reader`, writes by its `Output`, and has the socket and the states in its
+`Link`. Rules:
 
 1. A connection belongs to one thread at a time, which reads it and closes its descriptor. Other
    threads may write (writes never mix), look at it, and ask it to stop: `end_input`, `interrupt`,
@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ..core.buffer import ReceiveBuffer
 from ..core.deadline import Deadline
-from ..core.encodings import to_bytes
-from ..core.errors import ConnectionClosedError, HandshakeError, PeerError
+from ..core.errors import HandshakeError, PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
 from ..core.source import CHUNK
@@ -33,62 +32,56 @@ from .addresses import Ends, describe_peer
 from .bare import Bare
 from .files import Sink, write_all
 from .link import Link
-from .output import Output
+from .output import Output, as_bytes
 from .settings import Settings
 from .socket_names import no_attribute
-from .states import Life, OutputState
-from .transport import NO_LIMITS, Bytes, Plain, Tls
+from .states import OutputState
+from .status import Status
+from .stopping import Stoppable
+from .transport import Plain, Tls, Writable
 
 if TYPE_CHECKING:
     import ssl
 
-    from ..tls.stream import TlsStream
 
 _Self = TypeVar("_Self", bound="Connection")
-Writable = str | Bytes
 
+HANDSHAKE_SECONDS = 10.0  # several round trips over a bad network
 _BY_DEFAULT: Any = object()
 
 
-class Connection(Reader, Ends, Settings):
+class Connection(Reader, Ends, Settings, Status, Stoppable):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` after `set_encoding`, and an empty value at the end of input.
-    Every read raises ConnectionResetError if the peer has reset the connection, TimeoutError if a
-    time limit has passed (the connection is still good), and ConnectionClosedError after `close`.
-    A ``with`` block closes the connection. If the block raises, it is closed at once (`destroy`),
-    and the peer sees a reset, since it may have half a message; but not after `end`, and not if the
-    peer is to blame for the exception. A server closes the connections that it hands to handlers.
+    They raise ConnectionResetError if the peer has reset the connection, TimeoutError if a time
+    limit has passed (the connection is still good), and ConnectionClosedError after `close`.
+    A ``with`` block closes the connection. If the block raises, that is `destroy`, and the peer
+    sees a reset, since it may have half a message; but not after `end`, and not if the peer is to
+    blame for the exception. A server closes the connections that it hands to handlers.
 
-    All attributes are readable after `close`. Besides those that have a documentation of their own:
+    Attributes that are not documented by themselves, all of them readable after `close`:
 
     - `id`, a number that no other connection of its server has, in any of the worker processes;
-    - `peer` and `local`, the other end and ours for people: ``127.0.0.1:50312``;
-    - `server`, its `Server`, or None;
+    - `peer`, the other end for people: ``127.0.0.1:50312``;
+    - `server`, its `Server`, or None; `opened_at`, on the monotonic clock (seconds);
     - `thread`, the identifier of the thread that serves it, or None;
     - `attempted_addresses`, those that `connect` has tried, the last of them with success;
-    - `opened_at`, on the monotonic clock (seconds);
     - `encoding`, `max_line` (bytes) and `max_message` (bytes, or None), which may be set;
-    - `linger_seconds` and `linger_bytes`: how long a `close` waits for its peer, and how much input
-      it drops meanwhile; `handshake_seconds`: the time limit of `start_tls`. They may be set.
+    - `linger_seconds`, `linger_bytes`: how long a `close` waits for its peer, and how much input it
+      drops meanwhile. They may be set.
     """
 
-    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The dictionary among
-    # them is for attributes that a program sets, and made when it does.
+    # Slots, since a dictionary of so many attributes costs each client 2 KiB. The `__dict__` among
+    # them is for attributes that a program sets, and is made when it does.
     __slots__ = (
         *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket"),
         *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
 
-    # Enough for a client that reads an early reply only after its upload, too little to be worth an
-    # attack.
-    linger_seconds = 5.0
-    linger_bytes = 16 * 1024 * 1024
-    # Several round trips over a bad network. A server's option replaces it.
-    handshake_seconds: float | None = 10.0
-    # The gaps within a message are shorter, and a stop may well wait so long.
-    quiet_seconds = 0.5
+    # Enough for a client that reads an early reply after its upload, too little for an attack.
+    linger_seconds, linger_bytes = 5.0, 16 * 1024 * 1024
 
     def __init__(
         self,
@@ -103,9 +96,9 @@ class Connection(Reader, Ends, Settings):
     ) -> None:
         """Take over `sock`, which is connected, and make it blocking.
 
-        With `opaque`, a handler reads and writes `sock` itself; then its timeout stays as it is,
-        and nothing is counted. `client_address` and `local_name` are the names of both ends, if the
-        caller knows them. OSError if the name of the peer is unknown, and `sock` has none.
+        `client_address` and `local_name` are the names of both ends, if the caller knows them. With
+        `opaque`, a handler reads and writes `sock` itself; its timeout stays as it is, and nothing
+        is counted. OSError if the socket has no peer.
         """
         self.id = ids.take()
         self._remote_name = sock.getpeername() if client_address is None else client_address
@@ -135,8 +128,7 @@ class Connection(Reader, Ends, Settings):
         """Send all of `data`, and return its number of bytes once the kernel has them.
 
         Text is encoded with `encoding`, or else with the connection's. Waits while the peer's
-        window and the kernel's buffer are full: a slow peer slows this thread and no other.
-        Thread-safe: what one call writes stays together.
+        window and the kernel's buffer are full. Thread-safe: what one call writes stays together.
 
         WriteAfterEndError after `end`; ConnectionClosedError after `close`; BrokenPipeError or
         ConnectionResetError if the peer is gone; TimeoutError once a time limit has passed. After a
@@ -145,23 +137,16 @@ class Connection(Reader, Ends, Settings):
         RuntimeError, and nothing is sent, in a signal handler that has interrupted a write of this
         connection, or a read that sends something for TLS.
         """
-        payload = data if type(data) is bytes else self._encoded(data, encoding)
+        payload = data if type(data) is bytes else as_bytes(data, encoding or self.encoding)
         self._output.write(payload)
         return len(payload)
-
-    def _encoded(self, data: Writable, encoding: str | None) -> Bytes:
-        if isinstance(data, (bytes, bytearray)):
-            return data
-        if isinstance(data, memoryview) and data.c_contiguous:
-            return data.cast("B")
-        return to_bytes(data, encoding or self.encoding)
 
     def corked(self) -> AbstractContextManager[None]:
         """A block that gathers what is written in it, and sends it as one at its end.
 
-        For a reply that is written in many small pieces: fewer system calls, packets and TLS
-        records. It is also sent by `end` and `close`, and as soon as it is 64 KiB. These calls, and
-        the end of the block, raise the errors of sending.
+        So a reply in many small pieces costs fewer system calls, packets and TLS records. `end` and
+        `close` send it, too, and so does a write as soon as it is 64 KiB; they, and the end of the
+        block, raise the errors of sending.
         """
         return self._output.corked()
 
@@ -177,11 +162,10 @@ class Connection(Reader, Ends, Settings):
         """Send a binary file from byte `offset` on, and return how many bytes were sent.
 
         `count` is the most bytes to send; None for all up to the file's end. The kernel copies them
-        where it can (sendfile(2)): from a regular file, and without TLS. The file's own position
-        does not count, and is undefined afterwards. Waits for a non-blocking file; BlockingIOError
-        if it has no descriptor. ValueError for a negative number; TypeError for a file of text;
-        errors as of `write`, and those of reading the file, which break the output if a part has
-        been sent.
+        from a regular file (sendfile(2)), without TLS. The file's own position does not count, and
+        is undefined afterwards. Waits for a non-blocking file; BlockingIOError if it has no
+        descriptor. ValueError for a negative number, TypeError for a file of text, the errors of
+        `write`, and those of the file, which break the output if a part has been sent.
         """
         if offset < 0 or (count is not None and count < 0):
             raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
@@ -234,12 +218,7 @@ class Connection(Reader, Ends, Settings):
         False if nothing is left to be done: it is closed, or another thread is about to close it.
         """
         link = self._link
-        with link.lock:
-            if link.life is not Life.OPEN:
-                return False
-            link.changed = True
-            link.life = Life.CLOSING
-        if link.transport.shaking_hands and link.leave_closing():
+        if not closing.begin(link):
             return False
         if self.ticket is not None:  # what follows may wait for the peer
             self.server._admission.linger(self)
@@ -266,7 +245,7 @@ class Connection(Reader, Ends, Settings):
 
         OSError (EOPNOTSUPP), and it stays open, for a Unix socket, which knows no reset.
         """
-        if not self._link.can_reset():
+        if not self._link.can_reset:
             raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
         self._link.abort(reset=True)
 
@@ -277,20 +256,9 @@ class Connection(Reader, Ends, Settings):
         its peer does not notice. ConnectionClosedError; ValueError with TLS, while another thread
         reads, and for a socket that its handler reads itself.
         """
-        link = self._link
-        link.changed = True
         with self._output.held():
             self._output.send_gathered()
-            with link.lock:
-                if link.life is not Life.OPEN:
-                    raise ConnectionClosedError
-                if link.broken is not None:
-                    raise link.broken
-                if self.is_secured() or self.opaque or link.waiting:
-                    raise ValueError("only a connection without TLS that nobody reads is detached")
-                link.set_limits(NO_LIMITS)
-                link.life = Life.CLOSED
-                sock = sockopts.waiting(socket.socket(fileno=link.sock.detach()))
+            sock = self._link.detach(is_plain=not (self.is_secured() or self.opaque))
         return sock, self._forget_received()
 
     def fail(self, error: BaseException) -> None:
@@ -314,39 +282,6 @@ class Connection(Reader, Ends, Settings):
         else:
             self.fail(error)
             self.destroy()
-
-    # Stopping, by another thread
-
-    def end_input(self) -> float | None:
-        """Ask it to finish: what is under way goes on, and then its input ends.
-
-        An idle connection (its thread waits in a read, and no part of a message has been received)
-        sees the end of input at once; a busy one after the message under way. Returns None, or the
-        seconds after which to ask again: for an opaque one that is busy, or about to speak TLS, and
-        for one that waits in `close` until the peer has the rest.
-        """
-        return closing.end_input(self._link, self.quiet_seconds)
-
-    def interrupt(self, reason: OSError, hard: bool = False) -> bool:
-        """Wake its thread from a read or a write, and raise `reason` there. From any thread.
-
-        If the thread does neither, the next read or write raises it. If the handler does not catch
-        it, the client gets what has been written, and `reason` is logged. A handler that catches it
-        finds its input ended, except for what has been received, and may write a last word. After a
-        write that was ended, and if `hard`, everything it tries raises `reason`. A handler that
-        reads the socket itself sees the end of both directions. False if the connection was over.
-        TypeError.
-        """
-        if not isinstance(reason, OSError):
-            raise TypeError(f"reason must be an OSError, not {reason!r}")
-        return closing.end_now(self._link, reason, hard)
-
-    def cut(self) -> bool:
-        """End it now, in both directions; its thread wakes and closes it. False if it was over.
-
-        Without TLS the peer sees the end of input, also between two writes of one reply.
-        """
-        return closing.end_now(self._link, None, True)
 
     # TLS
 
@@ -382,7 +317,7 @@ class Connection(Reader, Ends, Settings):
             raise TypeError("start_tls() needs an ssl.SSLContext")
         if timeout is _BY_DEFAULT:
             server = self.server
-            timeout = server._options.handshake_timeout if accepted else self.handshake_seconds
+            timeout = server._options.handshake_timeout if accepted else HANDSHAKE_SECONDS
         link = self._link
         server_side = accepted if server_side is None else server_side
         tls = Tls(link, link.wire, context, server_side, server_hostname)
@@ -390,56 +325,6 @@ class Connection(Reader, Ends, Settings):
             if link.changed:
                 link.check_output()
             link.start_tls(tls, timeout)
-
-    @property
-    def tls(self) -> TlsStream | None:
-        """What was agreed on; None without TLS, and until the end of the handshake."""
-        return self._link.transport.tls
-
-    def is_secured(self) -> bool:
-        """Whether it speaks TLS, by itself or through the socket that its handler reads."""
-        return self.tls is not None or hasattr(self.socket, "do_handshake")
-
-    # State
-
-    @property
-    def socket(self) -> socket.socket:
-        """The socket, for options that have no method here."""
-        return self._link.sock
-
-    @socket.setter
-    def socket(self, sock: Any) -> None:
-        self._link.replace_socket(sock)
-
-    @property
-    def opaque(self) -> bool:
-        """Whether its handler reads and writes the socket itself."""
-        return self._link.wire.opaque
-
-    @property
-    def closed(self) -> bool:
-        """Whether this side has closed it."""
-        return self._link.life is Life.CLOSED
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether a stopping server has ended it before its handler was done."""
-        return self._link.was_cut
-
-    @property
-    def bytes_read(self) -> int:
-        """How many bytes have been received."""
-        return self._link.bytes_read
-
-    @property
-    def bytes_written(self) -> int:
-        """How many bytes have been sent."""
-        return self._link.bytes_written
-
-    @property
-    def error(self) -> BaseException | None:
-        """The last failure of a read or a write, or None."""
-        return self._link.error
 
     @property
     def pending(self) -> int:
@@ -451,28 +336,6 @@ class Connection(Reader, Ends, Settings):
         """
         count = self._held() + self._link.transport.buffered()
         return count or int(self._link.transport.pending())
-
-    def fileno(self) -> int:
-        """The descriptor, -1 after the close: for `selectors` and for socket options.
-
-        `select` does not see what has been received already (`pending`).
-        """
-        return self._link.sock.fileno()
-
-    def is_to_blame(self, error: BaseException) -> bool:
-        """Whether its peer has caused `error`, which a handler has raised."""
-        link = self._link
-        if error is link.error:
-            return True
-        return isinstance(link.wire, Bare) and link.wire.is_to_blame(error)
-
-    def forget_frames(self) -> None:
-        """Drop the tracebacks of the errors that are kept, after they have been logged.
-
-        They hold the frames of the handler, with all that it has read, and the frames hold this
-        connection. The garbage collector might find this cycle much later.
-        """
-        self._link.forget_frames()
 
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child: threads that held them do not exist there."""

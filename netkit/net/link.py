@@ -33,7 +33,7 @@ from ..core.source import FIRST_CHUNK, next_chunk
 from . import sockopts
 from .states import InputState, Life, OutputState
 from .timeouts import StepTimer
-from .transport import Plain, Tls
+from .transport import NO_LIMITS, Plain, Tls
 
 # Whether threads run in parallel. Then another thread may see two stores in the other order, unless
 # both threads take a lock in between.
@@ -49,16 +49,16 @@ class Link:
     __slots__ = (
         *("bytes_read", "bytes_written", "changed", "error", "heard", "input", "interruption"),
         *("last_word", "life", "lock", "output", "broken", "peer", "released", "sock", "special"),
-        *("transport", "waiting", "was_cut", "wire", "writing", "_buffer", "_chunk", "_resettable"),
+        *("transport", "waiting", "was_cut", "wire", "writing", "_buffer", "_chunk", "can_reset"),
     )
 
-    def __init__(self, wire: Plain, peer: str, resettable: bool, buffer: ReceiveBuffer) -> None:
-        """`buffer` holds what was received and not read; `resettable` is False for Unix sockets."""
+    def __init__(self, wire: Plain, peer: str, can_reset: bool, buffer: ReceiveBuffer) -> None:
+        """`buffer` holds what was received and not read. Unix sockets cannot reset."""
         self.wire = wire
         self.sock: socket.socket = wire.sock
         self.transport: Plain | Tls = wire
         self.peer = peer
-        self._resettable = resettable
+        self.can_reset = can_reset
         self._buffer = buffer
         self._chunk = FIRST_CHUNK
         self.bytes_read = self.bytes_written = 0
@@ -194,10 +194,9 @@ class Link:
 
     def failure(self, error: OSError) -> OSError:
         """The exception to raise for `error`, which is remembered as the connection's."""
-        failure = error
         if self.was_cut:
             text = f"the connection to {self.peer} was cut, since the server stops"
-            failure = ConnectionAbortedError(errno.ECONNABORTED, text)
+            failure: OSError = ConnectionAbortedError(errno.ECONNABORTED, text)
         elif (interruption := self.interruption) is not None:
             failure = interruption
             if self.last_word:
@@ -268,13 +267,9 @@ class Link:
 
     # Closing
 
-    def can_reset(self) -> bool:
-        """Whether the peer can be sent a reset: not through a Unix socket."""
-        return self._resettable
-
     def must_reset(self) -> bool:
         """Whether the peer must see a reset, since it has only a part of what was to be written."""
-        return self._resettable and self.output.is_incomplete()
+        return self.can_reset and self.output.is_incomplete()
 
     def leave(self) -> None:
         """Close the descriptor if the connection is closed and no thread uses the socket."""
@@ -315,9 +310,7 @@ class Link:
                 finished = self.life is Life.FINISHED
                 self.changed = True
                 self.life = Life.CLOSED
-                if self.writing:
-                    reset = reset or self._resettable
-                reset = reset or self.must_reset()
+                reset = reset or self.must_reset() or (self.can_reset and self.writing > 0)
                 if reset:
                     sockopts.reset_on_close(self.sock)
                 if reset or not finished:
@@ -326,6 +319,24 @@ class Link:
                     soft = reset and self.writing != IN_SOCKET
                     self.wire.shut_down(socket.SHUT_RD if soft else socket.SHUT_RDWR)
         self.leave()
+
+    def detach(self, is_plain: bool) -> socket.socket:
+        """Give up the socket, which the peer does not notice. The output must be held.
+
+        ConnectionClosedError; the error that has broken the output; ValueError unless `is_plain`,
+        or if a thread reads.
+        """
+        self.changed = True
+        with self.lock:
+            if self.life is not Life.OPEN:
+                raise ConnectionClosedError
+            if self.broken is not None:
+                raise self.broken
+            if self.waiting or not is_plain:
+                raise ValueError("only a connection without TLS that nobody reads is detached")
+            self.set_limits(NO_LIMITS)
+            self.life = Life.CLOSED
+            return sockopts.waiting(socket.socket(fileno=self.sock.detach()))
 
     def fence(self) -> None:
         """Order what this thread has stored before what it loads next; see rule 2."""

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
+from ..core.encodings import to_bytes
 from ..core.source import CHUNK
 from . import files
 from .link import FREE_THREADED, IN_FILE, IN_SOCKET, Link
 from .states import Life, OutputState
-from .transport import Bytes
+from .transport import Bytes, Writable
 
 # How much of a file one system call sends (bytes): time limits are checked between two calls.
 AT_ONCE = 1024 * 1024
@@ -26,6 +27,15 @@ AT_ONCE = 1024 * 1024
 # The errors of sendfile(2) for a file that the kernel cannot send, some of /proc for example.
 # Reading such a file may work.
 _NOT_BY_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def as_bytes(data: Writable, encoding: str) -> Bytes:
+    """The bytes of `data`, without a copy where it is bytes already. TypeError."""
+    if isinstance(data, (bytes, bytearray)):
+        return data
+    if isinstance(data, memoryview) and data.c_contiguous:
+        return data.cast("B")
+    return to_bytes(data, encoding)
 
 
 class Output:

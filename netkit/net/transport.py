@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NO_LIMITS = TimeLimits()
 Bytes = bytes | bytearray | memoryview
+Writable = str | Bytes
 
 
 class Plain:

@@ -46,7 +46,7 @@ from netkit.core.errors import (
     WriteAfterEndError,
 )
 from netkit.core.source import CHUNK, FIRST_CHUNK
-from netkit.net import closing, connection, sockopts
+from netkit.net import connection, sockopts, stopping
 from netkit.net.states import InputState
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
@@ -904,7 +904,7 @@ def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
         fill(conn.socket)
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
-            assert conn.end_input() == closing.UNSENT_SECONDS
+            assert conn.end_input() == stopping.UNSENT_SECONDS
             receive_all(peer)
             wait_until(lambda: conn.end_input() is None)
         assert conn.fileno() == -1
