@@ -303,8 +303,7 @@ class Reader:
     def _split_ahead(self) -> None:
         end = self._buffer.rfind(b"\n", 0, AHEAD)
         if end >= 0:
-            self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")
-            self._ahead.reverse()
+            self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")[::-1]
 
     def _forget_received(self) -> bytes:
         """Remove and return all bytes that have been received and not read."""
