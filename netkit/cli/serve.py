@@ -57,16 +57,16 @@ def handler_name(text: str) -> str:
     if file:  # a file, not a module `py` in a package
         name = f"{file[1].replace('/', '.')}:{file[2] or 'NAME'}"
         raise ValueError(f"a handler is named MODULE:NAME, without .py: {name}, not {text!r}")
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+    if text.count(":") != 1 or not all(map(str.isidentifier, re.split("[.:]", text))):
         raise ValueError(f"a handler is named MODULE:NAME, such as app:Shout, not {text!r}")
     return text
 
 
 def load(name: str) -> Any:
-    """Return the object ``MODULE:NAME``. Failure if there is none.
+    """Return the object ``MODULE:NAME``. Failure if it does not exist.
 
-    The current folder is searched, too: before the folders of installed modules, but after the
-    standard library, which no file in the current folder can replace.
+    The module may be in the current folder, which comes before the folders of installed modules
+    but after the standard library: no file in the current folder can replace a part of that.
     """
     module_name, _, attribute = name.partition(":")
     folder = _current_folder()
@@ -79,7 +79,7 @@ def load(name: str) -> Any:
 
 
 def _hidden(name: str, folder: str) -> str:
-    """A hint, if a file in `folder` has the name of a module of the standard library."""
+    """Return a hint if a file in `folder` has the name of a module of the standard library."""
     top = name.partition(".")[0]
     if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
         return ""

@@ -284,7 +284,7 @@ def test_a_help_into_a_closed_pipe_ends_quietly(run: Run, monkeypatch: pytest.Mo
                 "netkit serve: error: a handler is named MODULE:NAME, such as app:Shout, "
                 f"not '{name}'",
             )
-            for name in ("app", "app:", ":Shout", "app:Shout:x", "../app:Shout", "app.:x")
+            for name in ("app", "app:", ":Shout", "app:Shout:x", "../app:Shout", "app.:x", "app:1")
         ),
         (
             "serve json:__name__",
