@@ -112,7 +112,7 @@ def test_a_wrong_address_is_explained(words: str, message: str) -> None:
 # Errors
 
 
-def test_an_error_is_one_line_without_control_characters_and_of_a_length_to_be_read(
+def test_an_error_is_one_short_line_without_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -125,7 +125,7 @@ def test_an_error_is_one_line_without_control_characters_and_of_a_length_to_be_r
     assert len(err) < 500
 
 
-def test_without_standard_error_there_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_standard_error_no_message_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     arguments.complain("nobody sees this")
     with pytest.raises(SystemExit):
@@ -154,7 +154,7 @@ values = st.one_of(st.lists(st.sampled_from(PIECES), max_size=4).map("".join), s
 
 @pytest.mark.fuzz
 @given(values)
-def test_any_value_of_the_other_arguments_is_one_or_is_refused(text: str) -> None:
+def test_any_text_is_a_value_of_another_flag_or_is_refused(text: str) -> None:
     kinds: list[Any] = [flags.WORKERS.parse, serve.handler_name, arguments.count]
     for kind in kinds:
         with contextlib.suppress(argparse.ArgumentTypeError):

@@ -81,7 +81,7 @@ def test_a_missing_module_is_named_where_python_fails_to_explain_it(
         ("def (:\n", "SyntaxError: .*"),
     ],
 )
-def test_a_module_that_fails_shows_its_own_traceback_and_none_of_ours(
+def test_a_module_that_fails_shows_its_own_traceback_without_frames_of_netkit(
     source: str, error: str, module: Any, run: Run
 ) -> None:
     path = module(source)

@@ -172,7 +172,7 @@ def test_an_address_that_leads_to_a_blocked_one_is_blocked(inner: str, outer: li
         assert found.longest_match(address, embedded=True) == 128
 
 
-def test_the_longer_match_of_an_address_and_of_the_one_it_leads_to_counts() -> None:
+def test_the_longer_match_of_an_address_and_of_the_one_that_it_leads_to_counts() -> None:
     rules = BlockList(["64:ff9b::/96", "10.0.0.0/8", "2002:b00::/24"])
     assert rules.longest_match("64:ff9b::a00:1", embedded=True) == 104
     assert rules.longest_match("64:ff9b::b00:1", embedded=True) == 96
@@ -180,7 +180,7 @@ def test_the_longer_match_of_an_address_and_of_the_one_it_leads_to_counts() -> N
 
 
 @pytest.mark.parametrize("address", ["::", "::1", "64:ff9c::a00:1", "2003:a00:1::", "::1:a00:1"])
-def test_an_address_that_leads_to_no_other_stands_for_itself(address: str) -> None:
+def test_an_address_that_leads_to_no_other_is_looked_up_alone(address: str) -> None:
     assert address not in BlockList(["0.0.0.0/0"])
 
 

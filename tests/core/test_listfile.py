@@ -107,7 +107,7 @@ def test_a_file_that_is_renamed_over_while_it_is_read_is_read_again(
     assert read_entries(str(path)) == [(1, "5.6.7.8")]
 
 
-def test_a_file_that_goes_on_changing_is_refused(
+def test_a_file_that_changes_during_each_reading_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_text("1.2.3.4\n")
@@ -143,7 +143,7 @@ def test_a_list_that_is_replaced_again_and_again_is_never_read_in_part(path: Pat
             done.set()
 
 
-def test_a_file_without_end_is_no_list() -> None:
+def test_a_file_without_end_is_refused() -> None:
     with pytest.raises(
         ValueError, match="^/dev/zero: it has more than .* bytes, so it is no list$"
     ):

@@ -76,7 +76,7 @@ def test_the_defaults_are_these() -> None:
         ("handler_args", MappingProxyType({})),
     ],
 )
-def test_an_option_that_is_given_is_kept_and_the_others_have_their_defaults(
+def test_an_option_that_is_given_keeps_its_value_and_the_others_have_defaults(
     name: str, value: Any
 ) -> None:
     options = Options(**{name: value})
@@ -97,7 +97,7 @@ def test_options_are_taken_by_name_only() -> None:
         Options(10.0)  # type: ignore[call-arg]
 
 
-def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+def test_the_error_of_an_unknown_option_names_the_known_ones() -> None:
     with pytest.raises(TypeError) as caught:
         Options(max_lines=5)
     assert str(caught.value) == (
@@ -171,7 +171,7 @@ def test_the_encoding_must_have_the_characters_of_a_refusal() -> None:
         Options(refusal="\xfc", encoding="us-ascii")
 
 
-def test_the_longest_time_is_one_that_every_wait_can_take() -> None:
+def test_every_wait_accepts_the_longest_time() -> None:
     check_seconds("time", threading.TIMEOUT_MAX)
     condition = threading.Condition()
 
@@ -290,7 +290,9 @@ def test_every_number_that_may_be_none_can_be_switched_off() -> None:
         ("when_full", "inf", "it must be 'wait', 'refuse' or seconds to hold, not 'inf'"),
     ],
 )
-def test_the_error_of_a_wrong_value_names_a_right_one(name: str, text: str, message: str) -> None:
+def test_the_error_of_an_invalid_text_describes_valid_ones(
+    name: str, text: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Options.rows[name].parse(text)
 
@@ -318,7 +320,7 @@ WITH_TEXT = [name for name, row in Options.rows.items() if row.kind.parse]
 
 @pytest.mark.fuzz
 @given(st.sampled_from(sorted(WITH_TEXT)), values)
-def test_any_value_of_a_flag_is_one_of_its_option_or_is_refused(name: str, text: str) -> None:
+def test_any_text_is_a_value_of_an_option_or_is_refused(name: str, text: str) -> None:
     if text.startswith("@"):  # a file
         return
     try:

@@ -113,7 +113,7 @@ def test_a_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "text", [SECRET, f"env={SECRET}", "", "env", f"env:{SECRET}", f"ENV:{SECRET}"]
 )
-def test_a_password_itself_is_refused_and_not_shown(
+def test_a_password_on_the_command_line_is_refused_and_not_shown(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -134,18 +134,18 @@ def test_the_value_of_a_misspelled_option_is_not_shown(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("data", [b"two\nlines\n", b"x" * (LONGEST_PASSWORD + 1), b"x" * 10**6])
-def test_a_file_that_has_no_password_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_file_without_a_password_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(data)
     with pytest.raises(ValueError, match="it must be one line of at most 1024 bytes"):
         parse_password(f"@{tmp_path / 'password'}")
 
 
-def test_the_longest_password_is_taken(tmp_path: Path) -> None:
+def test_the_longest_password_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(b"x" * LONGEST_PASSWORD + b"\n")
     assert parse_password(f"@{tmp_path / 'password'}") == "x" * LONGEST_PASSWORD
 
 
-def test_a_server_has_a_locked_key_with_a_password_from_a_file(tmp_path: Path) -> None:
+def test_a_server_decrypts_its_key_with_a_password_from_a_file(tmp_path: Path) -> None:
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     key = serialization.load_pem_private_key(Path(files().key).read_bytes(), None)
     locked = tmp_path / "locked.pem"

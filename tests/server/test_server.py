@@ -580,7 +580,7 @@ def test_what_many_threads_write_to_one_client_stays_together_and_is_counted() -
 # Handlers and options
 
 
-def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+def test_the_error_of_an_unknown_option_names_the_known_ones() -> None:
     with pytest.raises(TypeError) as caught:
         netkit.create_server(netkit.EchoHandler, drain_timout=5)
     assert str(caught.value).startswith(

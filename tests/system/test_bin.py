@@ -72,7 +72,7 @@ def test_a_script_works_through_symbolic_links(tmp_path: Path) -> None:
         assert ask(port) == b"hello\n"
 
 
-def test_a_script_works_in_a_folder_whose_name_is_difficult(tmp_path: Path) -> None:
+def test_a_script_works_in_a_folder_with_special_characters_in_its_name(tmp_path: Path) -> None:
     folder = tmp_path / 'it\'s a $HOME  of * "quotes"'
     for part in ("bin", "netkit"):
         shutil.copytree(ROOT / part, folder / part)
@@ -216,14 +216,14 @@ class Machine:
         return (self.folder / "called").read_text().splitlines()
 
 
-def test_the_tests_do_without_an_interpreter_or_a_tool_that_is_missing(tmp_path: Path) -> None:
+def test_bin_test_skips_missing_interpreters_and_tools(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.command(".venv/bin/python")
     assert machine.test("-e", "lint") == (0, "")
     assert machine.called()[-1] == "-m tox run -e lint"
 
 
-def test_an_interpreter_that_is_missing_is_a_failure_where_everything_must_be_tested(
+def test_bin_test_fails_in_ci_if_an_interpreter_is_missing(
     tmp_path: Path,
 ) -> None:
     machine = Machine(tmp_path, "python3.10", "python3.11", "python3.13")
@@ -232,7 +232,7 @@ def test_an_interpreter_that_is_missing_is_a_failure_where_everything_must_be_te
     assert machine.test(CI="false") == (0, "")
 
 
-def test_the_error_without_a_fit_python_says_what_the_tests_need(tmp_path: Path) -> None:
+def test_the_error_of_bin_test_without_a_python_says_what_is_needed(tmp_path: Path) -> None:
     status, line = Machine(tmp_path).test()
     assert status == 1
     assert line == (
