@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from ..core.events import Event
-from ..core.text import cut, one_line, said
+from ..core.text import cut, described, one_line, said
 from ..net.addresses import describe_peer
 from ..net.sockopts import wait_until_ready
 from .log import logger, traceback_lines
@@ -55,7 +55,7 @@ class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic 
 
 def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     where = f"{record.pathname}:{record.lineno}"
-    text = f"a record of {where} cannot be formatted: {type(error).__name__}: {said(error)}"
+    text = f"a record of {where} cannot be formatted: {described(error)}"
     level = {"levelno": logging.ERROR, "levelname": "ERROR"}
     return logging.makeLogRecord({"name": record.name, "msg": text, **level})
 

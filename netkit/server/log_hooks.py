@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
-from ..core.text import cut, one_line, said
+from ..core.text import cut, described, one_line, said
 from ..net.forks import call_in_children, free_in_children
 from .log import logger
 
@@ -93,15 +93,14 @@ def _place(traceback: TracebackType | None) -> tuple[Any, ...]:
     return (traceback.tb_frame.f_code, traceback.tb_lineno) if traceback is not None else ()
 
 
-def _with_type(error: BaseException | None, kind: type[BaseException]) -> str:
-    text = "" if error is None else said(error)
-    return f"{kind.__name__}: {text}" if text else kind.__name__
+def _described(error: BaseException | None, kind: type[BaseException]) -> str:
+    return kind.__name__ if error is None else described(error)
 
 
 def _excepthook(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    text = f"uncaught {_with_type(error, kind)}"
+    text = f"uncaught {_described(error, kind)}"
     _report(("main", kind, _place(traceback)), logging.ERROR, text, error)
 
 
@@ -110,7 +109,7 @@ def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
     if issubclass(kind, SystemExit):  # a way to end a thread
         return
     name = args.thread.name if args.thread else "that has ended"
-    text = f"uncaught in thread {name}: {_with_type(error, kind)}"
+    text = f"uncaught in thread {name}: {_described(error, kind)}"
     _report(("thread", kind, _place(args.exc_traceback)), logging.ERROR, text, error)
 
 
@@ -120,7 +119,7 @@ def _unraisablehook(args: sys.UnraisableHookArgs) -> None:
         place = cut(repr(args.object))
     except Exception:  # of its `__repr__`
         place = type(args.object).__name__
-    text = f"ignored in {place}: {_with_type(error, kind)}"
+    text = f"ignored in {place}: {_described(error, kind)}"
     what = ("unraisable", kind, type(args.object), _place(args.exc_traceback))
     _report(what, logging.ERROR, text, error)
 

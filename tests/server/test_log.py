@@ -1,4 +1,4 @@
-"""Events as log records: none is forgotten, and none can be forged."""
+"""Events as log records, which no text can forge, and their tracebacks."""
 
 from __future__ import annotations
 
