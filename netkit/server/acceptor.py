@@ -157,7 +157,7 @@ class Acceptor:
 
     def _is_queue_empty(self, answer: Answer) -> bool:
         if answer is Answer.EMPTY:
-            return not self._server._anteroom.held
+            return not self._server._overflow.held
         return answer is Answer.STOP or self._server._admission.suspended
 
     # Waiting
@@ -165,8 +165,8 @@ class Acceptor:
     def _wait(self, selector: ListenerSelector, seconds: float | None) -> bool:
         """Wait until a client may be there (True), for at most `seconds`, or until woken."""
         server = self._server
-        admission, overflow = server._admission, server._anteroom
-        if overflow.held or overflow.leaving or server._refusals.episodes:
+        admission, overflow = server._admission, server._overflow
+        if overflow.held or overflow.refused or server._refusals.episodes:
             seconds = sooner(seconds, self._tidy_up())
         if not admission.unlimited and admission.must_wait():
             freed = None
@@ -183,17 +183,17 @@ class Acceptor:
         Returns the seconds until this is worth another call; None if nothing is left to do.
         """
         server = self._server
-        admission, overflow = server._admission, server._anteroom
+        admission, overflow = server._admission, server._overflow
         while overflow.held and admission.enter(wanted=True):
-            held = overflow.next_held()
+            held = overflow.take_held()
             if held is None:  # a signal handler has stopped the server in between
                 admission.leave(NO_SHARE)
                 break
             server._clients.admit(held.request, held.client_address, held.ticket)
-        while overdue := overflow.next_overdue():
+        while overdue := overflow.take_overdue():
             admission.forgo(overdue.ticket)
             self._refuse(overdue.request, overdue.client_address, "max_connections")
-        return sooner(overflow.close_those_who_left(), server._refusals.end_episodes())
+        return sooner(overflow.close_refused(), server._refusals.end_episodes())
 
     # One client
 
@@ -232,7 +232,7 @@ class Acceptor:
         """Accept one client, and admit, hold or refuse it. None if there was one."""
         server = self._server
         admission, when_full = server._admission, server._options.when_full
-        has_place = not server._anteroom.held and admission.enter(wanted=True)
+        has_place = not server._overflow.held and admission.enter(wanted=True)
         if not has_place and (when_full == "wait" or admission.suspended):
             return Answer.FULL  # though one may be free by now
         try:
@@ -291,7 +291,7 @@ class Acceptor:
     ) -> None:
         """Hold a client that has no place for a while, if the options say so, or refuse it."""
         server = self._server
-        if isinstance(when_full, str) or not server._anteroom.hold(
+        if isinstance(when_full, str) or not server._overflow.hold(
             request, client_address, ticket, when_full
         ):
             server._admission.forgo(ticket)
@@ -303,7 +303,7 @@ class Acceptor:
         if reason in ("allow", "deny"):  # it gets nothing from us
             sockopts.force_close(request)
         else:
-            server._anteroom.turn_away(request, self._refusal())
+            server._overflow.refuse(request, self._refusal())
 
     def _refusal(self) -> bytes:
         server = self._server
@@ -316,7 +316,7 @@ class Acceptor:
     def close(self) -> None:
         """Close the clients that are held or were refused, since the server is closed."""
         server = self._server
-        for held in server._anteroom.close():
+        for held in server._overflow.close():
             server._admission.forgo(held.ticket)
             sockopts.force_close(held.request)
         server._refusals.end_episodes(quiet=0)

@@ -78,7 +78,7 @@ class Clients:
         try:
             connection = self.register(request, client_address, ticket)
             if connection.lifetime is not None:
-                server._lifetimes.watch(connection.opened_at, connection.lifetime)
+                server._watchdog.watch(connection.opened_at, connection.lifetime)
             server._connections.announce(connection)
             connection.thread = None  # from now on a thread may claim it
             serve = server._serve

@@ -218,7 +218,7 @@ class Compat:
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
         if connection.lifetime is not None:
-            self._server._lifetimes.watch(connection.opened_at, connection.lifetime)
+            self._server._watchdog.watch(connection.opened_at, connection.lifetime)
         self._server._connections.announce(connection)
         return connection
 

@@ -162,7 +162,7 @@ class Drain:
             self._thread == _me()
             or server._connections.waits_for(_me())
             or server._accept_loop.runs_here()
-            or server._lifetimes.runs_here()
+            or server._watchdog.runs_here()
         )
 
     def _wait_for_other_stop_locked(self) -> None:
@@ -184,7 +184,7 @@ class Drain:
                 connections.wait_until(accepting.has_ended(), server._options.drain_timeout)
         finally:
             server._client_threads.close()
-            server._lifetimes.close(0)
+            server._watchdog.close(0)
             server._listeners.close()
             server._acceptor.close()
 
@@ -228,7 +228,7 @@ class Drain:
             self.join_background(grace.remaining())
         server._connections.wait_until(all_left, grace.remaining())
         server._client_threads.join(grace.remaining())
-        server._lifetimes.close(grace.remaining())
+        server._watchdog.close(grace.remaining())
 
     # The accepting thread of `Server.start`
 

@@ -18,18 +18,19 @@ from . import reload
 from .accept_loop import AcceptLoop
 from .acceptor import Acceptor
 from .adapting import Serve, adapt, problem_of_result
-from .admission import Admission, Refusals
+from .admission import Admission
 from .clients import Clients
 from .compat import Compat
 from .drain import Drain, Order
 from .life import Life, State
 from .listeners import Listeners
-from .overflow import Anteroom
+from .overflow import Overflow
+from .refusals import Refusals
 from .registry import Registry
 from .serving import Serving
 from .subclassing import CalledByName, ServerType, Threads
 from .threads import ClientThreads
-from .watchdog import Lifetimes
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -110,9 +111,9 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     def _make_threads(self) -> None:
         """Make the parts that are used up when the server is closed."""
         self._accept_loop = AcceptLoop(self._connections.notify, self)
-        self._anteroom = Anteroom(self._wake_acceptor)
+        self._overflow = Overflow(self._wake_acceptor)
         self._client_threads = ClientThreads(self.daemon_threads)
-        self._lifetimes = Lifetimes(self._connections.live)
+        self._watchdog = Watchdog(self._connections.live)
 
     def _wake_acceptor(self) -> None:
         self._accept_loop.wake()
@@ -136,7 +137,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
             return
         self._life.end_in_child()
         self._changes = reload.Changes()
-        self._anteroom.close_descriptors()
+        self._overflow.end_in_child()
         self._make_limits()
         self._connections.end_in_child(self._admission.over)
         self._client_threads.end_in_child()

@@ -1,8 +1,8 @@
-"""Clients without a thread: held until there is a place, or turned away and about to be closed.
+"""Clients that have been accepted and have no thread: held until a place is free, or refused.
 
-A client that has sent something before it is turned away would see a reset, and not the message, if
-its socket were closed at once. So its end is sent first, and the socket closed a moment later, by
-the accepting thread, which looks in here.
+The socket of a refused client is closed in two steps. If it was closed at once, a client that has
+sent something would see a reset, and not the message. So the end of output is sent first, and the
+accepting thread closes the socket a moment later.
 """
 
 from __future__ import annotations
@@ -18,57 +18,69 @@ from typing import Any, NamedTuple
 
 from ..net import sockopts
 
-LEAVE_SECONDS = 1.0  # how long a client that was turned away has to read the message
-MAX_LEAVING = 128  # how many of them there are at most, and of those held: each has a descriptor
+CLOSE_SECONDS = 1.0  # how long a refused client has to read the message
+MAX_REFUSED = 128  # how many sockets of refused clients are open at most
 MAX_HELD = 1024
-SWALLOWED = 64 * 1024  # bytes of its input that are dropped before it is closed
+SWALLOWED = 64 * 1024  # bytes of a refused client's input that are dropped before the close
 
 
-class Guest(NamedTuple):
-    """One that has been accepted and judged, and has no place yet."""
+class Held(NamedTuple):
+    """A client that has been accepted and judged, and waits for a place."""
 
     request: socket.socket
     client_address: Any
-    ticket: Any
-    until: float
+    ticket: Any  # of `Admission.judge`
+    until: float  # on the clock of `Overflow`
 
 
 _until = operator.attrgetter("until")
 
 
-class Anteroom:
-    """The clients of one server that have no thread. Thread-safe; `wake` as for `Admission`."""
+class Overflow:
+    """The clients of one server that have no thread. Thread-safe.
+
+    `wake` is called, with no lock held, when the accepting thread should call `close_refused`.
+    """
 
     def __init__(
-        self, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        wake: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        max_held: int = MAX_HELD,
+        max_refused: int = MAX_REFUSED,
     ) -> None:
         self._wake = wake
         self._clock = clock
-        self._lock = threading.RLock()  # guards both; re-entrant, for signal handlers
-        self.held: deque[Guest] = deque()
-        """Clients that wait for a place; others may only look whether there are any."""
-        self.leaving: deque[tuple[float, socket.socket]] = deque()
-        """Clients that were turned away, each with the moment to close it."""
+        self.max_held = max_held
+        self.max_refused = max_refused
+        # Guards the attributes that follow. Re-entrant, since a signal handler may stop the server
+        # while its thread holds it.
+        self._lock = threading.RLock()
+        self.held: deque[Held] = deque()
+        """The clients that wait for a place. Other classes only look whether there are any."""
+        self.refused: deque[tuple[float, socket.socket]] = deque()
+        """The clients that were refused, each with the moment when its socket is to be closed."""
         self._closed = False
 
     def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
-        """Keep a client until there is a place, at most `seconds`.
+        """Keep a client until a place is free, at most `seconds`.
 
-        False if there are too many, or after `close`.
+        False if too many clients are held, or after `close`.
         """
         with self._lock:
-            if self._closed or len(self.held) >= MAX_HELD:
+            if self._closed or len(self.held) >= self.max_held:
                 return False
-            self.held.append(Guest(request, address, ticket, self._clock() + seconds))
+            self.held.append(Held(request, address, ticket, self._clock() + seconds))
             return True
 
-    def next_held(self) -> Guest | None:
-        """Remove and return the client that has waited for longest."""
+    def take_held(self) -> Held | None:
+        """Remove and return the client that was held first; None if none is held."""
         with self._lock:
             return self.held.popleft() if self.held else None
 
-    def next_overdue(self) -> Guest | None:
-        """Remove and return a client whose time is up."""
+    def take_overdue(self) -> Held | None:
+        """Remove and return a held client whose time is over; None if there is none."""
         with self._lock:
             first = min(self.held, key=_until, default=None)
             if first is None or first.until > self._clock():
@@ -76,8 +88,8 @@ class Anteroom:
             self.held.remove(first)
             return first
 
-    def turn_away(self, request: socket.socket, message: bytes) -> None:
-        """Send `message`, as far as it goes at once, and the end; close it a moment later."""
+    def refuse(self, request: socket.socket, message: bytes) -> None:
+        """Send as much of `message` as is sent at once, and the end; close the socket soon."""
         with contextlib.suppress(OSError):
             request.setblocking(False)
             if message:
@@ -85,46 +97,46 @@ class Anteroom:
         sockopts.shut_down(request, socket.SHUT_WR)
         oldest = None
         with self._lock:
-            self.leaving.append((self._clock() + LEAVE_SECONDS, request))
-            if self._closed or len(self.leaving) > MAX_LEAVING:
-                _, oldest = self.leaving.popleft()
+            self.refused.append((self._clock() + CLOSE_SECONDS, request))
+            if self._closed or len(self.refused) > self.max_refused:
+                _, oldest = self.refused.popleft()
         if oldest is not None:
             _close(oldest)
         self._wake()
 
-    def close_those_who_left(self) -> float | None:
-        """Close the clients that had time to leave.
+    def close_refused(self) -> float | None:
+        """Close the sockets of refused clients whose time is over.
 
-        Returns the seconds until the next client's time is up, None if there is none.
+        Return the seconds until a client's time is over, refused or held; None if there is none.
         """
         now = self._clock()
         over = []
         with self._lock:
-            while self.leaving and self.leaving[0][0] <= now:
-                over.append(self.leaving.popleft()[1])
-            due = [until for until, _ in list(self.leaving)[:1]]
-            due += [guest.until for guest in self.held]
+            while self.refused and self.refused[0][0] <= now:
+                over.append(self.refused.popleft()[1])
+            due = [until for until, _ in list(self.refused)[:1]]
+            due += [each.until for each in self.held]
         for request in over:
             _close(request)
         return max(0.0, min(due) - now) if due else None
 
-    def close(self) -> list[Guest]:
-        """Close the clients that were turned away; return those that were held, for the caller.
+    def close(self) -> list[Held]:
+        """Close the sockets of refused clients. Return the held clients; the caller closes them.
 
-        From now on no client is held, and one that is turned away is closed at once: a thread that
-        has accepted a client may come late.
+        From now on no client is held, and the socket of a refused client is closed at once: the
+        accepting thread may accept a client later than this.
         """
         with self._lock:
             self._closed = True
-            leaving, self.leaving = self.leaving, deque()
+            refused, self.refused = self.refused, deque()
             held, self.held = list(self.held), deque()
-        for _, request in leaving:
+        for _, request in refused:
             _close(request)
         return held
 
-    def close_descriptors(self) -> None:
-        """In a forked child: they are the parent's clients, and nothing may be told to them."""
-        for request in [guest.request for guest in self.held] + [each for _, each in self.leaving]:
+    def end_in_child(self) -> None:
+        """In a forked child: close all descriptors, and send nothing to the parent's clients."""
+        for request in [each.request for each in self.held] + [each for _, each in self.refused]:
             sockopts.force_close(request)
 
 

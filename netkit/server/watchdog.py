@@ -1,8 +1,9 @@
-"""Ends connections that have lasted too long, whatever their threads do.
+"""Ends connections that have lasted longer than the option `lifetime` allows.
 
-Unlike the limits of a single wait (`netkit.net.timeouts`), this one also counts while a handler
-computes or waits for something else, and for handlers that read the socket themselves. So a server
-that has the limit has a thread for it, which sleeps until the first connection is due.
+The limits of a single wait (`netkit.net.timeouts`) and of a TLS handshake need no thread: the
+kernel ends the wait of the client's own thread. A lifetime also counts while a handler computes,
+waits for something else, or reads the socket itself. So a server that has this limit has one more
+thread, which sleeps until the first connection is due.
 """
 
 from __future__ import annotations
@@ -10,64 +11,81 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from ..core import events
 from ..net.connection import Connection
 from ..net.explain import timed_out
 from .threads import join
 
-# How long a handler may still write once it has been interrupted (seconds); then it is cut.
+# How long a handler may still write after its connection was interrupted (seconds). Then the
+# connection is cut.
 LAST_WORD_SECONDS = 1.0
 
 
-class Lifetimes:
-    """`live`: the connections that there are, the oldest first. Thread-safe."""
+class _Overdue(NamedTuple):
+    """A connection whose lifetime is over."""
 
-    def __init__(self, live: Callable[[], Iterable[Connection]]) -> None:
+    connection: Connection
+    lifetime: float
+    last_word_is_over: bool  # it was interrupted before, and is cut now
+
+
+class Watchdog:
+    """The thread that ends the connections of one server when their lifetime is over. Thread-safe.
+
+    `live` returns the open connections, the oldest first. It is called in the thread.
+    """
+
+    def __init__(
+        self, live: Callable[[], Iterable[Connection]], last_word: float = LAST_WORD_SECONDS
+    ) -> None:
         self._live = live
-        # Guards what follows; notified when the thread has something to look at. Re-entrant, since
-        # a signal handler may stop the server from within. Nothing is ended under it.
+        self.last_word = last_word
+        """Seconds between the interruption of a connection and its cut."""
+        # Guards the attributes that follow; notified when the thread should look again. Re-entrant,
+        # since a signal handler may stop the server while its thread holds it.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        # The lifetimes of all connections: one, unless the option has changed.
+        # The lifetimes of the open connections: a single one, unless the option was changed.
         self._lifetimes: frozenset[float] = frozenset()
-        self._due: float | None = None  # when it looks again, on the monotonic clock
-        self._has_come = False  # a connection has, while the thread looked
-        self._told: dict[int, int] = {}  # the thread's own: how often, by the connection's id
+        self._due: float | None = None  # when the thread looks again, on the monotonic clock
+        self._look_again = False  # a connection has come while the thread looked
         self._closed = False
+        # How often each connection was ended, by its id. Only the thread uses it.
+        self._ended: dict[int, int] = {}
 
     def watch(self, opened_at: float, lifetime: float) -> None:
-        """There is one more connection, with this `Connection.lifetime`.
+        """Watch one more connection, which `live` returns from now on.
 
-        To be called after it has been added to those that live. If no thread can be started for
-        it, the next call tries again: the client's own thread meets the same shortage, which is
-        reported there.
+        If the system starts no thread for the watchdog, the next call tries again. The client's own
+        thread meets the same shortage, which is reported there.
         """
         with self._changed:
             due = self._due
             if due is not None and due <= opened_at + lifetime and lifetime in self._lifetimes:
-                return  # it looks in time
+                return  # the thread looks early enough
             self._lifetimes |= {lifetime}
-            self._has_come = True
+            self._look_again = True
             self._changed.notify_all()
             if self._thread is not None or self._closed:
                 return
             # A daemon: it must not keep the interpreter if the server is never closed.
             self._thread = thread = threading.Thread(
-                target=self._run, name="netkit-lifetimes", daemon=True
+                target=self._run, name="netkit-watchdog", daemon=True
             )
         try:
             thread.start()
         except BaseException as error:
-            if thread.ident is None:  # not even a Ctrl+C while waiting for a thread that runs
+            if thread.ident is None:  # else it runs, and a Ctrl+C has ended the wait for its start
                 self._thread = None
             if not isinstance(error, RuntimeError):
                 raise
 
     def close(self, timeout: float | None = None) -> None:
-        """End the thread, and wait for it at most so many seconds; idempotent.
+        """End the thread, and wait for its end at most `timeout` seconds. Idempotent.
 
-        It may take longer to end, if an observer of what it has ended is slow.
+        The thread may take longer, if an observer of an event is slow.
         """
         with self._changed:
             self._closed = True
@@ -77,64 +95,66 @@ class Lifetimes:
             join(thread, timeout)
 
     def runs_here(self) -> bool:
-        """Whether the calling thread is its own."""
+        """Whether the calling thread is the watchdog's."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
         while not self._closed:
             with self._changed:
-                self._due = None  # a connection that comes meanwhile wakes it
-                self._has_come = False
+                self._due = None  # a connection that comes from now on sets `_look_again`
+                self._look_again = False
                 lifetimes = self._lifetimes
-            over, due, seen = self._look(lifetimes)
-            _end(over)
+            overdue, due, seen = self._look(lifetimes)
+            _end(overdue)
             with self._changed:
-                if not (self._has_come or self._closed):
+                if not (self._look_again or self._closed):
                     self._lifetimes, self._due = seen, due
                     self._changed.wait(None if due is None else max(0.0, due - time.monotonic()))
 
     def _look(
         self, lifetimes: frozenset[float]
-    ) -> tuple[list[_Over], float | None, frozenset[float]]:
-        """The connections whose time is over; the next one's moment, if any; all lifetimes."""
-        told, self._told = self._told, {}
+    ) -> tuple[list[_Overdue], float | None, frozenset[float]]:
+        """Find the connections that are to be ended now.
+
+        Return them, the moment when the next one is due (None if there is none), and the lifetimes
+        of all connections. The search ends once it has met, for each of `lifetimes`, a connection
+        that has time left: those behind it are younger.
+        """
+        ended, self._ended = self._ended, {}
         now = time.monotonic()
-        over: list[_Over] = []
+        overdue: list[_Overdue] = []
         due = []
         seen: set[float] = set()
-        young: set[float] = set()  # lifetimes of which one is not over: nor are those behind it
+        young: set[float] = set()  # lifetimes of which a connection has time left
         for connection in self._live():
             lifetime = connection.lifetime
             if lifetime is None or lifetime in young:
                 continue
             seen.add(lifetime)
-            times = told.get(connection.id, 0)
-            moment = connection.opened_at + lifetime + times * LAST_WORD_SECONDS
+            times = ended.get(connection.id, 0)
+            moment = connection.opened_at + lifetime + times * self.last_word
             if times < 2 and moment <= now:
-                over.append((connection, lifetime, times == 1))
+                overdue.append(_Overdue(connection, lifetime, times == 1))
                 times += 1
-                moment += LAST_WORD_SECONDS
+                moment += self.last_word
             if times < 2:
                 due.append(moment)
             if times:
-                self._told[connection.id] = times
+                self._ended[connection.id] = times
                 continue
             young.add(lifetime)
             if young >= lifetimes:
-                return over, min(due), lifetimes
-        return over, min(due, default=None), frozenset(seen)
+                return overdue, min(due), lifetimes
+        return overdue, min(due, default=None), frozenset(seen)
 
 
-_Over = tuple[Connection, float, bool]  # one whose time is over, its lifetime, and whether for good
-
-
-def _end(over: list[_Over]) -> None:
-    """End all of them, and emit the events only then: an observer may be slow."""
-    told = []
-    for connection, lifetime, hard in over:
+def _end(overdue: list[_Overdue]) -> None:
+    """End all of them, and emit the events only then, since an observer may be slow."""
+    failed = []
+    for connection, lifetime, is_hard in overdue:
         reason = timed_out("lifetime", lifetime, connection.peer)
-        if connection.interrupt(reason, hard) and connection.opaque and not hard:
+        if connection.interrupt(reason, is_hard) and connection.opaque and not is_hard:
             number, peer, local = connection.id, connection.peer, connection.local
-            told.append((events.ClientFailed(number, peer, reason, local), connection.server))
-    for event, server in told:
+            failed.append((events.ClientFailed(number, peer, reason, local), connection.server))
+    for event, server in failed:
         events.emit(event, server)

@@ -139,7 +139,7 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
             assert receive_all(second) == b"full"
         server.configure(when_full=60.0)
         with client(server) as third, client(server) as fourth:
-            wait_until(lambda: len(server._anteroom.held) == 2)
+            wait_until(lambda: len(server._overflow.held) == 2)
             server.configure(when_full=0.0)
             with client(server) as fifth:
                 assert receive_all(fifth) == b"full"
@@ -157,13 +157,13 @@ def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.Mon
         def enter_late(wanted: bool = False) -> bool:
             entered = enter(wanted)
             if entered:
-                for guest in server._anteroom.close():
+                for guest in server._overflow.close():
                     guest.request.close()
             return entered
 
         with client(server) as first, client(server) as second:
             assert answers(first)
-            wait_until(lambda: server._anteroom.held)
+            wait_until(lambda: server._overflow.held)
             monkeypatch.setattr(server._admission, "enter", enter_late)
             first.close()
             assert receive_all(second) == b""
@@ -171,9 +171,9 @@ def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.Mon
         assert exchange(server, b"x") == b"x"
 
 
-def test_more_than_can_be_held_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.overflow.MAX_HELD", 0)
+def test_more_than_can_be_held_are_refused() -> None:
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
+        server._overflow.max_held = 0
         with client(server) as sock:
             assert receive_all(sock) == b""
 
@@ -183,7 +183,7 @@ def test_a_held_client_is_served_by_a_stop_if_there_is_a_place() -> None:
         with client(server) as first, client(server) as second:
             assert answers(first)
             second.sendall(b"late")
-            wait_until(lambda: server._anteroom.held)
+            wait_until(lambda: server._overflow.held)
             with in_thread(server.stop):
                 assert receive_all(first) == b""
                 first.close()
@@ -193,7 +193,7 @@ def test_a_held_client_is_served_by_a_stop_if_there_is_a_place() -> None:
 def test_a_held_client_sees_the_end_when_the_server_is_closed() -> None:
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
         with client(server) as sock:
-            wait_until(lambda: server._anteroom.held)
+            wait_until(lambda: server._overflow.held)
             server.close()
             with contextlib.suppress(ConnectionResetError):
                 assert receive_all(sock) == b""
@@ -504,10 +504,10 @@ def test_more_than_are_closed_at_a_time_end_the_oldest_close(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
-    monkeypatch.setattr("netkit.server.admission.MAX_LINGERING", 2)
     options: dict[str, Any] = {"max_connections": 1, "max_line": 100, "drain_timeout": 0}
     with observed(events.ConnectionClosed) as closed, contextlib.ExitStack() as stack:
         server = stack.enter_context(serving(handler, **options))
+        server._admission.max_lingering = 2
         peers = []
         for number in range(5):
             sock = stack.enter_context(client(server))
@@ -521,10 +521,7 @@ def test_more_than_are_closed_at_a_time_end_the_oldest_close(
         assert server._admission.enter()
 
 
-def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.server.admission.MAX_LINGERING", 1)
+def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted() -> None:
     go_on, at_work = threading.Event(), []
 
     def works_on(conn: netkit.Connection) -> None:
@@ -533,6 +530,7 @@ def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted(
         go_on.wait()
 
     with serving(works_on, max_connections=1) as server, contextlib.ExitStack() as stack:
+        server._admission.max_lingering = 1
         stack.callback(go_on.set)
         for _ in range(3):
             stack.enter_context(client(server)).shutdown(socket.SHUT_WR)

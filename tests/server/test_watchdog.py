@@ -40,8 +40,7 @@ def test_a_handler_may_say_a_last_word_and_its_input_is_over() -> None:
     assert failed == []
 
 
-def test_a_handler_that_goes_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watchdog, "LAST_WORD_SECONDS", 0.05)
+def test_a_handler_that_goes_on_is_cut_off() -> None:
     errors: list[OSError] = []
 
     def handler(conn: netkit.Connection) -> None:
@@ -54,12 +53,14 @@ def test_a_handler_that_goes_on_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
                 if len(errors) == 2:
                     raise
 
-    with serving(handler, lifetime=0.05) as server, client(server) as sock:
-        assert set(receive_all(sock)) == set(b"x")
+    with serving(handler, lifetime=0.05) as server:
+        server._watchdog.last_word = 0.05
+        with client(server) as sock:
+            assert set(receive_all(sock)) == set(b"x")
     assert [str(error).split("lifetime")[-1][:1] for error in errors] == [":", ":"]
 
 
-def test_a_write_that_nobody_reads_ends_as_well() -> None:
+def test_a_write_that_the_client_does_not_read_ends_as_well() -> None:
     ended = threading.Event()
 
     def handler(conn: netkit.Connection) -> None:
@@ -85,7 +86,7 @@ def test_a_handler_that_reads_the_socket_itself_sees_the_end() -> None:
     assert "lifetime" in str(seen[0].error)
 
 
-def test_one_after_the_other_ends_when_its_time_has_come() -> None:
+def test_each_connection_ends_when_its_own_time_is_over() -> None:
     with serving(netkit.EchoHandler, lifetime=0.1) as server:
         for _ in range(3):
             with client(server) as sock:
@@ -110,16 +111,12 @@ def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
             server.configure(lifetime=0.1)
             with client(server) as fourth:
                 assert receive_all(fourth) == b""
-            for sock in (first, third):  # who is connected keeps what it has
+            for sock in (first, third):  # connected clients keep their lifetime
                 sock.sendall(b"x")
                 assert sock.recv(1) == b"x"
 
 
-def test_connections_with_less_time_end_first_though_older_ones_stay(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(watchdog, "LAST_WORD_SECONDS", 0.05)
-
+def test_connections_with_less_time_end_first_though_older_ones_stay() -> None:
     def handler(conn: netkit.Connection) -> None:
         for _ in range(2):
             with contextlib.suppress(TimeoutError):
@@ -128,6 +125,7 @@ def test_connections_with_less_time_end_first_though_older_ones_stay(
                     conn.write(b"x" * 100)
 
     with serving(handler, lifetime=3600) as server, client(server) as first:
+        server._watchdog.last_word = 0.05
         server.wait_for_connections(1)
         server.configure(lifetime=0.05)
         with client(server) as second, client(server) as third:
@@ -139,13 +137,12 @@ def test_connections_with_less_time_end_first_though_older_ones_stay(
             server.wait_for_connections(2)
 
 
-def test_after_the_end_nobody_is_watched() -> None:
-    watched = watchdog.Lifetimes(list)
+def test_after_the_end_no_connection_is_watched() -> None:
+    watched = watchdog.Watchdog(list)
     watched.close()
     watched.watch(time.monotonic(), 5)
     assert watched._thread is None
-    with socket.socket():
-        watched.close()
+    watched.close()
 
 
 class Silent(socketserver.BaseRequestHandler):
@@ -186,7 +183,7 @@ def test_an_observer_of_the_end_of_one_may_stop_the_server_while_another_one_com
     assert [report.cut for report in reports] == [0]
 
 
-def test_one_that_comes_while_others_are_ended_is_looked_after(
+def test_a_connection_that_comes_while_others_are_ended_is_watched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     end = watchdog._end
@@ -196,7 +193,7 @@ def test_one_that_comes_while_others_are_ended_is_looked_after(
         end(over)
         if over and len(socks) == 1:
             socks.append(clients.enter_context(client(server)))
-            wait_until(lambda: server._lifetimes._has_come)
+            wait_until(lambda: server._watchdog._look_again)
 
     monkeypatch.setattr(watchdog, "_end", end_while_another_comes)
     with server, contextlib.ExitStack() as clients:
@@ -214,7 +211,7 @@ def test_after_a_thread_could_not_be_started_the_next_client_has_one(
     failed: list[str] = []
 
     def fail_once(thread: threading.Thread) -> None:
-        if thread.name == "netkit-lifetimes" and not failed:
+        if thread.name == "netkit-watchdog" and not failed:
             failed.append(thread.name)
             raise RuntimeError("can't start new thread")
         start(thread)
@@ -241,7 +238,7 @@ def test_a_start_that_is_interrupted_raises_and_the_thread_that_runs_is_known(
         start(thread)
         raise KeyboardInterrupt
 
-    watched = watchdog.Lifetimes(list)
+    watched = watchdog.Watchdog(list)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):

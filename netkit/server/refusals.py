@@ -1,0 +1,86 @@
+"""Counts the clients that a server refuses, and reports them once per episode."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..core import events
+from ..net.addresses import SocketAddress, describe_peer
+
+# An episode is over once no client has been refused for so long (seconds).
+EPISODE_QUIET = 5.0
+
+
+class _Episode:
+    def __init__(self, now: float) -> None:
+        self.began = self.last = now
+        self.clients = 0
+
+
+class Refusals:
+    """Emits one event when clients begin to be refused for a reason, and one when that ends.
+
+    A reason is the name of an option. Thread-safe.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, server: Any = None) -> None:
+        """`server` is the server of the events."""
+        self._clock = clock
+        self._server = server
+        # Guards the attributes. Re-entrant, since a signal handler may stop the server while its
+        # thread holds it.
+        self._lock = threading.RLock()
+        self.episodes: dict[str, _Episode] = {}
+        """The present episodes by their reason. Other classes only look whether there are any."""
+        self.count = 0
+        """How many clients have been refused so far."""
+
+    def refused(self, reason: str, client_address: Any, local_name: Any) -> bool:
+        """Note a client that was refused. True if it is the first of an episode."""
+        peer = describe_peer(client_address)
+        with self._lock:
+            self.count += 1
+            first = self._note_locked(reason)
+            self.episodes[reason].clients += 1
+        if first:
+            events.emit(events.Refusing(reason, peer, False), self._server)
+        remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
+        events.emit(events.ClientRefused(peer, reason, remote, local), self._server)
+        return first
+
+    def waiting(self, reason: str) -> None:
+        """Note that new clients wait in the kernel's queue."""
+        with self._lock:
+            first = self._note_locked(reason)
+        if first:
+            events.emit(events.Refusing(reason, "", True), self._server)
+
+    def _note_locked(self, reason: str) -> bool:
+        now = self._clock()
+        episode = self.episodes.get(reason)
+        if episode is None:
+            self.episodes[reason] = _Episode(now)
+            return True
+        episode.last = now
+        return False
+
+    def end_episodes(self, quiet: float = EPISODE_QUIET) -> float | None:
+        """End each episode in which no client was refused for `quiet` seconds.
+
+        Return the seconds until the next episode may end; None if there is no episode.
+        """
+        now = self._clock()
+        over = []
+        with self._lock:
+            for reason, episode in list(self.episodes.items()):
+                if now - episode.last >= quiet:
+                    over.append((reason, self.episodes.pop(reason)))
+            left = [episode.last + quiet - now for episode in self.episodes.values()]
+        for reason, episode in over:
+            if episode.clients:
+                seconds = episode.last - episode.began
+                events.emit(events.Refused(reason, episode.clients, seconds), self._server)
+        return min(left, default=None)
