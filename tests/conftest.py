@@ -23,6 +23,9 @@ SETTLING = 5.0  # seconds that threads and children have to end after their test
 
 _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 
+# The programs that tests start write their stacks to standard error if a signal aborts them.
+os.environ["PYTHONFAULTHANDLER"] = "1"
+
 # A single example has no deadline, since the machine may be busy. The whole test has its timeout.
 settings.register_profile("netkit", parent=settings.default, deadline=None)
 settings.load_profile("netkit")

@@ -354,7 +354,7 @@ class Program:
 
     def __init__(self, *command: Any, cwd: Any = ROOT, listening: bool = True) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.update(PYTHONWARNINGS="default", PYTHONFAULTHANDLER="1")
+        environment["PYTHONWARNINGS"] = "default"
         self.process = subprocess.Popen(
             list(map(str, command)),
             stdin=subprocess.PIPE,
