@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.renderer import CPR_Support
 
 from .display import Rows, encoded
@@ -37,7 +39,12 @@ class Terminal:
     """
 
     def __init__(self) -> None:
-        self._session: PromptSession[str] = PromptSession(self._above, enable_suspend=True)
+        keys = KeyBindings()
+        keys.add("c-c")(lambda _: self._interrupt())
+        keys.add("c-d", filter=Condition(self._is_empty))(lambda _: self.end_after(0))
+        self._session: PromptSession[str] = PromptSession(
+            self._above, enable_suspend=True, key_bindings=keys
+        )
         # Where the cursor is does not matter, and not every terminal answers the question.
         self._session.app.renderer.cpr_support = CPR_Support.NOT_SUPPORTED
         self._output = Output(sys.stdout.fileno())
@@ -63,8 +70,9 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._handler)
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._attributes)
-        self._ended = True
-        self._put("")
+        with self._lock:
+            self._ended = True
+            self._put("")
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield each line that is typed, with its newline, until Ctrl+D or `end_after`."""
@@ -91,11 +99,11 @@ class Terminal:
                 raise KeyboardInterrupt
 
     def _interrupt(self, *_: object) -> None:
-        """Handle SIGINT: an event loop would lose it if the prompt is just ending."""
+        """Handle Ctrl+C, and SIGINT, which an event loop would lose if the prompt is just ending."""
         if not self._prompting:
             raise KeyboardInterrupt
         self._interrupted = True
-        if self._loop is not None:
+        if self._loop is not None:  # pragma: no branch - the prompt has just begun or ended
             self._loop.call_soon_threadsafe(self._leave_if_ended)
 
     def write(self, text: str) -> None:
@@ -139,8 +147,12 @@ class Terminal:
         app = self._session.app
         if (self._ended or self._interrupted) and app.is_running and not app.is_done:
             # A row without text is not left on the screen.
-            app.erase_when_done = not (self._rows.unfinished or self._session.default_buffer.text)
+            app.erase_when_done = not self._rows.unfinished and self._is_empty()
             app.exit(exception=EOFError())
+
+    def _is_empty(self) -> bool:
+        """Whether nothing has been typed."""
+        return not self._session.default_buffer.text
 
     async def _show(self, text: str) -> None:
         app = self._session.app

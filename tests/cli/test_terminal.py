@@ -219,7 +219,17 @@ def test_ctrl_c_and_signals_end_it_and_the_terminal_is_restored(
     end_by(user, end)
     assert user.wait() == status
     assert user.is_restored
-    assert b"Traceback" not in user.written
+    assert user.rows == ["name?", "half a li"]
+
+
+def test_sigint_stays_ignored_if_it_was() -> None:
+    program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{CONNECT}"
+    with serving(shout) as server, session(server.server_address[1], program=program) as user:
+        user.until_rows("name?")
+        user.until_prompt()
+        user.signal(signal.SIGINT)
+        user.type("bye\r")
+        assert user.wait() == 0
 
 
 @pytest.mark.parametrize(("end", "status"), ENDS[:2])

@@ -8,6 +8,7 @@ import io
 import os
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -208,6 +209,25 @@ def test_an_interruption_of_the_program_ends_both_directions(
         monkeypatch.setattr(first, "pipe_to", interrupted, raising=False)
         with pytest.raises(KeyboardInterrupt):
             netkit.relay(first, second)
+
+
+def test_an_interruption_while_the_other_direction_goes_on_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, interrupted = threading.Thread.join, []
+
+    def join(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "netkit-relay" and not interrupted:
+            interrupted.append(thread)
+            raise KeyboardInterrupt
+        real(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", join)
+    with pair() as (first, left), pair() as (second, _right):
+        left.shutdown(socket.SHUT_WR)
+        with pytest.raises(KeyboardInterrupt):
+            netkit.relay(first, second)
+        assert not interrupted[0].is_alive()
 
 
 # --- Files that take less than they are given ---
