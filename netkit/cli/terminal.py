@@ -99,7 +99,7 @@ class Terminal:
                 raise KeyboardInterrupt
 
     def _interrupt(self, *_: object) -> None:
-        """Handle Ctrl+C, and SIGINT, which an event loop would lose if the prompt is just ending."""
+        """Handle Ctrl+C and SIGINT, which an event loop loses if the prompt is just ending."""
         if not self._prompting:
             raise KeyboardInterrupt
         self._interrupted = True

@@ -71,7 +71,10 @@ def problem_of_main() -> str | None:
     `__main__` there.
     """
     imported = sys.modules.get("__mp_main__")
-    if imported is None or imported is sys.modules["__main__"]:
+    # In other processes it is the main module at the time when `multiprocessing` was imported: that
+    # of a debugger, say, which runs the program as another main module.
+    imported_anew = imported is not None and imported.__name__ == "__mp_main__"
+    if not imported_anew or imported is sys.modules["__main__"]:
         return None
     guard = 'if __name__ == "__main__"'
     return f"a process that was spawned imports this script: start the server under {guard}"

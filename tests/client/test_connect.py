@@ -513,6 +513,20 @@ def test_another_thread_cancels_a_handshake() -> None:
             connect(port, cancel=cancel, tls=contexts()[1], family=4)
 
 
+def test_a_handshake_that_has_just_succeeded_is_cancelled_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancel, real = netkit.Cancel(), netkit.Connection.start_tls
+
+    def start_tls(conn: netkit.Connection, *arguments: Any, **options: Any) -> None:
+        real(conn, *arguments, **options)
+        cancel.cancel()
+
+    monkeypatch.setattr(netkit.Connection, "start_tls", start_tls)
+    with secure_server() as port, pytest.raises(CancelledError):
+        connect(port, cancel=cancel, tls=True, tls_verify=False)
+
+
 # --- TLS ---
 
 

@@ -485,6 +485,8 @@ def test_a_server_in_a_script_that_a_spawned_process_imports_is_an_error(
         forks.check_main()
     monkeypatch.setitem(sys.modules, "__main__", script)
     forks.check_main()
+    monkeypatch.setitem(sys.modules, "__mp_main__", ModuleType("__main__"))  # of a debugger
+    forks.check_main()
 
 
 @forking
