@@ -1,4 +1,4 @@
-"""Whose turn it is to accept, and how the others end it."""
+"""Which thread runs the accept loop, and how other threads end it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def turn(loop: AcceptLoop, listener: socket.socket) -> bool:
-    """Accept nobody until told to stop. Whether there was a turn."""
+def run(loop: AcceptLoop, listener: socket.socket) -> bool:
+    """Wait in the loop until a stop is requested. False if the loop did not begin."""
     selector = loop.begin(listener)
     if selector is None:
         return False
@@ -34,7 +34,7 @@ def turn(loop: AcceptLoop, listener: socket.socket) -> bool:
     return True
 
 
-def test_a_turn_begins_and_ends(listener: socket.socket) -> None:
+def test_the_loop_begins_and_ends(listener: socket.socket) -> None:
     loop = AcceptLoop()
     assert not loop.under_way
     assert not loop.has_begun
@@ -46,10 +46,10 @@ def test_a_turn_begins_and_ends(listener: socket.socket) -> None:
     assert loop.has_begun
 
 
-def test_a_stop_ends_the_turn_under_way(listener: socket.socket) -> None:
+def test_a_stop_ends_the_loop(listener: socket.socket) -> None:
     loop = AcceptLoop()
     results: list[bool] = []
-    with in_thread(lambda: results.append(turn(loop, listener))):
+    with in_thread(lambda: results.append(run(loop, listener))):
         wait_until(lambda: loop.under_way)
         loop.request_stop()
         loop.wait_for_end()
@@ -58,7 +58,7 @@ def test_a_stop_ends_the_turn_under_way(listener: socket.socket) -> None:
     assert not loop.stop_requested
 
 
-def test_a_stop_before_the_first_turn_ends_it_before_it_begins(listener: socket.socket) -> None:
+def test_a_stop_before_the_first_loop_ends_it_before_it_begins(listener: socket.socket) -> None:
     loop = AcceptLoop()
     loop.request_stop()
     assert loop.begin(listener) is None
@@ -66,7 +66,7 @@ def test_a_stop_before_the_first_turn_ends_it_before_it_begins(listener: socket.
     loop.end()
 
 
-def test_a_stop_after_a_turn_does_not_end_the_next(listener: socket.socket) -> None:
+def test_a_stop_after_a_loop_does_not_end_the_next(listener: socket.socket) -> None:
     loop = AcceptLoop()
     loop.begin(listener)
     loop.end()
@@ -76,18 +76,18 @@ def test_a_stop_after_a_turn_does_not_end_the_next(listener: socket.socket) -> N
     loop.end()
 
 
-def test_no_turn_begins_during_another_one(listener: socket.socket) -> None:
+def test_no_loop_begins_during_another_one(listener: socket.socket) -> None:
     loop = AcceptLoop()
     assert loop.begin(listener) is not None
     assert loop.begin(listener) is None
     loop.end()
 
 
-def test_waiting_for_the_end_does_not_wait_where_there_is_no_turn() -> None:
+def test_a_wait_for_the_end_returns_at_once_if_no_loop_runs() -> None:
     AcceptLoop().wait_for_end()
 
 
-def test_the_thread_whose_turn_it_is_does_not_wait_for_itself(listener: socket.socket) -> None:
+def test_the_thread_that_runs_the_loop_does_not_wait_for_itself(listener: socket.socket) -> None:
     loop = AcceptLoop()
     loop.begin(listener)
     loop.request_stop()
@@ -96,7 +96,7 @@ def test_the_thread_whose_turn_it_is_does_not_wait_for_itself(listener: socket.s
     loop.end()
 
 
-def test_a_turn_can_be_handed_to_another_thread(listener: socket.socket) -> None:
+def test_another_thread_can_take_the_loop_over(listener: socket.socket) -> None:
     loop = AcceptLoop()
     selector = loop.begin(listener)
     assert selector is not None
@@ -111,7 +111,7 @@ def test_a_turn_can_be_handed_to_another_thread(listener: socket.socket) -> None
     assert not loop.under_way
 
 
-def test_a_wait_for_the_end_of_a_turn_does_not_go_on_in_the_next(
+def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(
     listener: socket.socket,
 ) -> None:
     loop = AcceptLoop()
@@ -132,7 +132,7 @@ def test_ending_what_never_began_does_no_harm(listener: socket.socket) -> None:
     loop.end()
 
 
-def test_a_listener_that_is_gone_begins_no_turn() -> None:
+def test_no_loop_begins_with_a_closed_listener() -> None:
     loop = AcceptLoop()
     with socket.socket() as gone:
         pass
@@ -171,7 +171,7 @@ def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
     loop.end()
 
 
-def test_without_a_turn_a_failure_does_not_pause() -> None:
+def test_without_a_loop_a_failure_does_not_pause() -> None:
     loop = AcceptLoop()
     loop.back_off = BackOff(1000.0, 1000.0)
     with observed(AcceptPaused) as seen:
@@ -180,7 +180,7 @@ def test_without_a_turn_a_failure_does_not_pause() -> None:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_stop_by_a_signal_handler_as_a_turn_begins_is_not_lost(
+def test_a_stop_by_a_signal_handler_as_a_loop_begins_is_not_lost(
     listener: socket.socket, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = AcceptLoop()
@@ -195,12 +195,12 @@ def test_a_stop_by_a_signal_handler_as_a_turn_begins_is_not_lost(
         return ListenerSelector(*listeners, contended=contended)
 
     monkeypatch.setattr("netkit.server.accept_loop.ListenerSelector", interrupted)
-    assert turn(loop, listener) is not closed
+    assert run(loop, listener) is not closed
     assert not loop.under_way
     assert not loop.stop_requested
 
 
-def test_a_turn_that_cannot_begin_is_none(
+def test_a_loop_that_fails_to_begin_does_not_run(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: socket.socket, contended: bool) -> ListenerSelector:
@@ -218,7 +218,7 @@ def test_a_turn_that_cannot_begin_is_none(
     loop.end()
 
 
-def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
+def test_a_pause_in_another_thread_does_not_use_the_selector_of_the_loop(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hook may put clients off to it; its pause ends with a stop, too."""
@@ -233,7 +233,7 @@ def test_a_thread_that_accepts_nobody_leaves_the_listeners_to_the_one_that_does(
     loop.end()
 
 
-def test_a_turn_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
+def test_a_loop_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
     loop = AcceptLoop()
     selector = loop.begin(listener)
     assert selector is not None
@@ -241,7 +241,7 @@ def test_a_turn_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) 
     assert not loop.take_over(selector)
 
 
-def test_the_end_of_a_turn_can_be_looked_for(listener: socket.socket) -> None:
+def test_a_function_tells_whether_the_loop_has_ended(listener: socket.socket) -> None:
     told: list[bool] = []
     loop = AcceptLoop(lambda: told.append(loop.under_way))
     assert loop.has_ended()()

@@ -211,7 +211,7 @@ CANNOT_SERVE: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("handler", "arguments", "message"), CANNOT_SERVE)
-def test_a_handler_that_cannot_serve_is_refused_before_any_client_comes(
+def test_a_handler_that_cannot_serve_is_refused_when_the_server_is_made(
     handler: Any, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(TypeError, match=message) as raised:

@@ -1,4 +1,4 @@
-"""In the background of a terminal that stops those who write to it (``stty tostop``)."""
+"""A server in the background of a terminal that stops processes which write (``stty tostop``)."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_no_two_connections_have_one_id() -> None:
     assert len(set(ids)) == len(ids) == 200 * THREADS
 
 
-def test_each_who_is_refused_is_counted_once() -> None:
+def test_each_refused_client_is_counted_once() -> None:
     visits = 20
 
     def visit(_: int) -> None:

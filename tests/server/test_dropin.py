@@ -91,7 +91,7 @@ def test_the_constructor_takes_the_names_of_its_arguments() -> None:
         assert server.socket.getsockname() == ("0.0.0.0", 0)
 
 
-def test_a_server_that_was_never_activated_is_bound_and_activated_by_hand() -> None:
+def test_a_server_that_was_never_activated_may_be_bound_and_activated_later() -> None:
     with netkit.Server(LOCAL, Shout, bind_and_activate=False) as server:
         server.allow_reuse_address = False
         server.request_queue_size = 3
@@ -296,7 +296,7 @@ def test_server_bind_and_server_activate_may_be_replaced() -> None:
 
 
 class Swapping:
-    """The least that a handler needs of a socket, around one; it turns letters around."""
+    """Has what a handler needs of a socket, and swaps the case of the letters."""
 
     def __init__(self, wrapped: socket.socket) -> None:
         self._wrapped = wrapped
@@ -585,7 +585,7 @@ def test_handle_error_is_called_while_the_exception_is_handled() -> None:
     assert not failures  # an override alone decides what is logged
 
 
-def test_handle_timeout_is_called_by_handle_request_when_nobody_comes() -> None:
+def test_handle_timeout_is_called_by_handle_request_when_no_client_comes() -> None:
     class Server(netkit.Server):
         timeout = 0.02
 

@@ -591,11 +591,11 @@ def test_the_whole_greeting_arrives_though_the_client_talks_over_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])
-def test_an_unknown_setting_is_refused_before_a_client_comes(name: str) -> None:
+def test_an_unknown_setting_is_refused_when_the_server_is_made(name: str) -> None:
     with pytest.raises(TypeError, match=f"EchoHandler has no setting '{name}'"):
         netkit.create_server(netkit.EchoHandler, handler_args={name: 1})
 
 
-def test_an_unknown_style_is_refused_before_a_client_comes() -> None:
+def test_an_unknown_style_is_refused_when_the_server_is_made() -> None:
     with pytest.raises(TypeError, match="style must be text, hex or raw, not 'foo'"):
         netkit.create_server(netkit.LoggerHandler, handler_args={"style": "foo"})

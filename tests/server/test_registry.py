@@ -23,7 +23,7 @@ NOBODY = -1  # no thread has this identifier
 
 @contextlib.contextmanager
 def connections(count: int, **settings: Any) -> Iterator[list[Connection]]:
-    """Connections that nobody serves, destroyed in the end."""
+    """Connections that no thread serves, destroyed in the end."""
     with contextlib.ExitStack() as stack:
         made = []
         for _ in range(count):
@@ -290,7 +290,7 @@ def test_waiting_for_one_ends_when_one_is_over_or_the_time_is() -> None:
             registry.remove(conn)
 
 
-def test_after_reopening_nobody_is_asked_to_finish() -> None:
+def test_after_reopening_no_connection_is_asked_to_finish() -> None:
     registry = Registry()
     registry.limit(Deadline(0))
     registry.begin_draining()
@@ -313,7 +313,7 @@ def test_a_signal_handler_may_stop_everybody_from_within() -> None:
         assert conn.was_cut
 
 
-def test_of_many_threads_that_remove_a_connection_one_tells() -> None:
+def test_many_threads_that_remove_a_connection_cause_one_event() -> None:
     registry = Registry()
     with connections(1) as (conn,), observed(events.ConnectionClosed) as seen:
         added(registry, [conn])

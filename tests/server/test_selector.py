@@ -108,7 +108,7 @@ def test_of_two_selectors_that_see_one_client_one_does_not_block(
     other.close()
 
 
-def test_the_listeners_own_timeout_is_left_to_the_user(listener: socket.socket) -> None:
+def test_the_timeout_of_a_listener_is_kept(listener: socket.socket) -> None:
     listener.settimeout(5)
     selector = ListenerSelector(listener)
     assert listener.gettimeout() == 5

@@ -167,7 +167,7 @@ def test_a_server_that_was_closed_before_it_ever_listened_still_can() -> None:
         assert receive_all(sock) == b"!"
 
 
-def test_a_port_in_use_is_an_error_that_tells_which(port_in_use: int) -> None:
+def test_the_error_for_a_port_in_use_names_it(port_in_use: int) -> None:
     server = netkit.create_server(netkit.EchoHandler)
     with observed() as seen, pytest.raises(OSError, match="EADDRINUSE") as caught:
         server.listen(port_in_use, "127.0.0.1")
@@ -207,7 +207,7 @@ def test_port_0_in_any_spelling_is_a_free_one(port: int | str) -> None:
 @pytest.mark.parametrize(
     "port", [-1, 65536, 10**30, "65536", "-1", "abc", "", " 80", "8 0", "\u0668"]
 )
-def test_a_port_that_is_none_is_a_value_error(port: int | str) -> None:
+def test_an_invalid_port_is_a_value_error(port: int | str) -> None:
     shown = str(port) if str(port).isascii() and str(port).isdigit() else repr(port)
     with pytest.raises(ValueError, match=f"port must be a number from 0 to 65535, not {shown}"):
         netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1")
@@ -222,7 +222,7 @@ def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "x" * 300, "no such host"])
-def test_a_host_that_does_not_resolve_is_an_error_that_tells_which(host: str) -> None:
+def test_the_error_for_a_host_that_does_not_resolve_names_it(host: str) -> None:
     server = netkit.create_server(netkit.EchoHandler)
     with pytest.raises(OSError, match="listen ") as caught:
         server.listen(8080, host)
@@ -233,7 +233,7 @@ def test_a_host_that_does_not_resolve_is_an_error_that_tells_which(host: str) ->
     assert not server.listening
 
 
-def test_an_address_of_another_machine_is_an_error_that_tells_which() -> None:
+def test_the_error_for_an_address_of_another_machine_names_it() -> None:
     with pytest.raises(
         OSError, match=r"cannot listen on 192.0.2.1:0: .* \(EADDRNOTAVAIL\)"
     ) as caught:
@@ -339,7 +339,7 @@ def test_a_bound_socket_can_be_listened_on_and_is_closed_in_the_end() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 511), (7, 7)])
-def test_the_backlog_is_what_the_kernel_is_told(
+def test_the_kernel_gets_the_backlog(
     monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
 ) -> None:
     told: list[int] = []
@@ -469,7 +469,7 @@ def test_connections_are_those_that_are_open_now() -> None:
         wait_until(lambda: server.connection_count == 0, "none")
 
 
-def test_two_hundred_clients_at_once_each_get_their_own_bytes() -> None:
+def test_each_of_two_hundred_clients_gets_its_own_bytes() -> None:
     at_once = threading.Barrier(201)
 
     def handler(conn: netkit.Connection) -> None:
@@ -526,13 +526,13 @@ def test_threads_are_used_again() -> None:
 
 
 @pytest.mark.parametrize("serve", ["serve_forever", "start", "handle_request"])
-def test_one_that_has_a_socket_but_no_address_is_not_bound(serve: str) -> None:
+def test_a_server_that_has_a_socket_without_an_address_is_not_bound(serve: str) -> None:
     with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, bind_and_activate=False) as server:
         with pytest.raises(netkit.ServerStateError, match="the server is not bound"):
             getattr(server, serve)()
 
 
-def test_a_listener_that_somebody_else_has_closed_does_not_keep_a_stop() -> None:
+def test_a_stop_ends_though_the_program_has_closed_the_listener() -> None:
     with silent_log(), serving(netkit.EchoHandler) as server:
         assert exchange(server, b"x") == b"x"
         with in_thread(os.close, server.socket.fileno()):
@@ -662,7 +662,7 @@ def test_the_encoding_and_the_longest_line_are_those_of_the_options() -> None:
 
 
 @pytest.mark.parametrize("server", [None, object()])
-def test_nobody_waits_for_a_peer_that_has_everything_and_does_not_hang_up(
+def test_a_close_does_not_wait_for_a_peer_that_has_received_everything(
     monkeypatch: pytest.MonkeyPatch, server: Any
 ) -> None:
     late = iter([True, True])  # the peer's kernel acknowledges the reply only after a while
@@ -772,7 +772,7 @@ def test_the_bytes_of_a_handler_that_uses_the_bare_socket_are_not_counted() -> N
     assert (closed[0].bytes_read, closed[0].bytes_written) == (None, None)
 
 
-def test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_nobody_else(
+def test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_no_other_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def handler(conn: netkit.Connection) -> None:
@@ -938,7 +938,7 @@ def test_a_server_that_is_closed_says_so_or_does_what_it_can(name: str) -> None:
         call(server, name)
 
 
-def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
+def test_a_server_that_is_stopping_accepts_no_client() -> None:
     stopping, go_on = threading.Event(), threading.Event()
 
     def handler(conn: netkit.Connection) -> None:
@@ -955,7 +955,7 @@ def test_nobody_accepts_for_a_server_that_is_being_stopped() -> None:
             go_on.set()
 
 
-def test_what_fails_as_a_server_begins_to_accept_ends_its_turn() -> None:
+def test_an_error_as_the_accept_loop_begins_ends_it() -> None:
     def fail() -> None:
         raise ValueError("not ready")
 
@@ -988,7 +988,7 @@ def test_a_server_shows_where_it_is_in_its_life() -> None:
         )
 
 
-def test_a_server_that_was_told_to_stop_before_it_ever_served_does_not_start() -> None:
+def test_a_stop_requested_before_a_server_ever_served_ends_its_first_loop() -> None:
     server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
     server.shutdown()
     assert server.start()._drain.background is None

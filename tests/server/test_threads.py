@@ -106,7 +106,7 @@ def test_a_thread_that_waits_says_so_by_its_name() -> None:
         wait_until(lambda: len(parked(pool)) == 1)
 
 
-def test_what_a_client_used_is_let_go_while_its_thread_waits() -> None:
+def test_what_a_client_used_is_freed_while_its_thread_waits() -> None:
     class Client:
         def serve(self) -> None:
             pass
@@ -128,7 +128,7 @@ def test_only_so_many_threads_are_kept() -> None:
         wait_until(lambda: len(pool.threads()) == len(parked(pool)) == 2)
 
 
-def test_a_thread_that_is_not_needed_goes_away() -> None:
+def test_a_thread_that_is_not_needed_ends() -> None:
     with client_threads() as pool:
         pool.park_seconds = 0.01
         for gate in run_at_once(pool, 3):
@@ -309,7 +309,7 @@ def test_a_thread_that_would_hold_up_the_exit_is_not_kept() -> None:
         wait_until(lambda: not pool.threads())
 
 
-def test_closing_lets_the_parked_go_at_once_and_the_busy_when_they_are_done() -> None:
+def test_closing_ends_waiting_threads_at_once_and_busy_ones_after_their_job() -> None:
     with client_threads() as pool:
         idle, busy = run_at_once(pool, 2)
         idle.let_go()

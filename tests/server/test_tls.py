@@ -102,7 +102,7 @@ def say(sock: ssl.SSLSocket, data: bytes) -> bytes:
 
 
 def say_and_end(sock: ssl.SSLSocket, data: bytes) -> bytes:
-    """Send, say goodbye, and return what comes up to the other end's goodbye."""
+    """Send `data` and a close_notify, and return the input up to that of the peer."""
     reply = say(sock, data)
     sock.unwrap()  # raises if the other end says none
     return reply
@@ -146,7 +146,7 @@ def test_a_client_gets_a_ticket_to_come_back_with(version: ssl.TLSVersion) -> No
                     secured.unwrap()
 
 
-def test_the_connection_tells_what_was_agreed_on() -> None:
+def test_a_connection_shows_what_was_negotiated() -> None:
     said: list[Any] = []
 
     def handler(conn: netkit.Connection) -> None:
@@ -224,7 +224,7 @@ def test_input_that_is_cut_off_is_no_end() -> None:
     assert failures(seen) == [f"TruncatedError: {raised[0]}"]
 
 
-def test_who_schedules_clients_himself_has_tls_too() -> None:
+def test_a_program_that_schedules_clients_itself_has_tls() -> None:
     class Own(netkit.Server):
         def process_request(self, request: Any, client_address: Any) -> None:
             try:
@@ -340,7 +340,7 @@ def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave
     assert [type(event) for event in seen] == [events.ConnectionClosed]
 
 
-def test_a_client_that_leaves_when_told_to_start_tls_is_a_failure() -> None:
+def test_a_client_that_leaves_instead_of_starting_tls_is_a_failure() -> None:
     def handler(conn: netkit.Connection) -> None:
         conn.readline()
         conn.start_tls(contexts()[0])
@@ -355,7 +355,7 @@ def test_a_client_that_leaves_when_told_to_start_tls_is_a_failure() -> None:
 
 
 @each_handler
-def test_clear_text_on_a_tls_port_is_told_in_one_line(handler: Any) -> None:
+def test_clear_text_on_a_tls_port_is_logged_in_one_line(handler: Any) -> None:
     with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
         with client(server) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -367,7 +367,7 @@ def test_clear_text_on_a_tls_port_is_told_in_one_line(handler: Any) -> None:
 
 
 @each_handler
-def test_who_leaves_in_the_middle_of_the_handshake_harms_nobody(handler: Any) -> None:
+def test_a_client_that_leaves_during_the_handshake_harms_no_other(handler: Any) -> None:
     with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
         with client(server) as sock:
             sock.sendall(b"\x16\x03\x01")
@@ -388,7 +388,7 @@ def test_a_word_of_clear_text_is_enough(handler: Any) -> None:
 
 
 @each_handler
-def test_a_reset_in_the_handshake_is_told_in_one_line(handler: Any) -> None:
+def test_a_reset_in_the_handshake_is_logged_in_one_line(handler: Any) -> None:
     with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
         with client(server) as sock:
             sock.sendall(b"\x16\x03\x01\x02\x00")
@@ -472,7 +472,7 @@ def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
     assert caught.value is unreachable
 
 
-def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
+def test_the_handler_does_not_run_for_a_client_without_a_handshake() -> None:
     called: list[Any] = []
     with observed(events.ClientFailed) as seen, serving(called.append, tls=contexts()[0]) as server:
         with client(server) as sock:
@@ -482,7 +482,7 @@ def test_the_handler_never_runs_for_who_has_not_shaken_hands() -> None:
     assert not called
 
 
-def test_who_is_refused_gets_no_clear_text() -> None:
+def test_a_refused_client_gets_no_clear_text() -> None:
     options = {"max_connections": 1, "when_full": "refuse", "refusal": "full"}
     with serving(echo, tls=contexts()[0], **options) as server, secure_client(server):
         with client(server) as second:
@@ -530,7 +530,7 @@ def test_tls_is_configured_while_the_server_runs() -> None:
             assert say_and_end(sock, b"kept") == b"kept"
 
 
-def test_a_file_that_is_no_good_is_told_at_once() -> None:
+def test_an_invalid_file_is_an_error_at_once() -> None:
     with pytest.raises(TlsConfigError, match="the certificate file '/nonexistent': No such file"):
         netkit.create_server(echo, tls_cert="/nonexistent")
 
@@ -553,7 +553,7 @@ def test_a_file_that_is_no_good_is_told_at_once() -> None:
         ({"starttls": True}, "starttls needs tls_cert"),
     ],
 )
-def test_options_that_cannot_be_meant_are_told(options: Any, message: str) -> None:
+def test_options_that_contradict_each_other_are_an_error(options: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         netkit.create_server(echo, **options)
 
@@ -691,7 +691,7 @@ def test_tls_needs_a_context_and_begins_once() -> None:
     ]
 
 
-def test_a_handshake_may_take_for_ever_and_comes_before_our_end() -> None:
+def test_a_handshake_may_take_for_ever_and_precedes_our_end() -> None:
     with serving(echo, tls=contexts()[0]) as server:
         port = server.server_address[1]
         with netkit.connect(port, "127.0.0.1") as conn:
@@ -780,7 +780,7 @@ def test_tls_that_a_handler_has_broken_elsewhere_is_its_own_fault() -> None:
     assert [type(event) for event in seen] == [events.HandlerFailed]
 
 
-def test_a_client_verifies_whom_it_talks_to() -> None:
+def test_a_client_verifies_its_server() -> None:
     with serving(echo, tls=contexts()[0]) as server:
         port = server.server_address[1]
         with netkit.connect(port, "127.0.0.1") as conn:
@@ -797,7 +797,7 @@ def test_a_client_verifies_whom_it_talks_to() -> None:
 
 
 def send_part_of_a_record(sock: ssl.SSLSocket, context_bytes: int = 3) -> None:
-    """A header and a few bytes of a record: a message that nobody can read yet."""
+    """Send a header and a few bytes of a record, which cannot be decrypted yet."""
     socket.socket.send(sock, b"\x17\x03\x03\x01\x00" + bytes(context_bytes))
 
 
@@ -946,7 +946,7 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
         assert server.connection_count == 0
 
 
-def test_a_stop_that_comes_just_before_a_handshake_is_not_overlooked(
+def test_a_stop_just_before_a_handshake_is_not_overlooked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start_tls = netkit.Connection.start_tls

@@ -157,7 +157,7 @@ def test_a_handshake_in_get_request_is_warned_of_once(
     assert "use the option tls" in warnings[0]
 
 
-def test_a_handler_may_shake_hands_itself_all_the_same() -> None:
+def test_a_handler_may_do_the_handshake_itself() -> None:
     class Handshake(Shout):
         def setup(self) -> None:
             self.request.do_handshake()

@@ -81,7 +81,7 @@ DEFECTS = {
         "test_while_no_thread_can_be_started_a_stop_returns_a_report",
     ],
     "the number of clients has no limit": ["test_the_limit_is_exact_under_a_crowd"],
-    "the queue has room for five": ["test_the_backlog_is_what_the_kernel_is_told"],
+    "the queue has room for five": ["test_the_kernel_gets_the_backlog"],
     "hooks run in the accepting thread": [
         "test_a_slow_verify_request_delays_no_other_client",
         "test_a_slow_handle_error_delays_no_other_client",
@@ -90,7 +90,7 @@ DEFECTS = {
     "each accept looks at all threads": [
         "test_accepting_a_client_costs_the_same_number_of_calls_however_many_there_are"
     ],
-    "dead threads are kept until the next client": ["test_a_thread_that_is_not_needed_goes_away"],
+    "dead threads are kept until the next client": ["test_a_thread_that_is_not_needed_ends"],
     # The loop
     "an exception in a hook ends serve_forever": [
         "test_a_hook_that_raises_ends_that_client_alone",
@@ -161,7 +161,7 @@ DEFECTS = {
         "test_a_timeout_of_another_service_is_a_failure_of_the_handler",
     ],
     "the reports of several threads mix": [
-        "test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_nobody_else"
+        "test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_no_other_client"
     ],
     "nothing tells which clients are connected": [
         "test_connections_are_those_that_are_open_now",
