@@ -15,15 +15,12 @@ import errno
 import socket
 import sys
 import threading
-import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
-from ..core.deadline import Deadline
 from ..core.encodings import to_bytes
 from ..net import sockopts
-from ..net.waker import woken_by_signals
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
 from .admission import NO_SHARE, Ticket
 from .listeners import INHERITS_OPTIONS
@@ -91,44 +88,17 @@ class Acceptor:
         self._next_listener = 0  # the one that is asked first
         self._has_warned = False  # of handshakes in the accepting thread
 
-    # Loops
+    def step(
+        self, loop: AcceptLoop, selector: ListenerSelector, seconds: float | None
+    ) -> Answer | None:
+        """Wait for a client for at most `seconds`, and accept it. None if there was one.
 
-    def run(self, loop: AcceptLoop, selector: ListenerSelector, poll_interval: float) -> None:
-        """Accept clients until a stop is requested or a listener is lost."""
-        server = self._server
-        tick = poll_interval if server._overrides("service_actions") else None
-        last_client = time.monotonic()
-        with woken_by_signals(selector.waker):
-            while not loop.stop_requested:
-                is_ready = self._wait(selector, sooner(tick, server.timeout))
-                if loop.stop_requested:
-                    return
-                if is_ready:
-                    last_client = time.monotonic()
-                    if self.accept() is Answer.STOP:
-                        return
-                elif server.timeout is not None and _since(last_client) >= server.timeout:
-                    last_client = time.monotonic()
-                    server._compat.call("handle_timeout")
-                if tick is not None:
-                    server._compat.call("service_actions")
-
-    def run_once(self, loop: AcceptLoop, selector: ListenerSelector, deadline: Deadline) -> None:
-        """Accept one client, or call `handle_timeout` at the deadline."""
-        with woken_by_signals(selector.waker):
-            while not loop.stop_requested:
-                if self._wait(selector, deadline.remaining()):
-                    if self.accept() not in (Answer.FULL, Answer.EMPTY):
-                        return
-                elif deadline.expired():
-                    self._server.handle_timeout()
-                    return
-
-    def run_step(self, loop: AcceptLoop, selector: ListenerSelector) -> bool:
-        """Wait once, and accept a client if one has come. False if the listener is lost."""
-        with woken_by_signals(selector.waker):
-            is_ready = self._wait(selector, None)
-        return not is_ready or loop.stop_requested or self.accept() is not Answer.STOP
+        STOP if a stop is requested, EMPTY if the wait has ended without a client.
+        """
+        is_ready = not loop.stop_requested and self._wait(selector, seconds)
+        if loop.stop_requested:
+            return Answer.STOP
+        return self.accept() if is_ready else Answer.EMPTY
 
     def accept_queued(self) -> None:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
@@ -325,7 +295,3 @@ class Acceptor:
 def sooner(a: float | None, b: float | None) -> float | None:
     """Return the shorter of two times; None stands for no limit."""
     return b if a is None else a if b is None else min(a, b)
-
-
-def _since(moment: float) -> float:
-    return time.monotonic() - moment

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socketserver
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -16,7 +17,9 @@ from ..core.deadline import Deadline
 from ..core.errors import ServerStateError
 from ..net import bind
 from ..net.connection import Connection
+from ..net.waker import woken_by_signals
 from .accept_loop import AcceptLoop
+from .acceptor import Answer, sooner
 from .exiting import close_at_exit
 from .life import State
 from .selector import ListenerSelector
@@ -82,11 +85,19 @@ class Serving:
         timeouts = [t for t in (server.timeout, server.socket.gettimeout()) if t is not None]
         deadline = Deadline(min(timeouts, default=None))
         begun = self.begin()
-        if begun is not None:
-            try:
-                server._acceptor.run_once(*begun, deadline)
-            finally:
-                begun[0].end()
+        if begun is None:
+            return
+        loop, selector = begun
+        try:
+            with woken_by_signals(selector.waker):
+                while True:
+                    answer = server._acceptor.step(loop, selector, deadline.remaining())
+                    if answer not in (Answer.EMPTY, Answer.FULL):
+                        return
+                    if deadline.expired():
+                        return server.handle_timeout()
+        finally:
+            loop.end()
 
     def iterate(self) -> Iterator[Connection]:
         """As `Server.__iter__`."""
@@ -94,14 +105,17 @@ class Serving:
         begun = self._begin_alone(accepted)
         if begun is None:
             return
-        server, (loop, _) = self._server, begun
+        server, (loop, selector) = self._server, begun
         try:
             while not loop.stop_requested:
                 if accepted:
                     with loop.suspended(), server._connections.claimed(accepted[0]):
                         yield accepted.popleft()
-                elif not server._acceptor.run_step(*begun):
-                    return
+                else:
+                    with woken_by_signals(selector.waker):
+                        answer = server._acceptor.step(loop, selector, None)
+                    if answer is Answer.STOP:
+                        return
         finally:
             for connection in accepted:
                 connection.destroy()
@@ -113,9 +127,28 @@ class Serving:
             selector.close()
             return
         try:
-            self._server._acceptor.run(loop, selector, poll_interval)
+            with woken_by_signals(selector.waker):
+                self._accept_until_stopped(loop, selector, poll_interval)
         finally:
             loop.end()
+
+    def _accept_until_stopped(
+        self, loop: AcceptLoop, selector: ListenerSelector, poll_interval: float
+    ) -> None:
+        server = self._server
+        tick = poll_interval if server._overrides("service_actions") else None
+        last_client = time.monotonic()
+        while True:
+            answer = server._acceptor.step(loop, selector, sooner(tick, server.timeout))
+            if answer is Answer.STOP:
+                return
+            if answer is not Answer.EMPTY:
+                last_client = time.monotonic()
+            elif server.timeout is not None and time.monotonic() - last_client >= server.timeout:
+                last_client = time.monotonic()
+                server._compat.call("handle_timeout")
+            if tick is not None:
+                server._compat.call("service_actions")
 
     def _begin_alone(self, iterated: deque[Connection] | None = None) -> Begun | None:
         """As `begin`, but ServerStateError if another thread is serving."""

@@ -657,6 +657,14 @@ def test_handle_request_waits_no_longer_than_the_timeout_of_the_socket() -> None
         assert calls == ["timeout"]
 
 
+def test_handle_request_accepts_a_client_that_waits_though_its_timeout_is_0() -> None:
+    with netkit.Server(LOCAL, Shout) as server, client(server) as sock:
+        sock.sendall(b"hello\n")
+        server.timeout = 0
+        server.handle_request()
+        assert sock.recv(6) == b"HELLO\n"
+
+
 def test_handle_request_is_ended_by_a_stop() -> None:
     with netkit.Server(LOCAL, Shout) as server:
         thread = threading.Thread(target=server.handle_request)
