@@ -95,7 +95,8 @@ class Serving:
                     if answer not in (Answer.EMPTY, Answer.FULL):
                         return
                     if deadline.expired():
-                        return server.handle_timeout()
+                        server.handle_timeout()
+                        return
         finally:
             loop.end()
 
@@ -139,7 +140,8 @@ class Serving:
         tick = poll_interval if server._overrides("service_actions") else None
         last_client = time.monotonic()
         while True:
-            answer = server._acceptor.step(loop, selector, sooner(tick, server.timeout))
+            seconds = tick if server.timeout is None else sooner(tick, server.timeout)
+            answer = server._acceptor.step(loop, selector, seconds)
             if answer is Answer.STOP:
                 return
             if answer is not Answer.EMPTY:
