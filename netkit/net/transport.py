@@ -198,7 +198,7 @@ class Tls:
         if link.changed and link.is_at_end():
             return b""
         # A part of a record is a part of a message which cannot be decrypted yet.
-        held = int(self.tls is not None and self.tls.within_record())
+        held = int(self.tls is not None and self.tls.has_begun())
         return self._below.recv(size, held)
 
     def handshake(self) -> None:
@@ -242,7 +242,7 @@ class Tls:
 
     def has_begun(self) -> bool:
         """As of `Plain`: a part of a record, or of a handshake."""
-        return self._stream.fed > 0 if self.shaking_hands else self._stream.within_record()
+        return self._stream.has_begun()
 
     def is_input_over(self, ended: bool) -> bool:
         """As of `Plain`."""

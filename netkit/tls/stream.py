@@ -3,77 +3,59 @@
 Rules:
 
 1. Two threads cannot use one ``ssl.SSLSocket`` at once: CPython before 3.13 does not lock it, and
-   later ones hold their lock while a read waits. So OpenSSL works in memory here. `_lock` is held
-   for that work alone, never while anybody waits for the network.
+   later versions hold their lock while a read waits. So OpenSSL works in memory here (`Engine`).
+   `_lock` is held for that work alone, and never while a thread waits for the network.
 2. `_sending` is held from encrypting until the ciphertext is sent, since records are numbered: they
    must leave in the order in which they were made. `_receiving` is held from receiving until
-   OpenSSL has the bytes. Both come before `_lock`, and no thread takes one while it holds the
-   other, but a writer that OpenSSL tells to read first. All three are re-entrant: a signal handler
-   does not wait for the thread that it has interrupted. `_is_sending`, `_is_receiving` and
-   `_is_decrypting` tell it that the thread is amid one of these, and that it may not.
-3. Reading may make answers (key updates, alerts), and so does the end of a handshake (a server's
-   tickets). They wait in `_outgoing` for whoever sends next; the reader sends them only when it is
-   about to wait itself, and if no writer is at it. A thread that gives `_sending` back looks for
-   answers again. So a reader never waits for a writer whose peer is slow, and none is forgotten.
-4. What came and could be decrypted is delivered, whatever befell the connection after it.
-5. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
-   close_notify ends the stream (RFC 8446 section 6.1).
+   OpenSSL has the bytes. Both come before `_lock`. No thread takes one of the two while it holds
+   the other, except a writer that OpenSSL tells to read first. All three are re-entrant, so that a
+   signal handler does not wait for the thread that it has interrupted; `_is_sending`,
+   `_is_receiving` and `Engine.is_decrypting` tell it that it must not go on.
+3. Reading may make answers (key updates, alerts), and so does the end of a handshake (the tickets
+   of a server). They wait in the engine for the next send; the reader sends them only before it
+   waits itself, and if no writer is sending. A thread that releases `_sending` looks for answers
+   again. So a reader never waits for a writer whose peer is slow, and no answer is forgotten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ..core.buffer import ReceiveBuffer
-from ..core.errors import (
-    ConnectionClosedError,
-    NotBegunError,
-    TlsError,
-    TruncatedError,
-    WriteAfterEndError,
-)
-from ..core.source import CHUNK, FIRST_CHUNK, next_chunk
-from . import explain
-from .agreed import Agreed
-from .context import OwnContext
-from .records import HEADER, LONGEST_HELLO, Records, server_name
+from ..core.errors import ConnectionClosedError, NotBegunError, TlsError, WriteAfterEndError
+from .engine import Bytes, Engine
 
-RECORD = 16 * 1024  # the most plaintext that a record holds, RFC 8446 section 5.1
-
-# How much is received, and how much is encrypted, at once (bytes): what gives the most throughput.
-# OpenSSL's buffers in memory keep the size that they once had.
-RECEIVED = 256 * 1024
+# How much is encrypted at once (bytes), for the highest throughput.
 PIECE = 64 * 1024
 
-# Bytes of answers that the reader leaves to a writer; with more, it waits for the writer. A peer
-# that asks and asks, and does not read, is not to fill the memory.
+# The most bytes of answers that the reader leaves to a writer; with more, it waits for the writer.
+# Otherwise a peer that asks and asks, and does not read, could fill the memory.
 MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
 _AMID = "a signal handler cannot use TLS amid what its own thread does with it"
-_Bytes = bytes | bytearray | memoryview
 
 
 def _closed(_: object) -> NoReturn:
     raise ConnectionClosedError
 
 
-class TlsStream(Agreed):
-    """What lies between a connection and its socket once TLS has begun: bytes in, bytes out.
+class TlsStream:
+    """TLS between a connection and its socket, and what its handshake has agreed on.
 
     One thread may read while any number of others write. `handshake` comes first: ValueError from
-    `recv` and `send` before it is over.
+    `recv` and `send` before it is over. The properties are for any thread.
 
     `receive(n)` waits for 1 to n bytes of ciphertext, and returns ``b""`` at the end of the TCP
     input. It is called by a thread that reads, or, when OpenSSL cannot write before it has read
     more, by one that writes; never by two at once.
 
     `send(data)` sends all of it, or, if it returns a number, so many bytes of it, at least 1 (as
-    ``socket.send`` does); the rest is given to it again. If it raises, none of `data` has been
-    sent: only then are later calls good. It is never called by two threads at once.
+    ``socket.send`` does); it is given the rest again. If it raises, none of `data` has been sent:
+    only then are later calls good. It is never called by two threads at once.
 
     What the two raise passes through, and a later call goes on where this one was.
     """
@@ -89,103 +71,75 @@ class TlsStream(Agreed):
     ) -> None:
         """Nothing is sent or received yet, and `context` is not changed.
 
-        ValueError for a `server_hostname` that cannot be one, or for none if `context` checks it.
+        ValueError for an invalid `server_hostname`, and for none if `context` checks it.
         """
-        if context.check_hostname and not (server_side or server_hostname):
-            # As Python does for a socket; in memory it would check nothing.
-            raise ValueError("a context with check_hostname needs a server_hostname")
         self._receive = receive
         self._send = send
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        bios = self._incoming, self._outgoing
-        super().__init__(context.wrap_bio(*bios, server_side, server_hostname))
-        self._read, self._write = self._ssl.read, self._ssl.write
-        self._peer = "client" if server_side else "server"
-        self._records = Records()
-        self.fed = 0  # how often there was something new from `receive`
-        self._chunk = RECORD  # what `receive` is asked for
-        self._hungry = True  # OpenSSL has read all there is, and more may come
-        self._answered = False  # there are answers to be sent
-        self.eof = False  # of the TCP input
-        self._closed = False  # the peer has sent its close_notify
-        self._ended = False  # we have sent ours
-        self._failure: TlsError | None = None
-        self._reset: ConnectionResetError | None = None  # that answers have met
-        self._decrypted = ReceiveBuffer()  # ahead of the reader
+        self._engine = Engine(context, server_side, server_hostname)
+        self.free_locks()
+        self._ended = False  # we have sent our close_notify
         self._unsent = b""  # ciphertext that `send` has not taken
+
+    def free_locks(self) -> None:
+        """Make all locks anew, in a forked child: threads that held them do not exist there."""
+        self._lock = threading.RLock()
+        self._sending, self._is_sending = threading.RLock(), False
+        self._receiving, self._is_receiving = threading.RLock(), False
+        self._engine.is_decrypting = False
 
     # The handshake
 
     def handshake(self) -> None:
         """Agree on keys with the peer, and check its certificate as the context says.
 
-        HandshakeError, for which the peer has been sent an alert as far as possible; NotBegunError,
-        which is one, if a client has left without a byte. No lock is held: it is called before any
-        other thread knows of this stream.
+        HandshakeError, after the peer has been sent an alert, as far as possible; NotBegunError,
+        which is one, if a client has left without a byte. No lock is held: call it before any other
+        thread knows of this stream.
         """
-        if self._peer == "client" and not self.fed:  # it speaks first
+        engine = self._engine
+        accepted = engine.peer == "client"
+        if accepted and not engine.fed:  # a client speaks first
             try:
-                self._feed(self._receive(self._chunk))
+                engine.feed(self._receive(engine.chunk))
             except ConnectionResetError:
                 raise NotBegunError from None
-        while not self._shake_hands():
-            flight = self._outgoing.read()
-            if self._failure:
+        while not engine.advance():
+            flight = engine.outgoing.read()
+            if engine.failure:
                 with contextlib.suppress(OSError):
                     self._transmit(flight)
-                raise self._failure
+                raise engine.failure
             self._transmit(flight)
-            self._feed(self._receive(self._chunk))
-        if self._peer == "client" and self._ssl.version() != "TLSv1.2":
-            self._answered = True  # tickets, for which nobody waits: they go with what comes next
+            engine.feed(self._receive(engine.chunk))
+        if accepted and engine.ssl.version() != "TLSv1.2":
+            engine.answered = True  # tickets, which no client waits for: the next send takes them
         else:
-            self._transmit(self._outgoing.read())
-        if self._peer == "client" and self._first:
-            self._server_name = server_name(self._first)
-        self._first = None
-        self._chunk = FIRST_CHUNK
-
-    def _shake_hands(self) -> bool:
-        """One step. True if it was the last one; a failure is noted."""
-        if self._failure:
-            return False
-        try:
-            self._ssl.do_handshake()
-        except ssl.SSLWantReadError:
-            first = self._first or b""
-            if self.eof or explain.plain_text(first):  # OpenSSL would wait for five bytes
-                self._failure = explain.handshake_failure(None, self._peer, first)
-            return False
-        except ssl.SSLError as error:
-            own = isinstance(self._ssl.context, OwnContext)
-            self._failure = explain.handshake_failure(error, self._peer, self._first or b"", own)
-            return False
-        self._hungry = not (self._incoming.pending or self.eof)
-        return True
+            self._transmit(engine.outgoing.read())
+        engine.end_handshake()
 
     # Reading
 
     def recv(self, size: int) -> bytes:
-        """From 1 to `size` bytes, at most `CHUNK`; ``b""`` after the peer's close_notify.
+        """From 1 to `size` bytes, at most 64 KiB; ``b""`` after the peer's close_notify.
 
         Waits for the first of them. TruncatedError if the TCP input ends without a close_notify;
-        TlsError if what came is not what the peer had sent, or if it broke off; HandshakeError if
-        that was for our certificate. For one thread at a time.
+        TlsError if what was received is not what the peer has sent, or if the peer has broken off;
+        HandshakeError if it did that for our certificate. For one thread at a time.
         """
         if size < 1:
             raise ValueError(f"size must be at least 1 byte, not {size}")
-        if self._first is not None:
-            raise self._failure or ValueError(_TOO_EARLY)
+        engine = self._engine
+        if engine.shaking_hands:
+            raise engine.failure or ValueError(_TOO_EARLY)
         try:
             while True:
                 with self._lock:
-                    if self._decrypted or not self._hungry:
-                        data = self._decrypted.take(size) or self._decrypt(size)
+                    if engine.decrypted or not engine.hungry:
+                        data = engine.read(size)
                         if data is not None:
                             return data
-                    seen = self.fed
-                if self._answered:
+                    seen = engine.fed
+                if engine.answered:
                     self._send_answers()
                 data = self._take_in(seen, size)
                 if data is not None:
@@ -194,119 +148,46 @@ class TlsStream(Agreed):
             self._send_answers()  # the last of them is the alert
             raise
 
-    def pending(self) -> bool:
-        """Whether `recv` would return, or raise, without waiting for the network."""
-        with self._lock:
-            try:
-                return bool(self._decrypted) or self._decrypt_ahead() is not None
-            except TlsError:
-                return True
-
-    def buffered(self) -> int:
-        """How many bytes have been decrypted and not been read."""
-        return len(self._decrypted)
-
-    def within_record(self) -> bool:
-        """Whether a part of a record has come, and not a whole one that nobody has read."""
-        with self._lock:
-            return self._is_decrypting or not (self.pending() or self._records.whole)
-
-    def _decrypt_ahead(self) -> bytes | None:
-        data = None if self._hungry or self._is_decrypting else self._decrypt(CHUNK)
-        if data:
-            self._decrypted.feed(data)
-        return data
-
-    def _decrypt(self, size: int) -> bytes | None:
-        """The next plaintext, ``b""`` at the end, or None: OpenSSL is hungry."""
-        if self._failure:
-            raise self._failure.with_traceback(None)
-        if self._closed:
-            return b""
-        if self._first is not None:
-            return None
-        data = None
-        try:
-            self._is_decrypting = True  # what a signal handler decrypted now would come too early
-            most = size if size < RECORD else RECORD
-            data = self._read(most)
-            if not data:
-                self._closed = True
-            elif self._incoming.pending or self.eof or (len(data) == most and self._ssl.pending()):
-                if len(data) < size:
-                    data = self._joined(data, size)
-            else:
-                self._hungry = True  # asking it in vain costs an exception
-        except ssl.SSLWantReadError:
-            if self.eof:
-                raise self._reset or TruncatedError from None
-            self._hungry = True
-        except ssl.SSLZeroReturnError:  # an empty read, once we have ended our side
-            self._closed = True
-            data = b""
-        except ssl.SSLError as error:
-            self._failure = explain.failure(error, self._peer)
-            raise self._failure from None
-        finally:
-            self._is_decrypting = False
-            self._answered = self._outgoing.pending > 0
-        return data
-
-    def _joined(self, data: bytes, size: int) -> bytes:
-        """`data`, and what else has come, up to `size` bytes in all."""
-        parts = [data]
-        left = size - len(data)
-        try:
-            while left and not self._hungry and (data := self._read(min(left, RECORD))):
-                parts.append(data)
-                left -= len(data)
-                self._hungry = not (self._incoming.pending or self._ssl.pending() or self.eof)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass  # the next read will meet it again
-        except ssl.SSLError as error:
-            self._failure = explain.failure(error, self._peer)
-        return b"".join(parts)
-
-    def _feed(self, ciphertext: bytes) -> None:
-        """What `_receive` has returned."""
-        self.fed += 1
-        if not (size := len(ciphertext)):
-            self.eof, self._hungry = True, False
-            return
-        self._incoming.write(ciphertext)
-        # One small record is what comes most often.
-        if not (
-            self._records.whole
-            and size > HEADER
-            and size - HEADER == ciphertext[3] << 8 | ciphertext[4]
-        ):
-            self._records.feed(ciphertext)
-        chunk = self._chunk
-        if size == chunk or chunk > FIRST_CHUNK:
-            self._chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
-        if self._first is not None and len(self._first) < LONGEST_HELLO:
-            self._first += ciphertext
-        self._hungry = False  # last: a signal handler that looks before finds nothing
-
     def _take_in(self, seen: int, size: int = 0) -> bytes | None:
-        """Wait for more ciphertext, if none has come since `seen`; up to `size` bytes of it."""
+        """Wait for ciphertext, if none has arrived since `seen`; up to `size` bytes of it."""
+        engine = self._engine
         with self._receiving:
             if self._is_receiving:
                 raise RuntimeError(_AMID)
             try:
                 self._is_receiving = True
-                if self.fed == seen:
-                    ciphertext = self._receive(self._chunk)
+                if engine.fed == seen:
+                    ciphertext = self._receive(engine.chunk)
                     with self._lock:
-                        self._feed(ciphertext)
-                        return self._decrypt(size) if size else None
+                        engine.feed(ciphertext)
+                        return engine.decrypt(size) if size else None
             finally:
                 self._is_receiving = False
         return None
 
+    def pending(self) -> bool:
+        """Whether `recv` would return, or raise, without waiting for the network."""
+        with self._lock:
+            return self._engine.is_pending()
+
+    def buffered(self) -> int:
+        """How many bytes have been decrypted and not been read."""
+        return len(self._engine.decrypted)
+
+    def has_begun(self) -> bool:
+        """Whether a record, or before its end the handshake, has been received in part."""
+        with self._lock:
+            engine = self._engine
+            return engine.fed > 0 if engine.shaking_hands else engine.within_record()
+
+    @property
+    def eof(self) -> bool:
+        """Whether the TCP input has ended."""
+        return self._engine.eof
+
     # Writing
 
-    def send(self, data: _Bytes) -> int:
+    def send(self, data: Bytes) -> int:
         """Send all of `data`, and return its number of bytes.
 
         From any thread: what one call sends stays together. WriteAfterEndError after `end`;
@@ -314,14 +195,15 @@ class TlsStream(Agreed):
         thread amid this. After an error of `send`, what it did not take is sent first.
         """
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        engine = self._engine
         try:
             with self._sending:
                 if self._is_sending:
                     raise RuntimeError(_AMID)
                 try:
                     self._is_sending = True
-                    if self._first is not None:
-                        raise self._failure or ValueError(_TOO_EARLY)
+                    if engine.shaking_hands:
+                        raise engine.failure or ValueError(_TOO_EARLY)
                     if self._ended:
                         raise WriteAfterEndError
                     if 0 < size <= PIECE:
@@ -335,7 +217,7 @@ class TlsStream(Agreed):
         except TlsError:  # there may be an alert for the peer
             self._send_answers()
             raise
-        if self._answered:
+        if engine.answered:
             self._send_answers()
         return size
 
@@ -343,7 +225,7 @@ class TlsStream(Agreed):
         """Send our close_notify: the peer sees the end of input (half-close). Idempotent.
 
         Reading goes on, up to the peer's close_notify. What `send` raises passes through. Nothing
-        is sent before the handshake is over, or once TLS has failed. RuntimeError also in a signal
+        is sent before the handshake is over, or after TLS has failed. RuntimeError also in a signal
         handler that has interrupted the decrypting of its own thread.
         """
         with self._sending:
@@ -352,12 +234,12 @@ class TlsStream(Agreed):
             try:
                 self._is_sending = True
                 with self._lock:
-                    if self._is_decrypting:
+                    if self._engine.is_decrypting:
                         raise RuntimeError(_AMID)
                     if not self._ended:
                         self._ended = True
-                        self._shut_down()
-                    flight = self._outgoing.read()
+                        self._engine.end()
+                    flight = self._engine.outgoing.read()
                 self._transmit(flight)
             finally:
                 self._is_sending = False
@@ -371,41 +253,23 @@ class TlsStream(Agreed):
         finally:
             self._sending.release()
 
-    def _encrypted(self, piece: _Bytes) -> bytes:
+    def _encrypted(self, piece: Bytes) -> bytes:
+        engine = self._engine
         while True:
             with self._lock:
-                if self._failure:
-                    raise self._failure.with_traceback(None)
-                try:
-                    self._write(piece)
-                    self._answered = False
-                    return self._outgoing.read()
-                except ssl.SSLWantReadError:  # it wants the rest of a message about keys first
-                    seen = self.fed
-                    if self.eof:
-                        raise TruncatedError from None
-                except ssl.SSLError as error:
-                    self._failure = explain.failure(error, self._peer)
-                    raise self._failure from None
+                ciphertext = engine.encrypt(piece)
+                if ciphertext is not None:
+                    return ciphertext
+                seen = engine.fed
             self._take_in(seen)
 
-    def _shut_down(self) -> None:
-        if self._first is not None or self._failure:
-            return
-        # Python looks for the peer's close_notify as well, and would fail on data before it.
-        with contextlib.suppress(TlsError):
-            while self._decrypt_ahead():
-                pass
-        if not self._failure:
-            with contextlib.suppress(OSError):  # that it has not come
-                self._ssl.unwrap()
-
     def _send_answers(self) -> None:
-        """What reading has made, if there is any, and if no thread is sending, which will do it."""
+        """Send the engine's answers, unless a thread is sending, which will do it."""
+        engine = self._engine
         while True:
             with self._lock:
-                waiting = self._outgoing.pending
-                self._answered = bool(waiting)
+                waiting = engine.outgoing.pending
+                engine.answered = bool(waiting)
             if not waiting or not self._sending.acquire(blocking=waiting > MOST_ANSWERS):
                 return
             try:
@@ -419,18 +283,18 @@ class TlsStream(Agreed):
         try:
             self._is_sending = True
             with self._lock:
-                answers = self._outgoing.read()
+                answers = self._engine.outgoing.read()
             if not self._ended:  # nothing may follow a close_notify
                 self._transmit(answers)
-        except ConnectionResetError as error:  # the kernel tells of it once
-            self._reset = error
-        except OSError:  # the next write meets it: what the peer sent can be read all the same
+        except ConnectionResetError as error:  # the kernel reports it once
+            self._engine.reset = error
+        except OSError:  # the next write meets it; what the peer has sent can still be read
             pass
         finally:
             self._is_sending = False
 
     def _transmit(self, ciphertext: bytes) -> None:
-        """Send it after what is left from before. Holds `_sending`, but in the handshake."""
+        """Send it after what is left from before. Holds `_sending`, but not in the handshake."""
         left = self._unsent + ciphertext if self._unsent else ciphertext
         try:
             while left:
@@ -440,6 +304,46 @@ class TlsStream(Agreed):
             self._unsent = left
 
     def let_go(self) -> None:
-        """The connection is closed: refer to it no more, so that both are freed at once."""
+        """The connection is closed: drop all references to it, so that both are freed at once."""
         self._receive = self._send = _closed
-        self._failure = self._reset = None
+        self._engine.failure = self._engine.reset = None
+
+    # What was agreed on
+
+    @property
+    def version(self) -> str | None:
+        """``"TLSv1.3"`` or ``"TLSv1.2"``; None before the handshake is over."""
+        with self._lock:
+            return self._engine.agreed(self._engine.ssl.version)
+
+    @property
+    def cipher(self) -> str | None:
+        """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
+        with self._lock:
+            return self._engine.agreed(self._engine.cipher)
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's verified certificate, as ``ssl.SSLSocket.getpeercert`` shows it, or None.
+
+        PeerError if it has text that is not UTF-8.
+        """
+        with self._lock:
+            return self._engine.agreed(self._engine.ssl.getpeercert) or None
+
+    @property
+    def peer_certificate_der(self) -> bytes | None:
+        """The peer's certificate, verified or not, in DER; None if it has sent none."""
+        with self._lock:
+            return self._engine.agreed(lambda: self._engine.ssl.getpeercert(binary_form=True))
+
+    @property
+    def alpn_protocol(self) -> str | None:
+        """The protocol that ALPN chose (RFC 7301), or None. PeerError if it is not UTF-8."""
+        with self._lock:
+            return self._engine.agreed(self._engine.ssl.selected_alpn_protocol)
+
+    @property
+    def server_name(self) -> str | None:
+        """The host that the client asked for by SNI (RFC 6066 section 3); None unless in ASCII."""
+        return self._engine.server_name

@@ -49,7 +49,6 @@ STILL_LONG = {
     "process.worker.work",
     "server.admission",
     "server.listeners",
-    "tls.stream",
 }
 
 

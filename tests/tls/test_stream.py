@@ -39,6 +39,7 @@ from netkit.core.errors import (
 )
 from netkit.tls import stream as tls_stream
 from netkit.tls.context import TlsFiles, client_context, server_context
+from netkit.tls.engine import RECEIVED
 from netkit.tls.stream import TlsStream
 
 RANDOM = random.Random(7)
@@ -136,7 +137,7 @@ def test_one_read_takes_many_records() -> None:
     joined = Joined()
     for _ in range(100):
         joined.client.send(b"0123456789")
-    joined.server._chunk = 65536
+    joined.server._engine.chunk = 65536
     assert joined.server.recv(65536) == b"0123456789" * 100
 
 
@@ -148,7 +149,7 @@ def test_a_read_asks_the_network_for_more_when_more_comes() -> None:
     joined.client.send(MUCH[:1_000_000])
     received(joined.server)
     assert asked[0] < 512
-    assert max(asked) == tls_stream.RECEIVED
+    assert max(asked) == RECEIVED
     asked.clear()
     for _ in range(20):
         joined.client.send(b"little")
@@ -322,8 +323,8 @@ def test_what_came_before_our_end_and_was_not_read_is_not_lost(version: ssl.TLSV
     joined.client.send(b"two ")
     joined.client.send(b"three")
     assert joined.server.pending()
-    joined.server._incoming.write(joined.up.receive(10_000))
-    joined.server._hungry = False
+    joined.server._engine.incoming.write(joined.up.receive(10_000))
+    joined.server._engine.hungry = False
     joined.server.end()
     joined.client.send(b" four")
     joined.client.end()
@@ -429,7 +430,7 @@ def test_what_came_before_a_truncation_is_read_first() -> None:
     assert joined.server.recv(1) == b"a"
     joined.server.recv(2)
     joined.client.send(b"d" * 3)
-    joined.server._chunk = 4000
+    joined.server._engine.chunk = 4000
     with pytest.raises(TruncatedError):
         while joined.server.recv(100):
             pass
@@ -506,7 +507,7 @@ def test_pending_is_whether_a_read_would_return_at_once() -> None:
     assert joined.server.pending()
     joined.server.recv(2)
     assert not joined.server.pending()
-    assert not joined.server.within_record()
+    assert not joined.server.has_begun()
     joined.client.end()
     joined.server.recv(1)
     assert joined.server.pending()
@@ -519,18 +520,18 @@ def test_a_part_of_a_record_is_not_pending_but_known(cut: int) -> None:
     rest = bytes(joined.up.data[cut:])
     del joined.up.data[cut:]
     assert received(joined.server) == b""
-    assert joined.server.within_record()
+    assert joined.server.has_begun()
     assert not joined.server.pending()
     joined.up.send(rest[:1])
     assert received(joined.server) == b""
-    assert joined.server.within_record()
+    assert joined.server.has_begun()
     joined.up.send(rest[1:])
     joined.client.send(b"d")
     assert joined.server.recv(1) == b"a"
     assert joined.server.pending()
-    assert not joined.server.within_record()
+    assert not joined.server.has_begun()
     assert received(joined.server) == b"bcd"
-    assert not joined.server.within_record()
+    assert not joined.server.has_begun()
 
 
 def test_an_end_and_an_error_are_pending() -> None:
@@ -545,7 +546,7 @@ def test_an_end_and_an_error_are_pending() -> None:
     with pytest.raises(TlsError):
         joined.server.recv(1)
     assert joined.server.pending()
-    assert not joined.server.within_record()
+    assert not joined.server.has_begun()
 
 
 def test_nothing_is_pending_before_the_handshake_is_over() -> None:
@@ -556,7 +557,7 @@ def test_nothing_is_pending_before_the_handshake_is_over() -> None:
     with pytest.raises(Starved):
         joined.server.handshake()
     assert not joined.server.pending()
-    assert joined.server.within_record()
+    assert joined.server.has_begun()
     assert joined.server.version is None
     assert joined.server.cipher is None
     assert joined.server.peer_certificate is None
@@ -640,7 +641,7 @@ def asked_who_it_is() -> Joined:
     client = client_context(files().ca, cert=files().client)
     server.post_handshake_auth = client.post_handshake_auth = True
     joined = Joined(server, client)
-    joined.server._ssl.verify_client_post_handshake()
+    joined.server._engine.ssl.verify_client_post_handshake()
     joined.server.send(b"who are you?")
     joined.up.sent = b""
     return joined
@@ -700,7 +701,7 @@ def test_a_reader_waits_for_the_writer_if_too_many_answers_are_due(
     with contextlib.ExitStack() as held:
         held.enter_context(joined.client._sending)  # as a writer holds it
         with in_thread(read):
-            wait_until(lambda: joined.client._answered)
+            wait_until(lambda: joined.client._engine.answered)
             assert not ended.wait(0.05)
             held.close()
             assert ended.wait(PATIENCE)
@@ -769,18 +770,18 @@ def test_a_signal_handler_that_interrupts_the_decrypting_changes_no_order() -> N
     joined = Joined()
     for number in range(5):
         joined.client.send(b"%d" % number)
-    joined.server._chunk = 65536
-    read = joined.server._read
+    joined.server._engine.chunk = 65536
+    read = joined.server._engine._decrypt
     seen: list[object] = []
 
     def interrupted(size: int) -> bytes:
         data = read(size)
-        seen.append((joined.server.pending(), joined.server.within_record()))
+        seen.append((joined.server.pending(), joined.server.has_begun()))
         with pytest.raises(RuntimeError, match="^a signal handler cannot use TLS amid"):
             joined.server.end()
         return data
 
-    joined.server._read = interrupted  # type: ignore[assignment]
+    joined.server._engine._decrypt = interrupted  # type: ignore[assignment]
     assert received(joined.server) == b"01234"
     assert set(seen) == {(False, True)}
     joined.server.end()
@@ -798,8 +799,8 @@ def test_a_signal_handler_that_interrupts_what_has_come_harms_no_read() -> None:
             assert not joined.server.pending()
             incoming.write(data)
 
-    incoming = joined.server._incoming
-    joined.server._incoming = Incoming()  # type: ignore[assignment]
+    incoming = joined.server._engine.incoming
+    joined.server._engine.incoming = Incoming()  # type: ignore[assignment]
     assert received(joined.server) == b"a message"
 
 
@@ -1134,6 +1135,6 @@ def test_a_reader_takes_what_a_writer_has_received_meanwhile() -> None:
         thread.start()
         time.sleep(0.05)  # that it waits for the lock cannot be seen from outside
         with server._lock:
-            server._feed(joined.up.receive(10_000))
+            server._engine.feed(joined.up.receive(10_000))
     thread.join()
     assert results == [b"hello"]

@@ -1,0 +1,241 @@
+"""TLS by OpenSSL in memory: ciphertext and plaintext go in, plaintext and ciphertext come out.
+
+No network and no threads: `netkit.tls.stream` receives and sends, and holds a lock for each call
+here. Rules:
+
+1. What was received and could be decrypted is delivered, whatever happened to the connection later.
+2. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
+   close_notify ends the stream (RFC 8446 section 6.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..core.buffer import ReceiveBuffer
+from ..core.errors import PeerError, TlsError, TruncatedError
+from ..core.source import CHUNK, FIRST_CHUNK, next_chunk
+from . import explain
+from .context import OwnContext
+from .records import HEADER, LONGEST_HELLO, Records, server_name
+
+_Text = TypeVar("_Text")
+Bytes = bytes | bytearray | memoryview
+
+RECORD = 16 * 1024  # the most bytes of plaintext in a record, RFC 8446 section 5.1
+
+# The most ciphertext that is received at once (bytes), for the highest throughput. OpenSSL's
+# buffers in memory keep the largest size that they ever had.
+RECEIVED = 256 * 1024
+
+
+class Engine:
+    """One TLS connection in memory. Not thread-safe."""
+
+    __slots__ = (
+        *("answered", "chunk", "decrypted", "eof", "failure", "fed", "hungry", "incoming"),
+        *("is_decrypting", "outgoing", "peer", "reset", "server_name", "shaking_hands", "ssl"),
+        *("_closed", "_decrypt", "_encrypt", "_first", "_records"),
+    )
+
+    def __init__(
+        self, context: ssl.SSLContext, server_side: bool, server_hostname: str | None
+    ) -> None:
+        """ValueError for an invalid `server_hostname`, and for none if `context` checks it."""
+        if context.check_hostname and not (server_side or server_hostname):
+            # As Python does for a socket; in memory it would check nothing.
+            raise ValueError("a context with check_hostname needs a server_hostname")
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_side, server_hostname)
+        self._decrypt, self._encrypt = self.ssl.read, self.ssl.write
+        self.peer = "client" if server_side else "server"
+        self.shaking_hands = True
+        self.server_name: str | None = None  # that the client asked for
+        self._first = b""  # the beginning of the peer's handshake
+        self._records = Records()
+        self.fed = 0  # how often `feed` was called
+        self.chunk = RECORD  # how much ciphertext to receive next
+        self.hungry = True  # OpenSSL has read all ciphertext, and needs more
+        self.answered = False  # `outgoing` has answers to what was received
+        self.eof = False  # the TCP input has ended
+        self._closed = False  # the peer has sent its close_notify
+        self.failure: TlsError | None = None
+        self.reset: ConnectionResetError | None = None  # which answers have met
+        self.decrypted = ReceiveBuffer()  # plaintext that nobody has read yet
+        self.is_decrypting = False  # what a signal handler decrypted now would be out of order
+
+    # The handshake
+
+    def advance(self) -> bool:
+        """Do the next step of the handshake; whether it was the last. A failure is kept."""
+        if self.failure:
+            return False
+        first = self._first
+        try:
+            self.ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            if self.eof or explain.plain_text(first):  # OpenSSL would wait for five bytes
+                self.failure = explain.handshake_failure(None, self.peer, first)
+            return False
+        except ssl.SSLError as error:
+            own = isinstance(self.ssl.context, OwnContext)
+            self.failure = explain.handshake_failure(error, self.peer, first, own)
+            return False
+        self.hungry = not (self.incoming.pending or self.eof)
+        return True
+
+    def end_handshake(self) -> None:
+        """After the last step: from now on, plaintext is read and written."""
+        if self.peer == "client" and self._first:
+            self.server_name = server_name(self._first)
+        self.shaking_hands = False
+        self._first = b""
+        self.chunk = FIRST_CHUNK
+
+    # Reading
+
+    def feed(self, ciphertext: bytes) -> None:
+        """Take in received bytes; ``b""`` is the end of the TCP input."""
+        self.fed += 1
+        if not (size := len(ciphertext)):
+            self.eof, self.hungry = True, False
+            return
+        self.incoming.write(ciphertext)
+        # Most often one small record arrives.
+        if not (
+            self._records.whole
+            and size > HEADER
+            and size - HEADER == ciphertext[3] << 8 | ciphertext[4]
+        ):
+            self._records.feed(ciphertext)
+        chunk = self.chunk
+        if size == chunk or chunk > FIRST_CHUNK:
+            self.chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
+        if self.shaking_hands and len(self._first) < LONGEST_HELLO:
+            self._first += ciphertext
+        self.hungry = False  # last: a signal handler that looks before finds nothing
+
+    def read(self, size: int) -> bytes | None:
+        """Up to `size` bytes of plaintext; ``b""`` at the end; None if more ciphertext is needed.
+
+        TlsError; TruncatedError if the TCP input has ended without a close_notify.
+        """
+        return self.decrypted.take(size) or self.decrypt(size)
+
+    def decrypt(self, size: int) -> bytes | None:
+        """As `read`, of what has not been decrypted yet."""
+        if self.failure:
+            raise self.failure.with_traceback(None)
+        if self._closed:
+            return b""
+        if self.shaking_hands:
+            return None
+        data = None
+        try:
+            self.is_decrypting = True
+            most = size if size < RECORD else RECORD
+            data = self._decrypt(most)
+            if not data:
+                self._closed = True
+            elif self.incoming.pending or self.eof or (len(data) == most and self.ssl.pending()):
+                if len(data) < size:
+                    data = self._joined(data, size)
+            else:
+                self.hungry = True  # to ask OpenSSL in vain costs an exception
+        except ssl.SSLWantReadError:
+            if self.eof:
+                raise self.reset or TruncatedError from None
+            self.hungry = True
+        except ssl.SSLZeroReturnError:  # an empty read, after we have ended our side
+            self._closed = True
+            data = b""
+        except ssl.SSLError as error:
+            self.failure = explain.failure(error, self.peer)
+            raise self.failure from None
+        finally:
+            self.is_decrypting = False
+            self.answered = self.outgoing.pending > 0
+        return data
+
+    def _joined(self, data: bytes, size: int) -> bytes:
+        """`data`, and what else can be decrypted, up to `size` bytes in all."""
+        parts = [data]
+        left = size - len(data)
+        try:
+            while left and not self.hungry and (data := self._decrypt(min(left, RECORD))):
+                parts.append(data)
+                left -= len(data)
+                self.hungry = not (self.incoming.pending or self.ssl.pending() or self.eof)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass  # the next read will meet it again
+        except ssl.SSLError as error:
+            self.failure = explain.failure(error, self.peer)
+        return b"".join(parts)
+
+    def decrypt_ahead(self) -> bytes | None:
+        """Decrypt one more piece, for a later `read`. Results and errors as of `decrypt`."""
+        data = None if self.hungry or self.is_decrypting else self.decrypt(CHUNK)
+        if data:
+            self.decrypted.feed(data)
+        return data
+
+    def is_pending(self) -> bool:
+        """Whether `read` would return something, or raise."""
+        try:
+            return bool(self.decrypted) or self.decrypt_ahead() is not None
+        except TlsError:
+            return True
+
+    def within_record(self) -> bool:
+        """Whether a record has been received in part, and nothing before it is left to be read."""
+        return self.is_decrypting or not (self.is_pending() or self._records.whole)
+
+    # Writing
+
+    def encrypt(self, piece: Bytes) -> bytes | None:
+        """The ciphertext to send for `piece`; None if more ciphertext must be fed before."""
+        if self.failure:
+            raise self.failure.with_traceback(None)
+        try:
+            self._encrypt(piece)
+        except ssl.SSLWantReadError:  # it wants the rest of a message about keys first
+            if self.eof:
+                raise TruncatedError from None
+            return None
+        except ssl.SSLError as error:
+            self.failure = explain.failure(error, self.peer)
+            raise self.failure from None
+        self.answered = False
+        return self.outgoing.read()
+
+    def end(self) -> None:
+        """Put our close_notify into `outgoing`, unless TLS has not begun, or has failed."""
+        if self.shaking_hands or self.failure:
+            return
+        # Python looks for the peer's close_notify as well, and would fail on data before it.
+        with contextlib.suppress(TlsError):
+            while self.decrypt_ahead():
+                pass
+        if not self.failure:
+            with contextlib.suppress(OSError):  # the peer has not sent its close_notify
+                self.ssl.unwrap()
+
+    # What was agreed on
+
+    def agreed(self, get: Callable[[], _Text]) -> _Text | None:
+        """The result of `get`, which decodes text of the peer; None before the handshake is over.
+
+        PeerError if the text is not UTF-8.
+        """
+        try:
+            return None if self.shaking_hands else get()
+        except UnicodeDecodeError:
+            raise PeerError("the peer has sent a name that is not UTF-8") from None
+
+    def cipher(self) -> str | None:
+        """The name of the cipher suite."""
+        found: tuple[Any, ...] | None = self.ssl.cipher()
+        return found[0] if found else None
