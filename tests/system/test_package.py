@@ -47,7 +47,6 @@ STILL_LONG = {
     "process.signals",
     "process.supervisor",
     "process.worker.work",
-    "server.admission",
     "server.listeners",
 }
 
