@@ -88,7 +88,7 @@ _ROOMS = {
     "net.relay": ("Relayed", "relay"),
     "process.run": ("run", "serve"),
     "server.server": ("Server", "create_server"),
-    "process.signals": ("RunReport",),
+    "process.service": ("RunReport",),
     "tls.stream": ("TlsStream",),
     "net.unix": ("PeerCredentials",),
     "process.supervisor": ("Workers",),
@@ -182,7 +182,7 @@ if TYPE_CHECKING:
     from .net.unix import PeerCredentials as PeerCredentials
     from .process.run import run as run
     from .process.run import serve as serve
-    from .process.signals import RunReport as RunReport
+    from .process.service import RunReport as RunReport
     from .process.supervisor import Workers as Workers
     from .server.handlers import EchoHandler as EchoHandler
     from .server.handlers import GreeterHandler as GreeterHandler

@@ -18,6 +18,7 @@ from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFai
 from ..core.options import Options
 from ..core.text import said
 from ..net.bind import candidates
+from ..process.service import supervise
 from ..process.signals import StopSignals
 from ..server import log
 from ..server.log_config import configure_logging, is_configured
@@ -222,7 +223,7 @@ def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespac
         if workers is not None:
             with _safe_path():
                 return workers.supervise(signals).exit_status
-        return signals.supervise(server).exit_status
+        return supervise(server, signals).exit_status
 
 
 def _why_not(error: OSError | ValueError) -> str:

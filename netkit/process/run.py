@@ -14,7 +14,8 @@ from ..server import log
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
-from .signals import RunReport, StopSignals, despite_signals
+from .service import RunReport, supervise
+from .signals import StopSignals, despite_signals
 
 
 def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
@@ -68,7 +69,7 @@ def _run(server: Server, drain_timeout: float | None, workers: int) -> RunReport
         server.serve_forever()
         return RunReport(*server.stop(drain_timeout), False)
     with StopSignals() as signals:
-        return signals.supervise(server, drain_timeout)
+        return supervise(server, signals, drain_timeout)
 
 
 def serve(

@@ -40,7 +40,8 @@ _SLACK = 0.05
 class Workers(Protocol):
     """What a server needs of the worker processes that serve in its place."""
 
-    stopping: bool
+    @property
+    def stopping(self) -> bool: ...
 
     def stop(self, timeout: float | None, patience: float) -> None: ...
 
@@ -78,14 +79,15 @@ class Drain:
 
     def request(self, timeout: float | None, patience: float) -> None:
         """As `Server.request_stop`."""
-        if self.workers is not None:
-            self.workers.stop(timeout, patience)
-            return
         with self._life.changed:
-            self.order = Order(timeout, patience)
-            if self._life.state is State.DRAINING:
-                self._limit_locked(self.order)
-        self._server._accept_loop.request_stop()
+            workers = self.workers
+            if workers is None:
+                self.order = Order(timeout, patience)
+                if self._life.state is State.DRAINING:
+                    self._limit_locked(self.order)
+                self._server._accept_loop.request_stop()
+        if workers is not None:
+            workers.stop(timeout, patience)
 
     def stop(self, timeout: float | None, patience: float) -> StopReport:
         """As `Server.stop`."""

@@ -193,9 +193,8 @@ class Asking:
 
 def plain(code: str) -> str:
     """What a Python program prints that has nothing to do with netkit."""
-    return subprocess.check_output(
-        [sys.executable, "-c", f"{STATE}\nprint({code})"], text=True, start_new_session=True
-    ).rstrip("\n")
+    command = [sys.executable, "-X", "faulthandler", "-c", f"{STATE}\nprint({code})"]
+    return subprocess.check_output(command, text=True, start_new_session=True).rstrip("\n")
 
 
 def test_a_child_that_is_told_to_end_ends_and_its_server_serves_on(program: Program) -> None:

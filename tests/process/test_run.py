@@ -111,7 +111,7 @@ def interrupted_at(moment: int, run: Callable[[], object]) -> bool:
         nonlocal left, begun
         begun = begun or frame.f_code.co_name == "_run"
         name = Path(frame.f_code.co_filename).name
-        if not begun or name not in ("signals.py", "running.py", "forks.py"):
+        if not begun or name not in ("signals.py", "service.py", "run.py", "forks.py"):
             return None
         if event == "line":
             left -= 1

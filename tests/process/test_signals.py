@@ -38,7 +38,8 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.net import forks
-from netkit.process.signals import NEWS, Mailbox, StopSignals, _Reloads
+from netkit.process.service import Reloads, supervise
+from netkit.process.signals import Mailbox, Request, StopSignals
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -272,14 +273,14 @@ def test_a_reload_that_fails_is_logged_and_the_next_one_begins(
         raise RuntimeError("can't start new thread")
 
     server = Failing(None, netkit.EchoHandler)
-    reloads = _Reloads(server)
+    reloads = Reloads(server, server.reload)
     with silent_log(), observed(events.HookFailed) as seen:
         reloads.ask()
-        reloads.finish()
+        reloads.join(PATIENCE)
         monkeypatch.setattr(threading.Thread, "start", no_thread)
         wait_until(lambda: reloads._thread is None)
         reloads.ask()  # in this thread
-        reloads.finish()
+        reloads.join(PATIENCE)
     assert [(each.hook, str(each.error)) for each in seen] == [("reload", "no")] * 2
 
 
@@ -772,7 +773,7 @@ def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
         sock.sendall(b"x")
         with StopSignals() as signals:
             kill(signal.SIGINT)
-            assert signals.supervise(server) == (1, 0, False)
+            assert supervise(server, signals) == (1, 0, False)
         assert receive_all(sock) == b"x"
 
 
@@ -787,34 +788,35 @@ def mailbox() -> Iterator[Mailbox]:
 
 
 def test_what_is_posted_is_taken_in_order(mailbox: Mailbox) -> None:
-    for number in (NEWS, 2, 255):
-        mailbox.post(number)
+    requests = [Request.LOOK, Request.STOP, Request.RELOAD]
+    for request in requests:
+        mailbox.post(request)
     assert select.select([mailbox], [], [], 0)[0] == [mailbox]
-    assert [mailbox.take(), *mailbox.rest()] == [NEWS, 2, 255]
+    assert [mailbox.take(), *mailbox.rest()] == requests
     assert select.select([mailbox], [], [], 0)[0] == []
     assert mailbox.rest() == []
 
 
-def test_one_that_takes_waits_for_a_post(mailbox: Mailbox) -> None:
-    os.write(mailbox.wakeup_fileno(), b"\2")  # of a signal that is not this process's
-    taken: list[int] = []
+def test_one_that_takes_waits_for_a_request(mailbox: Mailbox) -> None:
+    os.write(mailbox.wakeup_fileno(), b"\2")  # of a signal that is another process's
+    taken: list[Request] = []
     with in_thread(lambda: taken.append(mailbox.take())):
         wait_until(lambda: not select.select([mailbox], [], [], 0)[0])
         assert taken == []
-        mailbox.post(7)
-    assert taken == [7]
+        mailbox.post(Request.STOP)
+    assert taken == [Request.STOP]
 
 
 def test_a_full_mailbox_holds_up_nobody_and_loses_nothing(mailbox: Mailbox) -> None:
     for _ in range(10_000):
-        mailbox.post(NEWS)
-    mailbox.post(7)
-    assert mailbox.rest() == [NEWS] * 10_000 + [7]
+        mailbox.post(Request.LOOK)
+    mailbox.post(Request.STOP)
+    assert mailbox.rest() == [Request.LOOK] * 10_000 + [Request.STOP]
 
 
-def test_a_post_to_a_closed_mailbox_is_lost(mailbox: Mailbox) -> None:
+def test_a_request_to_a_closed_mailbox_is_lost(mailbox: Mailbox) -> None:
     mailbox.close()
-    mailbox.post(NEWS)
+    mailbox.post(Request.LOOK)
 
 
 def test_other_signals_are_caught_only_if_they_are_asked_for() -> None:
@@ -823,8 +825,27 @@ def test_other_signals_are_caught_only_if_they_are_asked_for() -> None:
         assert signal.getsignal(signal.SIGUSR1) is before
         signals.catch(signal.SIGUSR1)
         kill(signal.SIGUSR1)
-        assert signals.mailbox.take() == signal.SIGUSR1
+        assert signals.mailbox.take() is Request.LOOK
     assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_a_signal_is_one_request() -> None:
+    asked = {
+        signal.SIGINT: Request.INTERRUPT,
+        signal.SIGTERM: Request.STOP,
+        signal.SIGHUP: Request.RELOAD,
+        signal.SIGTTIN: Request.MORE,
+        signal.SIGTTOU: Request.FEWER,
+    }
+    with StopSignals() as signals:
+        signals.catch(*asked)
+        for signum, request in asked.items():
+            kill(signum)
+            assert signals.mailbox.take() is request
+        signals.disregard(signal.SIGHUP)
+        signals.catch(signal.SIGHUP)
+        kill(signal.SIGHUP)
+        assert signals.mailbox.rest() == []
 
 
 @pytest.mark.usefixtures("may_end_otherwise")

@@ -30,9 +30,6 @@ from support import (
 
 import netkit
 from netkit.core.cores import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
-from netkit.process.recipe import cores_of
-from netkit.process.semaphore import SharedPlaces
-from netkit.process.supervisor import RECOUNT_SECONDS
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
@@ -177,7 +174,7 @@ def ends(program: Program, status: int = 0) -> list[str]:
     """Its last lines, once it has ended with this status and left nothing behind."""
     assert program.wait() == status, program.lines
     wait_until(lambda: not program.left_behind(), "the end of all its processes")
-    assert [line for line in program.lines if "netkit/" in line or "Warning" in line] == []
+    assert not any("netkit/" in line or "Warning" in line for line in program.lines)
     return program.lines
 
 
@@ -233,21 +230,6 @@ def test_without_a_core_of_its_own_each_runs_on_any_core(script: Callable[..., P
         cores = set(usable_cores())
         assert [os.sched_getaffinity(pid) for pid in program.children()] == [cores, cores]
         stop(program)
-
-
-@pytest.mark.parametrize(
-    ("count", "with_gil", "cores"),
-    [(2, True, ()), (3, True, (0, 1, 7)), (7, True, (0, 1, 7)), (3, False, ())],
-)
-def test_they_may_run_anywhere_if_they_are_few_or_need_no_gil(
-    count: int, with_gil: bool, cores: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: with_gil, raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 7, 1}, raising=False)
-    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
-    assert cores_of(count) == cores
-    monkeypatch.delattr(os, "sched_setaffinity")
-    assert cores_of(count) == ()
 
 
 def test_one_line_says_that_all_are_ready_and_two_how_it_ends(app: Callable[..., Cli]) -> None:
@@ -439,17 +421,15 @@ def test_a_handler_that_does_not_load_is_one_error_and_the_end(
 
 
 IMPATIENT = """
-import netkit.process.supervisor
-netkit.process.supervisor.FIRST_PAUSE = 0.01
-netkit.process.supervisor.MAX_FAILURES = 3
-netkit.process.supervisor.STEADY_SECONDS = 1000.0
+from netkit.process.crew import Pace
+netkit.Workers._pace = Pace(1000.0, 0.01, 5.0, 3)
 """
 
 
 def test_a_client_that_crashes_each_worker_does_not_end_the_server(
     script: Callable[..., Program],
 ) -> None:
-    quick = "netkit.process.supervisor.LONGEST_PAUSE = 0.02\n"
+    quick = "netkit.Workers._pace = Pace(1000.0, 0.01, 0.02, 3)\n"
     with script(IMPATIENT + quick + SERVE) as program:
         pids_of(program, 2)
         while sum("ended with status 3" in line for line in list(program.lines)) < 9:
@@ -518,8 +498,7 @@ def test_a_machine_that_never_has_room_for_a_process_is_given_up(
 def test_any_number_of_failures_ends_nothing_while_others_serve(
     script: Callable[..., Program],
 ) -> None:
-    quick = "import netkit.process.supervisor as w\n"
-    quick += "w.FIRST_PAUSE = w.LONGEST_PAUSE = w.STEADY_SECONDS = 0.0\n"
+    quick = "from netkit.process.crew import Pace\nnetkit.Workers._pace = Pace(0.0, 0.0, 0.0)\n"
     with script(NO_FORK.format(first=2, last=1200) + quick + SERVE) as program:
         pids_of(program, 2)
         lines = stop(program)
@@ -550,7 +529,7 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(app: Callable[.
 def test_workers_that_have_served_for_a_while_are_replaced_at_once(
     script: Callable[..., Program],
 ) -> None:
-    steady = "import netkit.process.supervisor as w\nw.STEADY_SECONDS = 0.0\n"
+    steady = "from netkit.process.crew import Pace\nnetkit.Workers._pace = Pace(0.0)\n"
     with script(steady + SERVE) as program:
         for _ in range(4):
             victim = pids_of(program, 2).pop()
@@ -562,7 +541,7 @@ def test_workers_that_have_served_for_a_while_are_replaced_at_once(
 def test_workers_that_end_soon_are_replaced_after_longer_and_longer_pauses(
     script: Callable[..., Program],
 ) -> None:
-    soon = "import netkit.process.supervisor as w\nw.STEADY_SECONDS = 1000.0\n"
+    soon = "from netkit.process.crew import Pace\nnetkit.Workers._pace = Pace(1000.0)\n"
     with script(soon + SERVE) as program:
         known: set[int] = set()
         for pause in ("", " in 0.2 s", " in 0.4 s"):
@@ -1254,8 +1233,10 @@ def test_auto_is_some_for_each_core_and_one_without_the_gil(
 
 
 HANGING = """
-import netkit.process.worker, netkit.process.supervisor
-netkit.process.worker.READY_SECONDS, netkit.process.supervisor.STEADY_SECONDS = {ready}, 0.2
+import netkit.process.worker
+from netkit.process.crew import Pace
+netkit.process.worker.READY_SECONDS = {ready}
+netkit.Workers._pace = Pace(0.2)
 """
 HANGS = "import os, time\nwhile os.path.exists('hang'): time.sleep(0.05)\n"
 
@@ -1537,19 +1518,6 @@ def enough(*_):
     raise RuntimeError("enough")
 signal.signal(signal.SIGUSR1, enough)
 """
-
-
-def test_places_that_could_not_be_counted_are_counted_soon() -> None:
-    with netkit.create_server(netkit.EchoHandler, max_connections=2).listen(0, "127.0.0.1") as made:
-        workers = netkit.Workers(made, 2)
-        workers.stopping = True
-        workers._places = SharedPlaces(2)
-        assert workers._patience() is None
-        workers._places.uncertain = True
-        patience = workers._patience()
-        assert patience is not None
-        assert 0 < patience <= RECOUNT_SECONDS
-        workers._places.close()
 
 
 # Idle

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,9 +18,10 @@ from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_
 
 import netkit
 from netkit.net.forks import do_not_undo
-from netkit.process import recipe, worker
+from netkit.process import child, recipe, work, worker
 from netkit.process.channel import Channel, Failed, Ready, Stop, channel_pair
-from netkit.process.recipe import PARENTS_SIGNALS, Recipe
+from netkit.process.child import PARENTS_SIGNALS
+from netkit.process.recipe import Recipe
 from netkit.process.worker import Worker
 from netkit.server.registry import StopReport
 
@@ -32,11 +31,9 @@ LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 class FakeProcess:
     """What `multiprocessing` makes, but that nothing runs."""
 
-    _start_method = "forkserver"
-
     def __init__(self, target: Any, args: Any, name: str) -> None:
         self.arguments = args
-        *_, channel, _, _, _, _ = args
+        channel, *_ = args
         self.their_end = socket.socket(fileno=os.dup(channel.fileno()))
         self.exitcode: int | None = None
         self.calls: list[str] = []
@@ -65,6 +62,14 @@ class FakeContext:
 
     Process: Any = FakeProcess
 
+    def get_start_method(self) -> str:
+        return "forkserver"
+
+
+def process_of(made: Worker) -> Any:
+    assert made._child is not None
+    return made._child._process
+
 
 @pytest.fixture
 def server() -> Iterator[netkit.Server]:
@@ -76,16 +81,16 @@ def server() -> Iterator[netkit.Server]:
 def started(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
     """A worker, and the other end of its channel."""
     made = Worker(0, 0)
-    made.start(FakeContext(), server, None)  # type: ignore[arg-type]
-    theirs = Channel(made.process.their_end)
+    made.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
+    theirs = Channel(process_of(made).their_end)
     try:
         yield made, theirs
     finally:
         theirs.close()
         made.channel.close()
         do_not_undo(made.channel.close)
-        made.process.sentinel.close()
-        made.process.at_its_end.close()
+        process_of(made).sentinel.close()
+        process_of(made).at_its_end.close()
 
 
 @pytest.fixture
@@ -100,7 +105,7 @@ def ends(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
 def test_a_signal_finds_no_worker_without_handlers(ends: tuple[Worker, Any]) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     made, _ = ends
-    assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= made.process.held_back
+    assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= process_of(made).held_back
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
@@ -118,10 +123,10 @@ def test_a_process_that_cannot_be_started_leaves_nothing_behind(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     failed = Worker(0, 0)
     with pytest.raises(BlockingIOError, match="no more processes"):
-        failed.start(FakeContext(), server, None)  # type: ignore[arg-type]
+        failed.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     failed.kill()
-    assert failed.ended()
+    assert failed.check()
     assert made[0].calls == ["close"]
     with made[0].their_end as their_end:
         assert their_end.recv(1) == b""
@@ -149,11 +154,11 @@ def test_its_messages_are_taken_in(ends: tuple[Worker, Any]) -> None:
     assert (made.ready, made.failure, made.report) == (True, None, (3, 1))
     theirs.send(Failed("no such module"))
     theirs.close()
-    assert not made.ended()
-    made.process.exitcode = 1
-    assert made.ended()
+    assert not made.check()
+    process_of(made).exitcode = 1
+    assert made.check()
     assert (made.failure, made.status) == ("no such module", 1)
-    assert made.process.calls == ["close"]
+    assert process_of(made).calls == ["close"]
     assert made.channel.closed
 
 
@@ -226,7 +231,7 @@ def test_it_is_killed_a_while_after_it_should_have_ended(
     made.tell(Stop(40))
     assert 0 < (made.kill_at.remaining() or 0) <= 20 + worker.KILL_GRACE
     made.kill()
-    assert made.process.calls == ["kill", "join"]
+    assert process_of(made).calls == ["kill", "join"]
 
 
 def test_one_that_is_killed_before_it_was_ready_has_failed(ends: tuple[Worker, Any]) -> None:
@@ -250,53 +255,59 @@ def test_one_whose_status_is_lost_has_ended(ends: tuple[Worker, Any]) -> None:
     with subprocess.Popen(["true"]) as gone:
         pass
     made, _ = ends
-    assert not made.ended()
-    made.process.at_its_end.close()
-    assert not made.ended()  # its exit status is still to come
-    made.pid = gone.pid
-    assert made.ended()
+    assert not made.check()
+    process_of(made).at_its_end.close()
+    assert not made.check()  # its exit status is still to come
+    made._child.pid = gone.pid  # type: ignore[union-attr]
+    assert made.check()
     assert made.status is None
 
 
+FORK_FAILS = """
+import multiprocessing, os
+import netkit
+from netkit.process.worker import Worker
+
+def fail():
+    raise BlockingIOError("no more processes")
+
+def limited_pipe():
+    made.append(1)
+    return pipe() if len(made) <= PIPES else fail()
+
+pipe, made = os.pipe, []
+os.fork, os.pipe = fail, limited_pipe
+before = os.listdir("/dev/fd")
+failed = Worker(0, 0)
+try:
+    failed.start(multiprocessing.get_context("fork"), int)
+except BlockingIOError as error:
+    print(error)
+failed.kill()
+print(failed.check(), len(os.listdir("/dev/fd")) - len(before))
+"""
+
+
 @pytest.mark.parametrize("pipes", [0, 1, 2])
-def test_a_fork_that_fails_leaks_nothing(
-    server: netkit.Server, pipes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> Any:
-        raise BlockingIOError("no more processes")
-
-    made: list[Any] = []
-    pipe = os.pipe
-
-    def count() -> tuple[int, int]:
-        made.append(1)
-        return pipe() if len(made) <= pipes else fail()
-
-    before = set(os.listdir("/dev/fd"))
-    failed = Worker(0, 0)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fork", fail)
-        patch.setattr(os, "pipe", count)
-        with pytest.raises(BlockingIOError, match="no more processes"):
-            failed.start(multiprocessing.get_context("fork"), server, None)
-    failed.kill()
-    assert failed.ended()
-    assert len(set(os.listdir("/dev/fd"))) == len(before)
+def test_a_fork_that_fails_leaves_no_descriptor_open(pipes: int) -> None:
+    code = FORK_FAILS.replace("PIPES", str(pipes))
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
+    assert output == "no more processes\nTrue 0\n"
 
 
 def test_one_that_has_ended_is_neither_killed_nor_released_again(ends: tuple[Worker, Any]) -> None:
     made, _ = ends
-    made.process.exitcode = 0
-    assert made.ended()
-    assert made.ended()
+    process_of(made).exitcode = 0
+    assert made.check()
+    assert made.check()
     made.kill()
-    assert set(made.process.calls) == {"close"}
+    assert set(process_of(made).calls) == {"close"}
 
 
 def test_one_that_was_never_started_has_ended() -> None:
     made = Worker(0, 0)
     made.kill()
-    assert made.ended()
+    assert made.check()
     assert made.channel.closed
 
 
@@ -310,30 +321,39 @@ def test_its_age_is_counted_from_its_start(ends: tuple[Worker, Any]) -> None:
 def test_a_process_with_threads_of_any_library_is_not_forked() -> None:
     code = """
 import _thread, threading, time
-from netkit.process import recipe
+from netkit.process.child import context_of
 thread = threading.Thread(target=int)
 thread.start()
 thread.join()
-print(recipe._has_one_thread())
+print(context_of(False).get_start_method(), context_of(True).get_start_method())
 _thread.start_new_thread(time.sleep, (60,))
-print(threading.active_count(), recipe._has_one_thread())
-thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
-thread.start()
-print(recipe._has_one_thread())
+print(threading.active_count(), context_of(False).get_start_method())
 """
     output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
-    assert output.split() == ["True", "1", "False", "False"]
+    assert output.split() == ["fork", "spawn", "1", "spawn"]
 
 
-def test_where_threads_cannot_be_counted_those_of_python_count(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_where_threads_cannot_be_counted_nothing_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: str) -> Any:
         raise FileNotFoundError
 
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(os, "listdir", fail)
-    assert recipe._has_one_thread()
+    assert not child.has_one_thread()
+    assert child.context_of(fresh=False).get_start_method() == "spawn"
+
+
+@pytest.mark.parametrize(
+    ("count", "with_gil", "core"), [(2, True, None), (3, True, 1), (7, True, 1), (3, False, None)]
+)
+def test_each_stays_on_a_core_unless_they_are_few_or_need_no_gil(
+    count: int, with_gil: bool, core: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: with_gil, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 7, 1}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
+    assert recipe.core_of(4, count) == core
+    monkeypatch.delattr(os, "sched_setaffinity")
+    assert recipe.core_of(4, count) is None
 
 
 # In the worker's process
@@ -367,7 +387,7 @@ def test_a_class_whose_constructor_does_not_take_the_options_cannot_be_spawned()
 
     with Server("127.0.0.1", 0) as server:
         with pytest.raises(TypeError, match=r"Server cannot be made in a spawned .*: its constr"):
-            recipe.ingredients(server, "spawn", None, anew=False, pems={})
+            recipe.recipe_of(server, None, {})
 
 
 @pytest.mark.parametrize(
@@ -376,7 +396,7 @@ def test_a_class_whose_constructor_does_not_take_the_options_cannot_be_spawned()
 def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> None:
     parent = netkit.create_server(shout).listen(0, "127.0.0.1")
     recipe = Recipe(Shouting, shout, {}, (parent.socket,))
-    made = worker._make(recipe, load)
+    made = work._make(recipe, load)
     assert made.address == parent.address
     with made, made.start(), client(made) as sock:
         sock.sendall(b"hello There")
@@ -389,9 +409,9 @@ def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> No
 def obeying(server: netkit.Server) -> Iterator[Any]:
     """The server takes orders; the parent's end of the channel."""
     ours, theirs = channel_pair()
-    made = worker._Made()
+    made = work._Made()
     made.put(server)
-    with closing(theirs), closing(ours), in_thread(worker._obey, made, theirs):
+    with closing(theirs), closing(ours), in_thread(work._obey, made, theirs):
         yield ours
         ours.close()
 
@@ -404,7 +424,7 @@ def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
 
     monkeypatch.setattr(os, "_exit", leave)
     with pytest.raises(SystemExit):
-        worker._Made().request_stop()
+        work._Made().request_stop()
 
 
 def test_an_order_stops_its_server(server: netkit.Server) -> None:
@@ -428,4 +448,4 @@ def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:
     ours, theirs = channel_pair()
     with closing(theirs):
         ours.close()
-        worker._say(theirs, Ready())
+        work._send(theirs, Ready())

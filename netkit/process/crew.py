@@ -1,0 +1,265 @@
+"""Decides which workers there are to be: how many, of which code, and when one is replaced.
+
+Rules:
+
+1. A worker that ends without an order is replaced: at once if it has served for a while, else after
+   a pause that doubles. If no worker has ever been ready, the crew gives up.
+2. A reload starts the new workers first. Only when all of them are ready do the old ones stop
+   accepting; they go on serving their clients. If a new one fails, the old ones stay.
+
+The states of a reload:
+
+| state    | meaning                              | ends when                               |
+|----------|--------------------------------------|-----------------------------------------|
+| NONE     | there is no reload                   | a reload is asked for: READING          |
+| READING  | another thread reads files           | they have been read: STARTING           |
+| STARTING | workers of the next generation start | all are ready, or one has failed: NONE  |
+
+A reload that is asked for meanwhile begins at the end. It ends a STARTING that has lasted for
+`Pace.steady`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from ..core import events
+from ..core.backoff import BackOff
+from ..core.deadline import Deadline
+from .channel import Stop
+from .worker import Worker
+
+
+class Pace(NamedTuple):
+    """How fast workers that fail are replaced, and when that is given up."""
+
+    steady: float = 5.0
+    """Seconds after which a worker that has served is not one that failed to start."""
+    first_pause: float = 0.1
+    """Seconds before a worker is started in place of one that has failed; doubles."""
+    longest_pause: float = 5.0
+    failures: int = 8
+    """So many rounds of workers may fail in a row if none has ever been ready."""
+
+
+class Reload(Enum):
+    """The state of a reload: see the table of this module."""
+
+    NONE = "none"
+    READING = "reading"
+    STARTING = "starting"
+
+
+class Crew:
+    """The workers of one parent, and what is decided about them. For one thread.
+
+    It starts no process, and reads no file; `start`, `leave` and `read` do that for it.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        start: Callable[[Worker], None],
+        leave: Callable[[], Stop],
+        read: Callable[[], None],
+        emit: Callable[[events.Event], None],
+        pace: Pace,
+    ) -> None:
+        """`start` starts a worker; what it raises counts as a failure of that worker.
+
+        `leave` returns the order for workers that are not needed any more. `read` begins to read
+        files for a reload, and has `files_are_read` called later.
+        """
+        self.workers: list[Worker] = []
+        self.count = count
+        self.stopping = False
+        """Whether all of them are to end."""
+        self.why_failed: str | None = None
+        """Why the crew has given up; None if it has not. All workers are to be stopped then."""
+        self.reload = Reload.NONE
+        self._start, self._leave, self._read = start, leave, read
+        self._emit, self._pace = emit, pace
+        self._reload_again = False
+        self._reload_patience = Deadline(None)
+        self._generation = 0
+        self._announced = 0  # how many workers the last event has said to be ready
+        self._proven = False  # a worker has been ready
+        self._failures = _Failures(pace)
+
+    def current(self) -> list[Worker]:
+        """The workers of the present generation, without those that are leaving."""
+        return [w for w in self.workers if w.generation == self._generation and not w.leaving]
+
+    def next_step(self) -> Deadline:
+        """When there is something to do though nothing happens."""
+        due = Deadline(None)
+        for worker in self.workers:
+            due = due.earlier(worker.kill_at)
+        if self._missing() > 0:
+            due = due.earlier(self._failures.not_before)
+        return due
+
+    def check(self) -> list[Worker]:
+        """Take in what has happened to the workers. Return those that have ended."""
+        ended = [worker for worker in self.workers if worker.check()]
+        self._proven = self._proven or any(worker.ready for worker in self.workers)
+        return ended
+
+    def step(self) -> None:
+        """Do what is due, once all that have ended are `lost`."""
+        self._end_reload()
+        self._fill()
+
+    # Workers that come and go
+
+    def _missing(self) -> int:
+        """How many are to be started. The first of all is alone until it is ready."""
+        if self.stopping or self.why_failed is not None:
+            return 0
+        wanted = self.count if self._generation or self._proven else 1
+        return wanted - len(self.current())
+
+    def _fill(self) -> None:
+        missing = self._missing()
+        if missing <= 0 or not self._failures.not_before.expired():
+            return
+        round_ = self._failures.begin_round()
+        for _ in range(missing):
+            taken = {worker.index for worker in self.workers}
+            index = min(set(range(len(taken) + 1)) - taken)
+            worker = Worker(self._generation, index, round_)
+            self.workers.append(worker)  # first, so that it is killed, whatever ends us
+            try:
+                self._start(worker)
+            except Exception as error:
+                worker.kill()
+                worker.check()
+                self.workers.remove(worker)
+                # Not the machine, nor a forkserver that a signal has ended, but what is pickled.
+                hopeless = not isinstance(error, (OSError, EOFError))
+                self._failed(f"{type(error).__name__}: {error}", worker, hopeless)
+                return
+
+    def lost(self, worker: Worker) -> None:
+        """Note that `worker` has ended."""
+        self.workers.remove(worker)
+        if not worker.leaving:
+            reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"
+            killed = (worker.status or 0) < 0
+            self._failed(reason, worker, hopeless=not (killed or worker.ready))
+
+    def _failed(self, reason: str, worker: Worker, hopeless: bool) -> None:
+        """Note a worker that could not be started (it has no `pid`), or ended without an order."""
+        new = worker.generation == self._generation
+        if self.reload is Reload.STARTING and (new or not any(w.ready for w in self.workers)):
+            self._abandon_reload(reason)
+            return
+        pause = self._failures.note(worker)
+        if not self._proven and (hopeless or self._failures.count >= self._pace.failures):
+            # Once one has served, a client that can crash it must not end the server.
+            self.why_failed = reason
+        elif worker.failure is not None or not worker.pid:
+            self._emit(events.WorkerFailed(reason, pause))
+        else:
+            self._emit(events.WorkerEnded(worker.pid, worker.status, pause))
+
+    def resize(self, count: int) -> None:
+        """Have `count` workers from now on; those above it finish with their clients."""
+        self.count = count
+        for worker in self.current()[count:]:
+            worker.tell(self._leave())
+
+    # Reloads
+
+    def begin_reload(self) -> None:
+        """Replace all workers by new ones; after the present reload if there is one."""
+        if self.stopping:
+            return
+        if self.reload is Reload.NONE:
+            self.reload, self._reload_again = Reload.READING, False
+            self._read()
+            return
+        self._reload_again = True  # the present one may have read files and code too early
+        if self.reload is Reload.STARTING and self._reload_patience.expired():
+            self._abandon_reload("its workers are not ready yet, and it is asked for anew")
+
+    def files_are_read(self) -> None:
+        """Go on with the reload: start the next generation."""
+        if not self.stopping:
+            self.reload = Reload.STARTING
+            self._reload_patience = Deadline(self._pace.steady)
+            self._generation += 1
+
+    def _end_reload(self) -> None:
+        """Once all of a generation are ready, announce that, and have older ones leave."""
+        current = self.current()
+        if self.stopping or len(current) < self.count or not all(w.ready for w in current):
+            return
+        if self.reload is Reload.STARTING:
+            for worker in self.workers:
+                if worker.generation < self._generation and not worker.leaving:
+                    worker.tell(self._leave())
+            self._emit(events.Reloaded(len(current)))
+            self._begin_next_reload()
+        elif self._announced != len(current):
+            self._emit(events.WorkersReady(len(current)))
+        self._announced = len(current)
+
+    def _abandon_reload(self, reason: str) -> None:
+        for worker in self.current():
+            worker.tell(self._leave())
+        remaining = [worker.generation for worker in self.workers if not worker.leaving]
+        self._generation = max(remaining, default=0)
+        self.resize(self.count)  # which may have changed meanwhile
+        self._emit(events.ReloadFailed(reason))
+        self._begin_next_reload()
+
+    def _begin_next_reload(self) -> None:
+        self.reload = Reload.NONE
+        if self._reload_again:
+            self.begin_reload()
+
+    # Stopping
+
+    def stop(self, order: Stop) -> None:
+        """Have all workers stop; or stop sooner, if they have been told."""
+        self.stopping = True
+        for worker in self.workers:
+            worker.tell(order)
+
+
+class _Failures:
+    """Counts failures in a row, and sets the pause before the next round of workers."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._steady = pace.steady
+        self._back_off = BackOff(pace.first_pause, pace.longest_pause)
+        self._round = 0
+        self._failed_round = 0  # the last one that had a failure
+        self.count = 0
+        """How many rounds in a row had a failure."""
+        self.not_before = Deadline(0)
+        """When the next round may begin."""
+
+    def begin_round(self) -> int:
+        """Return the number of a round of workers that are about to start."""
+        self._round += 1
+        return self._round
+
+    def note(self, worker: Worker) -> float:
+        """Note that `worker` has failed. Return the seconds until the next round."""
+        pause = 0.0
+        if worker.ready and worker.age >= self._steady:
+            self.count = 0
+            self._back_off.succeeded()
+        else:
+            if worker.round > self._failed_round:  # all that fail together count once
+                self._failed_round = self._round
+                self.count += 1
+                self._back_off.failed()
+            if self.count > 1 or not worker.pid:
+                pause = self._back_off.pause
+        self.not_before = Deadline(pause)
+        return pause
