@@ -27,7 +27,7 @@ from ..core.errors import HandshakeError, PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
 from ..core.source import CHUNK
-from . import closing, ids, sockopts
+from . import ids, linger, sockopts
 from .addresses import Ends, describe_peer
 from .bare import Bare
 from .files import Sink, write_all
@@ -218,11 +218,11 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         False if nothing is left to be done: it is closed, or another thread is about to close it.
         """
         link = self._link
-        if not closing.begin(link):
+        if not linger.begin(link):
             return False
         if self.ticket is not None:  # what follows may wait for the peer
             self.server._admission.linger(self)
-        return closing.finish(
+        return linger.finish(
             link,
             self._output,
             Deadline(self.linger_seconds),
@@ -334,8 +334,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         bytes does not wait while this is more than 0; a line or a message may lack its end. No
         system call. For the thread that reads.
         """
-        count = self._held() + self._link.transport.buffered()
-        return count or int(self._link.transport.pending())
+        return self._link.transport.pending(self._held())
 
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child: threads that held them do not exist there."""

@@ -122,7 +122,7 @@ class Link:
 
     def _has_more(self) -> bool:
         """Whether a message is incomplete, or a recv would not wait."""
-        return self.has_begun() or self.transport.pending() or sockopts.readable(self.sock)
+        return self.has_begun() or self.transport.pending() > 0 or sockopts.readable(self.sock)
 
     def has_begun(self) -> bool:
         """Whether a part of a message, or of a handshake, has been received."""

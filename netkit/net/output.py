@@ -109,7 +109,7 @@ class Output:
             return
         link = self._link
         try:
-            link.transport.begin_write(0)
+            link.wire.begin_write(0)
             sent = link.transport.send(payload)
             link.bytes_written += sent
             if sent < len(payload):
@@ -120,7 +120,7 @@ class Output:
     def _send_rest(self, payload: Bytes, sent: int, begun: bool = False) -> None:
         link = self._link
         if not begun:
-            link.transport.begin_write(sent)
+            link.wire.begin_write(sent)
         with memoryview(payload) as whole:  # released even if an error keeps this frame
             while sent < len(whole):
                 with whole[sent:] as rest:
@@ -131,14 +131,13 @@ class Output:
     def _fail(self, error: BaseException) -> NoReturn:
         """Raise what a write raises that has met `error` in the socket."""
         link = self._link
-        if not isinstance(error, OSError):  # of a signal handler: what has been sent is unknown
-            if not link.transport.is_interrupted():
-                link.break_off(error)
-            raise error
-        failure = link.failure(error)
-        if not (isinstance(error, TimeoutError) and link.transport.took_nothing()):
+        # How much has been sent before a signal handler has raised an error is unknown.
+        failure = link.failure(error) if isinstance(error, OSError) else error
+        if link.transport.breaks(error):
             link.break_off(failure)
-        raise failure from None
+        if isinstance(error, OSError):
+            raise failure from None
+        raise error
 
     # Many small pieces
 
@@ -230,7 +229,7 @@ class Output:
             if link.changed:
                 link.check_output()
             self.send_gathered()
-            link.transport.begin_write(0)
+            link.wire.begin_write(0)
             before = link.bytes_written
             try:
                 sent = self._send_by_kernel(file, offset, count)

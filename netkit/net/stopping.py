@@ -10,7 +10,7 @@ from .states import Life
 
 # How often a stop asks whether the peer's kernel has the rest of a reply (seconds). Ending the wait
 # for it earlier would let a byte from the peer reset the connection, which would destroy the rest.
-# The kernel has no event for it (see `linger.ACKNOWLEDGEMENT`).
+# The kernel has no event for it (see `netkit.net.linger`).
 UNSENT_SECONDS = 0.05
 
 

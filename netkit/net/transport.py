@@ -11,7 +11,7 @@ import functools
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import TlsError, TruncatedError
 from ..core.options import TimeLimits
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import ssl
 
     from ..tls.stream import TlsStream
+    from .link import Link
 
 NO_LIMITS = TimeLimits()
 Bytes = bytes | bytearray | memoryview
@@ -123,13 +124,12 @@ class Plain:
             error = unacknowledged(error, limit, peer)
         return peer_is_gone(error, peer)
 
-    def buffered(self) -> int:
-        """How many bytes the next `recv` returns without the socket."""
-        return 0
+    def pending(self, held: int = 0) -> int:
+        """`held`, and how many more bytes `recv` returns without the socket.
 
-    def pending(self) -> bool:
-        """Whether `recv` would return, or raise, without the socket."""
-        return False
+        1 in place of 0 if `recv` would raise, or return the end of input.
+        """
+        return held
 
     def has_begun(self) -> bool:
         """Whether a part of something has been received that `recv` can return only when whole."""
@@ -139,31 +139,19 @@ class Plain:
         """Whether the peer has ended its side of the TCP connection; `ended`: `recv` says so."""
         return ended
 
-    def took_nothing(self) -> bool:
-        """Whether a time limit has ended the present write before anything of it was sent."""
-        return self.timer is not None and self.timer.untouched
+    def breaks(self, error: BaseException) -> bool:
+        """Whether no write may follow one that has met `error`: a part of it may have been sent.
 
-    def is_interrupted(self) -> bool:
-        """Whether this is a signal handler that has interrupted a `send` of its own thread."""
-        return False
+        Not if a time limit has passed before anything was sent.
+        """
+        timer = self.timer
+        return not (isinstance(error, TimeoutError) and timer is not None and timer.untouched)
 
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child."""
 
     def let_go(self) -> None:
         """Drop every reference to the connection, which is closed."""
-
-
-class Session(Protocol):
-    """What `Tls` asks of its connection."""
-
-    changed: bool
-
-    def is_at_end(self) -> bool:
-        """Whether reads return the end of input now; raises what ends the connection."""
-
-    def has_ended_input(self) -> bool:
-        """Whether this side has ended the input."""
 
 
 class Tls:
@@ -173,7 +161,7 @@ class Tls:
 
     def __init__(
         self,
-        link: Session,
+        link: Link,
         below: Plain,
         context: ssl.SSLContext,
         server_side: bool,
@@ -220,10 +208,6 @@ class Tls:
         """Send all of `data`."""
         return self._stream.send(data)
 
-    def begin_write(self, sent: int) -> None:
-        """As of `Plain`."""
-        self._below.begin_write(sent)
-
     def end(self) -> None:
         """Send a close_notify, so that the peer does not take the end for a truncation."""
         self._below.begin_write(0)
@@ -232,13 +216,10 @@ class Tls:
         except (ConnectionError, TlsError):  # the peer is gone
             return
 
-    def buffered(self) -> int:
+    def pending(self, held: int = 0) -> int:
         """As of `Plain`."""
-        return self._stream.buffered()
-
-    def pending(self) -> bool:
-        """As of `Plain`."""
-        return self._stream.pending()
+        at_once = self._stream.pending()
+        return held + self._stream.buffered() or int(at_once)
 
     def has_begun(self) -> bool:
         """As of `Plain`: a part of a record, or of a handshake."""
@@ -248,13 +229,13 @@ class Tls:
         """As of `Plain`."""
         return self._stream.eof
 
-    def took_nothing(self) -> bool:
-        """As of `Plain`. Never: what has been encrypted must be sent before anything else."""
-        return False
+    def breaks(self, error: BaseException) -> bool:
+        """As of `Plain`. What has been encrypted must be sent before anything else.
 
-    def is_interrupted(self) -> bool:
-        """As of `Plain`."""
-        return self._stream.is_interrupted()
+        Not if the error comes from a signal handler that has interrupted a `send` of its thread and
+        tried to write.
+        """
+        return isinstance(error, OSError) or not self._stream.is_interrupted()
 
     def free_locks(self) -> None:
         """As of `Plain`."""

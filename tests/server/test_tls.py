@@ -737,7 +737,7 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
             def pending(self) -> bool:
                 return False
 
-            has_begun = pending
+            has_begun = buffered = pending
 
             def end(self) -> None:
                 pass
