@@ -172,21 +172,9 @@ def _source(text: str) -> tuple[str, int]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command and return its exit status. SystemExit for wrong use."""
-    reader = parser()
-    arguments, words = reader.read(argv)
-    try:
-        arguments.endpoint = _endpoint(words, arguments.listen)
-        _check(arguments)
-    except ValueError as error:
-        reader.error(str(error))
-    _settle(arguments)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A terminal is to be restored. To the first process of a container the kernel sends no signal
-    # that has no handler (kill(2)).
-    if is_interactive() or os.getpid() == 1:
-        signal.signal(signal.SIGTERM, _terminate)
+    """Run the command and return its exit status. SystemExit with status 2 for wrong use."""
+    arguments = _read(argv)
+    _set_signal_handlers()
     try:
         if arguments.probe:
             dial(arguments).destroy()
@@ -207,13 +195,34 @@ def run(argv: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status
 
 
+def _read(argv: Sequence[str]) -> argparse.Namespace:
+    reader = parser()
+    arguments, words = reader.read(argv)
+    try:
+        arguments.endpoint = _endpoint(words, arguments.listen)
+        _check(arguments)
+    except ValueError as error:
+        reader.error(str(error))
+    _settle(arguments)
+    return arguments
+
+
+def _set_signal_handlers() -> None:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # SIGTERM must not leave a terminal in another mode. And the first process of a container gets
+    # no signal for which it has no handler (kill(2)).
+    if is_interactive() or os.getpid() == 1:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
 def _terminate(signum: int, frame: object) -> None:
     """End the program with the status of the signal, but cleanly. A signal handler."""
     raise SystemExit(128 + signum)
 
 
 def _endpoint(words: list[str], listen: bool) -> Endpoint:
-    """The address to connect to, or to listen on. ValueError."""
+    """Return the address to connect to, or to listen on. ValueError."""
     found = endpoints(words)
     if len(found) != 1:
         wanted = "to listen at" if listen else "to connect to"
@@ -257,7 +266,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _check_family(arguments: argparse.Namespace) -> None:
-    """ValueError unless all addresses are of one family, which becomes `arguments.family`."""
+    """Set `arguments.family` to the family of all addresses. ValueError if they have several."""
     host, (source, _) = arguments.endpoint.host, arguments.source or ("", 0)
     options = [(f"-{arguments.family}", arguments.family), (f"--source {source}", is_ip(source))]
     for option, family in options:
@@ -275,8 +284,8 @@ def _flag(name: str) -> str:
 
 
 def _settle(arguments: argparse.Namespace) -> None:
-    """Put defaults in the place of options that were not given."""
-    # An empty value implies TLS, too: a variable that is not set must not switch it off.
+    """Set the options that were not given to their defaults."""
+    # An empty value implies TLS, too: a shell variable that is not set must not switch it off.
     arguments.tls = any(getattr(arguments, name) not in (None, False) for name in _TLS)
     wait = arguments.wait
     if arguments.timeout is _UNSET:

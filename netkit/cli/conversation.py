@@ -30,7 +30,7 @@ from .stdio import Input, Output, is_interactive
 # that comes through a pipe without a pause is sent, and a silent pipe does not delay the end.
 GRACE = 0.5
 
-_HINT = "netkit: hint: pip install 'netkit-tcp[cli]' to edit and recall lines"
+_HINT = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
 
 
 class Source(Protocol):

@@ -164,7 +164,7 @@ def test_files_are_sent_and_received(run: Run, tmp_path: Path) -> None:
         assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
 
 
-def test_a_listener_removes_the_file_of_a_dead_one_and_in_the_end_only_its_own(
+def test_a_listener_replaces_the_file_of_a_dead_one_and_removes_only_its_own(
     run: Run, tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
@@ -179,7 +179,7 @@ def test_a_listener_removes_the_file_of_a_dead_one_and_in_the_end_only_its_own(
     assert path.read_text() == "somebody else's"
 
 
-def test_a_unix_socket_has_a_path(run: Run, tmp_path: Path) -> None:
+def test_a_unix_socket_is_named_by_its_path(run: Run, tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
         listener.wait_for_line(f"^listening on unix:{path}$")
@@ -285,7 +285,7 @@ def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
 # Failures
 
 
-def test_a_probe_says_whether_the_port_is_open(run: Run) -> None:
+def test_a_probe_tells_whether_the_port_is_open(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         port = port_of(server)
         assert run("--probe", "127.0.0.1", port) == (0, b"", [])
@@ -334,7 +334,7 @@ def test_silence_has_a_time_limit(run: Run) -> None:
     assert lines == [f"netkit: error: {text}"]
 
 
-def test_waiting_for_the_one_client_has_a_time_limit(run: Run) -> None:
+def test_waiting_for_a_client_has_a_time_limit(run: Run) -> None:
     status, _, lines = run("--listen", "--timeout", "10ms", "0")
     assert status == 1
     assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
@@ -342,13 +342,13 @@ def test_waiting_for_the_one_client_has_a_time_limit(run: Run) -> None:
     assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
 
 
-def test_the_silence_of_the_one_client_has_a_time_limit(run: Run) -> None:
+def test_the_silence_of_a_client_has_a_time_limit(run: Run) -> None:
     with listening("--idle-timeout", "50ms", "0") as server, server.connect():
         assert server.wait() == 1
     assert server.lines[-1].endswith("for 0.05 seconds")
 
 
-def test_w_bounds_connecting_and_silence_and_the_long_options_come_first() -> None:
+def test_w_limits_connecting_and_silence_unless_a_long_option_does() -> None:
     def limits(*argv: str) -> tuple[float | None, float | None]:
         found, _ = connect.parser().read(argv)
         connect._settle(found)
@@ -636,7 +636,7 @@ def listening(*arguments: object) -> Program:
     return program
 
 
-def test_the_one_client_speaks_tls(run: Run, certificates: Any) -> None:
+def test_the_client_of_a_listener_uses_tls(run: Run, certificates: Any) -> None:
     with listening("-v", "--tls-cert", certificates.server, "0") as server:
         options = ["--tls-ca", certificates.ca]
         assert run(*options, "localhost", server.port, data=b"hello").status == 0
@@ -646,14 +646,14 @@ def test_the_one_client_speaks_tls(run: Run, certificates: Any) -> None:
         assert any(line.endswith("connected with TLSv1.3") for line in server.lines)
 
 
-def test_the_certificate_for_the_one_client_may_be_self_signed(run: Run) -> None:
+def test_the_certificate_of_a_listener_may_be_self_signed(run: Run) -> None:
     pytest.importorskip("cryptography")
     with listening("--tls-self-signed", "0") as server:
         result = run("--insecure", server.port, data=b"hello")
         assert (result.status, server.wait()) == (0, 0)
 
 
-def test_one_client_that_does_not_speak_tls_is_a_failure(certificates: Any) -> None:
+def test_a_client_of_a_listener_that_does_not_use_tls_is_a_failure(certificates: Any) -> None:
     with listening("--tls-cert", certificates.server, "0") as server:
         with server.connect() as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -759,7 +759,7 @@ def test_late_input_from_a_pipe_is_still_sent() -> None:
     assert got == [b"thank you"]
 
 
-def test_closed_streams_are_no_trouble() -> None:
+def test_a_closed_input_is_empty_and_a_closed_output_is_an_error() -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
         result = shell(f"CONNECT {port_of(server)} <&-")
         assert (result.returncode, result.stdout, result.stderr) == (0, b"hi\n", b"")
@@ -901,7 +901,7 @@ def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
     assert got == [theirs]
 
 
-def test_crlf_is_that_of_ncat(run: Run) -> None:
+def test_lines_end_as_with_ncat(run: Run) -> None:
     text = b"a\nb\r\n\r\n\nc\rd\n"
     with serving(netkit.EchoHandler) as server:
         command = [tool("ncat"), "-C", "127.0.0.1", str(port_of(server))]

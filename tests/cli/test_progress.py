@@ -19,8 +19,8 @@ def test_each_file_that_is_sent_or_received_has_a_bar(tmp_path: Path) -> None:
     files = ("--send", tmp_path / "a\x1bb", "--receive", tmp_path / "c")
     with serving(netkit.EchoHandler) as server, session(server.server_address[1], *files) as user:
         assert user.wait() == 0
-    assert re.fullmatch(r"c +\S+ +2.9/. MiB +\S+ .B/s", user.rows[0])
-    assert re.fullmatch(r"a\\x1bb \S+ 100% 2.9/2.9 MiB \S+ .B/s", user.rows[1])
+    assert re.fullmatch(r"c +\S+ +3.0/. MB +\S+ .B/s", user.rows[0])
+    assert re.fullmatch(r"a\\x1bb \S+ 100% 3.0/3.0 MB \S+ .B/s", user.rows[1])
     assert (tmp_path / "c").read_bytes() == bytes(3_000_000)
     assert b"\x1b[?25l" not in user.written  # the cursor is not hidden
 

@@ -290,7 +290,7 @@ print(status, threading.enumerate() == [threading.main_thread()], os.listdir("/d
 
 def test_without_the_extra_the_terminal_edits_lines_and_a_hint_says_what_to_install() -> None:
     with serving(shout) as server, session(server.server_address[1], program=WITHOUT_EXTRA) as user:
-        hint = "netkit: hint: pip install 'netkit-tcp[cli]' to edit and recall lines"
+        hint = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
         user.until(lambda: "name? " in user.written.decode())
         assert user.is_restored
         assert user.written.decode().startswith(f"{hint}\r\n")

@@ -136,7 +136,7 @@ def test_a_server_that_sends_without_end_fills_no_memory_unless_the_program_says
             assert len(conn.read()) == size
 
 
-def test_it_has_the_options_of_a_connection() -> None:
+def test_a_client_has_the_options_of_a_connection() -> None:
     options: dict[str, Any] = {"idle_timeout": 0.02, "max_line": 3, "encoding": "latin1"}
     with listener() as port, connect(port, "127.0.0.1", **options) as conn:
         assert (conn.max_line, conn.max_message, conn.encoding) == (3, 16 * 1024 * 1024, "latin1")
@@ -144,7 +144,7 @@ def test_it_has_the_options_of_a_connection() -> None:
             conn.read()
 
 
-def test_an_option_may_be_none_which_is_its_default() -> None:
+def test_an_option_that_is_none_has_its_default() -> None:
     nothing = dict.fromkeys(("block_list", "source_address", "resolver", "cancel", "tos"))
     with listener() as port, connect(port, "127.0.0.1", send_buffer=None, **nothing) as conn:
         assert not conn.closed
@@ -326,7 +326,7 @@ def test_the_errors_of_all_attempts_are_in_one() -> None:
     )
 
 
-def test_connecting_is_given_up_after_the_timeout() -> None:
+def test_connecting_ends_at_the_timeout() -> None:
     with full_listener() as (_, port), pytest.raises(TimeoutError) as caught:
         connect(port, "127.0.0.1", connect_timeout=0.05)
     assert isinstance(caught.value, ConnectError)
@@ -355,7 +355,7 @@ def test_a_name_that_does_not_resolve_is_named_in_the_error() -> None:
         connect(1, "a" * 100)
 
 
-def test_a_name_that_is_no_text_for_a_terminal_is_shown_escaped() -> None:
+def test_control_characters_of_a_name_are_escaped_in_the_error() -> None:
     with pytest.raises(socket.gaierror) as caught:
         connect(1, "\x1b[31m.invalid")
     assert str(caught.value.strerror).startswith("cannot connect to \\x1b[31m.invalid:1: ")
@@ -411,7 +411,7 @@ def test_no_spelling_of_this_machine_gets_past_the_private_ranges(host: str) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux takes 0.0.0.0 for this machine")
-def test_the_address_that_was_really_reached_is_looked_up_too() -> None:
+def test_the_address_that_was_really_reached_is_checked_too() -> None:
     with listener() as port, observed(events.AttemptFailed) as seen:
         with pytest.raises(PermissionError, match=f"0.0.0.0:{port} failed: the address is blocked"):
             connect(port, "0.0.0.0", block_list=["127.0.0.0/8"])
@@ -432,7 +432,7 @@ def test_a_connection_that_is_reset_before_its_address_is_known_is_not_used(
         connect(port, "127.0.0.1", block_list=["10.0.0.0/8"])
 
 
-def test_a_unix_socket_is_on_no_list(tmp_path: Path) -> None:
+def test_a_block_list_does_not_apply_to_unix_sockets(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with netkit.create_server(shout).listen(path=path):
         with connect(path=path, block_list=["0.0.0.0/0", "::/0"]) as conn:
