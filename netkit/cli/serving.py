@@ -8,7 +8,6 @@ import errno
 import os
 import signal
 import socket
-from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ _SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
 _SUGGESTED_PORTS = 20  # after a port in use that are tried, to suggest one
 
 
-class Command(ABC):
+class Command:
     """A command that serves. A subclass has the handler, and the flags that only it has."""
 
     name: str
@@ -81,9 +80,9 @@ class Command(ABC):
     def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
         """ArgumentError if a flag of this command is invalid. `given` has the flags in use."""
 
-    @abstractmethod
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         """Return the handler and its arguments. Failure."""
+        raise NotImplementedError  # pragma: no cover - each subclass has its own
 
     def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         """As `handler`; if only the workers load the handler, a replacement for it."""
