@@ -49,9 +49,9 @@ def names(bases: Sequence[Any]) -> str:
 
 
 def orders(*bases: Any) -> list[Any]:
-    """Each order of `bases`, and of them with `ThreadingMixIn`."""
-    more = (*bases, socketserver.ThreadingMixIn)
-    found = [*itertools.permutations(bases), *itertools.permutations(more)]
+    """Each order of `bases`, and two with `ThreadingMixIn`, as the first and as the last base."""
+    mix_in = socketserver.ThreadingMixIn
+    found = [*itertools.permutations(bases), (mix_in, *bases), (*reversed(bases), mix_in)]
     return [pytest.param(order, id=names(order)) for order in found]
 
 
