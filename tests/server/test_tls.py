@@ -224,20 +224,6 @@ def test_input_that_is_cut_off_is_no_end() -> None:
     assert failures(seen) == [f"TruncatedError: {raised[0]}"]
 
 
-def test_a_program_that_schedules_clients_itself_has_tls() -> None:
-    class Own(netkit.Server):
-        def process_request(self, request: Any, client_address: Any) -> None:
-            try:
-                self.finish_request(request, client_address)
-            finally:
-                self.shutdown_request(request)
-
-    with Own(("127.0.0.1", 0), echo, tls=contexts()[0]) as server:
-        server.start()
-        with secure_client(server) as sock:
-            assert say_and_end(sock, b"hello") == b"hello"
-
-
 @each_handler
 @pytest.mark.parametrize("method", ["process_request", "finish_request"])
 def test_a_socket_from_elsewhere_is_not_served_in_clear_text(handler: Any, method: str) -> None:
