@@ -1,4 +1,4 @@
-"""A socket that has its address and does not listen yet."""
+"""A socket that is bound to its address and does not listen yet."""
 
 from __future__ import annotations
 
@@ -39,24 +39,15 @@ class BoundSocket:
         whose `syscall` is ``"bind"``.
         """
         check_port(port)
-        endpoint = Endpoint.of(
-            port,
-            host,
-            path=path,
-            mode=mode,
-            owner=owner,
-            ipv6_only=ipv6_only,
-            reuse_port=reuse_port,
-        )
+        flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port}
+        endpoint = Endpoint.of(port, host, path=path, mode=mode, owner=owner, **flags)
         self._file: SocketFile | None = None
         self._taken = False
-        if endpoint.kind == "unix":
-            family, address = unix.family(), endpoint.path
-        else:
-            family, address = _numeric(endpoint)
+        is_unix = endpoint.kind == "unix"
+        family, address = (unix.family(), endpoint.path) if is_unix else _numeric(endpoint)
         self._socket = sockopts.waiting(socket.socket(family))
         try:
-            if endpoint.kind == "unix":
+            if is_unix:
                 self._file = unix.bind(self._socket, address, mode, owner)
             else:
                 bind.bind(self._socket, address, reuse_port, ipv6_only)
@@ -69,7 +60,7 @@ class BoundSocket:
 
     @property
     def address(self) -> SocketAddress | str:
-        """Its `SocketAddress`, or the path of a Unix socket. ServerStateError as of `fileno`."""
+        """Its `SocketAddress`, or the path of a Unix socket. ServerStateError as for `fileno`."""
         name = self._own().getsockname()
         return SocketAddress.from_sockname(name) or os.fsdecode(name)
 
@@ -78,9 +69,9 @@ class BoundSocket:
         return self._own().fileno()
 
     def adopt(self) -> tuple[socket.socket, SocketFile | None]:
-        """Give the socket away, and its file, which the new owner removes in the end.
+        """Hand over the socket and its file (None if it has none). The caller closes both.
 
-        ServerStateError as of `fileno`.
+        ServerStateError as for `fileno`.
         """
         sock, file = self._own(), self._file
         self._taken, self._file = True, None

@@ -99,6 +99,10 @@ class AcceptLoop:
         """Whether the calling thread runs the loop."""
         return self._thread == threading.get_ident()
 
+    def accepts_here(self) -> bool:
+        """Whether the calling thread runs the loop, and does so just now."""
+        return self.runs_here() and not self._suspended
+
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
         """Have no thread wait for the end of the loop, while its thread runs other code."""

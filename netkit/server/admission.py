@@ -152,7 +152,8 @@ class Admission:
             self._taken -= 1
             if self._shared is not None:
                 self._shared.give_back()
-            self._forgo_locked(ticket)
+            if ticket.network is not None:
+                self._forgo_locked(ticket.network)
             wanted, self._wanted = self._wanted, False
         if wanted:
             self._wake()
@@ -257,15 +258,15 @@ class Admission:
 
     def forgo(self, ticket: Ticket) -> None:
         """Give back the share of `judge`, for a client that never had a place."""
-        with self._lock:
-            self._forgo_locked(ticket)
-
-    def _forgo_locked(self, ticket: Ticket) -> None:
         if ticket.network is not None:
-            for name, _ in _shares(ticket.network):
-                self._of_network[name] -= 1
-                if not self._of_network[name]:
-                    del self._of_network[name]
+            with self._lock:
+                self._forgo_locked(ticket.network)
+
+    def _forgo_locked(self, network: str) -> None:
+        for name, _ in _shares(network):
+            self._of_network[name] -= 1
+            if not self._of_network[name]:
+                del self._of_network[name]
 
 
 def _why_not_listed(address: str, options: Options) -> str | None:

@@ -11,6 +11,8 @@ Rules:
    and for `CUT_GRACE` more. Then it leaves them behind, and they end once that code returns.
 2. A thread that a stop waits for, and that stops the server itself (a handler, an observer), does
    not wait for that stop.
+3. The thread that runs the accept loop only requests a stop: it may be in a signal handler, which
+   has interrupted code that holds a lock. It carries out the stop once its loop has ended.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class Drain:
         self._life = server._life
         self._thread: int | None = None  # the one that stops the server
         self.order = Order()
+        self._owed: Callable[[], object] | None = None  # see rule 3
         self.workers: Workers | None = None
         """The worker processes that serve in the server's place; None if there are none."""
         self.background: threading.Thread | None = None
@@ -100,12 +103,29 @@ class Drain:
         if workers is not None:
             workers.stop(*order)
             return workers.outcome()
+        if self._server._accept_loop.accepts_here():
+            self.order = order
+            self._owe(self._stop_as_ordered)
+            return StopReport(0, 0)
         self._server.server_close()
         self.close()  # an overridden server_close may have closed the socket, and no more
         connections = self._server._connections
         if life.state is State.CLOSED and connections.limited:
             connections.finish_spared(self._seconds(order), spare=_me())
         return self.report if life.state is State.CLOSED else connections.drained()
+
+    def _stop_as_ordered(self) -> None:
+        self.stop(*self.order)
+
+    def _owe(self, stop: Callable[[], object]) -> None:
+        self._owed = self._owed or stop
+        self._server._accept_loop.request_stop()
+
+    def carry_out(self) -> None:
+        """Stop the server if the thread that ran the accept loop has requested that."""
+        stop, self._owed = self._owed, None
+        if stop is not None:
+            stop()
 
     def _take_order_locked(self, timeout: float | None, patience: float) -> Order:
         if timeout is None:
@@ -129,6 +149,8 @@ class Drain:
         """Stop the server, unless it is stopped, or wait for the stop under way. Idempotent."""
         if self.workers is not None and not self.workers.stopping:
             self._server.stop()
+        elif self._server._accept_loop.accepts_here():
+            self._owe(self.close)
         elif self._begin():
             try:
                 self._close()

@@ -110,10 +110,15 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
 
     def _make_threads(self) -> None:
         """Make the parts that are used up when the server is closed."""
-        self._accept_loop = AcceptLoop(self._connections.notify, self)
+        self._accept_loop = AcceptLoop(self._loop_has_ended, self)
         self._overflow = Overflow(self._wake_acceptor)
         self._client_threads = ClientThreads(self.daemon_threads)
         self._watchdog = Watchdog(self._connections.live)
+
+    def _loop_has_ended(self) -> None:
+        self._connections.notify()
+        if not self._accept_loop.under_way:  # else it is suspended
+            self._drain.carry_out()
 
     def _wake_acceptor(self) -> None:
         self._accept_loop.wake()

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core import events
 from ..core.addresses import format_unix, is_loopback
@@ -26,27 +26,13 @@ from ..net.unix import SocketFile
 from .life import Life, State
 from .reload import lists_in_files
 
+if TYPE_CHECKING:
+    from .server import Server
+
 # On Linux an accepted socket has the options of its listener: nothing need be set for each client.
 INHERITS_OPTIONS = sys.platform == "linux"
 
 _STOPPED_EARLY = "the server was stopped before it listened everywhere"
-
-
-class Hooks(Protocol):
-    """What `Listeners` uses of its server: attributes and hooks of `socketserver`, and options."""
-
-    socket: Any
-    socket_type: int
-    address_family: int
-    server_address: Any
-    request_queue_size: int
-    allow_reuse_port: bool
-    _options: Options
-
-    def server_bind(self) -> None: ...
-    def server_activate(self) -> None: ...
-    def server_close(self) -> None: ...
-    def _begin_new_life(self) -> None: ...
 
 
 class _Open(NamedTuple):
@@ -65,7 +51,7 @@ class Listeners:
     them while the server is listening.
     """
 
-    def __init__(self, server: Hooks, life: Life) -> None:
+    def __init__(self, server: Server, life: Life) -> None:
         self._server = server
         self._life = life
         self._endpoint = Endpoint()  # of `socket`: the settings that its address does not show

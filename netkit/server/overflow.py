@@ -54,9 +54,7 @@ class Overflow:
         self._clock = clock
         self.max_held = max_held
         self.max_refused = max_refused
-        # Guards the attributes that follow. Re-entrant, since a signal handler may stop the server
-        # while its thread holds it.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # guards the attributes that follow
         self.held: deque[Held] = deque()
         """The clients that wait for a place. Other classes only look whether there are any."""
         self.refused: deque[tuple[float, socket.socket]] = deque()

@@ -30,9 +30,7 @@ class Refusals:
         """`server` is the server of the events."""
         self._clock = clock
         self._server = server
-        # Guards the attributes. Re-entrant, since a signal handler may stop the server while its
-        # thread holds it.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # guards the attributes that follow
         self.episodes: dict[str, _Episode] = {}
         """The present episodes by their reason. Other classes only look whether there are any."""
         self.count = 0

@@ -302,7 +302,9 @@ class Server(HookedServer):
         ones get `timeout` seconds (by default the option `drain_timeout`) before they are cut.
         Idempotent. A second call, from another thread, waits for the first, and the shorter time
         limit counts. A handler that calls this does not wait for its own connection; a later call
-        of another thread, and the interpreter's exit, give that connection its time.
+        of another thread, and the interpreter's exit, give that connection its time. In the serving
+        thread (in a signal handler or a hook) this only requests the stop and returns an empty
+        report. The thread stops the server before `serve_forever` returns.
         """
         return self._drain.stop(timeout, patience)
 
@@ -311,7 +313,7 @@ class Server(HookedServer):
         return self.stop(0)
 
     def server_close(self) -> None:
-        """Stop gracefully within `drain_timeout`, as `stop` does. Idempotent.
+        """As `stop`, without a report and within `drain_timeout`. Idempotent.
 
         If `block_on_close` is False, it closes the listeners and leaves the clients connected.
         """
@@ -324,9 +326,8 @@ class Server(HookedServer):
         state = self._life.state
         text = state.value
         if state in (State.LISTENING, State.DRAINING):
-            place, more = self._listeners.describe(), len(self._listeners.more)
-            if more:
-                place = f"{place} and {more} more"
+            more = len(self._listeners.more)
+            place = self._listeners.describe() + (f" and {more} more" if more else "")
             text += f" on {place}, {len(self._connections.live())} connected"
         return f"<{type(self).__name__} {text}>"
 

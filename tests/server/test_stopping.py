@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import socket
 import socketserver
 import subprocess
@@ -418,6 +419,59 @@ def test_the_end_of_a_with_block_lets_the_busy_finish(how: str) -> None:
         assert receive_all(sock) == b"done"
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("how", ["stop", "close", "server_close"])
+def test_in_a_signal_handler_a_stop_is_a_request_and_the_serving_thread_carries_it_out(
+    how: str,
+) -> None:
+    """The handler interrupts the main thread while that serves, and holds a lock, say."""
+    locked = threading.Lock()
+    reports: list[object] = []
+
+    class Locks(netkit.Server):
+        def service_actions(self) -> None:
+            with locked:
+                for _ in range(1000):
+                    pass
+
+    def handler(conn: netkit.Connection) -> None:
+        for line in conn.lines():
+            with locked:
+                conn.write(line.upper() + "\n")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            wait_until(lambda: reports)
+
+    server = Locks(("127.0.0.1", 0), handler)
+    previous = signal.signal(signal.SIGUSR1, lambda *_: reports.append(getattr(server, how)()))
+    try:
+        with client(server) as sock, observed(events.Stopped) as stopped:
+            sock.sendall(b"hello\n")
+            server.serve_forever(poll_interval=0.001)
+            assert not server.listening
+            assert stopped == [events.Stopped(*((0, 1) if how == "close" else (1, 0)))]
+            assert receive_exactly(sock, 6) == b"HELLO\n"
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert reports == [None if how == "server_close" else (0, 0)]
+
+
+@pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
+def test_a_hook_of_the_accepting_thread_may_stop_the_server(serve: str) -> None:
+    class Choosy(netkit.Server):
+        def get_request(self) -> Any:
+            if self.listening:  # else the stop accepts the clients that are queued
+                assert self.stop(LONG) == (0, 0)
+                assert self.listening
+            return super().get_request()
+
+    server = Choosy(("127.0.0.1", 0), shout)
+    with client(server) as sock:
+        sock.sendall(b"hello\n")
+        getattr(server, serve)()
+        assert not server.listening
+        assert receive_all(sock) == b"HELLO\nbye\n"
+    assert server.stop() == (1, 0)
 
 
 def test_close_during_a_stop_cuts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
