@@ -661,16 +661,18 @@ def test_a_connection_without_a_server_has_the_default_limit_or_its_own() -> Non
         assert conn.max_message == 9
 
 
-@pytest.mark.parametrize("came", [1, 4, 6])
-def test_a_message_that_has_begun_when_the_server_stops_is_read_to_its_end(came: int) -> None:
+@pytest.mark.parametrize("received", [1, 4, 6])
+def test_a_message_that_has_begun_when_the_server_stops_is_read_to_its_end(received: int) -> None:
     frame = FRAMES.encode(b"hello")
     with serving(shout(FRAMES)) as server:
         with client(server) as sock:
-            sock.sendall(frame[:came])
-            wait_until(lambda: [c for c in server.connections if c.bytes_read == came], "the start")
+            sock.sendall(frame[:received])
+            wait_until(
+                lambda: [c for c in server.connections if c.bytes_read == received], "the start"
+            )
             with in_thread(server.stop, PATIENCE):
                 wait_until(lambda: not server.listening, "the stop")
-                sock.sendall(frame[came:])
+                sock.sendall(frame[received:])
                 assert receive_exactly(sock, len(frame)) == FRAMES.encode(b"HELLO")
                 assert receive_all(sock) == b""
 
