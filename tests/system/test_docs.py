@@ -1,4 +1,4 @@
-"""What the documentation says can be run, and is called so."""
+"""The examples of the documentation run, and every name in it exists."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DOCS}
 
 
-ROOMS = (netkit.BlockList, netkit.BoundSocket, netkit.SocketAddress, events, logging, socket)
-SERVES = r"netkit\.(serve|run)\(|\.run\(|Workers\(|__main__"  # until it is told to stop
+PUBLIC = (netkit.BlockList, netkit.BoundSocket, netkit.SocketAddress, events, logging, socket)
+SERVES = r"netkit\.(serve|run)\(|\.run\(|Workers\(|__main__"  # these run until a signal
 
 
 def programs() -> list[tuple[str, str]]:
-    """The examples that are whole, and end by themselves."""
+    """The examples that are whole programs and end by themselves."""
     found = []
     for name, text in TEXTS.items():
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
@@ -57,16 +57,16 @@ def test_every_public_name_in_the_documentation_exists() -> None:
             assert hasattr(netkit, word) or (ROOT / f"netkit/{word}.py").exists(), (name, word)
 
 
-def test_every_row_of_nodes_table_says_what_there_is() -> None:
+def test_every_name_in_the_tables_of_nodes_features_exists() -> None:
     rows = re.findall(r"^\| (.+?) \| (.*?) \|", TEXTS["node.md"], re.MULTILINE)
     known = {
         *dir(netkit),
         *(
             name
-            for room in (netkit.Connection, netkit.Server, netkit.Handler)
-            for name in dir(room)
+            for each in (netkit.Connection, netkit.Server, netkit.Handler)
+            for name in dir(each)
         ),
-        *(name for room in ROOMS for name in dir(room)),
+        *(name for each in PUBLIC for name in dir(each)),
         *ConnectOptions.rows,
         *Options.rows,
         *dir(builtins),

@@ -1,4 +1,4 @@
-"""The package from outside: its names, what importing it costs, and the order of its rooms."""
+"""The package as a whole: its public names, the cost of its import, its structure and sizes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ STILL_LONG = {
 
 
 def in_a_fresh_interpreter(program: str) -> str:
-    """What `program` prints, with nothing else installed, and with warnings as errors."""
+    """The output of `program` in an interpreter without other packages. A warning is an error."""
     start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
     result = subprocess.run(
         [sys.executable, "-I", "-S", "-W", "error", "-c", f"{start}\n{program}"],
@@ -176,7 +176,7 @@ print("netkit.{name}" in sys.modules, netkit.{name}.__name__)
 
 @pytest.mark.parametrize("entry", ["bin/netkit", "-m netkit", "import netkit"])
 def test_an_older_python_says_which_one_is_needed(entry: str, tmp_path: Path) -> None:
-    """And can read what says so: nothing in that is newer than Python 3.6."""
+    """The modules that say so have no syntax that is newer than Python 3.6."""
     source = (ROOT / "netkit" / "__init__.py").read_text()
     ast.parse(source, feature_version=(3, 6))
     ast.parse((ROOT / "netkit" / "__main__.py").read_text(), feature_version=(3, 6))
@@ -331,7 +331,7 @@ print(netkit.Server.__name__)
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """The modules of netkit that a module in `package` imports when it runs, wherever in it."""
+    """The modules of netkit that a module in `package` imports at run time, in functions too."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             continue
@@ -367,7 +367,7 @@ def package_of(module: str) -> str:
     return module.rpartition(".")[0].partition(".")[0]
 
 
-def test_every_package_has_its_rule() -> None:
+def test_every_package_has_a_list_of_packages_that_it_may_import() -> None:
     assert {package_of(module) for module in MODULES} == {"", *PACKAGES}
 
 
@@ -379,7 +379,7 @@ def test_a_package_imports_only_from_those_below_it(package: str) -> None:
             assert from_outside - {""} <= set(PACKAGES[package]), module
 
 
-def test_no_module_of_the_core_needs_a_socket_or_a_thread() -> None:
+def test_no_module_of_the_core_imports_sockets_threads_or_tls() -> None:
     for module, path in MODULES.items():
         if package_of(module) == "core":
             tree = ast.parse(path.read_text())
@@ -398,7 +398,7 @@ def test_no_module_of_the_core_needs_a_socket_or_a_thread() -> None:
             assert not found, module
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other() -> None:
     left = {module: imports_of(module) & set(MODULES) for module in MODULES}
     while left:
         free = [module for module, needs in left.items() if not needs & set(left)]
@@ -407,7 +407,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
             del left[module]
 
 
-def test_the_check_of_imports_sees_every_form_of_them() -> None:
+def test_the_check_of_imports_finds_every_form_of_import() -> None:
     source = """
 from . import log, nothing
 from .server import Server
@@ -487,7 +487,7 @@ NEED_EXTRA = {"cli.terminal"}
 
 
 def test_importing_every_module_by_itself_works() -> None:
-    """Each of them first: no module needs another one to have been imported before it."""
+    """Each is imported first, so no module needs another one to have been imported before."""
     without = {name for name in MODULES if "__" in name} | NEED_EXTRA
     program = """
 for module in MODULES:

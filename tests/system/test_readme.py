@@ -29,7 +29,7 @@ def python_block(words: str) -> str:
 
 
 class Example(Program):
-    """A block of the README as a program, with a port that is free instead of 8080."""
+    """A block of the README as a program. It listens on a free port instead of 8080."""
 
     def __init__(self, block: str, folder: Path, listening: bool = True) -> None:
         script = folder / "example.py"
@@ -42,7 +42,7 @@ class Example(Program):
             return receive_all(sock)
 
     def interrupt(self) -> tuple[int, str]:
-        """Its exit status after Ctrl+C, and what it printed beside the status lines."""
+        """The exit status of a program after Ctrl+C, and its output without the status lines."""
         self.send_signal()
         return self.end()
 
@@ -54,7 +54,7 @@ class Example(Program):
 
 @pytest.fixture
 def example(tmp_path: Path) -> Iterator[Callable[..., Example]]:
-    """Starts an example, which is ended with the test."""
+    """A function that starts an example. The example ends with the test at the latest."""
     with contextlib.ExitStack() as stack:
         yield lambda *given: stack.enter_context(Example(given[0], tmp_path, *given[1:]))
 
@@ -78,7 +78,7 @@ def test_the_socketserver_handler_runs_until_ctrl_c(example: Callable[..., Examp
     assert program.interrupt() == (0, "")
 
 
-def test_run_reports_what_became_of_the_clients(example: Callable[..., Example]) -> None:
+def test_run_reports_how_many_clients_finished(example: Callable[..., Example]) -> None:
     program = example(python_block("netkit.run(server, drain_timeout"))
     assert program.exchange(b"hello") == b"hello"
     status, output = program.interrupt()
@@ -116,7 +116,7 @@ def test_the_session_with_nc_is_as_shown() -> None:
         assert "\n".join(server.lines[1:]) == stopped.removeprefix("^C").rstrip("\n")
 
 
-def test_the_two_commands_are_what_the_repository_has() -> None:
+def test_the_commands_at_the_top_exist() -> None:
     assert [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()] == [
         "python3 -m netkit echo 8080",
         "bin/test",

@@ -18,7 +18,7 @@ LONG = 60.0  # seconds that building, or a small part of the tests, may take
 
 
 def is_of_the_project(path: Path) -> bool:
-    """Whether a file or folder at the top belongs to it, and is not made by a tool."""
+    """Whether a file or folder belongs to the project, and was not made by a tool."""
     if path.name in (".ci", ".gitignore"):
         return True
     made = path.name in ("build", "dist", "__pycache__") or path.suffix == ".egg-info"
@@ -47,7 +47,7 @@ def run(*command: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of the project's files; beside it, their source distribution, unpacked."""
+    """A copy of the files of the project. The source distribution is unpacked beside it."""
     pytest.importorskip("setuptools")
     folder = tmp_path_factory.mktemp("sdist") / "checkout"
     folder.mkdir()
@@ -88,7 +88,7 @@ def test_the_tests_in_it_pass(unpacked: Path) -> None:
     assert re.search(r"\n[1-9]\d* passed in ", run("-m", "pytest", "-q", *some, cwd=unpacked))
 
 
-def test_the_page_on_an_index_has_no_links_that_lead_nowhere(unpacked: Path) -> None:
+def test_the_page_on_an_index_has_no_relative_links(unpacked: Path) -> None:
     page = (unpacked / "PKG-INFO").read_text(encoding="utf-8")
     assert "docs/framing.md" in page
     assert re.findall(r"\]\((?!https?:)[^)]*\)", page) == []

@@ -1,9 +1,9 @@
-"""Guards against getting slower by a multiple. `benchmarks/` measures; this only compares.
+"""Guards against a slowdown by a multiple. `benchmarks/` measures, and these tests only compare.
 
-Both of a pair run in this process, in turns, and the fastest trial of each counts: what else the
-machine does only ever adds time. The limits are several times what is usual, so that what fails is
-a change of kind (a poll for each call, a copy for each line, a pause for each client), not a busy
-machine.
+The two that are compared run in this process, in turns. The fastest trial of each counts, since
+other programs on the machine can only add time. The limits are several times the usual ratio: a
+busy machine does not exceed them, but a poll for each call, a copy for each line or a pause for each
+client does.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Threading(socketserver.ThreadingTCPServer):
 
 @contextlib.contextmanager
 def clients_of(kind: type[socketserver.TCPServer]) -> Iterator[Callable[[], None]]:
-    """What lets clients come one after the other to a server of this kind, and each leave again."""
+    """A function that connects 60 clients one after the other to a server of this class."""
 
     def visit() -> None:
         for _ in range(60):
