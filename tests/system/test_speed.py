@@ -2,8 +2,8 @@
 
 The two that are compared run in this process, in turns. The fastest trial of each counts, since
 other programs on the machine can only add time. The limits are several times the usual ratio: a
-busy machine does not exceed them, but a poll for each call, a copy for each line or a pause for each
-client does.
+busy machine does not exceed them, but a poll for each call, a copy for each line or a pause for
+each client does.
 """
 
 from __future__ import annotations
