@@ -1,4 +1,4 @@
-"""Binds the socket of a server, and explains errors of sockets with the address they are about."""
+"""Binds the socket of a server, and puts the address into the text of an error about it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from . import sockopts
 from .addresses import describe_peer, zoned
 from .forks import problem_of_main
 
-# Errors that say that this machine has no address of the family; another family may succeed.
+# The machine has no address of the family; an address of the other family may succeed.
 _TRY_NEXT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
 
 
 class Candidate(NamedTuple):
-    """An address to try, and its family: the parameters of `socket.socket` and of its method."""
+    """An address that a socket may be bound or connected to, and its family."""
 
     family: int
     address: Any
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
 
 
 def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candidate]:
-    """Resolve the addresses of a host. socket.gaierror; UnicodeError if `host` is no name."""
+    """Resolve the addresses of a host. socket.gaierror; UnicodeError if `host` is not a name."""
     check_name(host)
     # As bytes, an address needs no codec for names, whose import takes longer than the call.
     name = host.encode() if is_ip(host) else host
@@ -46,9 +46,9 @@ def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candi
 def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
     """Return the families and addresses that `listen` tries in turn.
 
-    Without a host (None, ``""`` or ``"*"``) it is every address, IPv6 and IPv4 on one socket if the
-    machine has both. socket.gaierror, with `address` and `port`, if a name does not resolve;
-    ValueError if `ipv6_only` is set and the host has no IPv6 address.
+    Without a host (None, ``""`` or ``"*"``) these are the addresses that stand for all, first that
+    of IPv6: a socket bound to it also serves IPv4. socket.gaierror, with `address` and `port`, if a
+    name does not resolve; ValueError if `ipv6_only` is set and the host has no IPv6 address.
     """
     found = _all_candidates(host, port)
     if ipv6_only:
@@ -162,31 +162,31 @@ def name_of_all(listener: socket.socket) -> Any:
 def adopted(fd: int) -> socket.socket:
     """Return the socket of a descriptor that another program, such as systemd, has opened.
 
-    OSError if the descriptor is no stream socket.
+    OSError if the descriptor is not a stream socket.
     """
     try:
         sock = sockopts.waiting(socket.socket(fileno=fd))
     except OSError as error:
         raise explain(error, f"fd:{fd}") from None
     if sock.type != socket.SOCK_STREAM:
-        sock.detach()  # it is not ours to close
-        raise explain(OSError(errno.EINVAL, ""), f"fd:{fd}", reason="it is no stream socket")
+        sock.detach()  # its owner closes it
+        raise explain(OSError(errno.EINVAL, ""), f"fd:{fd}", reason="it is not a stream socket")
     return sock
 
 
 def is_listening(sock: socket.socket) -> bool:
-    """Whether `sock` listens already."""
+    """Whether `sock` is a listener."""
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def explain(
     error: Exception, server_address: Any, syscall: str = "listen", reason: str | None = None
 ) -> OSError:
-    """Return an error of the same class whose message names the attempt and why it failed.
+    """Return an error of the same class whose text says what failed, where, and why.
 
-    As in Node, it has the attributes `code` (the name of the errno), `address`, `port` (None for a
-    Unix socket) and `syscall`. An error that has them already is returned as it is. A `reason`
-    replaces the explanation of the errno.
+    Its attributes are those of Node: `code` (the name of the errno), `address`, `port` (None for a
+    Unix socket) and `syscall`. An error that has them already is returned unchanged. `reason`
+    replaces the text of the errno.
     """
     if isinstance(error, OSError) and hasattr(error, "syscall"):
         return error
@@ -214,7 +214,7 @@ def explain(
 
 _ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
 
-# The meaning of an errno for an address, if the words of the system do not explain it.
+# What an errno means for an address, where the text of the system does not say it.
 _REASONS = {
     errno.EADDRNOTAVAIL: "this machine does not have this address",
     errno.EAFNOSUPPORT: "this machine does not support this family of addresses",
@@ -222,7 +222,7 @@ _REASONS = {
 _REASONS_WITHOUT_PORT = {  # of a path, or of a descriptor
     **_REASONS,
     errno.EBADF: "there is no such descriptor",
-    errno.ENOTSOCK: "it is no socket",
+    errno.ENOTSOCK: "it is not a socket",
     errno.EACCES: "permission denied: this user may not create files in the folder",
     errno.ENOENT: "the folder does not exist",
 }

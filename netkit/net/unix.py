@@ -1,21 +1,21 @@
-"""Unix sockets: the life of a socket's file, and the credentials of the peer.
+"""Unix sockets: creates and removes their files, and reads the credentials of a peer.
 
 Rules:
 
 1. A file is removed only if it is a socket on which nobody listens. To find out, a server connects:
    the kernel refuses the connection if the server of the file has died without removing it.
-2. From the look at a file until it listens, a server holds a lock of the folder (flock(2): the lock
-   dies with its holder, and needs no file of its own). So if several servers start at once, one
-   gets the name, and none takes it from another one that does not listen yet.
-3. Between ``bind`` and ``listen`` the kernel refuses all clients, so that is when the file gets its
-   mode and its owner. The umask, which all threads share, stays as it is. On Linux the file is
-   created with the mode, less the umask.
-4. In the end a file is removed while its server still listens, only by the process that made it,
-   and only if the name still belongs to it, and not to a successor. The kernel keeps an inode as
-   long as its socket is open, so no other file can have its number.
-5. Another program may take a name between two system calls. So the folder stays open from the look
-   at a file to its removal, and mode and owner are changed through a descriptor of the very file
-   that was looked at. Only ``unlink`` takes a name, and directly follows the last look.
+2. A server locks the folder from its first look at the file until it listens. (flock(2): the lock
+   ends with its holder, and needs no file of its own.) So if several servers start at once, one of
+   them gets the name, and none takes it from a server that does not listen yet.
+3. The file gets its mode and its owner between ``bind`` and ``listen``, when the kernel refuses all
+   clients. The umask, which all threads share, stays as it is. On Linux the file is created with
+   the mode, less the umask.
+4. A server that stops removes its file while it still listens. Only the process that made the file
+   removes it, and only if the name still belongs to that file, and not to a successor. The kernel
+   keeps an inode as long as its socket is open, so that no other file can have its number.
+5. Another program may change the name between two system calls. So the folder stays open from the
+   first look at a file to its removal, and mode and owner are changed through a descriptor of the
+   file that was looked at. Only ``unlink`` goes by the name; it directly follows the last look.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from .bind import explain
 LISTENS = "another server listens there"
 TAKEN = "another program has just taken it"
 
-# Servers hold the lock for less than a millisecond, but another program may keep the folder locked
-# for its own reasons. So a server waits no longer than this (seconds).
+# A server holds the lock for less than a millisecond, but another program may lock the folder for
+# longer. So a server waits no longer than this for the lock (seconds).
 PATIENCE = 1.0
 SHORT_PATIENCE = 0.02  # when it stops
-PAUSE = 0.002
+PAUSE = 0.002  # between two attempts to get the lock
 
 _XUCRED = struct.Struct("@IIhxx16I")  # macOS and FreeBSD, sys/ucred.h: version, uid, groups
 _LOCAL_PEERCRED = 1  # sys/un.h there; the level is SOL_LOCAL, 0
@@ -56,7 +56,7 @@ class SocketFile(NamedTuple):
     pid: int
 
     def is_ours(self) -> bool:
-        """Whether the name still belongs to our socket, and this process has made it."""
+        """Whether this process has made the file, and the name still belongs to it."""
         with contextlib.suppress(OSError):
             return self._is(os.lstat(self.path))
         return False
@@ -65,7 +65,7 @@ class SocketFile(NamedTuple):
         return (status.st_dev, status.st_ino, os.getpid()) == self[1:]
 
     def remove(self) -> None:
-        """Remove the file if it is ours. Call it before the socket is closed."""
+        """Remove the file if `is_ours`. To be called before the socket is closed."""
         if self.pid == os.getpid():
             with contextlib.suppress(OSError):  # it is gone, or the folder is read-only by now
                 with _folder_of(self.path, SHORT_PATIENCE) as folder:
@@ -73,13 +73,13 @@ class SocketFile(NamedTuple):
                         folder.unlink()
 
     def check(self) -> None:
-        """OSError (EADDRINUSE) if another program has taken the name of a socket that listens."""
+        """OSError (EADDRINUSE) unless `is_ours`: another program has taken the name."""
         if not self.is_ours():
             raise _in_use(self.path, TAKEN, "listen")
 
 
 def family() -> int:
-    """Return that of Unix sockets. OSError (EAFNOSUPPORT) if the system has none."""
+    """Return the family of Unix sockets. OSError (EAFNOSUPPORT) if the system has none."""
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
     return socket.AF_UNIX
@@ -95,12 +95,12 @@ def bind(
 ) -> SocketFile | None:
     """Bind to `path`, and return its file, which the caller removes in the end.
 
-    Returns None for an abstract name, which has no file. `mode` and `owner` (``user``,
-    ``user:group`` or ``:group``, by name or number) are those of the file; the system chooses if
-    they are None. With a `backlog`, the socket also listens. Another server may take a socket that
-    does not listen for dead, and take its name. The file of a dead server is removed first.
+    Returns None for an abstract name, which has no file. The file of a server that has died is
+    removed first. The file gets `mode`, and `owner` (``user``, ``user:group`` or ``:group``, by
+    name or number); the system chooses them if they are None. With a `backlog`, the socket also
+    listens; a socket that does not listen looks like that of a dead server to others.
 
-    OSError with EADDRINUSE if a server listens there, or if the file is no socket; ValueError if
+    OSError (EADDRINUSE) if a server listens there, or if the file is not a socket; ValueError if
     there is no such user or group.
     """
     ids = (-1, -1) if owner is None else _ids_of(owner)
@@ -156,16 +156,16 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 
 class _Folder:
-    """A file in a folder that stays open, so that all calls refer to the same folder."""
+    """A file in a folder that is kept open, so that all calls refer to the same folder."""
 
     def __init__(self, path: str, descriptor: int | None) -> None:
-        """`descriptor` is that of the folder, or None if the folder cannot be opened."""
+        """`descriptor` is the open folder, or None if it cannot be opened."""
         self._path = path
         self._descriptor = descriptor
         self._name = path if descriptor is None else os.path.basename(path) or "."
 
     def look(self) -> os.stat_result:
-        """Return the status of the file, or of a symbolic link itself. OSError if it is gone."""
+        """Return the status of the file or symbolic link. OSError if it is gone."""
         return os.stat(self._name, dir_fd=self._descriptor, follow_symlinks=False)
 
     def unlink(self) -> None:
@@ -173,7 +173,7 @@ class _Folder:
         os.unlink(self._name, dir_fd=self._descriptor)
 
     def hand_over(self, status: os.stat_result, ids: tuple[int, int], mode: int | None) -> None:
-        """Change the owner and the mode of the file with this `status`, if they are others.
+        """Change the owner and the mode of the file with this `status` where they differ.
 
         OSError if the name belongs to another file by now.
         """
@@ -190,7 +190,7 @@ class _Folder:
 
     @contextlib.contextmanager
     def _reached(self, status: os.stat_result) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield arguments that name this very file, or at least no target of a symbolic link."""
+        """Yield arguments for `os.chmod` that name this file, and never the target of a link."""
         if sys.platform != "linux":
             yield self._name, {"dir_fd": self._descriptor, "follow_symlinks": False}
             return
@@ -210,7 +210,7 @@ class _Folder:
 
 @contextlib.contextmanager
 def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
-    """Open and lock the folder of `path`; go on without either if that is not possible."""
+    """Open and lock the folder of `path`, as far as that is possible."""
     descriptor = _opened(os.path.dirname(path) or ".")
     try:
         if descriptor is not None:
@@ -223,7 +223,7 @@ def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
 
 
 def _opened(folder: str) -> int | None:
-    # With O_PATH, a folder that we may not read can be opened, but not locked.
+    # With O_PATH, a folder that this user may not read can be opened, but not locked.
     for flag in (os.O_RDONLY, getattr(os, "O_PATH", os.O_RDONLY)):
         with contextlib.suppress(OSError):
             return os.open(folder, flag | os.O_DIRECTORY)
@@ -244,9 +244,9 @@ def _lock(descriptor: int, patience: float) -> None:
 
 
 def _occupant(path: str, status: os.stat_result) -> str | None:
-    """Return why the name cannot be taken, or None if its server is dead."""
+    """Return why the name cannot be taken; None if the server of the file has died."""
     if not stat.S_ISSOCK(status.st_mode):
-        return "the file there is no socket"
+        return "the file there is not a socket"
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # a server whose queue is full would make us wait
         try:
@@ -293,7 +293,7 @@ def _id(owner: str, text: str, look_up: Callable[[], int]) -> int:
 class PeerCredentials(NamedTuple):
     """The process at the other end of a Unix socket, and its user and group.
 
-    `pid` is None if the system does not tell it.
+    `pid` is None on macOS and the BSDs.
     """
 
     pid: int | None
@@ -302,9 +302,9 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_credentials(sock: Any) -> PeerCredentials:
-    """Return those of the other end of a Unix socket when it connected (unix(7)).
+    """Return the credentials that the peer of a Unix socket had when it connected (unix(7)).
 
-    OSError (EOPNOTSUPP) for any other socket, and if the system does not tell them.
+    OSError (EOPNOTSUPP) for any other socket, and if the system has no such call.
     """
     if sock.family != getattr(socket, "AF_UNIX", None):
         raise OSError(errno.EOPNOTSUPP, "only the peer of a Unix socket has credentials")

@@ -1,8 +1,9 @@
-"""Stops servers once the program has come to its end.
+"""Stops servers at the end of the program.
 
-Their threads are daemons, so that a handler that never ends cannot keep the interpreter; replies
-under way at its exit are waited for here, for a while. The accepting thread of `Server.start` is no
-daemon: it keeps the program alive, as any thread of Python does, until the server is stopped.
+The threads of clients are daemons, so that a handler that never returns does not keep the process
+alive. So the interpreter's exit stops each server, which gives its clients `drain_timeout` seconds.
+The accepting thread of `Server.start` is not a daemon: it keeps the process alive until the server
+is stopped.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
     from .server import Server
 
 _lock = free_in_children(threading.RLock())  # guards what follows; re-entrant, for signal handlers
-_accepting: weakref.WeakSet[Server] = weakref.WeakSet()  # those that have accepted clients
+_accepting: weakref.WeakSet[Server] = weakref.WeakSet()  # the servers that have accepted clients
 
 
 def close_at_exit(server: Server) -> None:
-    """Have it closed, and its clients waited for, when the interpreter exits."""
+    """Have `server` stopped when the interpreter exits."""
     with _lock:
         _accepting.add(server)
 
 
 def _servers() -> list[Server]:
-    with _lock:  # a set cannot be gone through while a thread adds to it
+    with _lock:  # a thread may add a server meanwhile
         return list(_accepting)
 
 
 def _leave_to_parent() -> None:
-    """In a forked child: servers that accept clients are the parent's."""
+    """In a forked child: leave servers that accept clients to the parent."""
     while _accepting:
         _accepting.pop()._end_in_child()
 
@@ -49,13 +50,13 @@ def _close_all() -> None:
     for server in _servers():
         with contextlib.suppress(Exception):
             server.server_close()
-            server.stop()  # for a handler that has stopped its server, and is not done
+            server.stop()  # waits for a handler that has stopped its server itself
 
 
 def _serve_on() -> None:
-    """Wait for the servers that keep the program alive. Ctrl+C stops them gracefully.
+    """Wait for the servers that keep the process alive. Ctrl+C stops them gracefully.
 
-    Python would wait for their threads, too, and show a traceback for Ctrl+C.
+    Without this Python would wait for their threads, and show a traceback for Ctrl+C.
     """
     servers: list[Server] = []
     try:

@@ -135,13 +135,13 @@ def test_a_file_that_is_no_socket_is_never_removed(
             leave_dead("other")
         os.symlink("other", path)
     before = inode(path)
-    refuse(sock, path, "the file there is no socket")
+    refuse(sock, path, "the file there is not a socket")
     assert inode(path) == before
 
 
 def test_a_folder_with_a_slash_is_never_removed_either(sock: socket.socket, path: str) -> None:
     os.mkdir("folder")
-    refuse(sock, "folder/", "the file there is no socket")
+    refuse(sock, "folder/", "the file there is not a socket")
 
 
 def test_a_server_that_cannot_be_asked_keeps_its_file(

@@ -266,11 +266,11 @@ def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
     reading, writing = os.pipe()
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for fd, text in (
-            (reading, f"cannot listen on fd:{reading}: it is no socket (ENOTSOCK)"),
+            (reading, f"cannot listen on fd:{reading}: it is not a socket (ENOTSOCK)"),
             (9999, "cannot listen on fd:9999: there is no such descriptor (EBADF)"),
             (
                 datagrams.fileno(),
-                f"cannot listen on fd:{datagrams.fileno()}: it is no stream socket (EINVAL)",
+                f"cannot listen on fd:{datagrams.fileno()}: it is not a stream socket (EINVAL)",
             ),
         ):
             server = echo()
@@ -618,7 +618,7 @@ def test_an_error_says_why_a_socket_cannot_be_bound() -> None:
                 "cannot bind to 192.0.2.1:0: this machine does not have this address "
                 "(EADDRNOTAVAIL)",
             ),
-            ({"path": "file"}, "cannot bind to file: the file there is no socket (EADDRINUSE)"),
+            ({"path": "file"}, "cannot bind to file: the file there is not a socket (EADDRINUSE)"),
         ):
             with pytest.raises(OSError, match="^") as caught:
                 netkit.BoundSocket(**given)  # type: ignore[arg-type]
