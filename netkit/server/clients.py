@@ -76,12 +76,12 @@ class Clients:
         """
         server, connection = self._server, None
         try:
-            connection = self.register(request, client_address, ticket)
+            serve = server._serve
+            connection = self.register(request, client_address, ticket, serve is None)
             if connection.lifetime is not None:
                 server._watchdog.watch(connection.opened_at, connection.lifetime)
             server._connections.announce(connection)
             connection.thread = None  # from now on a thread may claim it
-            serve = server._serve
             if (
                 serve is None
                 or self.iterated is not None
@@ -118,16 +118,18 @@ class Clients:
         else:
             events.emit(events.HookFailed("process_request", error), self._server)
 
-    def register(self, request: Any, client_address: Any, ticket: Ticket | None) -> Connection:
+    def register(
+        self, request: Any, client_address: Any, ticket: Ticket | None, is_opaque: bool
+    ) -> Connection:
         """Make the connection of an accepted client. If that fails, `ticket` is given back.
 
-        The connection belongs to the calling thread at first: a stop that an observer makes here
-        does not wait for it.
+        `is_opaque`: whether the handler reads the bare socket. The connection belongs to the
+        calling thread at first: an observer that stops the server here does not wait for it.
         """
         server = self._server
         options = server._options
         try:
-            is_opaque = server._serve is None and self.iterated is None
+            is_opaque = is_opaque and self.iterated is None
             connection = (Connection if self.iterated is None else IteratedConnection)(
                 request,  # by position, since names cost a dictionary for each client
                 client_address,
@@ -149,7 +151,7 @@ class Clients:
             connection.thread = threading.get_ident()
             server._connections.add(connection)
         except BaseException:
-            server._admission.leave(ticket)  # else the registry has it given back in the end
+            server._admission.leave(ticket)  # the registry does not know the connection
             raise
         return connection
 

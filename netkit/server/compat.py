@@ -63,7 +63,7 @@ class Compat:
         return self._of_request.get(request)
 
     def _find(self, request: Any) -> Connection | None:
-        """The same, also for the socket of a connection that is served without the hooks."""
+        """As `connection_of`, also for a connection that is served without the hooks."""
         found = self._of_request.get(request)
         if found is None:
             live = self._server._connections.live()
@@ -94,7 +94,7 @@ class Compat:
         return connection
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is over. Idempotent."""
+        """Forget a closed connection, here and in the registry. Idempotent."""
         for request in (connection.socket, *self._replaced.pop(connection, ())):
             self._of_request.pop(request, None)
         thread = connection.thread
@@ -103,7 +103,7 @@ class Compat:
         self._server._connections.remove(connection)
 
     def forget(self, request: Any) -> None:
-        """Close a client at once."""
+        """Close the connection of `request` at once, without its handler."""
         self._server._clients.abandon(self._find(request), request)
 
     # From the accepting thread
@@ -203,9 +203,10 @@ class Compat:
     def _claimed(
         self, connection: Connection | None, request: Any, client_address: Any
     ) -> Connection | None:
-        """`connection`, claimed by the calling thread.
+        """Claim `connection` for the calling thread, and return it.
 
-        A new connection for TLS if the program has accepted `request` elsewhere.
+        If the program has accepted `request` elsewhere, and the server speaks TLS, a connection is
+        made for it.
         """
         if connection is None and self._server._clients.speaks_tls():
             connection = self._register(request, client_address)
@@ -214,7 +215,8 @@ class Compat:
         return connection
 
     def _register(self, request: Any, client_address: Any) -> Connection:
-        connection = self._server._clients.register(request, client_address, None)
+        is_opaque = self._server._serve is None
+        connection = self._server._clients.register(request, client_address, None, is_opaque)
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
         if connection.lifetime is not None:
@@ -223,7 +225,11 @@ class Compat:
         return connection
 
     def _secured(self, request: Any, connection: Connection | None) -> Any:
-        """`request` after the TLS handshake: another socket if the handler reads it itself."""
+        """Do the TLS handshake of the server's options, if it is still to be done.
+
+        Returns `request`, or the TLS socket that replaces it if the handler reads the socket
+        itself.
+        """
         server = self._server
         if type(request) is not socket.socket:
             return self._secured_below(request, connection)
@@ -242,7 +248,7 @@ class Compat:
         return tls_socket.secure(connection, secured, seconds, limit)
 
     def _secured_below(self, request: Any, connection: Connection | None) -> Any:
-        """The same for a `request` that the program, or its wrapped listener, has wrapped."""
+        """As `_secured`, for a TLS socket that the program, or its listener, has made."""
         if connection is None or connection.tls is not None or not hasattr(request, "context"):
             return request
         from ..net import tls_socket
