@@ -64,9 +64,9 @@ def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace)
             source = terminal = stack.enter_context(Terminal())
             sink = _text(conn, arguments.hex, terminal.write)
         else:
+            if interactive:
+                say(_HINT)
             sink = _sink(conn, arguments, bars, stack)
-        if interactive and not editing:
-            say(_HINT)
         count = _ignored if arguments.send is None else bars.add(arguments.send)
         exchange(conn, source, sink, arguments, count, main_sends=editing)
     return conn

@@ -11,7 +11,6 @@ from unicodedata import east_asian_width
 from ..core.text import Escapes
 from ..net.connection import Connection
 from ..net.files import Sink
-from ..server.handlers import hex_dump
 
 # Control characters as ``cat -v`` shows them (``^[``), and other unprintable ones as numbers.
 _CARETS = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
@@ -81,6 +80,8 @@ class Hex:
         self._sink = sink
 
     def write(self, data: bytes) -> None:
+        from ..server.handlers import hex_dump  # here because most clients do without
+
         self._sink.write(hex_dump(data, self._conn.bytes_read))
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import socket
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.addresses import is_ip
@@ -14,8 +14,10 @@ from ..core.endpoint import Endpoint
 from ..net import bind
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
-from ..server.server import Server, create_server
 from .arguments import say, self_signed
+
+if TYPE_CHECKING:
+    from ..server.server import Server
 
 _NUMBERS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
@@ -80,6 +82,8 @@ def accept(arguments: argparse.Namespace) -> Connection:
 
     OSError, TlsConfigError, MissingExtraError.
     """
+    from ..server.server import create_server  # here because clients do without
+
     context = _server_context(arguments)
     with contextlib.closing(create_server(max_connections=1)) as server:
         server.listen_on(_of_family(arguments.endpoint, arguments.family))
