@@ -156,7 +156,7 @@ class Terminal:
 
     async def _show(self, text: str) -> None:
         app = self._session.app
-        if app.is_running:
+        if app.is_running:  # pragma: no branch - else the prompt has just ended
             app.renderer.erase()
         self._put(text)
         app.invalidate()
