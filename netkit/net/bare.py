@@ -52,7 +52,10 @@ class Bare(Plain):
             sockopts.shut_down(sock, how)
 
     def seconds_until_quiet(self, quiet: float) -> float:
-        """As of `Plain`."""
+        """After how many seconds a stop may ask again; 0.0 if the peer is idle.
+
+        It is idle after `quiet` seconds without input, and after a reply.
+        """
         with reached(self.sock, self._bare) as sock:
             if sock.fileno() < 0:
                 return OUT_OF_SIGHT_SECONDS

@@ -184,10 +184,10 @@ class Link:
     def end_output(self) -> None:
         """End our side of the TCP connection, unless that has been done."""
         with self.lock:
-            if self.life is not Life.CLOSED and self.output is not OutputState.ENDED:
+            can_end = self.output in (OutputState.OPEN, OutputState.ABANDONED)
+            if can_end and self.life is not Life.CLOSED:
                 self.changed = True
-                if self.output is OutputState.OPEN:
-                    self.output = OutputState.ENDED
+                self.output = OutputState.ENDED
                 self.wire.shut_down(socket.SHUT_WR)
 
     # Errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from . import sockopts
+from .bare import Bare
 from .link import IN_SOCKET, Link
 from .states import Life
 
@@ -40,7 +41,7 @@ class Stoppable:
                 return None
             if link.life is not Life.OPEN and sockopts.unsent(link.sock):
                 return UNSENT_SECONDS
-            if link.wire.opaque:
+            if isinstance(link.wire, Bare):
                 wait = link.wire.seconds_until_quiet(self.quiet_seconds)
                 if wait:
                     return wait

@@ -101,13 +101,6 @@ class Plain:
         """Shut down the socket; nothing if the connection is over."""
         sockopts.shut_down(self.sock, how)
 
-    def seconds_until_quiet(self, quiet: float) -> float:
-        """After how many seconds a stop may ask again; 0.0 if the peer has been idle for `quiet`.
-
-        Only for an opaque transport.
-        """
-        raise NotImplementedError
-
     def set_limits(self, limits: TimeLimits, peer: str) -> None:
         """Replace the limits; a wait that is under way may keep its own."""
         self.limits = limits

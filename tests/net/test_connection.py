@@ -1165,3 +1165,22 @@ def test_observers_of_the_end_of_a_connection_may_have_other_threads_use_it() ->
             finally:
                 unsubscribe()
     assert ended == [conn]
+
+
+def test_a_program_may_end_its_side_after_its_handler_has_failed() -> None:
+    with connected() as (conn, peer):
+        conn.write("all")
+        conn.fail(ValueError())
+        conn.end()
+        conn.end()
+        with pytest.raises(netkit.WriteAfterEndError):
+            conn.write("more")
+        conn.close()
+        assert receive_all(peer) == b"all"
+
+
+def test_a_step_of_a_connection_that_another_thread_has_closed_is_not_begun() -> None:
+    with connected() as (conn, _):
+        conn.close()
+        with pytest.raises(netkit.ConnectionClosedError):
+            conn._link.limit_step(1, "handshake_timeout")
