@@ -209,3 +209,8 @@ def test_an_invalid_keyword_is_an_error_that_names_it(
     with pytest.raises(kind) as caught:
         Endpoint.of(**given)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("address", [80, "80", Endpoint(port=80)])
+def test_an_endpoint_can_be_made_of_a_port_of_text_and_of_an_endpoint(address: Any) -> None:
+    assert Endpoint.from_any(address) == Endpoint(port=80)

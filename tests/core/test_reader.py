@@ -39,7 +39,7 @@ class Pieces(Reader):
         self.received = 0
         self.most_held = 0
 
-    interruption = None
+    interruption: OSError | None = None
 
     def failure(self, error: OSError) -> OSError:
         return error
@@ -510,6 +510,16 @@ def test_peek_returns_the_bytes_of_the_next_read() -> None:
     assert reader.peek(1) == b"a"
     assert reader.read() == b"abcd"
     assert reader.peek() == b""
+
+
+def test_an_interruption_of_the_source_is_raised_before_received_bytes_are_read() -> None:
+    reader = Pieces(b"one\ntwo\nthree\n")
+    lines = reader.lines()
+    assert next(lines) == "one"
+    reader.interruption = TimeoutError("lifetime")
+    for read in (reader.read, reader.peek, lambda: next(lines)):
+        with pytest.raises(TimeoutError, match="lifetime"):
+            read()
 
 
 # --- Text ---
