@@ -122,8 +122,7 @@ def interrupt_once() -> Any:
     return join
 
 
-def test_a_second_interrupt_cuts_whoever_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.drain.Drain.grace", 0.1)
+def test_a_second_interrupt_cuts_the_connected_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
     def busy(conn: netkit.Connection) -> None:
@@ -131,6 +130,7 @@ def test_a_second_interrupt_cuts_whoever_is_connected(monkeypatch: pytest.Monkey
         assert go_on.wait(2 * PATIENCE)
 
     server = netkit.create_server(busy).listen(0, "127.0.0.1").start()
+    server._drain.grace = 0.1
     stop = server.stop
     monkeypatch.setattr(server._drain, "join_background", interrupt_once())
 

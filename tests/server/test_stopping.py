@@ -1,4 +1,4 @@
-"""Each row of the table in docs/stopping.md, and who may stop a server."""
+"""Each row of the table in docs/stopping.md, and the ways to stop a server."""
 
 from __future__ import annotations
 
@@ -46,12 +46,6 @@ TABLE = dict(
 )
 
 
-@pytest.fixture
-def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is cut and does not end is left behind soon."""
-    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
-
-
 @contextlib.contextmanager
 def being_stopped(server: netkit.Server, timeout: float = LONG) -> Iterator[list[Any]]:
     """`server.stop(timeout)` in another thread, already under way; in the end, its report."""
@@ -76,7 +70,7 @@ def the_connection(server: netkit.Server) -> netkit.Connection:
 
 @contextlib.contextmanager
 def slow_reader(server: netkit.Server) -> Iterator[socket.socket]:
-    """A client with a small window, who has sent a byte."""
+    """A client with a small window that has sent a byte."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(PATIENCE)
@@ -117,9 +111,11 @@ class Worker:
 @contextlib.contextmanager
 def at_work(worker: Worker) -> Iterator[netkit.Server]:
     with serving(worker) as server:
+        server._drain.grace = SHORT  # until the handler is left behind that does not end
         try:
             yield server
         finally:
+            server._drain.grace = PATIENCE
             worker.go_on.set()
 
 
@@ -307,7 +303,7 @@ def test_row_deaf_is_waited_for() -> None:
         assert reports == [(1, 0)]
 
 
-def test_row_deaf_is_left_behind_at_the_deadline(little_grace: None) -> None:
+def test_row_deaf_is_left_behind_at_the_deadline() -> None:
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -403,7 +399,7 @@ def test_row_socketserver_busy_cannot_write_at_the_deadline(
     assert outcomes == [b"hel", BrokenPipeError]
 
 
-# Who may ask for it
+# Ways to stop
 
 
 @pytest.mark.parametrize("how", ["server_close", "__exit__"])
@@ -474,8 +470,7 @@ def test_a_hook_of_the_accepting_thread_may_stop_the_server(serve: str) -> None:
     assert server.stop() == (1, 0)
 
 
-def test_close_during_a_stop_cuts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
+def test_close_during_a_stop_cuts_at_once() -> None:
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -558,9 +553,7 @@ def test_a_handler_can_close_its_server_and_everybody_else() -> None:
 
 PROGRAM = """
 import sys, threading, time
-import netkit, netkit.server.server
-
-netkit.server.drain.Drain.grace = 0.1
+import netkit
 
 def handler(conn):
     conn.readline()
@@ -568,6 +561,7 @@ def handler(conn):
     conn.write("late\\n")
 
 server = netkit.create_server(handler, drain_timeout={timeout}).listen(0, "127.0.0.1")
+server._drain.grace = 0.1
 {serve}
 print(server.address.port, flush=True)
 sys.stdin.readline()
@@ -677,20 +671,19 @@ def serving_a_busy_client() -> Iterator[netkit.Server]:
         released.wait(PATIENCE)
 
     with serving(busy, drain_timeout=1000.0) as server, client(server) as sock:
+        server._drain.grace = SHORT
         assert sock.recv(1) == b"?"
         yield server
         released.set()
 
 
-def test_an_order_to_stop_may_say_how_long_before_it_is_carried_out(little_grace: None) -> None:
+def test_a_request_to_stop_may_say_how_long_the_stop_may_take() -> None:
     with serving_a_busy_client() as server:
         server.request_stop(timeout=0.0)
         assert server.stop() == (0, 1)
 
 
-def test_an_order_that_comes_as_the_stop_begins_counts(
-    monkeypatch: pytest.MonkeyPatch, little_grace: None
-) -> None:
+def test_a_request_that_comes_as_the_stop_begins_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving_a_busy_client() as server:
         close = server.server_close
 
@@ -741,7 +734,7 @@ def test_a_report_is_not_that_of_an_earlier_life() -> None:
 
 
 def test_an_interrupted_stop_has_cut_the_clients_that_were_left_and_reports_it(
-    monkeypatch: pytest.MonkeyPatch, little_grace: None
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(_: object) -> bool:
         raise KeyboardInterrupt
