@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE = 15.0  # seconds after which a client that is not served fails the test
+PATIENCE = 30.0  # seconds after which a client that is not served fails the test
 PAUSE = 0.001  # seconds between the turns of a client, so that others get the processor
 VISIT = 5  # turns of each connection of a client that connects again and again
 

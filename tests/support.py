@@ -30,7 +30,7 @@ from netkit.server import log_hooks
 ROOT = Path(__file__).resolve().parent.parent
 _Self = TypeVar("_Self", bound="Program")
 
-PATIENCE = 15.0  # seconds after which a test fails that waits for something
+PATIENCE = 30.0  # seconds after which a test fails that waits for something
 
 
 def wait_until(condition: Callable[[], Any], what: str = "it") -> None:
