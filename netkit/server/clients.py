@@ -127,7 +127,7 @@ class Clients:
         calling thread at first: an observer that stops the server here does not wait for it.
         """
         server = self._server
-        options = server._options
+        options, limits = server._options, server._time_limits
         try:
             is_opaque = is_opaque and self.iterated is None
             connection = (Connection if self.iterated is None else IteratedConnection)(
@@ -145,8 +145,8 @@ class Clients:
                 set_options(request, options)
             if is_opaque:
                 _limit_calls(request, options)
-            elif server._time_limits is not None:
-                connection.set_limits(server._time_limits)
+            elif limits is not None:
+                connection.set_limits(limits)
             connection.ticket = ticket
             connection.thread = threading.get_ident()
             server._connections.add(connection)
@@ -186,8 +186,9 @@ class Clients:
             return
         threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            if server._tls is not None and not server._options.starttls:
-                connection.start_tls(server._tls)
+            tls = server._tls  # read once, since `configure` may replace it
+            if tls is not None and not server._options.starttls:
+                connection.start_tls(tls)
             try:
                 result = serve(connection)
                 if result is not None:

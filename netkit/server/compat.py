@@ -263,8 +263,9 @@ class Compat:
             return tls_socket.secure(connection, request, seconds, limit)
         context, request = request.context, sockopts.waiting(socket.socket(fileno=request.detach()))
         self._replace(connection, request)
-        if server._time_limits is not None:
-            connection.set_limits(server._time_limits)
+        limits = server._time_limits
+        if limits is not None:
+            connection.set_limits(limits)
         connection.start_tls(context)
         return request
 
