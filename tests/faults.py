@@ -79,7 +79,7 @@ def unharmed(
             good.go_on()
             wait_until(lambda: server.connection_count <= good.count, "the end of the fault")
         wait_until(lambda: server.connection_count == 0, "the end")
-        assert server.stop() == (0, 0)
+        assert server.stop().cut == 0  # clients that left in the kernel's queue have finished
 
 
 @contextlib.contextmanager

@@ -48,6 +48,11 @@ class Recorder:
         """The calls of functions in netkit/server."""
         return sum(module.startswith(f"{os.sep}server") for _, module, _ in self.calls)
 
+    def count(self, name: str) -> int:
+        """The calls of functions of netkit/server with this name."""
+        server = f"{os.sep}server"
+        return sum(module.startswith(server) and call == name for _, module, call in self.calls)
+
     def __str__(self) -> str:
         return "\n".join(f"{module} {name}" for _, module, name in self.calls)
 
@@ -74,7 +79,10 @@ def echo_once(server: netkit.Server) -> None:
 
 
 def test_a_client_of_the_echo_handler_costs_so_many_calls() -> None:
-    """From accept to close, in a server that has served clients before."""
+    """From accept to close, in a server that has served clients before.
+
+    Its connection is added to the registry and removed once, and never looked up.
+    """
     with (
         profiled() as recorder,
         netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server,
@@ -86,4 +94,6 @@ def test_a_client_of_the_echo_handler_costs_so_many_calls() -> None:
         assert len({thread for thread, _, _ in recorder.calls}) == 2  # accepting, and the client's
         assert len(recorder.calls) <= MOST_CALLS, str(recorder)
         assert recorder.calls_of_server() <= MOST_CALLS_OF_SERVER, str(recorder)
+        assert [recorder.count(name) for name in ("add", "remove")] == [1, 1], str(recorder)
+        assert not recorder.count("connection_of") + recorder.count("_find"), str(recorder)
         assert recorder.changes_of_module() <= MOST_CHANGES, str(recorder)
