@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from .listfile import read_entries
 from .ranges import (
@@ -31,6 +31,7 @@ from .ranges import (
     parse_range,
     parse_shown,
 )
+from .record import NamedTuple
 
 
 class _State(NamedTuple):

@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from .addresses import check_first_port, check_port, is_ip
+from .record import NamedTuple
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
 _MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one

@@ -10,10 +10,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .encodings import check_encoding
 from .profiles import PROFILES
+from .record import NamedTuple
 
 if TYPE_CHECKING:
     from .blocklist import BlockList

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from .encodings import to_bytes
 from .kinds import (
@@ -28,6 +28,7 @@ from .kinds import (
     WHEN_FULL,
 )
 from .profiles import PROFILES
+from .record import NamedTuple
 from .table import OptionTable, option
 from .tls_options import CERTIFICATES, CONTEXT, PASSWORD, PEM, PROTOCOLS
 

@@ -13,9 +13,10 @@ from ipaddress import (
     IPv6Network,
     summarize_address_range,
 )
-from typing import Any, NamedTuple
+from typing import Any
 
 from .addresses import parse_ip
+from .record import NamedTuple
 
 Network = tuple[int, int]  # prefix length in IPv6's terms, and the first bits as a number
 

@@ -8,11 +8,13 @@ environment and the tables of docs/options.md come from the rows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from .kinds import Kind
+from .record import NamedTuple
 
-_Self = TypeVar("_Self", bound="OptionTable")
+if TYPE_CHECKING:
+    _Self = TypeVar("_Self", bound="OptionTable")
 
 
 class Option(NamedTuple):

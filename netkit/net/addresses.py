@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.addresses import check_port, format_address, format_unix, is_ip, unmapped
+from ..core.record import NamedTuple
 
 
 class _Fields(NamedTuple):

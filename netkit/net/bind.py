@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.addresses import (
     NEEDS_ZONE,
@@ -16,6 +16,7 @@ from ..core.addresses import (
     is_ip,
     needs_zone,
 )
+from ..core.record import NamedTuple
 from . import sockopts
 from .addresses import describe_peer, zoned
 from .forks import problem_of_main

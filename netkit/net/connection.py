@@ -43,8 +43,8 @@ from .transport import Plain, Tls, Writable
 if TYPE_CHECKING:
     import ssl
 
+    _Self = TypeVar("_Self", bound="Connection")
 
-_Self = TypeVar("_Self", bound="Connection")
 
 HANDSHAKE_SECONDS = 10.0  # several round trips over a bad network
 _BY_DEFAULT: Any = object()

@@ -14,8 +14,8 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
+from ..core.record import NamedTuple
 from .connection import Connection
 from .explain import is_hang_up
 from .files import Sink

@@ -19,9 +19,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from ..core.options import TimeLimits
+from ..core.record import NamedTuple
 from . import sockopts
 from .explain import timed_out
 from .forks import call_in_children

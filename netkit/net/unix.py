@@ -29,9 +29,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.deadline import Deadline
+from ..core.record import NamedTuple
 from .bind import explain
 
 LISTENS = "another server listens there"

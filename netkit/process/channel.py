@@ -11,8 +11,9 @@ import json
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..core.record import NamedTuple
 from ..net import sockopts
 from ..server.registry import StopReport
 

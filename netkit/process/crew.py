@@ -23,11 +23,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
 
 from ..core import events
 from ..core.backoff import BackOff
 from ..core.deadline import Deadline
+from ..core.record import NamedTuple
 from .channel import Stop
 from .worker import Worker
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.cores import has_gil, usable_cores
+from ..core.record import NamedTuple
 from ..server import log, log_config
 from ..server.server import Server
 from .channel import SentSocket

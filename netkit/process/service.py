@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ..core import events
+from ..core.record import NamedTuple
 from ..server.registry import StopReport
 from ..server.server import Server
 from ..server.threads import join

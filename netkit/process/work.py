@@ -7,10 +7,10 @@ import os
 import signal
 import sys
 import threading
-from typing import NamedTuple
 
 from ..core import events
 from ..core.errors import LoadError
+from ..core.record import NamedTuple
 from ..net.forks import undo_in_children
 from ..net.ids import number_by
 from ..server import log, log_hooks

@@ -17,10 +17,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.addresses import network_of, site_of
 from ..core.options import Options
+from ..core.record import NamedTuple
 
 if TYPE_CHECKING:
     from ..net.connection import Connection

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..core import events
 from ..core.deadline import Deadline
 from ..core.kinds import check_seconds
+from ..core.record import NamedTuple
 from .life import State
 from .registry import StopReport
 from .threads import join

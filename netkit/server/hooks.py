@@ -35,7 +35,8 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     import ssl
 
-_Self = TypeVar("_Self", bound="HookedServer")
+    _Self = TypeVar("_Self", bound="HookedServer")
+
 
 # The hooks that a client passes after it has been accepted, in the order of their calls.
 _OF_CLIENT = (

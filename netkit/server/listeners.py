@@ -12,13 +12,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.addresses import format_unix, is_loopback
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from ..core.options import Options
+from ..core.record import NamedTuple
 from ..net import bind, sockopts, unix
 from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket

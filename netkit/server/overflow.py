@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..core.record import NamedTuple
 from ..net import sockopts
 
 CLOSE_SECONDS = 1.0  # how long a refused client has to read the message

@@ -10,10 +10,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core import events
 from ..core.deadline import Deadline
+from ..core.record import NamedTuple
 from ..net.connection import Connection
 
 _NOW = Deadline(0)

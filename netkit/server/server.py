@@ -30,9 +30,9 @@ from .serving import no_handler
 if TYPE_CHECKING:
     import ssl
 
-events.subscribe(log.write)  # the level of the logger "netkit" decides how much is logged
+    _Self = TypeVar("_Self", bound="Server")
 
-_Self = TypeVar("_Self", bound="Server")
+events.subscribe(log.write)  # the level of the logger "netkit" decides how much is logged
 
 
 class Server(HookedServer):

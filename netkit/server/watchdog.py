@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from ..core import events
+from ..core.record import NamedTuple
 from ..net.connection import Connection
 from ..net.explain import timed_out
 from .threads import join

@@ -12,10 +12,11 @@ import ssl
 import stat
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core import events
 from ..core.errors import TlsConfigError
+from ..core.record import NamedTuple
 from .pem import Pem, as_file, look_for, named
 
 # OpenSSL's reasons if a key does not belong to a certificate, the last for one of another kind.
