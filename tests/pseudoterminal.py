@@ -75,7 +75,7 @@ class Session:
         """All that was written to the terminal."""
         self.terminal, theirs = pty.openpty()
         self.resize(80, 24)
-        environment = {"TERM": "xterm", "PYTHONUTF8": "1", **environment}
+        environment = {"TERM": "xterm", "PYTHONUTF8": "1", "PYTHONFAULTHANDLER": "1", **environment}
         self.process = subprocess.Popen(
             [sys.executable, "-c", SHELL, sys.executable, "-c", program, *map(str, arguments)],
             stdin=theirs,
@@ -132,18 +132,23 @@ class Session:
     def signal(self, signum: int) -> None:
         """Send a signal to the command."""
         group = os.tcgetpgrp(self.terminal)
-        assert group > 1, "the command has ended"
+        assert group, "the command has ended"
         os.killpg(group, signum)
 
     def wait(self) -> int:
         """Return the exit status of the command, once all that it wrote is on the screen."""
+        deadline = time.monotonic() + PATIENCE
         while self._read():
-            pass
+            if time.monotonic() > deadline:
+                self.signal(signal.SIGABRT)  # which shows what it does, by faulthandler
+                deadline += PATIENCE
+        assert b"Fatal Python error" not in self.written, self.written.decode()
         return self.process.wait(PATIENCE)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.signal(signal.SIGKILL)
+        group = os.tcgetpgrp(self.terminal)  # 0 before it has begun, and after it has ended
+        if group:
+            os.killpg(group, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         os.close(self.terminal)

@@ -30,7 +30,8 @@ def is_interactive() -> bool:
 
 def is_capable(stream: TextIO | None) -> bool:
     """Whether `stream` is a terminal that can move its cursor. None is a closed stream."""
-    return stream is not None and stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown")
+    return stream is not None and stream.isatty() and not dumb
 
 
 class Input:

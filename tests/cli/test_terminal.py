@@ -138,6 +138,27 @@ def test_after_the_end_of_input_the_rest_is_shown() -> None:
         assert user.rows == ["hi", "wait", "ed for b'hi\\n'"]
 
 
+@pytest.mark.parametrize("program", [CONNECT, WITHOUT_EXTRA], ids=["with", "without the extra"])
+@pytest.mark.parametrize("end", ["\n", ""], ids=["a line", "an unfinished row"])
+def test_no_control_sequence_of_the_server_reaches_the_terminal(program: str, end: str) -> None:
+    hostile = "\x1b]0;title\x07 \x1b[6n \x9b2J \u202e \u2028 \b\x7f" + end
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.write(hostile)
+        conn.write(bytes(range(256)))
+        conn.read()
+
+    with serving(handler) as server, session(server.server_address[1], program=program) as user:
+        visible = "^[]0;title^G ^[[6n \\u009b2J \\u202e \\u2028 ^H^?"
+        user.until(lambda: any(row.startswith(visible) for row in user.rows))
+        user.until(lambda: any(row.endswith("\\xfe\\xff") for row in user.rows))
+        user.type("\x03")
+        assert user.wait() == 130
+    shown = user.written.decode()
+    assert not [text for text in ("\x1b]", "\x1b[6n", "\x9b", "\u202e", "\u2028") if text in shown]
+    assert "\x07" not in shown
+
+
 def test_a_dump_in_hex_is_shown_above_the_line() -> None:
     with serving(netkit.EchoHandler) as server:
         with session("--hex", server.server_address[1]) as user:
@@ -311,10 +332,12 @@ def test_without_the_extra_it_ends_by_ctrl_c_and_by_a_signal(end: str | int, sta
             assert user.wait() == status
 
 
-@pytest.mark.parametrize("program", [CONNECT, WITHOUT_EXTRA], ids=["with", "without the extra"])
-def test_a_dumb_terminal_edits_lines_itself_and_gets_no_hint(program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "term"), [(CONNECT, "dumb"), (CONNECT, "unknown"), (WITHOUT_EXTRA, "dumb")]
+)
+def test_a_dumb_terminal_edits_lines_itself_and_gets_no_hint(program: str, term: str) -> None:
     with serving(netkit.EchoHandler) as server:
-        with session(server.server_address[1], program=program, TERM="dumb") as user:
+        with session(server.server_address[1], program=program, TERM=term) as user:
             user.type("hello\n")
             user.until_rows("hello", "hello")
             user.type("\x04")
