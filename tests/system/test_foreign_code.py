@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import socket
 import socketserver
 import sys
@@ -307,8 +308,15 @@ def test_every_event_of_a_server_has_a_scene() -> None:
     assert {kind for kind, _ in SCENES} | OF_A_PARENT == EVENT_KINDS
 
 
-@pytest.mark.parametrize("where", ["in its own thread", "in another thread"])
-@pytest.mark.parametrize(("kind", "scene"), SCENES)
+@pytest.mark.parametrize(
+    ("kind", "scene", "where"),
+    [
+        (kind, scene, where)
+        for (kind, scene), where in zip(
+            SCENES, itertools.cycle(["in its own thread", "in another thread"])
+        )
+    ],
+)
 def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connections(
     kind: type[Any],
     scene: Any,
