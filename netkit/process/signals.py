@@ -40,17 +40,16 @@ class Request(Enum):
     FEWER = "have one worker less"
 
 
-_REQUESTS = {
-    "SIGINT": Request.INTERRUPT,
-    "SIGTERM": Request.STOP,
-    "SIGHUP": Request.RELOAD,
-    "SIGTTIN": Request.MORE,
-    "SIGTTOU": Request.FEWER,
-}
 # What each signal asks for, if it is caught. Windows has only the first two.
 REQUESTS = {
-    int(getattr(signal, name)): request
-    for name, request in _REQUESTS.items()
+    getattr(signal, name): request
+    for name, request in (
+        ("SIGINT", Request.INTERRUPT),
+        ("SIGTERM", Request.STOP),
+        ("SIGHUP", Request.RELOAD),
+        ("SIGTTIN", Request.MORE),
+        ("SIGTTOU", Request.FEWER),
+    )
     if hasattr(signal, name)
 }
 _SIGHUP, _SIGTTIN, _SIGTTOU = (
@@ -143,8 +142,8 @@ class StopSignals:
     def catch(self, *signals: signal.Signals) -> None:
         """Post these signals, too, except those given to `disregard`."""
         for signum in signals:
-            if signum not in self._disregarded:
-                self._set_handler(signum, self._post)
+            self._former.setdefault(signum, signal.getsignal(signum))  # before it is changed
+            signal.signal(signum, self._post)
 
     def disregard(self, *signals: signal.Signals) -> None:
         """Have these signals do nothing but end the present wait for the mailbox.
@@ -154,25 +153,22 @@ class StopSignals:
         terminal sends SIGTTIN to all processes of the group until one of them ignores it.
         """
         self._disregarded.update(signals)
-        for signum in signals:
-            self._set_handler(signum, _do_nothing)
+        self.catch(*signals)
         if _SIGTTIN in signals and has_terminal():
             signal.signal(_SIGTTIN, signal.SIG_IGN)
-
-    def _set_handler(self, signum: int, handler: Callable[[int, object], object]) -> None:
-        self._former.setdefault(signum, signal.getsignal(signum))  # before it is changed
-        if signum == _SIGTTOU:
-            handler = functools.partial(_pass_to_terminal, handler)
-        signal.signal(signum, handler)
 
     def _post(self, signum: int, frame: object) -> None:
         """The signal handler: the one place where a signal becomes a request."""
         request = REQUESTS.get(signum, Request.LOOK)
         if signum == _SIGHUP and self._terminal_is_lost():
             request = Request.STOP
-        elif signum == _SIGTTOU and stops_writers():  # the terminal has sent it, for a write
+        elif signum == _SIGTTOU and stops_writers():
+            # The terminal has sent it to a process in the background that writes. The write is
+            # interrupted for ever while SIGTTOU is caught, and succeeds if it is ignored.
+            signal.signal(signum, signal.SIG_IGN)
             request = Request.LOOK
-        self.mailbox.post(request)
+        if signum not in self._disregarded:
+            self.mailbox.post(request)
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
@@ -234,18 +230,3 @@ def despite_signals(action: Callable[[], object]) -> None:
             raised = error
     if raised is not None:
         raise raised
-
-
-def _do_nothing(signum: int, frame: object) -> None:
-    """The handler of a signal that only ends a wait."""
-
-
-def _pass_to_terminal(handler: Callable[[int, object], object], signum: int, frame: object) -> None:
-    """Handle SIGTTOU, which a terminal sends to a background process that writes to it.
-
-    As long as the process catches SIGTTOU, the kernel interrupts the write for ever. Once the
-    process ignores SIGTTOU, the write succeeds (termios(3)).
-    """
-    handler(signum, frame)
-    if stops_writers():
-        signal.signal(signum, signal.SIG_IGN)

@@ -70,7 +70,7 @@ def test_the_source_of_connection_numbers_can_be_replaced(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs worker processes")
-@pytest.mark.parametrize("method", ["default", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["default", "forkserver"])
 def test_no_two_connections_of_workers_have_the_same_number_nor_after_a_reload(
     method: str, tmp_path: Path
 ) -> None:
@@ -95,7 +95,7 @@ def test_no_two_connections_of_workers_have_the_same_number_nor_after_a_reload(
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["spawn"])
 def test_workers_number_their_own_connections_if_the_system_gives_no_file(
     method: str, tmp_path: Path
 ) -> None:
