@@ -32,7 +32,6 @@ from ..core.options import TimeLimits
 from ..core.source import FIRST_CHUNK, next_chunk
 from . import sockopts
 from .states import InputState, Life, OutputState
-from .timeouts import StepTimer
 from .transport import NO_LIMITS, Plain, Tls
 
 # Whether threads run in parallel. Then another thread may see two stores in the other order, unless
@@ -229,7 +228,7 @@ class Link:
         with self.lock:
             if self.life is Life.CLOSED:
                 raise ConnectionClosedError
-            self.wire.timer = StepTimer(self.wire.kernel, seconds, self.peer, name)
+            self.wire.limit_step(seconds, self.peer, name)
             self._choose_way()
 
     def _choose_way(self) -> None:
@@ -346,4 +345,5 @@ class Link:
     def replace_socket(self, sock: Any) -> None:
         """Use `sock`, which has taken over the descriptor."""
         with self.lock:
-            self.sock = self.wire.sock = self.wire.kernel.sock = sock
+            self.sock = sock
+            self.wire.replace_socket(sock)

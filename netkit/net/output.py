@@ -109,7 +109,9 @@ class Output:
             return
         link = self._link
         try:
-            link.wire.begin_write(0)
+            timer = link.wire.timer
+            if timer is not None:
+                timer.begin_write()
             sent = link.transport.send(payload)
             link.bytes_written += sent
             if sent < len(payload):
@@ -119,8 +121,9 @@ class Output:
 
     def _send_rest(self, payload: Bytes, sent: int, begun: bool = False) -> None:
         link = self._link
-        if not begun:
-            link.wire.begin_write(sent)
+        timer = None if begun else link.wire.timer
+        if timer is not None:
+            timer.begin_write(sent)
         with memoryview(payload) as whole:  # released even if an error keeps this frame
             while sent < len(whole):
                 with whole[sent:] as rest:
@@ -229,7 +232,9 @@ class Output:
             if link.changed:
                 link.check_output()
             self.send_gathered()
-            link.wire.begin_write(0)
+            timer = link.wire.timer
+            if timer is not None:
+                timer.begin_write()
             before = link.bytes_written
             try:
                 sent = self._send_by_kernel(file, offset, count)

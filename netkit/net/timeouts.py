@@ -108,7 +108,7 @@ class Timer:
     grace = 5.0
 
     __slots__ = (
-        *("_kernel", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held"),
+        *("kernel", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held"),
         *("_began", "_write_began", "_written", "untouched"),
     )
 
@@ -120,7 +120,7 @@ class Timer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Set the timeouts of the kernel, which no other timer may change from now on."""
-        self._kernel = kernel
+        self.kernel = kernel
         self._limits = limits
         self._peer = peer
         self._clock = clock
@@ -145,7 +145,7 @@ class Timer:
         """
         self._since = now = self._clock()
         self._held = held
-        if not held and self._kernel.receive == self._longest:  # as nearly always
+        if not held and self.kernel.receive == self._longest:  # as nearly always
             return
         if held and place != self._place:
             self._place, self._began = place, now
@@ -154,14 +154,14 @@ class Timer:
             return
         left = self._left_to_receive(due, now)
         longest = left * (1 + TOLERANCE)
-        if self._kernel.receive is None or self._kernel.receive > longest:
-            self._kernel.set_receive(due.limit if due.limit <= longest else left)
+        if self.kernel.receive is None or self.kernel.receive > longest:
+            self.kernel.set_receive(due.limit if due.limit <= longest else left)
 
     def after_wait(self) -> None:
         """The kernel's timeout has passed. Unless a limit has, the caller waits again."""
         due = self._due()
         left = None if due is None else self._left_to_receive(due, self._clock())
-        self._kernel.set_receive(left)
+        self.kernel.set_receive(left)
 
     def _due(self) -> _Due | None:
         idle, read, _, rate = self._limits
@@ -235,7 +235,7 @@ class StepTimer:
     `name` is the limit that the TimeoutError names.
     """
 
-    __slots__ = ("_clock", "_due", "_kernel", "_peer", "untouched")
+    __slots__ = ("_clock", "_due", "_peer", "kernel", "untouched")
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class StepTimer:
         name: str = "handshake_timeout",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kernel = kernel
+        self.kernel = kernel
         self._peer = peer
         self._clock = clock
         self._due = _Due(clock() + seconds, name, seconds)
@@ -256,24 +256,24 @@ class StepTimer:
     def before_receive(self, place: int, held: int) -> None:
         """Lower the kernel's timeout to the time left."""
         left = self._left()
-        if self._kernel.receive is None or self._kernel.receive > left * (1 + TOLERANCE):
-            self._kernel.set_receive(left)
+        if self.kernel.receive is None or self.kernel.receive > left * (1 + TOLERANCE):
+            self.kernel.set_receive(left)
 
     def after_wait(self) -> None:
         """The kernel's timeout has passed. Unless the limit has, the caller waits again."""
-        self._kernel.set_receive(self._left())
+        self.kernel.set_receive(self._left())
 
     def begin_write(self, written: int = 0) -> None:
         """As of `Timer`: a write has no limit of its own."""
 
     def after_stall(self) -> None:
         """Nothing could be sent within the kernel's timeout."""
-        self._kernel.set_send(self._left())
+        self.kernel.set_send(self._left())
 
     def after_send(self, sent: int, size: int) -> None:
         """`sent` of `size` bytes have been sent."""
         if sent < size:
-            self._kernel.set_send(self._left())
+            self.kernel.set_send(self._left())
 
     def _left(self) -> float:
         left = self._due.at - self._clock()

@@ -44,7 +44,7 @@ class Plain:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.kernel = KernelTimeouts(sock)
+        self.kernel: KernelTimeouts | None = None  # made for the first limit
         self.limits = NO_LIMITS
         self.timer: Timer | StepTimer | None = None
         # Of the message under way: where in the stream it begins, and how many bytes are here.
@@ -61,38 +61,38 @@ class Plain:
         timer.before_receive(self.place, self.held or held)
         while True:
             try:
-                self.kernel.outlast_signals(writing=False)
+                timer.kernel.outlast_signals(writing=False)
                 return self.sock.recv(size)
             except BlockingIOError:
                 timer.after_wait()
 
     def send(self, data: Bytes) -> int:
         """Send at least the first byte of `data`, and return how many were sent. TimeoutError."""
-        return self._send_in_time(self.sock.send, len(data), data)
+        timer = self.timer
+        if timer is None:
+            return self.sock.send(data)
+        return self._send_in_time(timer, self.sock.send, len(data), data)
 
     def sendfile(self, descriptor: int, offset: int, size: int) -> int:
         """As `send`, of a file from byte `offset` on (sendfile(2)); 0 at its end."""
         to = self.sock.fileno()
-        return self._send_in_time(os.sendfile, size, to, descriptor, offset, size)
-
-    def _send_in_time(self, send: Callable[..., int], size: int, *arguments: Any) -> int:
         timer = self.timer
         if timer is None:
-            return send(*arguments)
+            return os.sendfile(to, descriptor, offset, size)
+        return self._send_in_time(timer, os.sendfile, size, to, descriptor, offset, size)
+
+    def _send_in_time(
+        self, timer: Timer | StepTimer, send: Callable[..., int], size: int, *arguments: Any
+    ) -> int:
         while True:
             try:
-                self.kernel.outlast_signals(writing=True)
+                timer.kernel.outlast_signals(writing=True)
                 sent = send(*arguments)
                 break
             except BlockingIOError:
                 timer.after_stall()
         timer.after_send(sent, size)
         return sent
-
-    def begin_write(self, sent: int) -> None:
-        """A write begins, `sent` bytes of which have been sent: its limits count from now on."""
-        if self.timer is not None:
-            self.timer.begin_write(sent)
 
     def end(self) -> None:
         """Announce the end of output to the peer. Here the end of the TCP stream does it."""
@@ -105,10 +105,24 @@ class Plain:
         """Replace the limits; a wait that is under way may keep its own."""
         self.limits = limits
         if any(limits):
-            self.timer = Timer(self.kernel, limits, peer)
+            self.timer = Timer(self.timeouts(), limits, peer)
         elif self.timer is not None:
-            self.kernel.clear()
+            self.timeouts().clear()
             self.timer = None
+
+    def limit_step(self, seconds: float, peer: str, name: str) -> None:
+        """Replace the limits by one for a whole step, named `name`, until `set_limits`."""
+        self.timer = StepTimer(self.timeouts(), seconds, peer, name)
+
+    def timeouts(self) -> KernelTimeouts:
+        """What the kernel knows of the limits."""
+        if self.kernel is None:
+            self.kernel = KernelTimeouts(self.sock)
+        return self.kernel
+
+    def replace_socket(self, sock: socket.socket) -> None:
+        """Use `sock`, which has taken over the descriptor, with all that the kernel knows of it."""
+        self.sock = self.timeouts().sock = sock
 
     def explained(self, error: OSError, peer: str) -> OSError:
         """The error to raise for `error` of the socket, in words that name the peer."""
@@ -150,7 +164,7 @@ class Plain:
 class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
 
-    __slots__ = ("_below", "_link", "_stream", "shaking_hands", "tls")
+    __slots__ = ("_below", "_link", "_stream", "send", "shaking_hands", "tls")
 
     def __init__(
         self,
@@ -170,6 +184,8 @@ class Tls:
             server_side=server_side,
             server_hostname=server_hostname,
         )
+        self.send = self._stream.send
+        """Sends all of its argument."""
         self.shaking_hands = True
         self.tls: TlsStream | None = None
 
@@ -178,9 +194,10 @@ class Tls:
         link = self._link
         if link.changed and link.is_at_end():
             return b""
+        if self._below.timer is None:
+            return self._below.sock.recv(size)
         # A part of a record is a part of a message which cannot be decrypted yet.
-        held = int(self.tls is not None and self.tls.has_begun())
-        return self._below.recv(size, held)
+        return self._below.recv(size, int(self.tls is not None and self.tls.has_begun()))
 
     def handshake(self) -> None:
         """Do the handshake. Errors as of `TlsStream.handshake`."""
@@ -197,13 +214,11 @@ class Tls:
                 return b""
             raise
 
-    def send(self, data: Bytes) -> int:
-        """Send all of `data`."""
-        return self._stream.send(data)
-
     def end(self) -> None:
         """Send a close_notify, so that the peer does not take the end for a truncation."""
-        self._below.begin_write(0)
+        timer = self._below.timer
+        if timer is not None:
+            timer.begin_write()
         try:
             self._stream.end()
         except (ConnectionError, TlsError):  # the peer is gone
