@@ -52,7 +52,7 @@ def test_a_host_of_another_type_is_a_type_error(host: Any) -> None:
 
 
 @pytest.mark.parametrize("host", ["\0", "127.0.0.1\0.example"])
-def test_a_host_with_null_characters_is_no_name(host: str) -> None:
+def test_a_host_with_null_characters_is_not_a_name(host: str) -> None:
     with pytest.raises(socket.gaierror) as caught:
         candidates(host, 80)
     shown = repr(host)[1:-1]

@@ -123,7 +123,7 @@ def test_a_live_server_of_datagrams_keeps_its_file(path: str, sock: socket.socke
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
-def test_a_file_that_is_no_socket_is_never_removed(
+def test_a_file_that_is_not_a_socket_is_never_removed(
     path: str, sock: socket.socket, kind: str, tmp_path: Path
 ) -> None:
     if kind == "file":
@@ -139,12 +139,12 @@ def test_a_file_that_is_no_socket_is_never_removed(
     assert inode(path) == before
 
 
-def test_a_folder_with_a_slash_is_never_removed_either(sock: socket.socket, path: str) -> None:
+def test_a_folder_is_never_removed(sock: socket.socket, path: str) -> None:
     os.mkdir("folder")
     refuse(sock, "folder/", "the file there is not a socket")
 
 
-def test_a_server_that_cannot_be_asked_keeps_its_file(
+def test_a_server_that_does_not_let_this_user_connect_keeps_its_file(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_dead(path)
@@ -177,7 +177,9 @@ def test_a_dead_servers_file_may_be_removed_by_another_program_meanwhile(
 
 
 @pytest.mark.parametrize("_", range(5))
-def test_of_many_that_start_at_once_one_gets_a_dead_ones_name(path: str, _: int) -> None:
+def test_of_many_servers_that_start_at_once_one_gets_the_name_of_a_dead_one(
+    path: str, _: int
+) -> None:
     leave_dead(path)
     files: list[Any] = []
     refused: list[str] = []
@@ -438,7 +440,7 @@ def test_a_server_that_stops_does_not_wait_long_for_a_lock_of_another_program(
     assert not os.path.exists(path)
 
 
-def test_nobody_can_connect_before_the_file_has_its_mode(
+def test_no_client_can_connect_before_the_file_has_its_mode(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = []
@@ -454,7 +456,9 @@ def test_nobody_can_connect_before_the_file_has_its_mode(
 
 
 @pytest.mark.parametrize("owner", ["{user}", "{user}:{group}", ":{group}"])
-def test_the_file_may_be_given_to_ourselves(path: str, sock: socket.socket, owner: str) -> None:
+def test_the_owner_may_be_the_user_of_the_server(
+    path: str, sock: socket.socket, owner: str
+) -> None:
     grp, pwd = pytest.importorskip("grp"), pytest.importorskip("pwd")
     names = {"user": pwd.getpwuid(os.getuid())[0], "group": grp.getgrgid(os.getgid())[0]}
     bind(sock, path, None, owner.format(**names))
@@ -463,7 +467,7 @@ def test_the_file_may_be_given_to_ourselves(path: str, sock: socket.socket, owne
 
 
 @root
-def test_the_file_may_be_given_to_others_by_number(path: str, sock: socket.socket) -> None:
+def test_the_owner_may_be_another_user_by_number(path: str, sock: socket.socket) -> None:
     bind(sock, path, 0o600, "4321:8765")
     status = os.lstat(path)
     assert (status.st_uid, status.st_gid) == (4321, 8765)
@@ -487,7 +491,7 @@ def test_an_unknown_owner_is_an_error_and_nothing_is_bound(
     assert not os.path.exists(path)
 
 
-def test_a_file_that_cannot_be_given_away_is_removed_again(
+def test_a_file_whose_owner_cannot_be_changed_is_removed_again(
     path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chown(*_: Any, **__: Any) -> None:

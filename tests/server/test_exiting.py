@@ -147,7 +147,7 @@ def test_a_second_interrupt_cuts_the_connected_clients(monkeypatch: pytest.Monke
         go_on.set()
 
 
-def test_without_a_server_that_keeps_the_program_nothing_is_said(
+def test_a_daemon_server_is_not_waited_for_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)

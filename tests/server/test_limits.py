@@ -169,7 +169,7 @@ def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.Mon
         assert exchange(server, b"x") == b"x"
 
 
-def test_more_than_can_be_held_are_refused() -> None:
+def test_a_client_beyond_the_number_that_can_be_held_is_refused() -> None:
     with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
         server._overflow.max_held = 0
         with client(server) as sock:
@@ -338,7 +338,7 @@ def test_handle_request_keeps_the_limits(when: Any) -> None:
             assert receive_exactly(second, 1) == b"x"
 
 
-def test_one_can_wait_for_connections() -> None:
+def test_a_program_can_wait_for_connections() -> None:
     with serving(netkit.EchoHandler) as server:
         assert server.wait_for_connections(0)
         assert not server.wait_for_connections(1, timeout=0.01)
@@ -410,7 +410,7 @@ SAMPLE += [(case, limit) for case in ("answered", "TLS, silent") for limit in LI
 
 
 @pytest.mark.parametrize(("case", "limit"), sorted(set(SAMPLE)))
-def test_the_place_of_a_client_that_is_over_is_free_at_once(
+def test_a_place_is_free_as_soon_as_its_connection_begins_to_close(
     case: str, limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
@@ -436,7 +436,7 @@ def test_the_place_of_a_client_that_is_over_is_free_at_once(
 
 
 @pytest.mark.parametrize("handler", [one_line, Lines])
-def test_more_than_are_closed_at_a_time_end_the_oldest_close(
+def test_too_many_closes_at_a_time_end_the_oldest_one(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 1000.0)
@@ -480,7 +480,7 @@ def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted() 
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_a_client_on_the_list_is_refused_before_it_costs_a_thread(handler: Any) -> None:
+def test_a_denied_client_is_refused_before_it_costs_a_thread(handler: Any) -> None:
     with observed() as seen, serving(handler, deny="127.0.0.0/8", refusal="no") as server:
         for _ in range(3):
             with client(server) as sock:
@@ -532,7 +532,7 @@ def test_refused_clients_are_counted_in_an_event_before_the_server_has_stopped()
     assert (refused.reason, refused.clients, stopped.finished, stopped.cut) == ("deny", 3, 0, 0)
 
 
-def test_a_client_on_the_list_is_not_held_either() -> None:
+def test_a_denied_client_is_not_held() -> None:
     options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
     with serving(netkit.EchoHandler, **options) as server:
         assert exchange_or_end(server) == b""

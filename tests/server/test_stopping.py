@@ -403,7 +403,7 @@ def test_row_socketserver_busy_cannot_write_at_the_deadline(
 
 
 @pytest.mark.parametrize("how", ["server_close", "__exit__"])
-def test_the_end_of_a_with_block_lets_the_busy_finish(how: str) -> None:
+def test_the_end_of_a_with_block_lets_busy_clients_finish(how: str) -> None:
     worker = Worker(lambda conn: conn.write("done"))
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)
@@ -537,7 +537,7 @@ def test_a_handler_that_stops_its_server_and_stays_is_cut_in_the_end() -> None:
         go_on.set()
 
 
-def test_a_handler_can_close_its_server_and_everybody_else() -> None:
+def test_a_handler_can_close_its_server_and_all_other_connections() -> None:
     def handler(conn: netkit.Connection) -> None:
         if conn.readline():
             report = conn.server.close()
@@ -591,7 +591,7 @@ def program(
 
 
 @pytest.mark.parametrize("serve", [IN_A_THREAD, "server.start(daemon=True)"])
-def test_the_end_of_the_program_lets_the_busy_finish(serve: str) -> None:
+def test_the_end_of_the_program_lets_busy_clients_finish(serve: str) -> None:
     with program("conn.write('busy\\n'); time.sleep(0.5)", serve=serve) as (process, sock):
         sock.sendall(b"x\n")
         assert receive_exactly(sock, 5) == b"busy\n"
@@ -631,7 +631,7 @@ def test_the_report_counts_and_is_one_line() -> None:
     assert seen[1] == events.Stopped(report.finished, report.cut)
 
 
-def test_during_the_patience_of_a_stop_clients_go_on_and_nobody_new_is_served() -> None:
+def test_during_the_patience_of_a_stop_clients_go_on_and_no_new_client_is_served() -> None:
     with serving(netkit.EchoHandler) as server, client(server) as idle, client(server) as leaving:
         for sock in (idle, leaving):
             sock.sendall(b"1")
@@ -652,7 +652,7 @@ def test_during_the_patience_of_a_stop_clients_go_on_and_nobody_new_is_served() 
         assert reports == [(2, 0)]
 
 
-def test_the_patience_of_a_stop_ends_by_itself_and_then_the_idle_see_the_end() -> None:
+def test_after_the_patience_of_a_stop_idle_clients_see_the_end() -> None:
     with serving(netkit.EchoHandler) as server, client(server) as sock:
         sock.sendall(b"1")
         assert sock.recv(1) == b"1"

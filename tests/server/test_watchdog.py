@@ -98,7 +98,7 @@ def test_each_connection_ends_when_its_own_time_is_over() -> None:
                 assert receive_all(first) == receive_all(second) == b""
 
 
-def test_a_shorter_lifetime_may_be_set_while_it_serves() -> None:
+def test_a_changed_lifetime_holds_for_new_connections() -> None:
     with serving(netkit.EchoHandler, lifetime=3600) as server, client(server) as first:
         server.wait_for_connections(1)
         server.configure(lifetime=0.05)

@@ -42,7 +42,7 @@ DEFECTS = {
     "SIGTERM ends the process at once": ["test_a_busy_client_gets_its_answer"],
     "daemon threads are cut, and not waited for": [
         "test_row_socketserver_busy_is_answered",
-        "test_the_end_of_the_program_lets_the_busy_finish",
+        "test_the_end_of_the_program_lets_busy_clients_finish",
     ],
     "there is no limited wait for clients to finish": [
         "test_row_mid_line_is_answered_once_the_rest_has_come",
@@ -80,7 +80,7 @@ DEFECTS = {
         "test_without_memory_for_a_thread_a_client_waits_until_there_is_some",
         "test_while_no_thread_can_be_started_a_stop_returns_a_report",
     ],
-    "the number of clients has no limit": ["test_the_limit_is_exact_under_a_crowd"],
+    "the number of clients has no limit": ["test_the_limit_is_exact_if_many_clients_come_at_once"],
     "the queue has room for five": ["test_the_kernel_gets_the_backlog"],
     "hooks run in the accepting thread": [
         "test_a_slow_verify_request_delays_no_other_client",
