@@ -120,7 +120,7 @@ DEFECTS = {
         "test_keep_alive_finds_a_dead_peer_within_minutes",
         "test_the_socket_options_reach_each_client",
     ],
-    "a trickle defeats the timeout": ["test_a_line_that_comes_byte_by_byte_is_given_up"],
+    "a trickle defeats the timeout": ["test_a_line_that_comes_byte_by_byte_meets_the_read_timeout"],
     "after a timeout nothing can be read": [
         "test_a_read_that_waits_too_long_is_a_timeout_and_nothing_is_lost"
     ],
