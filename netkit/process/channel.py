@@ -1,8 +1,8 @@
-"""The messages between a parent process and its workers, which are few and small.
+"""The few small messages between a parent process and its workers.
 
-A message is a length and a JSON object, of which each field is checked. A handler, or a program
-that it starts, may take over the worker's process, so the parent believes none of what comes from
-there: no size, no type, and no number of messages.
+A message is a length and a JSON object. A handler, or a program that it starts, may take over the
+process of a worker. So the parent checks the size and each field of a message, and limits the
+number of messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..server.registry import StopReport
 
 MAX_SIZE = 16384  # bytes of one message
 MAX_REASON = 1000  # characters
-MAX_MESSAGES = 1000  # of one channel, in one direction: a worker sends three, a parent a few more
+MAX_MESSAGES = 1000  # in one direction of a channel; a worker sends three, a parent a few more
 _SIZE = struct.Struct("!I")
 _CHUNK = 65536
 
@@ -35,7 +35,7 @@ class Failed(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """The order to stop: see `Server.stop`."""
+    """The order to stop, with the arguments of `Server.stop` (seconds)."""
 
     timeout: float
     patience: float = 0.0
@@ -67,9 +67,9 @@ _FIELDS: dict[type[Message], dict[str, Callable[[object], bool]]] = {
 
 
 class Channel:
-    """One end of the connection between a parent and a worker; for one reader and many writers.
+    """One end of the connection between a parent and a worker.
 
-    Holds a descriptor until `close`.
+    Any thread may send, one thread may receive. Holds a descriptor until `close`.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -81,7 +81,7 @@ class Channel:
         return Channel, (SentSocket(self._socket),)
 
     def send(self, message: Message) -> None:
-        """Send it whole; OSError if the other end is gone, or has not read for long."""
+        """Send a message. OSError if the other end is closed, or has not read for long."""
         fields = {"kind": type(message).__name__, **message._asdict()}
         if isinstance(message, Failed):
             fields["reason"] = message.reason[:MAX_REASON]
@@ -89,9 +89,9 @@ class Channel:
         self._socket.sendall(_SIZE.pack(len(data)) + data)
 
     def receive(self, *kinds: type[Message]) -> list[Any]:
-        """The messages that are complete after one read, perhaps none.
+        """Read once, and return the messages that are complete then, perhaps none.
 
-        EOFError at the end, ValueError for anything but messages of these kinds, and OSError.
+        EOFError at the end of input, ValueError for anything but a message of `kinds`, OSError.
         """
         chunk = self._socket.recv(_CHUNK)
         if not chunk:
@@ -107,7 +107,7 @@ class Channel:
         return messages
 
     def _end_of_first(self) -> int:
-        """Where the first message ends; ValueError if it is too long."""
+        """The index of the end of the first message. ValueError if it is too long."""
         if len(self._received) < _SIZE.size:
             return _SIZE.size + MAX_SIZE
         (size,) = _SIZE.unpack_from(self._received)
@@ -116,11 +116,11 @@ class Channel:
         return int(_SIZE.size + size)
 
     def do_not_wait(self) -> None:
-        """Have `send` and `receive` raise BlockingIOError, an OSError, instead of waiting."""
+        """Have `send` and `receive` raise BlockingIOError, an OSError, where they would wait."""
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
-        """The descriptor to wait for; -1 once it is closed."""
+        """The descriptor to wait for. -1 once it is closed."""
         return self._socket.fileno()
 
     @property
@@ -129,15 +129,15 @@ class Channel:
         return self._socket.fileno() < 0
 
     def close(self) -> None:
-        """Give the descriptor back; idempotent."""
+        """Close the descriptor. Idempotent."""
         self._socket.close()
 
 
 class SentSocket:
-    """Stands for a socket, and becomes one in a process that is being started.
+    """A socket to be sent to a process that is being started, where it becomes a socket again.
 
-    What `multiprocessing` does itself fails where a library has put its own class in the place of
-    `socket.socket`, and gives the copy the default time limit of its process.
+    The way in which `multiprocessing` sends sockets fails if a library has replaced
+    `socket.socket` by its own class, and gives the copy the default timeout of its process.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -155,7 +155,7 @@ def _received(family: int, kind: int, proto: int, descriptor: Any) -> socket.soc
 
 
 def channel_pair() -> tuple[Channel, Channel]:
-    """Both ends of a new one; the first never waits."""
+    """Return both ends of a new channel. The first one never waits."""
     ours, theirs = map(Channel, sockopts.socket_pair())
     ours.do_not_wait()
     return ours, theirs
@@ -165,11 +165,11 @@ def _parsed(data: bytes, kinds: tuple[type[Any], ...]) -> Any:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
-        raise ValueError("a message that is no JSON") from None
+        raise ValueError("a message that is not JSON") from None
     name = fields.pop("kind", None) if isinstance(fields, dict) else None
     kind = next((each for each in kinds if each.__name__ == name), None)
     if kind is None or fields.keys() != _FIELDS[kind].keys():
-        raise ValueError("a message that has no meaning here")
+        raise ValueError("an unknown message")
     for field, is_valid in _FIELDS[kind].items():
         if not is_valid(fields[field]):
             raise ValueError(f"a message with an invalid {field}")

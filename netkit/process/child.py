@@ -56,19 +56,16 @@ def has_one_thread() -> bool:
 
 
 def prepare(context: BaseContext) -> None:
-    """Start the helpers of `multiprocessing`, which would otherwise start with the first process.
+    """Start the helpers of `multiprocessing` for processes that are not forked.
 
-    They would inherit the signals that are blocked then. A helper that a signal finds before it
-    has blocked or ignored that signal would end.
+    Otherwise they start with the first process, when signals are blocked. The resource tracker lets
+    signals in when it starts, and may end by them; a forkserver keeps them blocked in its children.
     """
-    method = context.get_start_method()
-    if method == "fork":
-        return
     from multiprocessing import resource_tracker
 
     with signals_held_back():
         resource_tracker.ensure_running()
-    if method == "forkserver":
+    if context.get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
         forkserver.ensure_running()

@@ -1,7 +1,7 @@
-"""The numbers of connections, which are unique in all worker processes.
+"""Numbers connections, so that each number is unique among all worker processes.
 
-The processes share an open file, and its offset is the last number. The kernel moves the offset of
-a shared file in one step (lseek(2)), and a process that is killed leaves no lock behind.
+The processes share an open file, whose offset is the last number. The kernel changes the offset of
+a shared file atomically (lseek(2)). So there is no lock that a killed process could leave behind.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .semaphore import shared_memory
 
 
 class SharedNumbers:
-    """Yields 1, 2, 3, ... for any number of threads and processes together.
+    """Counts 1, 2, 3, ... for any number of threads and processes together.
 
     Holds a descriptor until `close`. Can be sent to a process that is being started.
     """

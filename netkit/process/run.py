@@ -21,24 +21,23 @@ from .signals import StopSignals, despite_signals
 def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
     """Serve until Ctrl+C or SIGTERM, then stop gracefully.
 
-    New clients are no longer accepted; those that are queued already are served; idle clients see
-    the end of input; busy ones have `drain_timeout` seconds (None: the server's option) and are
-    then cut. A second Ctrl+C cuts at once. SIGHUP calls `Server.reload`, or, if the terminal is
-    gone on which the program was started, stops the server, unless the program ignores or handles
-    it. `server` is bound already.
+    A stop accepts no more clients, and serves those that are queued already. Idle clients see the
+    end of input. Busy clients have `drain_timeout` seconds (by default the server's option), and
+    are then cut. A second Ctrl+C cuts at once. SIGHUP calls `Server.reload`; it stops the server if
+    the terminal is lost on which the program was started, unless the program ignores or handles
+    SIGHUP. `server` must be bound.
 
-    Where the server listens, that it stops, and what goes wrong is written to standard error,
-    unless the program has configured logging (or has given the logger ``netkit`` a handler).
+    Where the server listens, that it stops, and errors are written to standard error, unless the
+    program has configured logging (or has given the logger ``netkit`` a handler).
 
-    The signal handlers that were there before are put back. Whatever ends it, an exception of one
-    of the program's signal handlers included, the server is closed then; but one that cannot be run
-    as it is (ServerStateError) is left so.
+    At the end, the former signal handlers are restored and the server is closed, also after an
+    exception of a signal handler of the program. After ServerStateError the server is as before.
 
-    `workers`: how many processes serve, ``"auto"`` for as many as suit this machine: see
-    `Workers`, which also says what it raises. TypeError if `server` is not a `Server`.
+    `workers` is the number of processes that serve, or ``"auto"`` for as many as suit this machine.
+    For these, and for what is raised, see `Workers`. TypeError if `server` is not a `Server`.
 
-    Off the main thread, where Python cannot handle signals, it says so in the log and serves until
-    `Server.stop` or `Server.close` is called.
+    Off the main thread, Python cannot handle signals. Then the log says so, and `Server.stop` or
+    `Server.close` ends the call.
     """
     if not isinstance(server, Server):
         raise TypeError(f"run() needs a server, not {server!r}; serve() takes a handler")
@@ -48,7 +47,7 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     check_main()
     try:
         with status_lines() as new:
-            if new and server._life.state is State.LISTENING:  # which was reported to nobody
+            if new and server._life.state is State.LISTENING:  # which has not been logged
                 for event in server._listeners.announced:
                     log.write(event)
             return _run(server, drain_timeout, count)
@@ -82,8 +81,8 @@ def serve(
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`.
 
-    `host` None: every address of this machine. For TypeError, ValueError and OSError see `listen`
-    and `create_server`.
+    Without `host`, it listens on every address of this machine. For TypeError, ValueError and
+    OSError see `listen` and `create_server`.
     """
     check_workers(workers)
     check_main()

@@ -1,14 +1,14 @@
-"""The places that worker processes share: so many connections in all of them together.
+"""A semaphore of worker processes: the places for connections in all of them together.
 
 A pipe holds a byte for each free place. A worker takes a place by reading a byte, and gives it back
-by writing one; the kernel gives no byte to two of them, and a wait for a place is a wait for the
-pipe. Each worker notes in its cell of a shared memory how many places it has, so that the parent
-can give those of a killed worker back, and never too many. A worker may be killed between the pipe
-and its cell. So the parent then counts all places, in a moment in which no other worker is between
-the two, and gives back those that are missing.
+by writing one. The kernel gives no byte to two workers, and a wait for a place is a wait for the
+pipe. Each worker has a cell in shared memory, and writes there how many places it has taken. So the
+parent can give back the places of a killed worker, and never too many. A worker may be killed
+between the change of the pipe and that of its cell. So the parent then counts all places, while no
+other worker is between the two changes, and gives back those that are missing.
 
-A worker may be taken over. Whatever it does to the pipe and to the memory, the parent neither waits
-for it nor fails.
+A handler may take over a worker. Whatever the worker does to the pipe and to the memory then, the
+parent neither waits nor fails.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ..core.errors import WorkersFailedError
 
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
 
-# What one worker has taken, and how often it has begun and ended to change that: the second number
-# is odd while it does so.
+# How many places one worker has taken, and how often it has begun or ended a change of that number.
+# So the second number is odd during a change.
 _CELL = struct.Struct("@II")
 _CELLS = MAX_WORKERS * 2
 _MAX = 2**32 - 1
-_LOOKS = 50  # how often the parent looks in vain for a moment in which no worker changes anything
+_LOOKS = 50  # how often the parent tries to count while no worker changes anything
 
 
 def check_places(limit: int | None) -> None:
@@ -44,16 +44,16 @@ def check_places(limit: int | None) -> None:
 
 
 class SharedPlaces:
-    """`index`: the number of the worker that uses it. For one thread at a time.
+    """The places. `index` is the number of the worker that uses it. For one thread at a time.
 
-    Holds three descriptors until `close`; can be sent to a process that is being started.
+    Holds three descriptors until `close`. Can be sent to a process that is being started.
     """
 
     def __init__(self, limit: int) -> None:
         """`limit`: at most `MAX_PLACES`. OSError if the system gives no pipe that holds so many."""
         self.index = 0
         self.uncertain = False
-        """Whether a place may be missing: see `recount`."""
+        """Whether places may be missing: see `recount`."""
         self._limit = limit
         self._reader, self._writer = os.pipe()
         self._file = shared_memory(_CELLS * _CELL.size)
@@ -90,7 +90,7 @@ class SharedPlaces:
             self._note(self.index, taken, changes + 2)
 
     def give_back(self) -> None:
-        """Give one back."""
+        """Give a place back."""
         taken, changes = self._cell(self.index)
         self._note(self.index, taken, changes + 1)
         try:
@@ -100,7 +100,7 @@ class SharedPlaces:
             self._note(self.index, taken - 1, changes + 2)
 
     def any_free(self) -> bool:
-        """Whether there is one just now."""
+        """Whether there is a free place."""
         poll = select.poll()
         poll.register(self._reader, select.POLLIN)
         return bool(poll.poll(0))
@@ -120,7 +120,7 @@ class SharedPlaces:
     def recount(self) -> None:
         """If it is `uncertain`, count all places, and give back those that are missing.
 
-        It stays so while other workers take and give back all the time. For the parent.
+        It stays uncertain as long as other workers change it all the time. For the parent.
         """
         for _ in range(_LOOKS if self.uncertain else 0):
             before = self._taken[:]
@@ -139,7 +139,7 @@ class SharedPlaces:
         return int(free)
 
     def _give_missing(self, places: int) -> None:
-        """Give `places` back, but no more than can be missing: a cell may hold anything."""
+        """Give `places` back, but no more than can be missing: a cell may hold any number."""
         with contextlib.suppress(BlockingIOError):
             self._give(min(places, self._limit - self._count_free()))
 
@@ -151,7 +151,7 @@ class SharedPlaces:
         _CELL.pack_into(self._taken, index * _CELL.size, taken & _MAX, changes & _MAX)
 
     def _give(self, places: int) -> None:
-        """BlockingIOError if the pipe is full, also where a worker has made the pipe wait."""
+        """BlockingIOError if the pipe is full, even if a worker has made the pipe blocking."""
         poll = select.poll()
         poll.register(self._writer, select.POLLOUT)
         while places > 0:
@@ -160,14 +160,14 @@ class SharedPlaces:
             places -= os.write(self._writer, bytes(min(places, select.PIPE_BUF)))
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self._taken.close()
         for descriptor in (self._reader, self._writer, self._file):
             os.close(descriptor)
 
 
 def shared_places(limit: int) -> SharedPlaces:
-    """Make `limit` places; WorkersFailedError if the system does not have them."""
+    """Return `limit` places. WorkersFailedError if the system does not have them."""
     try:
         return SharedPlaces(limit)
     except OSError as error:
@@ -175,7 +175,7 @@ def shared_places(limit: int) -> SharedPlaces:
 
 
 def shared_memory(size: int) -> int:
-    """A descriptor of memory to be shared, filled with zeros, whose size no process can change."""
+    """Return a descriptor of shared memory, which holds zeros. No process can change its size."""
     if hasattr(os, "memfd_create"):  # pragma: no branch - not Linux
         import fcntl
 

@@ -180,7 +180,7 @@ def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
     ("data", "what"),
     [
         (b"\xff\xff\xff\xff", "a message of 4294967295 bytes"),
-        (b"\0\0\0\4\x80\x04N.", "a message that is no JSON"),
+        (b"\0\0\0\4\x80\x04N.", "a message that is not JSON"),
         (b'\0\0\0\x11{"kind": "Ready"}' * 1001, "more than 1000 messages"),
     ],
 )
@@ -377,6 +377,7 @@ def test_a_recipe_makes_the_same_server(server: netkit.Server) -> None:
     assert type(made) is Shouting
     assert made.RequestHandlerClass is shout
     assert made._options.drain_timeout == 3.0
+    assert repr(Recipe(Shouting, shout, {"tls_key": b"secret"}, ())) == "<Recipe>"
     assert not made.listening
 
 
