@@ -30,6 +30,10 @@ from .stdio import Input, Output, is_interactive
 # that comes through a pipe without a pause is sent, and a silent pipe does not delay the end.
 GRACE = 0.5
 
+# How long the sending thread has for its end after a failure (seconds). It needs next to none, but
+# if another process has taken the input that it was to read, it waits in that read.
+LEAVING = 1.0
+
 _HINT = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
 
 
@@ -169,9 +173,9 @@ def exchange(
     receiving = _receiving(conn, source, sink)
     try:
         if main_sends:
-            sent, received = copy_both_ways(sending, receiving, "netkit-receiver")
+            sent, received = copy_both_ways(sending, receiving, "netkit-receiver", LEAVING)
         else:
-            received, sent = copy_both_ways(receiving, sending, "netkit-sender")
+            received, sent = copy_both_ways(receiving, sending, "netkit-sender", LEAVING)
     except RuntimeError as error:
         raise OSError(f"cannot start a thread: {error}") from None
     for failure in (received, sent):

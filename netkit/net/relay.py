@@ -20,10 +20,6 @@ from .connection import Connection
 from .explain import is_hang_up
 from .files import Sink
 
-# How long a direction that was told to end may take (seconds). Only a direction that waits outside
-# of netkit (a read of a file, say) needs any time at all.
-LEAVING = 1.0
-
 
 class Relayed(NamedTuple):
     """The number of bytes copied from the first connection to the second, and back."""
@@ -61,23 +57,24 @@ def relay(first: Connection, second: Connection) -> Relayed:
 
 
 def copy_both_ways(
-    here: Direction, there: Direction, thread_name: str
+    here: Direction, there: Direction, thread_name: str, patience: float | None = None
 ) -> tuple[BaseException | None, BaseException | None]:
     """Run `here` in this thread and `there` in a new one, and return the error of each, or None.
 
-    If `here` fails and ends the other direction, that has `LEAVING` seconds for it; afterwards its
-    thread, a daemon, is left behind. The same holds if this thread is interrupted
-    (KeyboardInterrupt), which is raised then. RuntimeError if no thread can be started.
+    Once `here` has failed and has made the other direction end, that is waited for, but at most for
+    `patience` seconds if it is not None. Then its thread, a daemon, is left behind. The same holds
+    if this thread is interrupted; KeyboardInterrupt is raised then. RuntimeError if no thread can
+    be started.
     """
     ours, theirs = _Run(here), _Run(there)
     thread = threading.Thread(target=theirs.run, name=thread_name, daemon=True)
     thread.start()
     ours.run()
     try:
-        thread.join(LEAVING if ours.has_ended_other else None)
+        thread.join(patience if ours.has_ended_other else None)
     except BaseException as error:
         here.fail(error)
-        thread.join(LEAVING)
+        thread.join(patience)
         raise
     for failure in (ours.error, theirs.error):
         if failure is not None and not isinstance(failure, Exception):
