@@ -246,8 +246,7 @@ def test_clients_that_connect_and_say_nothing_cost_nobody_anything() -> None:
 def test_hundreds_that_connect_and_leave_at_once_do_no_harm() -> None:
     def attack() -> None:
         for _ in range(100):
-            client_socket = socket.create_connection(server.server_address[:2], PATIENCE)
-            client_socket.close()
+            socket.create_connection(server.server_address[:2], PATIENCE).close()
 
     with under_attack(netkit.EchoHandler) as (server, _):
         in_threads(attack, [()] * 5)
