@@ -96,7 +96,9 @@ def test_a_client_of_a_unix_socket_is_reached_among_others_that_have_the_same_na
                 assert server.stop(LONG).cut == 0
 
 
-def test_one_that_does_not_end_is_cut_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_connection_that_does_not_end_is_cut_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("netkit.server.drain.Drain.grace", SHORT)
     go_on = threading.Event()
 
@@ -113,7 +115,7 @@ def test_one_that_does_not_end_is_cut_at_the_deadline(monkeypatch: pytest.Monkey
         wait_until(lambda: not server.connections)
 
 
-def test_a_lifetime_that_is_over_ends_it_too() -> None:
+def test_the_end_of_its_lifetime_ends_a_bare_connection() -> None:
     with serving(Wrapping, lifetime=0.2) as server, client(server) as sock:
         with start_tls(sock, Wrapping) as secured:
             assert has_ended(secured)
@@ -142,7 +144,7 @@ def test_a_copy_is_made_only_of_the_socket_that_it_was() -> None:
         assert bare.copy() is None
 
 
-def test_one_that_another_part_of_the_program_has_closed_is_asked_again_a_little_later() -> None:
+def test_a_bare_socket_that_the_program_has_closed_is_asked_again_a_little_later() -> None:
     with tcp_pair() as (ours, _):
         conn = netkit.Connection(ours, opaque=True)
         ours.close()
@@ -150,7 +152,7 @@ def test_one_that_another_part_of_the_program_has_closed_is_asked_again_a_little
         conn.destroy()
 
 
-def test_while_another_part_of_the_program_has_closed_it_a_stop_does_not_hang() -> None:
+def test_a_stop_does_not_hang_while_the_program_has_closed_a_bare_socket() -> None:
     closed, go_on = threading.Event(), threading.Event()
 
     class Closing(socketserver.BaseRequestHandler):

@@ -116,7 +116,7 @@ def test_a_client_that_has_reset_already_is_still_known_by_its_address() -> None
                 conn.read()
 
 
-def test_a_local_address_that_the_system_does_not_tell_is_none() -> None:
+def test_a_local_address_that_the_system_does_not_know_is_none() -> None:
     class Forgetful(socket.socket):
         def getsockname(self) -> Any:
             raise OSError(errno.EINVAL, "Invalid argument")
@@ -128,7 +128,7 @@ def test_a_local_address_that_the_system_does_not_tell_is_none() -> None:
             conn.destroy()
 
 
-def test_connections_of_many_threads_have_ids_of_their_own() -> None:
+def test_connections_of_many_threads_have_different_ids() -> None:
     ids: list[int] = []
 
     def make() -> None:
@@ -325,7 +325,7 @@ def test_a_peer_that_has_closed_is_a_broken_pipe() -> None:
         assert conn.bytes_written == 1
 
 
-def test_a_peer_that_has_reset_is_told_from_one_that_has_ended() -> None:
+def test_a_write_after_a_reset_of_the_peer_raises_another_error_than_after_its_end() -> None:
     with connected() as (conn, peer):
         reset(peer)
         wait_until(lambda: sockopts.hung_up(conn.socket))
@@ -347,7 +347,7 @@ def test_a_reset_is_an_error_for_a_reader_and_not_an_end() -> None:
         assert conn.peek() == b"half a li"
 
 
-def test_what_was_written_in_vain_may_be_changed_again() -> None:
+def test_the_buffer_of_a_write_that_failed_may_be_resized() -> None:
     with connected() as (conn, peer):
         data = bytearray(MUCH)
         with once(lambda: stuck(conn), reset, peer):
@@ -358,7 +358,7 @@ def test_what_was_written_in_vain_may_be_changed_again() -> None:
 
 
 @linux_only
-def test_errors_that_have_no_better_word_are_passed_on_as_they_are() -> None:
+def test_other_errors_of_the_socket_are_raised_unchanged() -> None:
     class Unreachable(socket.socket):
         def recv(self, *_: Any) -> bytes:
             raise OSError(errno.EHOSTUNREACH, "No route to host")
@@ -400,7 +400,7 @@ def test_each_side_may_end_first_and_the_other_goes_on() -> None:
         assert receive_all(peer) == b"we are not\nnow we are\n"
 
 
-def test_the_bytes_read_are_those_that_came() -> None:
+def test_bytes_read_counts_the_received_bytes() -> None:
     with connected() as (conn, peer):
         peer.sendall("aé\nbc".encode())
         peer.shutdown(socket.SHUT_WR)
@@ -568,7 +568,7 @@ def test_a_reset_is_what_the_peer_sees() -> None:
             peer.recv(1)
 
 
-def test_a_with_block_closes_politely() -> None:
+def test_a_with_block_closes_the_connection() -> None:
     with connected(server=object()) as (conn, peer):
         peer.sendall(b"unread")
         peer.shutdown(socket.SHUT_WR)
@@ -664,9 +664,9 @@ def test_close_waits_for_a_write_in_another_thread() -> None:
         assert conn.fileno() == -1
 
 
-def test_close_waits_for_a_write_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
+def test_close_waits_for_a_write_for_a_limited_time() -> None:
     with connected() as (conn, _):
+        conn.linger_seconds = 0.05
         with once(lambda: stuck(conn), conn.close):
             with pytest.raises(ConnectionClosedError):
                 conn.write(bytes(MUCH))
@@ -742,9 +742,9 @@ def test_an_early_reply_reaches_a_client_that_reads_only_after_its_upload() -> N
                 assert receive_all(peer) == reply
 
 
-def test_a_close_waits_for_the_peers_end_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
+def test_a_close_waits_for_the_peers_end_for_a_limited_time() -> None:
     with connected(server=object()) as (conn, peer):
+        conn.linger_seconds = 0.05
         peer.sendall(b"unread")
         conn.write("a reply that a reset could destroy")
         begun = time.monotonic()
@@ -753,10 +753,10 @@ def test_a_close_waits_for_the_peers_end_only_so_long(monkeypatch: pytest.Monkey
         assert conn.fileno() == -1
 
 
-def test_a_close_swallows_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.Connection, "linger_seconds", 1000.0)
-    monkeypatch.setattr(connection.Connection, "linger_bytes", 1_000_000)
+def test_a_close_drops_a_limited_amount_of_input() -> None:
     with connected(server=object()) as (conn, peer):
+        conn.linger_seconds = 1000.0
+        conn.linger_bytes = 1_000_000
 
         def flood() -> None:
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -800,11 +800,9 @@ def test_a_close_that_lingers_can_be_ended(
         assert conn.fileno() == -1
 
 
-def test_a_read_that_comes_while_another_thread_closes_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 0.3)
+def test_a_read_that_comes_while_another_thread_closes_is_an_error() -> None:
     with connected(server=object()) as (conn, peer):
+        conn.linger_seconds = 0.3
         conn.write("a reply that a reset could destroy")
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
@@ -839,7 +837,7 @@ def test_a_busy_connection_reads_no_new_message() -> None:
         assert conn.read() == b""
 
 
-def test_what_has_come_already_is_read_before_the_input_ends() -> None:
+def test_input_that_has_arrived_is_read_before_a_drain_ends_it() -> None:
     with connected() as (conn, peer):
         peer.sendall(b"one\ntwo\n")
         wait_until(lambda: sockopts.readable(conn.socket))
@@ -911,7 +909,7 @@ def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
 
 
 @linux_only
-def test_a_goodbye_to_an_idle_client_that_goes_on_sending_is_not_truncated() -> None:
+def test_the_last_reply_to_an_idle_client_that_goes_on_sending_is_not_truncated() -> None:
     size = 400_000
     with connected(receive_buffer=8192, server=object()) as (conn, peer):
 
@@ -1090,7 +1088,7 @@ def test_a_handler_that_fails_after_the_end_of_its_reply_has_sent_a_whole_one() 
         assert exchange(server, b"") == b"whole"
 
 
-def test_a_fault_of_the_client_ends_its_connection_politely() -> None:
+def test_after_an_error_of_the_client_it_sees_the_end_and_no_reset() -> None:
     def handler(conn: Connection) -> None:
         conn.write("hello")
         conn.readexactly(10)

@@ -126,7 +126,7 @@ def test_a_closed_socket_has_nothing_unsent(closed_socket: socket.socket) -> Non
 
 
 @linux_only
-def test_a_peer_is_idle_once_something_was_sent_after_it_had_sent() -> None:
+def test_a_peer_is_idle_after_a_reply() -> None:
     with tcp_pair() as (ours, peer):
         peer.sendall(b"request")
         ours.recv(7)
@@ -146,7 +146,7 @@ def test_a_peer_that_has_been_silent_for_long_is_idle() -> None:
         wait_until(lambda: sockopts.seconds_until_quiet(ours, 0.02) == 0.0)
 
 
-def test_where_the_kernel_does_not_tell_a_peer_is_idle(
+def test_where_the_kernel_does_not_say_it_a_peer_is_idle(
     unix_socket: socket.socket, closed_socket: socket.socket
 ) -> None:
     assert sockopts.seconds_until_quiet(unix_socket, 60) == 0.0
@@ -190,7 +190,7 @@ def test_a_close_can_be_made_a_reset(closed_socket: socket.socket) -> None:
     sockopts.reset_on_close(closed_socket)
 
 
-def test_a_wait_may_be_given_any_time() -> None:
+def test_a_wait_takes_any_number_of_seconds() -> None:
     with tcp_pair() as (ours, _):
         assert not sockopts.wait_until_ready(ours, writing=False, seconds=0)
         assert sockopts.wait_until_ready(ours, writing=True, seconds=1e9)

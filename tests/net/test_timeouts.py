@@ -50,7 +50,7 @@ def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
     assert kernels(sock) == kernels(sock, socket.SO_SNDTIMEO) == 0
 
 
-def test_the_kernel_gets_the_limits_of_a_wait_once(sock: socket.socket) -> None:
+def test_new_limits_set_the_timeouts_of_the_kernel(sock: socket.socket) -> None:
     kernel = KernelTimeouts(sock)
     for limits, receive, send in (
         (TimeLimits(idle_timeout=7, read_timeout=3, write_timeout=5), 7, 5),
@@ -84,7 +84,7 @@ def test_without_an_idle_timeout_the_wait_for_a_message_counts_as_part_of_it(
         waits.after_wait()
 
 
-def test_a_message_has_a_moment_that_a_trickle_does_not_put_off(sock: socket.socket) -> None:
+def test_a_trickle_does_not_postpone_the_deadline_of_a_message(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
     for held in range(1, 4):
         waits.before_receive(10, held)
@@ -94,7 +94,7 @@ def test_a_message_has_a_moment_that_a_trickle_does_not_put_off(sock: socket.soc
         waits.before_receive(10, 4)
 
 
-def test_the_next_message_has_a_moment_of_its_own(sock: socket.socket) -> None:
+def test_the_next_message_has_its_own_deadline(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=60, read_timeout=3)
     waits.before_receive(10, 5)
     clock.now += 2.9
@@ -103,7 +103,7 @@ def test_the_next_message_has_a_moment_of_its_own(sock: socket.socket) -> None:
     waits.before_receive(20, 6)
 
 
-def test_the_kernels_time_is_not_shortened_for_a_little(sock: socket.socket) -> None:
+def test_the_kernels_timeout_is_not_lowered_by_a_little(sock: socket.socket) -> None:
     waits, clock = timer(sock, idle_timeout=3, read_timeout=3)
     waits.before_receive(10, 5)
     clock.now += 0.1
@@ -112,7 +112,7 @@ def test_the_kernels_time_is_not_shortened_for_a_little(sock: socket.socket) -> 
 
 
 @pytest.mark.parametrize("limit", ["read_timeout", "min_rate"])
-def test_a_message_has_its_time_anew_once_its_error_was_caught(
+def test_after_its_error_was_caught_a_message_has_its_time_again(
     sock: socket.socket, limit: str
 ) -> None:
     waits, clock = timer(sock, idle_timeout=2, **{limit: 8})
@@ -130,7 +130,7 @@ def test_a_message_has_its_time_anew_once_its_error_was_caught(
         waits.before_receive(10, 8)
 
 
-def test_a_peer_that_is_slower_than_the_rate_is_given_up(sock: socket.socket) -> None:
+def test_a_peer_that_is_slower_than_the_rate_is_an_error(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
     waits.before_receive(0, 1)
     clock.now += Timer.grace + 5
@@ -152,7 +152,7 @@ def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
     assert not waits.untouched
 
 
-def test_a_write_may_be_too_slow_as_well(sock: socket.socket) -> None:
+def test_a_write_that_is_slower_than_the_rate_is_an_error(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
     waits.after_stall()
     clock.now += Timer.grace + 1
@@ -167,7 +167,9 @@ def test_each_limit_names_itself() -> None:
     )
 
 
-def test_a_handshake_has_one_moment_however_much_comes_and_goes(sock: socket.socket) -> None:
+def test_a_handshake_has_one_deadline_however_much_is_received_and_sent(
+    sock: socket.socket,
+) -> None:
     clock = Clock()
     shaking = StepTimer(KernelTimeouts(sock), 10, "p", clock=clock)
     shaking.begin_write()
@@ -215,7 +217,7 @@ def test_after_a_fork_the_main_thread_is_the_one_that_has_forked() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
-def test_the_kernel_gets_the_limit_of_what_is_unacknowledged(sock: socket.socket) -> None:
+def test_the_write_timeout_limits_unacknowledged_bytes_in_the_kernel(sock: socket.socket) -> None:
     def limit() -> int:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
@@ -233,7 +235,7 @@ def test_the_kernel_gets_the_limit_of_what_is_unacknowledged(sock: socket.socket
     assert limit() == 2**31 - 1
 
 
-def test_what_the_network_says_is_named_only_if_it_has_given_up() -> None:
+def test_only_errors_of_a_connection_that_the_kernel_gave_up_name_the_write_timeout() -> None:
     for number in (errno.ETIMEDOUT, errno.EHOSTUNREACH):
         given_up = unacknowledged(OSError(number, os.strerror(number)), 3, "p")
         assert isinstance(given_up, TimeoutError)

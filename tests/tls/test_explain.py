@@ -273,7 +273,7 @@ def test_a_peer_may_end_tls_in_the_handshake() -> None:
         joined.server.handshake()
 
 
-def test_the_alert_is_sent_if_that_can_be() -> None:
+def test_the_alert_is_sent_if_the_network_takes_it() -> None:
     joined = Joined(contexts()[0], client_context(files().other_ca), shake=False)
     for stream in (joined.client, joined.server):
         with contextlib.suppress(Starved):
@@ -312,11 +312,11 @@ def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLErr
         (None, "the handshake with the client failed: a text"),
     ],
 )
-def test_a_reason_without_a_message_of_netkits_is_openssls(reason: str | None, text: str) -> None:
+def test_an_unknown_reason_is_shown_in_the_words_of_openssl(reason: str | None, text: str) -> None:
     assert str(explain.handshake_failure(ssl_error(reason), "client", b"")) == text
 
 
-def test_an_alert_about_our_certificate_is_a_matter_of_the_handshake_whenever_it_comes() -> None:
+def test_an_alert_about_our_certificate_is_a_handshake_error_whenever_it_arrives() -> None:
     assert type(explain.failure(ssl_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "server")) is (
         HandshakeError
     )

@@ -115,7 +115,7 @@ def test_sending_nothing_sends_nothing() -> None:
     assert joined.up.sent == before
 
 
-def test_a_stream_whose_connection_was_closed_says_so() -> None:
+def test_a_stream_whose_connection_was_closed_raises_an_error() -> None:
     joined = Joined()
     joined.server.let_go()
     with pytest.raises(ConnectionClosedError):
@@ -141,7 +141,7 @@ def test_one_read_takes_many_records() -> None:
     assert joined.server.recv(65536) == b"0123456789" * 100
 
 
-def test_a_read_asks_the_network_for_more_when_more_comes() -> None:
+def test_a_read_receives_more_at_once_when_more_arrives() -> None:
     joined = Joined()
     asked: list[int] = []
     receive = joined.server._receive
@@ -158,7 +158,7 @@ def test_a_read_asks_the_network_for_more_when_more_comes() -> None:
 
 
 @each_version
-def test_bytes_may_come_one_by_one(version: ssl.TLSVersion) -> None:
+def test_ciphertext_may_arrive_byte_by_byte(version: ssl.TLSVersion) -> None:
     server, client = contexts(version)
     with tcp_pair() as (ours, peer):
         first = TlsStream(lambda _: ours.recv(1), ours.send, server, server_side=True)
@@ -305,7 +305,7 @@ def test_a_reset_is_a_reset() -> None:
 
 
 @each_version
-def test_after_our_end_the_peers_data_still_comes(version: ssl.TLSVersion) -> None:
+def test_after_our_end_the_peers_data_still_arrives(version: ssl.TLSVersion) -> None:
     joined = Joined(version)
     joined.client.send(b"before, ")
     joined.server.send(b"asked")
@@ -316,7 +316,7 @@ def test_after_our_end_the_peers_data_still_comes(version: ssl.TLSVersion) -> No
 
 
 @each_version
-def test_what_came_before_our_end_and_was_not_read_is_not_lost(version: ssl.TLSVersion) -> None:
+def test_unread_input_from_before_our_end_is_not_lost(version: ssl.TLSVersion) -> None:
     joined = Joined(version)
     joined.client.send(b"one ")
     assert joined.server.recv(1) == b"o"
@@ -400,7 +400,7 @@ def test_the_end_is_still_sent_to_a_peer_that_left_without_one(version: ssl.TLSV
 
 
 @each_version
-def test_a_truncation_is_seen_wherever_it_is(version: ssl.TLSVersion) -> None:
+def test_a_truncation_is_detected_wherever_it_is(version: ssl.TLSVersion) -> None:
     size, cut = 1, 0
     while cut < size:
         joined = Joined(version)
@@ -423,7 +423,7 @@ def test_a_truncation_is_seen_wherever_it_is(version: ssl.TLSVersion) -> None:
         cut += 1
 
 
-def test_what_came_before_a_truncation_is_read_first() -> None:
+def test_input_from_before_a_truncation_is_read_first() -> None:
     joined = Joined()
     joined.client.send(b"abc")
     joined.up.ended = True
@@ -498,7 +498,7 @@ def test_garbage_between_records_is_an_error_and_no_hang(version: ssl.TLSVersion
 # --- Asked from outside ---
 
 
-def test_pending_is_whether_a_read_would_return_at_once() -> None:
+def test_pending_says_whether_a_read_would_return_at_once() -> None:
     joined = Joined()
     assert not joined.server.pending()
     joined.client.send(b"abc")
@@ -599,7 +599,7 @@ def test_nothing_is_read_or_written_before_the_handshake() -> None:
     assert joined.up.sent == b""
 
 
-def test_a_certificate_that_is_not_verified_is_known_only_in_der() -> None:
+def test_a_certificate_that_is_not_verified_is_shown_only_in_der() -> None:
     joined = Joined(contexts()[0], client_context(verify=False), None)
     assert joined.client.peer_certificate is None
     der = joined.client.peer_certificate_der
@@ -788,7 +788,7 @@ def test_a_signal_handler_that_interrupts_the_decrypting_changes_no_order() -> N
     assert everything(joined.client) == b""
 
 
-def test_a_signal_handler_that_interrupts_what_has_come_harms_no_read() -> None:
+def test_a_signal_handler_that_interrupts_the_receiving_harms_no_read() -> None:
     joined = Joined()
     joined.client.send(b"a message")
 
@@ -827,7 +827,7 @@ def amid_a_ticket(large: tuple[ssl.SSLContext, ssl.SSLContext]) -> tuple[Joined,
     return joined, rest
 
 
-def test_a_writer_reads_itself_where_the_keys_want_it(
+def test_a_writer_reads_itself_if_openssl_needs_input_first(
     ticket_in_two_records: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
     joined, rest = amid_a_ticket(ticket_in_two_records)
@@ -840,7 +840,7 @@ def test_a_writer_reads_itself_where_the_keys_want_it(
     assert received(joined.client) == b"good bye"
 
 
-def test_a_writer_waits_for_the_reader_where_the_keys_want_it(
+def test_a_writer_waits_for_the_reader_if_openssl_needs_input_first(
     ticket_in_two_records: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
     joined, rest = amid_a_ticket(ticket_in_two_records)
@@ -888,7 +888,7 @@ def test_a_writer_that_has_to_read_sees_a_truncation(
         joined.client.send(b"hello")
 
 
-def test_a_writer_that_has_to_read_sees_a_damage(
+def test_a_writer_that_has_to_read_sees_a_damaged_record(
     ticket_in_two_records: tuple[ssl.SSLContext, ssl.SSLContext],
 ) -> None:
     joined, rest = amid_a_ticket(ticket_in_two_records)
@@ -966,7 +966,7 @@ def openssl_client(
                 yield peer, stream, sock
 
 
-def test_keys_are_renewed_at_the_peers_wish_in_both_directions() -> None:
+def test_the_peer_can_have_the_keys_of_both_directions_renewed() -> None:
     with openssl_client("-tls1_3") as (peer, stream, _):
         for number in range(1, 6):
             line = b"line %d\n" % number

@@ -36,7 +36,6 @@ from support import (
 import netkit
 from netkit.core.errors import ConnectionClosedError
 from netkit.core.source import CHUNK
-from netkit.net import connection
 from netkit.net.link import IN_FILE
 
 CONTENT = os.urandom(700_000)
@@ -69,7 +68,7 @@ def test_small_pieces_are_sent_as_one() -> None:
         peer.close()
 
 
-def test_corks_may_be_nested_and_what_is_much_is_sent_at_once() -> None:
+def test_corks_may_be_nested_and_much_is_sent_at_once() -> None:
     with connected() as (conn, peer):
         with conn.corked():
             with conn.corked():
@@ -82,7 +81,7 @@ def test_corks_may_be_nested_and_what_is_much_is_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize("how", ["end", "close"])
-def test_ending_sends_what_was_gathered(how: str) -> None:
+def test_the_end_sends_gathered_pieces(how: str) -> None:
     with connected() as (conn, peer):
         with conn.corked():
             conn.write("gathered")
@@ -91,7 +90,7 @@ def test_ending_sends_what_was_gathered(how: str) -> None:
                 peer.close()
 
 
-def test_what_was_gathered_for_a_peer_that_is_gone_is_an_error_at_the_end() -> None:
+def test_gathered_pieces_for_a_peer_that_is_gone_raise_an_error_at_the_end_of_the_block() -> None:
     with connected() as (conn, peer):
         with pytest.raises(OSError, match="reset by|ended by"):
             with conn.corked():
@@ -100,7 +99,7 @@ def test_what_was_gathered_for_a_peer_that_is_gone_is_an_error_at_the_end() -> N
                 conn.peek()
 
 
-def test_what_was_gathered_before_a_destroy_is_dropped() -> None:
+def test_a_destroy_drops_gathered_pieces() -> None:
     with connected() as (conn, peer):
         with conn.corked():
             conn.write("in vain")
@@ -108,7 +107,7 @@ def test_what_was_gathered_before_a_destroy_is_dropped() -> None:
         assert receive_all(peer) == b""
 
 
-def test_a_handler_corks_what_goes_through_tls() -> None:
+def test_gathered_pieces_are_one_tls_record() -> None:
     def handler(conn: netkit.Connection) -> None:
         with conn.corked():
             for number in range(100):
@@ -176,7 +175,7 @@ def test_a_pipe_is_sent_to_its_end() -> None:
         assert receive_exactly(peer, 12) == b"from a pipe!"
 
 
-def test_a_file_that_shrinks_ends_where_it_ends(
+def test_a_file_that_becomes_shorter_is_sent_up_to_its_new_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrinking = tmp_path / "shrinking"
@@ -192,7 +191,7 @@ def test_a_file_that_shrinks_ends_where_it_ends(
         assert conn.sendfile(file) == 1000
 
 
-def test_what_was_gathered_goes_before_the_file(path: Path) -> None:
+def test_gathered_pieces_are_sent_before_the_file(path: Path) -> None:
     with connected() as (conn, peer), open(path, "rb") as file, conn.corked():
         conn.write("head")
         conn.sendfile(file, 0, 3)
@@ -229,7 +228,7 @@ def test_a_file_is_not_sent_after_the_end(path: Path) -> None:
                 conn.sendfile(file, offset, count)
 
 
-def test_writes_of_others_do_not_get_into_a_file(path: Path) -> None:
+def test_writes_of_other_threads_wait_until_a_file_is_sent(path: Path) -> None:
     with connected() as (conn, peer), open(path, "rb") as file:
         started = threading.Event()
 
@@ -413,7 +412,7 @@ def test_a_close_that_is_interrupted_by_a_destroy_waits_for_nothing(long_linger:
         assert conn.fileno() == -1
 
 
-def test_what_was_written_before_a_write_broke_off_arrives(long_linger: None) -> None:
+def test_bytes_written_before_a_write_was_broken_off_arrive(long_linger: None) -> None:
 
     def interrupt(_: netkit.Connection) -> None:
         raise Alarm
@@ -428,7 +427,7 @@ def test_what_was_written_before_a_write_broke_off_arrives(long_linger: None) ->
             peer.recv(1)
 
 
-def test_a_file_that_cannot_be_read_to_its_end_is_half_a_message() -> None:
+def test_after_a_file_that_cannot_be_read_to_its_end_the_peer_sees_a_reset() -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             return super().read(5) or self.fail()
@@ -451,7 +450,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_half_a_message() -> None:
             peer.recv(1)
 
 
-def test_a_unix_socket_which_cannot_be_reset_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unix_socket_which_cannot_be_reset_ends() -> None:
     ours, peer = socket.socketpair()
     with peer:
         peer.settimeout(PATIENCE)
@@ -459,7 +458,7 @@ def test_a_unix_socket_which_cannot_be_reset_ends(monkeypatch: pytest.MonkeyPatc
         conn.set_timeout(0.05)
         with pytest.raises(TimeoutError):
             conn.write(bytes(MUCH))
-        monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
+        conn.linger_seconds = 0.05
         conn.close()
         assert 0 < len(receive_all(peer)) < MUCH
 
@@ -526,9 +525,9 @@ def test_no_way_to_stop_a_connection_waits_for_a_file(
             assert kinds in ([ConnectionAbortedError], [TimeoutError])
 
 
-def test_a_close_waits_for_a_file_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
+def test_a_close_waits_for_a_file_for_a_limited_time() -> None:
     with connected() as (conn, peer):
+        conn.linger_seconds = 0.05
         file = Blocked()
 
         def send() -> None:
@@ -710,7 +709,7 @@ def test_a_signal_handler_may_stop_a_read_that_waits(method: str, tls: bool, ala
 # --- Files that take or give less than was asked for ---
 
 
-def test_a_pipe_that_would_block_is_waited_for() -> None:
+def test_sendfile_waits_for_a_non_blocking_pipe() -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     with connected() as (conn, peer), open(reading, "rb", buffering=0) as pipe:
@@ -734,12 +733,12 @@ class Hesitant(Unseekable):
         return None
 
 
-def test_a_file_that_would_block_and_cannot_be_waited_for_is_an_error() -> None:
+def test_a_non_blocking_file_without_a_descriptor_is_an_error() -> None:
     with connected() as (conn, _), pytest.raises(BlockingIOError, match="would block, and has no"):
         conn.sendfile(Hesitant())
 
 
-def test_a_file_must_give_bytes_and_no_more_than_was_asked_for() -> None:
+def test_a_file_must_return_bytes_and_no_more_than_was_asked_for() -> None:
     class Generous(Unseekable):
         def read(self, _size: int | None = -1, /) -> bytes:
             return bytes(10)
@@ -755,7 +754,7 @@ def test_a_file_must_give_bytes_and_no_more_than_was_asked_for() -> None:
         assert receive_exactly(peer, 5) == b"whole"
 
 
-def test_what_is_sent_is_what_a_file_object_reads(tmp_path: Path) -> None:
+def test_the_bytes_that_a_file_object_reads_are_sent(tmp_path: Path) -> None:
     """And not what its descriptor has."""
     packed = tmp_path / "packed.gz"
     packed.write_bytes(gzip.compress(CONTENT))
@@ -799,7 +798,9 @@ def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
         assert not conn.is_to_blame(caught.value)
 
 
-def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_becomes_shorter_does_not_run_into_a_time_limit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("netkit.net.transport.os.sendfile", lambda *_: 0)
     with connected() as (conn, _), open(path, "rb") as file:
         conn.set_timeout(PATIENCE)
@@ -810,11 +811,11 @@ def test_a_file_that_shrinks_is_no_stall(path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("finish", [netkit.Connection.end, netkit.Connection.close])
-def test_the_end_of_tls_that_cannot_be_sent_takes_only_so_long(
-    finish: Callable[[netkit.Connection], None], monkeypatch: pytest.MonkeyPatch
+def test_an_end_of_tls_that_cannot_be_sent_takes_a_limited_time(
+    finish: Callable[[netkit.Connection], None],
 ) -> None:
-    monkeypatch.setattr(connection.Connection, "linger_seconds", 0.05)
     with both(True) as (conn, _):
+        conn.linger_seconds = 0.05
         fill(conn.socket)
         conn.set_timeout(0.05)
         if finish is netkit.Connection.end:
@@ -838,7 +839,7 @@ def test_a_peer_that_has_ended_its_side_gets_the_rest_before_the_reset(long_ling
             peer.recv(1)
 
 
-def test_what_was_gathered_is_not_sent_in_clear_text_after_a_failed_handshake() -> None:
+def test_gathered_pieces_are_not_sent_in_clear_text_after_a_failed_handshake() -> None:
     with connected() as (conn, peer):
         with pytest.raises(netkit.core.errors.HandshakeError), conn.corked():
             conn.write("a secret")
