@@ -135,16 +135,6 @@ def test_one_signal_stops_an_idle_server(signum: int) -> None:
         ]
 
 
-def test_a_busy_client_gets_its_answer(shouting: Callable[..., Cli]) -> None:
-    with shouting() as server, busy_client(server) as sock:
-        server.send_signal(signal.SIGINT)
-        server.wait_for_line("stopping: 1 connected")
-        sock.sendall(b"f\n")
-        assert receive_all(sock) == b"HALF\n"
-        assert server.wait() == 0
-        assert server.lines[-1] == "stopped: 1 finished, 0 cut"
-
-
 @pytest.mark.usefixtures("hang_ups_are_default")
 def test_a_hang_up_with_nothing_to_reload_leaves_the_server_as_it_is(
     shouting: Callable[..., Cli],
@@ -347,14 +337,6 @@ def test_a_second_sigterm_cuts_nobody(shouting: Callable[..., Cli]) -> None:
         assert receive_all(sock) == b"HALF\n"
         assert server.wait() == 0
         assert server.lines[-1] == "stopped: 1 finished, 0 cut"
-
-
-def test_the_deadline_cuts_and_the_status_is_still_0(shouting: Callable[..., Cli]) -> None:
-    with shouting("--drain-timeout", "0.2") as server, busy_client(server) as sock:
-        server.send_signal()
-        assert receive_all(sock) == b""
-        assert server.wait() == 0
-        assert server.lines[-1] == "stopped: 0 finished, 1 cut"
 
 
 def test_two_hundred_idle_clients_are_let_go_at_once() -> None:
