@@ -84,7 +84,7 @@ class Crew:
         self._reload_again = False
         self._reload_patience = Deadline(None)
         self._generation = 0
-        self._announced = 0  # how many workers the last event has said to be ready
+        self._announced = 0  # the number of workers in the last event
         self._proven = False  # a worker has been ready
         self._failures = _Failures(pace)
 
@@ -130,14 +130,14 @@ class Crew:
             taken = {worker.index for worker in self.workers}
             index = min(set(range(len(taken) + 1)) - taken)
             worker = Worker(self._generation, index, round_)
-            self.workers.append(worker)  # first, so that it is killed, whatever ends us
+            self.workers.append(worker)  # first, so that it is killed if a signal handler raises
             try:
                 self._start(worker)
             except Exception as error:
                 worker.kill()
                 worker.check()
                 self.workers.remove(worker)
-                # Not the machine, nor a forkserver that a signal has ended, but what is pickled.
+                # Neither the machine nor a forkserver that has ended, but what is pickled.
                 hopeless = not isinstance(error, (OSError, EOFError))
                 self._failed(f"{type(error).__name__}: {error}", worker, hopeless)
                 return

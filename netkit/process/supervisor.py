@@ -8,7 +8,7 @@ Rules:
 1. The parent opens the listeners, so that the clients in their queues outlive any worker. It
    accepts no client, and starts no thread but for a reload, so that it may fork.
 2. It waits in one place, for its workers, for signals and for orders. It does not poll.
-3. What it decides about workers is in `netkit.process.crew`.
+3. `netkit.process.crew` decides which workers there are to be.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ class Workers:
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are caught already. For the main thread only."""
         signals.catch(*PARENTS_SIGNALS)
-        if not callable(signal.getsignal(signal.SIGCHLD)):  # else the program's own ends our wait
+        if not callable(
+            signal.getsignal(signal.SIGCHLD)
+        ):  # else the handler of the program ends the wait
             signals.disregard(signal.SIGCHLD)
         return self._supervise(signals.mailbox, drain_timeout)
 
@@ -164,7 +166,7 @@ class Workers:
         self._check_server()
         options = self._server._options
         try:
-            undo_in_children(self._crew.workers.clear)  # which are no children of a child
+            undo_in_children(self._crew.workers.clear)  # a forked child has no workers
             if drain_timeout is not None:  # also for workers that a signal stops directly
                 self._server._options = options.changed(drain_timeout=drain_timeout)
             self._begin(mailbox)
@@ -235,7 +237,7 @@ class Workers:
         while crew.workers or not crew.stopping:
             wait([mailbox.fileno(), *self._descriptors()], wait_time(self._patience()))
             ended = crew.check()
-            # Then the mailbox: what has ended a worker may have been a signal for all processes.
+            # Requests come second: a signal to all processes may have ended the workers.
             for request in mailbox.rest():
                 interrupted |= request is Request.INTERRUPT and crew.stopping
                 self._obey(request)
@@ -246,7 +248,7 @@ class Workers:
             crew.step()
             if crew.why_failed is not None:
                 self._stop()
-        # The last workers may have been faster than our own Ctrl+C.
+        # The last workers may have ended by a Ctrl+C that this process has not seen yet.
         return interrupted or Request.INTERRUPT in mailbox.rest()
 
     def _descriptors(self) -> Iterable[Any]:
@@ -284,7 +286,7 @@ class Workers:
 
         chosen = multiprocessing.get_start_method(allow_none=True)
         try:
-            # A copy of this process would have the code that it has.
+            # A copy of this process would have the old code.
             context = context_of(fresh=worker.generation > 0 and self._load is None)
             source: Any = self._server
             if context.get_start_method() != "fork":
@@ -294,7 +296,7 @@ class Workers:
             share = Share(worker.index, self._places, self._numbers, core)
             worker.start(context, work, source, self._load, share)
         finally:
-            if chosen is None:  # a spawn counts as a choice of the program
+            if chosen is None:  # `multiprocessing` takes a spawn for a choice
                 multiprocessing.set_start_method(None, force=True)
 
     def _leave(self) -> Stop:
@@ -311,7 +313,7 @@ class Workers:
             self._order(self._end_reading)
 
     def _end_reading(self) -> None:
-        self._reloads.join(RELOAD_GRACE)  # its thread is at its end; this process may fork then
+        self._reloads.join(RELOAD_GRACE)  # so that this process has one thread, and may fork
         self._crew.files_are_read()
 
     def _keep_files(self) -> None:
@@ -333,9 +335,9 @@ class Workers:
     def _stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
         seconds = self._server._options.drain_timeout if timeout is None else timeout
         begins = not self._crew.stopping
-        self._crew.stopping = True  # first: `server_close` asks whether it is so
+        self._crew.stopping = True  # first: `server_close` asks for it
         if begins:
-            self._server.server_close()  # our copies of the listeners
+            self._server.server_close()  # the parent's copies of the listeners
             if self._crew.workers:
                 self._emit(events.WorkersStopping(len(self._crew.workers), seconds))
         self._crew.stop(Stop(seconds, patience))
