@@ -34,7 +34,8 @@ STATE = """
 import os, signal, sys
 
 # Besides those that nobody can handle, those that `faulthandler` handles if it is enabled.
-OTHERS = "SIGKILL SIGSTOP SIGSEGV SIGFPE SIGABRT SIGBUS SIGILL".split()
+NAMES = "SIGKILL SIGSTOP SIGSEGV SIGFPE SIGABRT SIGBUS SIGILL".split()
+OTHERS = [getattr(signal, name) for name in NAMES]
 
 def state():
     wakeup = signal.set_wakeup_fd(-1)
@@ -42,7 +43,7 @@ def state():
     handlers = [
         str(getattr(signal.getsignal(signum), "__name__", signal.getsignal(signum)))
         for signum in map(int, sorted(signal.valid_signals()))
-        if signum < 32 and signal.Signals(signum).name not in OTHERS
+        if signum < 32 and signum not in OTHERS
     ]
     return f"{wakeup} {blocked} {handlers}"
 
