@@ -185,6 +185,7 @@ class Drain:
         server = self._server
         return (
             self._thread == _me()
+            or self.background is threading.current_thread()
             or server._connections.waits_for(_me())
             or server._accept_loop.runs_here()
             or server._watchdog.runs_here()

@@ -12,6 +12,7 @@ import socketserver
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -468,6 +469,24 @@ def test_a_hook_of_the_accepting_thread_may_stop_the_server(serve: str) -> None:
         assert not server.listening
         assert receive_all(sock) == b"HELLO\nbye\n"
     assert server.stop() == (1, 0)
+
+
+def test_a_hook_of_the_accepting_thread_may_stop_a_server_that_is_being_stopped() -> None:
+    """The stop under way waits for that thread, which must not wait for the stop."""
+    entered = threading.Event()
+
+    class Late(netkit.Server):
+        def service_actions(self) -> None:
+            if not entered.is_set():
+                entered.set()
+                wait_until(lambda: not self.listening, "the stop")
+                assert self.stop(LONG) == (0, 0)
+
+    server = Late(("127.0.0.1", 0), shout).start()
+    assert entered.wait(PATIENCE)
+    began = time.monotonic()
+    assert server.stop(LONG) == (0, 0)
+    assert time.monotonic() - began < PATIENCE
 
 
 def test_close_during_a_stop_cuts_at_once() -> None:
