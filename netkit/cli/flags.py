@@ -31,39 +31,36 @@ def _one_of(*words: str) -> Kind:
             raise ValueError(f"{name} must be {', '.join(words)}, not {value!r}")
         return str(value)
 
-    return Kind("word", check, str, "|".join(words))
+    return Kind("word", check, str, "|".join(words), group="logging")
 
 
 def _parse_workers(text: str) -> int | str:
     return int(text) if text.removeprefix("-").isdecimal() else text
 
 
-WORKERS = Kind("number", lambda _, value: check_workers(value), _parse_workers, "N|auto")
+WORKERS = Kind(
+    "number", lambda _, value: check_workers(value), _parse_workers, "N|auto", group="what it does"
+)
 
 
 class Flags(OptionTable):
     """The flags of all commands that serve, beside the options of the server."""
 
     workers: int = option(
-        1,
-        WORKERS,
-        "what it does",
-        "number of processes, or 'auto' for as many as suit this machine",
+        1, WORKERS, "number of processes, or 'auto' for as many as suit this machine"
     )
     host: str = option(
         "127.0.0.1",
-        TEXT._replace(metavar="HOST"),
-        "where",
+        TEXT._replace(metavar="HOST", group="where"),
         "host of every ADDRESS that is only a port; '*' for all addresses",
     )
     log_level: str = option(
         "info",
         _one_of("debug", "info", "warning", "error"),
-        "logging",
         "least severe level that is logged to standard error; 'debug' logs each client",
     )
     log_format: str = option(
-        "text", _one_of("text", "json"), "logging", "text, or one JSON object on each line"
+        "text", _one_of("text", "json"), "text, or one JSON object on each line"
     )
 
 

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import check_port, is_ip
 from ..core.kinds import (
-    BYTE_RATE,
-    ENCODING,
     LIST,
     SIZE,
     SWITCH,
     TIMEOUT,
     Kind,
 )
-from ..core.options import MAX_LINE, MAX_MESSAGE, Pem
+from ..core.options import Options, Pem
 from ..core.table import OptionTable, option
-from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM, PROTOCOLS
+from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM
 from ..net import sockopts
 from .happy_eyeballs import Cancel
 
@@ -89,6 +87,9 @@ KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)
 TOS = Kind("number from 0 to 255", _check_tos)
 
 
+_SAME: Any = Options.rows  # rows that servers and clients share
+
+
 class ConnectOptions(OptionTable):
     """The keyword arguments of `netkit.connect`.
 
@@ -96,72 +97,48 @@ class ConnectOptions(OptionTable):
     """
 
     connect_timeout: float | None = option(
-        30.0,
-        TIMEOUT,
-        "connecting",
-        "longest time to connect, TLS included",
-        optional=True,
+        30.0, TIMEOUT, "longest time to connect, TLS included", optional=True
     )
     attempt_delay: float = option(  # RFC 8305 section 8
-        0.25, TIMEOUT, "connecting", "time between the starts of attempts that race"
+        0.25, TIMEOUT, "time between the starts of attempts that race"
     )
-    retry: int = option(0, RETRIES, "connecting", "how often to try again, after growing pauses")
-    family: int = option(0, FAMILY, "connecting", "4 or 6: use only addresses of this family")
+    retry: int = option(0, RETRIES, "how often to try again, after growing pauses")
+    family: int = option(0, FAMILY, "4 or 6: use only addresses of this family")
     source_address: tuple[str, int] | None = option(
-        None, SOURCE, "connecting", "address and port of this end; port 0 stands for any"
+        None, SOURCE, "address and port of this end; port 0 stands for any"
     )
     resolver: Resolver | None = option(
         None,
         _instance_of(Callable, "a function"),
-        "connecting",
         "called with host and port; returns addresses, instead of the system's resolver",
     )
-    block_list: BlockList | None = option(
-        None, LIST, "connecting", "addresses to which no connection is made"
-    )
+    block_list: BlockList | None = option(None, LIST, "addresses to which no connection is made")
     cancel: Cancel | None = option(
-        None,
-        _instance_of(Cancel, "a netkit.Cancel"),
-        "connecting",
-        "ends the call from another thread",
+        None, _instance_of(Cancel, "a netkit.Cancel"), "ends the call from another thread"
     )
-    no_delay: bool = option(True, SWITCH, "socket", "send small writes at once (TCP_NODELAY)")
+    no_delay: bool = _SAME["no_delay"]
     keep_alive: Any = option(
-        True,
-        KEEP_ALIVE,
-        "socket",
-        "probe a silent server; idle and interval are seconds",
+        True, KEEP_ALIVE, "probe a silent server; idle and interval are seconds"
     )
-    tos: int | None = option(None, TOS, "socket", "type of service, or traffic class (IPv6)")
-    receive_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for input")
-    send_buffer: int | None = option(None, SIZE, "socket", "the kernel's buffer for output")
-    idle_timeout: float | None = option(None, TIMEOUT, "limits", "longest silence while reading")
-    read_timeout: float | None = option(
-        None, TIMEOUT, "limits", "longest time for a line or message, from its first byte"
-    )
-    write_timeout: float | None = option(
-        None, TIMEOUT, "limits", "longest time that a write may make no progress"
-    )
-    min_rate: float | None = option(
-        None,
-        BYTE_RATE,
-        "limits",
-        "minimum bytes per second of a message, after its first 5 seconds",
-    )
-    encoding: str = option(
-        "utf-8", ENCODING, "limits", "encoding of text that is written and of lines that are read"
-    )
-    max_line: int = option(MAX_LINE, SIZE, "limits", "longest line")
-    max_message: int | None = option(MAX_MESSAGE, SIZE, "limits", "longest message", optional=True)
-    tls: Any = option(False, CLIENT_TLS, "TLS", "use TLS, or a context of your own")
-    tls_ca: Pem = option(None, PEM, "TLS", "authorities to trust, instead of the system's")
-    tls_cert: Pem = option(None, PEM, "TLS", "certificate of the client, and its chain")
-    tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")
-    tls_key_password: str | None = option(None, PASSWORD, "TLS", "password of the encrypted key")
-    tls_alpn: Sequence[str] = option((), PROTOCOLS, "TLS", "protocols offered by ALPN, best first")
-    tls_verify: bool = option(True, SWITCH, "TLS", "verify the certificate of the server")
+    tos: int | None = option(None, TOS, "type of service, or traffic class (IPv6)")
+    receive_buffer: int | None = option(None, SIZE, "the kernel's buffer for input")
+    send_buffer: int | None = option(None, SIZE, "the kernel's buffer for output")
+    idle_timeout: float | None = option(None, TIMEOUT, "longest silence while reading")
+    read_timeout: float | None = _SAME["read_timeout"]
+    write_timeout: float | None = _SAME["write_timeout"]
+    min_rate: float | None = _SAME["min_rate"]
+    encoding: str = _SAME["encoding"]
+    max_line: int = _SAME["max_line"]
+    max_message: int | None = _SAME["max_message"]
+    tls: Any = option(False, CLIENT_TLS, "use TLS, or a context of your own")
+    tls_ca: Pem = option(None, PEM, "authorities to trust, instead of the system's")
+    tls_cert: Pem = option(None, PEM, "certificate of the client, and its chain")
+    tls_key: Pem = _SAME["tls_key"]
+    tls_key_password: str | None = option(None, PASSWORD, "password of the encrypted key")
+    tls_alpn: Sequence[str] = _SAME["tls_alpn"]
+    tls_verify: bool = option(True, SWITCH, "verify the certificate of the server")
     server_hostname: str | None = option(
-        None, _instance_of(str, "a name"), "TLS", "name in the certificate, if it is not the host"
+        None, _instance_of(str, "a name"), "name in the certificate, if it is not the host"
     )
 
     def __init__(self, **given: Any) -> None:

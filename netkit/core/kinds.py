@@ -30,8 +30,9 @@ class Kind(NamedTuple):
     """A kind of values.
 
     `noun` names it in the table of docs/options.md. `parse` makes a value of text, or raises
-    ValueError; it is None for values that no text stands for. `metavar` stands for the value in the
-    help. `number` describes the text of a number, for errors.
+    ValueError; it is None for values that no text stands for. In the help of a command, `metavar`
+    stands for the value, and `group` is the heading of the flag. `number` describes the text of a
+    number, for errors.
     """
 
     noun: str
@@ -39,6 +40,7 @@ class Kind(NamedTuple):
     parse: Callable[[str], Any] | None = None
     metavar: str = ""
     number: str = ""
+    group: str = "limits"
 
 
 def kind_of(value: object) -> str:
@@ -111,8 +113,8 @@ def parse_number(text: str) -> float:
 
 
 _TIME = "a time such as 30, 500ms, 5m or 2h"
-DURATION = Kind("seconds", check_seconds, parse_seconds, "TIME", _TIME)
-TIMEOUT = Kind("seconds", check_timeout, parse_seconds, "TIME", _TIME)
+DURATION = Kind("seconds", check_seconds, parse_seconds, "TIME", _TIME, "time")
+TIMEOUT = Kind("seconds", check_timeout, parse_seconds, "TIME", _TIME, "time")
 COUNT = Kind("number", check_count, int, "N", "a number")
 RATE = Kind("number per second", check_rate, parse_number, "N", "a number")
 BYTE_RATE = RATE._replace(noun="bytes per second", metavar="BYTES", number="a number of bytes")
@@ -175,14 +177,14 @@ def _check_mapping(name: str, value: Any) -> Any:
     return value
 
 
-SWITCH = Kind("True or False", check_switch, parse_switch, "on|off")
+SWITCH = Kind("True or False", check_switch, parse_switch, "on|off", group="data")
 TEXT = Kind("text", check_text, str, "TEXT")
-ENCODING = Kind("name", _check_encoding, str, "NAME")
+ENCODING = Kind("name", _check_encoding, str, "NAME", group="data")
 PROFILE = Kind("name", _check_profile, str, "NAME")
 WHEN_FULL = Kind(
     '`"wait"`, `"refuse"` or seconds', _check_when_full, _parse_when_full, "wait|refuse|TIME"
 )
-MAPPING = Kind("mapping", _check_mapping)
+MAPPING = Kind("mapping", _check_mapping, group="data")
 
 
 # Lists of addresses

@@ -50,93 +50,78 @@ class Options(OptionTable):
     """
 
     profile: str | None = option(
-        None, PROFILE, "limits", "a set of limits; 'public' is for servers on the Internet"
+        None, PROFILE, "a set of limits; 'public' is for servers on the Internet"
     )
     # With CUT_GRACE, less than the 10 seconds after which service managers kill (docker stop).
     drain_timeout: float = option(
-        7.0, DURATION, "time", "how long busy clients may take to finish when the server stops"
+        7.0, DURATION, "how long busy clients may take to finish when the server stops"
     )
     idle_timeout: float | None = option(
-        None, TIMEOUT, "time", "longest silence while waiting for a client's data"
+        None, TIMEOUT, "longest silence while waiting for a client's data"
     )
     read_timeout: float | None = option(
-        None, TIMEOUT, "time", "longest time for a line or message, from its first byte"
+        None, TIMEOUT, "longest time for a line or message, from its first byte"
     )
     write_timeout: float | None = option(
-        None, TIMEOUT, "time", "longest time that a write may make no progress"
+        None, TIMEOUT, "longest time that a write may make no progress"
     )
     handshake_timeout: float | None = option(
-        10.0, TIMEOUT, "TLS", "longest time for a TLS handshake", optional=True
+        10.0, TIMEOUT, "longest time for a TLS handshake", group="TLS", optional=True
     )
-    lifetime: float | None = option(None, TIMEOUT, "time", "longest duration of a connection")
+    lifetime: float | None = option(None, TIMEOUT, "longest duration of a connection")
     min_rate: float | None = option(
-        None,
-        BYTE_RATE,
-        "limits",
-        "minimum bytes per second of a message, after its first 5 seconds",
+        None, BYTE_RATE, "minimum bytes per second of a message, after its first 5 seconds"
     )
-    max_connections: int | None = option(None, COUNT, "limits", "maximum number of clients at once")
+    max_connections: int | None = option(None, COUNT, "maximum number of clients at once")
     when_full: str | float = option(
         "wait",
         WHEN_FULL,
-        "limits",
         "what the next clients do: wait in the queue, get refused, or get refused after TIME",
     )
-    refusal: str | None = option(None, TEXT, "limits", "message sent to refused clients")
+    refusal: str | None = option(None, TEXT, "message sent to refused clients")
     max_connections_per_ip: int | None = option(
-        None,
-        COUNT,
-        "limits",
-        "maximum number of clients at once from one address (IPv6: one /64 network)",
+        None, COUNT, "maximum number of clients at once from one address (IPv6: one /64 network)"
     )
     max_connection_rate: float | None = option(
-        None,
-        RATE,
-        "limits",
-        "maximum number of new clients per second from one address, and in a burst",
+        None, RATE, "maximum number of new clients per second from one address, and in a burst"
     )
     allow: BlockList | None = option(
         None,
         LIST,
-        "limits",
         "addresses and networks to serve, separated by commas, or @FILE with one on each line",
     )
     deny: BlockList | None = option(
         None,
         LIST,
-        "limits",
         "addresses and networks to refuse; the most specific rule of 'allow' and 'deny' wins",
     )
-    tls: Any = option(None, CONTEXT, "TLS", "a context of your own, instead of 'tls_cert'")
-    tls_cert: Pem = option(
-        None, PEM, "TLS", "use TLS with this certificate (and its chain), in PEM"
-    )
-    tls_key: Pem = option(None, PEM, "TLS", "key of the certificate, if it is not in the same file")
-    tls_key_password: str | None = option(None, PASSWORD, "TLS", "password of the encrypted keys")
+    tls: Any = option(None, CONTEXT, "a context of your own, instead of 'tls_cert'")
+    tls_cert: Pem = option(None, PEM, "use TLS with this certificate (and its chain), in PEM")
+    tls_key: Pem = option(None, PEM, "key of the certificate, if it is not in the same file")
+    tls_key_password: str | None = option(None, PASSWORD, "password of the encrypted keys")
     tls_client_ca: Pem = option(
-        None, PEM, "TLS", "require a client certificate signed by one of these authorities"
+        None, PEM, "require a client certificate signed by one of these authorities"
     )
     tls_sni: Mapping[str, tuple[Any, Any]] | None = option(
         None,
         CERTIFICATES,
-        "TLS",
         "other certificates by server name (SNI); *.NAME matches names of one more label",
     )
-    tls_alpn: Sequence[str] = option((), PROTOCOLS, "TLS", "protocols offered by ALPN, best first")
+    tls_alpn: Sequence[str] = option((), PROTOCOLS, "protocols offered by ALPN, best first")
     starttls: bool = option(
-        False, SWITCH, "TLS", "begin without TLS; the handler starts it (STARTTLS)"
+        False, SWITCH, "begin without TLS; the handler starts it (STARTTLS)", group="TLS"
     )
     encoding: str = option(
-        "utf-8", ENCODING, "data", "encoding of text that is written and of lines that are read"
+        "utf-8", ENCODING, "encoding of text that is written and of lines that are read"
     )
-    max_line: int = option(MAX_LINE, SIZE, "limits", "longest line")
-    max_message: int | None = option(MAX_MESSAGE, SIZE, "limits", "longest message", optional=True)
+    max_line: int = option(MAX_LINE, SIZE, "longest line")
+    max_message: int | None = option(MAX_MESSAGE, SIZE, "longest message", optional=True)
     # Replies are written whole, so that waiting to fill a packet (RFC 896) only delays them.
-    no_delay: bool = option(True, SWITCH, "data", "send small writes at once (TCP_NODELAY)")
+    no_delay: bool = option(True, SWITCH, "send small writes at once (TCP_NODELAY)")
     # A peer that loses its power sends nothing more: without probes its thread waits for ever.
-    keep_alive: bool = option(True, SWITCH, "data", "probe silent connections to find dead ones")
+    keep_alive: bool = option(True, SWITCH, "probe silent connections to find dead ones")
     handler_args: Mapping[str, Any] = option(
-        MappingProxyType({}), MAPPING, "data", "keyword arguments of the handler"
+        MappingProxyType({}), MAPPING, "keyword arguments of the handler"
     )
 
     def __init__(self, **given: Any) -> None:

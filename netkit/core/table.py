@@ -26,8 +26,8 @@ class Option(NamedTuple):
 
     default: Any
     kind: Kind
-    group: str
     help: str
+    group: str
     optional: bool
 
     def check(self, name: str, value: Any) -> Any:
@@ -56,9 +56,14 @@ class Option(NamedTuple):
         return self.check("it", value)
 
 
-def option(default: Any, kind: Kind, group: str, help: str, optional: bool = False) -> Any:
-    """Make the row of an option, which may be None if its default is None, or if `optional`."""
-    return Option(default, kind, group, help, optional or default is None)
+def option(
+    default: Any, kind: Kind, help: str, *, group: str | None = None, optional: bool = False
+) -> Any:
+    """Make the row of an option, which may be None if its default is None, or if `optional`.
+
+    Without a `group`, it belongs to that of its kind.
+    """
+    return Option(default, kind, help, group or kind.group, optional or default is None)
 
 
 class OptionTable:

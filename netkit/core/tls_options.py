@@ -117,9 +117,9 @@ def parse_password(text: str) -> str:
     return password
 
 
-PEM = Kind("path, bytes", check_pem, str, "FILE")
-PASSWORD = Kind("text", check_text, parse_password, "@FILE|env:NAME")
-CERTIFICATES = Kind("mapping", check_sni, parse_sni, "NAME=CERT:KEY,...")
-PROTOCOLS = Kind("list of names", check_names, parse_names, "NAME,...")
-CONTEXT = Kind("`ssl.SSLContext`", check_context)
-CLIENT_TLS = Kind("True, False or `ssl.SSLContext`", check_client_tls)
+PEM = Kind("path, bytes", check_pem, str, "FILE", group="TLS")
+PASSWORD = Kind("text", check_text, parse_password, "@FILE|env:NAME", group="TLS")
+CERTIFICATES = Kind("mapping", check_sni, parse_sni, "NAME=CERT:KEY,...", group="TLS")
+PROTOCOLS = Kind("list of names", check_names, parse_names, "NAME,...", group="TLS")
+CONTEXT = Kind("`ssl.SSLContext`", check_context, group="TLS")
+CLIENT_TLS = Kind("True, False or `ssl.SSLContext`", check_client_tls, group="TLS")
