@@ -39,7 +39,7 @@ DEFECTS = {
         "test_one_ctrl_c_ends_a_with_block_that_has_an_idle_client",
         "test_ctrl_c_while_the_thread_of_a_client_starts_leaves_no_client_half_served",
     ],
-    "SIGTERM ends the process at once": ["test_a_busy_client_gets_its_answer"],
+    "SIGTERM ends the process at once": ["test_a_second_sigterm_cuts_nobody"],
     "daemon threads are cut, and not waited for": [
         "test_row_socketserver_busy_is_answered",
         "test_the_end_of_the_program_lets_busy_clients_finish",
