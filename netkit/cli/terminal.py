@@ -13,6 +13,7 @@ prompt_toolkit, of the extra ``cli``, edits the lines. Rules:
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import termios
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.renderer import CPR_Support
@@ -41,10 +43,9 @@ class Terminal:
     def __init__(self) -> None:
         keys = KeyBindings()
         keys.add("c-c")(lambda _: self._interrupt())
+        keys.add("c-z")(lambda _: self._suspend())
         keys.add("c-d", filter=Condition(self._is_empty))(lambda _: self.end_after(0))
-        self._session: PromptSession[str] = PromptSession(
-            self._above, enable_suspend=True, key_bindings=keys
-        )
+        self._session: PromptSession[str] = PromptSession(self._above, key_bindings=keys)
         # Where the cursor is does not matter, and not every terminal answers the question.
         self._session.app.renderer.cpr_support = CPR_Support.NOT_SUPPORTED
         self._output = Output(sys.stdout.fileno())
@@ -62,13 +63,17 @@ class Terminal:
         # prompt. But Ctrl+C is a signal then, since the main thread may wait for a slow peer.
         self._attributes = termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin, termios.TCSANOW)
-        self._handler = signal.getsignal(signal.SIGINT)
-        if self._handler is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, self._interrupt)
+        handlers = {signal.SIGINT: self._interrupt, signal.SIGTSTP: self._suspend}
+        self._previous = [
+            (signum, signal.signal(signum, handler))
+            for signum, handler in handlers.items()
+            if signal.getsignal(signum) is not signal.SIG_IGN
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._handler)
+        for signum, handler in self._previous:
+            signal.signal(signum, handler)
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._attributes)
         with self._lock:
             self._ended = True
@@ -105,6 +110,20 @@ class Terminal:
         self._interrupted = True
         if self._loop is not None:  # pragma: no branch - the prompt has just begun or ended
             self._loop.call_soon_threadsafe(self._leave_if_ended)
+
+    def _suspend(self, *_: object) -> None:
+        """Handle Ctrl+Z and SIGTSTP: stop, and later show the prompt again."""
+        if self._loop is None:
+            self._stop()
+        else:
+            self._loop.call_soon_threadsafe(run_in_terminal, self._stop)
+
+    def _stop(self) -> None:
+        handler = signal.getsignal(signal.SIGTSTP)
+        if handler is not signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(0, signal.SIGTSTP)  # the process group, as a terminal does
+            signal.signal(signal.SIGTSTP, handler)
 
     def write(self, text: str) -> None:
         """Show `text`, and return once it is shown. One thread at a time may call it.

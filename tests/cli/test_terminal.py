@@ -242,17 +242,23 @@ def test_ctrl_c_and_signals_end_it_and_the_terminal_is_restored(
     assert user.rows == ["name?", "half a li"]
 
 
-def test_sigint_stays_ignored_if_it_was() -> None:
-    program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{CONNECT}"
+def test_signals_that_were_ignored_stay_ignored() -> None:
+    program = f"""
+import signal
+for signum in (signal.SIGINT, signal.SIGTSTP):
+    signal.signal(signum, signal.SIG_IGN)
+{CONNECT}
+"""
     with serving(shout) as server, session(server.server_address[1], program=program) as user:
         user.until_rows("name?")
         user.until_prompt()
         user.signal(signal.SIGINT)
-        user.type("bye\r")
+        user.signal(signal.SIGTSTP)
+        user.type("\x1abye\r")
         assert user.wait() == 0
 
 
-def test_ctrl_c_ends_it_while_the_server_does_not_read(tmp_path: Path) -> None:
+def test_ctrl_z_stops_it_and_ctrl_c_ends_it_while_the_server_does_not_read(tmp_path: Path) -> None:
     program = f"""
 import netkit.client.connect
 real = netkit.client.connect.connect
@@ -266,16 +272,23 @@ netkit.client.connect.connect = lambda **options: real(**options, send_buffer=40
             user.until_prompt()
             user.type("\x1b[200~" + "x" * 20_000 + "\x1b[201~\r")
             user.until(lambda: user.has(termios.ISIG))
+            user.type("\x1a")
+            user.until_rows("stopped")
+            user.type("fg\n")
+            user.until(lambda: not user.has(termios.ECHO))
             user.type("\x03")
             assert user.wait() == 130
             assert user.is_restored
         over.set()
 
 
-def test_after_ctrl_z_the_line_that_was_being_typed_is_shown_again(user: Session) -> None:
+@pytest.mark.parametrize("end", ["\x1a", signal.SIGTSTP])
+def test_after_ctrl_z_the_line_that_was_being_typed_is_shown_again(
+    user: Session, end: str | int
+) -> None:
     user.type("helo")
     user.until_rows("name?", "helo")
-    user.type("\x1a")
+    end_by(user, end)
     user.until_rows("stopped")
     assert user.is_restored
     user.type("fg\n")
