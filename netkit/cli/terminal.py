@@ -19,8 +19,9 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from typing import Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
@@ -36,13 +37,13 @@ class Terminal:
     """The process's terminal, in a ``with`` block of the main thread.
 
     The main thread iterates over the lines that are typed, while another thread calls `write` and
-    `end_after`. Ctrl+C raises KeyboardInterrupt in the main thread. After Ctrl+Z and ``fg`` the
-    line that was being typed is shown again.
+    `end_after`. In the main thread Ctrl+C raises KeyboardInterrupt, and SIGTERM SystemExit with the
+    status 143. After Ctrl+Z and ``fg`` the line that was being typed is shown again.
     """
 
     def __init__(self) -> None:
         keys = KeyBindings()
-        keys.add("c-c")(lambda _: self._interrupt())
+        keys.add("c-c")(lambda _: self._interrupt(KeyboardInterrupt()))
         keys.add("c-z")(lambda _: self._suspend())
         keys.add("c-d", filter=Condition(self._is_empty))(lambda _: self.end_after(0))
         self._session: PromptSession[str] = PromptSession(self._above, key_bindings=keys)
@@ -56,14 +57,18 @@ class Terminal:
         self._showing: Future[None] | None = None  # the last text that the loop was given
         # Of the main thread and its signal handler.
         self._prompting = False
-        self._interrupted = False
+        self._interruption: BaseException | None = None
 
     def __enter__(self) -> Terminal:
         # Between two prompts there is no echo, either: keys that are pressed then are for the next
         # prompt. But Ctrl+C is a signal then, since the main thread may wait for a slow peer.
         self._attributes = termios.tcgetattr(sys.stdin)
         tty.setcbreak(sys.stdin, termios.TCSANOW)
-        handlers = {signal.SIGINT: self._interrupt, signal.SIGTSTP: self._suspend}
+        handlers: dict[int, Callable[[int, Any], None]] = {
+            signal.SIGINT: lambda *_: self._interrupt(KeyboardInterrupt()),
+            signal.SIGTERM: lambda signum, _: self._interrupt(SystemExit(128 + signum)),
+            signal.SIGTSTP: lambda *_: self._suspend(),
+        }
         self._previous = [
             (signum, signal.signal(signum, handler))
             for signum, handler in handlers.items()
@@ -100,18 +105,21 @@ class Terminal:
             return asyncio.run(self._prompt())
         finally:
             self._prompting = False
-            if self._interrupted:
-                raise KeyboardInterrupt
+            if self._interruption is not None:
+                raise self._interruption
 
-    def _interrupt(self, *_: object) -> None:
-        """Handle Ctrl+C and SIGINT, which an event loop loses if the prompt is just ending."""
+    def _interrupt(self, interruption: BaseException) -> None:
+        """Raise the exception in the main thread, but not in the event loop, which may lose it.
+
+        Called by signal handlers, and for Ctrl+C.
+        """
         if not self._prompting:
-            raise KeyboardInterrupt
-        self._interrupted = True
+            raise interruption
+        self._interruption = interruption
         if self._loop is not None:  # pragma: no branch - the prompt has just begun or ended
             self._loop.call_soon_threadsafe(self._leave_if_ended)
 
-    def _suspend(self, *_: object) -> None:
+    def _suspend(self) -> None:
         """Handle Ctrl+Z and SIGTSTP: stop, and later show the prompt again."""
         if self._loop is None:
             self._stop()
@@ -164,7 +172,8 @@ class Terminal:
 
     def _leave_if_ended(self) -> None:
         app = self._session.app
-        if (self._ended or self._interrupted) and app.is_running and not app.is_done:
+        over = self._ended or self._interruption is not None
+        if over and app.is_running and not app.is_done:
             # A row without text is not left on the screen.
             app.erase_when_done = not self._rows.unfinished and self._is_empty()
             app.exit(exception=EOFError())
