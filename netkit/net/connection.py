@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -75,7 +76,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
     # Slots, since a dictionary of so many attributes costs each client 2 KiB. The `__dict__` among
     # them is for attributes that a program sets, and is made when it does.
     __slots__ = (
-        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket"),
+        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket", "closing"),
         *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
@@ -105,8 +106,8 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self._local_name = local_name or sockopts.local_name(sock)
         self.peer = describe_peer(self._remote_name)
         wire = Bare(sock, self._remote_name, self._local_name) if opaque else Plain(sock)
-        if not opaque:
-            sockopts.waiting(sock)
+        if not opaque and sock.gettimeout() is not None:
+            sock.settimeout(None)
         buffer = ReceiveBuffer()
         self._link = Link(wire, self.peer, isinstance(self._remote_name, tuple), buffer)
         self._output = Output(self._link)
@@ -116,6 +117,8 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
         self.ticket: Any = None  # its share of the server's limits
+        # Called with this connection when a close begins, which may then wait for the peer.
+        self.closing: Callable[[Connection], object] | None = None
 
     if not TYPE_CHECKING:  # type checkers would accept any name
 
@@ -220,9 +223,9 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         link = self._link
         if not linger.begin(link):
             return False
-        if self.ticket is not None:  # what follows may wait for the peer
-            self.server._admission.linger(self)
-        return linger.finish(
+        if self.closing is not None:
+            self.closing(self)
+        return linger.end_at_once(link, self._output) or linger.finish(
             link,
             self._output,
             Deadline(self.linger_seconds),

@@ -16,7 +16,7 @@ from ..core.deadline import Deadline
 from . import sockopts
 from .link import Link
 from .output import Output
-from .states import InputState, Life
+from .states import InputState, Life, OutputState
 
 # A peer acknowledges what it has received within 40 ms (Linux) to 500 ms (RFC 9293 section
 # 3.8.6.3). The kernel has no event for it, except in a close(2) with SO_LINGER, which no other
@@ -114,6 +114,26 @@ def begin(link: Link) -> bool:
     return not (link.transport.shaking_hands and link.leave_closing())
 
 
+def end_at_once(link: Link, output: Output) -> bool:
+    """Do all of the close of a `link` that is CLOSING, except the descriptor, without a wait.
+
+    False, and nothing is done, unless the peer has ended its side, all of the output has been sent
+    whole and without TLS, and no thread uses the socket. Most closes of a server are so.
+    """
+    with link.lock:
+        is_settled = (
+            link.life is Life.CLOSING
+            and link.input is InputState.ENDED
+            and link.output in (OutputState.OPEN, OutputState.ENDED)
+            and link.transport is link.wire
+            and not (output.gathered or link.writing or link.waiting or link.wire.opaque)
+        )
+        if is_settled:
+            sockopts.shut_down(link.sock, socket.SHUT_WR)
+            link.life = Life.FINISHED
+        return is_settled
+
+
 def finish(
     link: Link,
     output: Output,
@@ -133,12 +153,8 @@ def finish(
         return False
     if link.leave_closing():
         return False
-    if link.is_input_over() and not link.input.is_shut() and not link.must_reset():
-        with link.lock:  # most peers end their side first
-            sockopts.shut_down(link.sock, socket.SHUT_WR)
-    else:
-        forget()
-        _linger(link, deadline, size, hurried)
+    forget()
+    _linger(link, deadline, size, hurried)
     with link.lock:
         if link.life is Life.CLOSING:
             link.life = Life.FINISHED

@@ -207,13 +207,6 @@ class Link:
         self.error = failure
         return failure
 
-    def forget_frames(self) -> None:
-        """Drop the tracebacks of all remembered errors."""
-        for error in (self.error, self.broken, self.interruption):
-            for each in (error, error and error.__cause__):
-                if each is not None:
-                    each.__traceback__ = each.__context__ = None
-
     # The transport
 
     def set_limits(self, limits: TimeLimits) -> None:
@@ -285,7 +278,8 @@ class Link:
             self.life = Life.CLOSED
             sockopts.force_close(self.sock)
             released, self.released = self.released, None
-        self.transport.let_go()
+        if isinstance(self.transport, Tls):
+            self.transport.let_go()
         if released is not None:
             released()
 

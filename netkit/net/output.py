@@ -41,7 +41,7 @@ def as_bytes(data: Writable, encoding: str) -> Bytes:
 class Output:
     """The output of one connection. Thread-safe; errors as of `Connection.write`."""
 
-    __slots__ = ("_corked", "_corks", "_link", "lock")
+    __slots__ = ("_corks", "_link", "gathered", "lock")
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -49,7 +49,7 @@ class Output:
         # interrupted; `Link.writing` shows that it must not write.
         self.lock = threading.RLock()
         self._corks = 0  # how many blocks of `corked` have been entered
-        self._corked = bytearray()  # what has been written in them and not been sent
+        self.gathered = bytearray()  # what has been written in them and not been sent
 
     def free_locks(self) -> None:
         """Make the lock anew, in a forked child."""
@@ -163,13 +163,13 @@ class Output:
             self.send_gathered()
 
     def _gather(self, payload: Bytes) -> None:
-        self._corked += payload
-        if len(self._corked) >= CHUNK:
+        self.gathered += payload
+        if len(self.gathered) >= CHUNK:
             self.send_gathered()
 
     def send_gathered(self) -> None:
         """Send what blocks of `corked` have gathered. The output must be `held`."""
-        payload, self._corked = self._corked, bytearray()
+        payload, self.gathered = self.gathered, bytearray()
         if payload and not self._is_over():
             self._send_whole(payload)
 
@@ -209,7 +209,7 @@ class Output:
             return False
         try:
             with self.held():
-                if self._corked or link.transport is not link.wire:
+                if self.gathered or link.transport is not link.wire:
                     link.limit_step(seconds, "close")
                 self.send_gathered()
                 if not link.output.is_incomplete():

@@ -88,4 +88,8 @@ class Status:
         They hold the frames of the handler, with all that it has read, and the frames hold this
         connection. The garbage collector might find this cycle much later.
         """
-        self._link.forget_frames()
+        link = self._link
+        for error in (link.error, link.broken, link.interruption):
+            for each in (error, error and error.__cause__):
+                if each is not None:
+                    each.__traceback__ = each.__context__ = None

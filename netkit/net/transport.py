@@ -157,9 +157,6 @@ class Plain:
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child."""
 
-    def let_go(self) -> None:
-        """Drop every reference to the connection, which is closed."""
-
 
 class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
@@ -250,7 +247,7 @@ class Tls:
         self._stream.free_locks()
 
     def let_go(self) -> None:
-        """As of `Plain`."""
+        """Drop every reference to the connection, which is closed."""
         self._stream.let_go()
 
 

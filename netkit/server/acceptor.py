@@ -95,7 +95,21 @@ class Acceptor:
 
         STOP if a stop is requested, EMPTY if the wait has ended without a client.
         """
-        is_ready = not loop.stop_requested and self._wait(selector, seconds)
+        if loop.stop_requested:
+            return Answer.STOP
+        server = self._server
+        admission, overflow = server._admission, server._overflow
+        if overflow.held or overflow.refused or server._refusals.episodes:
+            seconds = sooner(seconds, self._tidy_up())
+        is_ready = False
+        if admission.unlimited or not admission.must_wait():
+            places = admission.places_fileno() if overflow.held else None
+            is_ready = selector.wait(seconds, places)
+        elif admission.suspended:
+            selector.pause(seconds)
+        else:
+            server._refusals.waiting("max_connections")
+            selector.pause(seconds, admission.places_fileno())
         if loop.stop_requested:
             return Answer.STOP
         return self.accept() if is_ready else Answer.EMPTY
@@ -130,23 +144,6 @@ class Acceptor:
             return not self._server._overflow.held
         return answer is Answer.STOP or self._server._admission.suspended
 
-    # Waiting
-
-    def _wait(self, selector: ListenerSelector, seconds: float | None) -> bool:
-        """Wait until a client may be there (True), for at most `seconds`, or until woken."""
-        server = self._server
-        admission, overflow = server._admission, server._overflow
-        if overflow.held or overflow.refused or server._refusals.episodes:
-            seconds = sooner(seconds, self._tidy_up())
-        if not admission.unlimited and admission.must_wait():
-            freed = None
-            if not admission.suspended:
-                server._refusals.waiting("max_connections")
-                freed = admission.places_fileno()
-            selector.pause(seconds, freed)
-            return False
-        return selector.wait(seconds, admission.places_fileno() if overflow.held else None)
-
     def _tidy_up(self) -> float | None:
         """Admit or refuse the clients that are held, and close those that were refused.
 
@@ -174,24 +171,23 @@ class Acceptor:
         BlockingIOError if no client waits.
         """
         server = self._server
-        listeners = server._listeners
-        if not listeners.more:
-            return self._take_from(server.socket, server.address_family)
-        sockets = listeners.sockets
-        first = self._next_listener = (self._next_listener + 1) % len(sockets)
-        *others, last = sockets[first:] + sockets[:first]
-        for listener in others:
-            with contextlib.suppress(BlockingIOError):
-                return self._take_from(listener, listener.family)
-        return self._take_from(last, last.family)
-
-    def _take_from(self, listener: Any, family: int) -> tuple[socket.socket, Any]:
-        request: socket.socket
-        if type(listener) is socket.socket:  # as its `accept`, without the enums that it makes
-            descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
-            request = socket.socket(family, self._server.socket_type, 0, descriptor)
-        else:  # TLS, say
-            request, client_address = listener.accept()
+        listeners = [server.socket, *server._listeners.more]
+        first = self._next_listener = (self._next_listener + 1) % len(listeners)
+        listeners = listeners[first:] + listeners[:first]
+        request: Any = None
+        while request is None:
+            listener = listeners.pop(0)
+            try:
+                if type(listener) is not socket.socket:  # TLS, say
+                    request, client_address = listener.accept()
+                else:  # as its `accept`, without the enums that it makes
+                    descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
+                    is_first = listener is server.socket
+                    family = server.address_family if is_first else listener.family
+                    request = socket.socket(family, server.socket_type, 0, descriptor)
+            except BlockingIOError:
+                if not listeners:
+                    raise
         if request.gettimeout() is not None:  # of `socket.setdefaulttimeout`
             request.settimeout(None)
         if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too

@@ -139,11 +139,16 @@ class Admission:
         With `wanted`, `wake` is then called once a place is free.
         """
         with self._lock:
-            if self._take_locked():
-                self._taken += 1
-                return True
-            self._wanted = self._wanted or wanted
-            return False
+            if self.suspended:
+                has_place = False
+            elif self._shared is not None:
+                has_place = self._shared.take()
+            else:
+                limit = self._options.max_connections
+                has_place = limit is None or self._taken < limit
+            self._taken += has_place
+            self._wanted = self._wanted or (wanted and not has_place)
+            return has_place
 
     def leave(self, ticket: Ticket | None) -> None:
         """Give back the place of `enter` and the share of `judge`. None has nothing to give."""
@@ -169,14 +174,6 @@ class Admission:
     def places_fileno(self) -> int | None:
         """A descriptor that is readable while shared places are free; None if none are shared."""
         return None if self._shared is None else self._shared.fileno()
-
-    def _take_locked(self) -> bool:
-        if self.suspended:
-            return False
-        if self._shared is not None:
-            return self._shared.take()
-        limit = self._options.max_connections
-        return limit is None or self._taken < limit
 
     def _is_full_locked(self) -> bool:
         if self._shared is not None:

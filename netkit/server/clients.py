@@ -25,7 +25,7 @@ from ..net.addresses import describe_peer
 from ..net.connection import Connection
 from ..net.explain import in_seconds, unacknowledged
 from .adapting import Serve, check_result, error_of_handle
-from .admission import Ticket
+from .admission import NO_SHARE, Ticket
 from .listeners import INHERITS_OPTIONS, set_options
 
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ class Clients:
             elif limits is not None:
                 connection.set_limits(limits)
             connection.ticket = ticket
+            if ticket is not NO_SHARE:
+                connection.closing = server._admission.linger
             connection.thread = threading.get_ident()
             server._connections.add(connection)
         except BaseException:

@@ -74,8 +74,9 @@ class Registry:
 
     def announce(self, connection: Connection) -> None:
         """Emit the event about a new connection, and ask it to finish if the server drains."""
-        event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
-        events.emit(event, self._server)
+        if events.is_wanted(events.ConnectionOpened.level):
+            event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
+            events.emit(event, self._server)
         if self._draining:
             connection.end_input()
 
@@ -114,21 +115,25 @@ class Registry:
             self._ending[connection.id] = threading.get_ident()
         try:
             self._on_close(connection)
-            seconds = time.monotonic() - connection.opened_at
-            is_counted = not connection.opaque
-            event = events.ConnectionClosed(
-                connection.id,
-                connection.peer,
-                connection.bytes_read if is_counted else None,
-                connection.bytes_written if is_counted else None,
-                seconds,
-                connection.local,
-            )
-            events.emit(event, self._server)
+            if events.is_wanted(events.ConnectionClosed.level):
+                self._emit_closed(connection)
         finally:
             with self._changed:
                 self._ending.pop(connection.id, None)  # a forked child has none
                 self._changed.notify_all()
+
+    def _emit_closed(self, connection: Connection) -> None:
+        seconds = time.monotonic() - connection.opened_at
+        is_counted = not connection.opaque
+        event = events.ConnectionClosed(
+            connection.id,
+            connection.peer,
+            connection.bytes_read if is_counted else None,
+            connection.bytes_written if is_counted else None,
+            seconds,
+            connection.local,
+        )
+        events.emit(event, self._server)
 
     def live(self) -> tuple[Connection, ...]:
         """Return the open connections, the oldest first."""

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     _Self = TypeVar("_Self", bound="Server")
 
-events.subscribe(log.write)  # the level of the logger "netkit" decides how much is logged
+# The level of the logger "netkit" decides how much is logged.
+events.subscribe(log.write, wants=log.logger.isEnabledFor)
 
 
 class Server(HookedServer):

@@ -254,6 +254,28 @@ def test_a_subscription_can_be_ended_twice() -> None:
     assert seen == [events.SignalsUnavailable()]
 
 
+def test_an_event_is_wanted_if_an_observer_wants_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_observers(monkeypatch)
+    assert not events.is_wanted(logging.ERROR)
+    with contextlib.ExitStack() as stack:
+        stack.callback(events.subscribe(print, wants=lambda level: level >= logging.INFO))
+        assert [events.is_wanted(level) for level in (logging.DEBUG, logging.INFO)] == [False, True]
+        stack.callback(events.subscribe(print))
+        assert events.is_wanted(logging.DEBUG)
+
+
+def test_an_observer_whose_wish_cannot_be_asked_gets_all_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: int) -> bool:
+        raise ValueError
+
+    without_observers(monkeypatch)
+    end = events.subscribe(print, wants=fail)
+    assert events.is_wanted(logging.DEBUG)
+    end()
+
+
 @contextlib.contextmanager
 def subscribed(*observers: Any) -> Iterator[None]:
     with contextlib.ExitStack() as stack:

@@ -298,8 +298,8 @@ def test_a_place_that_becomes_free_just_after_the_look_is_not_missed(
 def counting_waits(server: netkit.Server) -> list[Any]:
     """The arguments of each wait for a client that `server` begins from now on."""
     waits: list[Any] = []
-    wait = server._acceptor._wait
-    server._acceptor._wait = lambda *args: (waits.append(args), wait(*args))[1]  # type: ignore[func-returns-value,method-assign]
+    step = server._acceptor.step
+    server._acceptor.step = lambda *args: (waits.append(args), step(*args))[1]  # type: ignore[func-returns-value,method-assign]
     return waits
 
 

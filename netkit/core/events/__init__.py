@@ -8,6 +8,7 @@ from .base import Event as Event
 from .base import Observer as Observer
 from .base import ObserverFailed as ObserverFailed
 from .base import emit as emit
+from .base import is_wanted as is_wanted
 from .base import last_resort as last_resort
 from .base import subscribe as subscribe
 from .client import AttemptFailed as AttemptFailed

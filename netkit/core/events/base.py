@@ -129,10 +129,11 @@ class ObserverFailed(Event):
 class _Subscription:
     """One call of `subscribe`. An observer may have several."""
 
-    __slots__ = ("observer", "unreported")
+    __slots__ = ("observer", "unreported", "wants")
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, wants: Callable[[int], bool] | None) -> None:
         self.observer = observer
+        self.wants = wants
         self.unreported = [True]  # emptied by the first failure: `pop` is atomic
 
 
@@ -142,18 +143,31 @@ class _Subscription:
 _subscriptions: dict[int, _Subscription] = {}
 
 
-def subscribe(observer: Observer) -> Callable[[], None]:
+def subscribe(observer: Observer, wants: Callable[[int], bool] | None = None) -> Callable[[], None]:
     """Call `observer` with every event from now on. Returns a function that ends the subscription.
 
-    Thread-safe. The returned function may be called more than once.
+    ``wants(level)`` tells whether the observer has a use for events of a level, a number of
+    `logging`. Frequent events of a level that no observer wants are not emitted. Thread-safe. The
+    returned function may be called more than once.
     """
-    subscription = _Subscription(observer)
+    subscription = _Subscription(observer, wants)
     _subscriptions[id(subscription)] = subscription
 
     def unsubscribe() -> None:
         _subscriptions.pop(id(subscription), None)
 
     return unsubscribe
+
+
+def is_wanted(level: int) -> bool:
+    """Whether an observer wants events of `level`. Ask before a frequent event is made."""
+    for subscription in list(_subscriptions.values()):
+        try:
+            if subscription.wants is None or subscription.wants(level):
+                return True
+        except Exception:  # the observer will fail, too, and that is reported
+            return True
+    return False
 
 
 def emit(event: Event, server: Any = None) -> None:
