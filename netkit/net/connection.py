@@ -36,7 +36,7 @@ from .link import Link
 from .output import Output, as_bytes
 from .settings import Settings
 from .socket_names import no_attribute
-from .states import OutputState
+from .states import Life, OutputState
 from .status import Status
 from .stopping import Stoppable
 from .transport import Plain, Tls, Writable
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     import ssl
 
     _Self = TypeVar("_Self", bound="Connection")
-
 
 HANDSHAKE_SECONDS = 10.0  # several round trips over a bad network
 _BY_DEFAULT: Any = object()
@@ -80,7 +79,6 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
-
     # Enough for a client that reads an early reply after its upload, too little for an attack.
     linger_seconds, linger_bytes = 5.0, 16 * 1024 * 1024
 
@@ -117,8 +115,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
         self.ticket: Any = None  # its share of the server's limits
-        # Called with this connection when a close begins, which may then wait for the peer.
-        self.closing: Callable[[Connection], object] | None = None
+        self.closing: Callable[[Connection], object] | None = None  # called as a close begins
 
     if not TYPE_CHECKING:  # type checkers would accept any name
 
@@ -221,7 +218,12 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         False if nothing is left to be done: it is closed, or another thread is about to close it.
         """
         link = self._link
-        if not linger.begin(link):
+        with link.lock:
+            if link.life is not Life.OPEN:
+                return False
+            link.changed = True
+            link.life = Life.CLOSING
+        if link.transport.shaking_hands and link.leave_closing():  # another thread closes it
             return False
         if self.closing is not None:
             self.closing(self)
@@ -319,8 +321,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         if context is None:
             raise TypeError("start_tls() needs an ssl.SSLContext")
         if timeout is _BY_DEFAULT:
-            server = self.server
-            timeout = server._options.handshake_timeout if accepted else HANDSHAKE_SECONDS
+            timeout = self.server._options.handshake_timeout if accepted else HANDSHAKE_SECONDS
         link = self._link
         server_side = accepted if server_side is None else server_side
         tls = Tls(link, link.wire, context, server_side, server_hostname)

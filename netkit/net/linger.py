@@ -104,16 +104,6 @@ def linger(
 # The steps of `Connection.close`
 
 
-def begin(link: Link) -> bool:
-    """Begin the close. False if another thread closes it, or will close it after its handshake."""
-    with link.lock:
-        if link.life is not Life.OPEN:
-            return False
-        link.changed = True
-        link.life = Life.CLOSING
-    return not (link.transport.shaking_hands and link.leave_closing())
-
-
 def end_at_once(link: Link, output: Output) -> bool:
     """Do all of the close of a `link` that is CLOSING, except the descriptor, without a wait.
 

@@ -14,7 +14,7 @@ from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType, Gen
 from typing import TYPE_CHECKING, Any
 
 from ..net.connection import Connection
-from .handlers import Handler
+from .handlers import Handler, served_by
 
 if TYPE_CHECKING:
     import inspect
@@ -36,7 +36,7 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Ser
             handler.check_settings(arguments)
         elif check:
             _check_call(handler, (None,), arguments)
-        return _served_by(handler, arguments)
+        return served_by(handler, arguments)
     takes_socket = _takes_socket(handler, arguments)
     if check:
         _check_call(handler, (None, None, None) if takes_socket else (None,), arguments)
@@ -45,26 +45,6 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Ser
     if not arguments:
         return handler  # type: ignore[no-any-return] # the least stack for each client
     return lambda conn: handler(conn, **arguments)
-
-
-def _served_by(kind: type[Handler], arguments: Mapping[str, Any]) -> Serve:
-    """Return a function that serves a connection by a new object of a `Handler` class."""
-
-    def serve(conn: Connection) -> None:
-        handler = kind(conn, **arguments)
-        try:
-            handler.connected()
-            handler.handle()
-        except BaseException as error:
-            conn.fail(error)
-            raise
-        finally:
-            try:
-                conn.close()
-            finally:
-                handler.closed()
-
-    return serve
 
 
 def error_of_handle(error: BaseException) -> BaseException:

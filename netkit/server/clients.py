@@ -13,7 +13,6 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -78,9 +77,6 @@ class Clients:
         try:
             serve = server._serve
             connection = self.register(request, client_address, ticket, serve is None)
-            if connection.lifetime is not None:
-                server._watchdog.watch(connection.opened_at, connection.lifetime)
-            server._connections.announce(connection)
             connection.thread = None  # from now on a thread may claim it
             if (
                 serve is None
@@ -89,8 +85,8 @@ class Clients:
                 or server._overrides_hooks_of_client()
             ):
                 server._compat.start(connection, request, client_address)
-            else:
-                self.run(request, self.serve, connection, client_address, serve)
+            elif not server._client_threads.run(self.serve, connection, client_address, serve):
+                server._compat.forget(request)
         except BaseException as error:
             is_for_caller = server._acceptor.is_for_caller(error)
             if not is_for_caller:
@@ -126,7 +122,7 @@ class Clients:
         `is_opaque`: whether the handler reads the bare socket. The connection belongs to the
         calling thread at first: an observer that stops the server here does not wait for it.
         """
-        server = self._server
+        server, connection = self._server, None
         options, limits = server._options, server._time_limits
         try:
             is_opaque = is_opaque and self.iterated is None
@@ -135,9 +131,7 @@ class Clients:
                 client_address,
                 server._listeners.local_name,
                 server,
-                options.encoding,
-                options.max_line,
-                options.max_message,
+                *(options.encoding, options.max_line, options.max_message),
                 is_opaque,
             )
             connection.lifetime = options.lifetime
@@ -147,37 +141,36 @@ class Clients:
                 _limit_calls(request, options)
             elif limits is not None:
                 connection.set_limits(limits)
-            connection.ticket = ticket
+            connection.ticket, connection.thread = ticket, threading.get_ident()
             if ticket is not NO_SHARE:
                 connection.closing = server._admission.linger
-            connection.thread = threading.get_ident()
             server._connections.add(connection)
         except BaseException:
-            server._admission.leave(ticket)  # the registry does not know the connection
+            if connection is not None and server._connections.claim(connection):
+                self.abandon(connection, request)
+            else:  # the registry does not know it
+                server._admission.leave(ticket)
             raise
+        if connection.lifetime is not None:
+            server._watchdog.watch(connection.opened_at, connection.lifetime)
         return connection
 
-    def run(self, request: Any, function: Callable[..., object], *arguments: Any) -> None:
-        """Call `function` in a client's thread; wait for one while none can be started.
+    def may_retry(self, error: RuntimeError) -> bool:
+        """Whether to try again to start a thread, which has met `error`.
 
-        If the server stops meanwhile, the client is closed unserved.
+        If the server accepts clients, this pauses, since a thread may end soon. Else the client is
+        to be closed unserved.
         """
-        server = self._server
-        threads, loop = server._client_threads, server._accept_loop
-        threads.daemon = server.daemon_threads
-        while True:
-            try:
-                return threads.run(function, *arguments)
-            except RuntimeError as error:
-                if "interpreter shutdown" in str(error):  # no client can be served any more
-                    events.emit(events.ListenerLost(error), self._server)
-                    loop.request_stop()
-                elif loop.under_way and not loop.stop_requested:
-                    loop.failed(error)  # a thread may end soon
-                    continue
-                else:
-                    events.emit(events.AcceptFailed(error), self._server)
-                return server._compat.forget(request)
+        server, loop = self._server, self._server._accept_loop
+        if "interpreter shutdown" in str(error):  # no client can be served any more
+            events.emit(events.ListenerLost(error), server)
+            loop.request_stop()
+        elif loop.under_way and not loop.stop_requested:
+            loop.failed(error)
+            return True
+        else:
+            events.emit(events.AcceptFailed(error), server)
+        return False
 
     # In the client's thread
 

@@ -129,7 +129,9 @@ class Compat:
     def _run(self, request: Any, client_address: Any, is_verified: bool) -> None:
         connection = self.connection_of(request)
         serve = self._serve
-        self._server._clients.run(request, serve, connection, request, client_address, is_verified)
+        arguments = connection, request, client_address, is_verified
+        if not self._server._client_threads.run(serve, *arguments):
+            self.forget(request)
 
     def _is_verified(self, request: Any, client_address: Any) -> bool:
         verdict = self._server.verify_request(request, client_address)
@@ -219,9 +221,6 @@ class Compat:
         connection = self._server._clients.register(request, client_address, None, is_opaque)
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
-        if connection.lifetime is not None:
-            self._server._watchdog.watch(connection.opened_at, connection.lifetime)
-        self._server._connections.announce(connection)
         return connection
 
     def _secured(self, request: Any, connection: Connection | None) -> Any:

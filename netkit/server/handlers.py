@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..core import events
@@ -73,6 +73,29 @@ class Handler:
 
     def closed(self) -> None:
         """Called last. The connection is closed, but its addresses and counts can be read."""
+
+
+def served_by(kind: type[Handler], settings: Mapping[str, Any]) -> Callable[[Connection], None]:
+    """Return a function that serves a connection by a new object of the class `kind`."""
+    begins, ends = kind.connected is not Handler.connected, kind.closed is not Handler.closed
+
+    def serve(conn: Connection) -> None:
+        handler = kind(conn, **settings)
+        try:
+            if begins:
+                handler.connected()
+            handler.handle()
+        except BaseException as error:
+            conn.fail(error)
+            raise
+        finally:
+            try:
+                conn.close()
+            finally:
+                if ends:
+                    handler.closed()
+
+    return serve
 
 
 class EchoHandler(Handler):

@@ -113,7 +113,9 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         """Make the parts that are used up when the server is closed."""
         self._accept_loop = AcceptLoop(self._loop_has_ended, self)
         self._overflow = Overflow(self._wake_acceptor)
-        self._client_threads = ClientThreads(self.daemon_threads)
+        self._client_threads = ClientThreads(
+            lambda: self.daemon_threads, lambda error: self._clients.may_retry(error)
+        )
         self._watchdog = Watchdog(self._connections.live)
 
     def _loop_has_ended(self) -> None:

@@ -63,7 +63,10 @@ class Registry:
         self._cutting = False  # whether new connections are cut, too
 
     def add(self, connection: Connection) -> None:
-        """Add a connection, before a thread is started for it. Call `announce` afterwards."""
+        """Add a connection, before a thread is started for it, and emit the event about it.
+
+        It is asked to finish at once if the server drains.
+        """
         with self._lock:
             self._live[connection] = None
             self._involved += 1
@@ -71,9 +74,6 @@ class Registry:
             self._changed.notify_all()
         if late:
             self._cut_these([connection])
-
-    def announce(self, connection: Connection) -> None:
-        """Emit the event about a new connection, and ask it to finish if the server drains."""
         if events.is_wanted(events.ConnectionOpened.level):
             event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
             events.emit(event, self._server)

@@ -74,8 +74,10 @@ class _Parking:
 class ClientThreads:
     """Runs each job in a waiting thread, or in a new one if no thread waits. Thread-safe.
 
-    `daemon`: whether the interpreter may exit while the threads run. It may be changed, for threads
-    that are started later. A thread that is no daemon does not wait for another job.
+    ``is_daemon()`` tells, for each new thread, whether the interpreter may exit while it runs. A
+    thread that is no daemon does not wait for another job. ``may_retry(error)`` is called, without
+    a lock, with the RuntimeError of a thread that could not be started. It returns whether to try
+    again, perhaps after a pause.
     """
 
     park_seconds = 10.0
@@ -83,8 +85,10 @@ class ClientThreads:
     max_parked = 64
     """How many threads wait at most; each costs about 20 KiB."""
 
-    def __init__(self, daemon: bool) -> None:
-        self.daemon = daemon
+    def __init__(
+        self, is_daemon: Callable[[], bool], may_retry: Callable[[RuntimeError], bool]
+    ) -> None:
+        self._is_daemon, self._may_retry = is_daemon, may_retry
         # Guards the attributes below. Re-entrant, since a signal handler may stop the server in the
         # accepting thread, which may be in `run`.
         self._lock = threading.RLock()
@@ -92,19 +96,30 @@ class ClientThreads:
         self._threads: set[threading.Thread] = set()
         self._closed = False
 
-    def run(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call `function` in a thread. RuntimeError, and it is not called, if none can be started.
+    def run(self, function: Callable[..., object], *arguments: Any) -> bool:
+        """Call `function` in a thread. False, and it is not called, if none can be started.
 
-        After any other exception (KeyboardInterrupt) it may be called or not.
+        After an exception (KeyboardInterrupt) it may be called or not.
         """
         job = function, *arguments
+        while True:
+            with self._lock:
+                if self._parked:
+                    parking = self._parked.pop()
+                    parking.job = job
+                    parking.ready.release()
+                    return True
+            try:
+                self._start(job)
+                return True
+            except RuntimeError as error:
+                if not self._may_retry(error):
+                    return False
+
+    def _start(self, job: Job) -> None:
+        daemon = self._is_daemon()
+        thread = threading.Thread(target=self._work, args=([job],), daemon=daemon)
         with self._lock:
-            if self._parked:
-                parking = self._parked.pop()
-                parking.job = job
-                parking.ready.release()
-                return
-            thread = threading.Thread(target=self._work, args=([job],), daemon=self.daemon)
             self._threads.add(thread)
         try:
             thread.start()

@@ -47,7 +47,6 @@ def serve(registry: Registry, conn: Connection) -> None:
 def added(registry: Registry, made: list[Connection]) -> None:
     for conn in made:
         registry.add(conn)
-        registry.announce(conn)
 
 
 def test_a_connection_is_live_from_add_to_remove() -> None:
