@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     _Self = TypeVar("_Self", bound="Server")
 
-# The level of the logger "netkit" decides how much is logged.
-events.subscribe(log.write, wants=log.logger.isEnabledFor)
+events.subscribe(log.write, log.logger.isEnabledFor)  # the level of the logger decides
 
 
 class Server(HookedServer):
