@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import EVENT_KINDS, ROOT, exchange, in_thread, in_threads, observed
+from support import EVENT_KINDS, PATIENCE, ROOT, exchange, in_thread, in_threads, observed
 
 import netkit
 from netkit.core import events
@@ -475,6 +475,8 @@ def test_an_event_names_the_server_that_emits_it() -> None:
         with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as first:
             with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as second:
                 assert exchange(second, b"x") == exchange(first, b"x") == b"x"
+                assert first.wait_for_connections(0, PATIENCE)
+                assert second.wait_for_connections(0, PATIENCE)
     for server in (first, second):
         kinds = [type(event).__name__ for event in seen if event.server is server]
         assert kinds == ["Listening", "ConnectionOpened", "ConnectionClosed", "Stopped"]
