@@ -115,15 +115,12 @@ class Output:
             sent = link.transport.send(payload)
             link.bytes_written += sent
             if sent < len(payload):
-                self._send_rest(payload, sent, begun=True)
+                self._send_rest(payload, sent)
         except BaseException as error:
             self._fail(error)
 
-    def _send_rest(self, payload: Bytes, sent: int, begun: bool = False) -> None:
+    def _send_rest(self, payload: Bytes, sent: int) -> None:
         link = self._link
-        timer = None if begun else link.wire.timer
-        if timer is not None:
-            timer.begin_write(sent)
         with memoryview(payload) as whole:  # released even if an error keeps this frame
             while sent < len(whole):
                 with whole[sent:] as rest:

@@ -187,10 +187,10 @@ class Timer:
 
     # Sending
 
-    def begin_write(self, written: int = 0) -> None:
-        """A write begins, `written` bytes of which have been sent already."""
+    def begin_write(self) -> None:
+        """A write begins: its limits count from now on."""
         self._write_began = self._clock()
-        self._written = written
+        self._written = 0
         self.untouched = False
         """Whether a limit of this write has passed before anything of it was sent."""
 
@@ -263,7 +263,7 @@ class StepTimer:
         """The kernel's timeout has passed. Unless the limit has, the caller waits again."""
         self.kernel.set_receive(self._left())
 
-    def begin_write(self, written: int = 0) -> None:
+    def begin_write(self) -> None:
         """As of `Timer`: a write has no limit of its own."""
 
     def after_stall(self) -> None:

@@ -191,10 +191,9 @@ class Tls:
         link = self._link
         if link.changed and link.is_at_end():
             return b""
-        if self._below.timer is None:
-            return self._below.sock.recv(size)
-        # A part of a record is a part of a message which cannot be decrypted yet.
-        return self._below.recv(size, int(self.tls is not None and self.tls.has_begun()))
+        # With limits, a part of a record counts: it is a part of a message.
+        counts = self._below.timer is not None and self.tls is not None
+        return self._below.recv(size, int(counts and self._stream.has_begun()))
 
     def handshake(self) -> None:
         """Do the handshake. Errors as of `TlsStream.handshake`."""
