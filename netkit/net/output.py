@@ -74,13 +74,14 @@ class Output:
                 elif link.special:
                     self._send_whole(payload)
                 elif payload:
+                    sent = 0
                     try:
                         sent = link.sock.send(payload)
                         link.bytes_written += sent
                         if sent < len(payload):
                             self._send_rest(payload, sent)
                     except BaseException as error:
-                        self._fail(error)
+                        self._fail(error, sent)
             finally:
                 link.writing = 0
                 if link.changed or FREE_THREADED:
@@ -108,6 +109,7 @@ class Output:
         if not payload:
             return
         link = self._link
+        sent = 0
         try:
             timer = link.wire.timer
             if timer is not None:
@@ -117,7 +119,7 @@ class Output:
             if sent < len(payload):
                 self._send_rest(payload, sent)
         except BaseException as error:
-            self._fail(error)
+            self._fail(error, sent)
 
     def _send_rest(self, payload: Bytes, sent: int) -> None:
         link = self._link
@@ -128,12 +130,12 @@ class Output:
                 link.bytes_written += more
                 sent += more
 
-    def _fail(self, error: BaseException) -> NoReturn:
-        """Raise what a write raises that has met `error` in the socket."""
+    def _fail(self, error: BaseException, sent: int) -> NoReturn:
+        """Raise what a write raises that has met `error` in the socket, after `sent` bytes."""
         link = self._link
         # How much has been sent before a signal handler has raised an error is unknown.
         failure = link.failure(error) if isinstance(error, OSError) else error
-        if link.transport.breaks(error):
+        if sent or link.transport.breaks(error):
             link.break_off(failure)
         if isinstance(error, OSError):
             raise failure from None
@@ -277,7 +279,7 @@ class Output:
                     break
                 if error.errno == errno.EIO:  # of reading the file
                     raise
-                self._fail(error)
+                self._fail(error, sent)
             if not more:  # the file has just become shorter
                 break
             link.bytes_written += more

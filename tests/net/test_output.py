@@ -405,6 +405,17 @@ def test_an_exception_of_a_signal_handler_amid_a_write_breaks_the_output(
             peer.recv(1)
 
 
+def test_a_time_limit_that_is_set_amid_a_write_knows_that_a_part_was_sent() -> None:
+    def limit(conn: netkit.Connection) -> None:
+        fill(conn.socket)
+        conn.set_timeout(0.05)
+
+    with sending(limit) as (conn, _):
+        for _ in range(2):
+            with pytest.raises(TimeoutError, match="write_timeout"):
+                conn.write("a message")
+
+
 def test_a_close_that_is_interrupted_by_a_destroy_waits_for_nothing(long_linger: None) -> None:
     with sending(netkit.Connection.destroy) as (conn, _), conn.corked():
         conn.write("gathered")
