@@ -17,7 +17,7 @@ from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import Options
 from ..core.text import in_bytes, said
 from ..net.addresses import SocketAddress
-from .arguments import Parser, checked, complain, count, endpoints, say
+from .arguments import Parser, checked, complain, count, endpoints, flag_of, say
 from .conversation import transfer
 from .opening import accept, dial
 from .stdio import OutputClosedError, is_interactive
@@ -252,7 +252,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, others in _EXCLUDES.items():
         for other in others:
             if name in given and other in given:
-                raise ValueError(f"{_flag(name)} does not go with {_flag(other)}")
+                raise ValueError(f"{flag_of(name)} does not go with {flag_of(other)}")
     if "tls_key" in given and "tls_cert" not in given:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
@@ -277,10 +277,6 @@ def _check_family(arguments: argparse.Namespace) -> None:
                 version = is_ip(address)
                 raise ValueError(f"{option} does not go with the IPv{version} address {address}")
         arguments.family = arguments.family or family
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _settle(arguments: argparse.Namespace) -> None:

@@ -145,20 +145,20 @@ def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None
             setattr(arguments, name, value)
 
 
-def check_effects(given: Container[str], self_signed: bool) -> None:
-    """ArgumentError if one of the flags that are `given` would have no effect."""
-    if "when_full" in given and not _any(given, "max_connections", "profile"):
+def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
+    """ArgumentError if one of the flags that are `given` has no effect with `arguments`."""
+
+    def has(*names: str) -> bool:
+        return any(getattr(arguments, name, None) is not None for name in names)
+
+    if "when_full" in given and not has("max_connections", "profile"):
         raise ArgumentError("--when-full has no effect without --max-connections")
-    if "refusal" in given and not _any(given, *_ADMITTING, "profile"):
+    if "refusal" in given and not has(*_ADMITTING, "profile"):
         *others, last = map(flag_of, _ADMITTING)
         either = f"{', '.join(others)} or {last}"
         raise ArgumentError(f"--refusal has no effect without {either}")
-    if "handshake_timeout" in given and not (self_signed or "tls_cert" in given):
+    if "handshake_timeout" in given and not (arguments.tls_self_signed or has("tls_cert")):
         raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
-
-
-def _any(given: Container[str], *names: str) -> bool:
-    return any(name in given for name in names)
 
 
 def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:

@@ -113,11 +113,11 @@ class Command:
             raise ArgumentError(str(error)) from None
         given = {name for name, value in vars(arguments).items() if value is not None}
         check_addresses(given, addresses)
-        check_effects(given, arguments.tls_self_signed)
         for name in self.unread:
             if name in given:
                 raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
         set_defaults(arguments, self.without)
+        check_effects(given, arguments)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]

@@ -68,7 +68,7 @@ def connect(
     try:
         if context is not None:
             _start_tls(conn, context, chosen, target, deadline)
-        conn.set_limits(TimeLimits(*(getattr(chosen, name) for name in TimeLimits._fields)))
+        conn.set_limits(TimeLimits.of(chosen))
     except BaseException:
         conn.destroy()
         raise

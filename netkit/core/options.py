@@ -144,7 +144,7 @@ class Options(OptionTable):
     @property
     def time_limits(self) -> TimeLimits | None:
         """The time limits of each connection; None if there are none."""
-        limits = TimeLimits(*(getattr(self, name) for name in TimeLimits._fields))
+        limits = TimeLimits.of(self)
         return limits if any(limits) else None
 
     def _check_tls(self) -> None:
@@ -173,6 +173,11 @@ class TimeLimits(NamedTuple):
     read_timeout: float | None = None
     write_timeout: float | None = None
     min_rate: float | None = None
+
+    @classmethod
+    def of(cls, options: OptionTable) -> TimeLimits:
+        """Return the values that `options` have for these names."""
+        return cls(*(getattr(options, name) for name in cls._fields))
 
 
 # Without any of these options, every client is served, and for any time.

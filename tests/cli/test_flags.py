@@ -84,6 +84,21 @@ def test_a_variable_without_effect_is_ignored(monkeypatch: pytest.MonkeyPatch) -
     assert understood(Serve(), "app:f", "--workers", "2")[0].workers == 2
 
 
+@pytest.mark.parametrize(
+    ("variable", "flag"),
+    [("PROFILE=public", "when-full"), ("DENY=::1", "refusal"), ("TLS_CERT=x", "handshake-timeout")],
+)
+def test_a_flag_may_have_its_effect_because_of_a_variable(
+    variable: str, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(f"NETKIT_{name}", value)
+    assert flag.replace("-", "_") in understood(Echo(), f"--{flag}", "5")[1]
+    monkeypatch.delenv(f"NETKIT_{name}")
+    with pytest.raises(ArgumentError, match=f"--{flag} has no effect"):
+        understood(Echo(), f"--{flag}", "5")
+
+
 def test_the_variable_of_a_password_is_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETKIT_TLS_KEY_PASSWORD", "@hunter2")
     _, options = understood(Echo(), "--tls-cert", "server.pem")
