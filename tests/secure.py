@@ -109,9 +109,10 @@ class Pipe:
         self.sent = b""
         """All that was sent."""
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> int:
         self.data += data
         self.sent += data
+        return len(data)
 
     def receive(self, size: int) -> bytes:
         taken = bytes(self.data[:size])

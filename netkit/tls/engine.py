@@ -3,9 +3,9 @@
 No network and no threads: `netkit.tls.stream` receives and sends, and holds a lock for each call
 here. Rules:
 
-1. What was received and could be decrypted is delivered, whatever happened to the connection later.
-2. The end of the TCP input proves nothing, since anybody on the way can end it: only the peer's
-   close_notify ends the stream (RFC 8446 section 6.1).
+1. Data that can be decrypted is delivered, even if TLS or the connection has failed since.
+2. Only the peer's close_notify ends the stream (RFC 8446 section 6.1). The end of the TCP input
+   does not, since an attacker on the network can cause it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Engine:
     """One TLS connection in memory. Not thread-safe."""
 
     __slots__ = (
-        *("answered", "chunk", "decrypted", "eof", "failure", "fed", "hungry", "incoming"),
+        *("answered", "chunk", "decrypted", "eof", "failure", "fed", "needs_input", "incoming"),
         *("is_decrypting", "outgoing", "peer", "reset", "server_name", "shaking_hands", "ssl"),
         *("_closed", "_decrypt", "_encrypt", "_first", "_records"),
     )
@@ -53,42 +53,45 @@ class Engine:
         self._decrypt, self._encrypt = self.ssl.read, self.ssl.write
         self.peer = "client" if server_side else "server"
         self.shaking_hands = True
-        self.server_name: str | None = None  # that the client asked for
+        self.server_name: str | None = None  # the name that the client asked for
         self._first = b""  # the beginning of the peer's handshake
         self._records = Records()
         self.fed = 0  # how often `feed` was called
         self.chunk = RECORD  # how much ciphertext to receive next
-        self.hungry = True  # OpenSSL has read all ciphertext, and needs more
+        self.needs_input = True  # OpenSSL has read all ciphertext
         self.answered = False  # `outgoing` has answers to what was received
         self.eof = False  # the TCP input has ended
         self._closed = False  # the peer has sent its close_notify
         self.failure: TlsError | None = None
-        self.reset: ConnectionResetError | None = None  # which answers have met
-        self.decrypted = ReceiveBuffer()  # plaintext that nobody has read yet
-        self.is_decrypting = False  # what a signal handler decrypted now would be out of order
+        self.reset: ConnectionResetError | None = None  # the error of sending an answer
+        self.decrypted = ReceiveBuffer()  # plaintext that has not been read yet
+        self.is_decrypting = False  # a signal handler must not decrypt now: bytes would be swapped
 
     # The handshake
 
     def advance(self) -> bool:
-        """Do the next step of the handshake; whether it was the last. A failure is kept."""
+        """Do the next step of the handshake, and return whether it was the last.
+
+        If the handshake fails, `failure` has the error.
+        """
         if self.failure:
             return False
         first = self._first
         try:
             self.ssl.do_handshake()
         except ssl.SSLWantReadError:
-            if self.eof or explain.plain_text(first):  # OpenSSL would wait for five bytes
+            if self.eof or explain.plain_text(first):  # OpenSSL waits for a header of five bytes
                 self.failure = explain.handshake_failure(None, self.peer, first)
             return False
         except ssl.SSLError as error:
             own = isinstance(self.ssl.context, OwnContext)
             self.failure = explain.handshake_failure(error, self.peer, first, own)
             return False
-        self.hungry = not (self.incoming.pending or self.eof)
+        self.needs_input = not (self.incoming.pending or self.eof)
         return True
 
     def end_handshake(self) -> None:
-        """After the last step: from now on, plaintext is read and written."""
+        """Change from the handshake to reading and writing, after its last step."""
         if self.peer == "client" and self._first:
             self.server_name = server_name(self._first)
         self.shaking_hands = False
@@ -101,7 +104,7 @@ class Engine:
         """Take in received bytes; ``b""`` is the end of the TCP input."""
         self.fed += 1
         if not (size := len(ciphertext)):
-            self.eof, self.hungry = True, False
+            self.eof, self.needs_input = True, False
             return
         self.incoming.write(ciphertext)
         # Most often one small record arrives.
@@ -116,17 +119,17 @@ class Engine:
             self.chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
         if self.shaking_hands and len(self._first) < LONGEST_HELLO:
             self._first += ciphertext
-        self.hungry = False  # last: a signal handler that looks before finds nothing
+        self.needs_input = False  # last: a signal handler that looks before finds nothing
 
     def read(self, size: int) -> bytes | None:
-        """Up to `size` bytes of plaintext; ``b""`` at the end; None if more ciphertext is needed.
+        """Return 1 to `size` bytes, ``b""`` at the end, or None if more ciphertext is needed.
 
         TlsError; TruncatedError if the TCP input has ended without a close_notify.
         """
         return self.decrypted.take(size) or self.decrypt(size)
 
     def decrypt(self, size: int) -> bytes | None:
-        """As `read`, of what has not been decrypted yet."""
+        """As `read`, but without the bytes in `decrypted`."""
         if self.failure:
             raise self.failure.with_traceback(None)
         if self._closed:
@@ -144,11 +147,11 @@ class Engine:
                 if len(data) < size:
                     data = self._joined(data, size)
             else:
-                self.hungry = True  # to ask OpenSSL in vain costs an exception
+                self.needs_input = True  # to ask OpenSSL would cost an exception
         except ssl.SSLWantReadError:
             if self.eof:
                 raise self.reset or TruncatedError from None
-            self.hungry = True
+            self.needs_input = True
         except ssl.SSLZeroReturnError:  # an empty read, after we have ended our side
             self._closed = True
             data = b""
@@ -161,23 +164,23 @@ class Engine:
         return data
 
     def _joined(self, data: bytes, size: int) -> bytes:
-        """`data`, and what else can be decrypted, up to `size` bytes in all."""
+        """Return `data` and the bytes that can be decrypted after it, at most `size` in all."""
         parts = [data]
         left = size - len(data)
         try:
-            while left and not self.hungry and (data := self._decrypt(min(left, RECORD))):
+            while left and not self.needs_input and (data := self._decrypt(min(left, RECORD))):
                 parts.append(data)
                 left -= len(data)
-                self.hungry = not (self.incoming.pending or self.ssl.pending() or self.eof)
+                self.needs_input = not (self.incoming.pending or self.ssl.pending() or self.eof)
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass  # the next read will meet it again
+            pass  # the next read raises it again
         except ssl.SSLError as error:
             self.failure = explain.failure(error, self.peer)
         return b"".join(parts)
 
     def decrypt_ahead(self) -> bytes | None:
-        """Decrypt one more piece, for a later `read`. Results and errors as of `decrypt`."""
-        data = None if self.hungry or self.is_decrypting else self.decrypt(CHUNK)
+        """Decrypt one more piece, for a later `read`. Results and errors as for `decrypt`."""
+        data = None if self.needs_input or self.is_decrypting else self.decrypt(CHUNK)
         if data:
             self.decrypted.feed(data)
         return data
@@ -190,18 +193,18 @@ class Engine:
             return True
 
     def within_record(self) -> bool:
-        """Whether a record has been received in part, and nothing before it is left to be read."""
+        """Whether a record has been received in part, and all data before it has been read."""
         return self.is_decrypting or not (self.is_pending() or self._records.whole)
 
     # Writing
 
     def encrypt(self, piece: Bytes) -> bytes | None:
-        """The ciphertext to send for `piece`; None if more ciphertext must be fed before."""
+        """Return the ciphertext of `piece`, or None if OpenSSL needs input first."""
         if self.failure:
             raise self.failure.with_traceback(None)
         try:
             self._encrypt(piece)
-        except ssl.SSLWantReadError:  # it wants the rest of a message about keys first
+        except ssl.SSLWantReadError:  # a message about keys has arrived in part
             if self.eof:
                 raise TruncatedError from None
             return None
@@ -212,10 +215,10 @@ class Engine:
         return self.outgoing.read()
 
     def end(self) -> None:
-        """Put our close_notify into `outgoing`, unless TLS has not begun, or has failed."""
+        """Put our close_notify into `outgoing`, but not in the handshake or after a failure."""
         if self.shaking_hands or self.failure:
             return
-        # Python looks for the peer's close_notify as well, and would fail on data before it.
+        # `unwrap` also reads the peer's close_notify, and fails if data comes before it.
         with contextlib.suppress(TlsError):
             while self.decrypt_ahead():
                 pass
@@ -223,10 +226,10 @@ class Engine:
             with contextlib.suppress(OSError):  # the peer has not sent its close_notify
                 self.ssl.unwrap()
 
-    # What was agreed on
+    # The results of the handshake
 
     def agreed(self, get: Callable[[], _Text]) -> _Text | None:
-        """The result of `get`, which decodes text of the peer; None before the handshake is over.
+        """Return the result of `get`, which decodes text of the peer; None in the handshake.
 
         PeerError if the text is not UTF-8.
         """
@@ -236,6 +239,6 @@ class Engine:
             raise PeerError("the peer has sent a name that is not UTF-8") from None
 
     def cipher(self) -> str | None:
-        """The name of the cipher suite."""
+        """Return the name of the cipher suite."""
         found: tuple[Any, ...] | None = self.ssl.cipher()
         return found[0] if found else None

@@ -1,7 +1,4 @@
-"""Explains failures of TLS in one line, from OpenSSL's reason and the first bytes of the peer.
-
-Pure.
-"""
+"""Explains failures of TLS in one line, from OpenSSL's reason and the peer's first bytes."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ _ALERT = re.compile(r"(?:SSLV3|TLSV1|TLSV13|SSL/TLS)_(?:ALERT_)?(.+)")
 
 
 def plain_text(first: bytes) -> str | None:
-    """The beginning of `first`, printable and short; None if it can be TLS."""
+    """Return the beginning of `first`, printable and short; None if `first` can be TLS."""
     return None if not first or first[0] in _FIRST_BYTES else _shown(first)
 
 
@@ -71,11 +68,11 @@ def _shown(first: bytes) -> str:
 def handshake_failure(
     error: ssl.SSLError | None, peer: str, first: bytes, certified: bool = True
 ) -> HandshakeError:
-    """The error of a failed handshake.
+    """Return the error of a failed handshake.
 
-    `error` is OpenSSL's, or None if the TCP input ended; `peer` is ``"client"`` or ``"server"``;
-    `first` is the beginning of its input, of more than `SHOWN` bytes if there were so many.
-    `certified` says that our context is an `OwnContext`, so that it has a certificate.
+    `error` is OpenSSL's, or None if the TCP input ended. `peer` is ``"client"`` or ``"server"``.
+    `first` has the first bytes of the peer: all of them, or more than `SHOWN`. `certified` says
+    that our context certainly has a certificate.
     """
     if plain_text(first) or (error is not None and error.reason in _NO_TLS and first):
         is_text = _TEXT.fullmatch(first[:SHOWN])
@@ -84,8 +81,8 @@ def handshake_failure(
     if error is None or isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         if peer == "client" and not first:
             return NotBegunError()
-        return HandshakeError(f"the {peer} left in the middle of the handshake")
-    if error.reason == "CALLBACK_FAILED" and certified:  # Python could not decode the name in SNI
+        return HandshakeError(f"the {peer} disconnected during the handshake")
+    if error.reason == "CALLBACK_FAILED" and certified:  # Python cannot decode the name in SNI
         return HandshakeError(f"the {peer} asked for a host by a name that is not ASCII")
     text = _explained(error, peer, f"the handshake with the {peer} failed")
     if error.reason in _UNCERTIFIED and peer == "client" and not certified:
@@ -94,13 +91,13 @@ def handshake_failure(
 
 
 def failure(error: ssl.SSLError, peer: str) -> TlsError:
-    """The error of a failure after the handshake."""
+    """Return the error of a failure after the handshake."""
     kind = HandshakeError if _alert(error) in _ALERTS else TlsError
-    return kind(_explained(error, peer, f"the {peer} broke TLS"))
+    return kind(_explained(error, peer, f"the {peer} violated TLS"))
 
 
 def _alert(error: ssl.SSLError) -> str | None:
-    """The name of the alert of the peer. None if `error` has another reason."""
+    """Return the name of the peer's alert, or None if `error` has another reason."""
     found = _ALERT.fullmatch(error.reason or "")
     return found[1] if found else None
 
@@ -111,7 +108,7 @@ def _explained(error: ssl.SSLError, peer: str, otherwise: str) -> str:
     alert = _alert(error)
     if alert:
         known = _ALERTS.get(alert) or _OTHER_ALERTS.get(alert)
-        return f"the {peer} " + (known or f"broke off: {_in_words(alert)}")
+        return f"the {peer} " + (known or f"sent an alert: {_in_words(alert)}")
     known = _REASONS.get(error.reason or "")
     if known:
         return known.format(peer)

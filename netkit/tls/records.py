@@ -1,8 +1,7 @@
-"""The parts of a TLS stream that need no keys: the ends of records, and the name in SNI.
+"""Parses the parts of a TLS stream that are not encrypted: headers of records, and the ClientHello.
 
-Pure. Python gives the name in SNI to nothing but a callback of the context, and netkit does not
-change the context of a program. Handlers see the name that is found here; OpenSSL chooses the
-certificate.
+Python passes the name in SNI only to a callback of the context, and netkit does not change the
+context of a program. So the name that handlers see is parsed here. OpenSSL chooses the certificate.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ _SERVER_NAME = 0  # the type of an extension, RFC 6066 section 3
 
 
 class Records:
-    """Where records end in a stream of ciphertext."""
+    """Finds the ends of records in a stream of ciphertext."""
 
     __slots__ = ("_head", "_missing", "whole")
 
     def __init__(self) -> None:
         self._head = b""  # an incomplete header
-        self._missing = 0  # bytes that an incomplete record still needs
+        self._missing = 0  # bytes that an incomplete record lacks
         self.whole = True
         """Whether the stream ends at the end of a record."""
 
     def feed(self, data: bytes) -> None:
-        """Take in `data`, the next bytes of the stream."""
+        """Parse the next bytes of the stream."""
         if self._head:
             data = self._head + data
             self._head = b""
@@ -40,32 +39,31 @@ class Records:
 
 
 class _Fields:
-    """Takes fields off the front of some bytes. IndexError if they are too short."""
+    """Bytes that are parsed from their front. The methods raise IndexError if bytes are missing."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
 
     def number(self, size: int) -> int:
-        """The next `size` bytes as a number."""
+        """Remove and return a number of `size` bytes."""
         return int.from_bytes(self.take(size), "big")
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """Remove and return `size` bytes."""
         taken, self.data = self.data[:size], self.data[size:]
         if len(taken) < size:
             raise IndexError
         return taken
 
     def vector(self, size: int) -> _Fields:
-        """The next field, which begins with its length in `size` bytes."""
+        """Remove and return a field that begins with its length, a number of `size` bytes."""
         return _Fields(self.take(self.number(size)))
 
 
 def server_name(first: bytes) -> str | None:
-    """The name in the ClientHello that `first` begins with.
+    """Return the name in the ClientHello at the start of `first`.
 
-    None if `first` has no whole ClientHello, or if that has no name, or one that is not printable
-    ASCII (RFC 6066 section 3).
+    None if the ClientHello is incomplete, or has no name of printable ASCII (RFC 6066 section 3).
     """
     try:
         name = _server_name(_Fields(_message(_Fields(first))))
@@ -76,7 +74,7 @@ def server_name(first: bytes) -> str | None:
 
 
 def _message(records: _Fields) -> bytes:
-    """The first handshake message, without its header. Several records may carry it."""
+    """Return the ClientHello without its header. Several records may contain it."""
     message = b""
     while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4], "big"):
         kind, _ = records.number(1), records.take(2)

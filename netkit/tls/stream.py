@@ -9,12 +9,12 @@ Rules:
    must leave in the order in which they were made. `_receiving` is held from receiving until
    OpenSSL has the bytes. Both come before `_lock`. No thread takes one of the two while it holds
    the other, except a writer that OpenSSL tells to read first. All three are re-entrant, so that a
-   signal handler does not wait for the thread that it has interrupted; `_is_sending`,
-   `_is_receiving` and `Engine.is_decrypting` tell it that it must not go on.
+   signal handler does not wait for the thread that it has interrupted. `_is_sending`,
+   `_is_receiving` and `Engine.is_decrypting` show that there is such a thread.
 3. Reading may make answers (key updates, alerts), and so does the end of a handshake (the tickets
-   of a server). They wait in the engine for the next send; the reader sends them only before it
-   waits itself, and if no writer is sending. A thread that releases `_sending` looks for answers
-   again. So a reader never waits for a writer whose peer is slow, and no answer is forgotten.
+   of a server). The engine keeps them until the next send. The reader sends them only if it has to
+   wait for input and no writer is sending, and a thread that releases `_sending` looks for answers
+   again. So a reader never waits for a writer whose peer is slow, and every answer is sent.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .engine import Bytes, Engine
 PIECE = 64 * 1024
 
 # The most bytes of answers that the reader leaves to a writer; with more, it waits for the writer.
-# Otherwise a peer that asks and asks, and does not read, could fill the memory.
+# Otherwise a peer that requests answers, and does not read them, could fill the memory.
 MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
-_AMID = "a signal handler cannot use TLS amid what its own thread does with it"
+_INTERRUPTED = "a signal handler cannot use TLS while the thread that it has interrupted does"
 
 
 def _closed(_: object) -> NoReturn:
@@ -44,26 +44,25 @@ def _closed(_: object) -> NoReturn:
 
 
 class TlsStream:
-    """TLS between a connection and its socket, and what its handshake has agreed on.
+    """TLS between a connection and its socket, and the results of the handshake.
 
-    One thread may read while any number of others write. `handshake` comes first: ValueError from
-    `recv` and `send` before it is over. The properties are for any thread.
+    One thread may read while any number of others write. Any thread may use the properties. Before
+    the end of `handshake`, `recv` and `send` raise ValueError.
 
     `receive(n)` waits for 1 to n bytes of ciphertext, and returns ``b""`` at the end of the TCP
-    input. It is called by a thread that reads, or, when OpenSSL cannot write before it has read
-    more, by one that writes; never by two at once.
+    input. A thread that reads calls it, or one that writes if OpenSSL needs input first.
 
-    `send(data)` sends all of it, or, if it returns a number, so many bytes of it, at least 1 (as
-    ``socket.send`` does); it is given the rest again. If it raises, none of `data` has been sent:
-    only then are later calls good. It is never called by two threads at once.
+    `send(data)` sends at least the first byte of `data`, and returns how many bytes it has sent. If
+    it raises, it has sent none of them.
 
-    What the two raise passes through, and a later call goes on where this one was.
+    Two threads never call either function at once. Exceptions of both are passed on, and the next
+    call of the method continues where the failed one stopped.
     """
 
     def __init__(
         self,
         receive: Callable[[int], bytes],
-        send: Callable[[bytes], object],
+        send: Callable[[bytes], int],
         context: ssl.SSLContext,
         *,
         server_side: bool,
@@ -77,8 +76,8 @@ class TlsStream:
         self._send = send
         self._engine = Engine(context, server_side, server_hostname)
         self.free_locks()
-        self._ended = False  # we have sent our close_notify
-        self._unsent = b""  # ciphertext that `send` has not taken
+        self._ended = False  # our close_notify has been made
+        self._unsent = b""  # ciphertext that `send` has not sent
 
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child: threads that held them do not exist there."""
@@ -92,9 +91,9 @@ class TlsStream:
     def handshake(self) -> None:
         """Agree on keys with the peer, and check its certificate as the context says.
 
-        HandshakeError, after the peer has been sent an alert, as far as possible; NotBegunError,
-        which is one, if a client has left without a byte. No lock is held: call it before any other
-        thread knows of this stream.
+        HandshakeError; the peer is sent an alert if possible. NotBegunError, a subclass, if a
+        client disconnects without sending a byte. No lock is held, so no other thread may use the
+        stream yet.
         """
         engine = self._engine
         accepted = engine.peer == "client"
@@ -120,11 +119,11 @@ class TlsStream:
     # Reading
 
     def recv(self, size: int) -> bytes:
-        """From 1 to `size` bytes, at most 64 KiB; ``b""`` after the peer's close_notify.
+        """Return 1 to `size` bytes, at most 64 KiB; ``b""`` after the peer's close_notify.
 
-        Waits for the first of them. TruncatedError if the TCP input ends without a close_notify;
-        TlsError if what was received is not what the peer has sent, or if the peer has broken off;
-        HandshakeError if it did that for our certificate. For one thread at a time.
+        Waits for the first byte. TruncatedError if the TCP input ends without a close_notify;
+        TlsError if a record is invalid, or for an alert of the peer; HandshakeError if the alert
+        rejects our certificate. Only one thread at a time may call it.
         """
         if size < 1:
             raise ValueError(f"size must be at least 1 byte, not {size}")
@@ -134,7 +133,7 @@ class TlsStream:
         try:
             while True:
                 with self._lock:
-                    if engine.decrypted or not engine.hungry:
+                    if engine.decrypted or not engine.needs_input:
                         data = engine.read(size)
                         if data is not None:
                             return data
@@ -149,11 +148,14 @@ class TlsStream:
             raise
 
     def _take_in(self, seen: int, size: int = 0) -> bytes | None:
-        """Wait for ciphertext, if none has arrived since `seen`; up to `size` bytes of it."""
+        """Wait for ciphertext, unless some was fed after `Engine.fed` was `seen`.
+
+        Returns up to `size` bytes of plaintext; None if there are none yet.
+        """
         engine = self._engine
         with self._receiving:
             if self._is_receiving:
-                raise RuntimeError(_AMID)
+                raise RuntimeError(_INTERRUPTED)
             try:
                 self._is_receiving = True
                 if engine.fed == seen:
@@ -171,11 +173,11 @@ class TlsStream:
             return self._engine.is_pending()
 
     def buffered(self) -> int:
-        """How many bytes have been decrypted and not been read."""
+        """Return the number of bytes that have been decrypted and not read."""
         return len(self._engine.decrypted)
 
     def has_begun(self) -> bool:
-        """Whether a record, or before its end the handshake, has been received in part."""
+        """Whether a record has been received in part, or the handshake is under way."""
         with self._lock:
             engine = self._engine
             return engine.fed > 0 if engine.shaking_hands else engine.within_record()
@@ -188,18 +190,18 @@ class TlsStream:
     # Writing
 
     def send(self, data: Bytes) -> int:
-        """Send all of `data`, and return its number of bytes.
+        """Send all of `data`, and return its number of bytes. Thread-safe.
 
-        From any thread: what one call sends stays together. WriteAfterEndError after `end`;
-        TlsError if TLS has failed; RuntimeError in a signal handler that has interrupted its own
-        thread amid this. After an error of `send`, what it did not take is sent first.
+        The data of two calls are not mixed. WriteAfterEndError after `end`; TlsError if TLS has
+        failed; RuntimeError in a signal handler that has interrupted this. After an error of the
+        function `send`, the next call first sends the bytes that are left.
         """
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         engine = self._engine
         try:
             with self._sending:
                 if self._is_sending:
-                    raise RuntimeError(_AMID)
+                    raise RuntimeError(_INTERRUPTED)
                 try:
                     self._is_sending = True
                     if engine.shaking_hands:
@@ -224,18 +226,17 @@ class TlsStream:
     def end(self) -> None:
         """Send our close_notify: the peer sees the end of input (half-close). Idempotent.
 
-        Reading goes on, up to the peer's close_notify. What `send` raises passes through. Nothing
-        is sent before the handshake is over, or after TLS has failed. RuntimeError also in a signal
-        handler that has interrupted the decrypting of its own thread.
+        The peer's data can still be read. Nothing is sent before the end of the handshake, or after
+        TLS has failed. RuntimeError in a signal handler that has interrupted `send` or decrypting.
         """
         with self._sending:
             if self._is_sending:
-                raise RuntimeError(_AMID)
+                raise RuntimeError(_INTERRUPTED)
             try:
                 self._is_sending = True
                 with self._lock:
                     if self._engine.is_decrypting:
-                        raise RuntimeError(_AMID)
+                        raise RuntimeError(_INTERRUPTED)
                     if not self._ended:
                         self._ended = True
                         self._engine.end()
@@ -245,7 +246,7 @@ class TlsStream:
                 self._is_sending = False
 
     def is_interrupted(self) -> bool:
-        """Whether this is a signal handler that has interrupted the sending of its own thread."""
+        """Whether this runs in a signal handler that has interrupted a send of the same thread."""
         if not self._sending.acquire(blocking=False):
             return False
         try:
@@ -264,7 +265,7 @@ class TlsStream:
             self._take_in(seen)
 
     def _send_answers(self) -> None:
-        """Send the engine's answers, unless a thread is sending, which will do it."""
+        """Send the engine's answers, unless another thread is sending, which then sends them."""
         engine = self._engine
         while True:
             with self._lock:
@@ -288,27 +289,29 @@ class TlsStream:
                 self._transmit(answers)
         except ConnectionResetError as error:  # the kernel reports it once
             self._engine.reset = error
-        except OSError:  # the next write meets it; what the peer has sent can still be read
+        except OSError:  # the next write raises it; data of the peer can still be read
             pass
         finally:
             self._is_sending = False
 
     def _transmit(self, ciphertext: bytes) -> None:
-        """Send it after what is left from before. Holds `_sending`, but not in the handshake."""
+        """Send `ciphertext` after the bytes left by an error. `_sending` must be held by now.
+
+        The handshake calls it without the lock.
+        """
         left = self._unsent + ciphertext if self._unsent else ciphertext
         try:
             while left:
-                sent = self._send(left)
-                left = left[sent:] if isinstance(sent, int) and sent < len(left) else b""
+                left = left[self._send(left) :]
         finally:
             self._unsent = left
 
     def let_go(self) -> None:
-        """The connection is closed: drop all references to it, so that both are freed at once."""
+        """Drop all references to the closed connection, so that both objects are freed at once."""
         self._receive = self._send = _closed
         self._engine.failure = self._engine.reset = None
 
-    # What was agreed on
+    # The results of the handshake
 
     @property
     def version(self) -> str | None:

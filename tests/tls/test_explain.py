@@ -64,12 +64,12 @@ CASES: dict[str, tuple[Contexts, str, str]] = {
             with_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384", client_context(files().ca)),
         ),
         "no cipher in common with the client",
-        "the server broke off: handshake failure",
+        "the server sent an alert: handshake failure",
     ),
     "no certificate of the client": (
         lambda: (mutual(), contexts(V12)[1]),
         "the client sent no certificate, and one is required",
-        "the server broke off: handshake failure",
+        "the server sent an alert: handshake failure",
     ),
     "a certificate of the client that a stranger has signed": (
         lambda: (mutual(), only(V12, client_context(files().ca, cert=files().strange_client))),
@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Contexts, str, str]] = {
     "a context without a certificate": (
         lambda: (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), contexts(V12)[1]),
         "no cipher in common with the client, or our context has no certificate",
-        "the server broke off: handshake failure",
+        "the server sent an alert: handshake failure",
     ),
     "a context without a certificate, in TLS 1.3": (
         lambda: (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), contexts(V13)[1]),
@@ -259,7 +259,7 @@ def test_a_peer_may_leave_anywhere_in_the_handshake(version: ssl.TLSVersion) -> 
             if left and leaves == "client" and not cut:
                 assert str(error) == "the client disconnected before the handshake"
             elif left:
-                assert str(error) == f"the {leaves} left in the middle of the handshake"
+                assert str(error) == f"the {leaves} disconnected during the handshake"
             cut += 13
 
 
@@ -269,7 +269,7 @@ def test_a_peer_may_end_tls_in_the_handshake() -> None:
         with pytest.raises(Starved):
             stream.handshake()
     joined.up.send(b"\x15\x03\x03\x00\x02\x01\x00")  # a close_notify
-    with pytest.raises(HandshakeError, match="^the client left in the middle of the handshake$"):
+    with pytest.raises(HandshakeError, match="^the client disconnected during the handshake$"):
         joined.server.handshake()
 
 
@@ -299,10 +299,10 @@ def ssl_error(reason: str | None, text: str = "a text (_ssl.c:1)") -> ssl.SSLErr
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        ("TLSV1_ALERT_INTERNAL_ERROR", "the client broke off: internal error"),
-        ("SSLV3_ALERT_UNEXPECTED_MESSAGE", "the client broke off: unexpected message"),
+        ("TLSV1_ALERT_INTERNAL_ERROR", "the client sent an alert: internal error"),
+        ("SSLV3_ALERT_UNEXPECTED_MESSAGE", "the client sent an alert: unexpected message"),
         ("TLSV1_UNRECOGNIZED_NAME", "the client serves no host of the name that we asked for"),
-        ("TLSV1_ALERT_DECODE_ERROR", "the client broke off: decode error"),
+        ("TLSV1_ALERT_DECODE_ERROR", "the client sent an alert: decode error"),
         ("CALLBACK_FAILED", "the client asked for a host by a name that is not ASCII"),
         (
             "SSL/TLS_ALERT_BAD_CERTIFICATE",
@@ -322,5 +322,5 @@ def test_an_alert_about_our_certificate_is_a_handshake_error_whenever_it_arrives
     )
     error = explain.failure(ssl_error("TLSV1_ALERT_INTERNAL_ERROR"), "server")
     assert type(error) is TlsError
-    assert str(error) == "the server broke off: internal error"
-    assert str(explain.failure(ssl_error("X_Y"), "server")) == "the server broke TLS: x y"
+    assert str(error) == "the server sent an alert: internal error"
+    assert str(explain.failure(ssl_error("X_Y"), "server")) == "the server violated TLS: x y"

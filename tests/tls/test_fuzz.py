@@ -79,11 +79,12 @@ class Script:
         taken, self.data = self.data[: min(size, self.step)], self.data[min(size, self.step) :]
         return taken
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes) -> int:
         self.steps += 1
         assert self.steps < MOST_STEPS
         self.sent += len(data)
         assert self.sent < 200_000
+        return len(data)
 
 
 def stream_of(peer: Script, server_side: bool, version: ssl.TLSVersion) -> TlsStream:
