@@ -1,8 +1,7 @@
-"""Contexts for TLS: what a server or a client offers, requires and trusts.
+"""Makes the `ssl.SSLContext` of a server or a client from its options.
 
-A further TLS option belongs here, in `server_context` or `client_context`; its check, and its flag
-on the command line, belong to `netkit.core.tls_options`. OpenSSL never asks for a password on the
-terminal.
+To add a TLS option, use it in `server_context` or `client_context`, and describe its values in
+`netkit.core.tls_options`. OpenSSL never asks for a password on the terminal.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ _NO_MATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNE
 
 
 class TlsFiles(NamedTuple):
-    """The certificates of a server, and what belongs to them.
+    """The certificates and keys of a server.
 
-    If `key` is None, the file of `cert` has the key, too. `key_password` decrypts all keys. If
-    there is a `client_ca`, a client needs a certificate that one of these authorities has signed.
-    `sni` maps host names to other certificates and keys: a client gets those of the name that it
-    asks for. In ``*.example.org`` the star stands for one label (RFC 9525 section 6.3). `alpn`
-    lists protocols, best first.
+    If `key` is None, the file of `cert` has the key, too. `key_password` decrypts all keys. With
+    `client_ca`, a client needs a certificate that one of these authorities has signed. `sni` maps
+    host names to the certificates and keys that clients get if they ask for that name. The star in
+    ``*.example.org`` stands for one label (RFC 9525 section 6.3). `alpn` lists protocols, best
+    first.
     """
 
     cert: Pem
@@ -45,11 +44,11 @@ class TlsFiles(NamedTuple):
 
 
 class OwnContext(ssl.SSLContext):
-    """A context that netkit has made. One for servers always has a certificate."""
+    """A context that netkit has made. A context for servers always has a certificate."""
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """A context of a server for TLS 1.2 and later. TlsConfigError if a file cannot be used."""
+    """Make a server's context for TLS 1.2 and later. TlsConfigError if a file cannot be used."""
     context = _server_context(files, files.cert, files.key)
     if files.sni:
         named = {
@@ -76,10 +75,10 @@ def client_context(
     alpn: Sequence[str] = (),
     verify: bool = True,
 ) -> ssl.SSLContext:
-    """A context of a client for TLS 1.2 and later. TlsConfigError if a file cannot be used.
+    """Make a client's context for TLS 1.2 and later. TlsConfigError if a file cannot be used.
 
-    `ca` has the trusted authorities, in place of the system's. A server that asks for a certificate
-    gets `cert`. If `verify` is False, any certificate of the server is accepted.
+    `ca` has the authorities to trust, instead of the system's. `cert` is sent to a server that asks
+    for a certificate. If `verify` is False, any certificate of the server is accepted.
     """
     context = _context(ssl.PROTOCOL_TLS_CLIENT, alpn)
     # As in the default context of Python 3.13, on every Python: certificates must follow RFC 5280,
@@ -99,7 +98,7 @@ def client_context(
 
 
 def a_labels(host: str) -> str:
-    """The name as certificates and SNI have it (RFC 5890). TlsConfigError if it is invalid."""
+    """Return `host` as certificates and SNI have it (RFC 5890). TlsConfigError if it is invalid."""
     try:
         return host.encode("idna").decode().lower()
     except UnicodeError:
@@ -158,7 +157,7 @@ def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | N
         elif not _are_certificates(cert, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)):
             text = f"{certificate} is damaged"
         else:
-            text = f"{key_file} is damaged, or of a kind that OpenSSL does not take"
+            text = f"{key_file} is damaged, or of a kind that OpenSSL does not support"
         raise TlsConfigError(text) from None
     except ValueError as error:  # the password is too long for OpenSSL
         if isinstance(error, TlsConfigError):
@@ -170,7 +169,7 @@ _warned_of: set[str] = set()  # names of files
 
 
 def _warn_of_readable(key: Pem) -> None:
-    """Report, once for each file, that every user of the machine may read a key."""
+    """Emit `KeyReadable`, once for each file, if every user of the machine may read the key."""
     if isinstance(key, bytes) or os.name != "posix":
         return
     name = os.path.abspath(os.fspath(key))
@@ -186,7 +185,7 @@ def _trust(context: ssl.SSLContext, ca: Pem) -> None:
 
 
 def _are_certificates(pem: Pem, context: ssl.SSLContext) -> bool:
-    """Have `context` trust the certificates in `pem`. False if they are damaged."""
+    """Make `context` trust the certificates in `pem`. Returns False if they are damaged."""
     try:
         with as_file(pem) as path:
             context.load_verify_locations(path)

@@ -1,7 +1,7 @@
 """Certificates and keys in PEM (RFC 7468), from files or from memory.
 
-OpenSSL reports "PEM lib" for most faults of a file. So netkit checks files before, and its messages
-name the file. A message never shows contents, which may be a private key.
+OpenSSL's only message for most faults of a file is "PEM lib". So netkit checks files first, and its
+own messages name the file. They never show its contents, which may be a private key.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ MOST_PEM = 4 * 1024 * 1024  # bytes; all authorities that browsers trust have 0.
 
 
 def named(what: str, pem: Pem) -> str:
-    """What a message calls `pem`, which is a `what`."""
+    """Return the words for `pem` in a message: ``the key file 'server.key'`` if `what` is "key"."""
     if isinstance(pem, bytes):
         return f"the {what} in memory"
     return f"the {what} file {os.fspath(pem)!r}"
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file, or a pipe without waiting for a process that writes to it (fifo(7))."""
+    """Open a file. If it is a pipe, do not wait until a process writes to it (fifo(7))."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def contents(pem: Pem) -> bytes:
-    """The bytes of `pem`. OSError; ValueError for a pipe, over 4 MiB, or a NUL in the path."""
+    """Return the bytes of `pem`. OSError.
+
+    ValueError for a pipe, for more than 4 MiB, and for a null character in the path.
+    """
     if isinstance(pem, bytes):
         return pem
     with open(pem, "rb", opener=_open_without_waiting) as file:
         if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is a pipe, which OpenSSL could not read once more")
+            raise ValueError("it is a pipe, which OpenSSL could not read a second time")
         found = file.read(MOST_PEM + 1)
     if len(found) > MOST_PEM:
         raise ValueError(f"it has more than {MOST_PEM} bytes")
@@ -47,9 +50,10 @@ def contents(pem: Pem) -> bytes:
 
 @contextlib.contextmanager
 def as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
-    """The path of `pem`, or of a temporary file with it: OpenSSL reads keys from files only.
+    """Yield the path of `pem`, or of a temporary file with these bytes.
 
-    On Linux the temporary file is in memory, without a name that another process could open.
+    OpenSSL reads keys from files only. On Linux the temporary file is in memory, and has no name
+    that another process could open.
     """
     if not isinstance(pem, bytes):
         yield pem
@@ -61,7 +65,7 @@ def as_file(pem: Pem) -> Iterator[str | os.PathLike[str]]:
 
 
 def _file_in_memory() -> Any:
-    """A file without a name, or None if the system has none."""
+    """Make a file without a name. None if the system has no such files."""
     if os.path.isdir("/proc/self/fd"):
         with contextlib.suppress(OSError, AttributeError):  # in a sandbox; outside Linux
             file = open(os.memfd_create("netkit-pem"), "w+b")  # noqa: SIM115 - the caller closes it

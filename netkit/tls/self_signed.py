@@ -15,10 +15,10 @@ CLOCK_SKEW = datetime.timedelta(hours=1)  # by which a client's clock may be slo
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[bytes, bytes]:
-    """Make a certificate for these host names and addresses; returns it and its key, in PEM.
+    """Make a certificate for these host names and addresses. Returns it and its key, in PEM.
 
-    Valid for 30 days, and meant for tests: clients have no reason to trust it. MissingExtraError
-    without the package ``cryptography``; TlsConfigError for an invalid name.
+    It is valid for 30 days, and only for tests, since no client has a reason to trust it.
+    MissingExtraError without the package ``cryptography``; TlsConfigError for an invalid name.
     """
     try:
         from cryptography import x509

@@ -148,10 +148,7 @@ class TlsStream:
             raise
 
     def _take_in(self, seen: int, size: int = 0) -> bytes | None:
-        """Wait for ciphertext, unless some was fed after `Engine.fed` was `seen`.
-
-        Returns up to `size` bytes of plaintext; None if there are none yet.
-        """
+        """Wait for ciphertext, unless `Engine.fed` has changed from `seen`; then decrypt it."""
         engine = self._engine
         with self._receiving:
             if self._is_receiving:
@@ -295,10 +292,7 @@ class TlsStream:
             self._is_sending = False
 
     def _transmit(self, ciphertext: bytes) -> None:
-        """Send `ciphertext` after the bytes left by an error. `_sending` must be held by now.
-
-        The handshake calls it without the lock.
-        """
+        """Send `ciphertext` after the bytes left by an error. `_sending` is held, if shared."""
         left = self._unsent + ciphertext if self._unsent else ciphertext
         try:
             while left:

@@ -213,7 +213,7 @@ def test_a_file_without_end_is_too_large() -> None:
 def test_a_pipe_is_no_file_and_is_not_waited_for(folder: Path) -> None:
     path = folder / "pipe"
     os.mkfifo(path)
-    text = f"the key file '{path}': it is a pipe, which OpenSSL could not read once more"
+    text = f"the key file '{path}': it is a pipe, which OpenSSL could not read a second time"
     assert config_error(files().cert, path) == text
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
     cert, key = folder / "bad-cert", folder / "bad-key"
     assert config_error(cert, files().key) == f"the certificate file '{cert}' is damaged"
     assert config_error(files().cert, key) == (
-        f"the key file '{key}' is damaged, or of a kind that OpenSSL does not take"
+        f"the key file '{key}' is damaged, or of a kind that OpenSSL does not support"
     )
     assert certificate_error(cert) == f"the CA file '{cert}' is damaged"
 
