@@ -13,13 +13,11 @@ from __future__ import annotations
 class ReceiveBuffer(bytearray):
     """A queue of bytes that can be searched. Not thread-safe: only the reading thread uses it."""
 
-    __slots__ = ("_searched", "skipped")
+    __slots__ = ("__dict__",)  # which is made for the first message that arrives in parts
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._searched = 0  # no separator starts before this index
-        self.skipped = 0
-        """The number of bytes that the reader has dropped of a line that is too long."""
+    _searched = 0  # no separator starts before this index
+    skipped = 0
+    """The number of bytes that the reader has dropped of a line that is too long."""
 
     def feed(self, data: bytes) -> None:
         """Append received bytes."""
@@ -33,7 +31,8 @@ class ReceiveBuffer(bytearray):
         """Remove and return the first `size` bytes, or all if there are fewer."""
         taken = bytes(self[:size])
         del self[:size]
-        self._searched = 0
+        if self._searched:
+            self._searched = 0
         return taken
 
     def put_back(self, data: bytes) -> None:

@@ -93,8 +93,13 @@ class Link:
             self.waiting = False
             if self.changed or FREE_THREADED:
                 self.leave()
-        if not data:
-            return self._note_end()
+        if not data:  # half a message must not pass for a whole one
+            if self.interruption is not None or (self.was_cut and self._buffer):
+                raise self.failure(OSError())
+            with self.lock:
+                self.changed = True
+                self.input = self.input.ended()
+            return b""
         size = len(data)
         self.bytes_read += size
         self.heard = self.bytes_written
@@ -131,15 +136,6 @@ class Link:
         """Whether this side has ended the input, or the connection."""
         open_to_peer = self.input in (InputState.OPEN, InputState.DRAINING)
         return not open_to_peer or self.was_cut or self.life is Life.CLOSED
-
-    def _note_end(self) -> bytes:
-        """The socket has returned the end of input. Half a message must not pass for a whole."""
-        if self.interruption is not None or (self.was_cut and self._buffer):
-            raise self.failure(OSError())
-        with self.lock:
-            self.changed = True
-            self.input = self.input.ended()
-        return b""
 
     def is_input_over(self) -> bool:
         """Whether nothing more can arrive: the peer has ended its side of the TCP connection."""
