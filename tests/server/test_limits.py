@@ -523,6 +523,23 @@ def test_an_interrupt_in_an_accept_gives_the_place_back(monkeypatch: pytest.Monk
     assert not server._admission._taken
 
 
+def test_an_observer_that_is_interrupted_in_an_accept_leaves_no_client_and_no_place() -> None:
+    def interrupt(event: events.Event) -> None:
+        if isinstance(event, events.ConnectionOpened):
+            raise KeyboardInterrupt
+
+    unsubscribe = events.subscribe(interrupt)
+    try:
+        with netkit.Server(("127.0.0.1", 0), echo, max_connections=1) as server:
+            with client(server) as sock:
+                with pytest.raises(KeyboardInterrupt):
+                    server.handle_request()
+                assert receive_all(sock) == b""
+            assert (server.connection_count, server._admission._taken) == (0, 0)
+    finally:
+        unsubscribe()
+
+
 def test_refused_clients_are_counted_in_an_event_before_the_server_has_stopped() -> None:
     with observed(events.Refused, events.Stopped) as told:
         with serving(netkit.EchoHandler, deny=["127.0.0.1"]) as server:

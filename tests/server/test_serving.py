@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import errno
 import socket
+import socketserver
 import threading
 from typing import Any
 
@@ -44,13 +45,18 @@ def test_a_client_that_is_not_verified_is_not_scheduled() -> None:
         assert server.scheduled == 0
 
 
+class Bare(socketserver.BaseRequestHandler):
+    """Reads the bare socket."""
+
+
+@pytest.mark.parametrize("handler", [netkit.EchoHandler, Bare])
 def test_a_server_whose_interpreter_exits_emits_one_event_and_ends(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, handler: Any
 ) -> None:
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    server = netkit.Server(("127.0.0.1", 0), netkit.EchoHandler)
+    server = netkit.Server(("127.0.0.1", 0), handler)
     with silent_log(), observed(events.ListenerLost, events.HandlerFailed) as seen:
         with serving_forever(server) as thread:
             wait_until(lambda: server._accept_loop.under_way)
