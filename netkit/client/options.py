@@ -10,13 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import check_port, is_ip
-from ..core.kinds import (
-    LIST,
-    SIZE,
-    SWITCH,
-    TIMEOUT,
-    Kind,
-)
+from ..core.kinds import LIST, SIZE, SWITCH, TIMEOUT, Kind, check_whole
 from ..core.options import Options, Pem
 from ..core.table import OptionTable, option
 from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM
@@ -32,14 +26,6 @@ Resolver = Callable[[str, int], Iterable[str]]
 
 
 # Kinds of values that only clients have
-
-
-def _check_retries(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, not {value}")
-    return value
 
 
 def _check_family(name: str, value: Any) -> int:
@@ -80,7 +66,7 @@ def _check_tos(_: str, value: Any) -> Any:
     return value
 
 
-RETRIES = Kind("number", _check_retries)
+RETRIES = Kind("number", lambda name, it: check_whole(name, it, "a whole number", 0, "0 or more"))
 FAMILY = Kind("0, 4 or 6", _check_family)
 SOURCE = Kind("(address, port)", _check_source)
 KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)

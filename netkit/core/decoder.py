@@ -80,7 +80,7 @@ class IncrementalDecoder:
 
 
 def _incremental(encoding: str, max_message: int | None) -> Decode:
-    """A function that decodes one stream, with Python's incremental decoder where that is right."""
+    """Return a function that decodes one stream, by Python's incremental decoder if possible."""
     node = lookup(encoding)
     if node:
         return node.decode
@@ -95,7 +95,7 @@ def _incremental(encoding: str, max_message: int | None) -> Decode:
 
 
 def _whole(encoding: str, max_message: int | None) -> Decode:
-    """Decodes nothing before the end."""
+    """Return a function that decodes the whole stream at its end."""
     # The time that these two take grows with the square of the size: 64 KiB take a second. (idna
     # decodes labels of punycode, which were of any length before Python 3.13.)
     quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
@@ -111,9 +111,10 @@ def _whole(encoding: str, max_message: int | None) -> Decode:
 
 
 def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> Decode:
-    """Decodes utf-16 or utf-32. Without a byte order mark it uses the byte order of this machine.
+    """Return a function that decodes utf-16 or utf-32.
 
-    Python's incremental decoders raise in that case.
+    Without a byte order mark it uses the byte order of this machine, where Python's incremental
+    decoders raise.
     """
     order = 0  # not known yet; -1 for little-endian, 1 for big-endian
 
@@ -128,7 +129,7 @@ def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> Decode:
 
 
 def _counted(decoder: codecs.IncrementalDecoder, encoding: str) -> Decode:
-    """Decodes with `decoder`, and takes its incomplete bytes back, so that they are counted.
+    """Return a function that decodes by `decoder`, and takes incomplete bytes back to count them.
 
     The iso2022 decoders raise after 9 bytes that may become an escape sequence. No text has such
     bytes, so the rest of the stream is decoded at its end.

@@ -19,13 +19,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import UnknownEncodingError
+from .record import NamedTuple
 from .text import ESCAPES, Escapes
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 # Takes bytes, and whether they are the last of a stream. Returns the text of the complete
-# characters and the number of their bytes. The other bytes must be passed again, before the next.
+# characters and the number of their bytes. The next call begins with the other bytes.
 Decode = Callable[[bytes | bytearray, bool], tuple[str, int]]
 
 
@@ -109,16 +110,15 @@ def decode_whole(data: bytes | bytearray, encoding: str) -> str:
 # --- Names ---
 
 
-class _Node:
-    """One of Node's encodings."""
+class _Node(NamedTuple):
+    """One of Node's encodings.
 
-    def __init__(
-        self, encode: Callable[[str], bytes], decode: Decode, text_codec: str | None
-    ) -> None:
-        """`text_codec` is the codec of Python that finds invalid bytes; None if all are valid."""
-        self.encode = encode
-        self.decode = decode
-        self.text_codec = text_codec
+    `text_codec` is the codec of Python that finds invalid bytes; None if all bytes are valid.
+    """
+
+    encode: Callable[[str], bytes]
+    decode: Decode
+    text_codec: str | None
 
 
 def lookup(name: str) -> _Node | None:

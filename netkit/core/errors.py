@@ -246,7 +246,7 @@ class WorkersFailedError(NetkitError):
     """No worker process could be made to serve."""
 
 
-class LoadError(Exception):
+class LoadError(NetkitError):
     """A handler cannot be loaded. The message gives the reason; a traceback would not help."""
 
 

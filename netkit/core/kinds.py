@@ -1,7 +1,7 @@
 """The kinds of values that options have: how each is checked, and how text becomes one.
 
-A check takes the name of an option and a value, and returns the value that is kept. It raises
-TypeError or ValueError, with the name, if the value is invalid. Times are seconds, sizes are bytes.
+A check takes the name of an option and a value, and returns the value to store. It raises TypeError
+or ValueError, with the name, if the value is invalid. Times are seconds, sizes are bytes.
 """
 
 from __future__ import annotations
@@ -77,22 +77,23 @@ def check_rate(name: str, value: Any) -> float:
     return value
 
 
+def check_whole(name: str, value: Any, noun: str, least: int, at_least: str) -> int:
+    """Return `value` if it is an integer of at least `least`. Errors contain the two texts."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {noun}, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {at_least}, not {value}")
+    return value
+
+
 def check_count(name: str, value: Any) -> int:
     """Return `value` if it is a number of connections, or 0."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a number of connections, not {value!r}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more connections, not {value}")
-    return value
+    return check_whole(name, value, "a number of connections", 0, "0 or more connections")
 
 
 def check_bytes(name: str, value: Any) -> int:
     """Return `value` if it is a positive number of bytes."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a number of bytes, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1 byte, not {value}")
-    return value
+    return check_whole(name, value, "a number of bytes", 1, "at least 1 byte")
 
 
 def parse_seconds(text: str) -> float:

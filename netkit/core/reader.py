@@ -51,7 +51,7 @@ class Reader:
         max_line: int,
         max_message: int | None = MAX_MESSAGE,
     ) -> None:
-        """`buffer` must be empty. `source` may look at it.
+        """`buffer` must be empty; `source` may share it to see what has been received.
 
         `max_message` is the largest number of bytes in the result of one read; None for no limit.
         """
@@ -74,7 +74,7 @@ class Reader:
         (`set_encoding`) is never cut within a character, and `size` still counts bytes.
         MessageTooLongError if there are more than `max_message` bytes to the end; they stay unread.
         """
-        if type(size) is not int:  # each read comes by here, and a call costs more
+        if type(size) is not int:  # a call for each read would cost more
             _check_size(size)
         if size == 0:
             return self._decoded(b"")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Option(NamedTuple):
     """The row of an option.
 
-    `optional`: None is a value, too; it means that there is no limit, or nothing. `group` is the
-    heading of the flag in the help of a command. `help` describes the option in a few words.
+    If `optional`, None is a valid value, which disables the option. `help` describes the option in
+    a few words, and `group` is the heading of its flag in the help of a command.
     """
 
     default: Any
@@ -31,14 +31,14 @@ class Option(NamedTuple):
     optional: bool
 
     def check(self, name: str, value: Any) -> Any:
-        """Return the value that is kept. TypeError or ValueError, with `name`, if it is invalid.
+        """Return the value to store. TypeError or ValueError, with `name`, if `value` is invalid.
 
         LookupError if an encoding is unknown; OSError if a file with a list cannot be read.
         """
         return None if value is None and self.optional else self.kind.check(name, value)
 
     def parse(self, text: str) -> Any:
-        """Return the value that `text` stands for; ``off`` stands for None if it is a number.
+        """Convert `text` to a value. For a number, ``off`` is None.
 
         Errors as for `check`, with "it" as the name.
         """
@@ -59,9 +59,9 @@ class Option(NamedTuple):
 def option(
     default: Any, kind: Kind, help: str, *, group: str | None = None, optional: bool = False
 ) -> Any:
-    """Make the row of an option, which may be None if its default is None, or if `optional`.
+    """Make the row of an option. A default of None makes it `optional`.
 
-    Without a `group`, it belongs to that of its kind.
+    The default of `group` is that of the kind.
     """
     return Option(default, kind, help, group or kind.group, optional or default is None)
 
@@ -102,7 +102,7 @@ class OptionTable:
         return f"{type(self).__name__}({', '.join(shown(*each) for each in vars(self).items())})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all options and their values, also those that have their defaults."""
+        """Return the values of all options by their names."""
         return dict(vars(self))
 
     def changed(self: _Self, **given: Any) -> _Self:

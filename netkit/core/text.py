@@ -19,30 +19,30 @@ ESCAPES = Escapes({ord(char): repr(char)[1:-1] for char in "\n\r\t\\"})
 
 
 def printable(text: str) -> str:
-    r"""`text` as one line that is safe in a log or on a terminal, and unambiguous.
+    r"""Return `text` as one line that is safe in a log or on a terminal, and unambiguous.
 
-    What ``str.isprintable`` refuses is escaped, and so is the backslash: ``\n``, ``\x1b``, ``\\``,
+    Backslashes and characters that are not printable are escaped: ``\n``, ``\x1b``, ``\\``,
     ``\u0085``, ``\u202e``.
     """
     return text if text.isprintable() and "\\" not in text else text.translate(ESCAPES)
 
 
 def cut(text: str, most: int = MOST_LINE) -> str:
-    """`text`; if it has more than `most` characters, its beginning and its length."""
+    """Return `text`, or its beginning and its length if it has more than `most` characters."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def one_line(text: str) -> str:
-    """`text` as one line that is safe on a terminal, cut. Backslashes stay as they are."""
+    """Return `text` as one line that is safe on a terminal, cut. Backslashes are not escaped."""
     if not text.isprintable():
         text = printable(cut(text)).replace(r"\\", "\\")
     return cut(text)
 
 
 def said(thing: object) -> str:
-    """The text of an exception, without an error number, or of any other object; cut, not escaped.
+    """Return the text of an exception (without an error number) or of another object, cut.
 
-    It is empty if the object's ``__str__`` raises. KeyboardInterrupt is passed on.
+    The text is not escaped. It is empty if ``__str__`` raises anything but KeyboardInterrupt.
     """
     if isinstance(thing, OSError) and thing.strerror and type(thing).__str__ is OSError.__str__:
         where = "" if thing.filename is None else f": {_str(thing.filename)!r}"
@@ -60,11 +60,11 @@ def _str(thing: object) -> str:
 
 
 def described(error: BaseException) -> str:
-    """The class and the text of an exception as one printable line: ``ValueError: what failed``."""
+    """Return the class and text of an exception as a printable line: ``ValueError: no number``."""
     text = printable(said(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def in_bytes(number: int) -> str:
-    """``1 byte``, ``2 bytes``."""
+    """Return a number of bytes with the noun: ``1 byte``, ``2 bytes``."""
     return f"{number} byte{'' if number == 1 else 's'}"

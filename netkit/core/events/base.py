@@ -160,12 +160,12 @@ def subscribe(observer: Observer, wants: Callable[[int], bool] | None = None) ->
 
 
 def is_wanted(level: int) -> bool:
-    """Whether an observer wants events of `level`. Ask before a frequent event is made."""
+    """Whether an observer wants events of `level`. To be called before a frequent event is made."""
     for subscription in list(_subscriptions.values()):
         try:
             if subscription.wants is None or subscription.wants(level):
                 return True
-        except Exception:  # the observer will fail, too, and that is reported
+        except Exception:  # so the event is emitted, and if the observer fails, that is reported
             return True
     return False
 
@@ -182,7 +182,7 @@ def emit(event: Event, server: Any = None) -> None:
 
 
 def _emit(event: Event, skipped: _Subscription | None) -> bool:
-    """Whether at least one observer was called and did not raise."""
+    """Call the observers, and return whether one of them took the event without an exception."""
     taken = False
     for subscription in list(_subscriptions.values()):
         if subscription is skipped:
@@ -223,7 +223,7 @@ def last_resort(what: str, error: BaseException) -> None:
 
     Like `logging` for its own failures, this does nothing if ``logging.raiseExceptions`` is False.
     """
-    import logging  # here because programs without a server may do without
+    import logging  # here because a program without a server may not need it
 
     if logging.raiseExceptions and sys.stderr is not None:
         try:
