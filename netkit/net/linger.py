@@ -24,6 +24,11 @@ from .states import InputState, Life, OutputState
 # bytes looks again after this interval (seconds); most closes have none.
 ACKNOWLEDGEMENT = 0.005
 
+# Linux does not open the receive window again once both directions are shut down. If a close then
+# dropped all input, a peer that has filled the window would wait for about a minute. So a close
+# drops only so many bytes (a request, but not a full window), and the rest makes it a reset.
+CUT_BYTES = 16 * 1024
+
 
 def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     """Read and drop input until the peer ends its side; whether it has done so.
@@ -36,7 +41,7 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     with contextlib.suppress(OSError):  # a reset, or the time is up
         while size > 0:
             sock.settimeout(max(0.0, until - time.monotonic()))
-            received = len(receive(chunk))
+            received = len(receive(min(chunk, size)))
             if not received:
                 return True
             size -= received
@@ -164,6 +169,8 @@ def _linger(link: Link, deadline: Deadline, size: int, hurried: bool) -> None:
             or link.input not in (InputState.OPEN, InputState.ENDED)
             or (not link.wire.opaque and link.heard == link.bytes_written)
         )
+    if link.was_cut or not link.last_word:
+        size = min(size, CUT_BYTES)
     seconds = deadline.remaining() or 0
     try:
         if not link.must_reset():

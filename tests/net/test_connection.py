@@ -895,6 +895,29 @@ def test_a_write_that_is_cut_is_an_error_that_says_why() -> None:
 
 
 @linux_only
+@pytest.mark.parametrize("how", ["cut", "interrupt"])
+def test_a_peer_that_has_filled_the_window_notices_at_once_that_it_is_cut(how: str) -> None:
+    with connected() as (conn, peer):
+        fill(peer)
+        conn.cut() if how == "cut" else conn.interrupt(TimeoutError(), hard=True)
+        conn.close()
+        peer.settimeout(10)
+        with pytest.raises(ConnectionError):
+            while True:
+                peer.send(bytes(100_000))
+
+
+@linux_only
+def test_a_peer_whose_request_is_unread_sees_no_reset_when_it_is_cut() -> None:
+    with connected() as (conn, peer):
+        peer.sendall(bytes(10_000))
+        conn.cut()
+        conn.close()
+        assert peer.recv(1) == b""
+        assert not sockopts.hung_up(peer)
+
+
+@linux_only
 def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
     long_linger: None,
 ) -> None:
