@@ -25,7 +25,6 @@ from ..core.cores import MAX_WORKERS, check_workers
 from ..core.deadline import Deadline, wait_time
 from ..core.errors import ServerStateError, WorkersFailedError
 from ..core.kinds import check_seconds
-from ..core.options import Options
 from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
 from ..server.life import State
@@ -164,15 +163,15 @@ class Workers:
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
         self._check_server()
-        options = self._server._options
+        configured = self._server._options.drain_timeout
         try:
             undo_in_children(self._crew.workers.clear)  # a forked child has no workers
             if drain_timeout is not None:  # also for workers that a signal stops directly
-                self._server._options = options.changed(drain_timeout=drain_timeout)
+                self._server.configure(drain_timeout=drain_timeout)
             self._begin(mailbox)
             interrupted = self._live(mailbox)
         finally:
-            despite_signals(lambda: self._clean_up(options))
+            despite_signals(lambda: self._clean_up(configured))
         if self._crew.why_failed is not None:
             raise WorkersFailedError(printable(self._crew.why_failed))
         self._emit(events.Stopped(self._finished, self._cut))
@@ -208,7 +207,7 @@ class Workers:
         with contextlib.suppress(OSError):  # then each worker numbers its own connections
             self._numbers = SharedNumbers()
 
-    def _clean_up(self, options: Options) -> None:
+    def _clean_up(self, drain_timeout: float) -> None:
         """Leave nothing behind, whatever has ended it. Idempotent."""
         workers = self._crew.workers
         for worker in tuple(workers):
@@ -219,7 +218,7 @@ class Workers:
         self._mailbox = None
         self._crew.stopping = True
         self._server.server_close()
-        self._server._options = options
+        self._server.configure(drain_timeout=drain_timeout)
         self._server._drain.report = StopReport(self._finished, self._cut)
         self._server._drain.workers = None
         self._ended.set()

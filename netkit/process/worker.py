@@ -25,7 +25,7 @@ from ..core.deadline import Deadline
 from ..net.forks import do_not_undo, undo_in_children
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
-from .channel import Failed, News, Ready, Stop, channel_pair
+from .channel import Channel, Failed, News, Ready, Stop, channel_pair
 from .child import Child
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ READY_SECONDS = 300.0  # for loading a handler: models may be large
 
 class Worker:
     """A worker process. For one thread."""
+
+    channel: Channel
+    """The parent's end, from `start` on."""
 
     def __init__(self, generation: int, index: int, round_: int = 0) -> None:
         """`index`: the least number that no other worker has. `round_`: as for `Crew`."""
@@ -57,7 +60,6 @@ class Worker:
         """The exit status, once it has ended; None if it is lost."""
         self.ended = False
         self.pid = 0
-        self.channel, self._theirs = channel_pair()
         self._child: Child | None = None
         self._kill_unready_at, self._kill_ready_at = Deadline(READY_SECONDS), Deadline(None)
 
@@ -67,9 +69,10 @@ class Worker:
         OSError if the system cannot start it, and what pickling raises. It must be killed, and
         `check` called, whatever is raised.
         """
+        self.channel, self._theirs = channel_pair()
+        self._child = Child(context, target, (self._theirs, *arguments))
         # A child with a copy of the parent's end would not see that the parent has ended.
         undo_in_children(self.channel.close)
-        self._child = Child(context, target, (self._theirs, *arguments))
         self._child.start()
         self._theirs.close()
         self.pid = self._child.pid
@@ -121,21 +124,23 @@ class Worker:
         """
         if self.kill_at.expired():
             self.kill()
-        self.listen()
-        if not self.ended and (child := self._child) is not None and child.started:
-            if not child.has_ended():
-                return False
-            self.status = child.status
+        child = self._child
+        if child is not None and not self.ended:
             self.listen()
+            if child.started:
+                if not child.has_ended():
+                    return False
+                self.status = child.status
+                self.listen()
+            self._release(child)
         self.ended = True
-        self._release()
         return True
 
     def kill(self) -> None:
         """End it at once, and wait for that; nothing if it has ended."""
         if self.ended or self._child is None:
             return
-        if not (self.ready or self.leaving or self.failure):
+        if not (self.ready or self.leaving or self.failure or self.channel.closed):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
         self._child.kill()
 
@@ -165,10 +170,9 @@ class Worker:
             self.report = news
         self._allow(KILL_GRACE)
 
-    def _release(self) -> None:
+    def _release(self, child: Child) -> None:
         """Close all that it held here. Idempotent: a signal handler may interrupt it."""
         do_not_undo(self.channel.close)
         self.channel.close()
         self._theirs.close()
-        if self._child is not None:
-            self._child.close()
+        child.close()

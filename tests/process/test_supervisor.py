@@ -1122,6 +1122,18 @@ def test_a_stop_of_the_server_that_comes_before_they_run_is_not_lost(how: str) -
     assert not server.listening
 
 
+def test_an_option_that_is_changed_while_they_run_stays_changed() -> None:
+    class Changed(netkit.Server):
+        def server_close(self) -> None:
+            self.configure(max_line=5)
+            super().server_close()
+
+    server = Changed(("127.0.0.1", 0), netkit.EchoHandler, drain_timeout=60)
+    server.request_stop()
+    netkit.Workers(server, 2).run(drain_timeout=1)
+    assert (server._options.drain_timeout, server._options.max_line) == (60, 5)
+
+
 def test_the_hooks_of_the_program_see_what_happens(script: Script) -> None:
     observe = (
         "from netkit import events\n"

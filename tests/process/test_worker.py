@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -176,6 +177,18 @@ def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
     made.listen()
 
 
+def test_one_that_is_killed_after_it_has_closed_its_end_was_not_late_to_be_ready(
+    ends: tuple[Worker, Any],
+) -> None:
+    made, theirs = ends
+    theirs.close()
+    process_of(made).their_end.close()
+    made.listen()
+    made.kill()
+    assert made.failure is None
+    assert process_of(made).calls == ["kill", "join"]
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
@@ -308,7 +321,20 @@ def test_one_that_was_never_started_has_ended() -> None:
     made = Worker(0, 0)
     made.kill()
     assert made.check()
-    assert made.channel.closed
+
+
+def test_one_without_a_channel_is_not_started(
+    server: netkit.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> Any:
+        raise OSError(errno.EMFILE, "no more descriptors")
+
+    monkeypatch.setattr(worker, "channel_pair", fail)
+    made = Worker(0, 0)
+    with pytest.raises(OSError, match="no more descriptors"):
+        made.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
+    made.kill()
+    assert made.check()
 
 
 def test_its_age_is_counted_from_its_start(ends: tuple[Worker, Any]) -> None:
