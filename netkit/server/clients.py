@@ -145,14 +145,14 @@ class Clients:
             if ticket is not NO_SHARE:
                 connection.closing = server._admission.linger
             server._connections.add(connection)
+            if connection.lifetime is not None:
+                server._watchdog.watch(connection.opened_at, connection.lifetime)
         except BaseException:
             if connection is not None and server._connections.claim(connection):
                 self.abandon(connection, request)
             else:  # the registry does not know it
                 server._admission.leave(ticket)
             raise
-        if connection.lifetime is not None:
-            server._watchdog.watch(connection.opened_at, connection.lifetime)
         return connection
 
     def may_retry(self, error: RuntimeError) -> bool:

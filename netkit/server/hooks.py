@@ -112,7 +112,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     def _make_threads(self) -> None:
         """Make the parts that are used up when the server is closed."""
         self._accept_loop = AcceptLoop(self._loop_has_ended, self)
-        self._overflow = Overflow(self._wake_acceptor)
+        self._overflow = Overflow()
         self._client_threads = ClientThreads(
             lambda: self.daemon_threads, lambda error: self._clients.may_retry(error)
         )

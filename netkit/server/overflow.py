@@ -38,20 +38,15 @@ _until = operator.attrgetter("until")
 
 
 class Overflow:
-    """The clients of one server that have no thread. Thread-safe.
-
-    `wake` is called, with no lock held, when the accepting thread should call `close_refused`.
-    """
+    """The clients of one server that have no thread. Thread-safe."""
 
     def __init__(
         self,
-        wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         *,
         max_held: int = MAX_HELD,
         max_refused: int = MAX_REFUSED,
     ) -> None:
-        self._wake = wake
         self._clock = clock
         self.max_held = max_held
         self.max_refused = max_refused
@@ -101,7 +96,6 @@ class Overflow:
                 _, oldest = self.refused.popleft()
         if oldest is not None:
             _close(oldest)
-        self._wake()
 
     def close_refused(self) -> float | None:
         """Close the sockets of refused clients whose time is over.

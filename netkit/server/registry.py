@@ -149,7 +149,7 @@ class Registry:
     def wait_for(self, count: int, seconds: float | None) -> bool:
         """Wait until at least `count` connections are open, or, for 0, until none is.
 
-        The calling thread's own connection does not count then. False after `seconds`.
+        An observer of `ConnectionClosed` does not wait for itself. False after `seconds`.
         """
         me = threading.get_ident()
 

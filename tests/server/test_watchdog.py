@@ -229,6 +229,23 @@ def test_after_a_thread_could_not_be_started_the_next_client_has_one(
         assert server.stop() == (0, 0)
 
 
+def test_a_client_whose_start_is_interrupted_with_that_of_the_thread_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(opened_at: float, lifetime: float) -> None:
+        raise KeyboardInterrupt
+
+    with netkit.create_server(netkit.EchoHandler, lifetime=5, max_connections=1) as server:
+        server.listen(0, "127.0.0.1")
+        monkeypatch.setattr(server._watchdog, "watch", interrupt)
+        with client(server) as sock:
+            with pytest.raises(KeyboardInterrupt):
+                server.handle_request()
+            assert receive_all(sock) == b""
+        assert not server.connections
+        assert not server._admission._taken
+
+
 def test_a_start_that_is_interrupted_raises_and_the_thread_that_runs_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
