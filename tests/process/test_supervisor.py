@@ -912,7 +912,7 @@ def test_a_stop_under_load_cuts_no_reply_short(app: App) -> None:
         program.wait_for_line("3 workers ready")
 
         def come() -> None:
-            """Until the stop: its last client is refused, reset or ended, but gets no half reply."""
+            """Until the stop: the last client is refused, reset or ended, but has no half reply."""
             while True:
                 answer = b""
                 try:
