@@ -36,7 +36,7 @@ from .link import Link
 from .output import Output, as_bytes
 from .settings import Settings
 from .socket_names import no_attribute
-from .states import Life, OutputState
+from .states import Life
 from .status import Status
 from .stopping import Stoppable
 from .transport import Plain, Tls, Writable
@@ -273,7 +273,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         side has been ended, or if the handler reads the socket itself.
         """
         blameless = self.opaque or isinstance(error, PeerError) or self.is_to_blame(error)
-        if not blameless and self._link.output is not OutputState.ENDED:
+        if not blameless:
             self._link.abandon()
 
     def __enter__(self: _Self) -> _Self:

@@ -141,15 +141,20 @@ def finish(
 
     Waits until `deadline`, and drops about `size` bytes of input. `hurried`: wait only until the
     peer's kernel has everything. `forget` is called before a longer wait, and drops what has been
-    received. False if nothing is left to be done by this thread.
+    received. False if nothing is left to be done by this thread. If a signal handler raises an
+    exception, the connection is closed at once.
     """
-    if not output.finish(deadline.remaining() or 0):
-        link.abort(reset=link.can_reset)
-        return False
-    if link.leave_closing():
-        return False
-    forget()
-    _linger(link, deadline, size, hurried)
+    try:
+        if not output.finish(deadline):
+            link.abort(reset=link.can_reset)
+            return False
+        if link.leave_closing():
+            return False
+        forget()
+        _linger(link, deadline, size, hurried)
+    except BaseException:
+        link.abort(reset=link.can_reset and bool(output.gathered))
+        raise
     with link.lock:
         if link.life is Life.CLOSING:
             link.life = Life.FINISHED

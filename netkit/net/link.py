@@ -173,8 +173,9 @@ class Link:
     def abandon(self) -> None:
         """What has been written is not whole, since its writer has failed."""
         with self.lock:
-            self.changed = True
-            self.output = OutputState.ABANDONED if self.broken is None else OutputState.BROKEN
+            if self.output is OutputState.OPEN:
+                self.changed = True
+                self.output = OutputState.ABANDONED
 
     def end_output(self) -> None:
         """End our side of the TCP connection, unless that has been done."""
@@ -315,8 +316,8 @@ class Link:
         ConnectionClosedError; the error that has broken the output; ValueError unless `is_plain`,
         or if a thread reads.
         """
-        self.changed = True
         with self.lock:
+            self.changed = True
             if self.life is not Life.OPEN:
                 raise ConnectionClosedError
             if self.broken is not None:

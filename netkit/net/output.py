@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
+from ..core.deadline import Deadline
 from ..core.encodings import to_bytes
 from ..core.source import CHUNK
 from . import files
@@ -197,19 +198,19 @@ class Output:
         if not self._is_over():
             self._link.transport.end()
 
-    def finish(self, seconds: float) -> bool:
-        """Send what is left, within `seconds`; of a TLS connection its end, too.
+    def finish(self, deadline: Deadline) -> bool:
+        """Send what is left, until `deadline`; of a TLS connection its end, too.
 
         False if a write of another thread, or of the thread that this signal handler has
-        interrupted, is still under way after this time.
+        interrupted, is still under way by then.
         """
         link = self._link
-        if not self.lock.acquire(timeout=seconds):
+        if not self.lock.acquire(timeout=deadline.remaining() or 0):
             return False
         try:
             with self.held():
                 if self.gathered or link.transport is not link.wire:
-                    link.limit_step(seconds, "close")
+                    link.limit_step(deadline.remaining() or 0, "close")
                 self.send_gathered()
                 if not link.output.is_incomplete():
                     self._announce_end()

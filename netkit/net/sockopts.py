@@ -165,7 +165,7 @@ def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float | None)
 def _timeval(seconds: float | None) -> bytes:
     whole, fraction = divmod(min(seconds or 0.0, threading.TIMEOUT_MAX), 1)
     # A timeval of zero means no limit, so the smallest limit is a microsecond.
-    microseconds = max(int(fraction * 1_000_000), 1 if seconds and not whole else 0)
+    microseconds = max(int(fraction * 1_000_000), 0 if seconds is None or whole else 1)
     return struct.pack("@ll", int(whole), microseconds)
 
 

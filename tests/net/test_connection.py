@@ -33,6 +33,7 @@ from support import (
     serving,
     silent_log,
     tcp_pair,
+    until_reset,
     wait_until,
 )
 
@@ -673,6 +674,22 @@ def test_close_waits_for_a_write_for_a_limited_time() -> None:
         assert conn.fileno() == -1
 
 
+def test_a_close_without_time_does_not_wait_for_room_to_send() -> None:
+    with connected() as (conn, peer):
+        fill(conn.socket)
+        conn.linger_seconds = 0
+
+        def write_and_close() -> None:
+            with conn.corked():
+                conn.write("more")
+                conn.close()
+
+        with in_thread(write_and_close):  # the main thread would look before it sends
+            pass
+        assert conn.fileno() == -1
+        until_reset(peer)
+
+
 def test_the_descriptor_outlives_a_write_that_is_under_way() -> None:
     """Else its number could belong to another client while the write still uses it."""
     open_at_the_end: list[bool] = []
@@ -798,6 +815,21 @@ def test_a_close_that_lingers_can_be_ended(
             wait_until(lambda: reading(conn))
             stop(conn)
         assert conn.fileno() == -1
+
+
+def test_a_close_that_a_signal_handler_interrupts_closes_at_once(long_linger: None) -> None:
+    class Interrupted(socket.socket):
+        def recv(self, *_: Any) -> bytes:
+            raise KeyboardInterrupt
+
+    with tcp_pair() as (ours, peer):
+        conn = Connection(Interrupted(fileno=ours.detach()), server=object())
+        conn.write("whole")
+        with pytest.raises(KeyboardInterrupt):
+            conn.close()
+        assert conn.closed
+        assert conn.fileno() == -1
+        assert receive_all(peer) == b"whole"
 
 
 def test_a_read_that_comes_while_another_thread_closes_is_an_error() -> None:
