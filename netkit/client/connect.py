@@ -129,6 +129,9 @@ def _start_tls(
         # A certificate names no zone, since the same link has another one on another machine.
         hostname = options.server_hostname or (target.host and target.host.partition("%")[0])
         conn.start_tls(context, server_hostname=hostname, timeout=deadline.remaining())
+    except TimeoutError:
+        late = TimeoutError(errno.ETIMEDOUT, "no TLS handshake in time")
+        raise _failure(target, [(conn.peer, late)], timed_out=True) from None
     finally:
         if cancel is not None:
             cancel.detach(interrupt)
@@ -158,14 +161,14 @@ class _Rounds:
                     self._pause(back_off.failed())
                 sock = self._race()
             except TimeoutError:
-                raise self._failure(timed_out=True) from None
+                raise _failure(self._target, self._errors, timed_out=True) from None
             except socket.gaierror:
                 if round_ == self._options.retry:
                     raise
                 continue
             if sock is not None:
                 return self._connection(sock)
-        raise self._failure()
+        raise _failure(self._target, self._errors)
 
     def _pause(self, seconds: float) -> None:
         pause = Deadline(seconds * random.uniform(0.5, 1))
@@ -236,12 +239,15 @@ class _Rounds:
         conn.attempted_addresses = tuple(map(str, self._attempted))
         return conn
 
-    def _failure(self, timed_out: bool = False) -> ConnectError:
-        host, port, path = self._target.host, self._target.port, self._target.path
-        where = format_unix(path) if host is None else format_address(host, port)
-        failure = ConnectError.of(where, self._errors, timed_out)
-        failure.address, failure.port = (path, None) if host is None else (host, port)
-        return failure
+
+def _failure(
+    target: Endpoint, errors: list[tuple[str, OSError]], timed_out: bool = False
+) -> ConnectError:
+    host, port, path = target.host, target.port, target.path
+    where = format_unix(path) if host is None else format_address(host, port)
+    failure = ConnectError.of(where, errors, timed_out)
+    failure.address, failure.port = (path, None) if host is None else (host, port)
+    return failure
 
 
 def _prepare(options: ConnectOptions, sock: socket.socket) -> None:

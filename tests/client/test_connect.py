@@ -578,8 +578,12 @@ def test_a_client_shows_its_certificate() -> None:
 
 
 def test_the_handshake_counts_for_the_timeout() -> None:
-    with listener() as port, pytest.raises(TimeoutError, match="no TLS handshake"):
+    with listener() as port, pytest.raises(netkit.ConnectError) as caught:
         connect(port, "127.0.0.1", tls=True, tls_verify=False, connect_timeout=0.1)
+    error = caught.value
+    assert isinstance(error, TimeoutError)
+    assert str(error) == f"connect to 127.0.0.1:{port} timed out: no TLS handshake in time"
+    assert (error.address, error.port) == ("127.0.0.1", port)
 
 
 def test_options_about_certificates_are_refused_beside_a_context() -> None:
