@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ _HINTS = {
     "--ssl-servername": "use --server-name",
     "--servername": "use --server-name",
     "-servername": "use --server-name",
-    "-connect": "the address stands by itself: netkit connect --tls HOST:PORT",
+    "-connect": "the address is no option: netkit connect --tls HOST:PORT",
     "-CAfile": "use --tls-ca",
     "-cert": "use --tls-cert",
     "-key": "use --tls-key",
@@ -213,12 +214,7 @@ def _set_signal_handlers() -> None:
     # SIGTERM must not leave a terminal in another mode. And the first process of a container gets
     # no signal for which it has no handler (kill(2)).
     if is_interactive() or os.getpid() == 1:
-        signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(signum: int, frame: object) -> None:
-    """End the program with the status of the signal, but cleanly. A signal handler."""
-    raise SystemExit(128 + signum)
+        signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
 
 
 def _endpoint(words: list[str], listen: bool) -> Endpoint:

@@ -66,11 +66,15 @@ def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace)
             from .terminal import Terminal  # here because only a terminal needs prompt_toolkit
 
             source = terminal = stack.enter_context(Terminal())
-            sink = _text(conn, arguments.hex, terminal.write)
+            sink: Sink = Text(terminal.write)
         else:
             if interactive:
                 say(_HINT)
-            sink = _sink(conn, arguments, bars, stack)
+            sink = _sink(arguments, bars, stack)
+        if arguments.hex:
+            sink = Hex(conn, sink)
+        if arguments.receive is not None:
+            sink = _Counted(sink, bars.add(arguments.receive))
         count = _ignored if arguments.send is None else bars.add(arguments.send)
         exchange(conn, source, sink, arguments, count, main_sends=editing)
     return conn
@@ -89,27 +93,15 @@ def _input(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Input:
     return source
 
 
-def _sink(
-    conn: Connection, arguments: argparse.Namespace, bars: Bars, stack: contextlib.ExitStack
-) -> Sink:
-    if arguments.receive is None:
-        output = Output(sys.stdout.fileno())
-        if sys.stdout.isatty():
-            return _text(
-                conn,
-                arguments.hex,
-                lambda text: bars.print(text) or output.write(encoded(text)),
-            )
-        return Hex(conn, output) if arguments.hex else output
-    # Opened only now: if the server cannot be reached, an older file stays as it is.
-    file = Output(stack.enter_context(_open(arguments.receive, "wb")).fileno(), arguments.receive)
-    sink = Hex(conn, file) if arguments.hex else file
-    return _Counted(sink, bars.add(arguments.receive))
-
-
-def _text(conn: Connection, as_hex: bool, show: Callable[[str], object]) -> Sink:
-    text = Text(show)
-    return Hex(conn, text) if as_hex else text
+def _sink(arguments: argparse.Namespace, bars: Bars, stack: contextlib.ExitStack) -> Sink:
+    if arguments.receive is not None:
+        # Opened only now: if the server cannot be reached, an older file stays as it is.
+        file = stack.enter_context(_open(arguments.receive, "wb"))
+        return Output(file.fileno(), arguments.receive)
+    output = Output(sys.stdout.fileno())
+    if sys.stdout.isatty():
+        return Text(lambda text: bars.print(text) or output.write(encoded(text)))
+    return output
 
 
 def _open(path: str, mode: str) -> Any:

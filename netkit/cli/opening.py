@@ -19,8 +19,6 @@ from .arguments import say, self_signed
 if TYPE_CHECKING:
     from ..server.server import Server
 
-_NUMBERS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
-
 
 def dial(arguments: argparse.Namespace) -> Connection:
     """Connect to the server that `arguments` name. OSError, TlsConfigError."""
@@ -130,8 +128,8 @@ def _of_family(endpoint: Endpoint, family: int) -> Endpoint:
         return endpoint
     host = endpoint.host or ("::1" if family == 6 else "127.0.0.1")
     if family and not is_ip(host):
-        found = bind.candidates(host, endpoint.port)
-        addresses = [each.address[0] for each in found if _NUMBERS[each.family] == family]
+        found = [each.address[0] for each in bind.candidates(host, endpoint.port)]
+        addresses = [address for address in found if is_ip(address) == family]
         if not addresses:
             raise OSError(f"{host} has no IPv{family} address")
         host = addresses[0]

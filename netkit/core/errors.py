@@ -246,9 +246,5 @@ class WorkersFailedError(NetkitError):
     """No worker process could be made to serve."""
 
 
-class LoadError(NetkitError):
-    """A handler cannot be loaded. The message gives the reason; a traceback would not help."""
-
-
-class Failure(LoadError):
-    """A command cannot do its work. The message is one line for the user."""
+class Failure(NetkitError):
+    """A command cannot do its work. The message is one line for the user, without a traceback."""

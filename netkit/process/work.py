@@ -9,7 +9,7 @@ import sys
 import threading
 
 from ..core import events
-from ..core.errors import LoadError
+from ..core.errors import Failure
 from ..core.record import NamedTuple
 from ..net.forks import undo_in_children
 from ..net.ids import number_by
@@ -60,9 +60,7 @@ def work(channel: Channel, source: Server | Recipe, load: Load | None, share: Sh
         try:
             report = _serve(channel, source, load, share, signals)
         except Exception as error:
-            told = (
-                str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}"
-            )
+            told = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
             _send(channel, Failed(told))
             sys.exit(1)
         log_hooks.report_rest()  # `multiprocessing` ends a worker without `atexit`

@@ -519,8 +519,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("--servername=x localhost 80", "there is no option --servername: use --server-name"),
         (
             "-connect localhost:80 -servername x",
-            "there is no option -connect: "
-            "the address stands by itself: netkit connect --tls HOST:PORT",
+            "there is no option -connect: the address is no option: netkit connect --tls HOST:PORT",
         ),
         ("--probe --send f 80", "--probe does not go with --send"),
         ("--probe --idle-timeout 5 80", "--probe does not go with --idle-timeout"),
