@@ -166,7 +166,7 @@ def adopted(fd: int) -> socket.socket:
     OSError if the descriptor is not a stream socket.
     """
     try:
-        sock = sockopts.waiting(socket.socket(fileno=fd))
+        sock = sockopts.blocking(socket.socket(fileno=fd))
     except OSError as error:
         raise explain(error, f"fd:{fd}") from None
     if sock.type != socket.SOCK_STREAM:

@@ -45,7 +45,7 @@ class BoundSocket:
         self._taken = False
         is_unix = endpoint.kind == "unix"
         family, address = (unix.family(), endpoint.path) if is_unix else _numeric(endpoint)
-        self._socket = sockopts.waiting(socket.socket(family))
+        self._socket = sockopts.blocking(socket.socket(family))
         try:
             if is_unix:
                 self._file = unix.bind(self._socket, address, mode, owner)

@@ -30,17 +30,16 @@ ACKNOWLEDGEMENT = 0.005
 CUT_BYTES = 16 * 1024
 
 
-def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
+def swallow(sock: socket.socket, deadline: Deadline, size: int) -> bool:
     """Read and drop input until the peer ends its side; whether it has done so.
 
-    At most `seconds` in all, and about `size` bytes. TLS records are not decrypted.
+    Until `deadline`, and about `size` bytes at most. TLS records are not decrypted.
     """
-    until = time.monotonic() + seconds
     receive = sockopts.below_tls(sock, "recv")
     chunk = 4 * 1024  # there is rarely anything
     with contextlib.suppress(OSError):  # a reset, or the time is up
         while size > 0:
-            sock.settimeout(max(0.0, until - time.monotonic()))
+            sock.settimeout(deadline.remaining() or 0)
             received = len(receive(min(chunk, size)))
             if not received:
                 return True
@@ -49,61 +48,58 @@ def swallow(sock: socket.socket, seconds: float, size: int) -> bool:
     return False
 
 
-def swallow_until_sent(sock: socket.socket, seconds: float, size: int) -> bool:
+def swallow_until_sent(sock: socket.socket, deadline: Deadline, size: int) -> bool:
     """As `swallow`, but only while our bytes, or the end of our side, are unacknowledged."""
-    until = time.monotonic() + seconds
-    while _is_waited_for(sock, until):
-        if swallow(sock, ACKNOWLEDGEMENT, size):
+    while _is_waited_for(sock, deadline):
+        if swallow(sock, Deadline(ACKNOWLEDGEMENT), size):
             return True
     return False
 
 
-def wait_until_sent(sock: socket.socket, seconds: float) -> None:
-    """Wait while written bytes are unacknowledged, at most `seconds`; our side is not ended yet.
+def wait_until_sent(sock: socket.socket, deadline: Deadline) -> None:
+    """Wait while written bytes are unacknowledged, until `deadline`; our side is not ended yet.
 
     Returns at once where the platform cannot tell.
     """
-    until = time.monotonic() + seconds
-    while sockopts.KNOWS_UNSENT and _is_waited_for(sock, until):
+    while sockopts.KNOWS_UNSENT and _is_waited_for(sock, deadline):
         time.sleep(ACKNOWLEDGEMENT)
 
 
-def _is_waited_for(sock: socket.socket, until: float) -> bool:
-    return sockopts.unsent(sock) and not sockopts.hung_up(sock) and time.monotonic() < until
+def _is_waited_for(sock: socket.socket, deadline: Deadline) -> bool:
+    return sockopts.unsent(sock) and not sockopts.hung_up(sock) and not deadline.expired()
 
 
-def deliver(sock: socket.socket, seconds: float, size: int) -> None:
+def deliver(sock: socket.socket, deadline: Deadline, size: int) -> None:
     """Wait until the peer's kernel has all written bytes, without ending our side.
 
-    At most `seconds`. Input is dropped meanwhile, about `size` bytes of it, since the peer may read
+    Until `deadline`. Input is dropped meanwhile, about `size` bytes of it, since the peer may read
     nothing before it has sent everything. Where the platform cannot tell, waits until the peer ends
     its side.
     """
-    deadline = Deadline(seconds)
-    if swallow_until_sent(sock, seconds, size):
-        wait_until_sent(sock, deadline.remaining() or 0)
+    if swallow_until_sent(sock, deadline, size):
+        wait_until_sent(sock, deadline)
 
 
 def linger(
     sock: socket.socket,
-    seconds: float,
+    deadline: Deadline,
     size: int,
     *,
     ended: bool,
     input_shut: bool,
     hurried: bool,
 ) -> None:
-    """End our side, and drop what the peer still sends, for `seconds` and about `size` bytes.
+    """End our side, and drop what the peer still sends, until `deadline`, about `size` bytes of it.
 
     `ended`: the peer has ended its side, so nothing more arrives. `input_shut`: our receiving side
     is shut down. `hurried`: wait only until the peer's kernel has everything.
     """
     if input_shut:  # the kernel resets the connection if bytes arrive after both shutdowns
-        wait_until_sent(sock, seconds)
-    done = ended or swallow(sock, 0, size) or (hurried and not sockopts.unsent(sock))
+        wait_until_sent(sock, deadline)
+    done = ended or swallow(sock, Deadline(0), size) or (hurried and not sockopts.unsent(sock))
     sockopts.shut_down(sock, socket.SHUT_WR)
     if not done:
-        (swallow_until_sent if hurried else swallow)(sock, seconds, size)
+        (swallow_until_sent if hurried else swallow)(sock, deadline, size)
 
 
 # The steps of `Connection.close`
@@ -176,13 +172,12 @@ def _linger(link: Link, deadline: Deadline, size: int, hurried: bool) -> None:
         )
     if link.was_cut or not link.last_word:
         size = min(size, CUT_BYTES)
-    seconds = deadline.remaining() or 0
     try:
         if not link.must_reset():
-            linger(link.sock, seconds, size, ended=ended, input_shut=shut, hurried=hurried)
+            linger(link.sock, deadline, size, ended=ended, input_shut=shut, hurried=hurried)
         else:
             if not isinstance(link.broken, TimeoutError):  # the peer has had its time
-                deliver(link.sock, seconds, size)
+                deliver(link.sock, deadline, size)
             sockopts.reset_on_close(link.sock)
     finally:
         link.waiting = False

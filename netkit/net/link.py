@@ -88,6 +88,8 @@ class Link:
             chunk = self._chunk
             data = self._receive_specially(chunk) if self.special else self.sock.recv(chunk)
         except OSError as error:
+            if isinstance(error, BlockingIOError) and self.wire.timer is not None:
+                return self.receive()  # the first limit was set during the wait
             raise self.failure(error) from None
         finally:
             self.waiting = False
@@ -326,7 +328,7 @@ class Link:
                 raise ValueError("only a connection without TLS that nobody reads is detached")
             self.set_limits(NO_LIMITS)
             self.life = Life.CLOSED
-            return sockopts.waiting(socket.socket(fileno=self.sock.detach()))
+            return sockopts.blocking(socket.socket(fileno=self.sock.detach()))
 
     def fence(self) -> None:
         """Order what this thread has stored before what it loads next; see rule 2."""

@@ -39,7 +39,7 @@ _LAST_DATA_SENT = 44
 _LAST_DATA_RECEIVED = 52
 
 
-def waiting(sock: socket.socket) -> socket.socket:
+def blocking(sock: socket.socket) -> socket.socket:
     """Make `sock` blocking, and return it.
 
     For every socket that netkit makes or accepts: ``socket.setdefaulttimeout`` does not apply to
@@ -53,7 +53,7 @@ def waiting(sock: socket.socket) -> socket.socket:
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """``socket.socketpair()``, both of them blocking."""
     one, other = socket.socketpair()
-    return waiting(one), waiting(other)
+    return blocking(one), blocking(other)
 
 
 def set_no_delay(sock: socket.socket, on: bool) -> None:

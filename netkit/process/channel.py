@@ -73,7 +73,7 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._socket = sockopts.waiting(sock)
+        self._socket = sockopts.blocking(sock)
         self._received = bytearray()
         self._count = 0
 
@@ -151,7 +151,7 @@ class SentSocket:
 
 
 def _received(family: int, kind: int, proto: int, descriptor: Any) -> socket.socket:
-    return sockopts.waiting(socket.socket(family, kind, proto, fileno=descriptor.detach()))
+    return sockopts.blocking(socket.socket(family, kind, proto, fileno=descriptor.detach()))
 
 
 def channel_pair() -> tuple[Channel, Channel]:

@@ -260,7 +260,8 @@ class Compat:
             limit = request.gettimeout()
             seconds = server._options.handshake_timeout
             return tls_socket.secure(connection, request, seconds, limit)
-        context, request = request.context, sockopts.waiting(socket.socket(fileno=request.detach()))
+        context = request.context
+        request = sockopts.blocking(socket.socket(fileno=request.detach()))
         self._replace(connection, request)
         limits = server._time_limits
         if limits is not None:

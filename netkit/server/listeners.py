@@ -86,7 +86,7 @@ class Listeners:
             server.socket.close()
         server.address_family = family
         server.server_address = address
-        server.socket = sockopts.waiting(socket.socket(family, server.socket_type))
+        server.socket = sockopts.blocking(socket.socket(family, server.socket_type))
 
     def bind_and_activate(self) -> None:
         """Call the hooks that bind `socket` and make it a listener; it is closed if one fails."""

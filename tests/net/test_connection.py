@@ -499,6 +499,20 @@ def test_an_invalid_time_limit_is_refused(seconds: Any, kind: type[Exception], t
         conn.set_timeout(threading.TIMEOUT_MAX)
 
 
+def test_the_first_limit_counts_even_if_it_is_set_during_a_read() -> None:
+    """As by a signal handler: the wait that Python starts anew has the timeout of the kernel."""
+
+    class Waiting(socket.socket):
+        def recv(self, *arguments: int) -> bytes:
+            if not any(conn._link.wire.limits):
+                conn.set_timeout(0.01)
+            return super().recv(*arguments)
+
+    with tcp_pair() as (ours, _), Connection(Waiting(fileno=ours.detach())) as conn:
+        with pytest.raises(TimeoutError, match="idle_timeout"):
+            conn.read()
+
+
 # --- Settings of the socket ---
 
 
