@@ -144,7 +144,7 @@ def complain(message: str, prog: str = "netkit") -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error. A failure is ignored, since the exit status tells, too."""
+    """Write a line to standard error. A failure is ignored: nothing else could report it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)

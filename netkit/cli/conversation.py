@@ -30,8 +30,8 @@ from .stdio import Input, Output, is_interactive
 # that comes through a pipe without a pause is sent, and a silent pipe does not delay the end.
 GRACE = 0.5
 
-# How long the sending thread has for its end after a failure (seconds). It needs next to none, but
-# if another process has taken the input that it was to read, it waits in that read.
+# The longest wait for the end of the sending thread after a failure (seconds). It ends at once,
+# unless another process has read the input that it was about to read.
 LEAVING = 1.0
 
 _HINT = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
@@ -159,7 +159,7 @@ def exchange(
 
     The calling thread receives, or sends if `main_sends`; a new thread does the other. `count` is
     called with the number of bytes of each piece that was sent. Raises the error of receiving, or
-    else that of sending. If receiving or the input failed, the connection is of no use any more.
+    else that of sending. The connection must not be used after receiving or the input has failed.
     """
     sending = _sending(conn, source, arguments, count)
     receiving = _receiving(conn, source, sink)

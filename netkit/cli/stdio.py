@@ -64,8 +64,8 @@ class Input:
     def end_after(self, seconds: float) -> None:
         """Count this much silence as the end of the input from now on. Thread-safe.
 
-        Input that is there already is still read, however much it is: a file to its end. A terminal
-        is not waited for.
+        Input that has arrived by then is still read, and a file to its end. For a terminal the time
+        is 0.
         """
         typed = self._descriptor is not None and os.isatty(self._descriptor)
         self._patience = 0 if typed else seconds

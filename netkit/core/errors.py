@@ -35,7 +35,7 @@ def _restored(kind: type[NetkitError], args: tuple[Any, ...], state: dict[str, A
 
 
 class LocalError(NetkitError):
-    """The calling program made an error, such as a write after the end."""
+    """The program that called netkit made an error, such as a write after the end."""
 
 
 class PeerError(NetkitError):
@@ -85,14 +85,17 @@ class ConnectError(NetkitError, OSError):
     def of(
         cls, target: str, errors: Sequence[tuple[str, OSError]], timed_out: bool = False
     ) -> ConnectError:
-        """`target` is the target of the call as the message names it."""
+        """Make the error. `target` is the target of the call as the message names it."""
         kinds = [
             kind
             for kind in (ConnectionRefusedError, TimeoutError, PermissionError)
             if errors and all(isinstance(error, kind) for _, error in errors)
         ]
         kind = TimeoutError if timed_out else kinds[0] if kinds else None
-        tried = "; ".join(_attempt(address, error, target) for address, error in errors)
+        tried = "; ".join(
+            said(error) if address == target else f"{address} {said(error)}"
+            for address, error in errors
+        )
         text = f"connect to {target} {'timed out' if timed_out else 'failed'}"
         number = errno.ETIMEDOUT if timed_out or not errors else errors[0][1].errno
         failure = _connect_error(kind)(number, f"{text}: {tried}" if tried else text)
@@ -119,11 +122,6 @@ def _restored_connect_error(
     error = _connect_error(kind)(*args)
     vars(error).update(state)
     return error
-
-
-def _attempt(address: str, error: OSError, target: str) -> str:
-    reason = said(error)
-    return reason if address == target else f"{address} {reason}"
 
 
 @functools.cache

@@ -146,11 +146,6 @@ def check_text(name: str, value: Any) -> str:
     return value
 
 
-def _check_encoding(_: str, value: Any) -> Any:
-    check_encoding(value)
-    return value
-
-
 def _check_profile(name: str, value: Any) -> Any:
     if value not in tuple(PROFILES):
         raise ValueError(f"{name} must be {', '.join(map(repr, PROFILES))}, not {value!r}")
@@ -180,7 +175,7 @@ def _check_mapping(name: str, value: Any) -> Any:
 
 SWITCH = Kind("True or False", check_switch, parse_switch, "on|off", group="data")
 TEXT = Kind("text", check_text, str, "TEXT")
-ENCODING = Kind("name", _check_encoding, str, "NAME", group="data")
+ENCODING = Kind("name", lambda _, value: check_encoding(value), str, "NAME", group="data")
 PROFILE = Kind("name", _check_profile, str, "NAME")
 WHEN_FULL = Kind(
     '`"wait"`, `"refuse"` or seconds', _check_when_full, _parse_when_full, "wait|refuse|TIME"

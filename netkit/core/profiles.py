@@ -1,4 +1,4 @@
-"""Profiles: sets of limits, each of which is one option in the place of several.
+"""Profiles: sets of limits. The option `profile` stands for all options of such a set.
 
 A profile is a function that returns options, since some of their values depend on the machine.
 """
@@ -36,7 +36,7 @@ PROFILES: Mapping[str, Callable[[], dict[str, Any]]] = {"public": public}
 
 
 def clients_for(descriptors: float) -> int:
-    """The `max_connections` of the profile for a process with this limit of descriptors."""
+    """Return `max_connections` of the profile for a process with this limit of descriptors."""
     return int(max(1, min(descriptors / _DESCRIPTORS_PER_CLIENT, _MOST_CLIENTS)))
 
 
