@@ -200,9 +200,7 @@ def set_up_logging(arguments: argparse.Namespace) -> None:
     log.show_listeners(len(arguments.addresses) > 1)
 
 
-def load_in_worker(
-    command: Command, arguments: argparse.Namespace, safe_path: str | None = None
-) -> Any:
+def load_in_worker(command: Command, arguments: argparse.Namespace, safe_path: str | None) -> Any:
     """Return the handler, in a worker process.
 
     `safe_path` is the value of PYTHONSAFEPATH for programs that the handler starts.

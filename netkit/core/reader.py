@@ -14,7 +14,6 @@ from .buffer import ReceiveBuffer
 from .decoder import IncrementalDecoder
 from .encodings import encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
-from .options import MAX_MESSAGE
 from .source import CHUNK, Source
 
 if TYPE_CHECKING:  # a program without messages does not import it
@@ -49,7 +48,7 @@ class Reader:
         buffer: ReceiveBuffer,
         encoding: str,
         max_line: int,
-        max_message: int | None = MAX_MESSAGE,
+        max_message: int | None,
     ) -> None:
         """`buffer` must be empty; `source` may share it to see what has been received.
 

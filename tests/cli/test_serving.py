@@ -175,7 +175,7 @@ def handler_in_a_worker(*argv: str) -> tuple[int, Any]:
     command = COMMANDS[name]
     arguments, words = command.parser().read(rest)
     command.understand(arguments, words)
-    return arguments.workers, serving.load_in_worker(command, arguments)
+    return arguments.workers, serving.load_in_worker(command, arguments, None)
 
 
 def test_one_process_serves_unless_more_are_asked_for(run: Run) -> None:
