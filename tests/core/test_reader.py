@@ -805,11 +805,6 @@ def test_reads_with_a_size_have_no_other_limit() -> None:
     assert list(reader) == [b"56", b"78"]
 
 
-def test_the_default_limit_is_16_mib() -> None:
-    reader = Reader(Pieces(), ReceiveBuffer(), "utf-8", 100, None)
-    assert reader.max_message == 16 * 1024 * 1024
-
-
 # --- The cost ---
 
 
