@@ -88,14 +88,15 @@ class Clients:
             elif not server._client_threads.run(self.serve, connection, client_address, serve):
                 server._compat.forget(request)
         except BaseException as error:
-            is_for_caller = server._acceptor.is_for_caller(error)
-            if not is_for_caller:
-                self._report_failed_start(connection, error, request, client_address)
-            # After a Ctrl+C its thread may run already, and have claimed it.
-            if not is_for_caller or connection is None or server._connections.claim(connection):
-                self.abandon(connection, request)
-            if is_for_caller:
+            if server._acceptor.is_for_caller(error):
+                # Its thread may run already, and have claimed it.
+                if connection is None or server._connections.claim(connection):
+                    self.abandon(connection, request)
                 raise
+            try:
+                self._report_failed_start(connection, error, request, client_address)
+            finally:
+                self.abandon(connection, request)
         else:
             if server._accept_loop.back_off.pause:
                 server._accept_loop.succeeded()

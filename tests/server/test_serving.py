@@ -249,6 +249,23 @@ def test_ctrl_c_in_a_client_that_the_main_thread_serves_ends_the_program() -> No
     assert told == []
 
 
+def test_a_client_is_closed_though_the_report_of_its_failed_start_ends_the_program() -> None:
+    class Strict(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            raise ValueError
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            raise SystemExit
+
+    with Strict(("127.0.0.1", 0), netkit.EchoHandler, max_connections=1) as server:
+        with client(server) as sock:
+            with pytest.raises(SystemExit):
+                server.handle_request()
+            assert receive_all(sock) == b""
+        assert not server.connections
+        assert not server._admission._taken
+
+
 @pytest.mark.parametrize("kind", [Stop, SystemExit])
 @pytest.mark.parametrize(
     "hook", ["get_request", "process_request", "service_actions", "handle_timeout"]
