@@ -22,8 +22,8 @@ from . import sockopts
 from .explain import is_broken_tls, is_hang_up
 from .transport import Plain
 
-# A stop asks again after this time (seconds) for a socket that it does not find: it is about to be
-# closed, or the handler has wrapped it in an unknown way.
+# A stop that does not find a socket asks again after this time (seconds). Such a socket is about to
+# be closed, or the handler has wrapped it in an unknown way.
 OUT_OF_SIGHT_SECONDS = 0.05
 
 

@@ -63,10 +63,10 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
     Attributes that are not documented by themselves, all of them readable after `close`:
 
     - `id`, a number that no other connection of its server has, in any of the worker processes;
-    - `peer`, the other end for people: ``127.0.0.1:50312``;
+    - `peer`, the address of the other end as text: ``127.0.0.1:50312``;
     - `server`, its `Server`, or None; `opened_at`, on the monotonic clock (seconds);
     - `thread`, the identifier of the thread that serves it, or None;
-    - `attempted_addresses`, those that `connect` has tried, the last of them with success;
+    - `attempted_addresses`, which `connect` has tried, the last of them with success;
     - `encoding`, `max_line` (bytes) and `max_message` (bytes, or None), which may be set;
     - `linger_seconds`, `linger_bytes`: how long a `close` waits for its peer, and how much input it
       drops meanwhile. They may be set.
@@ -114,7 +114,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self.opened_at = time.monotonic()
         self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
-        self.ticket: Any = None  # its share of the server's limits
+        self.ticket: Any = None  # the share of the server's limits
         self.closing: Callable[[Connection], object] | None = None  # called as a close begins
 
     if not TYPE_CHECKING:  # type checkers would accept any name
@@ -153,7 +153,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
     def flush(self) -> None:
         """Send what a block of `corked` has gathered so far. Errors as of `write`.
 
-        Nothing waits outside of such a block. So a connection may be the file of
+        Outside of such a block there is nothing to send. So a connection may be the file of
         ``print(..., flush=True)``.
         """
         self._output.flush()
@@ -172,12 +172,12 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         return self._output.sendfile(file, offset, count)
 
     def pipe_to(self, destination: Sink, end: bool = True) -> int:
-        """Copy all input to a connection or a binary file; how many bytes it has taken.
+        """Copy all input to a connection or a binary file, and return how many bytes were copied.
 
-        Always bytes, also after `set_encoding`. In the end, another connection's side is ended, if
-        `end`; a file stays open, and is not flushed. Waits for a non-blocking file; BlockingIOError
-        if it has no descriptor. Raises what reading and writing raise; `is_to_blame` tells whether
-        this connection's peer has caused it.
+        Always bytes, also after `set_encoding`. If `end`, the `end` of a destination connection is
+        called after the last byte; a file stays open, and is not flushed. Waits for a non-blocking
+        file; BlockingIOError if the file has no descriptor. Raises what reading and writing raise;
+        `is_to_blame` tells whether this connection's peer has caused the error.
         """
         copied = 0
         self._settle()

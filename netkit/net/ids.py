@@ -20,7 +20,7 @@ def _next_locked() -> int:  # pragma: no cover - free-threaded builds only
 
 
 take: Callable[[], int] = _next if has_gil() else _next_locked
-"""Returns a new identifier. Thread-safe. Call it by way of this module, since it may change."""
+"""Returns a new identifier. Thread-safe. Call it as ``ids.take()``: `number_by` replaces it."""
 
 
 def number_by(source: Callable[[], int]) -> None:

@@ -52,7 +52,7 @@ class Link:
     )
 
     def __init__(self, wire: Plain, peer: str, can_reset: bool, buffer: ReceiveBuffer) -> None:
-        """`buffer` holds what was received and not read. Unix sockets cannot reset."""
+        """`buffer` holds what was received and not read. A Unix socket cannot be reset."""
         self.wire = wire
         self.sock: socket.socket = wire.sock
         self.transport: Plain | Tls = wire
@@ -72,7 +72,7 @@ class Link:
         self.broken: OSError | None = None  # what each further write raises
         self.was_cut = False
         self.interruption: OSError | None = None  # the next read or write raises it
-        self.last_word = True  # it does so only once, and then a write may follow
+        self.last_word = True  # `interruption` is raised only once, and then a write may follow
         self.released: Callable[[], object] | None = None  # called after the descriptor is closed
 
     # Reading
@@ -131,7 +131,7 @@ class Link:
         return self.has_begun() or self.transport.pending() > 0 or sockopts.readable(self.sock)
 
     def has_begun(self) -> bool:
-        """Whether a part of a message, or of a handshake, has been received."""
+        """Whether a message, or a handshake, has been received in part."""
         return bool(self._buffer) or self.transport.has_begun()
 
     def has_ended_input(self) -> bool:
@@ -173,7 +173,7 @@ class Link:
             self.output = state
 
     def abandon(self) -> None:
-        """What has been written is not whole, since its writer has failed."""
+        """Have the close send a reset: the handler has failed, so the output is not whole."""
         with self.lock:
             if self.output is OutputState.OPEN:
                 self.changed = True
@@ -271,7 +271,7 @@ class Link:
             self.release()
 
     def release(self) -> None:
-        """Close the descriptor. No lock is held while others are told of it."""
+        """Close the descriptor, and call `released` without the lock."""
         with self.lock:
             self.changed = True
             self.life = Life.CLOSED

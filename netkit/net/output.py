@@ -1,8 +1,8 @@
 """The output of a connection: bytes, many small pieces as one, and files.
 
-One lock is held for the whole of a write, so what one call writes stays together. It comes before
-`Link.lock`. Once a write has failed with a part of it sent, the output is over: what came after it
-would pass for the rest.
+One lock is held for the whole of a write, so what one call writes stays together. This lock is taken
+before `Link.lock`. Once a write has failed with a part of its data sent, no other write may follow:
+the peer would take its data for the rest.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Output:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """In this block, the calling thread alone uses the output, and it is in the socket."""
+        """In this block, the calling thread alone uses the output, and may use the socket."""
         link = self._link
         with self.lock:
             if link.writing:
@@ -246,7 +246,7 @@ class Output:
 
     @contextlib.contextmanager
     def _in_file(self) -> Iterator[None]:
-        """In this block, a write runs the code of a file: others may close the connection."""
+        """In this block, the code of a file runs, and another thread may close the descriptor."""
         link = self._link
         try:
             link.writing = IN_FILE

@@ -24,7 +24,7 @@ class Settings:
         """Limit the wait of each read for input, and of each write for progress, in seconds.
 
         Replaces the options `idle_timeout` and `write_timeout`; None is no limit. TypeError or
-        ValueError unless it is more than 0.
+        ValueError unless `seconds` is more than 0.
         """
         if seconds is not None:
             check_seconds("timeout", seconds, zero=False)
@@ -46,10 +46,11 @@ class Settings:
         interval: float | None = None,
         count: int | None = None,
     ) -> None:
-        """Have the kernel probe a silent peer, and reset the connection if it does not answer.
+        """Have the kernel probe a silent peer, and reset the connection if no probe is answered.
 
-        After `idle` seconds of silence (60), each `interval` seconds (10), `count` times (6).
-        Seconds are rounded down. ValueError below 1, TypeError.
+        The first probe comes after `idle` seconds of silence (60), and further ones each `interval`
+        seconds (10), up to `count` probes (6). Seconds are rounded down. ValueError below 1,
+        TypeError.
         """
         sockopts.check_keep_alive(idle, interval, count)
         self._set(sockopts.set_keep_alive, on, idle, interval, count)

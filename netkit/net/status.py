@@ -22,11 +22,11 @@ class Status:
 
     @property
     def tls(self) -> TlsStream | None:
-        """What was agreed on; None without TLS, and until the end of the handshake."""
+        """What the TLS handshake has agreed on; None without TLS, and until its end."""
         return self._link.transport.tls
 
     def is_secured(self) -> bool:
-        """Whether it speaks TLS, by itself or through the socket that its handler reads."""
+        """Whether the connection speaks TLS, also if the handler reads a TLS socket itself."""
         return self.tls is not None or hasattr(self.socket, "do_handshake")
 
     @property
@@ -40,17 +40,17 @@ class Status:
 
     @property
     def opaque(self) -> bool:
-        """Whether its handler reads and writes the socket itself."""
+        """Whether the handler reads and writes the socket itself."""
         return self._link.wire.opaque
 
     @property
     def closed(self) -> bool:
-        """Whether this side has closed it."""
+        """Whether this side has closed the connection."""
         return self._link.life is Life.CLOSED
 
     @property
     def was_cut(self) -> bool:
-        """Whether a stopping server has ended it before its handler was done."""
+        """Whether a stopping server has ended the connection before its handler was done."""
         return self._link.was_cut
 
     @property
@@ -76,17 +76,17 @@ class Status:
         return self._link.sock.fileno()
 
     def is_to_blame(self, error: BaseException) -> bool:
-        """Whether its peer has caused `error`, which a handler has raised."""
+        """Whether the peer has caused `error`, which a handler has raised."""
         link = self._link
         if error is link.error:
             return True
         return isinstance(link.wire, Bare) and link.wire.is_to_blame(error)
 
     def forget_frames(self) -> None:
-        """Drop the tracebacks of the errors that are kept, after they have been logged.
+        """Drop the tracebacks of the connection's errors, after they have been logged.
 
-        They hold the frames of the handler, with all that it has read, and the frames hold this
-        connection. The garbage collector might find this cycle much later.
+        A traceback refers to the frames of the handler, and so to this connection and to all that
+        the handler has read. The garbage collector might find this cycle much later.
         """
         link = self._link
         for error in (link.error, link.broken, link.interruption):

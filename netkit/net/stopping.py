@@ -26,12 +26,12 @@ class Stoppable:
     quiet_seconds = 0.5
 
     def end_input(self) -> float | None:
-        """Ask it to finish: what is under way goes on, and then its input ends.
+        """End the input once the message under way has been read.
 
         An idle connection (its thread waits in a read, and no part of a message has been received)
-        sees the end of input at once; a busy one after the message under way. Returns None, or the
-        seconds after which to ask again: for an opaque one that is busy, or about to speak TLS, and
-        for one that waits in `close` until the peer has the rest.
+        sees the end of input at once. Returns None, or the seconds after which to ask again: for an
+        opaque connection that is busy, or about to speak TLS, and for a connection that waits in
+        `close` until the peer has the rest.
         """
         link = self._link
         with link.lock:
@@ -52,21 +52,20 @@ class Stoppable:
             return None
 
     def interrupt(self, reason: OSError, hard: bool = False) -> bool:
-        """Wake its thread from a read or a write, and raise `reason` there. From any thread.
+        """Raise `reason` in the read or write that is under way, or else in the next one.
 
-        If the thread does neither, the next read or write raises it. If the handler does not catch
-        it, the client gets what has been written, and `reason` is logged. A handler that catches it
-        finds its input ended, except for what has been received, and may write a last word. After a
-        write that was ended, and if `hard`, everything it tries raises `reason`. A handler that
-        reads the socket itself sees the end of both directions. False if the connection was over.
-        TypeError.
+        If the handler does not catch `reason`, the client gets what has been written, and `reason`
+        is logged. A handler that catches it can still read what has been received, and write. But
+        every further read and write raises `reason` if `hard`, or if a write was interrupted. A
+        handler that reads the socket itself sees the end of both directions. False if the
+        connection was closed already. TypeError unless `reason` is an OSError.
         """
         if not isinstance(reason, OSError):
             raise TypeError(f"reason must be an OSError, not {reason!r}")
         return self._end_now(reason, hard)
 
     def cut(self) -> bool:
-        """End it now, in both directions; its thread wakes and closes it. False if it was over.
+        """End both directions now; the connection's thread wakes and closes it. False if closed.
 
         Without TLS the peer sees the end of input, also between two writes of one reply.
         """

@@ -115,13 +115,13 @@ class Plain:
         self.timer = StepTimer(self.timeouts(), seconds, peer, name)
 
     def timeouts(self) -> KernelTimeouts:
-        """What the kernel knows of the limits."""
+        """The kernel's timeouts for the socket; the first limit makes them."""
         if self.kernel is None:
             self.kernel = KernelTimeouts(self.sock)
         return self.kernel
 
     def replace_socket(self, sock: socket.socket) -> None:
-        """Use `sock`, which has taken over the descriptor, with all that the kernel knows of it."""
+        """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
         self.sock = self.timeouts().sock = sock
 
     def explained(self, error: OSError, peer: str) -> OSError:
@@ -132,22 +132,22 @@ class Plain:
         return peer_is_gone(error, peer)
 
     def pending(self, held: int = 0) -> int:
-        """`held`, and how many more bytes `recv` returns without the socket.
+        """`held` and the number of bytes that `recv` returns without using the socket.
 
-        1 in place of 0 if `recv` would raise, or return the end of input.
+        1 instead of 0 if `recv` would raise an error or return the end of input.
         """
         return held
 
     def has_begun(self) -> bool:
-        """Whether a part of something has been received that `recv` can return only when whole."""
+        """Whether bytes have been received that `recv` can return only after further ones."""
         return False
 
     def is_input_over(self, ended: bool) -> bool:
-        """Whether the peer has ended its side of the TCP connection; `ended`: `recv` says so."""
+        """Whether the peer has ended its side of TCP. `ended`: `recv` has returned the end."""
         return ended
 
     def breaks(self, error: BaseException) -> bool:
-        """Whether no write may follow one that has met `error`: a part of it may have been sent.
+        """Whether `error` of a write forbids all later ones, since a part may have been sent.
 
         Not if a time limit has passed before anything was sent.
         """
@@ -246,7 +246,7 @@ class Tls:
         self._stream.free_locks()
 
     def let_go(self) -> None:
-        """Drop every reference to the connection, which is closed."""
+        """Drop every reference to the connection, which has been closed."""
         self._stream.let_go()
 
 
