@@ -1,6 +1,6 @@
 """The output of a connection: bytes, many small pieces as one, and files.
 
-One lock is held for the whole of a write, so what one call writes stays together. This lock is taken
+One lock is held for the whole of a write, so what one call writes stays together. A thread takes it
 before `Link.lock`. Once a write has failed with a part of its data sent, no other write may follow:
 the peer would take its data for the rest.
 """
