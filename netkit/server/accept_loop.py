@@ -126,6 +126,20 @@ class AcceptLoop:
             self._changed.notify_all()
         self._on_end()
 
+    @contextlib.contextmanager
+    def ending_after_exception(self) -> Iterator[None]:
+        """If the ``with`` block raises, end the loop that it has begun in the calling thread.
+
+        A signal handler may raise an exception as soon as the loop has begun.
+        """
+        is_nested = self.runs_here()  # in a hook, say
+        try:
+            yield
+        except BaseException:
+            if self.runs_here() and not is_nested:
+                self.end()
+            raise
+
     def end_in_child(self) -> bool:
         """Close the descriptors in a forked child, where no thread runs the loop.
 

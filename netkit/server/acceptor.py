@@ -114,30 +114,34 @@ class Acceptor:
             return Answer.STOP
         return self.accept() if is_ready else Answer.EMPTY
 
-    def accept_queued(self) -> None:
+    def accept_queued(self) -> bool:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
 
         Not where the program iterates over the server, which ends with the stop. This needs no
-        descriptor of its own.
+        descriptor of its own. False, and some clients may be left, if the patience of the stop has
+        passed meanwhile: idle clients, which have the places, are to be asked to finish first.
         """
         server = self._server
         has_begun = server._accept_loop.has_begun and server.socket.fileno() >= 0
         if not has_begun or server._clients.iterated is not None:
-            return
+            return True
         listeners, connections = server._listeners.sockets, server._connections
         for listener in listeners:
             with contextlib.suppress(OSError):  # it is closed, as the accept will say
                 listener.settimeout(0)
-        left = (server.request_queue_size + 1) * len(listeners)
+        left, is_patient = (server.request_queue_size + 1) * len(listeners), connections.patient
         while left and connections.time_left() != 0:
+            if is_patient and not connections.patient:
+                return False
             self._tidy_up()  # clients that are held come first
             answer = self.accept()
             if answer is None or answer is Answer.SKIP:
                 left -= 1
             elif self._is_queue_empty(answer):
-                return
+                break
             else:
                 connections.wait_for_one(LONGEST_PAUSE)  # which frees what is short
+        return True
 
     def _is_queue_empty(self, answer: Answer) -> bool:
         if answer is Answer.EMPTY:

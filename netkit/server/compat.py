@@ -120,14 +120,22 @@ class Compat:
         elif iterated is not None:
             iterated.append(connection)
         else:
-            server.process_request(request, client_address)
+            self._schedule(connection, request, client_address)
+
+    def _schedule(self, connection: Connection, request: Any, client_address: Any) -> None:
+        thread = threading.get_ident()
+        self._of_thread[thread] = connection  # for a `process_request` that wraps `request`
+        try:
+            self._server.process_request(request, client_address)
+        finally:
+            self._of_thread.pop(thread, None)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """As `Server.process_request`."""
         self._run(request, client_address, is_verified=True)
 
     def _run(self, request: Any, client_address: Any, is_verified: bool) -> None:
-        connection = self.connection_of(request)
+        connection = self.connection_of(request) or self._adopt(request)
         serve = self._serve
         arguments = connection, request, client_address, is_verified
         if not self._server._client_threads.run(serve, *arguments):
@@ -148,9 +156,10 @@ class Compat:
                 return
             threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            is_verified = is_verified or self._verify(request, client_address)
-            if connection is not None:
-                request = connection.socket  # a TLS handshake may have replaced it
+            if not is_verified:
+                is_verified = self._verify(request, client_address)
+                if connection is not None:
+                    request = connection.socket  # a TLS handshake may have replaced it
             if is_verified:
                 self._server.process_request_thread(request, client_address)
             else:

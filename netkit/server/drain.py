@@ -241,8 +241,8 @@ class Drain:
     def _end_accepting(self) -> None:
         """After the end of the accepting thread: accept the queued clients, close the listeners."""
         self.join_background(self._server._connections.time_left())
-        self._server._acceptor.accept_queued()
-        self._server._listeners.close()
+        if self._server._acceptor.accept_queued():
+            self._server._listeners.close()
 
     def _wait_for_threads(
         self, has_ended: Callable[[], bool], all_left: Callable[[], bool]

@@ -259,9 +259,17 @@ class Registry:
         return self._limit.remaining()
 
     def wait_for_one(self, seconds: float) -> None:
-        """Wait for a change, at most until the limit and for `seconds`."""
+        """Wait for a change for `seconds`, but not beyond the limit or a patience under way.
+
+        Once the server drains, it asks the connections to finish that could not be asked before.
+        """
+        until = Deadline(seconds).earlier(self._limit)
+        if self._draining:
+            until = until.earlier(Deadline(self._end_inputs()))
+        elif self.patient:
+            until = until.earlier(self._patience)
         with self._changed:
-            self._changed.wait(Deadline(seconds).earlier(self._limit).remaining())
+            self._changed.wait(until.remaining())
 
     def _any_but(self, spare: int) -> bool:
         return any(connection.thread != spare for connection in self._live) or any(

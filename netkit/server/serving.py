@@ -55,19 +55,23 @@ class Serving:
 
     def forever(self, poll_interval: float) -> None:
         """As `Server.serve_forever`."""
-        begun = self.begin()
-        if begun is not None:
-            self.run(*begun, poll_interval)
+        with self._server._accept_loop.ending_after_exception():
+            begun = self.begin()
+            if begun is not None:
+                self.run(*begun, poll_interval)
 
     def in_background(self, daemon: bool) -> None:
         """As `Server.start`."""
-        begun = self._begin_alone()
-        if begun is None:
-            return
-        server, (loop, _) = self._server, begun
+        with self._server._accept_loop.ending_after_exception():
+            begun = self._begin_alone()
+            if begun is not None:
+                self._start_thread(*begun, daemon)
+
+    def _start_thread(self, loop: AcceptLoop, selector: ListenerSelector, daemon: bool) -> None:
+        server = self._server
         thread = server._drain.background = threading.Thread(
             target=self.run,
-            args=(*begun, POLL_SECONDS),
+            args=(loop, selector, POLL_SECONDS),
             name=f"netkit-accept {server._listeners.describe()}",
             daemon=daemon,
         )
@@ -84,18 +88,20 @@ class Serving:
         server = self._server
         timeouts = [t for t in (server.timeout, server.socket.gettimeout()) if t is not None]
         deadline = Deadline(min(timeouts, default=None))
-        begun = self.begin()
-        if begun is None:
-            return
-        loop, selector = begun
+        with server._accept_loop.ending_after_exception():
+            begun = self.begin()
+            if begun is not None:
+                self._accept_one(*begun, deadline)
+
+    def _accept_one(self, loop: AcceptLoop, selector: ListenerSelector, deadline: Deadline) -> None:
         try:
             with woken_by_signals(selector.waker):
                 while True:
-                    answer = server._acceptor.step(loop, selector, deadline.remaining())
+                    answer = self._server._acceptor.step(loop, selector, deadline.remaining())
                     if answer not in (Answer.EMPTY, Answer.FULL):
                         return
                     if deadline.expired():
-                        server.handle_timeout()
+                        self._server.handle_timeout()
                         return
         finally:
             loop.end()
@@ -103,10 +109,15 @@ class Serving:
     def iterate(self) -> Iterator[Connection]:
         """As `Server.__iter__`."""
         accepted = deque[Connection]()
-        begun = self._begin_alone(accepted)
-        if begun is None:
-            return
-        server, (loop, selector) = self._server, begun
+        with self._server._accept_loop.ending_after_exception():
+            begun = self._begin_alone(accepted)
+            if begun is not None:
+                yield from self._yield_each(*begun, accepted)
+
+    def _yield_each(
+        self, loop: AcceptLoop, selector: ListenerSelector, accepted: deque[Connection]
+    ) -> Iterator[Connection]:
+        server = self._server
         try:
             while not loop.stop_requested:
                 if accepted:

@@ -92,6 +92,38 @@ def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> Non
             assert exchange(server, b"hello") == b"hello"
 
 
+@pytest.mark.parametrize("serve", ["serve_forever", "handle_request", "start", "__iter__"])
+def test_a_signal_handler_that_raises_as_soon_as_the_loop_has_begun_ends_the_loop(
+    serve: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: netkit.Server) -> None:
+        raise KeyboardInterrupt
+
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("netkit.server.serving.close_at_exit", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                list(getattr(server, serve)())
+        assert not server._accept_loop.under_way
+        server.stop()
+        assert not server.listening
+
+
+def test_a_hook_that_serves_again_fails_and_the_server_goes_on() -> None:
+    class Again(netkit.Server):
+        def service_actions(self) -> None:
+            with pytest.raises(netkit.ServerStateError, match="serving already"):
+                self.start()
+            raised.set()
+
+    raised = threading.Event()
+    server = Again(("127.0.0.1", 0), netkit.EchoHandler)
+    with serving_forever(server):
+        assert exchange(server, b"hello") == b"hello"  # after each client the hook is called
+        assert raised.wait(PATIENCE)
+        assert exchange(server, b"hello") == b"hello"
+
+
 def test_queued_clients_are_served_though_a_stop_runs_out_of_descriptors() -> None:
     class Short(netkit.Server):
         failures = 0

@@ -767,3 +767,32 @@ def test_an_interrupted_stop_has_cut_the_clients_that_were_left_and_reports_it(
                 server.stop(LONG)
         assert receive_all(sock) == b""
         assert server.stop(LONG) == (0, 1)
+
+
+class EchoRequest(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(99):
+            self.request.sendall(data)
+
+
+def echo(conn: netkit.Connection) -> None:
+    for data in conn:
+        conn.write(data)
+
+
+@pytest.mark.parametrize("patience", [0.0, SHORT])
+@pytest.mark.parametrize("queued", [0, 2])
+@pytest.mark.parametrize("handler", [echo, EchoRequest])
+def test_a_full_server_asks_its_clients_to_finish_before_it_serves_the_queued_ones(
+    handler: Any, queued: int, patience: float
+) -> None:
+    with serving(handler, max_connections=1) as server, contextlib.ExitStack() as stack:
+        idle = stack.enter_context(client(server))
+        for request in (b"a", b"b"):  # not silent for long, and it has not answered the reply
+            idle.sendall(request)
+            assert idle.recv(9) == request
+        waiting = [stack.enter_context(client(server)) for _ in range(queued)]
+        for sock in waiting:
+            sock.sendall(b"c")
+        assert server.stop(LONG, patience) == (1 + queued, 0)
+        assert [sock.recv(9) for sock in waiting] == [b"c"] * queued

@@ -186,3 +186,53 @@ def test_a_program_that_serves_each_client_by_itself_ends_it_by_its_accepted_soc
                 assert sock.recv(9) == b"HELLO\n"
             wait_until(lambda: not server.connections)
         assert server.stop().cut == 0
+
+
+class _Wrapper:
+    """An object of the program's around a socket."""
+
+    def __init__(self, sock: Any) -> None:
+        self.wrapped = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+
+@pytest.mark.parametrize("handler", [Shout, shout])
+def test_a_socket_that_process_request_wraps_is_that_of_the_client(handler: Any) -> None:
+    class Wraps(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            wrapped = contexts()[0].wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            )
+            super().process_request(wrapped, client_address)
+
+    with Wraps(LOCAL, handler, max_connections=1) as server, serving_forever(server):
+        for _ in range(2):  # the first client gives its place back
+            with secured(server) as sock:
+                sock.sendall(b"hello\n")
+                assert sock.recv(9) == b"HELLO\n"
+        with secured(server) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(9) == b"HELLO\n"
+            assert server.stop(PATIENCE).cut == 0
+            assert sock.recv(9) == b""
+
+
+def test_a_request_handler_gets_the_object_that_process_request_passes_on() -> None:
+    class Wraps(netkit.Server):
+        def process_request(self, request: Any, client_address: Any) -> None:
+            super().process_request(_Wrapper(request), client_address)
+
+    class Told(Shout):
+        def setup(self) -> None:
+            kinds.append(type(self.request))
+            super().setup()
+
+    kinds: list[type] = []
+    with Wraps(LOCAL, Told, max_connections=1) as server, serving_forever(server):
+        for _ in range(2):
+            with client(server) as sock:
+                sock.sendall(b"hello\n")
+                assert sock.recv(9) == b"HELLO\n"
+    assert kinds == [_Wrapper, _Wrapper]
