@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, [*words, *argv[end + 1 :]]
 
     def _check_names(self, argv: Sequence[str]) -> None:
-        """Refuse options of other programs, before `argparse` reports the values of these."""
+        """Refuse options of other programs before argparse reports an error of their values."""
         for word in argv:
             name = word.partition("=")[0]
             if name in self._option_string_actions or not _is_option(word):

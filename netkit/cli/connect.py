@@ -168,7 +168,7 @@ def _source(text: str) -> tuple[str, int]:
         return text, 0
     parsed = SocketAddress.parse(text)
     if parsed is None:
-        raise ValueError(f"an address such as 10.0.0.1 or 10.0.0.1:4000, not {text!r}")
+        raise ValueError(f"it must be an address such as 10.0.0.1 or 10.0.0.1:4000, not {text!r}")
     return parsed.address, parsed.port
 
 

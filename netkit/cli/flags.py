@@ -28,7 +28,7 @@ _ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate"
 def _one_of(*words: str) -> Kind:
     def check(name: str, value: Any) -> str:
         if value not in words:
-            raise ValueError(f"{name} must be {', '.join(words)}, not {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
         return str(value)
 
     return Kind("word", check, str, "|".join(words), group="logging")

@@ -14,10 +14,6 @@ from .kinds import Kind, check_text, kind_of
 
 LONGEST_PASSWORD = 1024  # bytes; OpenSSL's limit
 
-_PASSWORD_FORMS = (
-    "it must be @FILE or env:NAME, since other users can see what is on the command line"
-)
-
 
 def check_pem(name: str, value: Any) -> Any:
     """Return `value` if it is the path of a file, or bytes, which are the contents of one."""
@@ -110,7 +106,9 @@ def parse_password(text: str) -> str:
         return line.decode("utf-8", "surrogateescape")
     form, colon, name = text.partition(":")
     if form != "env" or not colon:
-        raise ValueError(_PASSWORD_FORMS)
+        raise ValueError(
+            "it must be @FILE or env:NAME, since other users can see what is on the command line"
+        )
     password = os.environ.get(name, "")
     if not password:
         raise ValueError("the environment variable of env:NAME is not set")

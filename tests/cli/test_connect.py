@@ -532,7 +532,7 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
         ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),
         (
             "--source me 80",
-            "argument --source: an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'",
+            "argument --source: it must be an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'",
         ),
     ],
 )

@@ -184,7 +184,7 @@ def test_a_help_into_a_closed_pipe_ends_quietly(run: Run, monkeypatch: pytest.Mo
                 ("--no-delay maybe", "--no-delay: it must be on or off, not 'maybe'"),
                 (
                     "--log-level loud",
-                    "--log-level: it must be debug, info, warning, error, not 'loud'",
+                    "--log-level: it must be one of debug, info, warning, error, not 'loud'",
                 ),
                 *(
                     (f"--workers {n}", f"--workers: workers must be from 1 to 1024, not {n}")
