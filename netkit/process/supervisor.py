@@ -197,11 +197,9 @@ class Workers:
         self._mailbox = mailbox
         mailbox.post(Request.LOOK)  # there may be orders from before
         self._thread = threading.get_ident()
-        with server._life.changed:  # so that a request to stop comes either before or after
-            server._drain.workers = self
-            stopped = server._accept_loop.stop_requested
-        if stopped:
-            self._stop(*server._drain.order)
+        order = server._drain.hand_over(self)
+        if order is not None:
+            self._stop(*order)
         if server._options.max_connections is not None:
             self._places = shared_places(server._options.max_connections)
         with contextlib.suppress(OSError):  # then each worker numbers its own connections
@@ -219,8 +217,7 @@ class Workers:
         self._crew.stopping = True
         self._server.server_close()
         self._server.configure(drain_timeout=drain_timeout)
-        self._server._drain.report = StopReport(self._finished, self._cut)
-        self._server._drain.workers = None
+        self._server._drain.take_back(StopReport(self._finished, self._cut))
         self._ended.set()
         if self._places is not None:
             self._places.close()

@@ -37,7 +37,7 @@ class AcceptLoop:
     def __init__(self, on_end: Callable[[], None] = _do_nothing, server: Any = None) -> None:
         """`on_end` is called without a lock when the loop has ended, or has been suspended.
 
-        `server` is the server of the events that are emitted.
+        The events name `server`.
         """
         self._on_end = on_end
         self._server = server

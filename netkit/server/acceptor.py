@@ -157,7 +157,7 @@ class Acceptor:
         admission, overflow = server._admission, server._overflow
         while overflow.held and admission.enter(wanted=True):
             held = overflow.take_held()
-            if held is None:  # a signal handler has stopped the server in between
+            if held is None:  # the server has been closed in between
                 admission.leave(NO_SHARE)
                 break
             server._clients.admit(held.request, held.client_address, held.ticket)

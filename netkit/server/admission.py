@@ -48,7 +48,7 @@ class Places(Protocol):
 
 
 class Ticket(NamedTuple):
-    """What an admitted client has taken, and gives back: a place, and a share of its network's."""
+    """What an admitted client gives back: a place, and a connection of its network's limit."""
 
     network: str | None  # None if `max_connections_per_ip` is off
 
@@ -165,7 +165,10 @@ class Admission:
             self._wake()
 
     def must_wait(self) -> bool:
-        """Whether new clients are to stay in the kernel's queue; `wake` is called when not."""
+        """Whether new clients are to stay in the kernel's queue.
+
+        If so, `wake` is called once that may have changed.
+        """
         with self._lock:
             full = self.suspended or (self._options.when_full == "wait" and self._is_full_locked())
             self._wanted = self._wanted or full
@@ -218,9 +221,9 @@ class Admission:
         """Take the ticket of a connection that may now close without a place."""
         if len(self._lingering) < self.max_lingering:  # else one of them has kept its place
             return None
-        heir = next(each for each in self._lingering if each.ticket is not None)
+        oldest = next(each for each in self._lingering if each.ticket is not None)
         ticket: Ticket
-        ticket, heir.ticket = heir.ticket, None
+        ticket, oldest.ticket = oldest.ticket, None
         return ticket
 
     # The address

@@ -71,13 +71,26 @@ class Drain:
         self._life = server._life
         self._thread: int | None = None  # the one that stops the server
         self.order = Order()
-        self._owed: Callable[[], object] | None = None  # see rule 3
+        self._postponed: Callable[[], object] | None = None  # see rule 3
         self.workers: Workers | None = None
         """The worker processes that serve in the server's place; None if there are none."""
         self.background: threading.Thread | None = None
         """The accepting thread of `Server.start`."""
         self.report = StopReport(0, 0)
         """The report of the last stop."""
+
+    # Worker processes
+
+    def hand_over(self, workers: Workers) -> Order | None:
+        """Have `workers` stop from now on. Return the stop that was requested before, or None."""
+        with self._life.changed:
+            self.workers = workers
+            return self.order if self._server._accept_loop.stop_requested else None
+
+    def take_back(self, report: StopReport) -> None:
+        """The workers have ended, and `report` is about their clients."""
+        with self._life.changed:
+            self.report, self.workers = report, None
 
     # Requests
 
@@ -106,7 +119,7 @@ class Drain:
             return workers.outcome()
         if self._server._accept_loop.accepts_here():
             self.order = order
-            self._owe(self._stop_as_ordered)
+            self._postpone(self._stop_as_ordered)
             return StopReport(0, 0)
         self._server.server_close()
         self.close()  # an overridden server_close may have closed the socket, and no more
@@ -118,13 +131,13 @@ class Drain:
     def _stop_as_ordered(self) -> None:
         self.stop(*self.order)
 
-    def _owe(self, stop: Callable[[], object]) -> None:
-        self._owed = self._owed or stop
+    def _postpone(self, stop: Callable[[], object]) -> None:
+        self._postponed = self._postponed or stop
         self._server._accept_loop.request_stop()
 
     def carry_out(self) -> None:
         """Stop the server if the thread that ran the accept loop has requested that."""
-        stop, self._owed = self._owed, None
+        stop, self._postponed = self._postponed, None
         if stop is not None:
             stop()
 
@@ -151,7 +164,7 @@ class Drain:
         if self.workers is not None and not self.workers.stopping:
             self._server.stop()
         elif self._server._accept_loop.accepts_here():
-            self._owe(self.close)
+            self._postpone(self.close)
         elif self._begin():
             try:
                 self._close()

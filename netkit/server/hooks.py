@@ -56,7 +56,7 @@ class _NotBoundError(ServerStateError, AttributeError):
 
 
 class _NoSocketYet:
-    """What a server has for a `socket` before it has one."""
+    """The attribute `socket` of a server that has no socket yet."""
 
     def __get__(self, server: object, _: type) -> Any:
         if server is None:

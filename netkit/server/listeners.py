@@ -37,7 +37,7 @@ _STOPPED_EARLY = "the server was stopped before it listened everywhere"
 
 
 class _Open(NamedTuple):
-    """One of several listeners, with what its server says about it while it is `socket`."""
+    """One of several listeners, and attributes that the server has while it is `socket`."""
 
     socket: Any
     file: SocketFile | None
@@ -332,7 +332,7 @@ class Listeners:
 
 
 def set_options(sock: socket.socket, options: Options) -> None:
-    """Set the options of a client's socket, or of a listener that hands them down."""
+    """Set the options of a client's socket, or of a listener, from which clients inherit them."""
     sockopts.set_no_delay(sock, options.no_delay)
     sockopts.set_keep_alive(sock, options.keep_alive)
 

@@ -27,7 +27,7 @@ class Refusals:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, server: Any = None) -> None:
-        """`server` is the server of the events."""
+        """The events name `server`."""
         self._clock = clock
         self._server = server
         self._lock = threading.Lock()  # guards the attributes that follow

@@ -43,7 +43,7 @@ class Registry:
     def __init__(
         self, on_close: Callable[[Connection], None] = _do_nothing, server: Any = None
     ) -> None:
-        """`on_close` is called with each closed connection; `server` is that of the events."""
+        """`on_close` is called with each closed connection. The events name `server`."""
         self._on_close = on_close
         self._server = server
         # Guards the attributes below. Re-entrant, since a signal handler may stop the server while
@@ -280,8 +280,8 @@ class Registry:
         """Cut all connections, and new ones, but not those that the thread `spare` serves."""
         with self._lock:
             self._cutting = True
-            doomed = [each for each in self._live if each.thread != spare]
-        self._cut_these(doomed)
+            others = [each for each in self._live if each.thread != spare]
+        self._cut_these(others)
         self.notify()
 
     def _cut_these(self, connections: Iterable[Connection]) -> None:

@@ -43,8 +43,8 @@ class Watchdog:
         self._live = live
         self.last_word = last_word
         """Seconds between the interruption of a connection and its cut."""
-        # Guards the attributes that follow; notified when the thread should look again. Re-entrant:
-        # a signal handler may stop the server while its thread starts to serve a client itself.
+        # Guards the attributes that follow; notified when the thread should look again. Re-entrant,
+        # since a signal handler may stop the server in a thread that is in `watch`.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         # The lifetimes of the open connections: a single one, unless the option was changed.
