@@ -5,8 +5,8 @@ Rules:
 1. Two threads, one for each direction, and each blocks. Ctrl+C interrupts the main thread, which
    receives, or edits the lines that are typed on a terminal. The other thread is a daemon, and
    nothing is buffered, so the process may end while that thread waits for input.
-2. The end of our input is passed on to the peer, and the connection goes on. The end of the peer's
-   side ends the command, once the input that has come by then has been sent.
+2. The end of our input is passed on to the peer, and the connection stays open. The end of the
+   peer's data ends the command, after the input that has arrived by then has been sent.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
 
 
 def _shown(row: Option) -> str:
-    """The default, for the help. Empty if a text or a file has none."""
+    """Return the default for the help. Empty if a text or a file has none."""
     default = row.default
     if default is None or default == ():
         return " (default: off)" if row.kind.number else ""

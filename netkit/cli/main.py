@@ -75,7 +75,7 @@ def _module(name: str) -> Any:
 
 
 def _summary(name: str) -> str:
-    """The first part of the first sentence of a command's summary."""
+    """Return the first sentence of a command's summary, up to a colon."""
     line: str = _module(name).SUMMARY.splitlines()[0]
     return line.partition(":")[0].rstrip(".")
 

@@ -63,7 +63,7 @@ class Bars:
 
 
 def _size(path: str) -> int | None:
-    """The size of a file in bytes. None if it is not known: of a pipe, or before it is written."""
+    """Return the size of a file in bytes. None for a pipe, and for a file that is still empty."""
     status = os.stat(path)
     return (status.st_size or None) if stat.S_ISREG(status.st_mode) else None
 

@@ -85,7 +85,7 @@ class Command:
         raise NotImplementedError  # pragma: no cover - each subclass has its own
 
     def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        """As `handler`; if only the workers load the handler, a replacement for it."""
+        """As `handler`, but return a replacement if only the workers load the handler."""
         return self.handler(arguments)
 
     def parser(self) -> Parser:
@@ -175,7 +175,7 @@ class Command:
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Keep processes that start meanwhile from importing modules of the current folder first.
+    """Set PYTHONSAFEPATH: new processes do not import modules of the current folder first.
 
     For spawned workers, from Python 3.11 on. The parent itself runs no code but netkit's.
     """

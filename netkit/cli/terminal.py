@@ -198,6 +198,6 @@ class Terminal:
             self._output.write(encoded(shown))
 
     def _above(self) -> str:
-        """The prompt: the unfinished row, above the typed line."""
+        """Return the prompt: the unfinished row, which is above the typed line."""
         unfinished = self._rows.unfinished.expandtabs()
         return f"{unfinished}\n" if unfinished else ""

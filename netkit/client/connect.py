@@ -176,7 +176,7 @@ class _Rounds:
             self._waiter.wait(left)
 
     def _race(self) -> socket.socket | None:
-        """One round. Returns the socket that has connected, or None if all attempts failed."""
+        """Do one round. Returns the socket that has connected, or None if all attempts failed."""
         self._errors = []
         self._waiter.wait(0)  # raises if the call has been cancelled before
         race = Race(

@@ -30,8 +30,8 @@ from ..net.waker import Waker
 
 _T = TypeVar("_T")
 
-# A Unix listener whose queue is full refuses at once, and no event says that it has room again
-# (unix(7)). So the attempt is repeated after this time (seconds).
+# If the queue of a Unix listener is full, connecting fails, and the selector does not report that
+# there is room again (unix(7)). So the attempt is repeated after this time (seconds).
 QUEUE_PAUSE = 0.01
 
 # How many names may be looked up at once, including those for which `connect` no longer waits.
@@ -45,7 +45,7 @@ _LOOKUPS: deque[None] = deque([None] * MAX_LOOKUPS)
 class Cancel:
     """Ends ``connect(..., cancel=c)`` from another thread or a signal handler: ``c.cancel()``.
 
-    It may be used for any number of calls. Those that begin after `cancel` end at once.
+    It may be used for any number of calls. Calls that begin after `cancel` end immediately.
     """
 
     # There is no lock, which a signal handler could not take: `cancel` sets the flag before it

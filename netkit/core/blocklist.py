@@ -2,8 +2,8 @@
 
 Rules:
 
-1. A state of a list never changes: a change makes a new state, which succeeds the old one. So a
-   lookup takes no lock, and sees all of a change or nothing of it.
+1. The state of a list is immutable: a change replaces it by a new one. So a lookup takes no lock,
+   and sees all of a change or nothing of it.
 2. Each rule is stored as networks, by their prefix length. So a lookup takes one step for each
    prefix length in use, however many rules there are.
 3. IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form
@@ -255,7 +255,7 @@ def _restored(path: str | None, rules: str) -> BlockList:
 
 
 def _with_rules(new: Iterable[Rule], state: _State | None = None) -> _State:
-    """A state with the rules of `state`, if any, and with the `new` ones."""
+    """Make a state with the rules of `state`, if any, and the `new` ones."""
     rules = {} if state is None else dict(state.rules)
     networks = {} if state is None else {each: set(it) for each, it in state.networks.items()}
     for rule in new:

@@ -18,14 +18,14 @@ def has_gil() -> bool:
 
 
 def usable_cores() -> tuple[int, ...]:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))  # pragma: no cover - macOS
 
 
 def check_workers(count: Any) -> int:
-    """Return the number of processes that `count` stands for. TypeError or ValueError.
+    """Return a valid number of worker processes. TypeError or ValueError for an invalid one.
 
     ``"auto"`` is 1 on a free-threaded build, and `WORKERS_PER_CORE` for each core elsewhere.
     """

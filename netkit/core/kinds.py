@@ -29,10 +29,10 @@ _UNITS = {"ms": (1, 1000), "s": (1, 1), "m": (60, 1), "h": (3600, 1)}
 class Kind(NamedTuple):
     """A kind of values.
 
-    `noun` names it in the table of docs/options.md. `parse` makes a value of text, or raises
-    ValueError; it is None for values that no text stands for. In the help of a command, `metavar`
-    stands for the value, and `group` is the heading of the flag. `number` describes the text of a
-    number, for errors.
+    `noun` names it in the table of docs/options.md. `parse` converts text to a value, or
+    raises ValueError; it is None if the values cannot be written as text. In the help of a command,
+    `metavar` is the name of the value, and `group` the heading of the flag. `number` describes the
+    text of a number, for errors.
     """
 
     noun: str

@@ -7,8 +7,8 @@ that another program is writing the file is an error:
 2. The last line must end with a newline, since a line without one may be cut off.
 3. A file without entries must have a line ``# empty``.
 
-A program that has stopped writing at the end of a line, and goes on later, leaves no sign. So a
-program should write a new list to another file, and rename it.
+A program that pauses at the end of a line, and continues later, leaves no sign. So a program should
+write a new list to another file, and rename it.
 """
 
 from __future__ import annotations

@@ -189,6 +189,6 @@ _LIMITS = (
 
 
 def _of_profile(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the profile in `given`. ValueError if there is no such profile."""
+    """Return the options of the profile in `given`. ValueError if there is no such profile."""
     name = Options.rows["profile"].check("profile", given.get("profile"))
     return {} if name is None else PROFILES[name]()

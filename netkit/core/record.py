@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
 
     class _Definition(type):
-        """Makes a named tuple of a class with annotations; what else the class has stays."""
+        """Makes a named tuple of a class with annotations, and keeps its other attributes."""
 
         def __new__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any]) -> type:
             fields = type(name, (), dict(body)).__annotations__

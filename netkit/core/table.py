@@ -43,7 +43,7 @@ class Option(NamedTuple):
         Errors as for `check`, with "it" as the name.
         """
         parse, number = self.kind.parse, self.kind.number
-        assert parse, "no text stands for a value of this option"
+        assert parse, "values of this option cannot be written as text"
         if number and self.optional and text == "off":
             return None
         try:

@@ -174,7 +174,7 @@ EXAMPLES: list[tuple[events.Event, str, str]] = [
     (
         events.ReloadFailed("SyntaxError: invalid syntax"),
         "ERROR",
-        "not reloaded, the old workers go on: SyntaxError: invalid syntax",
+        "not reloaded, the old workers continue: SyntaxError: invalid syntax",
     ),
     (
         events.Resolved("example.org", ("192.0.2.1:80", "198.51.100.1:80")),

@@ -777,7 +777,7 @@ def test_a_script_is_reloaded_too_unless_its_code_is_broken(
         only_serves(program, "two")
         change(tmp_path, "1 / 0", "script.py")
         program.send_signal(signal.SIGHUP)
-        program.wait_for_line("not reloaded, the old workers go on: worker .* ended with status 1")
+        program.wait_for_line("not reloaded, the old workers continue: .* ended with status 1")
         only_serves(program, "two")
         assert not pids & pids_of(program, 2)
         program.send_signal(signal.SIGTERM)

@@ -79,15 +79,15 @@ class Event:
             raise TypeError(f"{type(self).__name__} has only these fields: {', '.join(names)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields by their names, in order."""
+        """Return the fields by their names, in order."""
         return {name: getattr(self, name) for name in self.field_names}
 
     def message(self) -> str:
-        """The text of the log record: one line of printable characters."""
+        """Return the text of the log record: one line of printable characters."""
         return one_line(self._text())
 
     def _text(self) -> str:
-        """The message before it is escaped: `line`, or else the repr."""
+        """Return the message before it is escaped: `line`, or else the repr."""
         fields = {
             name: described(value) if isinstance(value, BaseException) else value
             for name, value in self.as_dict().items()

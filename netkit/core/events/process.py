@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ..text import printable
 from .base import ERROR, WARNING, Event
 
 
 def time_limit(seconds: float | None) -> str:
-    """The part of a message that says how long clients may take to finish."""
+    """Return the part of a message that says how long clients may take to finish."""
     return "no time limit" if seconds is None else f"up to {round(seconds, 1):g} s to finish"
 
 
@@ -91,7 +90,7 @@ class WorkerFailed(Event):
     level = ERROR
 
     def _text(self) -> str:
-        return f"a worker failed: {printable(self.reason)}; {_again(self.pause)}"
+        return f"a worker failed: {self.reason}; {_again(self.pause)}"
 
 
 class WorkersStopping(Event):
@@ -114,8 +113,8 @@ class Reloaded(Event):
 
 
 class ReloadFailed(Event):
-    """New worker processes could not be started. The old ones go on as before."""
+    """New worker processes could not be started. The old ones continue to serve."""
 
     reason: str
     level = ERROR
-    line = "not reloaded, the old workers go on: {reason}"
+    line = "not reloaded, the old workers continue: {reason}"
