@@ -6,11 +6,13 @@ Rules:
    before it reads again, so a slow reader slows its sender, and nothing is buffered in between.
 2. `relay` passes on the end of input as a half-close, and the other direction goes on.
 3. A peer that takes no more data may still send some, so the other direction goes on to its end.
-   Any other failure ends both directions.
+   Until then `relay` drops what it cannot pass on: otherwise a peer that waits to send its replies
+   would read no more. Any other failure ends both directions.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable
@@ -49,10 +51,15 @@ def relay(first: Connection, second: Connection) -> Relayed:
     are to be closed then.
     """
     forth, back = _Pipe(first, second), _Pipe(second, first)
+    forth.other, back.other = back, forth
     errors = copy_both_ways(forth.direction(), back.direction(), "netkit-relay")
-    found = [error for error in errors if error is not None]
-    if found:
-        raise min(found, key=lambda error: isinstance(error, _Interrupted))
+    del forth.other, back.other  # a cycle would keep both connections until the next collection
+    failed = [each for each in zip((forth, back), errors, strict=True) if each[1] is not None]
+    if failed:
+        pipe, error = min(failed, key=lambda each: isinstance(each[1], _Interrupted))
+        assert error is not None
+        pipe.blame(error)
+        raise error
     return Relayed(forth.copied, back.copied)
 
 
@@ -120,29 +127,70 @@ class _Interrupted(ConnectionAbortedError):
 
 
 class _Pipe:
-    """Copies from one connection to another. `copied` is the number of bytes."""
+    """Copies from one connection to another. `copied` is the number of bytes.
+
+    `other` is the opposite direction, and must be set.
+    """
+
+    other: _Pipe
 
     def __init__(self, source: Connection, destination: Connection) -> None:
         self._source = source
         self._destination = destination
         self.copied = 0
+        self._culprits: list[Connection] = []  # whose peer has made this direction fail
+        self.is_done = threading.Event()  # it passes on nothing more
+        self.is_dropping = threading.Event()  # the destination takes nothing more
 
     def direction(self) -> Direction:
         return Direction(self._copy, self._fail)
 
     def write(self, data: bytes) -> int:
         """Write to the destination, and count: this is the sink of `pipe_to`."""
-        self.copied += self._destination.write(data)
+        if not self.is_dropping.is_set():
+            self.copied += self._destination.write(data)
         return len(data)
 
     def _copy(self) -> None:
-        copy(self._source, self)
-        self._destination.end()
+        try:
+            copy(self._source, self)
+            self._note_done()
+            self._destination.end()
+        except OSError as error:
+            both = (self._source, self._destination)
+            self._culprits = [conn for conn in both if conn.is_to_blame(error)]
+            if self._has_hung_up(error):
+                self.is_dropping.set()
+                self._note_done()
+                self._drop_rest()
+            raise
+
+    def _note_done(self) -> None:
+        self.is_done.set()
+        if self.other.is_dropping.is_set():  # it may wait for input
+            self._destination.interrupt(_interrupted())
+
+    def _drop_rest(self) -> None:
+        """Drop input until the other direction is done; that ends a wait for input."""
+        if not self.other.is_done.is_set():
+            with contextlib.suppress(OSError):
+                copy(self._source, self)
+
+    def _has_hung_up(self, error: BaseException) -> bool:
+        return self._destination in self._culprits and is_hang_up(error)
+
+    def blame(self, error: BaseException) -> None:
+        """Have `is_to_blame` know `error` again, even if the connection has met others since."""
+        for conn in self._culprits:
+            conn._link.error = error
 
     def _fail(self, error: BaseException) -> bool:
-        if self._destination.is_to_blame(error) and is_hang_up(error):
+        if self._has_hung_up(error):
             return False
         for conn in (self._source, self._destination):
-            text = "the other direction of the relay has failed"
-            conn.interrupt(_Interrupted(errno.ECONNABORTED, text), hard=True)
+            conn.interrupt(_interrupted(), hard=True)
         return True
+
+
+def _interrupted() -> _Interrupted:
+    return _Interrupted(errno.ECONNABORTED, "the other direction of the relay has failed")

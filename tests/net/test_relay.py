@@ -9,11 +9,13 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support import (
+    fill,
     in_thread,
     receive_all,
     receive_exactly,
@@ -171,6 +173,47 @@ def test_a_peer_that_takes_no_more_may_still_have_something_to_say() -> None:
         first.destroy()
         second.destroy()
     assert outcome == [second.error]
+
+
+def test_a_peer_that_waits_to_send_its_replies_does_not_keep_the_relay_waiting() -> None:
+    """The first peer sends without reading, and leaves; the other one sends everything back."""
+
+    def echo() -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := right.recv(65536):
+                right.sendall(data)
+
+    def run() -> None:
+        with pytest.raises(ConnectionError) as caught:
+            netkit.relay(first, second)
+        assert first.is_to_blame(caught.value)
+        second.close()
+
+    def is_stuck() -> bool:
+        before = first.bytes_written, second.bytes_written
+        fill(left)
+        time.sleep(0.1)
+        return before == (first.bytes_written, second.bytes_written)
+
+    with pair() as (first, left), pair() as (second, right):
+        with in_thread(echo), in_thread(run):
+            wait_until(is_stuck)
+            reset(left)
+
+
+def test_replies_are_not_read_once_there_is_nothing_more_to_pass_on() -> None:
+    ours, left = socket.socketpair()
+    with netkit.Connection(ours) as first, pair() as (second, right):
+
+        def run() -> None:
+            with pytest.raises(BrokenPipeError):
+                netkit.relay(first, second)
+
+        with in_thread(run):
+            left.shutdown(socket.SHUT_WR)
+            assert receive_all(right) == b""
+            left.close()
+            right.sendall(b"too late")
 
 
 def test_silence_both_ways_is_a_timeout_and_silence_one_way_is_none() -> None:
