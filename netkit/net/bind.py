@@ -1,4 +1,4 @@
-"""Binds the socket of a server, and puts the address into the text of an error about it."""
+"""Binds the socket of a server, and explains its errors in words that name the address."""
 
 from __future__ import annotations
 

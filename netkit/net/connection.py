@@ -75,7 +75,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
     # Slots, since a dictionary of so many attributes costs each client 2 KiB. The `__dict__` among
     # them is for attributes that a program sets, and is made when it does.
     __slots__ = (
-        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket", "closing"),
+        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket", "on_close"),
         *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
         self.ticket: Any = None  # the share of the server's limits
-        self.closing: Callable[[Connection], object] | None = None  # called as a close begins
+        self.on_close: Callable[[Connection], object] | None = None  # called as `close` begins
 
     if not TYPE_CHECKING:  # type checkers would accept any name
 
@@ -225,8 +225,8 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
             link.life = Life.CLOSING
         if link.transport.shaking_hands and link.leave_closing():  # another thread closes it
             return False
-        if self.closing is not None:
-            self.closing(self)
+        if self.on_close is not None:
+            self.on_close(self)
         return linger.end_at_once(link, self._output) or linger.finish(
             link,
             self._output,

@@ -109,7 +109,7 @@ def end_at_once(link: Link, output: Output) -> bool:
     """Do all of the close of a `link` that is CLOSING, except the descriptor, without a wait.
 
     False, and nothing is done, unless the peer has ended its side, all of the output has been sent
-    whole and without TLS, and no thread uses the socket. Most closes of a server are so.
+    whole and without TLS, and no thread uses the socket. That is the usual close of a server.
     """
     with link.lock:
         is_settled = (
@@ -163,8 +163,8 @@ def _linger(link: Link, deadline: Deadline, size: int, hurried: bool) -> None:
             return
         link.waiting = True  # so that `end_input`, `cut` and `destroy` can end the wait
         ended, shut = link.is_input_over(), link.input.is_shut()
-        # A stop does not wait longer than it must. Nor does a connection whose peer has sent more
-        # after our last byte: it has read that.
+        # A server that stops waits no longer than it must. If the peer has sent more after our last
+        # byte, it has read that byte.
         hurried = (
             hurried
             or link.input not in (InputState.OPEN, InputState.ENDED)

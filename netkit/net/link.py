@@ -8,13 +8,13 @@ transport, and who uses the socket at present. Rules:
    connection by then. A re-entrant lock, since a signal handler may stop the connection.
 2. A read takes no lock. It sets `waiting` before it calls the socket, and then looks at `changed`;
    a write does the same with `writing`. A thread that changes a state sets `changed` first, and
-   then looks whether a thread uses the socket, all that holding `lock`. So at least one of the two
+   then looks whether a thread uses the socket; it holds `lock` for both. So at least one of the two
    sees the other. With the GIL, each store is visible before the next step. Without it, a read and
    a write take `lock` for a moment between their two steps (`fence`), which orders them.
 3. Closing a descriptor wakes no thread that waits in it. So whoever ends the connection shuts the
    socket down, and the last thread that leaves the socket closes the descriptor.
-4. In the common case nothing lies between a read, or a write, and its system call: a connection
-   with TLS or with time limits is `special`.
+4. A read and a write call the socket directly, unless the connection is `special`: it has TLS or
+   time limits.
 """
 
 from __future__ import annotations

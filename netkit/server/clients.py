@@ -144,7 +144,7 @@ class Clients:
                 connection.set_limits(limits)
             connection.ticket, connection.thread = ticket, threading.get_ident()
             if ticket is not NO_SHARE:
-                connection.closing = server._admission.linger
+                connection.on_close = server._admission.linger
             server._connections.add(connection)
             if connection.lifetime is not None:
                 server._watchdog.watch(connection.opened_at, connection.lifetime)
