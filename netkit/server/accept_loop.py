@@ -23,10 +23,6 @@ FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 
 
-def _do_nothing() -> None:
-    pass
-
-
 class AcceptLoop:
     """The state of one server's accept loop. Thread-safe.
 
@@ -34,7 +30,7 @@ class AcceptLoop:
     loop. The lock is re-entrant for its sake: it may have interrupted one of these methods.
     """
 
-    def __init__(self, on_end: Callable[[], None] = _do_nothing, server: Any = None) -> None:
+    def __init__(self, on_end: Callable[[], object], server: Any) -> None:
         """`on_end` is called without a lock when the loop has ended, or has been suspended.
 
         The events name `server`.

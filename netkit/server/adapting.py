@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Serve = Callable[[Connection], object]
 
 
-def adapt(handler: Any, arguments: Mapping[str, Any], check: bool = True) -> Serve | None:
+def adapt(handler: Any, arguments: Mapping[str, Any], check: bool) -> Serve | None:
     """Return a function that serves a `Connection` by `handler`.
 
     None if the handler takes the socket, as in `socketserver`. With `check`, TypeError if the

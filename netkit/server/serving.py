@@ -78,9 +78,7 @@ class Serving:
         try:
             thread.start()
         except BaseException:
-            loop.request_stop()
-            if thread.ident is None:  # else it runs, and ends the loop itself
-                loop.end()
+            loop.request_stop()  # for a thread that runs already, after a Ctrl+C
             raise
 
     def once(self) -> None:
@@ -195,11 +193,7 @@ class Serving:
             return None
         call, self.when_accepting = self.when_accepting, None
         if call is not None:
-            try:
-                call()
-            except BaseException:
-                loop.end()
-                raise
+            call()
         return loop, selector
 
     def _begin_locked(self, iterated: deque[Connection] | None) -> ListenerSelector | None:

@@ -18,10 +18,6 @@ from ..net.connection import Connection
 from ..net.explain import timed_out
 from .threads import join
 
-# How long a handler may still write after its connection was interrupted (seconds). Then the
-# connection is cut.
-LAST_WORD_SECONDS = 1.0
-
 
 class _Overdue(NamedTuple):
     """A connection whose lifetime is over."""
@@ -37,12 +33,11 @@ class Watchdog:
     `live` returns the open connections, the oldest first. It is called in the thread.
     """
 
-    def __init__(
-        self, live: Callable[[], Iterable[Connection]], last_word: float = LAST_WORD_SECONDS
-    ) -> None:
+    last_word = 1.0
+    """Seconds that a handler may still write after the interruption, before the cut."""
+
+    def __init__(self, live: Callable[[], Iterable[Connection]]) -> None:
         self._live = live
-        self.last_word = last_word
-        """Seconds between the interruption of a connection and its cut."""
         # Guards the attributes that follow; notified when the thread should look again. Re-entrant,
         # since a signal handler may stop the server in a thread that is in `watch`.
         self._changed = threading.Condition()

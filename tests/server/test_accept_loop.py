@@ -35,7 +35,7 @@ def run(loop: AcceptLoop, listener: socket.socket) -> bool:
 
 
 def test_the_loop_begins_and_ends(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     assert not loop.under_way
     assert not loop.has_begun
     assert loop.begin(listener) is not None
@@ -47,7 +47,7 @@ def test_the_loop_begins_and_ends(listener: socket.socket) -> None:
 
 
 def test_a_stop_ends_the_loop(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     results: list[bool] = []
     with in_thread(lambda: results.append(run(loop, listener))):
         wait_until(lambda: loop.under_way)
@@ -59,7 +59,7 @@ def test_a_stop_ends_the_loop(listener: socket.socket) -> None:
 
 
 def test_a_stop_before_the_first_loop_ends_it_before_it_begins(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.request_stop()
     assert loop.begin(listener) is None
     assert loop.begin(listener) is not None
@@ -67,7 +67,7 @@ def test_a_stop_before_the_first_loop_ends_it_before_it_begins(listener: socket.
 
 
 def test_a_stop_after_a_loop_does_not_end_the_next(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.begin(listener)
     loop.end()
     loop.request_stop()
@@ -77,18 +77,18 @@ def test_a_stop_after_a_loop_does_not_end_the_next(listener: socket.socket) -> N
 
 
 def test_no_loop_begins_during_another_one(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     assert loop.begin(listener) is not None
     assert loop.begin(listener) is None
     loop.end()
 
 
 def test_a_wait_for_the_end_returns_at_once_if_no_loop_runs() -> None:
-    AcceptLoop().wait_for_end()
+    AcceptLoop(list, None).wait_for_end()
 
 
 def test_the_thread_that_runs_the_loop_does_not_wait_for_itself(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.begin(listener)
     loop.request_stop()
     loop.wait_for_end()
@@ -97,7 +97,7 @@ def test_the_thread_that_runs_the_loop_does_not_wait_for_itself(listener: socket
 
 
 def test_another_thread_can_take_the_loop_over(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     selector = loop.begin(listener)
     assert selector is not None
 
@@ -114,7 +114,7 @@ def test_another_thread_can_take_the_loop_over(listener: socket.socket) -> None:
 def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(
     listener: socket.socket,
 ) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.begin(listener)
     with in_thread(loop.wait_for_end):
         wait_until(lambda: loop._changed._waiters)
@@ -126,14 +126,14 @@ def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(
 
 
 def test_ending_what_never_began_does_no_harm(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.end()
     assert loop.begin(listener) is not None
     loop.end()
 
 
 def test_no_loop_begins_with_a_closed_listener() -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     with socket.socket() as gone:
         pass
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -144,7 +144,7 @@ def test_no_loop_begins_with_a_closed_listener() -> None:
 def test_an_episode_of_failures_has_one_event_and_its_end_another(
     listener: socket.socket,
 ) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.back_off.longest = 0.005
     loop.begin(listener)
     with observed(AcceptPaused, AcceptResumed) as seen:
@@ -161,7 +161,7 @@ def test_an_episode_of_failures_has_one_event_and_its_end_another(
 
 
 def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.back_off = BackOff(1000.0, 1000.0)
     loop.begin(listener)
     with observed(AcceptPaused) as seen:
@@ -172,7 +172,7 @@ def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
 
 
 def test_without_a_loop_a_failure_does_not_pause() -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.back_off = BackOff(1000.0, 1000.0)
     with observed(AcceptPaused) as seen:
         loop.failed(OSError("no descriptors"))
@@ -183,7 +183,7 @@ def test_without_a_loop_a_failure_does_not_pause() -> None:
 def test_a_stop_by_a_signal_handler_as_a_loop_begins_is_not_lost(
     listener: socket.socket, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.begin(listener)
     loop.end()
 
@@ -206,7 +206,7 @@ def test_a_loop_that_fails_to_begin_does_not_run(
     def fail(*_: socket.socket, contended: bool) -> ListenerSelector:
         raise OSError("no descriptors")
 
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     with monkeypatch.context() as patch:
         patch.setattr("netkit.server.accept_loop.ListenerSelector", fail)
         with pytest.raises(OSError, match="no descriptors"):
@@ -222,7 +222,7 @@ def test_a_pause_in_another_thread_does_not_use_the_selector_of_the_loop(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hook may put clients off to it; its pause ends with a stop, too."""
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     loop.back_off = BackOff(1000.0, 1000.0)
     selector = loop.begin(listener)
     assert selector is not None
@@ -234,7 +234,7 @@ def test_a_pause_in_another_thread_does_not_use_the_selector_of_the_loop(
 
 
 def test_a_loop_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
-    loop = AcceptLoop()
+    loop = AcceptLoop(list, None)
     selector = loop.begin(listener)
     assert selector is not None
     loop.end()
@@ -243,7 +243,7 @@ def test_a_loop_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) 
 
 def test_a_function_tells_whether_the_loop_has_ended(listener: socket.socket) -> None:
     told: list[bool] = []
-    loop = AcceptLoop(lambda: told.append(loop.under_way))
+    loop = AcceptLoop(lambda: told.append(loop.under_way), None)
     assert loop.has_ended()()
     loop.begin(listener)
     assert loop.has_ended()()  # for its own thread

@@ -109,14 +109,14 @@ WANT_THE_SOCKET: list[tuple[Any, dict[str, Any]]] = [
 def test_a_handler_of_one_argument_is_called_with_a_connection(
     handler: Any, arguments: dict[str, Any]
 ) -> None:
-    assert adapt(handler, arguments) is not None
+    assert adapt(handler, arguments, check=True) is not None
 
 
 @pytest.mark.parametrize(("handler", "arguments"), WANT_THE_SOCKET)
 def test_a_handler_of_three_arguments_is_called_as_in_socketserver(
     handler: Any, arguments: dict[str, Any]
 ) -> None:
-    assert adapt(handler, arguments) is None
+    assert adapt(handler, arguments, check=True) is None
 
 
 ONE = r"cannot serve a client: a handler takes one argument, the connection; further ones come from"
