@@ -41,7 +41,7 @@ class AcceptLoop:
         self._changed = threading.Condition()
         self._selector: ListenerSelector | None = None
         self._thread: int | None = None  # the thread that runs the loop
-        self._suspended = False
+        self._taken_over = self._suspended = False
         self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
         self._paused_at = 0.0  # on the monotonic clock
         self.stop_requested = False
@@ -54,7 +54,7 @@ class AcceptLoop:
         return self._selector is not None
 
     def begin(self, *listeners: socket.socket, contended: bool = True) -> ListenerSelector | None:
-        """Begin the loop, in the calling thread or in one that calls `take_over`.
+        """Begin the loop, for the thread that calls `take_over`.
 
         Returns the selector to wait with; `contended` as for `ListenerSelector`. Returns None if
         another thread runs the loop, or if a stop was requested before the loop ever ran.
@@ -84,11 +84,12 @@ class AcceptLoop:
                 self.has_begun = False
 
     def take_over(self, selector: ListenerSelector) -> bool:
-        """Run the loop of `selector` in the calling thread. False if that loop has ended."""
+        """Run the loop of `selector` in the calling thread from now on. False if it has ended."""
         with self._changed:
             if self._selector is not selector:
                 return False
             self._thread = threading.get_ident()
+            self._taken_over = True
             return True
 
     def runs_here(self) -> bool:
@@ -97,7 +98,7 @@ class AcceptLoop:
 
     def accepts_here(self) -> bool:
         """Whether the calling thread runs the loop, and does so just now."""
-        return self.runs_here() and not self._suspended
+        return self.runs_here() and self._taken_over and not self._suspended
 
     @contextlib.contextmanager
     def suspended(self) -> Iterator[None]:
@@ -118,7 +119,7 @@ class AcceptLoop:
             if self._selector is not None:
                 self._selector.close()
             self._selector = self._thread = None
-            self.stop_requested = False
+            self.stop_requested = self._taken_over = False
             self._changed.notify_all()
         self._on_end()
 

@@ -92,6 +92,7 @@ class Serving:
                 self._accept_one(*begun, deadline)
 
     def _accept_one(self, loop: AcceptLoop, selector: ListenerSelector, deadline: Deadline) -> None:
+        loop.take_over(selector)
         try:
             with woken_by_signals(selector.waker):
                 while True:
@@ -116,6 +117,7 @@ class Serving:
         self, loop: AcceptLoop, selector: ListenerSelector, accepted: deque[Connection]
     ) -> Iterator[Connection]:
         server = self._server
+        loop.take_over(selector)
         try:
             while not loop.stop_requested:
                 if accepted:

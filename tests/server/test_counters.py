@@ -76,4 +76,5 @@ def test_a_stop_counts_each_client_once(monkeypatch: pytest.MonkeyPatch) -> None
         for sock in socks:
             stack.enter_context(sock)
         wait_until(lambda: sum(conn.bytes_read for conn in server.connections) == 2 * THREADS)
-        assert server.stop(0.1) == (THREADS, THREADS)
+        # Long enough for the idle ones to end on a busy machine.
+        assert server.stop(2.0) == (THREADS, THREADS)

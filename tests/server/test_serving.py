@@ -27,6 +27,7 @@ from support import (
 
 import netkit
 from netkit.core import events
+from netkit.server.accept_loop import AcceptLoop
 
 
 def test_a_client_that_is_not_verified_is_not_scheduled() -> None:
@@ -341,3 +342,23 @@ def test_a_client_is_not_verified_by_a_coroutine(own_scheduling: bool) -> None:
             assert receive_all(sock) == b""
     (failure,) = failures
     assert "verify_request has returned <coroutine object" in str(failure.error)
+
+
+def test_a_stop_before_the_accepting_thread_runs_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`start` begins the loop in its own thread, which is not the one that accepts."""
+    stopped = threading.Event()
+    take_over = AcceptLoop.take_over
+
+    def late(loop: AcceptLoop, selector: Any) -> bool:
+        stopped.wait(0.2)  # longer than `start` takes to return, and the stop waits for this
+        return take_over(loop, selector)
+
+    monkeypatch.setattr(AcceptLoop, "take_over", late)
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    with client(server):
+        server.start()
+        assert server.stop(PATIENCE) == (1, 0)
+    stopped.set()
+    assert not server.listening
