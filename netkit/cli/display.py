@@ -17,34 +17,24 @@ _CARETS = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
 _VISIBLE = Escapes({**_CARETS, ord("\n"): "\n", ord("\t"): "\t"})
 
 
-class Visible:
-    r"""Decodes UTF-8, in pieces, to text that is safe to show on a terminal.
+class Text:
+    r"""A sink that decodes UTF-8 and passes each piece to `show`, safe to show on a terminal.
 
     Lines end with ``\n``, even if they ended with ``\r\n``. Control characters become ``^[``,
     other unprintable characters ``\u202e``, and invalid bytes ``\xff``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._return = ""  # a carriage return, until the next piece shows whether a newline follows
 
-    def text(self, data: bytes, final: bool = False) -> str:
-        """Return the text of the next piece. `final` says that it is the last one."""
-        text = self._return + self._decoder.decode(data, final)
-        self._return = "\r" if text.endswith("\r") and not final else ""
-        text = text[: len(text) - len(self._return)]
-        return text.replace("\r\n", "\n").translate(_VISIBLE)
-
-
-class Text:
-    """A sink that passes received data to `show` as safe text. An empty piece is the end."""
-
-    def __init__(self, show: Callable[[str], object]) -> None:
-        self._show = show
-        self._visible = Visible()
-
     def write(self, data: bytes) -> None:
-        self._show(self._visible.text(data, final=not data))
+        """Show the next piece; an empty one is the end."""
+        text = self._return + self._decoder.decode(data, final=not data)
+        self._return = "\r" if text.endswith("\r") and data else ""
+        text = text[: len(text) - len(self._return)]
+        self._show(text.replace("\r\n", "\n").translate(_VISIBLE))
 
 
 class Rows:

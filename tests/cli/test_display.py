@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from netkit.cli.display import Rows, Visible
+from netkit.cli.display import Rows, Text
+
+
+def texts_of(*pieces: bytes) -> list[str]:
+    """What is shown of each piece."""
+    texts: list[str] = []
+    sink = Text(texts.append)
+    for piece in pieces:
+        sink.write(piece)
+    return texts
 
 
 def test_control_characters_are_made_visible() -> None:
-    visible = Visible()
-    assert visible.text(b"\x1b[2J\x07\x7f\ta\\b\n") == "^[[2J^G^?\ta\\b\n"
-    assert visible.text("\u202eevil\u0085\U000e0001ü".encode()) == "\\u202eevil\\u0085\\U000e0001ü"
+    assert texts_of(b"\x1b[2J\x07\x7f\ta\\b\n", "\u202eevil\u0085\U000e0001ü".encode()) == [
+        "^[[2J^G^?\ta\\b\n",
+        "\\u202eevil\\u0085\\U000e0001ü",
+    ]
 
 
 def test_invalid_bytes_are_shown_as_numbers() -> None:
-    assert Visible().text(b"a\xff\xfeb") == "a\\xff\\xfeb"
+    assert texts_of(b"a\xff\xfeb") == ["a\\xff\\xfeb"]
 
 
 def test_a_character_or_a_line_end_that_comes_in_pieces_is_shown_as_one() -> None:
-    visible = Visible()
-    assert [visible.text(bytes([byte])) for byte in "ü\r\nx".encode()] == [
-        *("", "ü", "", "\n", "x"),
-    ]
-    assert visible.text(b"\r") == ""
-    assert visible.text(b"y\r\r\n") == "^My^M\n"
-    assert visible.text(b"\xc3\r", final=False) == "\\xc3"
-    assert visible.text(b"", final=True) == "^M"
-    assert Visible().text(b"\xc3", final=True) == "\\xc3"
+    assert texts_of(*(bytes([byte]) for byte in "ü\r\nx".encode())) == ["", "ü", "", "\n", "x"]
+    assert texts_of(b"\r", b"y\r\r\n", b"\xc3\r", b"") == ["", "^My^M\n", "\\xc3", "^M"]
+    assert texts_of(b"\xc3", b"") == ["", "\\xc3"]
 
 
 @pytest.mark.parametrize(
