@@ -34,7 +34,7 @@ class Recorder:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        of_netkit = code.co_filename.startswith(SOURCE)
+        of_netkit = code.co_filename.startswith(SOURCE) and code.co_name not in WITHOUT_GIL
         if event == "call" and of_netkit and code.co_name[0] != "<":  # a comprehension before 3.12
             module = code.co_filename.removeprefix(SOURCE)
             self.calls.append((threading.get_ident(), module, code.co_name))

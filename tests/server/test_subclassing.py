@@ -431,6 +431,7 @@ def has_tests_of_python() -> bool:
 # handler which takes no argument, or that want an OverflowError for a port which is none.
 OF_NO_THREADS = (
     *("orking", "not_handled", "verify_request_false", "close_immediately", "bind_leak"),
+    "SocketWriterTest.test_basics",
 )
 
 
