@@ -77,13 +77,13 @@ class Handler:
 
 def served_by(kind: type[Handler], settings: Mapping[str, Any]) -> Callable[[Connection], None]:
     """Return a function that serves a connection by a new object of the class `kind`."""
-    begins, ends = kind.connected is not Handler.connected, kind.closed is not Handler.closed
 
     def serve(conn: Connection) -> None:
         handler = kind(conn, **settings)
         try:
-            if begins:
-                handler.connected()
+            connected = handler.connected
+            if getattr(connected, "__func__", None) is not Handler.connected:  # saves a call
+                connected()
             handler.handle()
         except BaseException as error:
             conn.fail(error)
@@ -92,8 +92,9 @@ def served_by(kind: type[Handler], settings: Mapping[str, Any]) -> Callable[[Con
             try:
                 conn.close()
             finally:
-                if ends:
-                    handler.closed()
+                closed = handler.closed
+                if getattr(closed, "__func__", None) is not Handler.closed:
+                    closed()
 
     return serve
 

@@ -599,3 +599,18 @@ def test_an_unknown_setting_is_refused_when_the_server_is_made(name: str) -> Non
 def test_an_unknown_style_is_refused_when_the_server_is_made() -> None:
     with pytest.raises(TypeError, match="style must be text, hex or raw, not 'foo'"):
         netkit.create_server(netkit.LoggerHandler, handler_args={"style": "foo"})
+
+
+def test_an_object_may_have_methods_of_its_own() -> None:
+    """Set in its constructor, or by a patch of the class after the server was made."""
+    calls: list[str] = []
+
+    class Own(netkit.Handler):
+        def __init__(self, conn: netkit.Connection) -> None:
+            super().__init__(conn)
+            self.connected = lambda: calls.append("connected")  # type: ignore[method-assign]
+
+    with serving(Own) as server:
+        Own.closed = lambda _: calls.append("closed")  # type: ignore[method-assign]
+        assert exchange(server, b"") == b""
+    assert calls == ["connected", "closed"]
