@@ -14,6 +14,7 @@ from ..core.endpoint import Endpoint
 from ..net import bind
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
+from ..net.explain import in_seconds
 from .arguments import say, self_signed
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def _first_client(server: Server, seconds: float | None) -> socket.socket:
         for conn in server:
             sock, _ = conn.detach()
             return sock
-    raise TimeoutError(f"nobody connected within {seconds:g} seconds")
+    assert seconds is not None, "nothing else stops the server"
+    raise TimeoutError(f"nobody connected within {in_seconds(seconds)}")
 
 
 def _server_context(arguments: argparse.Namespace) -> Any:

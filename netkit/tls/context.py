@@ -1,6 +1,7 @@
 """Makes the `ssl.SSLContext` of a server or a client from its options.
 
-To add a TLS option, use it in `server_context` or `client_context`, and describe its values in
+The effect of a TLS option belongs here, in `server_context` or `client_context`. Its row is in
+`netkit.core.options` or `netkit.client.options`, and a new kind of value in
 `netkit.core.tls_options`. OpenSSL never asks for a password on the terminal.
 """
 
