@@ -117,7 +117,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
         self.ticket: Any = None  # the share of the server's limits
         self.on_close: Callable[[Connection], object] | None = None  # called as `close` begins
 
-    if not TYPE_CHECKING:  # type checkers would accept any name
+    if not TYPE_CHECKING:  # pragma: no branch - type checkers would accept any name
 
         def __getattr__(self, name: str) -> Any:
             raise no_attribute(self, name)
