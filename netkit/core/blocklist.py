@@ -87,7 +87,7 @@ class BlockList:
         if isinstance(value, os.PathLike):
             return cls.load(value)
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-            raise TypeError(f"a BlockList, a path or a list of rules, not {value!r}")
+            raise TypeError(f"expected a BlockList, a path or a list of rules, not {value!r}")
         return cls(value)
 
     @classmethod

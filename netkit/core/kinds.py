@@ -55,7 +55,7 @@ def check_seconds(name: str, value: Any, zero: bool = True) -> float:
     """Return `value` if it is a finite time, positive or, with `zero`, 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not (0 < value < math.inf or (zero and value == 0)):
+    if not (value > 0 or (zero and value == 0)):  # also for NaN
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} seconds, not {value!r}")
     if value > LONGEST_TIME:
@@ -69,11 +69,11 @@ def check_timeout(name: str, value: Any) -> float:
 
 
 def check_rate(name: str, value: Any) -> float:
-    """Return `value` if it is a positive number for each second."""
+    """Return `value` if it is a positive number per second."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number for each second, not {value!r}")
+        raise TypeError(f"{name} must be a number per second, not {value!r}")
     if not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{name} must be more than 0 for each second, not {value!r}")
+        raise ValueError(f"{name} must be more than 0 per second, not {value!r}")
     return value
 
 
@@ -156,7 +156,7 @@ def _check_when_full(name: str, value: Any) -> Any:
     if value in ("wait", "refuse"):
         return value
     if isinstance(value, str):
-        raise ValueError(f"{name} must be 'wait', 'refuse' or seconds to hold, not {value!r}")
+        raise ValueError(f"{name} must be 'wait', 'refuse' or a number of seconds, not {value!r}")
     return check_seconds(name, value)
 
 

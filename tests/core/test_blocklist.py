@@ -447,7 +447,7 @@ def test_a_list_is_made_of_a_path_or_of_rules(tmp_path: Path) -> None:
     assert "1.2.3.4" in BlockList.of(tmp_path / "list")
     assert "1.2.3.4" in BlockList.of(["1.2.3.4"])
     for wrong in ("1.2.3.4", b"1.2.3.4", 5):
-        with pytest.raises(TypeError, match="a BlockList, a path or a list of rules, not"):
+        with pytest.raises(TypeError, match="expected a BlockList, a path or a list of rules, not"):
             BlockList.of(wrong)
 
 

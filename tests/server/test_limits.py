@@ -680,7 +680,7 @@ def test_the_command_line_refuses_with_a_line(when: str) -> None:
 
 def test_an_invalid_limit_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for option, value, text in [
-        ("--when-full", "drop", "it must be 'wait', 'refuse' or seconds to hold, not 'drop'"),
+        ("--when-full", "drop", "it must be 'wait', 'refuse' or a number of seconds, not 'drop'"),
         ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),
         ("--allow", "300.0.0.1", "--allow: not an IP address: '300.0.0.1'"),
         ("--max-connections", "many", "it must be a number or 'off', not 'many'"),
