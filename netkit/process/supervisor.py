@@ -30,7 +30,7 @@ from ..net.forks import check_main, do_not_undo, undo_in_children
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.registry import StopReport
-from ..server.reload import pems_in_memory
+from ..server.reload import configure, pems_in_memory
 from ..server.server import Server
 from ..server.serving import no_handler
 from ..server.threads import check_threads
@@ -167,7 +167,7 @@ class Workers:
         try:
             undo_in_children(self._crew.workers.clear)  # a forked child has no workers
             if drain_timeout is not None:  # also for workers that a signal stops directly
-                self._server.configure(drain_timeout=drain_timeout)
+                configure(self._server, {"drain_timeout": drain_timeout})
             self._begin(mailbox)
             interrupted = self._live(mailbox)
         finally:
@@ -216,7 +216,7 @@ class Workers:
         self._mailbox = None
         self._crew.stopping = True
         self._server.server_close()
-        self._server.configure(drain_timeout=drain_timeout)
+        configure(self._server, {"drain_timeout": drain_timeout})
         self._server._drain.take_back(StopReport(self._finished, self._cut))
         self._ended.set()
         if self._places is not None:
