@@ -12,6 +12,7 @@ from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..core import events
 from ..core.addresses import MAX_PORT
 from ..core.endpoint import Endpoint
 from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
@@ -197,7 +198,7 @@ def _restore_safe_path(value: str | None) -> None:
 def set_up_logging(arguments: argparse.Namespace) -> None:
     """Log to standard error, as the flags say."""
     configure_logging(arguments.log_level, arguments.log_format)
-    log.show_listeners(len(arguments.addresses) > 1)
+    events.show_listeners(len(arguments.addresses) > 1)
 
 
 def load_in_worker(command: Command, arguments: argparse.Namespace, safe_path: str | None) -> Any:

@@ -11,7 +11,6 @@ import traceback
 
 from ..core import events
 from ..core.errors import ConnectError
-from ..core.events import show_listeners as show_listeners
 from ..core.text import MOST_TEXT, cut, described, one_line
 
 logger = logging.getLogger("netkit")

@@ -199,12 +199,12 @@ def test_an_event_has_a_level_and_a_message(event: events.Event, level: str, tex
 def test_with_several_listeners_a_message_names_the_listener_of_a_client() -> None:
     opened = events.ConnectionOpened(1, "1.2.3.4:5", "127.0.0.1:80")
     failed = events.ClientFailed(1, "1.2.3.4:5", ValueError("1.2.3.4:5 is odd"), "127.0.0.1:80")
-    log.show_listeners(True)
+    events.show_listeners(True)
     try:
         assert opened.message() == "[1] 1.2.3.4:5 to 127.0.0.1:80 connected"
         assert failed.message() == "[1] 1.2.3.4:5 to 127.0.0.1:80: ValueError: 1.2.3.4:5 is odd"
     finally:
-        log.show_listeners(False)
+        events.show_listeners(False)
     assert opened.message() == "[1] 1.2.3.4:5 connected"
 
 
