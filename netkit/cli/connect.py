@@ -248,7 +248,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name, others in _EXCLUDES.items():
         for other in others:
             if name in given and other in given:
-                raise ValueError(f"{flag_of(name)} does not go with {flag_of(other)}")
+                raise ValueError(f"{flag_of(name)} cannot be used with {flag_of(other)}")
     if "tls_key" in given and "tls_cert" not in given:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
@@ -267,11 +267,11 @@ def _check_family(arguments: argparse.Namespace) -> None:
     options = [(f"-{arguments.family}", arguments.family), (f"--source {source}", is_ip(source))]
     for option, family in options:
         if family and arguments.endpoint.kind == "unix":
-            raise ValueError(f"a Unix socket has no IP address: {option} does not go with it")
+            raise ValueError(f"a Unix socket has no IP address: {option} cannot be used with it")
         for address in (source, host):
             if family and is_ip(address) not in (0, family):
                 version = is_ip(address)
-                raise ValueError(f"{option} does not go with the IPv{version} address {address}")
+                raise ValueError(f"{option} cannot be used with the IPv{version} address {address}")
         arguments.family = arguments.family or family
 
 
