@@ -1103,8 +1103,9 @@ def test_a_close_does_not_wait_for_a_peer_that_has_every_reply(
 
 
 @linux_only
+@pytest.mark.parametrize("handler_fails", [False, True])
 def test_a_close_after_a_failed_handshake_waits_only_until_the_peer_has_the_alert(
-    long_linger: None,
+    handler_fails: bool, long_linger: None
 ) -> None:
     with connected(server=object()) as (conn, peer):
         conn.write("go on\n")
@@ -1113,6 +1114,8 @@ def test_a_close_after_a_failed_handshake_waits_only_until_the_peer_has_the_aler
             conn.start_tls(contexts()[0], timeout=PATIENCE)
         with pytest.raises(netkit.core.errors.HandshakeError):
             conn.write("in clear text")
+        if handler_fails:
+            conn.fail(ValueError("of another cause"))
         conn.close()
         assert receive_exactly(peer, 6) == b"go on\n"
         receive_all(peer)
