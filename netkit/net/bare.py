@@ -30,13 +30,15 @@ OUT_OF_SIGHT_SECONDS = 0.05
 class Bare(Plain):
     """A socket that its handler reads itself, also after the handler has wrapped it."""
 
-    __slots__ = ("_bare",)
+    __slots__ = ("_descriptor", "_mark")
 
     opaque = True
 
     def __init__(self, sock: socket.socket, remote_name: Any, local_name: Any) -> None:
         super().__init__(sock)
-        self._bare = BareSocket(sock, remote_name, local_name)
+        self._descriptor = sock.fileno()
+        is_tcp = isinstance(remote_name, tuple)
+        self._mark: Any = (remote_name, local_name) if is_tcp else _inode(self._descriptor)
 
     def end(self) -> None:
         """Have an ``ssl.SSLSocket`` send its close_notify. Does not wait for the peer's."""
@@ -48,15 +50,15 @@ class Bare(Plain):
 
     def shut_down(self, how: int) -> None:
         """As of `Plain`, also if the descriptor has moved to another socket."""
-        with reached(self.sock, self._bare) as sock:
+        with self.reached() as sock:
             sockopts.shut_down(sock, how)
 
     def seconds_until_quiet(self, quiet: float) -> float:
         """After how many seconds a stop may ask again; 0.0 if the peer is idle.
 
-        It is idle after `quiet` seconds without input, and after a reply.
+        A peer is idle after `quiet` seconds without input, and after a reply.
         """
-        with reached(self.sock, self._bare) as sock:
+        with self.reached() as sock:
             if sock.fileno() < 0:
                 return OUT_OF_SIGHT_SECONDS
             return sockopts.seconds_until_quiet(sock, quiet)
@@ -69,20 +71,18 @@ class Bare(Plain):
             return sockopts.hung_up(self.sock)
         return is_broken_tls(error, self.sock)
 
-
-class BareSocket:
-    """Finds an accepted connection by the number of its descriptor and by both of its ends."""
-
-    __slots__ = ("_descriptor", "_mark")
-
-    def __init__(self, sock: socket.socket, remote_name: Any, local_name: Any) -> None:
-        self._descriptor = sock.fileno()
-        self._mark: Any = remote_name, local_name
-        if not isinstance(remote_name, tuple):
-            self._mark = _inode(self._descriptor)
+    @contextlib.contextmanager
+    def reached(self) -> Iterator[socket.socket]:
+        """Yield the socket, or a duplicate of the one that its descriptor has moved to."""
+        copy = self.copy() if self.sock.fileno() < 0 else None
+        try:
+            yield self.sock if copy is None else copy
+        finally:
+            if copy is not None:
+                copy.close()
 
     def copy(self) -> socket.socket | None:
-        """A duplicate of the descriptor, which the caller closes.
+        """Return a duplicate of the descriptor, which the caller closes.
 
         None if the connection is closed, or if no descriptor is left.
         """
@@ -102,17 +102,6 @@ class BareSocket:
             return copy
         copy.close()
         return None
-
-
-@contextlib.contextmanager
-def reached(sock: socket.socket, bare: BareSocket) -> Iterator[socket.socket]:
-    """`sock`, or, if its descriptor has moved to another socket, a duplicate of that."""
-    copy = bare.copy() if sock.fileno() < 0 else None
-    try:
-        yield sock if copy is None else copy
-    finally:
-        if copy is not None:
-            copy.close()
 
 
 def _mark(sock: socket.socket) -> Any:

@@ -16,7 +16,7 @@ from secure import contexts
 from support import PATIENCE, client, in_thread, receive_all, serving, tcp_pair, wait_until
 
 import netkit
-from netkit.net.bare import OUT_OF_SIGHT_SECONDS, BareSocket, reached
+from netkit.net.bare import OUT_OF_SIGHT_SECONDS, Bare
 
 LONG = 60.0  # seconds: a deadline that no test reaches
 SHORT = 0.1  # seconds: one that is to pass
@@ -123,17 +123,17 @@ def test_the_end_of_its_lifetime_ends_a_bare_connection() -> None:
 
 def test_a_copy_is_made_only_of_the_socket_that_it_was() -> None:
     with tcp_pair() as (ours, _), tcp_pair() as (other, _):
-        bare = BareSocket(ours, ours.getpeername(), ours.getsockname())
-        with reached(ours, bare) as sock:
+        bare = Bare(ours, ours.getpeername(), ours.getsockname())
+        with bare.reached() as sock:
             assert sock is ours
         taken = socket.socket(fileno=ours.detach())
-        with reached(ours, bare) as sock:
+        with bare.reached() as sock:
             assert sock.fileno() not in (-1, taken.fileno())
             assert sock.getpeername() == taken.getpeername()
         number = taken.fileno()
         os.dup2(other.fileno(), number)  # it is another connection's by now
         assert bare.copy() is None
-        with reached(ours, bare) as sock:
+        with bare.reached() as sock:
             assert sock is ours
         os.dup2(sys.stderr.fileno() if sys.stderr.isatty() else 2, number)  # no socket
         assert bare.copy() is None
@@ -170,11 +170,11 @@ def test_a_stop_does_not_hang_while_the_program_has_closed_a_bare_socket() -> No
 
 def test_a_copy_leaves_the_socket_blocking_whatever_the_default_time_limit_is() -> None:
     with tcp_pair() as (ours, _):
-        bare = BareSocket(ours, ours.getpeername(), ours.getsockname())
+        bare = Bare(ours, ours.getpeername(), ours.getsockname())
         with socket.socket(fileno=ours.detach()) as taken:
             socket.setdefaulttimeout(5)
             try:
-                with reached(ours, bare) as copy:
+                with bare.reached() as copy:
                     assert copy is not ours
             finally:
                 socket.setdefaulttimeout(None)

@@ -19,7 +19,7 @@ from support import fill, in_thread, tcp_pair, wait_until
 
 import netkit
 from netkit.net import sockopts
-from netkit.net.bare import BareSocket
+from netkit.net.bare import Bare
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
 
@@ -276,6 +276,6 @@ def test_a_look_at_a_socket_by_its_descriptor_leaves_it_as_it_is(
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(blocking)
-        bare = BareSocket(ours, None, None)
+        bare = Bare(ours, None, None)
         with bare.copy() or pytest.fail("no copy"):
             assert os.get_blocking(ours.fileno()) is blocking
