@@ -155,7 +155,7 @@ class Acceptor:
         """
         server = self._server
         admission, overflow = server._admission, server._overflow
-        while overflow.held and admission.enter(wanted=True):
+        while overflow.held and admission.enter():
             held = overflow.take_held()
             if held is None:  # the server has been closed in between
                 admission.leave(NO_SHARE)
@@ -202,7 +202,7 @@ class Acceptor:
         """Accept one client, and admit, hold or refuse it. None if there was one."""
         server = self._server
         admission, when_full = server._admission, server._options.when_full
-        has_place = not server._overflow.held and admission.enter(wanted=True)
+        has_place = not server._overflow.held and admission.enter()
         if not has_place and (when_full == "wait" or admission.suspended):
             return Answer.FULL  # though one may be free by now
         try:

@@ -133,10 +133,10 @@ class Admission:
 
     # Places
 
-    def enter(self, wanted: bool = False) -> bool:
-        """Take a place for a client that is about to be accepted. False if none is free.
+    def enter(self) -> bool:
+        """Take a place for a client that is about to be accepted.
 
-        With `wanted`, `wake` is then called once a place is free.
+        False if none is free. Then `wake` is called once one is.
         """
         with self._lock:
             if self.suspended:
@@ -147,7 +147,7 @@ class Admission:
                 limit = self._options.max_connections
                 has_place = limit is None or self._taken < limit
             self._taken += has_place
-            self._wanted = self._wanted or (wanted and not has_place)
+            self._wanted = self._wanted or not has_place
             return has_place
 
     def leave(self, ticket: Ticket | None) -> None:

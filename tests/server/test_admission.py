@@ -83,7 +83,7 @@ def test_a_thread_that_waits_for_a_place_is_woken_when_one_is_free() -> None:
     assert limits.woken == 1
     assert not limits.must_wait()
     limits.enter()
-    assert not limits.enter(wanted=True)
+    assert not limits.enter()
     limits.leave(NO_SHARE)
     assert limits.woken == 2
 
@@ -144,7 +144,7 @@ def admitted(limits: Limits) -> Any:
 def test_a_connection_that_is_being_closed_has_given_its_place_back() -> None:
     limits = Limits(max_connections=1, max_connections_per_ip=1)
     first = admitted(limits)
-    assert not limits.enter(wanted=True)
+    assert not limits.enter()
     limits.linger(first)
     assert limits.woken == 1
     second = admitted(limits)

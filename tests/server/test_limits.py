@@ -148,15 +148,15 @@ def test_when_it_is_full_the_next_client_may_be_held_for_a_while() -> None:
 
 
 def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when a signal handler stops the server just then."""
+    """As when another thread closes the server just then."""
     with serving(echo, max_connections=1, when_full=60.0) as server:
         enter = server._admission.enter
 
-        def enter_late(wanted: bool = False) -> bool:
-            entered = enter(wanted)
+        def enter_late() -> bool:
+            entered = enter()
             if entered:
-                for guest in server._overflow.close():
-                    guest.request.close()
+                for held in server._overflow.close():
+                    held.request.close()
             return entered
 
         with client(server) as first, client(server) as second:
@@ -278,8 +278,8 @@ def test_a_place_that_becomes_free_just_after_the_look_is_not_missed(
     server.share_places(places)
     enter, failures = server._admission.enter, []
 
-    def enter_too_early(wanted: bool = False) -> bool:
-        entered = enter(wanted)
+    def enter_too_early() -> bool:
+        entered = enter()
         if not (entered or failures):
             failures.append(1)
             places.give_back()  # as another process does
