@@ -255,10 +255,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--tls-self-signed needs --listen")
     if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
+    if {"send", "receive"} <= given and _is_same_file(arguments.send, arguments.receive):
+        raise ValueError("--receive would overwrite the file of --send")
     _check_family(arguments)
     named = {"listen", "insecure", "server_name"} & given
     if arguments.endpoint.kind == "unix" and set(_TLS) & given and not named:
         raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
+
+
+def _is_same_file(first: str, second: str) -> bool:
+    return all(map(os.path.isfile, (first, second))) and os.path.samefile(first, second)
 
 
 def _check_family(arguments: argparse.Namespace) -> None:

@@ -541,6 +541,17 @@ def test_a_wrong_use_is_an_error_of_one_line(run: Run, arguments: str, message: 
     assert run(*arguments.split()) == (2, b"", [line])
 
 
+def test_the_file_that_is_sent_is_not_overwritten(run: Run, tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"precious")
+    link.symlink_to(file)
+    line = "netkit connect: error: --receive would overwrite the file of --send"
+    status, _, errors = run("--send", file, "--receive", link, 80)
+    assert (status, errors) == (2, [f"{line} (see netkit connect --help)"])
+    assert file.read_bytes() == b"precious"
+    assert run("--send", "/dev/null", "--receive", "/dev/null", free_port()).status == 1
+
+
 # TLS
 
 
