@@ -61,47 +61,55 @@ class Output:
     def write(self, payload: Bytes) -> None:
         """Send all of `payload`."""
         link = self._link
-        with self.lock:
-            if link.writing:
-                raise self._interrupted()
-            try:
-                link.writing = IN_SOCKET
-                if FREE_THREADED:  # pragma: no cover - free-threaded builds only
-                    link.fence()
-                if link.changed:
-                    link.check_output()
-                if self._corks:
-                    self._gather(payload)
-                elif link.special:
-                    self._send_whole(payload)
-                elif payload:
-                    sent = 0
-                    try:
-                        sent = link.sock.send(payload)
-                        link.bytes_written += sent
-                        if sent < len(payload):
-                            self._send_rest(payload, sent)
-                    except BaseException as error:
-                        self._fail(error, sent)
-            finally:
-                link.writing = 0
-                if link.changed or FREE_THREADED:
-                    link.leave()
+        try:
+            with self.lock:
+                if link.writing:
+                    raise self._interrupted()
+                try:
+                    link.writing = IN_SOCKET
+                    if FREE_THREADED:  # pragma: no cover - free-threaded builds only
+                        link.fence()
+                    if link.changed:
+                        link.check_output()
+                    if self._corks:
+                        self._gather(payload)
+                    elif link.special:
+                        self._send_whole(payload)
+                    elif payload:
+                        sent = 0
+                        try:
+                            sent = link.sock.send(payload)
+                            link.bytes_written += sent
+                            if sent < len(payload):
+                                self._send_rest(payload, sent)
+                        except BaseException as error:
+                            self._fail(error, sent)
+                finally:
+                    link.writing = 0
+        finally:  # without the lock: if this closes the connection, observers are called
+            if link.changed or FREE_THREADED:
+                link.leave()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """In this block, the calling thread alone uses the output, and may use the socket."""
-        link = self._link
-        with self.lock:
-            if link.writing:
-                raise self._interrupted()
-            try:
-                link.writing = IN_SOCKET
-                link.fence()
+        try:
+            with self.lock, self._in_socket():
                 yield
-            finally:
-                link.writing = 0
-                link.leave()
+        finally:  # without the lock, as in `write`
+            self._link.leave()
+
+    @contextlib.contextmanager
+    def _in_socket(self) -> Iterator[None]:
+        link = self._link
+        if link.writing:
+            raise self._interrupted()
+        try:
+            link.writing = IN_SOCKET
+            link.fence()
+            yield
+        finally:
+            link.writing = 0
 
     def _interrupted(self) -> RuntimeError:
         return RuntimeError(f"a signal handler cannot write amid a write to {self._link.peer}")
@@ -208,7 +216,7 @@ class Output:
         if not self.lock.acquire(timeout=deadline.remaining() or 0):
             return False
         try:
-            with self.held():
+            with self._in_socket():
                 if self.gathered or link.transport is not link.wire:
                     link.limit_step(deadline.remaining() or 0, "close")
                 self.send_gathered()
@@ -216,10 +224,11 @@ class Output:
                     self._announce_end()
         except OSError:  # the peer takes nothing any more
             pass
-        except RuntimeError:  # of `held`
+        except RuntimeError:  # of `_in_socket`
             return False
         finally:
             self.lock.release()
+            link.leave()
         return True
 
     # Files

@@ -255,3 +255,45 @@ def test_a_server_with_any_handler_may_be_looped_over_and_then_serve() -> None:
         assert receive_all(sock) == b"taken"
     with serving_forever(server):
         assert ask(server.server_address) == b"HELLO"
+
+
+def _detach(conn: netkit.Connection) -> None:
+    conn.detach()[0].close()
+
+
+def _write_until_destroyed(conn: netkit.Connection) -> None:
+    def destroy() -> None:
+        wait_until(lambda: conn.bytes_written)
+        conn.destroy()
+
+    with in_thread(destroy), pytest.raises(netkit.ConnectionClosedError):
+        while True:
+            conn.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("end", [_detach, _write_until_destroyed])
+def test_no_lock_of_the_connection_is_held_while_observers_of_its_end_are_called(end: Any) -> None:
+    outcomes: list[str] = []
+    taken: list[netkit.Connection] = []
+
+    def write() -> None:
+        try:
+            taken[0].write(b"x")
+        except netkit.ConnectionClosedError as error:
+            outcomes.append(type(error).__name__)
+
+    def write_elsewhere(event: netkit.Event) -> None:
+        if isinstance(event, netkit.ConnectionClosed):
+            thread = threading.Thread(target=write, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+            outcomes.append("done" if not thread.is_alive() else "the writer waits for a lock")
+
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    with server, connected(server.server_address), contextlib.ExitStack() as stack:
+        stack.callback(events.subscribe(write_elsewhere))
+        for conn in server:
+            taken.append(conn)
+            end(conn)
+            break
+    assert outcomes == ["ConnectionClosedError", "done"]
