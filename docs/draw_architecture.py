@@ -60,7 +60,7 @@ def _imported(tree: ast.AST) -> list[str]:
 
 
 def floors(graph: Graph) -> list[list[str]]:
-    """The packages from the bottom up: each stands above all that it imports."""
+    """The packages from the bottom up: each is above all that it imports."""
     placed: dict[str, int] = {}
     while len(placed) < len(graph):
         free = [name for name in graph if name not in placed and graph[name] <= set(placed)]

@@ -82,6 +82,7 @@ EXAMPLES: list[tuple[events.Event, str, str]] = [
         "profile='public' (--profile public) sets limits for the Internet",
     ),
     (events.ListLoaded("deny", 812, "deny.txt"), "INFO", "deny: 812 rules from deny.txt"),
+    (events.ListLoaded("deny", 1, "deny.txt"), "INFO", "deny: 1 rule from deny.txt"),
     (
         events.KeyReadable("/x/key.pem"),
         "WARNING",

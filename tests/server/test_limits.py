@@ -664,7 +664,7 @@ def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) 
             path.write_text("10.0.0.0/8\n")
             running.process.send_signal(signal.SIGHUP)
             running.wait_for_line(
-                "the list 'deny' reloaded: 1 rules" if workers == "1" else "reloaded: 2"
+                "the list 'deny' reloaded: 1 rule " if workers == "1" else "reloaded: 2"
             )
             wait_until(lambda stack=stack, address=address: is_served(stack, address))
 

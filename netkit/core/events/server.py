@@ -6,6 +6,10 @@ from .base import ERROR, WARNING, Event
 from .process import time_limit
 
 
+def _rules(number: int) -> str:
+    return f"{number} rule{'' if number == 1 else 's'}"
+
+
 class Listening(Event):
     """The server is bound to `address` (``127.0.0.1:8080``) and accepts clients."""
 
@@ -88,7 +92,9 @@ class ListLoaded(Event):
     name: str
     rules: int
     path: str
-    line = "{name}: {rules} rules from {path}"
+
+    def _text(self) -> str:
+        return f"{self.name}: {_rules(self.rules)} from {self.path}"
 
 
 class KeyReadable(Event):
@@ -114,7 +120,7 @@ class SettingsReloaded(Event):
     before: int | None = None
 
     def _text(self) -> str:
-        rules = "" if self.rules is None else f": {self.rules} rules (were {self.before})"
+        rules = "" if self.rules is None else f": {_rules(self.rules)} (were {self.before})"
         return f"{self.what} reloaded{rules}"
 
 
