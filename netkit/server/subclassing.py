@@ -107,8 +107,11 @@ class _ShutDownEvent:
 
     def clear(self) -> None:
         """`BaseServer.serve_forever` calls this first."""
+        self._server._by_name = None
         begun = self._server._serving.begin()
-        self._server._by_name = None if begun is None else begun[0]
+        if begun is not None:
+            self._server._by_name, selector = begun
+            self._server._by_name.take_over(selector)
 
     def set(self) -> None:
         """`BaseServer.serve_forever` calls this last."""

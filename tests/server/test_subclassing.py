@@ -26,6 +26,7 @@ from support import (
     client,
     exchange,
     needs_ipv6,
+    receive_all,
     serving_forever,
     wait_until,
 )
@@ -311,6 +312,22 @@ def test_a_shutdown_by_name_before_the_server_ever_served_counts_once() -> None:
         server.serve_forever()  # returns at once
         with serving_forever(server):
             assert exchange(server, b"hello\n") == b"HELLO\n"
+
+
+def test_a_hook_of_a_loop_that_is_called_by_name_only_requests_a_stop() -> None:
+    reports: list[Any] = []
+
+    class Stopped(LoopByName):  # type: ignore[misc, valid-type]
+        def service_actions(self) -> None:
+            if self.connection_count and not reports:
+                reports.append(self.stop(0))
+
+    server = Stopped(LOCAL, Shout)
+    with client(server) as sock:
+        server.serve_forever()
+        assert receive_all(sock) == b""
+    assert reports == [(0, 0)]
+    assert sum(server.stop()) == 1
 
 
 def test_limits_hold_for_a_loop_that_is_called_by_name() -> None:
