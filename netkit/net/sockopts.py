@@ -193,12 +193,15 @@ def wait_until_ready(sock: socket.socket, writing: bool, seconds: float | None) 
 
 def hung_up(sock: socket.socket) -> bool:
     """Whether the connection is over in both directions: reset, or closed by both ends."""
-    return sock.fileno() < 0 or bool(_poll(sock, 0, 0) & (select.POLLHUP | select.POLLERR))
+    return bool(_poll(sock, 0, 0) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
 
 
 def _poll(sock: socket.socket, events: int, seconds: float) -> int:
+    descriptor = sock.fileno()
+    if descriptor < 0:  # another thread may have just closed it; a call fails without waiting
+        return select.POLLNVAL
     poll = select.poll()
-    poll.register(sock, events)
+    poll.register(descriptor, events)
     ready = poll.poll(min(seconds, LONGEST_WAIT) * 1000)  # milliseconds
     return ready[0][1] if ready else 0
 

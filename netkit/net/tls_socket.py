@@ -65,7 +65,6 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
     thread has closed `sock`; other OSErrors of the socket.
     """
     deadline = Deadline(seconds)
-    sock.settimeout(0.0)
     first = b""
     writing = False
     while True:
@@ -74,6 +73,7 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
             assert seconds is not None
             raise timed_out("handshake_timeout", seconds, peer)
         try:
+            sock.settimeout(0.0)
             # For the log, if this is not TLS. `SSLSocket.recv` takes no flags.
             first = first or socket.socket.recv(sock, SHOWN + 1, socket.MSG_PEEK)
             return sock.do_handshake()
@@ -90,9 +90,9 @@ def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
             continue
         except ConnectionError:
             raise handshake_failure(None, "client", first) from None
-        except OSError:
-            if sock.fileno() < 0:
-                raise ConnectionClosedError from None  # another thread has closed it
+        except (OSError, AttributeError):
+            if sock.fileno() < 0:  # another thread has closed it, and `ssl` may find no object
+                raise ConnectionClosedError from None
             raise
 
 

@@ -121,8 +121,10 @@ def test_bytes_are_unsent_until_the_peers_kernel_has_them() -> None:
         wait_until(read_on)
 
 
-def test_a_closed_socket_has_nothing_unsent(closed_socket: socket.socket) -> None:
+def test_a_call_of_a_closed_socket_would_not_wait(closed_socket: socket.socket) -> None:
     assert not sockopts.unsent(closed_socket)
+    assert sockopts.readable(closed_socket)
+    assert sockopts.wait_until_ready(closed_socket, True, 60)
 
 
 @linux_only

@@ -43,7 +43,12 @@ from support import (
 
 import netkit
 from netkit.core import events
-from netkit.core.errors import HandshakeError, TlsConfigError, TruncatedError
+from netkit.core.errors import (
+    ConnectionClosedError,
+    HandshakeError,
+    TlsConfigError,
+    TruncatedError,
+)
 from netkit.core.text import described
 from netkit.net.states import InputState
 from netkit.net.tls_socket import shake_hands, wrap
@@ -456,6 +461,25 @@ def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
             with pytest.raises(OSError, match="No route to host") as caught:
                 shake_hands(sock, None, "p")
     assert caught.value is unreachable
+
+
+@pytest.mark.parametrize("error", [ssl.SSLWantReadError, AttributeError, None])
+def test_a_handshake_of_a_socket_that_another_thread_has_closed_names_the_close(
+    error: type[Exception] | None,
+) -> None:
+    with tcp_pair() as (ours, peer), wrap(ours, contexts()[0]) as sock:
+        peer.sendall(b"\x16")
+
+        def close() -> None:
+            sock.close()
+            if error is not None:
+                raise error
+
+        if error is None:
+            close()
+        sock.do_handshake = close  # type: ignore[method-assign, assignment]
+        with pytest.raises(ConnectionClosedError):
+            shake_hands(sock, None, "p")
 
 
 def test_the_handler_does_not_run_for_a_client_without_a_handshake() -> None:
