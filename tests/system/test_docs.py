@@ -81,3 +81,17 @@ def test_each_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in TEXTS:
         assert f"docs/{name}" in readme, name
+
+
+def test_every_module_and_member_in_the_page_of_the_architecture_exists() -> None:
+    page = TEXTS["architecture.md"]
+    for path in re.findall(r"`(\w+/(?:\w+\.py)?)`", page):
+        assert (ROOT / "netkit" / path).exists() or (ROOT / path).exists(), path
+    source = "\n".join(path.read_text() for path in (ROOT / "netkit").rglob("*.py"))
+    members = re.findall(r"`([A-Z]\w+)\.(\w+)`", page)
+    assert len(members) > 15
+    for owner, member in members:
+        body = re.search(rf"^class {owner}\b.*?(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)
+        assert body, owner
+        is_there = re.search(rf"\bdef {member}\b|self\.{member}\b", body[0])
+        assert is_there or hasattr(getattr(netkit, owner), member), (owner, member)
