@@ -146,7 +146,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
 
         So a reply in many small pieces costs fewer system calls, packets and TLS records. `end` and
         `close` send it, too, and so does a write as soon as it is 64 KiB; they, and the end of the
-        block, raise the errors of sending.
+        block unless it has raised an exception, raise the errors of sending.
         """
         return self._output.corked()
 

@@ -159,11 +159,17 @@ class Output:
             self._corks += 1
         try:
             yield
-        finally:
-            with self.held():
-                self._corks -= 1
-                if not self._corks:
-                    self.send_gathered()
+        except BaseException:  # it says more than an error of sending
+            with contextlib.suppress(OSError):
+                self._uncork()
+            raise
+        self._uncork()
+
+    def _uncork(self) -> None:
+        with self.held():
+            self._corks -= 1
+            if not self._corks:
+                self.send_gathered()
 
     def flush(self) -> None:
         """Send what has been gathered."""

@@ -36,6 +36,7 @@ from support import (
 import netkit
 from netkit.core.errors import ConnectionClosedError
 from netkit.core.source import CHUNK
+from netkit.net import sockopts
 from netkit.net.link import IN_FILE
 
 CONTENT = os.urandom(700_000)
@@ -88,6 +89,17 @@ def test_the_end_sends_gathered_pieces(how: str) -> None:
             with in_thread(getattr(conn, how)):
                 assert receive_all(peer) == b"gathered"
                 peer.close()
+
+
+def test_an_exception_of_a_corked_block_prevails_over_an_error_of_sending() -> None:
+    with connected() as (conn, peer):
+        reset(peer)
+        wait_until(lambda: sockopts.hung_up(conn.socket))
+        with pytest.raises(ValueError, match="of the handler"), conn.corked():
+            conn.write("never sent")
+            raise ValueError("of the handler")
+        with pytest.raises(ConnectionError):
+            conn.write("never sent")
 
 
 def test_gathered_pieces_for_a_peer_that_is_gone_raise_an_error_at_the_end_of_the_block() -> None:
