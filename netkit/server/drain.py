@@ -176,10 +176,10 @@ class Drain:
         """Whether the calling thread is to stop the server."""
         life, server = self._life, self._server
         with life.changed:
-            if life.opener != _me():  # else its sockets would be closed while it uses them
-                life.changed.wait_for(lambda: life.opener is None, self.grace)
+            self._wait_for_opener_locked()
             if not self._is_waited_for():
                 self._wait_for_other_stop_locked()
+                self._wait_for_opener_locked()  # of a server that listens again since then
             if life.state in (State.DRAINING, State.CLOSED):
                 return False
             if not hasattr(server, "socket"):
@@ -192,6 +192,12 @@ class Drain:
             if self.order.timeout is not None:  # it has come since, or there is no other
                 self._limit_locked(self.order)
             return True
+
+    def _wait_for_opener_locked(self) -> None:
+        """Wait for the end of a `listen`, whose sockets would be closed while it uses them."""
+        life = self._life
+        if life.opener != _me():
+            life.changed.wait_for(lambda: life.opener is None, self.grace)
 
     def _is_waited_for(self) -> bool:
         """Whether a stop under way waits for the calling thread, which cannot wait for it then."""

@@ -32,6 +32,7 @@ from support import (
 
 import netkit
 from netkit.core import events
+from netkit.server.life import State
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -796,3 +797,23 @@ def test_a_full_server_asks_its_clients_to_finish_before_it_serves_the_queued_on
             sock.sendall(b"c")
         assert server.stop(LONG, patience) == (1 + queued, 0)
         assert [sock.recv(9) for sock in waiting] == [b"c"] * queued
+
+
+def test_a_stop_waits_for_a_listen_that_has_begun_while_it_waited_for_another_stop() -> None:
+    def listen() -> None:
+        life.opener = -1  # another thread
+        threading.Timer(SHORT, end_listen).start()
+
+    def end_listen() -> None:
+        with life.changed:
+            states.append(life.state)
+            life.opener = None
+            life.changed.notify_all()
+
+    states: list[State] = []
+    with serving(echo) as server:
+        life = server._life
+        server._drain._wait_for_other_stop_locked = listen  # type: ignore[method-assign]
+        server.stop()
+        assert states[0] is State.LISTENING
+        assert life.state is State.CLOSED
