@@ -136,12 +136,12 @@ def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | N
     look_for("key", key, b"PRIVATE KEY-----")
     asked = False
 
-    def give_password() -> str:
+    def give_password() -> bytes:
         nonlocal asked
         asked = True
         if password is None:
             raise TlsConfigError(f"{key_file} needs a password, and none is given")
-        return password
+        return password.encode("utf-8", "surrogateescape")  # it may be any bytes (PEP 383)
 
     _warn_of_readable(key)
     try:

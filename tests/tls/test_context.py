@@ -20,6 +20,7 @@ from support import observed
 
 from netkit.core import events
 from netkit.core.errors import MissingExtraError, PeerError, TlsConfigError
+from netkit.core.tls_options import parse_password
 from netkit.tls.context import TlsFiles, client_context, server_context
 from netkit.tls.self_signed import self_signed
 
@@ -281,6 +282,18 @@ def test_a_key_may_have_a_password(folder: Path, form: str) -> None:
     assert config_error(cert, key, "x" * 2000) == (
         f"the key file '{key}': password cannot be longer than 1024 bytes"
     )
+
+
+def test_the_password_in_a_file_may_be_any_bytes(folder: Path) -> None:
+    optional("cryptography")
+    from cryptography.hazmat.primitives import serialization
+
+    key, secret = folder / "latin1", "sésame".encode("latin-1")
+    clear = serialization.load_pem_private_key(Path(files().key).read_bytes(), None)
+    key.write_bytes(clear.private_bytes(*_pem("PKCS8", secret)))
+    (folder / "password").write_bytes(secret + b"\n")
+    password = parse_password(f"@{folder / 'password'}")
+    assert server_context(TlsFiles(files().cert, key, password))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="files have owners and modes on POSIX only")
