@@ -30,32 +30,34 @@ Graph = dict[str, set[str]]
 
 
 def packages() -> dict[str, list[str]]:
-    """The modules of each package, by the package's name, in alphabetical order."""
-    folders = sorted(path.parent for path in SOURCE.glob("*/__init__.py"))
-    return {
-        folder.name: sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
-        for folder in folders
-    }
+    """The modules of each package, by the package's name; a folder among them ends with a slash."""
+    found = {}
+    for folder in sorted(path.parent for path in SOURCE.glob("*/__init__.py")):
+        modules = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+        folders = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
+        found[folder.name] = sorted(modules + folders)
+    return found
 
 
 def imports(names: set[str]) -> Graph:
     """The packages that each package imports when the program runs."""
     found: Graph = {name: set() for name in names}
     for name in names:
-        for path in (SOURCE / name).glob("*.py"):
-            found[name] |= set(_imported(ast.parse(path.read_text(encoding="utf-8")))) & names
+        for path in (SOURCE / name).rglob("*.py"):
+            level = len(path.relative_to(SOURCE).parts)  # of an import from another package
+            found[name] |= set(_imported(ast.parse(path.read_text("utf-8")), level)) & names
         found[name].discard(name)
     return found
 
 
-def _imported(tree: ast.AST) -> list[str]:
+def _imported(tree: ast.AST, level: int) -> list[str]:
     found = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
-        if isinstance(node, ast.ImportFrom) and node.level == 2:
+        if isinstance(node, ast.ImportFrom) and node.level == level:
             found += [node.module.split(".")[0]] if node.module else [a.name for a in node.names]
-        found += _imported(node)
+        found += _imported(node, level)
     return found
 
 
