@@ -452,7 +452,8 @@ def test_too_many_closes_at_a_time_end_the_oldest_one(
             wait_until(lambda number=number: len(closed) >= number - 2)
             wait_until(lambda: not server._admission._taken)
         wait_until(lambda: len(closed) == 3)
-        assert [event.peer for event in closed] == peers[:3]
+        # Each thread ends its own connection, so the order of two ends is not fixed.
+        assert {event.peer for event in closed} == set(peers[:3])
         assert server.connection_count == 2
         assert server._admission.enter()
 

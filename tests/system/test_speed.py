@@ -11,13 +11,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import sys
 import time
 from collections.abc import Callable, Iterator
 
+import pytest
 from support import receive_exactly, serving_forever, tcp_pair
 
 import netkit
 from netkit.net.connection import Connection
+
+# The other environments run these tests.
+pytestmark = pytest.mark.skipif(
+    sys.gettrace() is not None, reason="coverage slows code in Python down, and not code in C"
+)
 
 LIMIT = 5.0
 TRIALS = 5
