@@ -158,8 +158,8 @@ class Compat:
         try:
             if not is_verified:
                 is_verified = self._verify(request, client_address)
-                if connection is not None:
-                    request = connection.socket  # a TLS handshake may have replaced it
+                # A TLS handshake may have replaced the socket.
+                request = request if connection is None else connection.socket
             if is_verified:
                 self._server.process_request_thread(request, client_address)
             else:
