@@ -218,4 +218,5 @@ class Serving:
     def _is_activated(self) -> bool:
         """Whether there is a listener, though perhaps by an overridden `server_activate`."""
         server = self._server
-        return hasattr(server, "socket") and bind.is_listening(server.socket)
+        is_open = hasattr(server, "socket") and server.socket.fileno() >= 0
+        return is_open and bind.is_listening(server.socket)

@@ -27,6 +27,7 @@ from support import (
 
 import netkit
 from netkit.core import events
+from netkit.net import bind
 from netkit.server.accept_loop import AcceptLoop
 
 
@@ -122,6 +123,22 @@ def test_a_hook_that_serves_again_fails_and_the_server_goes_on() -> None:
     with serving_forever(server):
         assert exchange(server, b"hello") == b"hello"  # after each client the hook is called
         assert raised.wait(PATIENCE)
+        assert exchange(server, b"hello") == b"hello"
+
+
+def test_a_closed_server_is_not_bound_while_it_looks_up_its_next_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def look_up(*_: Any) -> Any:
+        with pytest.raises(netkit.ServerStateError, match="not bound"):
+            server.start()
+        return found(*_)
+
+    found = bind.candidates
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    server.close()
+    monkeypatch.setattr(bind, "candidates", look_up)
+    with server.listen(0, "127.0.0.1"):
         assert exchange(server, b"hello") == b"hello"
 
 
