@@ -361,6 +361,27 @@ def test_a_client_is_not_verified_by_a_coroutine(own_scheduling: bool) -> None:
     assert "verify_request has returned <coroutine object" in str(failure.error)
 
 
+def test_a_server_whose_start_was_interrupted_may_be_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(thread: threading.Thread) -> None:
+        threads.append(thread)
+        raise KeyboardInterrupt
+
+    start = threading.Thread.start
+    threads: list[threading.Thread] = []
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        server.shutdown()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                server.start()
+        start(threads[0])  # which was just about to
+        threads[0].join(PATIENCE)
+        server.start()
+        assert exchange(server, b"x") == b"x"
+
+
 def test_a_stop_before_the_accepting_thread_runs_is_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
