@@ -1,15 +1,22 @@
 """Numbers connections, so that each number is unique among all worker processes.
 
-The processes share an open file, whose offset is the last number. The kernel changes the offset of
-a shared file atomically (lseek(2)). So there is no lock that a killed process could leave behind.
+The processes share an open file, whose offset is the last number. Linux does not promise that two
+calls of lseek(2) at once move the offset twice, so a thread that takes a number holds a record lock
+(fcntl(2)). The kernel releases the lock of a process that is killed.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
+from ..net.forks import free_in_children
 from .semaphore import shared_memory
+
+# A record lock excludes other processes, and this lock the other threads of this one. Re-entrant,
+# since a signal handler may connect.
+_lock = free_in_children(threading.RLock())
 
 
 class SharedNumbers:
@@ -24,7 +31,14 @@ class SharedNumbers:
 
     def take(self) -> int:
         """The next number."""
-        return os.lseek(self._file, 1, os.SEEK_CUR)
+        import fcntl  # here because Windows has none
+
+        with _lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                return os.lseek(self._file, 1, os.SEEK_CUR)
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""

@@ -41,6 +41,23 @@ def test_threads_get_each_number_once() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_processes_get_each_number_once(tmp_path: Path) -> None:
+    numbers = SharedNumbers()
+    children = {}
+    for name in "abc":
+        child = os.fork()
+        if child == 0:
+            taken = [numbers.take() for _ in range(2000)]
+            (tmp_path / name).write_text(" ".join(map(str, taken)))
+            os._exit(0)
+        children[child] = tmp_path / name
+    numbers.close()
+    assert {os.waitpid(child, 0)[1] for child in children} == {0}
+    taken = [int(number) for path in children.values() for number in path.read_text().split()]
+    assert sorted(taken) == list(range(1, 6001))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_process_goes_on_where_another_one_was() -> None:
     numbers = SharedNumbers()
     assert numbers.take() == 1
