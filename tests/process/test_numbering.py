@@ -41,6 +41,7 @@ def test_threads_get_each_number_once() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_processes_get_each_number_once(tmp_path: Path) -> None:
     numbers = SharedNumbers()
     children = {}
@@ -58,6 +59,7 @@ def test_processes_get_each_number_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_a_process_goes_on_where_another_one_was() -> None:
     numbers = SharedNumbers()
     assert numbers.take() == 1

@@ -87,6 +87,7 @@ def stop_writers(terminal: int, stop: bool) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a terminal as on Linux")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_workers_in_the_background_write_to_their_terminal_and_do_not_become_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
