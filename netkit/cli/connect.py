@@ -175,7 +175,7 @@ def _source(text: str) -> tuple[str, int]:
 def run(argv: Sequence[str]) -> int:
     """Run the command and return its exit status. SystemExit with status 2 for wrong use."""
     arguments = _read(argv)
-    _set_signal_handlers()
+    _set_signal_handlers(shows_bars=(arguments.send, arguments.receive) != (None, None))
     try:
         if arguments.probe:
             dial(arguments).destroy()
@@ -208,12 +208,13 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def _set_signal_handlers() -> None:
+def _set_signal_handlers(shows_bars: bool) -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGTERM must not leave a terminal in another mode. And the first process of a container gets
-    # no signal for which it has no handler (kill(2)).
-    if is_interactive() or os.getpid() == 1:
+    # SIGTERM must not leave a terminal without its cursor, which a bar hides. And the first process
+    # of a container gets no signal for which it has no handler (kill(2)). Elsewhere SIGTERM ends
+    # the process at once, since Python runs a handler only after a call that is about to block.
+    if (shows_bars and is_interactive()) or os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
 
 

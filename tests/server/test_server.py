@@ -535,6 +535,7 @@ def test_a_server_that_has_a_socket_without_an_address_is_not_bound(serve: str) 
 def test_a_stop_ends_though_the_program_has_closed_the_listener() -> None:
     with silent_log(), serving(netkit.EchoHandler) as server:
         assert exchange(server, b"x") == b"x"
+        assert server.wait_for_connections(0, PATIENCE)
         with in_thread(os.close, server.socket.fileno()):
             pass
         assert server.stop(1) == (0, 0)
