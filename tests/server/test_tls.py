@@ -944,8 +944,9 @@ def test_a_stop_waits_for_a_handshake_and_for_a_record_under_way() -> None:
             wait_until(lambda: shaking[0]._link.transport.has_begun())
             say(sock, b"hello")
             send_part_of_a_record(sock)
+            connections = server.connections
+            wait_until(lambda: all(each._link.has_begun() for each in connections))
             with in_thread(server.stop, PATIENCE):
-                connections = server.connections
                 wait_until(
                     lambda: {each._link.input for each in connections} == {InputState.DRAINING}
                 )
