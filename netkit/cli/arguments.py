@@ -43,7 +43,7 @@ Where the command netkit is not installed, it is python3 -m netkit, or bin/netki
 Documentation: README.md and docs/ in the source\
 """
 
-# What a check of a value may raise.
+# The exceptions that a check of a value may raise.
 INVALID = (TypeError, ValueError, LookupError, OSError)
 
 

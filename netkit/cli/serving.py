@@ -1,4 +1,4 @@
-"""What the commands that serve have in common: options, addresses, and the life of the server."""
+"""The common part of the commands that serve: options, addresses, the life of the server."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Options(OptionTable):
     max_message: int | None = option(MAX_MESSAGE, SIZE, "longest message", optional=True)
     # Replies are written whole, so that waiting to fill a packet (RFC 896) only delays them.
     no_delay: bool = option(True, SWITCH, "send small writes at once (TCP_NODELAY)")
-    # A peer that loses its power sends nothing more: without probes its thread waits for ever.
+    # A peer that loses its power sends nothing more: without probes its thread waits forever.
     keep_alive: bool = option(True, SWITCH, "probe silent connections to find dead ones")
     handler_args: Mapping[str, Any] = option(
         MappingProxyType({}), MAPPING, "keyword arguments of the handler"

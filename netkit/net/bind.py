@@ -215,7 +215,7 @@ def explain(
 
 _ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
 
-# What an errno means for an address, where the text of the system does not say it.
+# The meaning of an errno for an address, where the text of the system does not say it.
 _REASONS = {
     errno.EADDRNOTAVAIL: "this machine does not have this address",
     errno.EAFNOSUPPORT: "this machine does not support this family of addresses",

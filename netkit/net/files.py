@@ -14,7 +14,7 @@ _FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 
 
 class Sink(Protocol):
-    """What bytes are written to: a connection, or a binary file."""
+    """The target of written bytes: a connection, or a binary file."""
 
     def write(self, data: bytes, /) -> int | None:
         """Take `data`, or its first bytes, and return how many were taken.

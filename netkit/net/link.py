@@ -38,7 +38,7 @@ from .transport import NO_LIMITS, Plain, Tls
 # both threads take a lock in between.
 FREE_THREADED = not has_gil()
 
-# What a write is doing: it uses the socket, or it reads the file that it sends.
+# A write either uses the socket, or reads the file that it sends.
 IN_SOCKET, IN_FILE = 1, 2
 
 

@@ -1,4 +1,4 @@
-"""What a connection shows of its state, to any thread, also after its close."""
+"""The state of a connection that any thread may read, also after the close."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Status:
 
     @property
     def tls(self) -> TlsStream | None:
-        """What the TLS handshake has agreed on; None without TLS, and until its end."""
+        """The result of the TLS handshake; None without TLS, and until the handshake ends."""
         return self._link.transport.tls
 
     def is_secured(self) -> bool:

@@ -9,7 +9,7 @@ Rules:
 3. The kernel's timeout may be too short, and never much too long: when it has passed, the timer
    looks up whether a limit has passed; if none has, the wait goes on.
 4. After a signal, Python starts the kernel's wait anew, so a program's timer could postpone a limit
-   for ever. So in the main thread, where signals arrive, poll(2) waits first: Python continues that
+   forever. So in the main thread, where signals arrive, poll(2) waits first: Python continues that
    with the time left.
 """
 

@@ -57,7 +57,7 @@ def _is_reason(value: object) -> bool:
     return type(value) is str and len(value) <= MAX_REASON
 
 
-# What each field must be.
+# The valid values of each field.
 _FIELDS: dict[type[Message], dict[str, Callable[[object], bool]]] = {
     Ready: {},
     Failed: {"reason": _is_reason},

@@ -47,7 +47,7 @@ def has_one_thread() -> bool:
     """
     # The kernel may count a thread for a moment longer than Python.
     pauses = (0.0, 0.001, 0.01, 0.1) if threading.active_count() == 1 else (0.0,)
-    with contextlib.suppress(OSError):  # there is no such folder, or no descriptor left
+    with contextlib.suppress(OSError):  # /proc is missing, or no descriptor is left
         for pause in pauses:
             time.sleep(pause)
             if len(os.listdir("/proc/self/task")) == 1:

@@ -30,7 +30,7 @@ from .terminal import has_terminal, stops_writers, watch_terminal
 
 
 class Request(Enum):
-    """What the thread that supervises is asked to do."""
+    """A request to the thread that supervises."""
 
     LOOK = "look: something has changed"
     STOP = "stop gracefully"
@@ -40,7 +40,7 @@ class Request(Enum):
     FEWER = "have one worker less"
 
 
-# What each signal asks for, if it is caught. Windows has only the first two.
+# The request of each signal that is caught. Windows has only the first two.
 REQUESTS = {
     getattr(signal, name): request
     for name, request in (
@@ -164,7 +164,7 @@ class StopSignals:
             request = Request.STOP
         elif signum == _SIGTTOU and stops_writers():
             # The terminal has sent it to a process in the background that writes. The write is
-            # interrupted for ever while SIGTTOU is caught, and succeeds if it is ignored.
+            # interrupted forever while SIGTTOU is caught, and succeeds if it is ignored.
             signal.signal(signum, signal.SIG_IGN)
             request = Request.LOOK
         if signum not in self._disregarded:

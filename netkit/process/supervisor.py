@@ -275,7 +275,7 @@ class Workers:
         elif request is Request.FEWER:
             crew.resize(max(crew.count - 1, 1))
 
-    # What the crew needs
+    # The methods that the crew calls
 
     def _start(self, worker: Worker) -> None:
         import multiprocessing

@@ -31,9 +31,9 @@ class Share(NamedTuple):
     number: int = 0
     """The least number that no other worker has."""
     places: SharedPlaces | None = None
-    """What limits the connections of all workers together; None if there is no limit."""
+    """The limit of connections of all workers together; None if there is no limit."""
     numbers: SharedNumbers | None = None
-    """What numbers all connections; None if each worker numbers its own."""
+    """The source of connection numbers; None if each worker numbers its own."""
     core: int | None = None
     """Where the process stays; None if it runs on any core."""
 

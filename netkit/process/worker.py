@@ -79,7 +79,7 @@ class Worker:
 
     @property
     def end(self) -> Any:
-        """What `multiprocessing.connection.wait` waits for until it has ended."""
+        """The object to pass to `multiprocessing.connection.wait` to await the end."""
         assert self._child is not None, "it has been started"
         return self._child.end
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Enum):
-    """What the loop does after an accept that has given no client."""
+    """The next step of the loop after an accept that has given no client."""
 
     EMPTY = "wait for a client, since none is queued"
     FULL = "wait for a place, since none is free"

@@ -48,7 +48,7 @@ class Places(Protocol):
 
 
 class Ticket(NamedTuple):
-    """What an admitted client gives back: a place, and a connection of its network's limit."""
+    """The place of an admitted client, and its share of its network's limit."""
 
     network: str | None  # None if `max_connections_per_ip` is off
 

@@ -41,7 +41,7 @@ _SLACK = 0.05
 
 
 class Workers(Protocol):
-    """What a server needs of the worker processes that serve in its place."""
+    """The interface of the worker processes that serve in the place of a server."""
 
     @property
     def stopping(self) -> bool: ...
@@ -54,7 +54,7 @@ class Workers(Protocol):
 class Order(NamedTuple):
     """The time limits that `request_stop` was given, for the stop that follows (seconds)."""
 
-    timeout: float | None = None  # None: the option drain_timeout
+    timeout: float | None = None  # None stands for the option drain_timeout
     patience: float = 0.0
 
 

@@ -43,7 +43,7 @@ _OF_CLIENT = (
     *("process_request", "verify_request", "process_request_thread", "finish_request"),
     *("shutdown_request", "close_request"),
 )
-# What a subclass may override, and netkit calls.
+# The methods that netkit calls and a subclass may override.
 HOOKS = (
     *("server_bind", "server_activate", "get_request", *_OF_CLIENT, "handle_error"),
     *("handle_timeout", "service_actions"),
@@ -75,7 +75,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
     allow_reuse_port = False
     request_queue_size = 511  # with 5, the sixth client of a burst waits for a second
-    # A closed server waits for its threads, and so does the interpreter's exit, but not for ever: a
+    # A closed server waits for its threads, and so does the interpreter's exit, but not forever: a
     # handler that never ends cannot keep the process from ending.
     daemon_threads = True
     block_on_close = True

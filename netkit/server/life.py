@@ -36,7 +36,7 @@ class Life:
             self.changed.notify_all()
 
     def end_in_child(self) -> None:
-        """In a forked child, where a thread of the parent may hold the lock for ever."""
+        """In a forked child, where a thread of the parent may hold the lock forever."""
         self.changed = threading.Condition()
         self.opener = None
         self.state = State.CLOSED

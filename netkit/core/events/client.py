@@ -1,4 +1,4 @@
-"""What `netkit.connect` does until it is connected. No server emits these events."""
+"""The events of `netkit.connect` until it is connected. No server emits them."""
 
 from __future__ import annotations
 

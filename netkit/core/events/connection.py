@@ -1,4 +1,4 @@
-"""What happens to one client of a server, from its arrival to its end."""
+"""The events of one client of a server, from its arrival to its end."""
 
 from __future__ import annotations
 

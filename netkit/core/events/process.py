@@ -1,4 +1,4 @@
-"""What happens to the processes of a server: its workers, its signals, its end."""
+"""The events of the processes of a server: its workers, its signals, its end."""
 
 from __future__ import annotations
 

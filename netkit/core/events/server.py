@@ -1,4 +1,4 @@
-"""What happens to a server: its listeners, its settings, its stop, and faults of the program."""
+"""The events of a server: its listeners, its settings, its stop, and faults of the program."""
 
 from __future__ import annotations
 
