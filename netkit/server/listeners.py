@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -19,7 +19,6 @@ from ..core.addresses import format_unix, is_loopback
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from ..core.options import Options
-from ..core.record import NamedTuple
 from ..net import bind, sockopts, unix
 from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
@@ -36,20 +35,11 @@ INHERITS_OPTIONS = sys.platform == "linux"
 _STOPPED_EARLY = "the server was stopped before it listened everywhere"
 
 
-class _Open(NamedTuple):
-    """One of several listeners, and attributes that the server has while it is `socket`."""
-
-    socket: Any
-    file: SocketFile | None
-    address_family: int
-    server_address: Any
-
-
 class Listeners:
     """The listeners of one server, which may be opened again once they are closed.
 
     The thread that opens the listeners (`Life.opener`) changes the attributes; other threads read
-    them while the server is listening.
+    them while the server is listening. At any moment, `close` closes all that have been opened.
     """
 
     def __init__(self, server: Server, life: Life) -> None:
@@ -57,8 +47,7 @@ class Listeners:
         self._life = life
         self._endpoint = Endpoint()  # of `socket`: the settings that its address does not show
         self._backlog: int | None = None  # None if the caller of `open` has not given one
-        self._file: SocketFile | None = None  # of `socket`
-        self._more_files: tuple[SocketFile | None, ...] = ()  # of `more`
+        self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
         self.more: tuple[socket.socket, ...] = ()
         """The listeners besides the server's `socket`."""
         self.local_name: Any = None
@@ -72,17 +61,20 @@ class Listeners:
         self.announced: list[events.Event] = []
         """The events about the present listeners, for a log that begins later."""
 
-    # The sockets
-
     @property
     def sockets(self) -> tuple[Any, ...]:
         """All listeners. ServerStateError if the server was never bound."""
         return (self._server.socket, *self.more)
 
+    def _sockets_so_far(self) -> tuple[Any, ...]:
+        return self.sockets if hasattr(self._server, "socket") else ()
+
+    # The steps of opening one
+
     def make_socket(self, family: int, address: Any) -> None:
         """Give the server a new `socket`, to be bound to `address`."""
         server = self._server
-        if hasattr(server, "socket"):
+        if hasattr(server, "socket") and server.socket not in self.more:
             server.socket.close()
         server.address_family = family
         server.server_address = address
@@ -91,20 +83,29 @@ class Listeners:
     def bind_and_activate(self) -> None:
         """Call the hooks that bind `socket` and make it a listener; it is closed if one fails."""
         with self._closing_after_failure():
-            self._server.server_bind()
-            self._server.server_activate()
+            self._call_hooks()
+
+    def _call_hooks(self) -> None:
+        self._server.server_bind()
+        self._server.server_activate()
 
     @contextlib.contextmanager
     def _closing_after_failure(self) -> Iterator[None]:
+        """Close all listeners if the block fails. ServerStateError if a stop is the cause."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            # A stop has closed the socket, and a system call failed for that.
+            is_of_stop = isinstance(error, OSError) and self._is_stopped()
             self._server.server_close()
             self.close()  # `server_close` does nothing if another thread has stopped the server
+            self._life.enter(State.CLOSED)
+            if is_of_stop:
+                raise ServerStateError(_STOPPED_EARLY) from None
             raise
 
     def bind_socket(self, bind_tcp: Callable[[], None]) -> None:
-        """What `server_bind` does; `bind_tcp` is that of `socketserver`."""
+        """Bind as `server_bind` does; `bind_tcp` is that of `socketserver`."""
         server, endpoint = self._server, self._endpoint
         bind.check_type(server.socket_type)
         bind.check_address(server.server_address, server.socket.family)
@@ -115,16 +116,15 @@ class Listeners:
             self.opened_by = os.getpid()
         if endpoint.kind == "unix":
             settings = endpoint.path, endpoint.mode, endpoint.owner
-            self._file = unix.bind(server.socket, *settings, backlog=server.request_queue_size)
+            file = unix.bind(server.socket, *settings, backlog=server.request_queue_size)
+            self._files += (file,)
             server.server_address = server.socket.getsockname()
             return
         reuse_port = server.allow_reuse_port
         try:
             bind.prepare(server.socket, reuse_port or endpoint.reuse_port, endpoint.ipv6_only)
             server.server_address = bind.scoped(server.server_address)
-            server.allow_reuse_port = (
-                False  # done; `socketserver` would set it on Unix sockets, too
-            )
+            server.allow_reuse_port = False  # `socketserver` would set it on Unix sockets, too
             bind_tcp()
         except OSError as error:
             raise bind.explain(error, server.server_address) from None
@@ -132,27 +132,35 @@ class Listeners:
             server.allow_reuse_port = reuse_port
 
     def activate(self, listen: Callable[[], None]) -> None:
-        """What `server_activate` does; `listen` is that of `socketserver`.
+        """Listen as `server_activate` does; `listen` is that of `socketserver`.
 
         ServerStateError if the server has been stopped meanwhile.
         """
         sock = self._server.socket
         if self._backlog is not None or not bind.is_listening(sock):
             listen()
-        if self._file is not None:
-            self._file.check()
+        for file in filter(None, self._files):
+            file.check()
         self.local_name = bind.name_of_all(sock)
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
             set_options(sock, self._server._options)
         with self._life.changed:
-            if self._life.state in (State.DRAINING, State.CLOSED):
-                raise ServerStateError(_STOPPED_EARLY)
+            self._check_not_stopped()
             is_first = self._life.state is State.NEW
             self._life.enter(State.LISTENING)
+        self._check_not_stopped()  # by a signal handler, just before `enter`
         for event in self._news(sock, is_first):
             self.announced.append(event)
             if self._life.opener is None:  # else `open` does it once all are open
                 events.emit(event, self._server)
+
+    def _check_not_stopped(self) -> None:
+        if self._is_stopped():
+            raise ServerStateError(_STOPPED_EARLY)
+
+    def _is_stopped(self) -> bool:
+        is_closed = any(sock.fileno() < 0 for sock in self._sockets_so_far())
+        return is_closed or self._life.state in (State.DRAINING, State.CLOSED)
 
     def _news(self, sock: socket.socket, is_first: bool) -> Iterator[events.Event]:
         """The events about a listener that has been opened."""
@@ -167,26 +175,22 @@ class Listeners:
             for name, addresses in lists_in_files(options).items():
                 yield events.ListLoaded(name, len(addresses), addresses.path or "")
 
-    # Opening
+    # Opening all
 
     def open(
         self,
-        endpoints: list[Endpoint],
+        places: Sequence[Endpoint | socket.socket | BoundSocket],
         backlog: int | None,
         exclusive: bool,
-        bound: socket.socket | BoundSocket | None = None,
     ) -> None:
-        """Listen on all of `endpoints`, or else on the socket `bound`. Errors as of `listen`.
+        """Listen on each of `places`: an address, or a socket that is bound. Errors as of `listen`.
 
         If one of them fails, all are closed.
         """
         self._begin(backlog)
         try:
-            if bound is not None:
-                self._endpoint = Endpoint("fd")
-                self._adopt(*bound.adopt() if isinstance(bound, BoundSocket) else (bound, None))
-            else:
-                self._open_each(endpoints)
+            with self._closing_after_failure():
+                self._open_each(places)
         finally:
             with self._life.changed:
                 self._life.opener = None
@@ -209,88 +213,78 @@ class Listeners:
         self._backlog = backlog
         if backlog is not None:
             self._server.request_queue_size = backlog
-        self.more, self._more_files, self._file = (), (), None
+        self.more, self._files = (), ()
 
-    def _open_each(self, endpoints: list[Endpoint]) -> None:
+    def _open_each(self, places: Sequence[Endpoint | socket.socket | BoundSocket]) -> None:
         server = self._server
-        opened: list[_Open] = []
-        try:
-            for endpoint in endpoints:
-                taken = [each.socket.fileno() for each in opened]
-                if endpoint.kind == "fd" and endpoint.fd in taken:
-                    raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
-                self._open_one(endpoint)
-                if self._life.state is State.CLOSED:  # by a hook, or by another thread
-                    raise ServerStateError(_STOPPED_EARLY)
-                facts = server.address_family, server.server_address
-                opened.append(_Open(server.socket, self._file, *facts))
-                del server.socket  # so that the next one neither closes it, nor fails with it
-                self._file = None
-        except BaseException:
-            for each in opened:
-                _close(each.socket, each.file)
-                server.socket = each.socket
-                self._life.enter(State.CLOSED)
-            raise
-        first, *more = opened
-        server.socket, self._file, server.address_family, server.server_address = first
-        self.more = tuple(each.socket for each in more)
-        self._more_files = tuple(each.file for each in more)
+        names = []
+        for place in places:
+            self._open_one(place)
+            self.more += (server.socket,)
+            names.append(server.server_address)
+            self._check_not_stopped()  # by a hook, a signal handler or another thread
+        server.socket, *more = self.more
+        self.more = tuple(more)
+        server.address_family, server.server_address = server.socket.family, names[0]
         if more:
             self.local_name = None
 
-    def _open_one(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        if endpoint.kind == "fd":
-            self._adopt(bind.adopted(endpoint.fd), None)
-        elif endpoint.kind == "unix":
-            self.make_socket(unix.family(), endpoint.path)
-            self.bind_and_activate()
+    def _open_one(self, place: Endpoint | socket.socket | BoundSocket) -> None:
+        self._endpoint = place if isinstance(place, Endpoint) else Endpoint("fd")
+        if isinstance(place, BoundSocket):
+            sock, file = place.adopt()
+            self._files += (file,)
+            self._adopt(sock)
+        elif isinstance(place, socket.socket):
+            self._adopt(place)
+        elif place.kind == "fd":
+            if place.fd in [sock.fileno() for sock in self.more]:
+                raise ValueError(f"fd:{place.fd} cannot be listened on twice")
+            self._adopt(bind.adopted(place.fd))
+        elif place.kind == "unix":
+            self.make_socket(unix.family(), place.path)
+            self._call_hooks()
         else:
-            self._open_first(bind.candidates(endpoint.host, endpoint.port, endpoint.ipv6_only))
+            self._open_first(bind.candidates(place.host, place.port, place.ipv6_only))
 
     def _open_first(self, candidates: list[bind.Candidate]) -> None:
-        *others, last = candidates
-        for candidate in others:
+        for candidate in candidates:
             try:
                 self.make_socket(*candidate)
-                return self.bind_and_activate()
+                self._call_hooks()
+                break
             except OSError as error:
-                if not bind.worth_another(error):
+                if candidate is candidates[-1] or not bind.worth_another(error):
                     raise
-                self._server._begin_new_life()  # the failed attempt has closed the server
-        self.make_socket(*last)
-        return self.bind_and_activate()
 
-    def _adopt(self, sock: socket.socket, file: SocketFile | None) -> None:
+    def _adopt(self, sock: socket.socket) -> None:
         """Listen on a socket that is bound. Programs that are started do not inherit it."""
         server = self._server
-        sock.set_inheritable(False)
+        server.socket, server.address_family = sock, sock.family
         self.opened_by = 0
-        server.socket, server.address_family, self._file = sock, sock.family, file
+        sock.set_inheritable(False)
         server.server_address = sock.getsockname()
         try:
-            with self._closing_after_failure():
-                if self._backlog is None and bind.is_listening(sock):  # its queue's size is unknown
-                    server.request_queue_size = max(server.request_queue_size, socket.SOMAXCONN)
-                server.server_activate()
+            if self._backlog is None and bind.is_listening(sock):  # its queue's size is unknown
+                server.request_queue_size = max(server.request_queue_size, socket.SOMAXCONN)
+            server.server_activate()
         except OSError as error:
             raise bind.explain(error, server.server_address) from None
 
     def set_options(self, options: Options) -> None:
         """Set the socket options that accepted sockets inherit."""
-        for listener in self.sockets if hasattr(self._server, "socket") else ():
+        for listener in self._sockets_so_far():
             with contextlib.suppress(OSError):  # it is closed
                 set_options(listener, options)
 
     def take_over(self, *listeners: socket.socket) -> None:
-        """Have `listeners`, which another process has opened. No hook is called."""
+        """Accept from `listeners`, which another process has opened. No hook is called."""
         server = self._server
         server._begin_new_life()
         self.opened_by = 0
         server.socket, *more = listeners
         self.more = tuple(more)
-        self._file, self._more_files = None, ()  # the process that has made the files removes them
+        self._files = ()  # the process that has made the files removes them
         server.address_family = server.socket.family
         server.server_address = server.socket.getsockname()
         self.local_name = None if more else bind.name_of_all(server.socket)
@@ -300,21 +294,20 @@ class Listeners:
 
     def remove_files(self) -> None:
         """Remove the files of Unix sockets, so that a successor may have their names."""
-        for file in (self._file, *self._more_files):
-            if file is not None:
-                file.remove()
-        self._file, self._more_files = None, ()
+        for file in filter(None, self._files):
+            file.remove()
+        self._files = ()
 
     def close(self) -> None:
         """Close all listeners. Idempotent."""
         self.remove_files()
-        for listener in self.sockets:
+        for listener in self._sockets_so_far():
             with contextlib.suppress(OSError):  # another part of the program has closed it
                 listener.close()
 
     def end_in_child(self) -> None:
         """In a forked child: close the listeners, and leave their files to the parent."""
-        self._file, self._more_files = None, ()
+        self._files = ()
         self.close()
 
     # Names
@@ -341,9 +334,3 @@ def _address(name: Any) -> SocketAddress | str:
     return SocketAddress.from_sockname(name) or (
         os.fsdecode(name) if isinstance(name, bytes) else str(name)
     )
-
-
-def _close(sock: socket.socket, file: SocketFile | None) -> None:
-    if file is not None:
-        file.remove()
-    sock.close()

@@ -113,7 +113,7 @@ class Server(HookedServer):
             raise TypeError("sock is bound already: only backlog and exclusive may go with it")
         flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port}
         endpoint = Endpoint.of(port, host, path=path, fd=fd, mode=mode, owner=owner, **flags)
-        self._listeners.open([endpoint], backlog, exclusive, sock)
+        self._listeners.open([endpoint if sock is None else sock], backlog, exclusive)
         return self
 
     def listen_on(
