@@ -223,7 +223,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
                 return False
             link.changed = True
             link.life = Life.CLOSING
-        if link.transport.shaking_hands and link.leave_closing():  # another thread closes it
+        if link.transport.handshaking and link.leave_closing():  # another thread closes it
             return False
         if self.on_close is not None:
             self.on_close(self)

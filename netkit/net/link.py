@@ -278,7 +278,7 @@ class Link:
             sockopts.force_close(self.sock)
             released, self.released = self.released, None
         if isinstance(self.transport, Tls):
-            self.transport.let_go()
+            self.transport.release()
         if released is not None:
             released()
 

@@ -57,7 +57,7 @@ def is_pending(sock: Any) -> bool:
     return isinstance(sock, ssl.SSLSocket) and sock.version() is None
 
 
-def shake_hands(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
+def handshake(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
     """Do a server's handshake within `seconds` in all; the timeout of a socket is for each packet.
 
     Opens no descriptor, since none may be left. `sock` is non-blocking afterwards. HandshakeError,
@@ -102,11 +102,11 @@ def secure(
     """Do the handshake of `sock`, the socket of an opaque `connection`, and return `sock`.
 
     `seconds` limits the whole handshake, and `timeout` is the timeout of `sock` afterwards. The
-    errors of `shake_hands`; NotBegunError if `Connection.interrupt` has ended the handshake.
+    errors of `handshake`; NotBegunError if `Connection.interrupt` has ended the handshake.
     """
     link = connection._link
     try:
-        shake_hands(sock, seconds, connection.peer)
+        handshake(sock, seconds, connection.peer)
     except OSError as error:
         if link.interruption is not None:
             raise NotBegunError from None

@@ -39,7 +39,7 @@ class Plain:
     """The stream that encrypts, once its handshake is over."""
     opaque = False
     """Whether a handler reads and writes the socket itself."""
-    shaking_hands = False
+    handshaking = False
     """Whether a TLS handshake is under way."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -161,7 +161,7 @@ class Plain:
 class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
 
-    __slots__ = ("_below", "_link", "_stream", "send", "shaking_hands", "tls")
+    __slots__ = ("_below", "_link", "_stream", "send", "handshaking", "tls")
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Tls:
         )
         self.send = self._stream.send
         """Sends all of its argument."""
-        self.shaking_hands = True
+        self.handshaking = True
         self.tls: TlsStream | None = None
 
     def _receive(self, size: int) -> bytes:
@@ -199,7 +199,7 @@ class Tls:
         """Do the handshake. Errors as of `TlsStream.handshake`."""
         self._stream.handshake()
         self.tls = self._stream
-        self.shaking_hands = False
+        self.handshaking = False
 
     def recv(self, size: int) -> bytes:
         """As of `Plain`. TruncatedError if only the TCP input has ended, and the peer did it."""
@@ -245,9 +245,9 @@ class Tls:
         """As of `Plain`."""
         self._stream.free_locks()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Drop every reference to the connection, which has been closed."""
-        self._stream.let_go()
+        self._stream.release()
 
 
 @functools.cache

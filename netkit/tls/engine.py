@@ -37,7 +37,7 @@ class Engine:
 
     __slots__ = (
         *("answered", "chunk", "decrypted", "eof", "failure", "fed", "needs_input", "incoming"),
-        *("is_decrypting", "outgoing", "peer", "reset", "server_name", "shaking_hands", "ssl"),
+        *("is_decrypting", "outgoing", "peer", "reset", "server_name", "handshaking", "ssl"),
         *("_closed", "_decrypt", "_encrypt", "_first", "_records"),
     )
 
@@ -52,7 +52,7 @@ class Engine:
         self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_side, server_hostname)
         self._decrypt, self._encrypt = self.ssl.read, self.ssl.write
         self.peer = "client" if server_side else "server"
-        self.shaking_hands = True
+        self.handshaking = True
         self.server_name: str | None = None  # the name that the client asked for
         self._first = b""  # the beginning of the peer's handshake
         self._records = Records()
@@ -94,7 +94,7 @@ class Engine:
         """Change from the handshake to reading and writing, after its last step."""
         if self.peer == "client" and self._first:
             self.server_name = server_name(self._first)
-        self.shaking_hands = False
+        self.handshaking = False
         self._first = b""
         self.chunk = FIRST_CHUNK
 
@@ -117,7 +117,7 @@ class Engine:
         chunk = self.chunk
         if size == chunk or chunk > FIRST_CHUNK:
             self.chunk = RECEIVED if size == chunk >= CHUNK else next_chunk(chunk, size)
-        if self.shaking_hands and len(self._first) < LONGEST_HELLO:
+        if self.handshaking and len(self._first) < LONGEST_HELLO:
             self._first += ciphertext
         self.needs_input = False  # last: a signal handler that looks before finds nothing
 
@@ -134,7 +134,7 @@ class Engine:
             raise self.failure.with_traceback(None)
         if self._closed:
             return b""
-        if self.shaking_hands:
+        if self.handshaking:
             return None
         data = None
         try:
@@ -216,7 +216,7 @@ class Engine:
 
     def end(self) -> None:
         """Put our close_notify into `outgoing`, but not in the handshake or after a failure."""
-        if self.shaking_hands or self.failure:
+        if self.handshaking or self.failure:
             return
         # `unwrap` also reads the peer's close_notify, and fails if data comes before it.
         with contextlib.suppress(TlsError):
@@ -234,7 +234,7 @@ class Engine:
         PeerError if the text is not UTF-8.
         """
         try:
-            return None if self.shaking_hands else get()
+            return None if self.handshaking else get()
         except UnicodeDecodeError:
             raise PeerError("the peer has sent a name that is not UTF-8") from None
 

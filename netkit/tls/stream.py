@@ -128,7 +128,7 @@ class TlsStream:
         if size < 1:
             raise ValueError(f"size must be at least 1 byte, not {size}")
         engine = self._engine
-        if engine.shaking_hands:
+        if engine.handshaking:
             raise engine.failure or ValueError(_TOO_EARLY)
         try:
             while True:
@@ -177,7 +177,7 @@ class TlsStream:
         """Whether a record has been received in part, or the handshake is under way."""
         with self._lock:
             engine = self._engine
-            return engine.fed > 0 if engine.shaking_hands else engine.within_record()
+            return engine.fed > 0 if engine.handshaking else engine.within_record()
 
     @property
     def eof(self) -> bool:
@@ -201,7 +201,7 @@ class TlsStream:
                     raise RuntimeError(_INTERRUPTED)
                 try:
                     self._is_sending = True
-                    if engine.shaking_hands:
+                    if engine.handshaking:
                         raise engine.failure or ValueError(_TOO_EARLY)
                     if self._ended:
                         raise WriteAfterEndError
@@ -300,7 +300,7 @@ class TlsStream:
         finally:
             self._unsent = left
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Drop all references to the closed connection, so that both objects are freed at once."""
         self._receive = self._send = _closed
         self._engine.failure = self._engine.reset = None

@@ -51,7 +51,7 @@ from netkit.core.errors import (
 )
 from netkit.core.text import described
 from netkit.net.states import InputState
-from netkit.net.tls_socket import shake_hands, wrap
+from netkit.net.tls_socket import handshake, wrap
 from netkit.net.transport import Tls
 from netkit.tls.context import client_context
 
@@ -459,7 +459,7 @@ def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
         with wrap(ours, contexts()[0]) as sock:
             sock.do_handshake = fail  # type: ignore[method-assign, assignment]
             with pytest.raises(OSError, match="No route to host") as caught:
-                shake_hands(sock, None, "p")
+                handshake(sock, None, "p")
     assert caught.value is unreachable
 
 
@@ -479,7 +479,7 @@ def test_a_handshake_of_a_socket_that_another_thread_has_closed_names_the_close(
             close()
         sock.do_handshake = close  # type: ignore[method-assign, assignment]
         with pytest.raises(ConnectionClosedError):
-            shake_hands(sock, None, "p")
+            handshake(sock, None, "p")
 
 
 def test_the_handler_does_not_run_for_a_client_without_a_handshake() -> None:
@@ -752,10 +752,10 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_that_was_none() -> No
             def end(self) -> None:
                 pass
 
-            let_go = end
+            release = end
 
         tls._stream = Skipping()  # type: ignore[assignment]
-        tls.shaking_hands = False
+        tls.handshaking = False
         conn._link.transport = tls
         conn.set_timeout(PATIENCE)
         peer.sendall(b"k")

@@ -117,7 +117,7 @@ def test_sending_nothing_sends_nothing() -> None:
 
 def test_a_stream_whose_connection_was_closed_raises_an_error() -> None:
     joined = Joined()
-    joined.server.let_go()
+    joined.server.release()
     with pytest.raises(ConnectionClosedError):
         joined.server.send(b"late")
     with pytest.raises(ConnectionClosedError):
