@@ -161,7 +161,7 @@ class Plain:
 class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
 
-    __slots__ = ("_below", "_link", "_stream", "send", "handshaking", "tls")
+    __slots__ = ("_below", "_link", "_stream", "handshaking", "send", "tls")
 
     def __init__(
         self,
