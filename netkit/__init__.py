@@ -26,77 +26,48 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "core.addresses": ("is_ip", "is_ipv4", "is_ipv6"),
-    "client.happy_eyeballs": ("Cancel",),
-    "core.blocklist": ("BlockList",),
-    "net.addresses": ("SocketAddress",),
-    "net.bound": ("BoundSocket",),
-    "client.connect": ("connect",),
-    "net.connection": ("Connection",),
-    "core.decoder": ("IncrementalDecoder",),
-    "core.encodings": ("to_bytes", "to_str"),
+# The module of each public name.
+_MODULES = {
+    "client.connect": "connect",
+    "client.happy_eyeballs": "Cancel",
+    "core.addresses": "is_ip is_ipv4 is_ipv6",
+    "core.blocklist": "BlockList",
+    "core.decoder": "IncrementalDecoder",
+    "core.encodings": "to_bytes to_str",
     "core.errors": (
-        "CancelledError",
-        "ConnectError",
-        "ConnectionClosedError",
-        "FramingError",
-        "HandshakeError",
-        "IncompleteReadError",
-        "LineTooLongError",
-        "LocalError",
-        "MessageTooLongError",
-        "MissingExtraError",
-        "NetkitError",
-        "PeerError",
-        "ServerStateError",
-        "TlsConfigError",
-        "TlsError",
-        "TruncatedError",
-        "UnknownEncodingError",
-        "WorkersFailedError",
-        "WriteAfterEndError",
+        "CancelledError ConnectError ConnectionClosedError FramingError HandshakeError "
+        "IncompleteReadError LineTooLongError LocalError MessageTooLongError MissingExtraError "
+        "NetkitError PeerError ServerStateError TlsConfigError TlsError TruncatedError "
+        "UnknownEncodingError WorkersFailedError WriteAfterEndError"
     ),
-    "core.events.base": ("Event", "ObserverFailed", "subscribe"),
-    "core.events.client": ("AttemptFailed", "AttemptStarted", "Resolved"),
-    "core.events.connection": (
-        *("ClientFailed", "ClientRefused", "ConnectionClosed", "ConnectionOpened"),
-        *("HandlerFailed", "Refused", "Refusing", "Report"),
+    "core.events": (
+        "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
+        "ClientRefused ConnectionClosed ConnectionOpened Event HandlerFailed HandshakeInAccept "
+        "HookFailed KeyReadable ListLoaded ListenerLost Listening NothingToReload "
+        "ObserverFailed Refused Refusing ReloadFailed Reloaded Report Resolved ServingOn "
+        "SettingsKept SettingsReloaded SignalsUnavailable Stopped Stopping Unlimited "
+        "WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
     ),
-    "core.events.process": (
-        *("NothingToReload", "ReloadFailed", "Reloaded", "ServingOn"),
-        *("SignalsUnavailable", "WorkerEnded", "WorkerFailed", "WorkersReady"),
-        "WorkersStopping",
-    ),
-    "core.events.server": (
-        *("AcceptFailed", "AcceptPaused", "AcceptResumed", "HandshakeInAccept"),
-        *("HookFailed", "KeyReadable", "ListLoaded", "ListenerLost", "Listening"),
-        *("SettingsKept", "SettingsReloaded", "Stopped", "Stopping", "Unlimited"),
-    ),
-    "core.framing": (
-        "Delimiter",
-        "FixedSize",
-        "Framing",
-        "LengthPrefix",
-        "Netstrings",
-        "VarintPrefix",
-    ),
-    "server.handlers": ("EchoHandler", "GreeterHandler", "Handler", "LoggerHandler"),
-    "net.passing": ("receive_connection", "send_connection"),
-    "server.log_config": ("configure_logging",),
-    "server.registry": ("StopReport",),
-    "net.relay": ("Relayed", "relay"),
-    "process.run": ("run", "serve"),
-    "server.server": ("Server", "create_server"),
-    "process.service": ("RunReport",),
-    "tls.stream": ("TlsStream",),
-    "net.unix": ("PeerCredentials",),
-    "process.supervisor": ("Workers",),
+    "core.framing": "Delimiter FixedSize Framing LengthPrefix Netstrings VarintPrefix",
+    "net.addresses": "SocketAddress",
+    "net.bound": "BoundSocket",
+    "net.connection": "Connection",
+    "net.passing": "receive_connection send_connection",
+    "net.relay": "Relayed relay",
+    "net.unix": "PeerCredentials",
+    "process.run": "run serve",
+    "process.service": "RunReport",
+    "process.supervisor": "Workers",
+    "server.handlers": "EchoHandler GreeterHandler Handler LoggerHandler",
+    "server.log_config": "configure_logging",
+    "server.registry": "StopReport",
+    "server.server": "Server create_server",
+    "tls.stream": "TlsStream",
 }
-_MODULES = ("events", "logs")  # public as they are
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_PUBLIC_MODULES = ("events", "logs")
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
-__all__ = ["__version__", *sorted(_ROOM_OF)]
+__all__ = ["__version__", *sorted(_MODULE_OF)]
 
 if TYPE_CHECKING:
     from . import events as events
@@ -132,9 +103,8 @@ if TYPE_CHECKING:
     from .core.events.base import Event as Event
     from .core.events.base import ObserverFailed as ObserverFailed
     from .core.events.base import subscribe as subscribe
-    from .core.events.client import AttemptFailed as AttemptFailed
-    from .core.events.client import AttemptStarted as AttemptStarted
-    from .core.events.client import Resolved as Resolved
+    from .core.events.connection import AttemptFailed as AttemptFailed
+    from .core.events.connection import AttemptStarted as AttemptStarted
     from .core.events.connection import ClientFailed as ClientFailed
     from .core.events.connection import ClientRefused as ClientRefused
     from .core.events.connection import ConnectionClosed as ConnectionClosed
@@ -143,15 +113,7 @@ if TYPE_CHECKING:
     from .core.events.connection import Refused as Refused
     from .core.events.connection import Refusing as Refusing
     from .core.events.connection import Report as Report
-    from .core.events.process import NothingToReload as NothingToReload
-    from .core.events.process import Reloaded as Reloaded
-    from .core.events.process import ReloadFailed as ReloadFailed
-    from .core.events.process import ServingOn as ServingOn
-    from .core.events.process import SignalsUnavailable as SignalsUnavailable
-    from .core.events.process import WorkerEnded as WorkerEnded
-    from .core.events.process import WorkerFailed as WorkerFailed
-    from .core.events.process import WorkersReady as WorkersReady
-    from .core.events.process import WorkersStopping as WorkersStopping
+    from .core.events.connection import Resolved as Resolved
     from .core.events.server import AcceptFailed as AcceptFailed
     from .core.events.server import AcceptPaused as AcceptPaused
     from .core.events.server import AcceptResumed as AcceptResumed
@@ -161,11 +123,20 @@ if TYPE_CHECKING:
     from .core.events.server import ListenerLost as ListenerLost
     from .core.events.server import Listening as Listening
     from .core.events.server import ListLoaded as ListLoaded
+    from .core.events.server import NothingToReload as NothingToReload
+    from .core.events.server import Reloaded as Reloaded
+    from .core.events.server import ReloadFailed as ReloadFailed
+    from .core.events.server import ServingOn as ServingOn
     from .core.events.server import SettingsKept as SettingsKept
     from .core.events.server import SettingsReloaded as SettingsReloaded
+    from .core.events.server import SignalsUnavailable as SignalsUnavailable
     from .core.events.server import Stopped as Stopped
     from .core.events.server import Stopping as Stopping
     from .core.events.server import Unlimited as Unlimited
+    from .core.events.server import WorkerEnded as WorkerEnded
+    from .core.events.server import WorkerFailed as WorkerFailed
+    from .core.events.server import WorkersReady as WorkersReady
+    from .core.events.server import WorkersStopping as WorkersStopping
     from .core.framing import Delimiter as Delimiter
     from .core.framing import FixedSize as FixedSize
     from .core.framing import Framing as Framing
@@ -196,16 +167,16 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _ROOM_OF and name not in _MODULES:
+    if name not in _MODULE_OF and name not in _PUBLIC_MODULES:
         raise AttributeError(f"module 'netkit' has no attribute {name!r}")
     from importlib import import_module
 
-    if name in _MODULES:
+    if name in _PUBLIC_MODULES:
         return import_module(f".{name}", __name__)
-    value = getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> "list[str]":
-    return [*__all__, *_MODULES]
+    return [*__all__, *_PUBLIC_MODULES]

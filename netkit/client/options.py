@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import check_port, is_ip
-from ..core.kinds import LIST, SIZE, SWITCH, TIMEOUT, Kind, check_whole
+from ..core.kinds import LIST, SIZE, SWITCH, TIMEOUT, Kind, instance, number
 from ..core.options import Options, Pem
 from ..core.table import OptionTable, option
 from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM
@@ -45,12 +45,7 @@ def _check_source(name: str, value: Any) -> tuple[str, int]:
 
 
 def _instance_of(kind: Any, noun: str) -> Kind:
-    def check(name: str, value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be {noun}, not {value!r}")
-        return value
-
-    return Kind(noun, check)
+    return Kind(noun, instance(kind, noun))
 
 
 def _check_keep_alive(name: str, value: Any) -> Any:
@@ -66,7 +61,7 @@ def _check_tos(_: str, value: Any) -> Any:
     return value
 
 
-RETRIES = Kind("number", lambda name, it: check_whole(name, it, "a whole number", 0, "0 or more"))
+RETRIES = Kind("number", number(int, "a whole number", "0 or more", lambda it: it >= 0))
 FAMILY = Kind("0, 4 or 6", _check_family)
 SOURCE = Kind("(address, port)", _check_source)
 KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)

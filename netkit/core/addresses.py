@@ -22,32 +22,22 @@ _OCTETS = {str(number): number for number in range(256)}  # without leading zero
 NEEDS_ZONE = "a link-local address needs its zone, such as fe80::1%eth0"
 
 
-# Parsing
-
-
 def parse_ip(text: str) -> bytes | None:
     """Return the 4 or 16 bytes of an IPv4 or IPv6 address; None if `text` is neither.
 
     The zone of an IPv6 address (``%eth0``) is ignored.
     """
-    if text.count(":") < 2:
-        return _parse_ipv4(text)
-    # Not at the top: the import takes longer than that of all of the core, and most servers never
-    # parse an IPv6 address.
-    from ipaddress import IPv6Address
-
     try:
+        if text.count(":") < 2:
+            packed = bytes(map(_OCTETS.__getitem__, text.split(".")))
+            return packed if len(packed) == 4 else None
+        # Not at the top: the import takes longer than that of all of the core, and most servers
+        # never parse an IPv6 address.
+        from ipaddress import IPv6Address
+
         return IPv6Address(text.partition("%")[0]).packed
-    except ValueError:
+    except (KeyError, ValueError):
         return None
-
-
-def _parse_ipv4(text: str) -> bytes | None:
-    try:
-        packed = bytes(map(_OCTETS.__getitem__, text.split(".")))
-    except KeyError:
-        return None
-    return packed if len(packed) == 4 else None
 
 
 def is_ip(text: str) -> int:
@@ -83,14 +73,15 @@ def check_port(port: int | str) -> int:
 
     ValueError unless it is a number from 0 to 65535; TypeError if it has another type.
     """
+    must = f"port must be a number from 0 to {MAX_PORT}"
     if isinstance(port, bool) or not isinstance(port, (int, str)):
-        raise TypeError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+        raise TypeError(f"{must}, not {port!r}")
     if isinstance(port, str):
         if not (port.isascii() and port.isdigit()):
-            raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port!r}")
+            raise ValueError(f"{must}, not {port!r}")
         port = int(port.lstrip("0")[:6] or "0")  # six digits are out of range already
     if not 0 <= port <= MAX_PORT:
-        raise ValueError(f"port must be a number from 0 to {MAX_PORT}, not {port}")
+        raise ValueError(f"{must}, not {port}")
     return port
 
 
@@ -112,9 +103,6 @@ def check_name(host: str) -> None:
     """
     if "\0" in host:
         raise UnicodeError("a null character in a host name")
-
-
-# Properties of an address
 
 
 def unmapped(address: str) -> str:
@@ -144,9 +132,7 @@ def network_of(address: str) -> str:
     (RFC 7755) all clients with IPv4 addresses have addresses in ``64:ff9b::/96``: each counts as
     its own IPv4 address. Text that is no address is returned unchanged.
     """
-    if ":" not in address:
-        return address
-    packed = parse_ip(address)
+    packed = parse_ip(address) if ":" in address else None
     if packed is None:
         return address
     if packed[:12] in _IPV4_PREFIXES:
@@ -167,9 +153,6 @@ def _network(packed: bytes, length: int) -> str:
     from ipaddress import IPv6Network  # as in `parse_ip`
 
     return str(IPv6Network((packed, length), strict=False))
-
-
-# Formatting
 
 
 def format_address(host: str, port: int) -> str:

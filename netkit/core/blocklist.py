@@ -74,7 +74,7 @@ class BlockList:
     )
 
     def __init__(self, rules: Iterable[Any] = ()) -> None:
-        """Make a list of `rules`, see `add`."""
+        """Make a list of `rules`, each as for `add`."""
         self._state = _with_rules(())  # an old one until `_newest` is called
         self._path: str | None = None
         self.add_many(rules)
@@ -134,7 +134,7 @@ class BlockList:
         """Add all of them, or none if one is invalid."""
         self._add([parse(rule) for rule in rules])
 
-    def _add(self, new: list[Rule]) -> None:
+    def _add(self, new: Iterable[Rule]) -> None:
         self._change(lambda state: _with_rules(new, state))
 
     def _change(self, change: Callable[[_State], _State]) -> None:
@@ -159,11 +159,9 @@ class BlockList:
     def remove(self, rule: Any) -> None:
         """Remove exactly this rule, as it was added, if it is there."""
         text = parse(rule).text
-
-        def without(state: _State) -> _State:
-            return _with_rules(rule for rule in state.rules.values() if rule.text != text)
-
-        self._change(without)
+        self._change(
+            lambda state: _with_rules(each for each in state.rules.values() if each.text != text)
+        )
 
     def clear(self) -> None:
         """Remove all rules."""
@@ -189,11 +187,10 @@ class BlockList:
         For IPv4 it is from 0 to 32; it is 0 for an IPv6 network that contains all of IPv4. A rule
         for a single address is a prefix of all its bits. Errors as for `check`.
         """
-        length = self.longest_match(address)
-        if length is None:
-            return None
-        number = number_of(address)
-        return max(0, length - MAPPED) if number is not None and is_ipv4(number) else length
+        number, length = number_of(address), self.longest_match(address)
+        if number is None or length is None or not is_ipv4(number):
+            return length
+        return max(0, length - MAPPED)
 
     def longest_match(self, address: Any, embedded: bool = False) -> int | None:
         """As `prefix_length`, but from 0 to 128 for IPv4 too, so that lengths can be compared.
@@ -203,16 +200,12 @@ class BlockList:
         number = number_of(address)
         if number is None:
             return None
-        found = [self._find(number)]
         inner = embedded_ipv4(number) if embedded else None
-        if inner is not None:
-            found.append(self._find(inner))
-        return max((length for length in found if length is not None), default=None)
-
-    def _find(self, number: int) -> int | None:
+        numbers = (number,) if inner is None else (number, inner)
         state = self._newest()
         for length in state.lengths:
-            if number >> (BITS - length) in state.networks[length]:
+            network = state.networks[length]
+            if any(each >> (BITS - length) in network for each in numbers):
                 return length
         return None
 
@@ -229,8 +222,6 @@ class BlockList:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self._path, self.to_json())
-
-    # JSON, in Node's form
 
     def to_json(self) -> str:
         """Return `rules` as a JSON array, for `from_json`."""

@@ -32,11 +32,11 @@ _AT_THE_END = ("idna", "punycode", "unicode-escape")
 class IncrementalDecoder:
     """Decodes a stream that arrives in pieces. Not thread-safe.
 
-    The decoder keeps an incomplete character for the next call: at most `MAX_KEPT` bytes. A few
-    codecs cannot decode piece by piece (idna, punycode, unicode_escape, and any registered codec
-    without an incremental decoder). They keep everything and return it at the end: at most
-    `max_message` bytes (None for any number), and `MAX_KEPT` bytes for idna and punycode.
-    UnknownEncodingError if `encoding` is unknown.
+    The decoder keeps an incomplete character for the next call: at most 4096 bytes. A few codecs
+    cannot decode piece by piece (idna, punycode, unicode_escape, and any registered codec without
+    an incremental decoder). They keep everything and return it at the end: at most `max_message`
+    bytes (None for any number), and 4096 bytes for idna and punycode. UnknownEncodingError if
+    `encoding` is unknown.
     """
 
     def __init__(self, encoding: str, max_message: int | None = None) -> None:
@@ -45,7 +45,7 @@ class IncrementalDecoder:
         self._restart()
 
     def _restart(self) -> None:
-        self._decode = _incremental(self.encoding, self.max_message)
+        self._decode = _decode_of(self.encoding, self.max_message)
         self._kept = bytearray()
 
     @property
@@ -79,23 +79,20 @@ class IncrementalDecoder:
         return text
 
 
-def _incremental(encoding: str, max_message: int | None) -> Decode:
-    """Return a function that decodes one stream, by Python's incremental decoder if possible."""
+def _decode_of(encoding: str, max_message: int | None) -> Decode:
     node = lookup(encoding)
     if node:
         return node.decode
     codec = codecs.lookup(encoding)
-    if codec.name == "utf-16":
-        return _byte_order(codecs.utf_16_ex_decode)
-    if codec.name == "utf-32":
-        return _byte_order(codecs.utf_32_ex_decode)
+    if codec.name in ("utf-16", "utf-32"):
+        wide = codec.name == "utf-32"
+        return _byte_order(codecs.utf_32_ex_decode if wide else codecs.utf_16_ex_decode)
     if codec.incrementaldecoder is None or codec.name in _AT_THE_END:
         return _whole(encoding, max_message)
     return _counted(codec.incrementaldecoder("replace"), encoding)
 
 
 def _whole(encoding: str, max_message: int | None) -> Decode:
-    """Return a function that decodes the whole stream at its end."""
     # The time that these two take grows with the square of the size: 64 KiB take a second. (idna
     # decodes labels of punycode, which were of any length before Python 3.13.)
     quadratic = codecs.lookup(encoding).name in ("idna", "punycode")
@@ -111,11 +108,7 @@ def _whole(encoding: str, max_message: int | None) -> Decode:
 
 
 def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> Decode:
-    """Return a function that decodes utf-16 or utf-32.
-
-    Without a byte order mark it uses the byte order of this machine, where Python's incremental
-    decoders raise.
-    """
+    # Without a byte order mark Python's incremental decoders raise. This takes the machine's order.
     order = 0  # not known yet; -1 for little-endian, 1 for big-endian
 
     def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
@@ -129,11 +122,9 @@ def _byte_order(ex_decode: Callable[..., tuple[str, int, int]]) -> Decode:
 
 
 def _counted(decoder: codecs.IncrementalDecoder, encoding: str) -> Decode:
-    """Return a function that decodes by `decoder`, and takes incomplete bytes back to count them.
-
-    The iso2022 decoders raise after 9 bytes that may become an escape sequence. No text has such
-    bytes, so the rest of the stream is decoded at its end.
-    """
+    """Return a function that decodes by `decoder`, and takes back the bytes that are incomplete."""
+    # The iso2022 decoders raise after 9 bytes that may become an escape sequence. No text has such
+    # bytes, so the rest of the stream is decoded at its end.
     stuck = False
 
     def decode(data: bytes | bytearray, final: bool) -> tuple[str, int]:
@@ -141,18 +132,16 @@ def _counted(decoder: codecs.IncrementalDecoder, encoding: str) -> Decode:
         if final:
             return decoder.decode(bytes(data), True), len(data)
         text, used = "", 0
+        state = decoder.getstate()
+        try:
+            text = "" if stuck else decoder.decode(bytes(data))
+        except UnicodeError:
+            decoder.setstate(state)
+            stuck = True
         if not stuck:
-            state = decoder.getstate()
-            try:
-                text = decoder.decode(bytes(data))
-            except UnicodeError:
-                decoder.setstate(state)
-                stuck = True
-            else:
-                incomplete, flags = decoder.getstate()
-                if incomplete:
-                    decoder.setstate((b"", flags))
-                used = len(data) - len(incomplete)
+            incomplete, flags = decoder.getstate()
+            decoder.setstate((b"", flags))
+            used = len(data) - len(incomplete)
         if len(data) - used > MAX_KEPT:
             raise MessageTooLongError(MAX_KEPT, option=None, what=f"character of {encoding}")
         return text, used

@@ -73,8 +73,8 @@ def check_encoding(name: str) -> str:
 def encode_separator(text: str, encoding: str) -> tuple[bytes, int]:
     """Return the bytes of `text` within a stream in `encoding`, and the size of a code unit.
 
-    The bytes have no byte order mark. "utf-16" and "utf-32" have the byte order of this machine. In
-    hex and base64 a str is data, so the bytes are the UTF-8 of `text`.
+    "utf-16" and "utf-32" have the byte order of this machine, and no mark. In hex and base64 a str
+    is data, so the bytes are the UTF-8 of `text`.
     """
     node = lookup(encoding)
     if node and node.text_codec is None:
@@ -111,14 +111,9 @@ def decode_whole(data: bytes | bytearray, encoding: str) -> str:
 
 
 class _Node(NamedTuple):
-    """One of Node's encodings.
-
-    `text_codec` is the codec of Python that finds invalid bytes; None if all bytes are valid.
-    """
-
     encode: Callable[[str], bytes]
     decode: Decode
-    text_codec: str | None
+    text_codec: str | None  # the codec of Python that finds invalid bytes; None if all are valid
 
 
 def lookup(name: str) -> _Node | None:
@@ -130,7 +125,7 @@ def lookup(name: str) -> _Node | None:
         raise TypeError(f"an encoding is a str, not {type(name).__name__}")
     node = _NODE.get(name.lower())
     if node is None and not _is_python(name):
-        raise _unknown(name)
+        raise UnknownEncodingError(name, _similar(name))
     return node
 
 
@@ -144,13 +139,13 @@ def _is_python(name: str) -> bool:
     return True
 
 
-def _unknown(name: str) -> UnknownEncodingError:
+def _similar(name: str) -> list[str]:
     import difflib  # here because only an error needs it
     from encodings.aliases import aliases
 
     names = {*_NODE, *(codec.replace("_", "-") for codec in aliases.values())}
     close = difflib.get_close_matches(name.lower(), names, n=4)
-    return UnknownEncodingError(name, [n for n in close if n in _NODE or _is_python(n)][:2])
+    return [each for each in close if each in _NODE or _is_python(each)][:2]
 
 
 def raw_bytes(data: ReadableBuffer) -> bytes:
@@ -198,25 +193,13 @@ def _encode_base64(text: str) -> bytes:
     return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))
 
 
-def _decode_utf8(data: bytes | bytearray, final: bool) -> tuple[str, int]:
-    return codecs.utf_8_decode(data, "replace", final)
-
-
 def _decode_utf16le(data: bytes | bytearray, final: bool) -> tuple[str, int]:
     text, used = codecs.utf_16_le_decode(data[: len(data) & ~1], "surrogatepass", final)
     return text, len(data) if final else used  # half a code unit at the end is dropped
 
 
-def _decode_latin1(data: bytes | bytearray, _final: bool) -> tuple[str, int]:
-    return data.decode("latin-1"), len(data)
-
-
-def _decode_ascii(data: bytes | bytearray, _final: bool) -> tuple[str, int]:
-    return data.translate(_SEVEN_BITS).decode("ascii"), len(data)
-
-
-def _decode_hex(data: bytes | bytearray, _final: bool) -> tuple[str, int]:
-    return data.hex(), len(data)
+def _by_byte(decode: Callable[[bytes | bytearray], str]) -> Decode:
+    return lambda data, _final: (decode(data), len(data))
 
 
 def _decode_base64(data: bytes | bytearray, final: bool) -> tuple[str, int]:
@@ -235,22 +218,23 @@ _FROM_URL, _TO_URL = bytes.maketrans(b"-_", b"+/"), str.maketrans("+/", "-_")
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
 _NOT_BASE64 = bytes({*range(256)}.difference(_BASE64))
 
-_UTF8 = _Node(_encode_utf8, _decode_utf8, "utf-8")
+_UTF8 = _Node(_encode_utf8, lambda data, end: codecs.utf_8_decode(data, "replace", end), "utf-8")
 _UTF16LE = _Node(_encode_utf16le, _decode_utf16le, "utf-16-le")
-_LATIN1 = _Node(_encode_latin1, _decode_latin1, "latin-1")
+_LATIN1 = _Node(_encode_latin1, _by_byte(lambda data: data.decode("latin-1")), "latin-1")
+_ASCII = _by_byte(lambda data: data.translate(_SEVEN_BITS).decode("ascii"))
 _NODE = {
     **dict.fromkeys(("utf8", "utf-8"), _UTF8),
     **dict.fromkeys(("utf16le", "utf-16le", "ucs2", "ucs-2"), _UTF16LE),
     **dict.fromkeys(("latin1", "binary"), _LATIN1),
-    "ascii": _Node(_encode_latin1, _decode_ascii, "ascii"),
-    "hex": _Node(_encode_hex, _decode_hex, None),
+    "ascii": _Node(_encode_latin1, _ASCII, "ascii"),
+    "hex": _Node(_encode_hex, _by_byte(lambda data: data.hex()), None),
     "base64": _Node(_encode_base64, _decode_base64, None),
     "base64url": _Node(_encode_base64, _decode_base64url, None),
 }
 
 # --- Printable text ---
 
-_MARK = 0xDC00  # the lone surrogates from here on are invalid bytes
+_MARK = 0xDC00  # the lone surrogates from here on stand for invalid bytes
 
 
 class _MarkedEscapes(Escapes):
@@ -263,10 +247,7 @@ _MARKED_ESCAPES = _MarkedEscapes(ESCAPES)
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Invalid bytes become lone surrogates.
-
-    Only utf-7 and the codecs of Python's escapes decode valid bytes to these surrogates.
-    """
+    # Only utf-7 and the codecs of Python's escapes decode valid bytes to lone surrogates.
     assert isinstance(error, UnicodeDecodeError)
     wrong = error.object[error.start : error.end]
     return "".join(chr(_MARK + byte) for byte in wrong), error.end

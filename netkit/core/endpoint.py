@@ -17,11 +17,15 @@ import sys
 from typing import Any
 
 from .addresses import check_first_port, check_port, is_ip
+from .kinds import number
 from .record import NamedTuple
 
 _SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
 _MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one
 _OWNER = r"[^:]+(:[^:]+)?|:[^:]+"  # as for chown(1)
+
+_THE_NUMBER = "the number of a descriptor"
+_check_descriptor = number(int, _THE_NUMBER, _THE_NUMBER, lambda it: 0 <= it <= _MAX_DESCRIPTOR)
 
 
 class Endpoint(NamedTuple):
@@ -69,7 +73,7 @@ class Endpoint(NamedTuple):
             endpoint = cls("fd", fd=fd)
         else:
             endpoint = cls("tcp", host, check_first_port(port))
-        # By identity: 0 is a valid mode.
+        # By identity, since 0 is a valid mode.
         given = {key: it for key, it in settings.items() if it is not None and it is not False}
         for name in given:
             _check_setting(endpoint.kind, name, TypeError)
@@ -86,7 +90,7 @@ class Endpoint(NamedTuple):
         if self.kind == "unix":
             _check_path(self)
         elif self.kind == "fd":
-            _check_descriptor(self.fd)
+            _check_descriptor("fd", self.fd)
         return self
 
 
@@ -96,10 +100,10 @@ def _parse_address(text: str) -> dict[str, Any]:
     if text.startswith("@"):
         return {"kind": "unix", "path": "\0" + text[1:]}
     if text.startswith("fd:"):
-        number = text.removeprefix("fd:")
-        if not re.fullmatch("-?[0-9]{1,9}", number):
-            raise ValueError(f"fd must be the number of a descriptor, not {number!r}")
-        return {"kind": "fd", "fd": int(number)}
+        fd = text.removeprefix("fd:")
+        if not re.fullmatch("-?[0-9]{1,9}", fd):
+            raise ValueError(f"fd must be {_THE_NUMBER}, not {fd!r}")
+        return {"kind": "fd", "fd": int(fd)}
     scheme, slashes, rest = text.partition("://")
     if slashes:
         address = rest.partition("/")[0] or "HOST:PORT"
@@ -147,7 +151,6 @@ def _check_setting(kind: str, name: str, error: type[Exception]) -> None:
 
 def _check_path(endpoint: Endpoint) -> None:
     path, mode, owner = endpoint.path, endpoint.mode, endpoint.owner
-    abstract = path.startswith("\0")
     if path in ("", "\0"):
         raise ValueError("a Unix socket must have a path or a name")
     if "\0" in path[1:]:
@@ -156,22 +159,18 @@ def _check_path(endpoint: Endpoint) -> None:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ValueError(f"a Unix socket's path must be encodable, not {path!r}") from None
-    if abstract and sys.platform != "linux":
-        raise ValueError(f"only Linux has abstract names, such as {'@' + path[1:]!r}")
-    if abstract and (mode, owner) != (None, None):
-        raise ValueError("an abstract name has no mode and no owner: all users may connect")
-    if mode is not None and (isinstance(mode, bool) or not isinstance(mode, int)):
-        raise TypeError(f"mode must be a number such as 0o660, not {mode!r}")
-    if mode is not None and not 0 <= mode <= 0o777:
-        raise ValueError(f"mode must be from 0 to 0o777, not {mode:#o}")
-    if owner is not None and not isinstance(owner, str):
-        raise TypeError(f"owner must be text such as 'www-data:www-data', not {owner!r}")
-    if owner is not None and not re.fullmatch(_OWNER, owner):
-        raise ValueError(f"owner must be USER, USER:GROUP or :GROUP, not {owner!r}")
-
-
-def _check_descriptor(fd: object) -> None:
-    if isinstance(fd, bool) or not isinstance(fd, int):
-        raise TypeError(f"fd must be the number of a descriptor, not {fd!r}")
-    if not 0 <= fd <= _MAX_DESCRIPTOR:
-        raise ValueError(f"fd must be the number of a descriptor, not {fd}")
+    if path.startswith("\0"):
+        if sys.platform != "linux":
+            raise ValueError(f"only Linux has abstract names, such as {'@' + path[1:]!r}")
+        if (mode, owner) != (None, None):
+            raise ValueError("an abstract name has no mode and no owner: all users may connect")
+    if mode is not None:
+        if isinstance(mode, bool) or not isinstance(mode, int):
+            raise TypeError(f"mode must be a number such as 0o660, not {mode!r}")
+        if not 0 <= mode <= 0o777:
+            raise ValueError(f"mode must be from 0 to 0o777, not {mode:#o}")
+    if owner is not None:
+        if not isinstance(owner, str):
+            raise TypeError(f"owner must be text such as 'www-data:www-data', not {owner!r}")
+        if not re.fullmatch(_OWNER, owner):
+            raise ValueError(f"owner must be USER, USER:GROUP or :GROUP, not {owner!r}")

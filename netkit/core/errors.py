@@ -86,12 +86,10 @@ class ConnectError(NetkitError, OSError):
         cls, target: str, errors: Sequence[tuple[str, OSError]], timed_out: bool = False
     ) -> ConnectError:
         """Make the error. `target` is the target of the call as the message names it."""
-        kinds = [
-            kind
-            for kind in (ConnectionRefusedError, TimeoutError, PermissionError)
-            if errors and all(isinstance(error, kind) for _, error in errors)
-        ]
-        kind = TimeoutError if timed_out else kinds[0] if kinds else None
+        kind: Any = TimeoutError if timed_out else None
+        for each in (ConnectionRefusedError, TimeoutError, PermissionError):
+            if errors and not kind and all(isinstance(error, each) for _, error in errors):
+                kind = each
         tried = "; ".join(
             said(error) if address == target else f"{address} {said(error)}"
             for address, error in errors
@@ -111,8 +109,7 @@ class ConnectError(NetkitError, OSError):
         return str(self.strerror)
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle cannot find its class by name
-        kinds = [kind for kind in type(self).__bases__ if kind is not ConnectError]
-        kind = kinds[0] if type(self) is not ConnectError else None
+        kind = None if type(self) is ConnectError else type(self).__bases__[1]
         return _restored_connect_error, (kind, self.args, vars(self))
 
 
@@ -149,11 +146,11 @@ class IncompleteReadError(PeerError, EOFError):
     """
 
     def __init__(self, partial: bytes | str, expected: int | None) -> None:
+        size = len(partial)
+        where = f"after {size} of {expected} bytes"
         if expected is None:
-            text = f"the input ended {len(partial)} bytes after the last separator"
-        else:
-            text = f"the input ended after {len(partial)} of {expected} bytes"
-        super().__init__(text)
+            where = f"{size} bytes after the last separator"
+        super().__init__(f"the input ended {where}")
         self.partial = partial
         self.expected = expected
 
@@ -188,11 +185,10 @@ class MessageTooLongError(PeerError, ValueError):
         option: str | None = "max_message",
         what: str = "message",
     ) -> None:
-        if size is None:
-            text = f"{what} longer than {limit} bytes"
-        else:
-            text = f"{what} of {size} bytes, where {limit} are allowed"
-        super().__init__(f"{text} ({option})" if option else text)
+        said = f" longer than {limit} bytes"
+        if size is not None:
+            said = f" of {size} bytes, where {limit} are allowed"
+        super().__init__(f"{what}{said} ({option})" if option else f"{what}{said}")
         self.limit = limit
         self.size = size
 

@@ -24,8 +24,7 @@ from .reader import Reader
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-_VARINT_BYTES = 10  # for 64 bits, with seven in each byte
-_VARINT_TOP = 1  # the largest value of the tenth byte, which has one bit of the 64
+_VARINT_BYTES = 10  # for 64 bits, seven in each byte; so the tenth has one bit
 _NETSTRING_DIGITS = 20  # of the largest number of 64 bits
 _LENGTHS = {
     (order, size): struct.Struct(sign + code).unpack_from  # reads without a copy
@@ -47,7 +46,7 @@ class Framing(ABC):
 
     @abstractmethod
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return the frame of the message `data`. ValueError if this framing cannot encode it."""
+        """Return the frame of the message `data`. ValueError if the framing has no frame for it."""
 
     @abstractmethod
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
@@ -66,7 +65,10 @@ class Framing(ABC):
 
 @dataclass(frozen=True, slots=True)
 class LengthPrefix(Framing):
-    """Each message follows its number of bytes, an unsigned integer of 1, 2, 4 or 8 bytes."""
+    """Each message follows its number of bytes, an unsigned integer of 1, 2, 4 or 8 bytes.
+
+    `encode` refuses a message that is too long for such a number.
+    """
 
     size: int = 4
     byteorder: Literal["big", "little"] = "big"
@@ -80,7 +82,6 @@ class LengthPrefix(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return the length and `data`. ValueError if the prefix is too small for the length."""
         message = _message(data)
         try:
             return len(message).to_bytes(self.size, self.byteorder) + message
@@ -90,7 +91,6 @@ class LengthPrefix(Framing):
             raise ValueError(text) from None
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. Any bytes are valid."""
         header = self.size
         if len(received) < header:
             return header, 0, 0
@@ -113,7 +113,6 @@ class VarintPrefix(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return the length and `data`."""
         message = _message(data)
         rest = len(message)
         prefix = bytearray()
@@ -124,15 +123,13 @@ class VarintPrefix(Framing):
         return bytes(prefix) + message
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. FramingError for more than 64 bits, and for a longer form."""
         length = 0
         for at, byte in enumerate(received[:_VARINT_BYTES]):
-            if at == _VARINT_BYTES - 1 and byte > _VARINT_TOP:
+            if at == _VARINT_BYTES - 1 and byte > 1:
                 raise FramingError("a varint of more than 64 bits")
             if not byte and at:
-                raise FramingError(
-                    f"a varint that is not in its shortest form: {received.peek(at + 1)!r}"
-                )
+                shown = received.peek(at + 1)
+                raise FramingError(f"a varint that is not in its shortest form: {shown!r}")
             length |= (byte & 0x7F) << 7 * at
             if byte < 0x80:
                 _check_length(length, limit)
@@ -142,7 +139,10 @@ class VarintPrefix(Framing):
 
 @dataclass(frozen=True, slots=True)
 class Netstrings(Framing):
-    """Each message is a netstring, ``5:hello,``: decimal length, colon, message, comma."""
+    """Each message is a netstring, ``5:hello,``: decimal length, colon, message, comma.
+
+    Leading zeros of the length are invalid.
+    """
 
     max_message: int | None = field(default=None, kw_only=True)
 
@@ -150,12 +150,10 @@ class Netstrings(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return `data` as a netstring."""
         message = _message(data)
         return b"%d:%b," % (len(message), message)
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. FramingError for other bytes and for leading zeros."""
         for at, byte in enumerate(received[: _NETSTRING_DIGITS + 1]):
             if byte == _COLON and at:
                 break
@@ -175,7 +173,7 @@ class Netstrings(Framing):
 
 @dataclass(frozen=True, slots=True)
 class FixedSize(Framing):
-    """Each message has `size` bytes. There is no other limit."""
+    """Each message has `size` bytes, and `encode` refuses any other. There is no other limit."""
 
     size: int
 
@@ -183,20 +181,21 @@ class FixedSize(Framing):
         check_bytes("size", self.size)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return `data` unchanged. ValueError if it has another size."""
         message = _message(data)
         if len(message) != self.size:
             raise ValueError(f"a message has {self.size} bytes, not {len(message)}")
         return message
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. Any bytes are valid."""
         return self.size, 0, self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Delimiter(Framing):
-    """Each message ends with `delimiter`, any bytes that the message does not contain."""
+    """Each message ends with `delimiter`, any bytes that the message does not contain.
+
+    `encode` refuses a message with which the frame would contain the delimiter before its end.
+    """
 
     delimiter: bytes
     max_message: int | None = field(default=None, kw_only=True)
@@ -209,7 +208,6 @@ class Delimiter(Framing):
         _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
-        """Return `data` and the delimiter. ValueError if the frame would end earlier."""
         message = _message(data)
         frame = message + self.delimiter
         # Also where the two meet: b"-" and b"--" are b"---", which would begin an empty message.
@@ -218,7 +216,6 @@ class Delimiter(Framing):
         return frame
 
     def measure(self, received: ReceiveBuffer, limit: int | None) -> tuple[int, int, int]:
-        """See `Framing.measure`. The size is not known until the delimiter is received."""
         size = received.search(self.delimiter)
         least = size if size >= 0 else len(received)
         if limit is not None and least > limit + len(self.delimiter) - (size < 0):

@@ -36,8 +36,7 @@ def read_entries(path: str) -> list[tuple[int, str]]:
         entry, _, comment = line.partition("#")
         if entry.strip():
             entries.append((number, entry.strip()))
-        elif comment.strip() == "empty":
-            may_be_empty = True
+        may_be_empty |= comment.strip() == "empty"
     if not entries and not may_be_empty:
         raise ValueError(f"{path}: it has no entries; an empty list must have a line '# empty'")
     return entries
@@ -54,8 +53,7 @@ def _content(path: str) -> bytes:
             raise ValueError(f"{path}: it has more than {MOST} bytes, so it is no list")
         if not regular:
             return data
-        versions = {_version(status) for status in (before, after, os.stat(path))}
-        if len(versions) == 1:
+        if _version(before) == _version(after) == _version(os.stat(path)):
             return data
     raise ValueError(
         f"{path}: it changes while it is read; write the list to another file, and rename that"
@@ -63,5 +61,4 @@ def _content(path: str) -> bytes:
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    times = (status.st_mtime_ns, status.st_ctime_ns)
-    return (status.st_dev, status.st_ino, status.st_size, *times)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -7,6 +7,7 @@ The option ``max_line`` of the library is the flag ``--max-line`` and the variab
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,14 @@ from .kinds import (
     ENCODING,
     LIST,
     MAPPING,
-    PROFILE,
     RATE,
     SIZE,
     SWITCH,
     TEXT,
     TIMEOUT,
     WHEN_FULL,
+    Kind,
 )
-from .profiles import PROFILES
 from .record import NamedTuple
 from .table import OptionTable, option
 from .tls_options import CERTIFICATES, CONTEXT, PASSWORD, PEM, PROTOCOLS
@@ -42,6 +42,48 @@ MAX_MESSAGE = 16 * 1024 * 1024
 
 Pem = str | os.PathLike[str] | bytes | None
 
+# A client needs a descriptor, and its handler often another one (a file, a database). The rest is
+# for connections that are being closed, and for clients that are being refused.
+_DESCRIPTORS_PER_CLIENT = 2
+_MOST_CLIENTS = 10_000  # some 200 MB, or 600 with TLS, while they are idle
+
+
+def public() -> dict[str, Any]:
+    """Return the options of the profile ``public``. docs/security.md gives the reasons."""
+    return {
+        "max_connections": clients_for(_descriptors()),
+        "max_connections_per_ip": 50,
+        "max_connection_rate": 20.0,
+        "idle_timeout": 60.0,
+        "read_timeout": 120.0,
+        "write_timeout": 30.0,
+        "min_rate": 500.0,
+        "max_message": 1024 * 1024,
+    }
+
+
+def clients_for(descriptors: float) -> int:
+    """Return `max_connections` of the profile for a process with this limit of descriptors."""
+    return int(max(1, min(descriptors / _DESCRIPTORS_PER_CLIENT, _MOST_CLIENTS)))
+
+
+def _descriptors() -> float:
+    if sys.platform == "win32":  # pragma: no cover - sockets are no descriptors there
+        return float("inf")
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft
+
+
+def _check_profile(name: str, value: Any) -> Any:
+    if value != "public":
+        raise ValueError(f"{name} must be 'public', not {value!r}")
+    return value
+
+
+_PROFILE = Kind("name", _check_profile, str, "NAME")
+
 
 class Options(OptionTable):
     """The keyword arguments of `Server`, `create_server` and `serve`.
@@ -50,7 +92,7 @@ class Options(OptionTable):
     """
 
     profile: str | None = option(
-        None, PROFILE, "a set of limits; 'public' is for servers on the Internet"
+        None, _PROFILE, "a set of limits; 'public' is for servers on the Internet"
     )
     # With CUT_GRACE, less than the 10 seconds after which service managers kill (docker stop).
     drain_timeout: float = option(
@@ -125,7 +167,7 @@ class Options(OptionTable):
     )
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**{**_of_profile(given), **given})
+        super().__init__(**_with_profile(given))
         self._check_tls()
         self._check_refusal()
 
@@ -134,7 +176,7 @@ class Options(OptionTable):
 
         Raises as the constructor.
         """
-        return super().changed(**{**_of_profile(given), **given})
+        return super().changed(**_with_profile(given))
 
     @property
     def limited(self) -> bool:
@@ -188,7 +230,9 @@ _LIMITS = (
 )
 
 
-def _of_profile(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the profile in `given`. ValueError if there is no such profile."""
-    name = Options.rows["profile"].check("profile", given.get("profile"))
-    return {} if name is None else PROFILES[name]()
+def _with_profile(given: dict[str, Any]) -> dict[str, Any]:
+    """Return `given`, and the other options of the profile in it, if any. ValueError."""
+    if given.get("profile") is None:
+        return given
+    _check_profile("profile", given["profile"])
+    return {**public(), **given}

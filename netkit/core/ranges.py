@@ -6,13 +6,7 @@ An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, R
 
 from __future__ import annotations
 
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    summarize_address_range,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 from typing import Any
 
 from .addresses import parse_ip
@@ -30,9 +24,7 @@ _6TO4 = 0x2002  # the first 16 bits; the next 32 are an IPv4 address (RFC 3056 s
 
 
 class Rule(NamedTuple):
-    """One rule. `text` has the form of `BlockList.rules` in Node."""
-
-    text: str
+    text: str  # as in `BlockList.rules` of Node
     networks: tuple[Network, ...]
 
 
@@ -63,7 +55,7 @@ def is_ipv4(number: int) -> bool:
 
 
 def embedded_ipv4(number: int) -> int | None:
-    """Return the IPv4 address that an IPv6 address leads to. None if it leads to none."""
+    """Return the IPv4 address that an IPv6 address leads to, or None."""
     first = number >> 32
     if first == _NAT64 or (first == _COMPATIBLE and number > 1):  # `::` and `::1` lead to none
         return 0xFFFF << 32 | number & 0xFFFFFFFF
@@ -86,8 +78,8 @@ def _shown(number: int) -> str:
     return str(IPv4Address(number & 0xFFFFFFFF) if is_ipv4(number) else IPv6Address(number))
 
 
-def _family(number: int) -> str:
-    return "IPv4" if is_ipv4(number) else "IPv6"
+def _named(number: int) -> str:
+    return f"{'IPv4' if is_ipv4(number) else 'IPv6'} {_shown(number)}"
 
 
 def parse(rule: Any, host_bits: bool = True) -> Rule:
@@ -104,7 +96,7 @@ def parse(rule: Any, host_bits: bool = True) -> Rule:
     if "-" in text:
         return parse_range(*(part.strip() for part in text.split("-", 1)))
     number = _known(text)
-    return Rule(f"Address: {_family(number)} {_shown(number)}", ((BITS, number),))
+    return Rule(f"Address: {_named(number)}", ((BITS, number),))
 
 
 def _subnet(address: str, prefix: str, host_bits: bool) -> Rule:
@@ -120,8 +112,7 @@ def _subnet(address: str, prefix: str, host_bits: bool) -> Rule:
     if is_ipv4(number) and length < MAPPED:  # a network that IPv4 is a part of
         text = f"Subnet: IPv6 {address}/{prefix}"
     else:
-        shown = length - MAPPED if is_ipv4(number) else length
-        text = f"Subnet: {_family(number)} {_shown(number)}/{shown}"
+        text = f"Subnet: {_named(number)}/{length - MAPPED if is_ipv4(number) else length}"
     return Rule(text, ((length, number >> (BITS - length)),))
 
 
@@ -130,13 +121,9 @@ def parse_range(first: Any, last: Any) -> Rule:
     low, high = _known(first), _known(last)
     if low > high:
         raise ValueError(f"a range that ends before it begins: {first}-{last}")
-    text = f"Range: {_family(low)} {_shown(low)}-{_shown(high)}"
     spans = summarize_address_range(IPv6Address(low), IPv6Address(high))
-    return Rule(text, tuple((span.prefixlen, _first_bits(span)) for span in spans))
-
-
-def _first_bits(network: IPv6Network) -> int:
-    return int(network.network_address) >> (BITS - network.prefixlen)
+    networks = ((it.prefixlen, int(it.network_address) >> (BITS - it.prefixlen)) for it in spans)
+    return Rule(f"Range: {_named(low)}-{_shown(high)}", tuple(networks))
 
 
 def parse_shown(text: str) -> Rule:

@@ -10,11 +10,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .buffer import ReceiveBuffer
+from .buffer import CHUNK, ReceiveBuffer, Source
 from .decoder import IncrementalDecoder
 from .encodings import encode_separator, is_utf8, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
-from .source import CHUNK, Source
 
 if TYPE_CHECKING:  # a program without messages does not import it
     from .framing import Framing

@@ -7,7 +7,6 @@ environment and the tables of docs/options.md come from the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from .kinds import Kind
@@ -43,7 +42,7 @@ class Option(NamedTuple):
         Errors as for `check`, with "it" as the name.
         """
         parse, number = self.kind.parse, self.kind.number
-        assert parse, "values of this option cannot be written as text"
+        assert parse, "this kind of value has no text"
         if number and self.optional and text == "off":
             return None
         try:
@@ -69,8 +68,8 @@ def option(
 class OptionTable:
     """Options and their values. Immutable.
 
-    The constructor takes them by name. It raises TypeError for an option that does not exist, and
-    what `Option.check` raises for an invalid value.
+    The constructor takes them by name. TypeError for an option that does not exist; errors as for
+    `Option.check` for an invalid value.
     """
 
     rows: ClassVar[dict[str, Option]]
@@ -81,7 +80,7 @@ class OptionTable:
     def __init__(self, **given: Any) -> None:
         for name in given:
             if name not in self.rows:
-                _refuse(name, self.rows)
+                _refuse(name, list(self.rows))
         for name, row in self.rows.items():
             value = row.check(name, given[name]) if name in given else row.default
             vars(self)[name] = value
@@ -94,12 +93,12 @@ class OptionTable:
 
     def __repr__(self) -> str:
         """Shows neither TLS options nor the arguments of the handler, which may be secrets."""
-
-        def shown(name: str, value: object) -> str:
-            is_private = name.startswith("tls_") or name == "handler_args"
-            return f"{name}={'...' if value and is_private else repr(value)}"
-
-        return f"{type(self).__name__}({', '.join(shown(*each) for each in vars(self).items())})"
+        private = ("tls_", "handler_args")
+        shown = (
+            f"{name}={'...' if value and name.startswith(private) else repr(value)}"
+            for name, value in vars(self).items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the values of all options by their names."""
@@ -110,10 +109,9 @@ class OptionTable:
         return type(self)(**{**vars(self), **given})
 
 
-def _refuse(name: str, known: Iterable[str]) -> NoReturn:
+def _refuse(name: str, names: list[str]) -> NoReturn:
     import difflib  # here because only a mistake needs it
 
-    names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]!r}? The" if close else "the"
     raise TypeError(f"unknown option {name!r}; {hint} options are {', '.join(names)}")

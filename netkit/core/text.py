@@ -65,6 +65,11 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def several(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 worker``, ``2 workers``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def in_bytes(number: int) -> str:
     """Return a number of bytes with the noun: ``1 byte``, ``2 bytes``."""
-    return f"{number} byte{'' if number == 1 else 's'}"
+    return several(number, "byte")

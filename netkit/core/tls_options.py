@@ -10,22 +10,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .kinds import Kind, check_text, kind_of
+from .kinds import TEXT, Kind, instance, kind_of
 
 LONGEST_PASSWORD = 1024  # bytes; OpenSSL's limit
 
 
-def check_pem(name: str, value: Any) -> Any:
-    """Return `value` if it is the path of a file, or bytes, which are the contents of one."""
-    if not isinstance(value, (str, os.PathLike, bytes)):
-        raise TypeError(f"{name} must be the path of a file, or bytes, not {kind_of(value)}")
+_check_path = instance((str, os.PathLike, bytes), "the path of a file, or bytes", is_secret=True)
+
+
+def _check_pem(name: str, value: Any) -> Any:
+    _check_path(name, value)
     if isinstance(value, str) and ("\n" in value or "\r" in value or "-----BEGIN" in value):
         raise ValueError(f"{name} is PEM as text: pass bytes (text.encode())")
     return value
 
 
-def check_context(name: str, value: Any) -> Any:
-    """Return `value` if it is an `ssl.SSLContext` for servers."""
+def _check_context(name: str, value: Any) -> Any:
     ssl = sys.modules.get("ssl")  # a program that has a context has imported it
     if ssl is None or not isinstance(value, ssl.SSLContext):
         raise TypeError(f"{name} must be an ssl.SSLContext, not {kind_of(value)}")
@@ -34,16 +34,14 @@ def check_context(name: str, value: Any) -> Any:
     return value
 
 
-def check_client_tls(name: str, value: Any) -> Any:
-    """Return `value` if it is True, False or an `ssl.SSLContext`."""
+def _check_client_tls(name: str, value: Any) -> Any:
     ssl = sys.modules.get("ssl")
     if not isinstance(value, bool) and not (ssl and isinstance(value, ssl.SSLContext)):
         raise TypeError(f"{name} must be True, False or an ssl.SSLContext, not {kind_of(value)}")
     return value
 
 
-def check_sni(name: str, value: Any) -> Any:
-    """Return `value` if it maps names of hosts to (certificate, key). The key may be None."""
+def _check_sni(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise TypeError(
             f"{name} must map host names to (certificate, key), not be {kind_of(value)}"
@@ -59,12 +57,11 @@ def check_sni(name: str, value: Any) -> Any:
             raise TypeError(f"{name} has no certificate for one of its hosts")
         for pem in files:
             if pem is not None:
-                check_pem(name, pem)
+                _check_pem(name, pem)
     return value
 
 
-def check_names(name: str, value: Any) -> Any:
-    """Return `value` if it is a list of protocols for ALPN."""
+def _check_names(name: str, value: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise TypeError(f"{name} must be a list of names, not {kind_of(value)}")
     if not all(isinstance(each, str) and each.isascii() and 0 < len(each) < 256 for each in value):
@@ -72,11 +69,7 @@ def check_names(name: str, value: Any) -> Any:
     return value
 
 
-# Conversions of text
-
-
-def parse_sni(text: str) -> dict[str, tuple[str, str | None]]:
-    """Convert ``NAME=CERTIFICATE[:KEY],...``. ValueError for any other form."""
+def _parse_sni(text: str) -> dict[str, tuple[str, str | None]]:
     found: dict[str, tuple[str, str | None]] = {}
     for entry in text.split(","):
         name, equals, files = entry.partition("=")
@@ -85,11 +78,6 @@ def parse_sni(text: str) -> dict[str, tuple[str, str | None]]:
         cert, _, key = files.partition(":")
         found[name] = cert, key or None
     return found
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Convert ``NAME,...``."""
-    return tuple(text.split(","))
 
 
 def parse_password(text: str) -> str:
@@ -115,9 +103,11 @@ def parse_password(text: str) -> str:
     return password
 
 
-PEM = Kind("path, bytes", check_pem, str, "FILE", group="TLS")
-PASSWORD = Kind("text", check_text, parse_password, "@FILE|env:NAME", group="TLS")
-CERTIFICATES = Kind("mapping", check_sni, parse_sni, "NAME=CERT:KEY,...", group="TLS")
-PROTOCOLS = Kind("list of names", check_names, parse_names, "NAME,...", group="TLS")
-CONTEXT = Kind("`ssl.SSLContext`", check_context, group="TLS")
-CLIENT_TLS = Kind("True, False or `ssl.SSLContext`", check_client_tls, group="TLS")
+PEM = Kind("path, bytes", _check_pem, str, "FILE", group="TLS")
+PASSWORD = Kind("text", TEXT.check, parse_password, "@FILE|env:NAME", group="TLS")
+CERTIFICATES = Kind("mapping", _check_sni, _parse_sni, "NAME=CERT:KEY,...", group="TLS")
+PROTOCOLS = Kind(
+    "list of names", _check_names, lambda text: tuple(text.split(",")), "NAME,...", group="TLS"
+)
+CONTEXT = Kind("`ssl.SSLContext`", _check_context, group="TLS")
+CLIENT_TLS = Kind("True, False or `ssl.SSLContext`", _check_client_tls, group="TLS")

@@ -22,12 +22,11 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from ..core.buffer import ReceiveBuffer
+from ..core.buffer import CHUNK, ReceiveBuffer
 from ..core.deadline import Deadline
 from ..core.errors import HandshakeError, PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
-from ..core.source import CHUNK
 from . import ids, linger, sockopts
 from .addresses import Ends, describe_peer
 from .bare import Bare

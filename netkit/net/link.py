@@ -25,11 +25,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..core.buffer import ReceiveBuffer
+from ..core.buffer import FIRST_CHUNK, ReceiveBuffer, next_chunk
 from ..core.cores import has_gil
 from ..core.errors import ConnectionClosedError, TlsError, WriteAfterEndError
 from ..core.options import TimeLimits
-from ..core.source import FIRST_CHUNK, next_chunk
 from . import sockopts
 from .states import InputState, Life, OutputState
 from .transport import NO_LIMITS, Plain, Tls

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
+from ..core.buffer import CHUNK
 from ..core.deadline import Deadline
 from ..core.encodings import to_bytes
-from ..core.source import CHUNK
 from . import files
 from .link import FREE_THREADED, IN_FILE, IN_SOCKET, Link
 from .states import Life, OutputState

@@ -15,9 +15,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..core.buffer import ReceiveBuffer
+from ..core.buffer import CHUNK, FIRST_CHUNK, ReceiveBuffer, next_chunk
 from ..core.errors import PeerError, TlsError, TruncatedError
-from ..core.source import CHUNK, FIRST_CHUNK, next_chunk
 from . import explain
 from .context import OwnContext
 from .records import HEADER, LONGEST_HELLO, Records, server_name

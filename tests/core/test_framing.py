@@ -34,6 +34,7 @@ from support import (
 import netkit
 from core.test_reader import Pieces, byte_by_byte, in_pieces
 from netkit.core import events
+from netkit.core.buffer import CHUNK
 from netkit.core.errors import FramingError, IncompleteReadError, MessageTooLongError
 from netkit.core.framing import (
     Delimiter,
@@ -43,7 +44,6 @@ from netkit.core.framing import (
     Netstrings,
     VarintPrefix,
 )
-from netkit.core.source import CHUNK
 
 BYTE_ORDERS: list[Literal["big", "little"]] = ["big", "little"]
 FRAMINGS: list[Framing] = [

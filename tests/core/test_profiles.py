@@ -11,7 +11,7 @@ from support import (
     ROOT,
 )
 
-from netkit.core import profiles
+from netkit.core import options as profiles
 from netkit.core.options import Options
 
 PUBLIC = profiles.public()

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import CountingBuffer, examples
 
-from netkit.core.buffer import ReceiveBuffer
+from netkit.core.buffer import CHUNK, ReceiveBuffer
 from netkit.core.decoder import IncrementalDecoder
 from netkit.core.errors import (
     IncompleteReadError,
@@ -21,7 +21,6 @@ from netkit.core.errors import (
 )
 from netkit.core.framing import Delimiter, Framing, LengthPrefix
 from netkit.core.reader import AHEAD, Reader
-from netkit.core.source import CHUNK
 
 
 class Pieces(Reader):

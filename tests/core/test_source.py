@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from netkit.core.source import CHUNK, FIRST_CHUNK, next_chunk
+from netkit.core.buffer import CHUNK, FIRST_CHUNK, next_chunk
 
 
 @pytest.mark.parametrize(

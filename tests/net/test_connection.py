@@ -39,6 +39,7 @@ from support import (
 
 import netkit
 from netkit import Connection
+from netkit.core.buffer import CHUNK, FIRST_CHUNK
 from netkit.core.errors import (
     ConnectionClosedError,
     IncompleteReadError,
@@ -46,7 +47,6 @@ from netkit.core.errors import (
     UnknownEncodingError,
     WriteAfterEndError,
 )
-from netkit.core.source import CHUNK, FIRST_CHUNK
 from netkit.net import connection, sockopts, stopping
 from netkit.net.states import InputState
 

@@ -34,8 +34,8 @@ from support import (
 )
 
 import netkit
+from netkit.core.buffer import CHUNK
 from netkit.core.errors import ConnectionClosedError
-from netkit.core.source import CHUNK
 from netkit.net import sockopts
 from netkit.net.link import IN_FILE
 

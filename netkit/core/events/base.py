@@ -47,14 +47,8 @@ class Event:
     """Whether the log shows the traceback of the field `error`."""
     field_names: ClassVar[tuple[str, ...]] = ()
     """The names of the fields, in order."""
-    if TYPE_CHECKING:
-
-        @property
-        def server(self) -> Any:
-            """The `netkit.Server` that emitted the event; None if no server did."""
-
-    else:
-        server = None
+    server: ClassVar[Any] = None
+    """The `netkit.Server` that emitted the event; None if no server did."""
 
     def __init_subclass__(cls) -> None:
         cls.field_names = tuple(cls.__annotations__)
@@ -62,20 +56,13 @@ class Event:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names, fields = self.field_names, self.__dict__
-        for name, value in zip(names, values):  # noqa: B905 - fast, since it runs for each client
-            fields[name] = value
-        if named or len(values) != len(names):
-            self._complete(len(values), named)
-
-    def _complete(self, count: int, named: dict[str, Any]) -> None:
-        """Set the fields after the first `count`. TypeError if the arguments do not fit."""
-        names = self.field_names
-        for name in names[count:]:
+        fields.update(zip(names, values))  # noqa: B905 - fast, since it runs for each client
+        for name in names[len(values) :]:
             if name in named:
-                vars(self)[name] = named.pop(name)
+                fields[name] = named.pop(name)
             elif not hasattr(type(self), name):
                 raise TypeError(f"{type(self).__name__}: the field {name} is missing")
-        if named or count > len(names):
+        if named or len(values) > len(names):
             raise TypeError(f"{type(self).__name__} has only these fields: {', '.join(names)}")
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,7 +74,6 @@ class Event:
         return one_line(self._text())
 
     def _text(self) -> str:
-        """Return the message before it is escaped: `line`, or else the repr."""
         fields = {
             name: described(value) if isinstance(value, BaseException) else value
             for name, value in self.as_dict().items()
@@ -127,41 +113,32 @@ class ObserverFailed(Event):
 
 
 class _Subscription:
-    """One call of `subscribe`. An observer may have several."""
-
-    __slots__ = ("observer", "unreported", "wants")
-
     def __init__(self, observer: Observer, wants: Callable[[int], bool] | None) -> None:
         self.observer = observer
         self.wants = wants
         self.unreported = [True]  # emptied by the first failure: `pop` is atomic
 
 
-# The keys are the identities of the subscriptions, which the functions that end them keep alive. No
-# lock guards the dictionary: storing and deleting a key is atomic on every CPython, also in a
-# signal handler that interrupts either.
-_subscriptions: dict[int, _Subscription] = {}
+# No lock guards it: storing and deleting a key is atomic on every CPython, also in a signal handler
+# that interrupts either.
+_subscriptions: dict[_Subscription, None] = {}
 
 
 def subscribe(observer: Observer, wants: Callable[[int], bool] | None = None) -> Callable[[], None]:
     """Call `observer` with every event from now on. Returns a function that ends the subscription.
 
     ``wants(level)`` tells whether the observer has a use for events of a level, a number of
-    `logging`. Frequent events of a level that no observer wants are not emitted. Thread-safe. The
-    returned function may be called more than once.
+    `logging`. Frequent events of a level that no observer wants are not emitted. Thread-safe, and
+    so is the returned function, which may be called more than once.
     """
     subscription = _Subscription(observer, wants)
-    _subscriptions[id(subscription)] = subscription
-
-    def unsubscribe() -> None:
-        _subscriptions.pop(id(subscription), None)
-
-    return unsubscribe
+    _subscriptions[subscription] = None
+    return lambda: _subscriptions.pop(subscription, None)
 
 
 def is_wanted(level: int) -> bool:
-    """Whether an observer wants events of `level`. To be called before a frequent event is made."""
-    for subscription in list(_subscriptions.values()):
+    """Whether an observer wants events of `level`. Ask before making a frequent event."""
+    for subscription in list(_subscriptions):
         try:
             if subscription.wants is None or subscription.wants(level):
                 return True
@@ -184,7 +161,7 @@ def emit(event: Event, server: Any = None) -> None:
 def _emit(event: Event, skipped: _Subscription | None) -> bool:
     """Call the observers, and return whether one of them took the event without an exception."""
     taken = False
-    for subscription in list(_subscriptions.values()):
+    for subscription in list(_subscriptions):
         if subscription is skipped:
             continue
         try:  # costs nothing, unlike contextlib.suppress: this runs for each client
@@ -193,7 +170,11 @@ def _emit(event: Event, skipped: _Subscription | None) -> bool:
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, SystemExit)) and _in_main_thread():
                 raise
-            _note_failure(subscription, error)
+            try:
+                subscription.unreported.pop()
+            except IndexError:
+                continue
+            _report_failure(subscription, error)
     return taken
 
 
@@ -202,20 +183,13 @@ def _in_main_thread() -> bool:
     return threading is None or threading.current_thread() is threading.main_thread()
 
 
-def _note_failure(subscription: _Subscription, error: BaseException) -> None:
-    try:
-        subscription.unreported.pop()
-    except IndexError:  # this is not the first failure
-        return
-    name = _name_of(subscription.observer)
-    if not _emit(ObserverFailed(name, error), skipped=subscription):
-        last_resort(f"the observer {name} failed", error)
-
-
-def _name_of(observer: Any) -> str:
+def _report_failure(subscription: _Subscription, error: BaseException) -> None:
+    observer: Any = subscription.observer
     if not hasattr(observer, "__qualname__"):  # an object that can be called
         observer = type(observer)
-    return f"{observer.__module__}.{observer.__qualname__}"
+    name = f"{observer.__module__}.{observer.__qualname__}"
+    if not _emit(ObserverFailed(name, error), skipped=subscription):
+        last_resort(f"the observer {name} failed", error)
 
 
 def last_resort(what: str, error: BaseException) -> None:

@@ -1,10 +1,10 @@
-"""The events of one client of a server, from its arrival to its end."""
+"""The events of a connection, and of `netkit.connect` until it is connected."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..text import described, in_bytes
+from ..text import described, in_bytes, said
 from .base import DEBUG, ERROR, WARNING, Event
 
 _listeners_shown = False
@@ -45,8 +45,9 @@ class ConnectionClosed(Event):
     level = DEBUG
 
     def _text(self) -> str:
-        traffic = "bytes not counted"
-        if self.bytes_read is not None and self.bytes_written is not None:
+        if self.bytes_read is None or self.bytes_written is None:
+            traffic = "bytes not counted"
+        else:
             traffic = f"{in_bytes(self.bytes_read)} received, {in_bytes(self.bytes_written)} sent"
         return f"{_client(self)} closed after {self.seconds:.3f} s: {traffic}"
 
@@ -135,3 +136,33 @@ class Refused(Event):
     def _text(self) -> str:
         duration = f" in {self.seconds:.1f} s" if self.clients > 1 else ""
         return f"{self.reason}: {self.clients} refused{duration}"
+
+
+class Resolved(Event):
+    """A client has found the addresses of `host`, in the order in which they are tried."""
+
+    host: str
+    addresses: tuple[str, ...]
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{self.host} is {', '.join(self.addresses)}"
+
+
+class AttemptStarted(Event):
+    """A client tries to connect to `address`."""
+
+    address: str
+    level = DEBUG
+    line = "connecting to {address}"
+
+
+class AttemptFailed(Event):
+    """A client could not connect to `address`."""
+
+    address: str
+    error: OSError
+    level = DEBUG
+
+    def _text(self) -> str:
+        return f"{self.address}: {said(self.error)}"

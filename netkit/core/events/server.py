@@ -1,13 +1,17 @@
-"""The events of a server: its listeners, its settings, its stop, and faults of the program."""
+"""The events of a server and of its processes: listeners, settings, signals, workers, the stop."""
 
 from __future__ import annotations
 
+from ..text import several
 from .base import ERROR, WARNING, Event
-from .process import time_limit
 
 
-def _rules(number: int) -> str:
-    return f"{number} rule{'' if number == 1 else 's'}"
+def _time_limit(seconds: float | None) -> str:
+    return "no time limit" if seconds is None else f"up to {round(seconds, 1):g} s to finish"
+
+
+def _again(pause: float) -> str:
+    return f"starting another in {pause:g} s" if pause else "starting another"
 
 
 class Listening(Event):
@@ -94,7 +98,7 @@ class ListLoaded(Event):
     path: str
 
     def _text(self) -> str:
-        return f"{self.name}: {_rules(self.rules)} from {self.path}"
+        return f"{self.name}: {several(self.rules, 'rule')} from {self.path}"
 
 
 class KeyReadable(Event):
@@ -120,7 +124,9 @@ class SettingsReloaded(Event):
     before: int | None = None
 
     def _text(self) -> str:
-        rules = "" if self.rules is None else f": {_rules(self.rules)} (were {self.before})"
+        rules = (
+            "" if self.rules is None else f": {several(self.rules, 'rule')} (were {self.before})"
+        )
         return f"{self.what} reloaded{rules}"
 
 
@@ -143,7 +149,7 @@ class Stopping(Event):
     timeout: float | None
 
     def _text(self) -> str:
-        return f"stopping: {self.connections} connected, {time_limit(self.timeout)}"
+        return f"stopping: {self.connections} connected, {_time_limit(self.timeout)}"
 
 
 class Stopped(Event):
@@ -152,3 +158,105 @@ class Stopped(Event):
     finished: int
     cut: int
     line = "stopped: {finished} finished, {cut} cut"
+
+
+class SignalsUnavailable(Event):
+    """`run` or `serve` was called outside the main thread, where signals cannot be handled."""
+
+    level = WARNING
+    line = (
+        "signals are not handled here: this is not the main thread; call stop() to end the server"
+    )
+
+
+class ServingOn(Event):
+    """The program has ended at Python's prompt, and a server of `Server.start` keeps it alive."""
+
+    address: str
+    level = WARNING
+    line = "the server on {address} serves on; Ctrl+C stops it, and ends the program"
+
+
+class NothingToReload(Event):
+    """SIGHUP was received, and the server has no file to read again. It continues to serve."""
+
+    line = "SIGHUP: there is nothing to reload"
+
+
+class WorkersReady(Event):
+    """`workers` worker processes accept clients: at the start, or since a change."""
+
+    workers: int
+
+    def _text(self) -> str:
+        return f"{several(self.workers, 'worker')} ready"
+
+
+class WorkerEnded(Event):
+    """A worker process ended without an order. Another one is started after `pause` seconds.
+
+    `status` is that of `multiprocessing.Process.exitcode`: negative for a signal. It is None if
+    another part of the program has collected it.
+    """
+
+    pid: int
+    status: int | None
+    pause: float
+    level = ERROR
+
+    def _text(self) -> str:
+        return f"worker {self.pid} ended {_end(self.status)}; {_again(self.pause)}"
+
+
+def _end(status: int | None) -> str:
+    if status is None:
+        return "with an unknown status"
+    if status >= 0:
+        return f"with status {status}"
+    import signal  # here because most programs never need it
+
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"by signal {-status}"
+
+
+class WorkerFailed(Event):
+    """A worker process could not be started, or could not serve.
+
+    Another one is started after `pause` seconds.
+    """
+
+    reason: str
+    pause: float
+    level = ERROR
+
+    def _text(self) -> str:
+        return f"a worker failed: {self.reason}; {_again(self.pause)}"
+
+
+class WorkersStopping(Event):
+    """`workers` worker processes drain. Their clients have `timeout` seconds to finish."""
+
+    workers: int
+    timeout: float
+
+    def _text(self) -> str:
+        return f"stopping: {several(self.workers, 'worker')}, {_time_limit(self.timeout)}"
+
+
+class Reloaded(Event):
+    """`workers` new worker processes have taken over. The old ones finish with their clients."""
+
+    workers: int
+
+    def _text(self) -> str:
+        return f"reloaded: {several(self.workers, 'worker')}"
+
+
+class ReloadFailed(Event):
+    """New worker processes could not be started. The old ones continue to serve."""
+
+    reason: str
+    level = ERROR
+    line = "not reloaded, the old workers continue: {reason}"
