@@ -45,6 +45,7 @@ def linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PORT = "port must be a number from 0 to 65535, not "
+FD = "fd must be the number of a descriptor, not "
 OWNER = "owner must be USER, USER:GROUP or :GROUP, not "
 MODE = "mode must be three octal digits, such as 660, not "
 
@@ -70,11 +71,11 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("unix:", "a Unix socket must have a path or a name"),
         ("@", "a Unix socket must have a path or a name"),
         ("unix:/a\0b", "a Unix socket's path must not have null characters: '/a\\x00b'"),
-        ("fd:", "fd must be the number of a descriptor, not ''"),
-        ("fd:x", "fd must be the number of a descriptor, not 'x'"),
-        ("fd:\u0663", "fd must be the number of a descriptor, not '\u0663'"),
-        ("fd:4294967299", "fd must be the number of a descriptor, not '4294967299'"),
-        ("fd:-1", "fd must be the number of a descriptor, not -1"),
+        ("fd:", FD + "''"),
+        ("fd:x", FD + "'x'"),
+        ("fd:\u0663", FD + "'\u0663'"),
+        ("fd:4294967299", FD + "'4294967299'"),
+        ("fd:-1", FD + "-1"),
         ("80?", "a port has no setting ''; it has ipv6_only and reuse_port"),
         ("80?mode=660", "a port has no setting 'mode'; it has ipv6_only and reuse_port"),
         ("80?ipv6_only=yes", "ipv6_only must be on or off, not 'yes'"),
@@ -154,53 +155,37 @@ def test_an_endpoint_can_be_made_of_keywords(given: dict[str, Any], expected: En
     assert Endpoint.of(**given) == expected
 
 
+ONE_OF = "a server listens on one of port, path, fd and sock; see listen_on()"
+UNIX = {"path": "/x"}
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
+        ({"port": 80, **UNIX}, TypeError, ONE_OF),
+        ({"fd": 3, **UNIX}, TypeError, ONE_OF),
+        ({"mode": 6}, TypeError, "a port has no setting 'mode'; it has ipv6_only and reuse_port"),
         (
-            {"port": 80, "path": "/x"},
-            TypeError,
-            "a server listens on one of port, path, fd and sock; see listen_on()",
-        ),
-        (
-            {"fd": 3, "path": "/x"},
-            TypeError,
-            "a server listens on one of port, path, fd and sock; see listen_on()",
-        ),
-        (
-            {"mode": 0o600},
-            TypeError,
-            "a port has no setting 'mode'; it has ipv6_only and reuse_port",
-        ),
-        (
-            {"path": "/x", "ipv6_only": True},
+            {**UNIX, "ipv6_only": True},
             TypeError,
             "a Unix socket has no setting 'ipv6_only'; it has mode and owner",
         ),
         ({"port": 65536}, ValueError, PORT + "65536"),
         ({"port": None}, TypeError, PORT + "None"),
         ({"path": ""}, ValueError, "a Unix socket must have a path or a name"),
+        ({"path": "\ud800"}, ValueError, r"a Unix socket's path must be encodable, not '\ud800'"),
+        ({**UNIX, "mode": "6"}, TypeError, "mode must be a number such as 0o660, not '6'"),
+        ({**UNIX, "mode": True}, TypeError, "mode must be a number such as 0o660, not True"),
+        ({**UNIX, "mode": -1}, ValueError, "mode must be from 0 to 0o777, not -0o1"),
         (
-            {"path": "/x", "mode": "660"},
-            TypeError,
-            "mode must be a number such as 0o660, not '660'",
-        ),
-        ({"path": "/x", "mode": True}, TypeError, "mode must be a number such as 0o660, not True"),
-        ({"path": "/x", "mode": -1}, ValueError, "mode must be from 0 to 0o777, not -0o1"),
-        (
-            {"path": "/x", "owner": 7},
+            {**UNIX, "owner": 7},
             TypeError,
             "owner must be text such as 'www-data:www-data', not 7",
         ),
-        ({"fd": -1}, ValueError, "fd must be the number of a descriptor, not -1"),
-        ({"fd": 2**32 + 3}, ValueError, "fd must be the number of a descriptor, not 4294967299"),
-        (
-            {"path": "\ud800"},
-            ValueError,
-            "a Unix socket's path must be encodable, not '\\ud800'",
-        ),
-        ({"fd": "3"}, TypeError, "fd must be the number of a descriptor, not '3'"),
-        ({"fd": True}, TypeError, "fd must be the number of a descriptor, not True"),
+        ({"fd": -1}, ValueError, FD + "-1"),
+        ({"fd": 2**32 + 3}, ValueError, FD + "4294967299"),
+        ({"fd": "3"}, TypeError, FD + "'3'"),
+        ({"fd": True}, TypeError, FD + "True"),
     ],
 )
 def test_an_invalid_keyword_is_an_error_that_names_it(

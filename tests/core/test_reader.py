@@ -327,6 +327,13 @@ def test_any_sequence_of_methods_gives_the_same_bytes_for_any_pieces(
 )
 @example("ソ\n".encode("shift_jis") * 3, [1], [("readline", None), ("lines", 2)], 9, "shift_jis")
 @example(b"ab\xc3", [1], [("readline", None), ("readline", None)], 9, "utf-8")
+@example(
+    "é\nü\nö\n".encode(),
+    [9],
+    [("readline", None), ("encoding", None), ("readline", None)],
+    9,
+    "utf-8",
+)
 @example(b"a\n" * 4, [3], [("readline", None), ("lines", 2)], 9, "base64")
 @example(b"\0\n\0\n", [1], [("read_message", BY_LENGTH), ("lines", 1)], 1, "utf-16-be")
 def test_any_sequence_of_methods_gives_the_same_text_for_any_pieces(
@@ -377,25 +384,11 @@ def test_bytes_are_received_only_when_they_are_needed() -> None:
     assert reader.received == 4
 
 
-def test_iteration_begins_with_the_bytes_that_other_methods_have_left() -> None:
-    reader = Pieces(b"ab\ncd", b"ef")
-    assert reader.readline() == b"ab\n"
-    assert list(reader) == [b"cd", b"ef"]
-    assert list(reader) == []
-
-
 def test_a_chunk_of_iteration_has_a_largest_size() -> None:
     reader = Pieces(b"x" * CHUNK, b"x" * CHUNK, b"\n")
     reader.max_line = 10 * CHUNK
     assert reader.peek(1) == b"x"
     assert [len(chunk) for chunk in reader] == [CHUNK, CHUNK, 1]
-
-
-def test_readexactly_waits_for_all_bytes() -> None:
-    reader = byte_by_byte(b"abcdef")
-    assert reader.readexactly(4) == b"abcd"
-    assert reader.readexactly(0) == b""
-    assert reader.readexactly(2) == b"ef"
 
 
 def test_input_that_ends_too_early_is_an_error_with_the_received_bytes() -> None:
@@ -409,9 +402,19 @@ def test_input_that_ends_too_early_is_an_error_with_the_received_bytes() -> None
     assert reader.read() == b""
 
 
-def test_a_negative_size_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="^size must be 0 or more, not -1$"):
-        Pieces(b"ab").readexactly(-1)
+@pytest.mark.parametrize(
+    ("call", "kind", "text"),
+    [
+        (lambda reader: reader.readexactly(-1), ValueError, "size must be 0 or more, not -1"),
+        (lambda reader: reader.readuntil(""), ValueError, "the separator must not be empty"),
+        (lambda reader: reader.readuntil(b""), ValueError, "the separator must not be empty"),
+        (lambda reader: reader.readuntil(10), TypeError, "expected str or a bytes-like object"),
+        (lambda reader: reader.readuntil(None), TypeError, "expected str or a bytes-like object"),
+    ],
+)
+def test_an_invalid_argument_is_refused(call: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=f"^{text}"):
+        call(Pieces(b"\0" * 20))
 
 
 @pytest.mark.parametrize("separator", ["::", b"::", bytearray(b"::"), memoryview(b"::")])
@@ -423,18 +426,6 @@ def test_readuntil_returns_up_to_and_including_the_separator(separator: Any) -> 
         with pytest.raises(IncompleteReadError) as caught:
             reader.readuntil(separator)
         assert (caught.value.partial, caught.value.expected) == (partial, None)
-
-
-@pytest.mark.parametrize("separator", ["", b"", bytearray()])
-def test_an_empty_separator_is_a_value_error(separator: Any) -> None:
-    with pytest.raises(ValueError, match="^the separator must not be empty$"):
-        Pieces(b"a").readuntil(separator)
-
-
-@pytest.mark.parametrize("separator", [0, 10, None, ["\n"]])
-def test_a_separator_that_is_neither_text_nor_bytes_is_a_type_error(separator: Any) -> None:
-    with pytest.raises(TypeError, match="^expected str or a bytes-like object, not "):
-        Pieces(b"\0" * 20).readuntil(separator)
 
 
 def test_a_separator_is_not_found_across_two_code_units() -> None:
@@ -490,19 +481,6 @@ def test_lines_are_found_in_any_encoding(encoding: str, text: str) -> None:
     assert list(iter(reader.readline, "")) == text.splitlines(keepends=True)
 
 
-def test_an_incomplete_character_at_the_end_belongs_to_the_last_line() -> None:
-    reader = byte_by_byte(b"ab\xc3")
-    reader.set_encoding()
-    assert reader.readline() == "ab\ufffd"
-    assert reader.readline() == ""
-
-
-def test_an_incomplete_line_of_base64_is_not_the_end_of_input() -> None:
-    reader = byte_by_byte(b"a\nbc\nd\n")
-    reader.set_encoding("base64")
-    assert list(iter(reader.readline, "")) == ["YQpi", "Ywpk", "Cg=="]
-
-
 def test_peek_returns_the_bytes_of_the_next_read() -> None:
     reader = Pieces(b"ab", b"cd")
     assert reader.peek() == b"ab"
@@ -540,31 +518,11 @@ def test_a_new_encoding_applies_to_bytes_that_were_received_before() -> None:
     assert reader.read() == "ö!"
 
 
-def test_the_encoding_can_be_removed() -> None:
-    reader = Pieces("é\nü\nö\n".encode())
-    reader.set_encoding("utf-8")
-    assert reader.readline() == "é\n"
-    reader.set_encoding(None)
-    assert reader.readline() == "ü\n".encode()
-    assert reader.encoding == "utf-8"
-    assert list(reader.lines()) == ["ö"]
-
-
 def test_utf_16_may_begin_after_an_odd_number_of_bytes() -> None:
     reader = byte_by_byte(b"\x01\x02\x03" + "日\nb\n".encode("utf-16-le"))
     assert reader.readexactly(3) == b"\x01\x02\x03"
     reader.set_encoding("utf16le")
     assert list(reader.lines()) == ["日", "b"]
-
-
-def test_a_newline_is_found_after_half_a_code_unit_was_read() -> None:
-    reader = byte_by_byte("ab\ncd\nef\n".encode("utf-16-le"))
-    reader.set_encoding("utf16le")
-    assert reader.readexactly(3) == "a"
-    assert reader.readline() == "b\n"
-    assert reader.readuntil("\n") == "cd\n"
-    assert reader.readexactly(1) == ""
-    assert list(reader.lines()) == ["ef"]
 
 
 def test_with_an_encoding_the_error_has_the_received_text() -> None:
@@ -598,6 +556,7 @@ def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
         (lambda reader: b"".join(reader), b"two\r\nthree\n\nfour"),
         (lambda reader: reader.peek(3), b"two"),
         (lambda reader: list(reader.lines()), ["two", "three", "", "four"]),
+        (lambda reader: reader.read_message(Delimiter(b"e")), b"two\r\nthr"),
     ],
 )
 def test_any_read_after_a_line_returns_the_bytes_that_follow(
@@ -719,15 +678,6 @@ def test_the_limit_holds_for_any_separator() -> None:
     assert reader.readuntil("::") == b"ab::"
 
 
-def test_the_decoders_part_of_a_skipped_line_is_skipped_too() -> None:
-    reader = byte_by_byte("much too long\nab\n".encode("utf-16-le"), max_line=8)
-    reader.set_encoding("utf16le")
-    assert reader.readexactly(1) == ""
-    with pytest.raises(LineTooLongError):
-        reader.readline()
-    assert reader.read() == "ab\n"
-
-
 def test_a_skipped_line_may_end_in_bytes_that_its_codec_refuses() -> None:
     reader = byte_by_byte(b"xn--\x80 much too long\nab", max_line=8)
     reader.set_encoding("idna")
@@ -735,16 +685,6 @@ def test_a_skipped_line_may_end_in_bytes_that_its_codec_refuses() -> None:
     with pytest.raises(LineTooLongError):
         reader.readline()
     assert reader.read() == "ab"
-
-
-def test_an_exception_while_a_line_is_skipped_loses_no_bytes() -> None:
-    reader = Pieces(b"123456", TimeoutError(), b"78", TimeoutError(), b"9\nok\n", max_line=4)
-    with pytest.raises(LineTooLongError):
-        reader.readline()
-    for _ in range(2):
-        with pytest.raises(TimeoutError):
-            reader.readline()
-    assert reader.readline() == b"ok\n"
 
 
 # --- Results that are too large ---
