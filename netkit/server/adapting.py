@@ -80,17 +80,15 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
 
 
 def _signature(handler: Any) -> inspect.Signature | None:
-    """Return the signature, None if there is none, as for some functions written in C."""
     import inspect  # here, since a server with a `Handler` class does not need it
 
     try:
         return inspect.signature(handler)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # some functions written in C have none
         return None
 
 
 def _required(signature: inspect.Signature) -> list[str]:
-    """Return the names of the positional parameters without a default."""
     return [
         p.name
         for p in signature.parameters.values()
@@ -122,8 +120,8 @@ def _problem_of_class(handler: type) -> str | None:
             return "derive it from netkit.Handler or from socketserver.BaseRequestHandler"
         return None
     for name in ("setup", "connected", "handle", "received", "finish", "closed"):
-        problem = problem_of_result(getattr(handler, name, None))
-        problem = problem or _problem_of_method(handler, name)
+        method = getattr(handler, name, None)
+        problem = problem_of_result(method) or _problem_of_method(handler, name)
         if problem:
             return f"{name}: {problem}"
     return None

@@ -137,25 +137,19 @@ class LoggerHandler(Handler):
         self._report(f"got connection from {self.conn.peer}")
 
     def handle(self) -> None:
-        if self.style == "text":
-            while self._log_line():
-                pass
-        else:
-            super().handle()
-
-    def _log_line(self) -> bool:
-        try:
-            line = self.conn.readline()
-        except LineTooLongError as error:
-            self._report(f"{self.conn.peer}: {error}; it is skipped")
-            return True
-        more = bool(line)
-        if more:
+        while self.style == "text":
+            try:
+                line = self.conn.readline()
+            except LineTooLongError as error:
+                self._report(f"{self.conn.peer}: {error}; it is skipped")
+                continue
+            if not line:
+                return
             encoding = self.conn.encoding
             for ending in "\n\r":
                 line = line.removesuffix(encode_separator(ending, encoding)[0])
             self._put(printable_bytes(line, encoding).encode() + b"\n")
-        return more
+        super().handle()
 
     def received(self, data: Any) -> None:
         self._put(hex_dump(data, self.conn.bytes_read) if self.style == "hex" else data)
@@ -209,8 +203,8 @@ class GreeterHandler(Handler):
         text = text.replace("{port}", str(conn.remote_port))
         text = text.replace("{address}", conn.remote_address or conn.peer)
         for line in text.splitlines(keepends=True):
-            self.conn.write(line)
-        self.conn.end()
+            conn.write(line)
+        conn.end()
 
     def handle(self) -> None:
         """Read nothing: the close of the connection discards the client's input."""

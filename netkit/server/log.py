@@ -41,20 +41,16 @@ def _links(error: BaseException) -> list[str]:
     """The tracebacks of a chain of exceptions, and the lines that Python writes between them."""
     link: BaseException | None = error
     parts: list[str] = []
-    between = ""
     seen: set[int] = set()
     while link is not None and id(link) not in seen:
         if len(seen) == MOST_LINKS:
-            parts.append("[older exceptions left out]\n")
-            break
-        if parts:
-            parts.append(f"\n{between}:\n\n")
+            return ["[older exceptions left out]\n", *parts[::-1]]
         seen.add(id(link))
-        parts.append(_traceback(link))
         cause, context = link.__cause__, link.__context__
-        link = cause if cause is not None or link.__suppress_context__ else context
         between = _CAUSE if cause is not None else _CONTEXT
-    return parts[::-1]
+        parts += [_traceback(link), f"\n{between}:\n\n"]
+        link = cause if cause is not None or link.__suppress_context__ else context
+    return parts[-2::-1]
 
 
 def _traceback(error: BaseException) -> str:
@@ -80,7 +76,7 @@ def _add_traceback(record: logging.LogRecord) -> bool:
 
 logger.addFilter(_add_traceback)
 
-
+_has_failed = False
 _hidden: set[type[events.Event]] = set()
 
 
@@ -89,23 +85,17 @@ def hide(*kinds: type[events.Event]) -> None:
     _hidden.update(kinds)
 
 
-_has_failed = False
-
-
 def write(event: events.Event) -> None:
     """Log one event. The first exception of a log handler is reported on standard error."""
     global _has_failed
-    try:
-        if logger.isEnabledFor(event.level) and type(event) not in _hidden:
-            _write(event)
-    except Exception as error:
-        if not _has_failed:
-            _has_failed = True
-            events.last_resort("a record could not be logged", error)
-
-
-def _write(event: events.Event) -> None:
+    if type(event) in _hidden or not logger.isEnabledFor(event.level):
+        return
     error = getattr(event, "error", None) if event.with_traceback else None
     if isinstance(error, ConnectError):  # a service that is down: the traceback adds nothing
         error = None
-    logger.log(event.level, event.message(), exc_info=error, extra={"event": event})
+    try:
+        logger.log(event.level, event.message(), exc_info=error, extra={"event": event})
+    except Exception as failure:
+        if not _has_failed:
+            _has_failed = True
+            events.last_resort("a record could not be logged", failure)

@@ -42,23 +42,20 @@ def configure_logging(
     root = logging.getLogger()
     former = [each for each in root.handlers if isinstance(each, StreamHandler)]
     former_level = root.level
-    _swap(former, [handler], getattr(logging, level.upper()))
+    for each in former:
+        root.removeHandler(each)
+    root.addHandler(handler)
+    root.setLevel(getattr(logging, level.upper()))
     restore_hooks = replace_hooks()
 
     def undo() -> None:
-        _swap([handler], former, former_level)
+        root.removeHandler(handler)
+        for each in former:
+            root.addHandler(each)
+        root.setLevel(former_level)
         restore_hooks()
 
     return undo
-
-
-def _swap(old: list[StreamHandler], new: list[StreamHandler], level: int) -> None:
-    root = logging.getLogger()
-    for handler in old:
-        root.removeHandler(handler)
-    for handler in new:
-        root.addHandler(handler)
-    root.setLevel(level)
 
 
 def is_configured() -> bool:
@@ -91,9 +88,8 @@ def add_status_lines() -> Callable[[], None]:
     """Begin what `status_lines` does. Returns a function that ends it."""
     handler, level = _StatusHandler(sys.stderr), logger.level
     handler.setFormatter(TextFormatter(not _is_tty(sys.stderr)))
-    handler.addFilter(
-        lambda _: not logging.getLogger().handlers
-    )  # no longer, once the program configures logging
+    # Once the program configures logging, its handlers write the records.
+    handler.addFilter(lambda _: not logging.getLogger().handlers)
     logger.addHandler(handler)
     if level == logging.NOTSET:
         logger.setLevel(logging.INFO)

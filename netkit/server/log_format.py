@@ -30,9 +30,11 @@ class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic 
         try:
             line = self.format(record)
         except Exception as error:  # the arguments of the record do not fit its message
-            line = self.format(_about(record, error))
-        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            where = f"{record.pathname}:{record.lineno}"
+            text = f"a record of {where} cannot be formatted: {described(error)}"
+            line = self.format(logging.LogRecord(record.name, logging.ERROR, "", 0, text, (), None))
         try:
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
             text = line.encode(encoding, "backslashreplace").decode(encoding)
             if self._is_writable():
                 self.stream.write(text + self.terminator)
@@ -41,23 +43,13 @@ class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic 
             return
 
     def _is_writable(self) -> bool:
-        """Whether a write would not block. Only the first record for a full pipe waits.
-
-        All threads that log wait for the one that writes, and so does a stop of the server.
-        """
+        # Only the first record for a full pipe waits, since all threads that log wait with it.
         try:
             seconds = 0.0 if self._is_full else self.longest_write
             self._is_full = not wait_until_ready(self.stream, True, seconds)
         except Exception:  # it has no descriptor, or no longer
             return True
         return not self._is_full
-
-
-def _about(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
-    where = f"{record.pathname}:{record.lineno}"
-    text = f"a record of {where} cannot be formatted: {described(error)}"
-    level = {"levelno": logging.ERROR, "levelname": "ERROR"}
-    return logging.makeLogRecord({"name": record.name, "msg": text, **level})
 
 
 class TextFormatter(logging.Formatter):
@@ -114,7 +106,8 @@ class JsonFormatter(logging.Formatter):
         below = _lines_below(record)
         if below:
             data["traceback"] = "\n".join(below)
-        return self._dumps({name: _capped(value) for name, value in data.items()}, default=said)
+        data = {name: cut(it) if isinstance(it, str) else it for name, it in data.items()}
+        return self._dumps(data, default=said)
 
 
 def _members(event: Event) -> dict[str, Any]:
@@ -136,7 +129,3 @@ def _lines_below(record: logging.LogRecord) -> list[str]:
     if record.stack_info:
         lines += map(one_line, record.stack_info.split("\n"))
     return lines
-
-
-def _capped(value: Any) -> Any:
-    return cut(value) if isinstance(value, str) else value

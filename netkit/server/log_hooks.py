@@ -35,28 +35,24 @@ class Episodes:
         self._lock = threading.RLock()
 
     def note(self, kind: Any) -> int | None:
-        """Decide about a record of `kind`.
+        """Return None if a record of `kind` is to be skipped.
 
-        None if it is to be skipped. If it is to be written, the number of records of its kind that
-        were skipped before.
+        If it is to be written, return the number of records of its kind that were skipped before.
         """
         now = self._clock()
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= MOST_KINDS:
-                self._forget_locked(now)
+                for each, (began, more) in list(self._kinds.items()):
+                    if not more and began + EPISODE_SECONDS <= now:
+                        del self._kinds[each]
                 if len(self._kinds) >= MOST_KINDS:
                     kind = None  # a common kind for all that there is no room for
-            began, more = self._kinds.get(kind, (-EPISODE_SECONDS, 0))
-            if began + EPISODE_SECONDS > now and kind in self._kinds:
+            began, more = self._kinds.get(kind, (float("-inf"), 0))
+            if began + EPISODE_SECONDS > now:
                 self._kinds[kind] = began, more + 1
                 return None
             self._kinds[kind] = now, 0
             return more
-
-    def _forget_locked(self, now: float) -> None:
-        for kind, (began, more) in list(self._kinds.items()):
-            if not more and began + EPISODE_SECONDS <= now:
-                del self._kinds[kind]
 
     def take_rest(self) -> int:
         """The number of skipped records that no other record has named yet. Forgets them."""
@@ -86,42 +82,40 @@ def report_rest() -> None:
         logger.warning("%d more records like those above were not written", rest)
 
 
-def _place(traceback: TracebackType | None) -> tuple[Any, ...]:
-    """Where an exception was raised, which is a part of its kind."""
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return (traceback.tb_frame.f_code, traceback.tb_lineno) if traceback is not None else ()
-
-
-def _described(error: BaseException | None, kind: type[BaseException]) -> str:
-    return kind.__name__ if error is None else described(error)
+def _report_exception(
+    where: object,
+    what: str,
+    kind: type[BaseException],
+    error: BaseException | None,
+    at: TracebackType | None,
+) -> None:
+    """Log an exception. `where`, its class and its line in the program are the kind of record."""
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = (at.tb_frame.f_code, at.tb_lineno) if at is not None else ()
+    text = kind.__name__ if error is None else described(error)
+    _report((where, kind, place), logging.ERROR, f"{what}{text}", error)
 
 
 def _excepthook(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    text = f"uncaught {_described(error, kind)}"
-    _report(("main", kind, _place(traceback)), logging.ERROR, text, error)
+    _report_exception("main", "uncaught ", kind, error, traceback)
 
 
 def _thread_excepthook(args: threading.ExceptHookArgs) -> None:
-    kind, error = args.exc_type, args.exc_value
-    if issubclass(kind, SystemExit):  # a way to end a thread
-        return
-    name = args.thread.name if args.thread else "that has ended"
-    text = f"uncaught in thread {name}: {_described(error, kind)}"
-    _report(("thread", kind, _place(args.exc_traceback)), logging.ERROR, text, error)
+    if not issubclass(args.exc_type, SystemExit):  # a way to end a thread
+        name = args.thread.name if args.thread else "that has ended"
+        _report_exception("thread", f"uncaught in thread {name}: ", *args[:3])
 
 
 def _unraisablehook(args: sys.UnraisableHookArgs) -> None:
-    kind, error = args.exc_type, args.exc_value
     try:
         place = cut(repr(args.object))
     except Exception:  # of its `__repr__`
         place = type(args.object).__name__
-    text = f"ignored in {place}: {_described(error, kind)}"
-    what = ("unraisable", kind, type(args.object), _place(args.exc_traceback))
-    _report(what, logging.ERROR, text, error)
+    where, what = type(args.object), f"ignored in {place}: "
+    _report_exception(where, what, args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def _showwarning(
