@@ -108,14 +108,3 @@ def test_a_file_that_a_handler_keeps_does_not_keep_the_descriptor_open() -> None
         assert [request.fileno() for request in requests] == [-1] * 5
         for file in files:
             file.close()
-
-
-def test_a_timeout_of_another_service_is_a_failure_of_the_handler() -> None:
-    class TimesOut(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            raise TimeoutError("the database")
-
-    with silent_log(), netkit.Server(LOCAL, TimesOut) as server, serving_forever(server):
-        with observed(events.HandlerFailed, events.ClientFailed) as seen:
-            assert exchange(server, b"") == b""
-    assert [type(event) for event in seen] == [events.HandlerFailed]

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import socket
-import socketserver
 import sys
 import threading
 import time
@@ -71,16 +70,10 @@ class Gate:
 # Listening
 
 
-def test_a_new_server_is_not_bound() -> None:
-    server = netkit.create_server(netkit.EchoHandler)
-    assert not server.listening
-    assert server.address is None
-    assert server.connections == ()
-    assert server.connection_count == 0
-
-
 def test_listen_returns_the_server_which_is_bound_then() -> None:
     server = netkit.create_server(netkit.EchoHandler)
+    assert (server.listening, server.address) == (False, None)
+    assert (server.connections, server.connection_count) == ((), 0)
     assert server.listen(0, "127.0.0.1") is server
     with server:
         assert server.listening
@@ -99,15 +92,16 @@ def test_a_listening_server_has_clients_wait_until_it_serves() -> None:
             assert receive_exactly(sock, 5) == b"early"
 
 
-def test_a_stopped_server_has_no_address_and_refuses_clients() -> None:
-    with serving(netkit.EchoHandler) as server:
-        assert isinstance(server.address, netkit.SocketAddress)
-        port = server.address.port
-        server.stop()
-        assert not server.listening
-        assert server.address is None
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
+@pytest.mark.parametrize("serves", [True, False])
+def test_a_stopped_server_has_no_address_and_refuses_clients(serves: bool) -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    if serves:
+        server.start()
+    port = server.server_address[1]
+    assert server.stop() == (0, 0)
+    assert (server.listening, server.address) == (False, None)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_listening_twice_is_an_error_that_says_where_it_listens() -> None:
@@ -154,8 +148,6 @@ def test_a_closed_server_can_listen_and_serve_again_and_again() -> None:
 
 
 def test_a_server_that_was_closed_before_it_ever_listened_still_can() -> None:
-    server = netkit.create_server(netkit.EchoHandler)
-    server.close()
     gate = Gate()
     server = netkit.create_server(gate)
     server.stop(0)
@@ -167,32 +159,22 @@ def test_a_server_that_was_closed_before_it_ever_listened_still_can() -> None:
         assert receive_all(sock) == b"!"
 
 
-def test_the_error_for_a_port_in_use_names_it(port_in_use: int) -> None:
+def test_the_error_for_a_port_in_use_names_it_and_the_server_may_listen_elsewhere(
+    port_in_use: int,
+) -> None:
+    text = f"cannot listen on 127.0.0.1:{port_in_use}: address already in use (EADDRINUSE)"
     server = netkit.create_server(netkit.EchoHandler)
-    with observed() as seen, pytest.raises(OSError, match="EADDRINUSE") as caught:
-        server.listen(port_in_use, "127.0.0.1")
-    error: Any = caught.value
-    assert error.errno == errno.EADDRINUSE
-    assert error.strerror == (
-        f"cannot listen on 127.0.0.1:{port_in_use}: address already in use (EADDRINUSE)"
-    )
-    assert (error.address, error.port, error.syscall) == ("127.0.0.1", port_in_use, "listen")
-    assert not server.listening
-    assert server.address is None
-    assert seen == []
-
-
-def test_the_constructor_reports_a_port_in_use_in_the_same_way(port_in_use: int) -> None:
-    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port_in_use}: .* ") as caught:
-        netkit.Server(("127.0.0.1", port_in_use), netkit.EchoHandler)
-    error: Any = caught.value
-    assert (error.address, error.port, error.syscall) == ("127.0.0.1", port_in_use, "listen")
-
-
-def test_after_a_failed_listen_another_one_works(port_in_use: int) -> None:
-    server = netkit.create_server(netkit.EchoHandler)
-    with pytest.raises(OSError, match="EADDRINUSE"):
-        server.listen(port_in_use, "127.0.0.1")
+    for bind in (
+        lambda: server.listen(port_in_use, "127.0.0.1"),
+        lambda: netkit.Server(("127.0.0.1", port_in_use), netkit.EchoHandler),
+    ):
+        with observed() as seen, pytest.raises(OSError, match="EADDRINUSE") as caught:
+            bind()
+        error: Any = caught.value
+        assert (error.errno, error.strerror) == (errno.EADDRINUSE, text)
+        assert (error.address, error.port, error.syscall) == ("127.0.0.1", port_in_use, "listen")
+        assert seen == []
+    assert (server.listening, server.address) == (False, None)
     with server.listen(0, "127.0.0.1"):
         assert exchange(server, b"hello") == b"hello"
 
@@ -205,41 +187,22 @@ def test_port_0_in_any_spelling_is_a_free_one(port: int | str) -> None:
 
 
 @pytest.mark.parametrize(
-    "port", [-1, 65536, 10**30, "65536", "-1", "abc", "", " 80", "8 0", "\u0668"]
+    ("port", "kind"), [(65536, ValueError), ("abc", ValueError), (True, TypeError)]
 )
-def test_an_invalid_port_is_a_value_error(port: int | str) -> None:
-    shown = str(port) if str(port).isascii() and str(port).isdigit() else repr(port)
-    with pytest.raises(ValueError, match=f"port must be a number from 0 to 65535, not {shown}"):
+def test_an_invalid_port_is_refused(port: Any, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="port must be a number from 0 to 65535, not "):
         netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1")
-    with pytest.raises(ValueError, match=f"port must be a number from 0 to 65535, not {shown}"):
+    with pytest.raises(kind, match="port must be a number from 0 to 65535, not "):
         netkit.Server(("127.0.0.1", port), netkit.EchoHandler)
 
 
-@pytest.mark.parametrize("port", [True, None, 1.5, b"80", [80]])
-def test_a_port_of_another_type_is_a_type_error(port: Any) -> None:
-    with pytest.raises(TypeError, match=r"port must be a number from 0 to 65535, not "):
-        netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1")
-
-
-@pytest.mark.parametrize("host", ["256.1.1.1", "a..b", "x" * 300, "no such host"])
-def test_the_error_for_a_host_that_does_not_resolve_names_it(host: str) -> None:
+def test_the_error_for_a_host_that_does_not_resolve_names_it() -> None:
     server = netkit.create_server(netkit.EchoHandler)
-    with pytest.raises(OSError, match="listen ") as caught:
-        server.listen(8080, host)
+    with pytest.raises(socket.gaierror, match="listen on no such host:8080: ") as caught:
+        server.listen(8080, "no such host")
     error: Any = caught.value
-    assert isinstance(error, socket.gaierror)
-    assert (error.address, error.port, error.syscall) == (host, 8080, "listen")
-    assert f"{host}:8080" in str(error) or repr(f"{host}:8080")[1:-1] in str(error)
+    assert (error.address, error.port, error.syscall) == ("no such host", 8080, "listen")
     assert not server.listening
-
-
-def test_the_error_for_an_address_of_another_machine_names_it() -> None:
-    with pytest.raises(
-        OSError, match=r"cannot listen on 192.0.2.1:0: .* \(EADDRNOTAVAIL\)"
-    ) as caught:
-        netkit.create_server(netkit.EchoHandler).listen(0, "192.0.2.1")  # RFC 5737: nobody's
-    assert caught.value.errno == errno.EADDRNOTAVAIL
-    assert caught.value.address == "192.0.2.1"  # type: ignore[attr-defined]
 
 
 def test_a_name_is_resolved() -> None:
@@ -329,15 +292,6 @@ def test_a_port_in_use_is_not_tried_on_ipv4_alone() -> None:
         assert caught.value.address == "::"  # type: ignore[attr-defined]
 
 
-def test_a_bound_socket_can_be_listened_on_and_is_closed_in_the_end() -> None:
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    with netkit.create_server(netkit.EchoHandler).listen(sock=sock) as server:
-        assert server.server_address == sock.getsockname()
-        assert exchange(server, b"x") == b"x"
-    assert sock.fileno() == -1
-
-
 @pytest.mark.parametrize(("given", "expected"), [(None, 511), (7, 7)])
 def test_the_kernel_gets_the_backlog(
     monkeypatch: pytest.MonkeyPatch, given: int | None, expected: int
@@ -408,17 +362,13 @@ def test_a_server_that_is_stopped_as_it_begins_to_serve_does_not_serve(
         server.serve_forever()
 
 
-def test_a_with_block_serves_what_listen_has_bound_and_closes_it() -> None:
-    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+@pytest.mark.parametrize("is_started", [False, True])
+def test_a_with_block_serves_what_listen_has_bound_and_closes_it(is_started: bool) -> None:
+    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
+    with server.start() if is_started else server:
         assert exchange(server, b"x") == b"x"
     assert not server.listening
     assert server.fileno() == -1
-
-
-def test_a_with_block_around_a_started_server_only_closes_it() -> None:
-    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1").start() as server:
-        assert exchange(server, b"x") == b"x"
-    assert not server.listening
 
 
 def test_a_with_block_leaves_serving_to_the_program_as_in_socketserver() -> None:
@@ -445,14 +395,6 @@ def test_a_second_serve_forever_waits_until_the_first_has_ended() -> None:
                 for thread in (first, second):
                     thread.join(PATIENCE)
                     assert not thread.is_alive()
-
-
-def test_a_server_can_be_shut_down_and_serve_again() -> None:
-    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
-        for message in (b"one", b"two", b"three"):
-            with in_thread(server.serve_forever):
-                assert exchange(server, message) == message
-                server.shutdown()
 
 
 def test_connections_are_those_that_are_open_now() -> None:
@@ -543,19 +485,6 @@ def test_a_stop_ends_though_the_program_has_closed_the_listener() -> None:
         assert not server.listening
 
 
-def test_a_burst_of_clients_leaves_a_bounded_number_of_threads() -> None:
-    with serving(netkit.EchoHandler) as server, contextlib.ExitStack() as stack:
-        most = server._client_threads.max_parked
-        server._client_threads.park_seconds = 4 * PATIENCE
-        for _ in range(most + 30):
-            stack.enter_context(client(server))
-        wait_until(lambda: server.connection_count == most + 30, "the burst")
-        assert len(server._threads) == most + 30
-        stack.close()
-        wait_until(lambda: len(server._threads) <= most, "going")
-        assert exchange(server, b"x") == b"x"
-
-
 def test_what_many_threads_write_to_one_client_stays_together_and_is_counted() -> None:
     letters = "abcdefgh"
     line = 2_000_000  # the kernel's buffers are full while they all write
@@ -581,52 +510,16 @@ def test_what_many_threads_write_to_one_client_stays_together_and_is_counted() -
 # Handlers and options
 
 
-def test_the_error_of_an_unknown_option_names_the_known_ones() -> None:
-    with pytest.raises(TypeError) as caught:
-        netkit.create_server(netkit.EchoHandler, drain_timout=5)
-    assert str(caught.value).startswith(
-        "unknown option 'drain_timout'; did you mean 'drain_timeout'? The options are "
-    )
-    with pytest.raises(TypeError, match="unknown option 'poll'; the options are profile, "):
-        netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, poll=1)
-
-
 def test_an_invalid_option_is_refused_and_named() -> None:
     with pytest.raises(ValueError, match="drain_timeout must be 0 or more seconds, not -1"):
         netkit.create_server(netkit.EchoHandler, drain_timeout=-1)
-    with pytest.raises(TypeError, match="handler_args must be a mapping, not"):
-        netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, handler_args=["a"])
+    with pytest.raises(TypeError, match="unknown option 'poll'; the options are profile, "):
+        netkit.Server(("127.0.0.1", 0), netkit.EchoHandler, poll=1)
 
 
 def test_a_wrong_handler_is_refused_before_anything_is_bound(port_in_use: int) -> None:
     with pytest.raises(TypeError, match="a handler must be a class or a function, not 'echo'"):
         netkit.Server(("127.0.0.1", port_in_use), "echo")
-
-
-class OldStyle(socketserver.BaseRequestHandler):
-    def __init__(self, request: Any, client_address: Any, server: Any, word: str) -> None:
-        self.word = word
-        super().__init__(request, client_address, server)
-
-    def handle(self) -> None:
-        self.request.sendall(self.word.encode())
-
-
-class NewStyle(netkit.Handler):
-    word = "nothing"
-
-    def connected(self) -> None:
-        self.conn.write(self.word)
-
-
-def function(conn: netkit.Connection, word: str) -> None:
-    conn.write(word)
-
-
-@pytest.mark.parametrize("handler", [OldStyle, NewStyle, function])
-def test_handlers_of_the_three_kinds_get_the_handler_args(handler: Any) -> None:
-    with serving(handler, handler_args={"word": "given"}) as server:
-        assert exchange(server, b"") == b"given"
 
 
 @pytest.mark.parametrize(
@@ -690,24 +583,6 @@ def test_stop_is_idempotent_and_repeats_its_report() -> None:
         assert server.close() == first
         server.server_close()
         server.shutdown()
-
-
-def test_stopping_what_never_listened_does_nothing() -> None:
-    server = netkit.create_server(netkit.EchoHandler)
-    with observed() as seen:
-        assert server.stop() == (0, 0)
-        assert server.close() == (0, 0)
-        server.server_close()
-        server.shutdown()
-    assert seen == []
-
-
-def test_stop_without_ever_serving_closes_the_listener() -> None:
-    server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
-    port = server.server_address[1]
-    assert server.stop() == (0, 0)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port))
 
 
 def test_many_threads_may_stop_at_once_and_all_get_the_same_report() -> None:
@@ -861,16 +736,21 @@ def test_a_client_that_resets_is_no_failure_of_the_handler(
     assert re.match(rf"\[{failure.id}\] .*\w+Error: ", record.getMessage())
 
 
-def test_a_reset_of_another_connection_is_a_failure_of_the_handler() -> None:
-    """A handler that talks to a database has lost that, not its client."""
-    with silent_log(), observed(events.HandlerFailed, events.ClientFailed) as seen:
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "the database is gone"), TimeoutError("slow")]
+)
+def test_an_error_of_another_connection_is_a_failure_of_the_handler(error: Exception) -> None:
+    def handler(conn: netkit.Connection) -> None:
+        raise error
 
-        def handler(conn: netkit.Connection) -> None:
-            raise ConnectionResetError(errno.ECONNRESET, "the database is gone")
+    def reads_the_socket(*_: Any) -> None:
+        raise error
 
-        with serving(handler) as server:
-            assert exchange_and_fail(server, b"") == b""
-    assert [type(event) for event in seen] == [events.HandlerFailed]
+    for kind in (handler, reads_the_socket):
+        with silent_log(), observed(events.HandlerFailed, events.ClientFailed) as seen:
+            with serving(kind) as server, contextlib.suppress(ConnectionResetError):
+                exchange(server, b"")
+        assert [type(event) for event in seen] == [events.HandlerFailed]
 
 
 def test_a_line_that_is_too_long_is_the_clients_fault() -> None:
@@ -911,11 +791,13 @@ def call(server: netkit.Server, name: str) -> Any:
 @pytest.mark.parametrize("name", PUBLIC_CALLS)
 def test_a_server_that_is_not_bound_says_so_or_does_what_it_can(name: str) -> None:
     server = netkit.create_server(netkit.EchoHandler)
-    if name in NEED_A_LISTENER + NEED_A_SOCKET:
-        with pytest.raises(netkit.ServerStateError, match="^the server is not bound; call listen"):
+    with observed() as seen:
+        if name in NEED_A_LISTENER + NEED_A_SOCKET:
+            with pytest.raises(netkit.ServerStateError, match="^the server is not bound; call lis"):
+                call(server, name)
+        else:
             call(server, name)
-    else:
-        call(server, name)
+    assert seen == []
     assert not hasattr(server, "socket")
     assert not server.listening
     with server.listen(0, "127.0.0.1"):
