@@ -169,19 +169,13 @@ def test_a_held_client_may_be_gone_when_there_is_a_place(monkeypatch: pytest.Mon
         assert exchange(server, b"x") == b"x"
 
 
-def test_a_client_beyond_the_number_that_can_be_held_is_refused() -> None:
-    with serving(netkit.EchoHandler, max_connections=0, when_full=60.0) as server:
-        server._overflow.max_held = 0
-        with client(server) as sock:
-            assert receive_all(sock) == b""
-
-
-def test_a_held_client_is_served_by_a_stop_if_there_is_a_place() -> None:
-    with serving(netkit.EchoHandler, max_connections=1, when_full=60.0) as server:
+@pytest.mark.parametrize("when", ["wait", 60.0])
+def test_a_stop_serves_a_client_that_waits_for_a_place_once_there_is_one(when: Any) -> None:
+    with serving(echo, max_connections=1, when_full=when) as server:
         with client(server) as first, client(server) as second:
             assert answers(first)
             second.sendall(b"late")
-            wait_until(lambda: server._overflow.held)
+            wait_until(lambda: when == "wait" or server._overflow.held)
             with in_thread(server.stop):
                 assert receive_all(first) == b""
                 first.close()
@@ -195,17 +189,6 @@ def test_a_held_client_sees_the_end_when_the_server_is_closed() -> None:
             server.close()
             with contextlib.suppress(ConnectionResetError):
                 assert receive_all(sock) == b""
-
-
-def test_a_client_in_the_queue_of_a_full_server_is_served_when_it_stops() -> None:
-    with serving(netkit.EchoHandler, max_connections=1) as server:
-        with client(server) as first, client(server) as second:
-            assert answers(first)
-            second.sendall(b"late")
-            with in_thread(server.stop):
-                assert receive_all(first) == b""
-                first.close()
-                assert receive_all(second) == b"late"
 
 
 def test_a_suspended_server_that_stops_does_not_serve_queued_clients() -> None:
@@ -304,11 +287,10 @@ def counting_waits(server: netkit.Server) -> list[Any]:
 
 
 def test_a_suspended_server_that_shares_places_waits_without_looking_at_them() -> None:
-    places = SharedPlaces(1)
     server = netkit.create_server(netkit.EchoHandler, max_connections=1)
     waits = counting_waits(server)
-    server.share_places(places)
-    with contextlib.closing(places), server.listen(0, "127.0.0.1"):
+    with contextlib.closing(SharedPlaces(1)) as places, server.listen(0, "127.0.0.1"):
+        server.share_places(places)
         server.suspend()
         with client(server) as sock:
             sock.sendall(b"x")
@@ -482,15 +464,18 @@ def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted() 
 
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_a_denied_client_is_refused_before_it_costs_a_thread(handler: Any) -> None:
-    with observed() as seen, serving(handler, deny="127.0.0.0/8", refusal="no") as server:
-        for _ in range(3):
-            with client(server) as sock:
-                assert receive_all(sock) == b""
-        assert server._threads == []
-        assert server.refused_count == 3
+    with observed(events.Refusing, events.Refused, events.Stopped) as seen:
+        with serving(handler, deny="127.0.0.0/8", refusal="no") as server:
+            for _ in range(3):
+                assert exchange_or_end(server) == b""
+            assert server._threads == []
+            assert server.refused_count == 3
         server.configure(deny=None)
-        assert exchange(server, b"x") == b"x"
-    assert sum(isinstance(event, events.Refusing) for event in seen) == 1
+        with server.listen(0, "127.0.0.1"):
+            assert exchange(server, b"x") == b"x"
+    kinds = [events.Refusing, events.Refused, events.Stopped, events.Stopped]
+    assert [type(event) for event in seen] == kinds
+    assert (seen[1].reason, seen[1].clients) == ("deny", 3)
 
 
 def test_a_client_that_cannot_be_registered_gives_its_place_back(
@@ -539,15 +524,6 @@ def test_an_observer_that_is_interrupted_in_an_accept_leaves_no_client_and_no_pl
             assert (server.connection_count, server._admission._taken) == (0, 0)
     finally:
         unsubscribe()
-
-
-def test_refused_clients_are_counted_in_an_event_before_the_server_has_stopped() -> None:
-    with observed(events.Refused, events.Stopped) as told:
-        with serving(netkit.EchoHandler, deny=["127.0.0.1"]) as server:
-            for _ in range(3):
-                assert exchange_or_end(server) == b""
-    refused, stopped = told
-    assert (refused.reason, refused.clients, stopped.finished, stopped.cut) == ("deny", 3, 0, 0)
 
 
 def test_a_denied_client_is_not_held() -> None:
@@ -600,95 +576,93 @@ if __name__ == "__main__":
 
 
 @contextlib.contextmanager
-def program(*command: Any, cwd: Any = ROOT) -> Iterator[tuple[Program, tuple[str, int]]]:
+def program(*command: Any, cwd: Any = ROOT) -> Iterator[Program]:
     with Program(sys.executable, *command, cwd=cwd) as running:
-        yield running, ("127.0.0.1", running.port)
-        running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(PATIENCE) == 0
-
-
-def connected(stack: contextlib.ExitStack, address: tuple[str, int]) -> socket.socket:
-    return stack.enter_context(socket.create_connection(address, PATIENCE))
+        yield running
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
 
 
 @pytest.mark.parametrize(("method", "when"), [("spawn", ""), ("fork", "when_full=60.0")])
 def test_the_limit_is_one_for_all_workers(tmp_path: Path, method: str, when: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.replace("METHOD", repr(method)).replace("WHEN", when))
-    with program(str(script)) as (running, address), contextlib.ExitStack() as stack:
+    with program(str(script)) as running:
         running.wait_for_line("3 workers ready")
         for _ in range(3):
-            first, second = connected(stack, address), connected(stack, address)
-            assert answers(first)
-            assert answers(second)
-            third = connected(stack, address)
-            third.sendall(b"x")
-            assert is_silent(third)
-            first.close()
-            assert receive_exactly(third, 1) == b"x"
-            second.close()
-            fourth = connected(stack, address)
-            assert answers(fourth)
-            third.close()
-            fourth.close()
+            with running.connect() as first, running.connect() as second:
+                assert answers(first)
+                assert answers(second)
+                with running.connect() as third:
+                    third.sendall(b"x")
+                    assert is_silent(third)
+                    first.close()
+                    assert receive_exactly(third, 1) == b"x"
+                    second.close()
+                    with running.connect() as fourth:
+                        assert answers(fourth)
 
 
 def test_the_places_of_a_killed_worker_are_free_again(tmp_path: Path) -> None:
     module = tmp_path / "app.py"
     module.write_text("import os\ndef pid(conn): conn.write(f'{os.getpid()}\\n'); conn.read()\n")
     command = ["-m", "netkit", "serve", "app:pid", "--workers", "2", "--max-connections", "1"]
-    with contextlib.ExitStack() as stack:
-        running, address = stack.enter_context(program(*command, cwd=tmp_path))
+    with program(*command, cwd=tmp_path) as running:
         running.wait_for_line("2 workers ready")
-        first = connected(stack, address)
-        os.kill(int(first.makefile().readline()), signal.SIGKILL)
-        second = connected(stack, address)
-        assert int(second.makefile().readline())
+        with running.connect() as first, running.connect() as second:
+            os.kill(int(first.makefile().readline()), signal.SIGKILL)
+            assert int(second.makefile().readline())
 
 
-def is_served(stack: contextlib.ExitStack, address: Any) -> bool:
-    """Not so by an old worker, which takes in who has been queued when it is to leave."""
-    with contextlib.suppress(ConnectionResetError, AssertionError):
-        return answers(connected(stack, address))
+def is_served(running: Program) -> bool:
+    """False if an old worker, which ends, has accepted the client."""
+    with contextlib.suppress(ConnectionResetError, AssertionError), running.connect() as sock:
+        return answers(sock)
     return False
 
 
-def test_a_list_is_read_again_on_sighup_with_workers_or_without(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "line"), [("1", "the list 'deny' reloaded: 1 rule "), ("2", "reloaded: 2")]
+)
+def test_a_list_is_read_again_on_sighup_with_workers_or_without(
+    workers: str, line: str, tmp_path: Path
+) -> None:
     path = tmp_path / "deny"
-    for workers in ("1", "2"):
-        path.write_text("127.0.0.0/8\n")
-        command = ["-m", "netkit", "echo", "--deny", f"@{path}", "--workers", workers]
-        with program(*command) as (running, address), contextlib.ExitStack() as stack:
-            if workers == "2":
-                running.wait_for_line("2 workers ready")
-            assert receive_all(connected(stack, address)) == b""
-            path.write_text("10.0.0.0/8\n")
-            running.process.send_signal(signal.SIGHUP)
-            running.wait_for_line(
-                "the list 'deny' reloaded: 1 rule " if workers == "1" else "reloaded: 2"
-            )
-            wait_until(lambda stack=stack, address=address: is_served(stack, address))
+    path.write_text("127.0.0.0/8\n")
+    command = ["-m", "netkit", "echo", "--deny", f"@{path}", "--workers", workers]
+    with program(*command) as running:
+        if workers == "2":
+            running.wait_for_line("2 workers ready")
+        with running.connect() as sock:
+            assert receive_all(sock) == b""
+        path.write_text("10.0.0.0/8\n")
+        running.send_signal(signal.SIGHUP)
+        running.wait_for_line(line)
+        wait_until(lambda: is_served(running))
 
 
-@pytest.mark.parametrize("when", ["refuse", "0"])
-def test_the_command_line_refuses_with_a_line(when: str) -> None:
-    options = ["--max-connections", "0", "--when-full", when, "--refusal", "full"]
-    with program("-m", "netkit", "echo", *options) as (running, address):
-        with contextlib.ExitStack() as stack:
-            assert receive_all(connected(stack, address)) == b"full\n"
+def test_the_command_line_refuses_with_a_line() -> None:
+    options = ["--max-connections", "0", "--when-full", "refuse", "--refusal", "full"]
+    with program("-m", "netkit", "echo", *options) as running, running.connect() as sock:
+        assert receive_all(sock) == b"full\n"
         running.wait_for_line("max_connections: refusing clients, 127.0.0.1")
 
 
-def test_an_invalid_limit_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for option, value, text in [
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
         ("--when-full", "drop", "it must be 'wait', 'refuse' or a number of seconds, not 'drop'"),
         ("--deny", "@/nowhere", "--deny: No such file or directory: '/nowhere'"),
         ("--allow", "300.0.0.1", "--allow: not an IP address: '300.0.0.1'"),
         ("--max-connections", "many", "it must be a number or 'off', not 'many'"),
-    ]:
-        with pytest.raises(SystemExit) as end:
-            main.main(["echo", option, value])
-        assert end.value.code == 2
-        told = capsys.readouterr().err
-        assert text in told
-        assert told.count("\n") == 1
+    ],
+)
+def test_an_invalid_limit_is_an_error_of_one_line(
+    option: str, value: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main.main(["echo", option, value])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert text in told
+    assert told.count("\n") == 1
