@@ -158,7 +158,7 @@ DEFECTS = {
     ],
     "each reset is a traceback on standard error": [
         "test_a_client_that_resets_is_no_failure_of_the_handler",
-        "test_a_timeout_of_another_service_is_a_failure_of_the_handler",
+        "test_an_error_of_another_connection_is_a_failure_of_the_handler",
     ],
     "the reports of several threads mix": [
         "test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_no_other_client"
