@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from secure import VERSIONS, Joined, Starved, contexts
+from secure import VERSIONS, Joined, contexts
 from support import examples
 
 from netkit.core.errors import TlsError, WriteAfterEndError
 from netkit.tls import explain
 from netkit.tls.engine import RECEIVED
-from netkit.tls.records import LONGEST_HELLO, Records, server_name
+from netkit.tls.records import LONGEST_HELLO, server_name
 from netkit.tls.stream import TlsStream
 
 pytestmark = pytest.mark.fuzz
@@ -176,22 +175,3 @@ def test_what_is_said_of_any_first_bytes_is_one_short_line(odd: bytes, data: byt
                 assert str(explain.handshake_failure(error, peer, first)).isprintable()
         name = server_name(first)
         assert name is None or (name.isprintable() and name.isascii())
-
-
-@examples(100)
-@given(ciphertexts(), st.lists(st.integers(1, 5000), max_size=30))
-def test_the_ends_of_records_do_not_depend_on_the_pieces(data: bytes, cuts: list[int]) -> None:
-    whole, pieces = Records(), Records()
-    whole.feed(data)
-    at = 0
-    for cut in [*cuts, len(data)]:
-        pieces.feed(data[at : at + cut])
-        at += cut
-    assert whole.whole == pieces.whole
-
-
-def test_a_real_conversation_is_taken_for_what_it_is() -> None:
-    joined = Joined()
-    joined.client.send(b"x")
-    with contextlib.suppress(Starved):
-        assert joined.server.recv(1) == b"x"

@@ -98,10 +98,3 @@ def test_other_messages_records_and_kinds_of_names_have_no_name() -> None:
     assert server_name(b"\x16\x03\x01\0\0" + HELLO) is None
     assert server_name(b"GET / HTTP/1.1\r\n\r\n") is None
     assert server_name(b"") is None
-
-
-@pytest.mark.fuzz
-@given(st.binary(max_size=200), st.integers(0, len(HELLO)), st.integers(0, len(HELLO)))
-def test_no_bytes_are_too_odd_to_be_looked_at(odd: bytes, start: int, end: int) -> None:
-    name = server_name(HELLO[:start] + odd + HELLO[end:])
-    assert name is None or (name.isascii() and name.isprintable())
