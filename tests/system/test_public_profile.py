@@ -26,9 +26,10 @@ from support import (
 )
 
 import netkit
-from netkit.core import events, profiles
+from netkit.core import events
+from netkit.core.options import public
 
-PUBLIC = profiles.public()
+PUBLIC = public()
 
 
 def test_a_profile_that_is_set_later_sets_its_options() -> None:
