@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from core.test_events import ERROR, EXAMPLES
+from core.test_events import ERROR, SAMPLES
 from support import logging_put_back
 
 import netkit
@@ -151,31 +151,22 @@ def test_the_traceback_and_the_stack_of_a_record_follow_it(
     assert "Stack (most recent call last):" in lines
 
 
-@pytest.mark.parametrize(
-    ("event", "level", "text"),
-    [
-        example
-        for example in EXAMPLES
-        if isinstance(
-            example[0],
-            (
-                events.ConnectionClosed,
-                events.ClientFailed,
-                events.HandlerFailed,
-                events.WorkerEnded,
-                events.Resolved,
-            ),
-        )
-    ],
+OF_EACH_FORM = (
+    *(events.ConnectionClosed, events.ClientFailed, events.HandlerFailed),
+    *(events.WorkerEnded, events.Resolved),
 )
+
+
+@pytest.mark.parametrize("event", [each for each in SAMPLES if isinstance(each, OF_EACH_FORM)])
 def test_json_is_one_object_a_line_with_the_data_of_the_event(
-    event: Any, level: str, text: str, configured: Callable[..., io.StringIO]
+    event: Any, configured: Callable[..., io.StringIO]
 ) -> None:
     stream = configured(style="json")
     log.write(event)
     (line,) = stream.getvalue().splitlines()
     data = json.loads(line)
-    assert (data.pop("level"), data.pop("message")) == (level.lower(), text)
+    level = logging.getLevelName(event.level).lower()
+    assert (data.pop("level"), data.pop("message")) == (level, event.message())
     assert data.pop("event") == type(event).__name__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", data.pop("time"))
     assert (data.pop("logger"), data.pop("pid")) == ("netkit", os.getpid())
