@@ -42,7 +42,7 @@ class Serve(Command):
     def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         if arguments.workers == 1:
             return self.handler(arguments)
-        from ..process.recipe import to_be_loaded
+        from ..process.work import to_be_loaded
 
         # The parent never loads the module, so that a reload, which starts workers, loads it anew.
         return to_be_loaded, {}

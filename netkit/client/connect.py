@@ -29,7 +29,7 @@ from ..core.options import TimeLimits
 from ..net import sockopts
 from ..net.bind import Candidate, explain, look_up, scoped
 from ..net.connection import Connection
-from .happy_eyeballs import Race, Waiter, interleaved
+from .happy_eyeballs import Cancel, Race, Waiter, interleaved
 from .options import FAMILIES, ConnectOptions
 
 if TYPE_CHECKING:
@@ -122,9 +122,8 @@ def _start_tls(
     def interrupt() -> None:
         conn.interrupt(CancelledError(), hard=True)
 
-    cancel = options.cancel
-    if cancel is not None:
-        cancel.attach(interrupt)
+    cancel = options.cancel or Cancel()
+    cancel.attach(interrupt)
     try:
         # A certificate names no zone, since the same link has another one on another machine.
         hostname = options.server_hostname or (target.host and target.host.partition("%")[0])
@@ -133,9 +132,8 @@ def _start_tls(
         late = TimeoutError(errno.ETIMEDOUT, "no TLS handshake in time")
         raise _failure(target, [(conn.peer, late)], timed_out=True) from None
     finally:
-        if cancel is not None:
-            cancel.detach(interrupt)
-    if cancel is not None and cancel.cancelled:
+        cancel.detach(interrupt)
+    if cancel.cancelled:
         raise CancelledError
 
 
@@ -149,7 +147,7 @@ class _Rounds:
         self._target = target
         self._options = options
         self._waiter = waiter
-        self._attempted: list[Candidate] = []  # in all rounds
+        self._attempted: list[str] = []  # in all rounds
         self._errors: list[tuple[str, OSError]] = []  # of the last round
 
     def run(self) -> Connection:
@@ -179,48 +177,19 @@ class _Rounds:
         """Do one round. Returns the socket that has connected, or None if all attempts failed."""
         self._errors = []
         self._waiter.wait(0)  # raises if the call has been cancelled before
-        race = Race(
-            self._permitted(_candidates(self._target, self._options, self._waiter)),
-            functools.partial(_prepare, self._options),
-            self._options.attempt_delay,
-            self._waiter,
-            self._verify,
-        )
+        candidates = _candidates(self._target, self._options, self._waiter)
+        prepare = functools.partial(_prepare, self._options)
+        delay = self._options.attempt_delay
+        race = Race(candidates, prepare, delay, self._waiter, self._is_blocked)
         try:
             return race.run()
         finally:
             self._attempted += race.attempted
-            self._errors += [(str(candidate), error) for candidate, error in race.errors]
+            self._errors = race.errors
 
-    def _permitted(self, candidates: list[Candidate]) -> list[Candidate]:
-        permitted = []
-        for candidate in candidates:
-            error = self._blocked(candidate.address)
-            if error is None:
-                permitted.append(candidate)
-            else:
-                self._errors.append((str(candidate), error))
-                events.emit(events.AttemptFailed(str(candidate), error))
-        return permitted
-
-    def _blocked(self, address: Any) -> OSError | None:
+    def _is_blocked(self, address: Any) -> bool:
         blocked = self._options.block_list
-        if blocked is None or self._target.host is None or not blocked.check(address[0]):
-            return None
-        return PermissionError(errno.EACCES, "the address is blocked")
-
-    def _verify(self, sock: socket.socket) -> OSError | None:
-        """Return an error if a socket has reached a blocked address, or None.
-
-        The system may connect to another address than it was given: Linux connects to 127.0.0.1
-        instead of 0.0.0.0.
-        """
-        if self._options.block_list is None:
-            return None
-        try:
-            return self._blocked(sock.getpeername())
-        except OSError as error:  # it has been reset already, so its address is unknown
-            return error
+        return blocked is not None and self._target.host is not None and blocked.check(address[0])
 
     def _connection(self, sock: socket.socket) -> Connection:
         options = self._options
@@ -236,7 +205,7 @@ class _Rounds:
         except BaseException:  # without an address, if the server has reset it already
             sock.close()
             raise
-        conn.attempted_addresses = tuple(map(str, self._attempted))
+        conn.attempted_addresses = tuple(self._attempted)
         return conn
 
 

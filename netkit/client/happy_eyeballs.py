@@ -19,7 +19,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from ..core import events
 from ..core.addresses import NEEDS_ZONE, needs_zone
@@ -27,8 +27,6 @@ from ..core.deadline import Deadline, wait_time
 from ..core.errors import CancelledError
 from ..net.bind import Candidate
 from ..net.waker import Waker
-
-_T = TypeVar("_T")
 
 # If the queue of a Unix listener is full, connecting fails, and the selector does not report that
 # there is room again (unix(7)). So the attempt is repeated after this time (seconds).
@@ -98,7 +96,7 @@ class Waiter:
     ) -> None:
         """`lookups` has an element for each lookup that may begin. OSError."""
         self._deadline = deadline
-        self._cancel = cancel
+        self._cancel = Cancel() if cancel is None else cancel
         self._lookups = lookups
         self._waker = Waker()
         try:
@@ -107,8 +105,7 @@ class Waiter:
             self._waker.close()
             raise
         self._selector.register(self._waker, selectors.EVENT_READ)
-        if cancel is not None:
-            cancel.attach(self._waker.wake)
+        self._cancel.attach(self._waker.wake)
 
     def add(self, sock: socket.socket) -> None:
         """Include a socket in the waits until it has connected, or failed."""
@@ -130,18 +127,18 @@ class Waiter:
         if self._waker in ready:
             ready.remove(self._waker)
             self._waker.clear()
-        if self._cancel is not None and self._cancel.cancelled:
+        if self._cancel.cancelled:
             raise CancelledError
         if not ready and self._deadline.expired():
             raise TimeoutError(errno.ETIMEDOUT, "timed out")
         return ready
 
-    def call(self, function: Callable[[], _T]) -> _T:
+    def call(self, function: Callable[[], Any]) -> Any:
         """Call `function` in a new thread, and return its result or raise its error.
 
         Raises the errors of `wait`, too; then the call goes on, and its result is lost.
         """
-        outcome: deque[tuple[_T | None, BaseException | None]] = deque()
+        outcome: list[tuple[Any, BaseException | None]] = []
 
         def run() -> None:
             try:
@@ -158,14 +155,13 @@ class Waiter:
         except BaseException:
             self._lookups.append(None)
             raise
-        while True:
-            self.wait()  # at least once, so that `run` does not end a wait of a `Race`
-            if outcome:
-                break
-        result, error = outcome.pop()
+        self.wait()  # at least once, so that `run` does not end a wait of a `Race`
+        while not outcome:
+            self.wait()
+        result, error = outcome[0]
         if error is not None:
             raise error
-        return result  # type: ignore[return-value]
+        return result
 
     def _begin_lookup(self) -> None:
         while True:
@@ -178,8 +174,7 @@ class Waiter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._cancel is not None:
-            self._cancel.detach(self._waker.wake)
+        self._cancel.detach(self._waker.wake)
         self._selector.close()
         self._waker.close()
 
@@ -207,32 +202,35 @@ class Race:
         prepare: Callable[[socket.socket], object],
         delay: float,
         waiter: Waiter,
-        verify: Callable[[socket.socket], OSError | None] = lambda _: None,
+        blocked: Callable[[Any], bool] = lambda _: False,
     ) -> None:
         """`prepare` sets up each socket before it connects. `delay` is in seconds.
 
-        `verify` returns an error if a socket that has connected must not be used, or else None.
+        `blocked` returns whether an address must not be used. It is called before the attempt, and
+        with the address that was really reached: Linux connects to 127.0.0.1 instead of 0.0.0.0.
         """
-        self._waiting = deque(candidates)
+        self._candidates = candidates
         self._prepare = prepare
         self._delay = delay
         self._waiter = waiter
-        self._verify = verify
+        self._blocked = blocked
         self._running: dict[socket.socket, Candidate] = {}
-        self.attempted: list[Candidate] = []
-        self.errors: list[tuple[Candidate, OSError]] = []
+        self.attempted: list[str] = []
+        """The addresses that were tried."""
+        self.errors: list[tuple[str, OSError]] = []
+        """Each address that has failed, and why."""
 
     def run(self) -> socket.socket | None:
         """Return the socket that connects first, still non-blocking, or None if all attempts fail.
 
-        Raises the errors of `Waiter.wait`. In the end `errors` has the error of each attempt that
-        has failed.
+        Raises the errors of `Waiter.wait`.
         """
+        waiting = deque(each for each in self._candidates if self._is_permitted(each))
         winner = None
         try:
-            while winner is None and self._waiting:
-                winner = self._start(self._waiting.popleft())
-                delay = self._delay if self._waiting else None
+            while winner is None and waiting:
+                winner = self._start(waiting.popleft())
+                delay = self._delay if waiting else None
                 while winner is None and self._running:
                     ready = self._waiter.wait(delay)
                     failed = len(self.errors)
@@ -248,20 +246,21 @@ class Race:
                 if winner is None:
                     self._note(candidate, TimeoutError(errno.ETIMEDOUT, "no answer in time"))
 
+    def _is_permitted(self, candidate: Candidate) -> bool:
+        if self._blocked(candidate.address):
+            self._note(candidate, _is_blocked())
+            return False
+        return True
+
     def _start(self, candidate: Candidate) -> socket.socket | None:
         events.emit(events.AttemptStarted(str(candidate)))
-        self.attempted.append(candidate)
+        self.attempted.append(str(candidate))
         sock = None
         try:
             sock = socket.socket(candidate.family)
             self._prepare(sock)
             sock.setblocking(False)
             code = self._connect(sock, candidate)
-            if code == errno.EINPROGRESS:
-                self._waiter.add(sock)
-                self._running[sock] = candidate
-                return None
-            return self._judged(sock, candidate, code)
         except BaseException as error:
             if sock is not None:
                 sock.close()
@@ -269,6 +268,11 @@ class Race:
                 raise
             self._note(candidate, error)
             return None
+        if code == errno.EINPROGRESS:
+            self._waiter.add(sock)
+            self._running[sock] = candidate
+            return None
+        return self._judged(sock, candidate, code)
 
     def _connect(self, sock: socket.socket, candidate: Candidate) -> int:
         while True:
@@ -284,35 +288,35 @@ class Race:
         return self._judged(sock, candidate, code)
 
     def _judged(self, sock: socket.socket, candidate: Candidate, code: int) -> socket.socket | None:
-        if not code and _is_to_itself(sock):
-            code = errno.ECONNREFUSED
-        error = _failure(candidate, code) if code else self._verify(sock)
+        """Return the socket if it has connected and may be used; else close it."""
+        error = _failure(candidate, code) if code else self._problem(sock)
         if error is None:
             return sock
         sock.close()
         self._note(candidate, error)
         return None
 
+    def _problem(self, sock: socket.socket) -> OSError | None:
+        try:
+            ours, theirs = sock.getsockname(), sock.getpeername()
+        except OSError as error:  # it has been reset already
+            return error
+        if isinstance(ours, tuple) and ours == theirs:
+            # The kernel has given it the port that it connects to, where nobody listens.
+            return OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED).lower())
+        return _is_blocked() if self._blocked(theirs) else None
+
     def _note(self, candidate: Candidate, error: OSError) -> None:
-        self.errors.append((candidate, error))
+        self.errors.append((str(candidate), error))
         events.emit(events.AttemptFailed(str(candidate), error))
 
 
-def _is_to_itself(sock: socket.socket) -> bool:
-    """Whether the kernel has given `sock` the port that it connects to, where nobody listens."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
-    try:
-        return bool(sock.getsockname() == sock.getpeername())
-    except OSError:  # it has been reset already, which the next read reports
-        return False
+def _is_blocked() -> OSError:
+    return PermissionError(errno.EACCES, "the address is blocked")
 
 
 def _failure(candidate: Candidate, code: int) -> OSError:
-    if (
-        code == errno.EINVAL
-        and isinstance(candidate.address, tuple)
-        and needs_zone(candidate.address[0])
-    ):
+    address = candidate.address
+    if code == errno.EINVAL and isinstance(address, tuple) and needs_zone(address[0]):
         return OSError(code, NEEDS_ZONE)
     return OSError(code, os.strerror(code).lower())

@@ -1,15 +1,15 @@
 """The few small messages between a parent process and its workers.
 
-A message is a length and a JSON object. A handler, or a program that it starts, may take over the
-process of a worker. So the parent checks the size and each field of a message, and limits the
-number of messages.
+A message is a line of JSON: an array of the name of its kind, and its fields. A handler, or a
+program that it starts, may take over the process of a worker. So the parent checks the size and
+each field of a message, and limits the number of messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,6 @@ from ..server.registry import StopReport
 MAX_SIZE = 16384  # bytes of one message
 MAX_REASON = 1000  # characters
 MAX_MESSAGES = 1000  # in one direction of a channel; a worker sends three, a parent a few more
-_SIZE = struct.Struct("!I")
 _CHUNK = 65536
 
 
@@ -57,12 +56,12 @@ def _is_reason(value: object) -> bool:
     return type(value) is str and len(value) <= MAX_REASON
 
 
-# The valid values of each field.
-_FIELDS: dict[type[Message], dict[str, Callable[[object], bool]]] = {
-    Ready: {},
-    Failed: {"reason": _is_reason},
-    StopReport: {"finished": _is_count, "cut": _is_count},
-    Stop: {"timeout": _is_seconds, "patience": _is_seconds},
+# The checks of each kind's fields.
+_FIELDS: dict[type[Message], tuple[Callable[[object], bool], ...]] = {
+    Ready: (),
+    Failed: (_is_reason,),
+    StopReport: (_is_count, _is_count),
+    Stop: (_is_seconds, _is_seconds),
 }
 
 
@@ -74,7 +73,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sockopts.blocking(sock)
-        self._received = bytearray()
+        self._rest = b""
         self._count = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,11 +81,9 @@ class Channel:
 
     def send(self, message: Message) -> None:
         """Send a message. OSError if the other end is closed, or has not read for long."""
-        fields = {"kind": type(message).__name__, **message._asdict()}
         if isinstance(message, Failed):
-            fields["reason"] = message.reason[:MAX_REASON]
-        data = json.dumps(fields).encode()
-        self._socket.sendall(_SIZE.pack(len(data)) + data)
+            message = Failed(message.reason[:MAX_REASON])
+        self._socket.sendall(json.dumps([type(message).__name__, *message]).encode() + b"\n")
 
     def receive(self, *kinds: type[Message]) -> list[Any]:
         """Read once, and return the messages that are complete then, perhaps none.
@@ -96,28 +93,15 @@ class Channel:
         chunk = self._socket.recv(_CHUNK)
         if not chunk:
             raise EOFError
-        self._received += chunk
-        messages = []
-        while (end := self._end_of_first()) <= len(self._received):
-            messages.append(_parsed(bytes(self._received[_SIZE.size : end]), kinds))
-            del self._received[:end]
-            self._count += 1
-            if self._count > MAX_MESSAGES:
-                raise ValueError(f"more than {MAX_MESSAGES} messages")
-        return messages
-
-    def _end_of_first(self) -> int:
-        """The index of the end of the first message. ValueError if it is too long."""
-        if len(self._received) < _SIZE.size:
-            return _SIZE.size + MAX_SIZE
-        (size,) = _SIZE.unpack_from(self._received)
-        if size > MAX_SIZE:
-            raise ValueError(f"a message of {size} bytes")
-        return int(_SIZE.size + size)
-
-    def do_not_wait(self) -> None:
-        """Have `send` and `receive` raise BlockingIOError, an OSError, where they would wait."""
-        self._socket.setblocking(False)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if max(map(len, (*lines, self._rest))) > MAX_SIZE:
+            raise ValueError("a message that is too long")
+        if self._rest[:1] not in (b"", b"["):
+            raise ValueError("an invalid message")
+        self._count += len(lines)
+        if self._count > MAX_MESSAGES:
+            raise ValueError("too many messages")
+        return [_parsed(line, kinds) for line in lines]
 
     def fileno(self) -> int:
         """The descriptor to wait for. -1 once it is closed."""
@@ -125,12 +109,38 @@ class Channel:
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed."""
+        """Whether `close` has been called."""
         return self._socket.fileno() < 0
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
         self._socket.close()
+
+
+def _parsed(line: bytes, kinds: tuple[type[Message], ...]) -> Any:
+    with contextlib.suppress(ValueError, RecursionError):
+        message = json.loads(line)
+        for kind in kinds:
+            if isinstance(message, list) and message[:1] == [kind.__name__]:
+                return _made(kind, message[1:])
+    raise ValueError("an invalid message")
+
+
+def _made(kind: Any, values: list[Any]) -> Any:
+    checks = _FIELDS[kind]
+    if len(values) != len(checks) or not all(map(lambda check, it: check(it), checks, values)):
+        raise ValueError
+    return kind(*values)
+
+
+def channel_pair() -> tuple[Channel, Channel]:
+    """Return both ends of a new channel.
+
+    Methods of the first one raise BlockingIOError, an OSError, where they would wait.
+    """
+    ours, theirs = map(Channel, sockopts.socket_pair())
+    ours._socket.setblocking(False)
+    return ours, theirs
 
 
 class SentSocket:
@@ -144,33 +154,15 @@ class SentSocket:
         self._socket = sock
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd  # which only a process being started needs
-
-        sock = self._socket
-        return _received, (sock.family, sock.type, sock.proto, DupFd(sock.fileno()))
+        return _received, duplicates(self._socket.fileno())
 
 
-def _received(family: int, kind: int, proto: int, descriptor: Any) -> socket.socket:
-    return sockopts.blocking(socket.socket(family, kind, proto, fileno=descriptor.detach()))
+def _received(descriptor: Any) -> socket.socket:
+    return sockopts.blocking(socket.socket(fileno=descriptor.detach()))
 
 
-def channel_pair() -> tuple[Channel, Channel]:
-    """Return both ends of a new channel. The first one never waits."""
-    ours, theirs = map(Channel, sockopts.socket_pair())
-    ours.do_not_wait()
-    return ours, theirs
+def duplicates(*descriptors: int) -> tuple[Any, ...]:
+    """Return descriptors in the form that can be sent to a process that is being started."""
+    from multiprocessing.reduction import DupFd  # here because most programs have one process
 
-
-def _parsed(data: bytes, kinds: tuple[type[Any], ...]) -> Any:
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("a message that is not JSON") from None
-    name = fields.pop("kind", None) if isinstance(fields, dict) else None
-    kind = next((each for each in kinds if each.__name__ == name), None)
-    if kind is None or fields.keys() != _FIELDS[kind].keys():
-        raise ValueError("an unknown message")
-    for field, is_valid in _FIELDS[kind].items():
-        if not is_valid(fields[field]):
-            raise ValueError(f"a message with an invalid {field}")
-    return kind(**fields)
+    return tuple(map(DupFd, descriptors))

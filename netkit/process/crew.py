@@ -86,7 +86,11 @@ class Crew:
         self._generation = 0
         self._announced = 0  # the number of workers in the last event
         self._proven = False  # a worker has been ready
-        self._failures = _Failures(pace)
+        self._round = 0  # workers that are started together are of one round
+        self._failed_round = 0  # the last one that had a failure
+        self._failures = 0  # how many rounds in a row had one
+        self._back_off = BackOff(pace.first_pause, pace.longest_pause)
+        self._not_before = Deadline(0)  # when the next round may begin
 
     def current(self) -> list[Worker]:
         """The workers of the present generation, without those that are leaving."""
@@ -94,11 +98,9 @@ class Crew:
 
     def next_step(self) -> Deadline:
         """When there is something to do though nothing happens."""
-        due = Deadline(None)
+        due = self._not_before if self._missing() > 0 else Deadline(None)
         for worker in self.workers:
             due = due.earlier(worker.kill_at)
-        if self._missing() > 0:
-            due = due.earlier(self._failures.not_before)
         return due
 
     def check(self) -> list[Worker]:
@@ -110,7 +112,11 @@ class Crew:
     def step(self) -> None:
         """Do what is due, once all that have ended are `lost`."""
         self._end_reload()
-        self._fill()
+        missing = self._missing()
+        if missing > 0 and self._not_before.expired():
+            self._round += 1
+            while missing and self._add():
+                missing -= 1
 
     # Workers that come and go
 
@@ -121,26 +127,23 @@ class Crew:
         wanted = self.count if self._generation or self._proven else 1
         return wanted - len(self.current())
 
-    def _fill(self) -> None:
-        missing = self._missing()
-        if missing <= 0 or not self._failures.not_before.expired():
-            return
-        round_ = self._failures.begin_round()
-        for _ in range(missing):
-            taken = {worker.index for worker in self.workers}
-            index = min(set(range(len(taken) + 1)) - taken)
-            worker = Worker(self._generation, index, round_)
-            self.workers.append(worker)  # first, so that it is killed if a signal handler raises
-            try:
-                self._start(worker)
-            except Exception as error:
-                worker.kill()
-                worker.check()
-                self.workers.remove(worker)
-                # Neither the machine nor a forkserver that has ended, but what is pickled.
-                hopeless = not isinstance(error, (OSError, EOFError))
-                self._failed(f"{type(error).__name__}: {error}", worker, hopeless)
-                return
+    def _add(self) -> bool:
+        """Start a worker. Return whether that succeeded."""
+        taken = {worker.index for worker in self.workers}
+        index = min(set(range(len(taken) + 1)) - taken)
+        worker = Worker(self._generation, index, self._round)
+        self.workers.append(worker)  # first, so that it is killed if a signal handler raises
+        try:
+            self._start(worker)
+            return True
+        except Exception as error:
+            worker.kill()
+            worker.check()
+            self.workers.remove(worker)
+            # Neither the machine nor a forkserver that has ended, but what is pickled.
+            hopeless = not isinstance(error, (OSError, EOFError))
+            self._failed(f"{type(error).__name__}: {error}", worker, hopeless)
+            return False
 
     def lost(self, worker: Worker) -> None:
         """Note that `worker` has ended."""
@@ -156,14 +159,27 @@ class Crew:
         if self.reload is Reload.STARTING and (new or not any(w.ready for w in self.workers)):
             self._abandon_reload(reason)
             return
-        pause = self._failures.note(worker)
-        if not self._proven and (hopeless or self._failures.count >= self._pace.failures):
+        pause = self._pause_after(worker)
+        self._not_before = Deadline(pause)
+        if not self._proven and (hopeless or self._failures >= self._pace.failures):
             # Once one has served, a client that can crash it must not end the server.
             self.why_failed = reason
         elif worker.failure is not None or not worker.pid:
             self._emit(events.WorkerFailed(reason, pause))
         else:
             self._emit(events.WorkerEnded(worker.pid, worker.status, pause))
+
+    def _pause_after(self, worker: Worker) -> float:
+        """Return the seconds until the next round, after the failure of `worker`."""
+        if worker.ready and worker.age >= self._pace.steady:
+            self._failures = 0
+            self._back_off.succeeded()
+            return 0.0
+        if worker.round > self._failed_round:  # all that fail together count once
+            self._failed_round = self._round
+            self._failures += 1
+            self._back_off.failed()
+        return self._back_off.pause if self._failures > 1 or not worker.pid else 0.0
 
     def resize(self, count: int) -> None:
         """Have `count` workers from now on; those above it finish with their clients."""
@@ -228,38 +244,3 @@ class Crew:
         self.stopping = True
         for worker in self.workers:
             worker.tell(order)
-
-
-class _Failures:
-    """Counts failures in a row, and sets the pause before the next round of workers."""
-
-    def __init__(self, pace: Pace) -> None:
-        self._steady = pace.steady
-        self._back_off = BackOff(pace.first_pause, pace.longest_pause)
-        self._round = 0
-        self._failed_round = 0  # the last one that had a failure
-        self.count = 0
-        """How many rounds in a row had a failure."""
-        self.not_before = Deadline(0)
-        """When the next round may begin."""
-
-    def begin_round(self) -> int:
-        """Return the number of a round of workers that are about to start."""
-        self._round += 1
-        return self._round
-
-    def note(self, worker: Worker) -> float:
-        """Note that `worker` has failed. Return the seconds until the next round."""
-        pause = 0.0
-        if worker.ready and worker.age >= self._steady:
-            self.count = 0
-            self._back_off.succeeded()
-        else:
-            if worker.round > self._failed_round:  # all that fail together count once
-                self._failed_round = self._round
-                self.count += 1
-                self._back_off.failed()
-            if self.count > 1 or not worker.pid:
-                pause = self._back_off.pause
-        self.not_before = Deadline(pause)
-        return pause

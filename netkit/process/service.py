@@ -64,16 +64,23 @@ def _obey(mailbox: Mailbox, server: Server, service: _Service, reloads: Reloads)
     """Obey requests until the service has ended. Return whether its stop was interrupted."""
     stopping = interrupted = False
     while not service.outcome:
-        request = mailbox.take()
-        if request is Request.RELOAD:
-            reloads.ask()
-        elif request in (Request.STOP, Request.INTERRUPT) and not stopping:
-            stopping = True
-            server.request_stop()
-        elif request is Request.INTERRUPT:
-            interrupted = True
-            server.close()
+        for request in mailbox.wait():
+            if request is Request.RELOAD:
+                reloads.ask()
+            elif request in (Request.STOP, Request.INTERRUPT) and not stopping:
+                stopping = True
+                server.request_stop()
+            elif request is Request.INTERRUPT:
+                interrupted = True
+                server.close()
     return interrupted
+
+
+def _reload(server: Server) -> None:
+    if server.can_reload:
+        server.reload()
+    else:
+        events.emit(events.NothingToReload(), server)
 
 
 class _Service:
@@ -113,13 +120,6 @@ class _Service:
         self._server.request_stop(0)
         join(self._thread, None)
         self._server.close()
-
-
-def _reload(server: Server) -> None:
-    if server.can_reload:
-        server.reload()
-    else:
-        events.emit(events.NothingToReload(), server)
 
 
 class Reloads:
@@ -163,7 +163,6 @@ class Reloads:
                 events.emit(events.HookFailed("reload", error), self._server)
 
     def _is_next(self) -> bool:
-        """Whether a reload has been asked for. If not, the thread is about to end."""
         with self._lock:
             if not self._asked:
                 self._thread = None

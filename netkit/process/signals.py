@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
@@ -26,7 +27,6 @@ from typing import Any
 
 from ..net.forks import do_not_undo, undo_in_children
 from ..net.waker import Waker
-from .terminal import has_terminal, stops_writers, watch_terminal
 
 
 class Request(Enum):
@@ -52,9 +52,7 @@ REQUESTS = {
     )
     if hasattr(signal, name)
 }
-_SIGHUP, _SIGTTIN, _SIGTTOU = (
-    getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU")
-)
+_SIGHUP = getattr(signal, "SIGHUP", None)
 
 _TRIES = 1000  # how often signal handlers may interrupt the same action by an exception
 
@@ -76,17 +74,15 @@ class Mailbox:
         self._requests.append(request)
         self._waker.wake()
 
-    def take(self) -> Request:
-        """Wait for the next request, and return it."""
-        while not self._requests:
-            self._waker.clear()
-        return self._requests.popleft()
+    def wait(self) -> list[Request]:
+        """Wait for requests, and return them. A signal of a forked process may end the wait."""
+        self._waker.clear()
+        return [self._requests.popleft() for _ in range(len(self._requests))]
 
     def rest(self) -> list[Request]:
         """Return the requests that are there, without waiting."""
-        self._waker.wake()  # so that `clear` does not wait
-        self._waker.clear()
-        return [self._requests.popleft() for _ in range(len(self._requests))]
+        self._waker.wake()
+        return self.wait()
 
     def fileno(self) -> int:
         """The descriptor to wait for before `rest`."""
@@ -120,6 +116,7 @@ class StopSignals:
         self._former: dict[int, SignalHandler] = {}
         self._former_fds: list[int] = []
         self._disregarded: set[int] = set()
+        self._had_terminal = False
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -130,9 +127,9 @@ class StopSignals:
             # By `map`, so that no signal handler can raise between the call and the note of it.
             set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
             self._former_fds.extend(map(set_fd, [self.mailbox.wakeup_fileno()]))
-            self._terminal_is_lost = watch_terminal()
             self.catch(*self.SIGNALS)
             if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
+                self._had_terminal = _has_terminal()
                 self.catch(_SIGHUP)  # before the server serves, or it would end the program
             return self
         except BaseException:
@@ -154,15 +151,16 @@ class StopSignals:
         """
         self._disregarded.update(signals)
         self.catch(*signals)
-        if _SIGTTIN in signals and has_terminal():
-            signal.signal(_SIGTTIN, signal.SIG_IGN)
+        for signum in signals:
+            if REQUESTS.get(signum) is Request.MORE and _has_terminal():
+                signal.signal(signum, signal.SIG_IGN)
 
     def _post(self, signum: int, frame: object) -> None:
         """The signal handler: the one place where a signal becomes a request."""
         request = REQUESTS.get(signum, Request.LOOK)
-        if signum == _SIGHUP and self._terminal_is_lost():
-            request = Request.STOP
-        elif signum == _SIGTTOU and stops_writers():
+        if request is Request.RELOAD and self._had_terminal and not _has_terminal():
+            request = Request.STOP  # the terminal is lost on which the program was started
+        elif request is Request.FEWER and stops_writers():
             # The terminal has sent it to a process in the background that writes. The write is
             # interrupted forever while SIGTTOU is caught, and succeeds if it is ignored.
             signal.signal(signum, signal.SIG_IGN)
@@ -230,3 +228,30 @@ def despite_signals(action: Callable[[], object]) -> None:
             raised = error
     if raised is not None:
         raise raised
+
+
+# The terminal of this process's session (termios(3))
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(_open_terminal())
+    except OSError:
+        return False
+    return True
+
+
+def stops_writers() -> bool:
+    """Whether this process is in the background of a terminal that stops background writers."""
+    import termios  # not on Windows
+
+    try:
+        with open(_open_terminal(), "rb", buffering=0) as terminal:
+            in_background = os.tcgetpgrp(terminal.fileno()) != os.getpgrp()
+            return in_background and bool(termios.tcgetattr(terminal)[3] & termios.TOSTOP)
+    except (OSError, termios.error):  # there is no terminal, or it is being closed
+        return False
+
+
+def _open_terminal() -> int:
+    return os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY)

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import operator
 import signal
 import threading
 from collections import deque
@@ -22,7 +23,7 @@ from typing import Any
 
 from ..core import events
 from ..core.cores import MAX_WORKERS, check_workers
-from ..core.deadline import Deadline, wait_time
+from ..core.deadline import wait_time
 from ..core.errors import ServerStateError, WorkersFailedError
 from ..core.kinds import check_seconds
 from ..core.text import printable
@@ -35,17 +36,12 @@ from ..server.server import Server
 from ..server.serving import no_handler
 from ..server.threads import check_threads
 from .channel import Stop
-from .child import PARENTS_SIGNALS, context_of, prepare
 from .crew import Crew, Pace
-from .numbering import SharedNumbers
-from .recipe import Load, core_of, recipe_of
-from .semaphore import SharedPlaces, check_places, shared_places
 from .service import RELOAD_GRACE, Reloads, RunReport
+from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
-from .work import Share, work
-from .worker import Worker
-
-RECOUNT_SECONDS = 1.0  # until places are counted again, if other workers were changing them
+from .work import Load, core_of, recipe_of, work
+from .worker import PARENTS_SIGNALS, Worker, context_of, prepare
 
 
 class Workers:
@@ -85,7 +81,7 @@ class Workers:
         )
         self._thread: int | None = None  # the one that runs
         self._ended = threading.Event()
-        self._finished = self._cut = 0  # clients
+        self._report = StopReport(0, 0)
         self._places: SharedPlaces | None = None  # if there is a limit
         self._numbers: SharedNumbers | None = None
         self._pems: dict[str, Any] = {}  # the last valid files of TLS, for spawned workers
@@ -126,7 +122,7 @@ class Workers:
         """The report on the clients. Waits for the end of `run`, except in the thread of `run`."""
         if threading.get_ident() != self._thread:
             self._ended.wait()
-        return StopReport(self._finished, self._cut)
+        return self._report
 
     def _order(self, order: Callable[[], object]) -> None:
         """Have the thread of `run` call `order`."""
@@ -155,9 +151,7 @@ class Workers:
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are caught already. For the main thread only."""
         signals.catch(*PARENTS_SIGNALS)
-        if not callable(
-            signal.getsignal(signal.SIGCHLD)
-        ):  # else the handler of the program ends the wait
+        if not callable(signal.getsignal(signal.SIGCHLD)):  # else that handler ends the wait
             signals.disregard(signal.SIGCHLD)
         return self._supervise(signals.mailbox, drain_timeout)
 
@@ -174,8 +168,8 @@ class Workers:
             despite_signals(lambda: self._clean_up(configured))
         if self._crew.why_failed is not None:
             raise WorkersFailedError(printable(self._crew.why_failed))
-        self._emit(events.Stopped(self._finished, self._cut))
-        return RunReport(self._finished, self._cut, interrupted)
+        self._emit(events.Stopped(*self._report))
+        return RunReport(*self._report, interrupted)
 
     def _check_server(self) -> None:
         server, state = self._server, self._server._life.state
@@ -201,7 +195,10 @@ class Workers:
         if order is not None:
             self._stop(*order)
         if server._options.max_connections is not None:
-            self._places = shared_places(server._options.max_connections)
+            try:
+                self._places = SharedPlaces(server._options.max_connections)
+            except OSError as error:
+                raise WorkersFailedError(error.strerror) from None
         with contextlib.suppress(OSError):  # then each worker numbers its own connections
             self._numbers = SharedNumbers()
 
@@ -217,7 +214,7 @@ class Workers:
         self._crew.stopping = True
         self._server.server_close()
         configure(self._server, {"drain_timeout": drain_timeout})
-        self._server._drain.take_back(StopReport(self._finished, self._cut))
+        self._server._drain.take_back(self._report)
         self._ended.set()
         if self._places is not None:
             self._places.close()
@@ -231,7 +228,7 @@ class Workers:
 
         crew, interrupted = self._crew, False
         while crew.workers or not crew.stopping:
-            wait([mailbox.fileno(), *self._descriptors()], wait_time(self._patience()))
+            wait([mailbox.fileno(), *self._descriptors()], wait_time(crew.next_step().remaining()))
             ended = crew.check()
             # Requests come second: a signal to all processes may have ended the workers.
             for request in mailbox.rest():
@@ -239,8 +236,6 @@ class Workers:
                 self._obey(request)
             for worker in ended:
                 self._lose(worker)
-            if self._places is not None:
-                self._places.recount()
             crew.step()
             if crew.why_failed is not None:
                 self._stop()
@@ -252,13 +247,6 @@ class Workers:
             yield worker.end
             if not worker.channel.closed:
                 yield worker.channel
-
-    def _patience(self) -> float | None:
-        """Seconds until there is something to do though nothing happens; None if there never is."""
-        due = self._crew.next_step()
-        if self._places is not None and self._places.uncertain:
-            due = due.earlier(Deadline(RECOUNT_SECONDS))
-        return due.remaining()
 
     def _obey(self, request: Request) -> None:
         while self._orders:
@@ -288,9 +276,10 @@ class Workers:
             if context.get_start_method() != "fork":
                 source = recipe_of(self._server, self._load, self._pems)
                 prepare(context)
+            if self._places is not None:
+                self._places.index = worker.index  # in the new process
             core = core_of(worker.index, self._crew.count)
-            share = Share(worker.index, self._places, self._numbers, core)
-            worker.start(context, work, source, self._load, share)
+            worker.start(context, work, source, self._load, self._places, self._numbers, core)
         finally:
             if chosen is None:  # `multiprocessing` takes a spawn for a choice
                 multiprocessing.set_start_method(None, force=True)
@@ -324,8 +313,7 @@ class Workers:
         if self._places is not None:
             self._places.reclaim(worker.index)
         if self.stopping:  # else its clients had left before the stop that is reported
-            self._finished += worker.report.finished
-            self._cut += worker.report.cut
+            self._report = StopReport(*map(operator.add, self._report, worker.report))
         self._crew.lost(worker)
 
     def _stop(self, timeout: float | None = None, patience: float = 0.0) -> None:

@@ -7,84 +7,140 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from ..core import events
+from ..core.cores import has_gil, usable_cores
 from ..core.errors import Failure
 from ..core.record import NamedTuple
 from ..net.forks import undo_in_children
 from ..net.ids import number_by
-from ..server import log, log_hooks
+from ..server import log, log_config, log_hooks
 from ..server.registry import StopReport
 from ..server.server import Server
-from .channel import Channel, Failed, News, Ready, Stop
-from .child import HELD_BACK, PARENTS_SIGNALS
-from .numbering import SharedNumbers
-from .recipe import Load, Recipe
-from .semaphore import SharedPlaces
+from .channel import Channel, Failed, News, Ready, SentSocket, Stop
 from .service import supervise
-from .signals import StopSignals
+from .shared import SharedNumbers, SharedPlaces
+from .signals import REQUESTS, StopSignals
+from .worker import PARENTS_SIGNALS
+
+Load = Callable[[], Any]
 
 
-class Share(NamedTuple):
-    """A worker's share of what the workers have together."""
-
-    number: int = 0
-    """The least number that no other worker has."""
-    places: SharedPlaces | None = None
-    """The limit of connections of all workers together; None if there is no limit."""
-    numbers: SharedNumbers | None = None
-    """The source of connection numbers; None if each worker numbers its own."""
-    core: int | None = None
-    """Where the process stays; None if it runs on any core."""
+def to_be_loaded(connection: Any, **_: Any) -> None:
+    """The handler of a server whose workers load theirs."""
 
 
-def work(channel: Channel, source: Server | Recipe, load: Load | None, share: Share) -> None:
+def core_of(index: int, count: int) -> int | None:
+    """Return the core on which a worker stays if there are `count`; None if it runs on any.
+
+    `index`: its number among the workers. With the GIL, a thread that wakes up on another core than
+    the thread that holds the GIL only gets in its way. On one core the threads take turns, and do
+    not wait for the GIL. With fewer workers than cores, no worker may leave a core idle.
+    """
+    cores = usable_cores()
+    pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)
+    return cores[index % len(cores)] if pinned else None
+
+
+# How a process that is not forked makes the server of its parent
+
+
+class Recipe(NamedTuple):
+    """The parts of a server that can be pickled, for another process to make the same server."""
+
+    kind: type[Server]
+    handler: Any
+    options: dict[str, Any]
+    listeners: tuple[Any, ...]  # sockets, or what becomes one when it is sent
+    status_lines: bool = False
+
+    def __repr__(self) -> str:  # without options: there may be keys among them
+        return f"<{type(self).__name__}>"
+
+    def make(self) -> Server:
+        """Make the server, which does not listen yet."""
+        return self.kind(None, self.handler, **self.options)
+
+    def prepare_process(self) -> None:
+        """Give a new interpreter what a forked process would have from its parent."""
+        # Programs that it executes must not inherit the descriptors that it has inherited itself.
+        for descriptor in map(int, os.listdir("/dev/fd")):
+            with contextlib.suppress(OSError):  # the list's own
+                os.set_inheritable(descriptor, descriptor <= 2)
+        if self.status_lines and not log.logger.hasHandlers():
+            log_config.add_status_lines()
+
+
+def recipe_of(server: Server, load: Load | None, pems: dict[str, Any]) -> Recipe:
+    """Return how to make `server`. With `load`, it has no handler of its own.
+
+    `pems`: what the options of TLS have in place of the names of files. TypeError if the class of
+    `server` has another constructor than `Server`.
+    """
+    import inspect
+
+    kind = type(server)
+    handler = server.RequestHandlerClass if load is None else to_be_loaded
+    options = {**server._options.as_dict(), **pems}
+    options["handler_args"] = dict(options["handler_args"])
+    try:
+        inspect.signature(kind).bind(None, handler, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"{kind.__name__} cannot be made in a spawned worker ({error}): its constructor must"
+            " take (server_address, handler, **options)"
+        ) from None
+    listeners = tuple(map(SentSocket, server._listeners.sockets))
+    return Recipe(kind, handler, options, listeners, log_config.shows_status_lines())
+
+
+# In the new process
+
+
+def work(
+    channel: Channel,
+    source: Server | Recipe,
+    load: Load | None,
+    places: SharedPlaces | None,
+    numbers: SharedNumbers | None,
+    core: int | None,
+) -> None:
     """Serve until the parent orders a stop, or ends. Runs in the main thread of a new process.
 
     `source`: the parent's own server if the process was forked, else how to make it. `load`
-    returns the handler; it is called here, so that it imports the present code.
+    returns the handler; it is called here, so that it imports the present code. Without `places`,
+    there is no limit of connections; without `numbers`, the worker numbers its connections itself;
+    without `core`, it runs on any core.
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
         source.prepare_process()
-    if share.numbers is not None:
-        number_by(share.numbers.take)
-    if share.core is not None:
+    if numbers is not None:
+        number_by(numbers.take)
+    if core is not None:
         with contextlib.suppress(OSError):  # the process may not use it any more: any will do
-            os.sched_setaffinity(0, {share.core})
+            os.sched_setaffinity(0, {core})
     log.hide(events.Stopping, events.Stopped)  # the parent logs them once for all workers
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)
-        if hasattr(signal, "pthread_sigmask"):  # pragma: no branch - not on Windows
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         try:
-            report = _serve(channel, source, load, share, signals)
+            orders = _Orders(channel)
+            threading.Thread(None, orders.obey, "netkit-orders", daemon=True).start()
+            server = _make(source, load)
+            if places is not None:
+                server.share_places(places)
+            server._serving.when_accepting = lambda: _send(channel, Ready())
+            orders.made(server)
+            finished, cut, _ = supervise(server, signals)
         except Exception as error:
             told = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
             _send(channel, Failed(told))
             sys.exit(1)
         log_hooks.report_rest()  # `multiprocessing` ends a worker without `atexit`
-        _send(channel, report)
-
-
-def _serve(
-    channel: Channel,
-    source: Server | Recipe,
-    load: Load | None,
-    share: Share,
-    signals: StopSignals,
-) -> StopReport:
-    made = _Made()
-    arguments = (made, channel)
-    threading.Thread(None, _obey, "netkit-orders", arguments, daemon=True).start()
-    server = _make(source, load)
-    if share.places is not None:
-        share.places.index = share.number
-        server.share_places(share.places)
-    server._serving.when_accepting = lambda: _send(channel, Ready())
-    made.put(server)
-    report = supervise(server, signals)
-    return StopReport(report.finished, report.cut)
+        _send(channel, StopReport(finished, cut))
 
 
 def _make(source: Server | Recipe, load: Load | None) -> Server:
@@ -104,30 +160,30 @@ def _send(channel: Channel, news: News) -> None:
         channel.send(news)
 
 
-class _Made:
-    """The server of this process, once it has been made."""
+class _Orders:
+    """Carries out the orders of the parent, in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._lock = threading.Lock()  # guards the server
         self._server: Server | None = None
 
-    def put(self, server: Server) -> None:
+    def made(self, server: Server) -> None:
+        """The server of this process has been made."""
         with self._lock:
             self._server = server
 
-    def request_stop(self, *order: float) -> None:
-        """Stop the server. While it is being made, which may hang, end the process at once."""
+    def obey(self) -> None:
+        """Obey. Stop gracefully once the parent is gone."""
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            while True:
+                for order in self._channel.receive(Stop):
+                    self._stop(*order)
+        self._stop()
+
+    def _stop(self, *order: float) -> None:
         with self._lock:
             server = self._server
-            if server is None:
+            if server is None:  # it is being made, which may hang
                 os._exit(1)
         server.request_stop(*order)
-
-
-def _obey(server: _Made, channel: Channel) -> None:
-    """Carry out orders. Stop gracefully once the parent is gone."""
-    with contextlib.suppress(EOFError, OSError, ValueError):
-        while True:
-            for order in channel.receive(Stop):
-                server.request_stop(*order)
-    server.request_stop()

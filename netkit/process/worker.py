@@ -1,4 +1,4 @@
-"""One worker process, as its parent sees it.
+"""One worker process, as its parent sees it, and how it is started safely.
 
 The parent sends orders. The worker reports that it is ready, or why it cannot serve, and at its end
 how many clients it has served (`netkit.process.channel`). Each of the two sees the end of input
@@ -17,8 +17,13 @@ once the other one has ended in any way. The parent kills a worker that is late:
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import stat
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import Deadline
@@ -26,7 +31,7 @@ from ..net.forks import do_not_undo, undo_in_children
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
 from .channel import Channel, Failed, News, Ready, Stop, channel_pair
-from .child import Child
+from .signals import REQUESTS, StopSignals
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -37,12 +42,18 @@ if TYPE_CHECKING:
 KILL_GRACE = 1.9 * CUT_GRACE
 READY_SECONDS = 300.0  # for loading a handler: models may be large
 
+# A parent catches these and passes them on as orders. All of them may come to the whole process
+# group, from a terminal, and a worker must not obey them itself.
+PARENTS_SIGNALS = tuple(signum for signum in REQUESTS if signum not in StopSignals.SIGNALS)
+
 
 class Worker:
-    """A worker process. For one thread."""
+    """A worker process. For one thread. Holds descriptors from `start` until its end."""
 
     channel: Channel
     """The parent's end, from `start` on."""
+    end: Any
+    """Becomes readable at the end of the process (`multiprocessing.connection.wait`)."""
 
     def __init__(self, generation: int, index: int, round_: int = 0) -> None:
         """`index`: the least number that no other worker has. `round_`: as for `Crew`."""
@@ -57,10 +68,10 @@ class Worker:
         """Why it cannot serve."""
         self.report = StopReport(0, 0)
         self.status: int | None = 0
-        """The exit status, once it has ended; None if it is lost."""
-        self.ended = False
+        """The exit status, once it has ended, negative for a signal; None if it is lost."""
         self.pid = 0
-        self._child: Child | None = None
+        self._process: Any = None  # that of `multiprocessing`, until it has ended
+        self._pidfd: int | None = None
         self._kill_unready_at, self._kill_ready_at = Deadline(READY_SECONDS), Deadline(None)
 
     def start(self, context: BaseContext, target: Callable[..., None], *arguments: Any) -> None:
@@ -70,18 +81,20 @@ class Worker:
         `check` called, whatever is raised.
         """
         self.channel, self._theirs = channel_pair()
-        self._child = Child(context, target, (self._theirs, *arguments))
+        self._process = context.Process(  # type: ignore[attr-defined] # not in typeshed
+            target=target, args=(self._theirs, *arguments), name="netkit-worker"
+        )
         # A child with a copy of the parent's end would not see that the parent has ended.
         undo_in_children(self.channel.close)
-        self._child.start()
+        method = context.get_start_method()
+        _start(self._process, method)
         self._theirs.close()
-        self.pid = self._child.pid
-
-    @property
-    def end(self) -> Any:
-        """The object to pass to `multiprocessing.connection.wait` to await the end."""
-        assert self._child is not None, "it has been started"
-        return self._child.end
+        self.pid, self.end = self._process.pid, self._process.sentinel
+        # The sentinel of `multiprocessing` is readable only once all processes that the worker has
+        # forked have ended, too. A forkserver's worker has a better one, and is no child of ours.
+        if hasattr(os, "pidfd_open") and method != "forkserver":
+            with contextlib.suppress(OSError):
+                self.end = self._pidfd = os.pidfd_open(self.pid)
 
     @property
     def age(self) -> float:
@@ -106,11 +119,10 @@ class Worker:
         """
         self._allow(sum(order) + KILL_GRACE)
         strictest = order if self.told is None else Stop(*map(min, order, self.told))
-        if strictest == self.told:
-            return
-        self.told = strictest
-        with contextlib.suppress(OSError):
-            self.channel.send(order)
+        if strictest != self.told:
+            self.told = strictest
+            with contextlib.suppress(OSError):
+                self.channel.send(order)
 
     def _allow(self, seconds: float) -> None:
         self._kill_ready_at = self._kill_ready_at.earlier(Deadline(seconds))
@@ -124,25 +136,24 @@ class Worker:
         """
         if self.kill_at.expired():
             self.kill()
-        child = self._child
-        if child is not None and not self.ended:
+        if self._process is not None:
             self.listen()
-            if child.started:
-                if not child.has_ended():
+            if self._process.pid is not None:
+                if not self._has_ended():
                     return False
-                self.status = child.status
+                self.status = self._process.exitcode
                 self.listen()
-            self._release(child)
-        self.ended = True
+            self._release()
         return True
 
     def kill(self) -> None:
-        """End it at once, and wait for that; nothing if it has ended."""
-        if self.ended or self._child is None:
+        """End it at once, and wait for that; nothing if it has ended, or was never started."""
+        if self._process is None or self._process.pid is None:
             return
         if not (self.ready or self.leaving or self.failure or self.channel.closed):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
-        self._child.kill()
+        self._process.kill()
+        self._process.join()
 
     def listen(self) -> None:
         """Read the messages that have come. Never waits."""
@@ -170,9 +181,107 @@ class Worker:
             self.report = news
         self._allow(KILL_GRACE)
 
-    def _release(self, child: Child) -> None:
+    def _has_ended(self) -> bool:
+        from multiprocessing.connection import wait
+
+        if self._process.exitcode is not None:
+            return True
+        if not wait([self.end], 0):
+            return False
+        try:  # SIGCHLD may be ignored, or other code may have got the status
+            os.kill(self.pid, 0)
+        except OSError:  # there is none, or by now it is another user's
+            return True
+        return False
+
+    def _release(self) -> None:
         """Close all that it held here. Idempotent: a signal handler may interrupt it."""
         do_not_undo(self.channel.close)
         self.channel.close()
         self._theirs.close()
-        child.close()
+        if self._pidfd is not None:
+            pidfd, self._pidfd = self._pidfd, None
+            os.close(pidfd)
+        process, self._process = self._process, None
+        with contextlib.suppress(ValueError):  # its status is lost, so it seems to run
+            process.close()
+
+
+# How a process is started
+
+
+def context_of(fresh: bool) -> BaseContext:
+    """Return how `multiprocessing` is to start a process.
+
+    That is as the program has chosen (`multiprocessing.set_start_method`). Without a choice, the
+    process is forked where that is safe: on Linux, while the kernel counts one thread. With
+    `fresh`, it must not be a copy of this one, and is spawned.
+    """
+    import multiprocessing
+
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None:
+        method = "fork" if sys.platform == "linux" and has_one_thread() else "spawn"
+    return multiprocessing.get_context("spawn" if fresh else method)
+
+
+def has_one_thread() -> bool:
+    """Whether the kernel counts one thread of this process, those of libraries included (proc(5)).
+
+    False if the threads cannot be counted.
+    """
+    # The kernel may count a thread for a moment longer than Python.
+    pauses = (0.0, 0.001, 0.01, 0.1) if threading.active_count() == 1 else (0.0,)
+    with contextlib.suppress(OSError):  # /proc is missing, or no descriptor is left
+        for pause in pauses:
+            time.sleep(pause)
+            if len(os.listdir("/proc/self/task")) == 1:
+                return True
+    return False
+
+
+def prepare(context: BaseContext) -> None:
+    """Start the helpers of `multiprocessing` for processes that are not forked.
+
+    Otherwise they start with the first process, when signals are blocked. The resource tracker lets
+    signals in when it starts, and may end by them; a forkserver keeps them blocked in its children.
+    """
+    from multiprocessing import resource_tracker
+
+    with _signals_held_back():
+        resource_tracker.ensure_running()
+    if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+
+def _start(process: Any, method: str) -> None:
+    before = _pipes() if method == "fork" else set()
+    try:
+        with _signals_held_back():
+            process.start()
+    except OSError:
+        if method == "fork" and has_one_thread():  # which has opened no other pipe meanwhile
+            for descriptor in _pipes() - before:  # `multiprocessing` has left them open
+                os.close(descriptor)
+        raise
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Block the signals that a worker handles. A process that starts meanwhile inherits that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pipes() -> set[int]:
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the list's own
+            if stat.S_ISFIFO(os.fstat(int(name)).st_mode):
+                found.add(int(name))
+    return found

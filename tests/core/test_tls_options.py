@@ -14,7 +14,7 @@ from netkit.cli import main
 from netkit.client.options import ConnectOptions
 from netkit.core.options import Options
 from netkit.core.tls_options import LONGEST_PASSWORD, parse_password
-from netkit.process.recipe import Recipe
+from netkit.process.work import Recipe
 from netkit.tls.context import TlsFiles
 
 SECRET = "hunter2-hunter2"

@@ -276,7 +276,7 @@ def test_a_worker_that_sends_garbage_is_killed_and_replaced(program: Program, ga
     program.wait_for_line("2 workers ready")
     with Asking(program) as client:
         assert client.ask("mad", garbage) == ""
-        program.wait_for_line("a worker failed: worker .* has sent a message ")
+        program.wait_for_line("a worker failed: worker .* has sent an invalid message")
     program.wait_for_line("a worker failed: ")
     with Asking(program) as client:
         assert client.ask("pooled", "executor") == "[7, 8]"

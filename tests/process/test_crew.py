@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from netkit.core import events
+from netkit.core.deadline import Deadline
 from netkit.process.channel import Stop, channel_pair
 from netkit.process.crew import Crew, Pace, Reload
 from netkit.process.worker import Worker
@@ -59,7 +60,7 @@ class Made(Crew):
 
     def retry(self) -> None:
         """The next round, as if its pause were over."""
-        self._failures.not_before = self._failures.not_before.earlier(type(self.next_step())(0))
+        self._not_before = Deadline(0)
         self.step()
 
 
@@ -150,7 +151,7 @@ def test_a_process_that_cannot_be_started_is_tried_again_and_leaves_nothing(crew
     for _ in range(20):
         crew.retry()
     assert len(crew.workers) == 1
-    assert all(worker.ended for worker in crew.made[2:])
+    assert all(worker.check() for worker in crew.made[2:])
     assert crew.events[0] == events.WorkerFailed("BlockingIOError: no more processes", 0.2)
     assert crew.events[-1].pause == 0.8
     assert crew.why_failed is None

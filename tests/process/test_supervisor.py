@@ -30,8 +30,6 @@ from support import (
 
 import netkit
 from netkit.core.cores import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
-from netkit.process.semaphore import SharedPlaces
-from netkit.process.supervisor import RECOUNT_SECONDS
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
@@ -1296,17 +1294,6 @@ def test_auto_is_some_for_each_core_and_one_without_the_gil(
 
 
 # Idle
-
-
-def test_places_that_could_not_be_counted_are_counted_soon() -> None:
-    with netkit.create_server(netkit.EchoHandler, max_connections=2).listen(0, "127.0.0.1") as made:
-        workers = netkit.Workers(made, 2)
-        workers._crew.stopping = True
-        workers._places = SharedPlaces(2)
-        assert workers._patience() is None
-        workers._places.uncertain = True
-        assert 0 < (workers._patience() or 0) <= RECOUNT_SECONDS
-        workers._places.close()
 
 
 def wakeups(pid: int) -> int:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -19,11 +18,10 @@ from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_
 
 import netkit
 from netkit.net.forks import do_not_undo
-from netkit.process import child, recipe, work, worker
+from netkit.process import work, worker
 from netkit.process.channel import Channel, Failed, Ready, Stop, channel_pair
-from netkit.process.child import PARENTS_SIGNALS
-from netkit.process.recipe import Recipe
-from netkit.process.worker import Worker
+from netkit.process.work import Recipe
+from netkit.process.worker import PARENTS_SIGNALS, Worker
 from netkit.server.registry import StopReport
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
@@ -33,7 +31,6 @@ class FakeProcess:
     """What `multiprocessing` makes, but that nothing runs."""
 
     def __init__(self, target: Any, args: Any, name: str) -> None:
-        self.arguments = args
         channel, *_ = args
         self.their_end = socket.socket(fileno=os.dup(channel.fileno()))
         self.exitcode: int | None = None
@@ -61,15 +58,42 @@ class FakeProcess:
 class FakeContext:
     """Makes such processes."""
 
-    Process: Any = FakeProcess
+    def __init__(self, kind: Any = FakeProcess) -> None:
+        self.kind = kind
+        self.made: list[Any] = []
+
+    def Process(self, **arguments: Any) -> Any:
+        self.made.append(self.kind(**arguments))
+        return self.made[-1]
 
     def get_start_method(self) -> str:
         return "forkserver"
 
 
-def process_of(made: Worker) -> Any:
-    assert made._child is not None
-    return made._child._process
+Ends = tuple[Worker, Channel, Any]
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Ends]:
+    """A worker, the other end of its channel, and its process."""
+    made, context = Worker(0, 0), FakeContext()
+    made.start(context, int)  # type: ignore[arg-type]
+    (process,) = context.made
+    theirs = Channel(process.their_end)
+    try:
+        yield made, theirs, process
+    finally:
+        theirs.close()
+        made.channel.close()
+        do_not_undo(made.channel.close)
+        process.sentinel.close()
+        process.at_its_end.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with started() as all_three:
+        yield all_three
 
 
 @pytest.fixture
@@ -78,66 +102,48 @@ def server() -> Iterator[netkit.Server]:
         yield server
 
 
-@contextlib.contextmanager
-def started(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
-    """A worker, and the other end of its channel."""
-    made = Worker(0, 0)
-    made.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
-    theirs = Channel(process_of(made).their_end)
-    try:
-        yield made, theirs
-    finally:
-        theirs.close()
-        made.channel.close()
-        do_not_undo(made.channel.close)
-        process_of(made).sentinel.close()
-        process_of(made).at_its_end.close()
-
-
-@pytest.fixture
-def ends(server: netkit.Server) -> Iterator[tuple[Worker, Any]]:
-    with started(server) as both:
-        yield both
-
-
 # The parent's view
 
 
-def test_a_signal_finds_no_worker_without_handlers(ends: tuple[Worker, Any]) -> None:
+def test_a_signal_finds_no_worker_without_handlers() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    made, _ = ends
-    assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= process_of(made).held_back
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    with started() as (_, _, process):
+        assert {signal.SIGINT, signal.SIGTERM, *PARENTS_SIGNALS} <= process.held_back
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def test_a_process_that_cannot_be_started_leaves_nothing_behind(
-    server: netkit.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[FakeProcess] = []
-
+def test_a_process_that_cannot_be_started_leaves_nothing_behind() -> None:
     class Failing(FakeProcess):
         def start(self) -> None:
-            made.append(self)
             raise BlockingIOError("no more processes")
 
-    monkeypatch.setattr(FakeContext, "Process", Failing)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    failed = Worker(0, 0)
+    failed, context = Worker(0, 0), FakeContext(Failing)
     with pytest.raises(BlockingIOError, match="no more processes"):
-        failed.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
+        failed.start(context, int)  # type: ignore[arg-type]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     failed.kill()
     assert failed.check()
-    assert made[0].calls == ["close"]
-    with made[0].their_end as their_end:
+    assert context.made[0].calls == ["close"]
+    with context.made[0].their_end as their_end:
         assert their_end.recv(1) == b""
 
 
+def test_a_worker_that_was_never_started_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise OSError(errno.EMFILE, "no more descriptors")
+
+    made = Worker(0, 0)
+    monkeypatch.setattr(worker, "channel_pair", fail)
+    with pytest.raises(OSError, match="no more descriptors"):
+        made.start(FakeContext(), int)  # type: ignore[arg-type]
+    made.kill()
+    assert made.check()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
-def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel(
-    server: netkit.Server,
-) -> None:
-    with started(server) as (one, _), started(server) as (two, _):
+def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel() -> None:
+    with started() as (one, *_), started() as (two, *_):
         child = os.fork()
         if child == 0:
             os._exit(one.channel.closed and two.channel.closed)
@@ -145,8 +151,8 @@ def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel(
         assert not (one.channel.closed or two.channel.closed)
 
 
-def test_its_messages_are_taken_in(ends: tuple[Worker, Any]) -> None:
-    made, theirs = ends
+def test_its_messages_are_taken_in(ends: Ends) -> None:
+    made, theirs, process = ends
     made.listen()
     assert (made.ready, made.failure, made.report) == (False, None, (0, 0))
     theirs.send(Ready())
@@ -156,84 +162,55 @@ def test_its_messages_are_taken_in(ends: tuple[Worker, Any]) -> None:
     theirs.send(Failed("no such module"))
     theirs.close()
     assert not made.check()
-    process_of(made).exitcode = 1
+    process.exitcode = 1
     assert made.check()
+    assert made.check()
+    made.kill()
     assert (made.failure, made.status) == ("no such module", 1)
-    assert process_of(made).calls == ["close"]
+    assert process.calls == ["close"]
     assert made.channel.closed
 
 
-@pytest.mark.parametrize("rest", [b"", b"\0\0\0\x50half"])
-def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(
-    rest: bytes, ends: tuple[Worker, Any]
-) -> None:
-    made, theirs = ends
-    theirs.send(Ready())
+@pytest.mark.parametrize("rest", [b"", b'["Re'])
+def test_one_that_has_closed_its_end_of_the_channel_is_to_end_soon(rest: bytes, ends: Ends) -> None:
+    made, theirs, process = ends
     theirs._socket.sendall(rest)
     theirs.close()
     made.listen()
     assert made.channel.closed
     assert (made.kill_at.remaining() or LONG) <= worker.KILL_GRACE
     made.listen()
+    made.kill()  # it was not late to be ready
+    assert (made.failure, process.calls) == (None, ["kill", "join"])
 
 
-def test_one_that_is_killed_after_it_has_closed_its_end_was_not_late_to_be_ready(
-    ends: tuple[Worker, Any],
-) -> None:
-    made, theirs = ends
-    theirs.close()
-    process_of(made).their_end.close()
-    made.listen()
-    made.kill()
-    assert made.failure is None
-    assert process_of(made).calls == ["kill", "join"]
-
-
-@pytest.mark.parametrize(
-    ("data", "what"),
-    [
-        (b"\xff\xff\xff\xff", "a message of 4294967295 bytes"),
-        (b"\0\0\0\4\x80\x04N.", "a message that is not JSON"),
-        (b'\0\0\0\x11{"kind": "Ready"}' * 1001, "more than 1000 messages"),
-    ],
-)
-def test_one_that_sends_no_message_is_to_be_killed_at_once(
-    data: bytes, what: str, ends: tuple[Worker, Any]
-) -> None:
-    made, theirs = ends
+def test_one_that_sends_no_message_is_to_be_killed_at_once(ends: Ends) -> None:
+    made, theirs, _ = ends
     made.listen()
     assert not made.kill_at.expired()
-    theirs._socket.sendall(data)
+    theirs._socket.sendall(b"\x80\x04N.\n")
     made.listen()
     assert made.kill_at.expired()
     assert made.channel.closed
-    assert made.failure == f"worker {made.pid} has sent {what}"
+    assert made.failure == f"worker {made.pid} has sent an invalid message"
 
 
-def test_an_order_reaches_it_unless_it_is_gone(ends: tuple[Worker, Any]) -> None:
-    made, theirs = ends
+def test_only_a_stricter_order_is_given(ends: Ends) -> None:
+    made, theirs, _ = ends
     assert not made.leaving
-    made.tell(Stop(10, 5))
-    assert made.leaving
-    assert theirs.receive(Stop) == [(10, 5)]
-    theirs.close()
-    made.tell(Stop(0))
-
-
-def test_only_a_stricter_order_is_given(ends: tuple[Worker, Any]) -> None:
-    made, theirs = ends
     for _ in range(10_000):  # more than the channel holds
         made.tell(Stop(10, 10))
+    assert made.leaving
     for order in (Stop(20), Stop(20), Stop(5, 20), Stop(10, 10), Stop(0), Stop(0)):
         made.tell(order)
-    told = theirs.receive(Stop)
-    assert told == [(10, 10), (20, 0), (5, 20), (0, 0)]
+    assert theirs.receive(Stop) == [(10, 10), (20, 0), (5, 20), (0, 0)]
+    theirs.close()
+    made.told = None
+    made.tell(Stop(0))  # it is gone
 
 
-def test_it_is_killed_a_while_after_it_should_have_ended(
-    ends: tuple[Worker, Any],
-) -> None:
-    made, theirs = ends
+def test_it_is_killed_a_while_after_it_should_have_ended(ends: Ends) -> None:
+    made, theirs, process = ends
     assert 0 < (made.kill_at.remaining() or 0) <= worker.READY_SECONDS
     theirs.send(Ready())
     made.listen()
@@ -244,18 +221,17 @@ def test_it_is_killed_a_while_after_it_should_have_ended(
     made.tell(Stop(40))
     assert 0 < (made.kill_at.remaining() or 0) <= 20 + worker.KILL_GRACE
     made.kill()
-    assert process_of(made).calls == ["kill", "join"]
+    assert process.calls == ["kill", "join"]
 
 
-def test_one_that_is_killed_before_it_was_ready_has_failed(ends: tuple[Worker, Any]) -> None:
-    made, _ = ends
-    made.kill()
-    assert made.failure == f"not ready after {worker.READY_SECONDS:g} seconds"
+def test_one_that_is_killed_before_it_was_ready_has_failed(ends: Ends) -> None:
+    ends[0].kill()
+    assert ends[0].failure == f"not ready after {worker.READY_SECONDS:g} seconds"
 
 
 @pytest.mark.parametrize("news", [[Ready(), StopReport(1, 0)], [Failed("no such module")]])
-def test_one_that_has_reported_is_to_end_soon(news: list[Any], ends: tuple[Worker, Any]) -> None:
-    made, theirs = ends
+def test_one_that_has_reported_is_to_end_soon(news: list[Any], ends: Ends) -> None:
+    made, theirs, _ = ends
     for message in news:
         theirs.send(message)
     made.listen()
@@ -264,14 +240,14 @@ def test_one_that_has_reported_is_to_end_soon(news: list[Any], ends: tuple[Worke
     assert made.failure in (None, "no such module")
 
 
-def test_one_whose_status_is_lost_has_ended(ends: tuple[Worker, Any]) -> None:
+def test_one_whose_status_is_lost_has_ended(ends: Ends) -> None:
     with subprocess.Popen(["true"]) as gone:
         pass
-    made, _ = ends
+    made, _, process = ends
     assert not made.check()
-    process_of(made).at_its_end.close()
+    process.at_its_end.close()
     assert not made.check()  # its exit status is still to come
-    made._child.pid = gone.pid  # type: ignore[union-attr]
+    made.pid = gone.pid
     assert made.check()
     assert made.status is None
 
@@ -286,68 +262,39 @@ def fail():
 
 def limited_pipe():
     made.append(1)
-    return pipe() if len(made) <= PIPES else fail()
+    return pipe() if len(made) <= pipes else fail()
 
-pipe, made = os.pipe, []
+pipe = os.pipe
 os.fork, os.pipe = fail, limited_pipe
 before = os.listdir("/dev/fd")
-failed = Worker(0, 0)
-try:
-    failed.start(multiprocessing.get_context("fork"), int)
-except BlockingIOError as error:
-    print(error)
-failed.kill()
-print(failed.check(), len(os.listdir("/dev/fd")) - len(before))
+for pipes in (0, 1, 2):
+    made = []
+    failed = Worker(0, 0)
+    try:
+        failed.start(multiprocessing.get_context("fork"), int)
+    except BlockingIOError as error:
+        print(error)
+    failed.kill()
+    print(failed.check(), len(os.listdir("/dev/fd")) - len(before))
 """
 
 
-@pytest.mark.parametrize("pipes", [0, 1, 2])
-def test_a_fork_that_fails_leaves_no_descriptor_open(pipes: int) -> None:
-    code = FORK_FAILS.replace("PIPES", str(pipes))
-    output = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
-    assert output == "no more processes\nTrue 0\n"
+def test_a_fork_that_fails_leaves_no_descriptor_open() -> None:
+    output = subprocess.check_output([sys.executable, "-c", FORK_FAILS], text=True, cwd=ROOT)
+    assert output == "no more processes\nTrue 0\n" * 3
 
 
-def test_one_that_has_ended_is_neither_killed_nor_released_again(ends: tuple[Worker, Any]) -> None:
-    made, _ = ends
-    process_of(made).exitcode = 0
-    assert made.check()
-    assert made.check()
-    made.kill()
-    assert set(process_of(made).calls) == {"close"}
-
-
-def test_one_that_was_never_started_has_ended() -> None:
+def test_its_age_is_counted_from_its_start() -> None:
     made = Worker(0, 0)
-    made.kill()
-    assert made.check()
-
-
-def test_one_without_a_channel_is_not_started(
-    server: netkit.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> Any:
-        raise OSError(errno.EMFILE, "no more descriptors")
-
-    monkeypatch.setattr(worker, "channel_pair", fail)
-    made = Worker(0, 0)
-    with pytest.raises(OSError, match="no more descriptors"):
-        made.start(FakeContext(), work.work, server, None, work.Share())  # type: ignore[arg-type]
-    made.kill()
-    assert made.check()
-
-
-def test_its_age_is_counted_from_its_start(ends: tuple[Worker, Any]) -> None:
-    made, _ = ends
-    time.sleep(0.02)
-    assert 0.02 <= made.age < LONG
+    made.started_at -= 7
+    assert 7 <= made.age < LONG
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 def test_a_process_with_threads_of_any_library_is_not_forked() -> None:
     code = """
 import _thread, threading, time
-from netkit.process.child import context_of
+from netkit.process.worker import context_of
 thread = threading.Thread(target=int)
 thread.start()
 thread.join()
@@ -364,8 +311,7 @@ def test_where_threads_cannot_be_counted_nothing_is_forked(monkeypatch: pytest.M
         raise FileNotFoundError
 
     monkeypatch.setattr(os, "listdir", fail)
-    assert not child.has_one_thread()
-    assert child.context_of(fresh=False).get_start_method() == "spawn"
+    assert worker.context_of(fresh=False).get_start_method() == "spawn"
 
 
 @pytest.mark.parametrize(
@@ -377,9 +323,9 @@ def test_each_stays_on_a_core_unless_they_are_few_or_need_no_gil(
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: with_gil, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 7, 1}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None, raising=False)
-    assert recipe.core_of(4, count) == core
+    assert work.core_of(4, count) == core
     monkeypatch.delattr(os, "sched_setaffinity")
-    assert recipe.core_of(4, count) is None
+    assert work.core_of(4, count) is None
 
 
 # In the worker's process
@@ -414,7 +360,7 @@ def test_a_class_whose_constructor_does_not_take_the_options_cannot_be_spawned()
 
     with Server("127.0.0.1", 0) as server:
         with pytest.raises(TypeError, match=r"Server cannot be made in a spawned .*: its constr"):
-            recipe.recipe_of(server, None, {})
+            work.recipe_of(server, None, {})
 
 
 @pytest.mark.parametrize(
@@ -432,43 +378,41 @@ def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> No
     parent.close()
 
 
-@contextlib.contextmanager
-def obeying(server: netkit.Server) -> Iterator[Any]:
-    """The server takes orders; the parent's end of the channel."""
-    ours, theirs = channel_pair()
-    made = work._Made()
-    made.put(server)
-    with closing(theirs), closing(ours), in_thread(work._obey, made, theirs):
-        yield ours
-        ours.close()
-
-
 def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    statuses: list[int] = []
+
     def leave(status: int) -> Any:
-        raise SystemExit(status)
+        statuses.append(status)
+        raise SystemExit
 
     monkeypatch.setattr(os, "_exit", leave)
-    with pytest.raises(SystemExit):
-        work._Made().request_stop()
+    ours, theirs = channel_pair()
+    with closing(theirs):
+        ours.close()
+        with pytest.raises(SystemExit):
+            work._Orders(theirs).obey()
+    assert statuses == [1]
 
 
-def test_an_order_stops_its_server(server: netkit.Server) -> None:
-    with client(server) as sock, obeying(server) as channel:
+@pytest.mark.parametrize(("order", "seen"), [(Stop(9, 8), (9, 8)), (None, (None, 0.0))])
+def test_an_order_or_the_end_of_its_parent_stops_its_server(
+    order: Stop | None, seen: Any, server: netkit.Server
+) -> None:
+    ours, theirs = channel_pair()
+    orders = work._Orders(theirs)
+    orders.made(server)
+    with closing(theirs), closing(ours), client(server) as sock, in_thread(orders.obey):
         sock.sendall(b"x")
         assert receive_exactly(sock, 1) == b"x"
-        channel.send(Stop(LONG, LONG))
+        if order is None:
+            ours.close()
+        else:
+            ours.send(order)
         wait_until(lambda: not server._accept_loop.under_way)
-        assert server._drain.order == (LONG, LONG)
-        channel.close()
-
-
-def test_without_a_parent_it_stops_by_itself(server: netkit.Server) -> None:
-    with obeying(server) as channel:
-        channel.close()
-        wait_until(lambda: not server._accept_loop.under_way)
-        assert server._drain.order == (None, 0.0)
+        assert server._drain.order == seen
+        ours.close()
 
 
 def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:

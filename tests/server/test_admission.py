@@ -9,7 +9,7 @@ import pytest
 from support import in_threads
 
 from netkit.core.options import Options
-from netkit.process.semaphore import SharedPlaces
+from netkit.process.shared import SharedPlaces
 from netkit.server.admission import NO_SHARE, PLACE, Admission, Ticket
 
 LOCAL = ("127.0.0.1", 5)

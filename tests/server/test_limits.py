@@ -34,7 +34,7 @@ from support import (
 import netkit
 from netkit.cli import main
 from netkit.core import events
-from netkit.process.semaphore import SharedPlaces
+from netkit.process.shared import SharedPlaces
 
 
 class Echo(socketserver.BaseRequestHandler):
