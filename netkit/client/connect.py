@@ -270,7 +270,8 @@ def _resolve(
         return look_up(host, port, family, numeric)
     resolver = options.resolver
     if resolver is None:
-        return waiter.call(lambda: look_up(host, port, family))
+        found: list[Candidate] = waiter.call(lambda: look_up(host, port, family))
+        return found
     addresses = waiter.call(lambda: list(resolver(host, port)))
     for address in addresses:
         if not isinstance(address, str) or not is_ip(address):
