@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import socket
 import socketserver
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,67 +63,88 @@ def come_and_go(server: netkit.Server) -> None:
         receive_all(sock)
 
 
-def serve_one_client(handler: Any, **options: Any) -> Iterator[netkit.Server]:
-    server = netkit.create_server(handler, **options).listen(0, "127.0.0.1").start()
-    yield server
-    come_and_go(server)
+class Patient(socketserver.BaseRequestHandler):
+    """Reads the socket itself, whatever happens, until it has ended."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
 
 
-def listens() -> Iterator[netkit.Server]:
-    server = netkit.create_server(netkit.EchoHandler)
-    yield server
-    server.listen_on("127.0.0.1:0", "127.0.0.1:0")
+Scene = Callable[[Path], Iterator[netkit.Server]]
 
 
-def listens_everywhere() -> Iterator[netkit.Server]:
-    server = netkit.create_server(netkit.EchoHandler)
-    yield server
-    server.listen(0, "0.0.0.0")
+def scene(
+    act: Callable[[netkit.Server], object] = come_and_go,
+    handler: Any = netkit.EchoHandler,
+    *,
+    started: bool = True,
+    **given: Any,
+) -> Scene:
+    """A server that is yielded before `act` makes the event come.
+
+    Functions in `given` are methods of its class; the rest are its options.
+    """
+    methods = {name: value for name, value in given.items() if callable(value)}
+    options = {name: value for name, value in given.items() if name not in methods}
+
+    def serve(_: Path) -> Iterator[netkit.Server]:
+        cls: Any = type("Server", (netkit.Server,), methods)
+        server = cls(None, handler, **options)
+        if started:
+            server.listen(0, "127.0.0.1").start()
+        yield server
+        act(server)
+
+    return serve
 
 
-def serves() -> Iterator[netkit.Server]:
-    return serve_one_client(netkit.EchoHandler)
+def fails(*_: object) -> None:
+    raise ValueError("for this test")
 
 
-def has_a_client_that_fails() -> Iterator[netkit.Server]:
-    return serve_one_client(lambda conn: conn.readline(), max_line=1)
-
-
-def has_a_client_for_too_long() -> Iterator[netkit.Server]:
-    server = netkit.create_server(Patient, lifetime=0.05).listen(0, "127.0.0.1").start()
-    yield server
+def wait_for_the_end(server: netkit.Server) -> None:
     with client(server) as sock:
         receive_all(sock)
 
 
-def has_a_handler_that_fails() -> Iterator[netkit.Server]:
-    return serve_one_client(lambda conn: 1 / 0)
+def accepts(*errors: int | None) -> Scene:
+    """A server that meets these errors, one after the other, when it accepts."""
+    left = list(errors)
+
+    def get_request(self: netkit.Server) -> Any:
+        number = left.pop(0) if left else None
+        if number is not None:
+            raise OSError(number, "for this test")
+        return netkit.Server.get_request(self)
+
+    return scene(get_request=get_request)
 
 
-def has_a_handler_that_reports() -> Iterator[netkit.Server]:
-    class Reporting(netkit.LoggerHandler):
-        def handle(self) -> None:
+def shakes_hands_as_it_accepts(_: Path) -> Iterator[netkit.Server]:
+    server_side, client_side = contexts()
+
+    def get_request(self: netkit.Server) -> Any:
+        request, address = netkit.Server.get_request(self)
+        return server_side.wrap_socket(request, server_side=True), address
+
+    def shake_hands(server: netkit.Server) -> None:
+        with client(server) as sock, client_side.wrap_socket(sock, server_hostname="localhost"):
             pass
 
-    return serve_one_client(Reporting)
+    return scene(shake_hands, Patient, get_request=get_request)(_)
 
 
-def has_a_hook_that_fails() -> Iterator[netkit.Server]:
-    class Server(netkit.Server):
-        def service_actions(self) -> None:
-            raise ValueError("of a hook")
+class Reporting(netkit.LoggerHandler):
+    """Reports the end of its client only."""
 
-    server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
-    yield server
-    come_and_go(server)
+    def handle(self) -> None:
+        pass
 
 
-def has_an_observer_that_fails() -> Iterator[netkit.Server]:
-    def fail(event: object) -> None:
-        raise ValueError("of an observer")
-
+def has_an_observer_that_fails(_: Path) -> Iterator[netkit.Server]:
     server = echo_server().start()
-    unsubscribe = events.subscribe(fail)
+    unsubscribe = events.subscribe(fails)
     try:
         yield server
         come_and_go(server)
@@ -131,45 +152,7 @@ def has_an_observer_that_fails() -> Iterator[netkit.Server]:
         unsubscribe()
 
 
-def accepts(*errors: int | None) -> Callable[[], Iterator[netkit.Server]]:
-    """A server that meets these errors, one after the other, when it accepts."""
-
-    def serve() -> Iterator[netkit.Server]:
-        left = list(errors)
-
-        class Server(netkit.Server):
-            def get_request(self) -> Any:
-                number = left.pop(0) if left else None
-                if number is not None:
-                    raise OSError(number, "for this test")
-                return super().get_request()
-
-        server = Server(None, netkit.EchoHandler).listen(0, "127.0.0.1").start()
-        yield server
-        come_and_go(server)
-
-    return serve
-
-
-def shakes_hands_as_it_accepts() -> Iterator[netkit.Server]:
-    server_side, client_side = contexts()
-
-    class Server(netkit.Server):
-        def get_request(self) -> Any:
-            request, address = super().get_request()
-            return server_side.wrap_socket(request, server_side=True), address
-
-    server = Server(None, Patient).listen(0, "127.0.0.1").start()
-    yield server
-    with client(server) as sock, client_side.wrap_socket(sock, server_hostname="localhost"):
-        pass
-
-
-def refuses() -> Iterator[netkit.Server]:
-    return serve_one_client(netkit.EchoHandler, deny=["127.0.0.1"])
-
-
-def has_refused() -> Iterator[netkit.Server]:
+def has_refused(_: Path) -> Iterator[netkit.Server]:
     server = echo_server(deny=["127.0.0.1"]).start()
     come_and_go(server)
     wait_until(lambda: server.refused_count == 1)
@@ -177,116 +160,100 @@ def has_refused() -> Iterator[netkit.Server]:
     server.stop(SHORT)
 
 
-def has_others_wait() -> Iterator[netkit.Server]:
-    server = echo_server(max_connections=1, when_full="wait").start()
-    yield server
+def has_others_wait(server: netkit.Server) -> None:
     with contextlib.suppress(OSError), client(server), client(server) as second:
         receive_all(second)
 
 
-def reloads(tmp_path: Path, *, good: bool) -> Callable[[], Iterator[netkit.Server]]:
-    def serve() -> Iterator[netkit.Server]:
-        path = tmp_path / "allowed"
-        path.write_text("127.0.0.1\n")
-        server = echo_server(allow=path).start()
-        if not good:
-            path.unlink()
-        yield server
-        server.reload()
-
-    return serve
+def listen(server: netkit.Server) -> None:
+    server.listen_on("127.0.0.1:0", "127.0.0.1:0")
 
 
-def stops() -> Iterator[netkit.Server]:
-    server = echo_server().start()
+def reloads(tmp_path: Path, good: bool = True) -> Iterator[netkit.Server]:
+    path = tmp_path / "allowed"
+    path.write_text("127.0.0.1\n")
+    server = echo_server(allow=path).start()
+    if not good:
+        path.unlink()
     yield server
+    server.reload()
+
+
+def listens_with_a_list(tmp_path: Path) -> Iterator[netkit.Server]:
+    (tmp_path / "allowed").write_text("127.0.0.1\n")
+    return scene(listen, started=False, allow=tmp_path / "allowed")(tmp_path)
+
+
+def stop_with_a_client(server: netkit.Server) -> None:
     with client(server):
         server.wait_for_connections(1)
         server.stop(SHORT)
 
 
-def is_run_off_the_main_thread() -> Iterator[netkit.Server]:
-    server = echo_server()
-    yield server
-    with in_thread(netkit.run, server, SHORT):
+def run_off_the_main_thread(server: netkit.Server) -> None:
+    with in_thread(netkit.run, server.listen(0, "127.0.0.1"), SHORT):
         pass
 
 
-def is_given_a_key_that_all_may_read() -> Iterator[netkit.Server]:
+def is_given_a_key_that_all_may_read(tmp_path: Path) -> Iterator[netkit.Server]:
     server = echo_server().start()
     yield server
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "key.pem"
-        path.write_bytes(Path(files().server).read_bytes())
-        path.chmod(0o644)
-        server.configure(tls_cert=path)
+    path = tmp_path / "key.pem"
+    path.write_bytes(Path(files().server).read_bytes())
+    path.chmod(0o644)
+    server.configure(tls_cert=path)
 
 
-def serves_on_at_the_end_of_the_program() -> Iterator[netkit.Server]:
-    server = echo_server().start()
-    yield server
+def serve_on_at_the_end_of_the_program(server: netkit.Server) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "ps1", ">>> ", raising=False)
         exiting._serve_on()
 
 
-def is_connected_to() -> Iterator[netkit.Server]:
-    server = echo_server().start()
-    yield server
+def connect_to_it(server: netkit.Server) -> None:
     with contextlib.suppress(OSError):
         netkit.connect(server.server_address[1], "localhost").close()
 
 
-def cannot_be_connected_to() -> Iterator[netkit.Server]:
-    server = echo_server().start()
-    yield server
+def connect_in_vain(_: netkit.Server) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(OSError, match="connect"):
             netkit.connect(nobody.getsockname()[1], "127.0.0.1")
 
 
-def listens_with_a_list() -> Iterator[netkit.Server]:
-    with tempfile.NamedTemporaryFile("w") as file:
-        file.write("127.0.0.1\n")
-        file.flush()
-        server = netkit.create_server(netkit.EchoHandler, allow=Path(file.name))
-        yield server
-        server.listen(0, "127.0.0.1")
-
-
-# What makes each event come. A server yields before it does.
-SCENES: list[tuple[type[Any], Any]] = [
-    (events.Listening, listens),
-    (events.Unlimited, listens_everywhere),
-    (events.ConnectionOpened, serves),
-    (events.ConnectionClosed, serves),
-    (events.ClientFailed, has_a_client_that_fails),
-    (events.ClientFailed, has_a_client_for_too_long),
-    (events.HandlerFailed, has_a_handler_that_fails),
-    (events.HookFailed, has_a_hook_that_fails),
+# What makes each event come.
+SCENES: list[tuple[type[Any], Scene]] = [
+    (events.Listening, scene(listen, started=False)),
+    (events.Unlimited, scene(lambda server: server.listen(0, "0.0.0.0"), started=False)),
+    (events.ConnectionOpened, scene()),
+    (events.ConnectionClosed, scene()),
+    (events.ClientFailed, scene(handler=netkit.Connection.readline, max_line=1)),
+    (events.ClientFailed, scene(wait_for_the_end, Patient, lifetime=0.05)),
+    (events.HandlerFailed, scene(handler=fails)),
+    (events.HookFailed, scene(service_actions=fails)),
     (events.ObserverFailed, has_an_observer_that_fails),
     (events.AcceptFailed, accepts(errno.EPROTO)),
     (events.AcceptPaused, accepts(errno.EMFILE)),
     (events.AcceptResumed, accepts(errno.EMFILE, None)),
     (events.ListenerLost, accepts(errno.EBADF)),
     (events.HandshakeInAccept, shakes_hands_as_it_accepts),
-    (events.ClientRefused, refuses),
-    (events.Refusing, refuses),
-    (events.Refusing, has_others_wait),
+    (events.ClientRefused, scene(deny=["127.0.0.1"])),
+    (events.Refusing, scene(deny=["127.0.0.1"])),
+    (events.Refusing, scene(has_others_wait, max_connections=1, when_full="wait")),
     (events.Refused, has_refused),
     (events.ListLoaded, listens_with_a_list),
-    (events.SettingsReloaded, "good"),
-    (events.SettingsKept, "bad"),
+    (events.SettingsReloaded, reloads),
+    (events.SettingsKept, functools.partial(reloads, good=False)),
     (events.KeyReadable, is_given_a_key_that_all_may_read),
-    (events.ServingOn, serves_on_at_the_end_of_the_program),
-    (events.Stopping, stops),
-    (events.Stopped, stops),
-    (events.SignalsUnavailable, is_run_off_the_main_thread),
-    (events.Report, has_a_handler_that_reports),
-    (events.Resolved, is_connected_to),
-    (events.AttemptStarted, is_connected_to),
-    (events.AttemptFailed, cannot_be_connected_to),
+    (events.ServingOn, scene(serve_on_at_the_end_of_the_program)),
+    (events.Stopping, scene(stop_with_a_client)),
+    (events.Stopped, scene(stop_with_a_client)),
+    (events.SignalsUnavailable, scene(run_off_the_main_thread, started=False)),
+    (events.Report, scene(handler=Reporting)),
+    (events.Resolved, scene(connect_to_it)),
+    (events.AttemptStarted, scene(connect_to_it)),
+    (events.AttemptFailed, scene(connect_in_vain)),
 ]
 
 # The thread that waits for signals emits them: it accepts nobody, and holds no lock.
@@ -318,10 +285,7 @@ def test_every_event_of_a_server_has_a_scene() -> None:
     ],
 )
 def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connections(
-    kind: type[Any],
-    scene: Any,
-    where: str,
-    tmp_path: Path,
+    kind: type[Any], scene: Scene, where: str, tmp_path: Path
 ) -> None:
     seen: list[events.Event] = []
     done: list[netkit.StopReport] = []
@@ -341,9 +305,7 @@ def test_an_observer_may_stop_the_server_connect_to_it_and_ask_for_its_connectio
                 with in_thread(act):
                     pass
 
-    if isinstance(scene, str):
-        scene = reloads(tmp_path, good=scene == "good")
-    steps = scene()
+    steps = scene(tmp_path)
     with silent_log(), observed(events.ObserverFailed) as failed:
         server = next(steps)
         unsubscribe = events.subscribe(observe)
@@ -458,14 +420,6 @@ def an_observer_in_the_watchdog(stuck: Stuck) -> netkit.Server:
     server = an_observer(events.ClientFailed, lifetime=0.02)(stuck)
     server.RequestHandlerClass = Patient
     return server
-
-
-class Patient(socketserver.BaseRequestHandler):
-    """Reads the socket itself, whatever happens, until it has ended."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data)
 
 
 STUCK = {
