@@ -88,24 +88,17 @@ def test_connected_received_and_closed_are_called_in_this_order() -> None:
     assert calls == [("connected", False), ("received", b"hello"), ("closed", True)]
 
 
-@pytest.mark.parametrize("failing", ["connected", "received", "closed"])
+@pytest.mark.parametrize("failing", ["connected", "received", "handle", "closed"])
 def test_closed_is_called_once_whatever_fails(failing: str) -> None:
     handler, calls = recorder(failing)
+    if failing == "handle":
+        handler.handle = lambda self: self.note("handle")  # type: ignore[method-assign, assignment]
     with silent_log(), observed(events.HandlerFailed) as failures, serving(handler) as server:
         talk = exchange if failing == "closed" else exchange_and_fail
         assert talk(server, b"hello") == b""
     assert calls[-1] == ("closed", True)
     assert [call[0] for call in calls].count("closed") == 1
     assert [str(failure.error) for failure in failures] == [failing]
-
-
-def test_closed_is_called_after_a_failing_handle() -> None:
-    handler, calls = recorder()
-    failing = type("Failing", (handler,), {"handle": lambda self: self.note("handle") or 1 / 0})
-    with silent_log(), observed(events.HandlerFailed) as failures, serving(failing) as server:
-        assert exchange_and_fail(server, b"hello") == b""
-    assert calls == [("connected", False), ("handle",), ("closed", True)]
-    assert isinstance(failures[0].error, ZeroDivisionError)
 
 
 def test_closed_is_called_when_the_client_resets() -> None:
@@ -197,39 +190,22 @@ def test_handle_may_be_overridden_and_then_reads_by_itself() -> None:
         assert exchange(server, b"one\ntwo") == b"<one><two>"
 
 
-def test_a_handler_is_made_anew_for_each_client_and_knows_its_server() -> None:
-    made: list[netkit.Handler] = []
+def test_each_client_has_a_handler_whose_methods_run_in_one_thread() -> None:
+    made: list[Any] = []
 
     class Kept(netkit.Handler):
         def connected(self) -> None:
-            made.append(self)
+            made.append((self, threading.get_ident()))
             self.conn.write(str(self.server.server_address[1]))
+
+        received = closed = lambda self, *_: made.append((self, threading.get_ident()))
 
     with serving(Kept) as server:
         port = str(server.server_address[1]).encode()
-        assert [exchange(server, b"") for _ in range(3)] == [port] * 3
-        assert len(set(map(id, made))) == 3
-        assert all(handler.server is server for handler in made)
-
-
-def test_the_methods_of_one_client_run_in_one_thread_named_after_it() -> None:
-    names: list[str] = []
-
-    class Named(netkit.Handler):
-        def connected(self) -> None:
-            names.append(threading.current_thread().name)
-
-        def received(self, data: Any) -> None:
-            names.append(threading.current_thread().name)
-
-        def closed(self) -> None:
-            names.append(threading.current_thread().name)
-            names.append(f"netkit-{self.conn.id} {self.conn.peer}")
-
-    with serving(Named) as server:
-        exchange(server, b"x")
-    assert len(names) == 4
-    assert len(set(names)) == 1
+        assert [exchange(server, b"x") for _ in range(3)] == [port] * 3
+    for first, second, third in (made[:3], made[3:6], made[6:]):
+        assert first == second == third
+    assert len({id(handler) for handler, _ in made}) == 3
 
 
 def test_settings_are_attributes_of_the_class_and_a_server_gives_others() -> None:
@@ -283,7 +259,7 @@ def test_a_handler_class_may_have_a_constructor_of_its_own() -> None:
 # EchoHandler
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 65535, 65536, 65537, 3_000_000])
+@pytest.mark.parametrize("size", [0, 1, 65537, 3_000_000])
 def test_echo_returns_every_byte(size: int) -> None:
     data = random.Random(size).randbytes(size)
     with serving(netkit.EchoHandler) as server:
@@ -342,7 +318,6 @@ def test_logger_reports_a_client_that_resets_as_any_other() -> None:
 @pytest.mark.parametrize(
     ("sent", "shown"),
     [
-        (b"hello\n", b"hello\n"),
         (b"a\nb\n", b"a\nb\n"),
         (b"no newline at the end", b"no newline at the end\n"),
         (b"\n\n", b"\n\n"),
@@ -358,6 +333,7 @@ def test_logger_reports_a_client_that_resets_as_any_other() -> None:
         ("\u202egnp.exe\n".encode(), b"\\u202egnp.exe\n"),
         (b"tab\tbed\n", b"tab\\tbed\n"),
         (b"\xed\xa0\x80\n", b"\\xed\\xa0\\x80\n"),
+        ("\u20ac".encode()[:2], b"\\xe2\\x82\n"),
     ],
 )
 def test_logger_shows_each_line_as_one_line_that_commands_nothing(
@@ -383,31 +359,19 @@ def test_logger_decodes_lines_with_the_servers_encoding() -> None:
     assert output == "grüße\n".encode()
 
 
-def test_logger_reports_a_line_that_is_too_long_and_goes_on_with_the_next() -> None:
-    output, reports = logged(b"one\n" + b"x" * 5000 + b"\ntwo\n", max_line=100)
+def test_logger_reports_a_line_that_is_too_long_once_and_goes_on_with_the_next() -> None:
+    output, reports = logged(b"one\n" + b"x" * 1_000_000 + b"\ntwo\n", max_line=100)
     assert output == b"one\ntwo\n"
-    assert len(reports) == 3
-    skipped = r"127.0.0.1:\d+: line longer than 100 bytes \(max_line\); it is skipped"
-    assert re.fullmatch(skipped, reports[1])
-
-
-def test_logger_reports_a_line_too_long_once_however_long_it_is() -> None:
-    output, reports = logged(b"x" * 1_000_000, max_line=100)
-    assert output == b""
-    assert len(reports) == 3
-    assert "1000000 bytes received" in reports[2]
-
-
-def test_logger_shows_an_interrupted_character_at_the_end_as_its_bytes() -> None:
-    output, _ = logged("€".encode()[:2])
-    assert output == b"\\xe2\\x82\n"
+    _, skipped, last = reports
+    text = r"127.0.0.1:\d+: line longer than 100 bytes \(max_line\); it is skipped"
+    assert re.fullmatch(text, skipped)
+    assert "1000009 bytes received" in last
 
 
 def test_logger_writes_raw_bytes_as_they_are() -> None:
     data = bytes(range(256)) * 1000
     output, reports = logged(data, style="raw")
-    assert output == data
-    assert len(reports) == 2
+    assert (output, len(reports)) == (data, 2)
 
 
 def test_logger_writes_a_hex_dump_whose_offsets_run_through() -> None:
@@ -488,25 +452,24 @@ class Short(io.RawIOBase):
         return len(data[:3])
 
 
-def test_an_output_that_takes_a_part_is_given_the_rest() -> None:
-    output = Short()
+class Plain:
+    """A file whose `write` returns no count, as it takes everything."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.taken += data
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("output", [Short(), Plain()])
+def test_an_output_is_given_all_that_it_has_not_taken(output: Any) -> None:
     with serving(netkit.LoggerHandler, handler_args={"output": output}) as server:
         exchange(server, b"a longer line\nand another one\n")
     assert output.taken == b"a longer line\nand another one\n"
-
-
-def test_an_output_that_returns_no_count_has_taken_everything() -> None:
-    class Plain:
-        def write(self, data: bytes) -> None:
-            written.append(data)
-
-        def flush(self) -> None:
-            pass
-
-    written: list[bytes] = []
-    with serving(netkit.LoggerHandler, handler_args={"output": Plain()}) as server:
-        exchange(server, b"hello\n")
-    assert written == [b"hello\n"]
 
 
 def block(output: io.RawIOBase, data: bytes) -> None:
@@ -539,13 +502,6 @@ def test_logger_writes_to_standard_output_by_default(
 # GreeterHandler
 
 
-def test_greeter_greets_the_client_by_its_address_and_ends() -> None:
-    with serving(netkit.GreeterHandler) as server, client(server) as sock:
-        port = sock.getsockname()[1]
-        expected = f"Hello, 127.0.0.1:{port}!\nThis is netkit.\nGoodbye.\n"
-        assert receive_all(sock) == expected.encode()
-
-
 def test_greeter_sends_each_line_as_one_write() -> None:
     writes: list[Any] = []
 
@@ -564,16 +520,21 @@ def test_greeter_sends_each_line_as_one_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("greeting", "greeted"),
+    ("settings", "greeted"),
     [
-        ("", ""),
-        ("hi", "hi"),
-        ("{port} {unknown} {} {0} %s {address}", "PORT {unknown} {} {0} %s 127.0.0.1"),
-        ("grüße\n€\n", "grüße\n€\n"),
+        ({}, "Hello, 127.0.0.1:PORT!\nThis is netkit.\nGoodbye.\n"),
+        ({"greeting": ""}, ""),
+        (
+            {"greeting": "{port} {unknown} {} {0} %s {address}"},
+            "PORT {unknown} {} {0} %s 127.0.0.1",
+        ),
+        ({"greeting": "gr\xfc\xdfe\n\u20ac\n"}, "gr\xfc\xdfe\n\u20ac\n"),
     ],
 )
-def test_the_greeting_is_a_setting(greeting: str, greeted: str) -> None:
-    with serving(netkit.GreeterHandler, handler_args={"greeting": greeting}) as server:
+def test_greeter_greets_each_client_by_its_address_and_ends(
+    settings: dict[str, str], greeted: str
+) -> None:
+    with serving(netkit.GreeterHandler, handler_args=settings) as server:
         with client(server) as sock:
             port = str(sock.getsockname()[1])
             assert receive_all(sock).decode() == greeted.replace("PORT", port)
@@ -590,7 +551,7 @@ def test_the_whole_greeting_arrives_though_the_client_talks_over_it() -> None:
 # Settings
 
 
-@pytest.mark.parametrize("name", ["server", "handle", "conn", "nothing"])
+@pytest.mark.parametrize("name", ["server", "nothing"])
 def test_an_unknown_setting_is_refused_when_the_server_is_made(name: str) -> None:
     with pytest.raises(TypeError, match=f"EchoHandler has no setting '{name}'"):
         netkit.create_server(netkit.EchoHandler, handler_args={name: 1})

@@ -72,7 +72,7 @@ def leave_dead(path: str) -> None:
 @needs_unix
 def test_a_unix_socket_is_served_and_its_file_goes_when_the_server_stops() -> None:
     with observed(events.Listening, events.ConnectionOpened) as seen:
-        with echo().listen(path="x.sock", mode=0o600) as server:
+        with echo().listen(path=Path("x.sock"), mode=0o600) as server:
             assert (server.address, server.addresses) == ("x.sock", ("x.sock",))
             assert stat.S_IMODE(os.stat("x.sock").st_mode) == 0o600
             assert ask("x.sock") == b"hello"
@@ -83,37 +83,19 @@ def test_a_unix_socket_is_served_and_its_file_goes_when_the_server_stops() -> No
 
 
 @needs_unix
-def test_a_path_may_be_an_object() -> None:
-    with echo().listen(path=Path("x.sock")) as server:
-        assert ask(server.address) == b"hello"
-
-
-@needs_unix
 def test_a_dead_servers_socket_is_replaced_and_a_live_ones_refused() -> None:
     leave_dead("x.sock")
+    text = "cannot listen on x.sock: another server listens there (EADDRINUSE)"
     with echo().listen(path="x.sock"):
         other = echo()
         with pytest.raises(OSError, match="^") as caught:
             other.listen(path="x.sock")
         error: Any = caught.value
-        assert (
-            error.strerror == "cannot listen on x.sock: another server listens there (EADDRINUSE)"
-        )
-        assert (error.address, error.port, error.syscall) == ("x.sock", None, "listen")
+        assert (error.strerror, error.address, error.port) == (text, "x.sock", None)
         assert (other.listening, other.address, other.addresses) == (False, None, ())
         assert ask("x.sock") == b"hello"
-        with other.listen(path="y.sock"):  # a failure is no end
+        with other.listen(path="y.sock"):
             assert ask("y.sock") == b"hello"
-
-
-@needs_unix
-def test_a_server_that_stops_leaves_its_successors_socket_alone() -> None:
-    with echo().listen(path="x.sock"):
-        os.unlink("x.sock")  # as some programs do
-        successor = echo().listen(path="x.sock")
-    with successor:
-        assert ask("x.sock") == b"hello"
-    assert not os.path.exists("x.sock")
 
 
 @needs_unix
@@ -223,11 +205,13 @@ def test_an_inherited_descriptor_is_served_whether_it_listens_already_or_not(
         os.fstat(fd)
 
 
-def test_a_socket_that_a_server_takes_over_is_not_inherited_by_programs_that_are_started() -> None:
+def test_a_socket_that_a_server_takes_over_is_not_inherited_and_closed_in_the_end() -> None:
     opened = socket.create_server(("127.0.0.1", 0))
     opened.set_inheritable(True)
-    with echo().listen(sock=opened):
+    with echo().listen(sock=opened) as server:
+        assert server.server_address == opened.getsockname()
         assert not opened.get_inheritable()
+    assert opened.fileno() == -1
 
 
 @needs_unix
@@ -261,33 +245,25 @@ def test_the_queue_of_one_that_listens_stays_as_it_is_unless_another_is_wanted(
 
 
 def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
-    reading, writing = os.pipe()
-    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+    with open(os.devnull) as file, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for fd, text in (
-            (reading, f"cannot listen on fd:{reading}: it is not a socket (ENOTSOCK)"),
-            (9999, "cannot listen on fd:9999: there is no such descriptor (EBADF)"),
-            (
-                datagrams.fileno(),
-                f"cannot listen on fd:{datagrams.fileno()}: it is not a stream socket (EINVAL)",
-            ),
+            (file.fileno(), "it is not a socket (ENOTSOCK)"),
+            (9999, "there is no such descriptor (EBADF)"),
+            (datagrams.fileno(), "it is not a stream socket (EINVAL)"),
         ):
             server = echo()
             with pytest.raises(OSError, match="^") as caught:
                 server.listen(fd=fd)
-            assert caught.value.strerror == text
+            assert caught.value.strerror == f"cannot listen on fd:{fd}: {text}"
             assert server.address is None
-        assert datagrams.fileno() >= 0
         datagrams.getsockname()  # it is still open
-    os.close(reading)
-    os.close(writing)
 
 
 def test_a_connected_socket_cannot_be_listened_on() -> None:
+    text = r"^.*cannot listen on 127.0.0.1:\d+: invalid argument \(EINVAL\)$"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = socket.create_connection(listener.getsockname())
-        with pytest.raises(
-            OSError, match=r"^.*cannot listen on 127.0.0.1:\d+: invalid argument \(EINVAL\)$"
-        ):
+        with pytest.raises(OSError, match=text):
             echo().listen(sock=sock)
         assert sock.fileno() == -1
 
@@ -303,7 +279,7 @@ def test_a_hook_that_fails_closes_the_socket_it_was_given() -> None:
     assert sock.fileno() == -1
 
 
-@pytest.mark.parametrize("other", [{"port": 80}, {"path": "x"}, {"fd": 3}, {"reuse_port": True}])
+@pytest.mark.parametrize("other", [{"port": 80}, {"reuse_port": True}])
 def test_a_socket_goes_with_no_other_address(other: dict[str, Any]) -> None:
     with socket.socket() as sock:
         with pytest.raises(TypeError, match="sock is bound already: only backlog and exclusive"):
@@ -342,19 +318,15 @@ def test_each_of_several_addresses_is_served_and_has_an_event() -> None:
             ask(where)
 
 
-def test_an_address_may_be_a_number() -> None:
+def test_an_address_may_be_a_number_and_there_must_be_one() -> None:
     with echo().listen_on(0, Endpoint("tcp", "127.0.0.1", 0)) as server:
         for where in server.addresses:
             assert isinstance(where, netkit.SocketAddress)
             assert ask(("127.0.0.1", where.port)) == b"hello"
-
-
-def test_no_address_is_an_error() -> None:
     with pytest.raises(TypeError, match=r"^listen_on\(\) needs at least one address$"):
         echo().listen_on()
 
 
-@needs_unix
 def test_a_descriptor_is_listened_on_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as opened:
         other = os.dup(opened.fileno())
@@ -364,8 +336,7 @@ def test_a_descriptor_is_listened_on_once() -> None:
         assert not server.listening
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.close(other)  # it was the server's
-        with socket.create_connection(opened.getsockname(), PATIENCE):
-            pass
+        connected(opened.getsockname()).close()
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.1:{port}", "no.such.host.invalid:80", "fd:9999"])
@@ -492,62 +463,42 @@ def test_the_loss_of_one_listener_ends_the_loop() -> None:
 
 @needs_ipv6
 def test_ipv6_only_keeps_ipv4_out_whatever_the_host() -> None:
-    for server in (
-        echo().listen(ipv6_only=True),
-        echo().listen(0, "::", ipv6_only=True),
-        echo().listen_on("[::]:0?ipv6_only=on"),
-    ):
+    for server in (echo().listen(ipv6_only=True), echo().listen_on("[::]:0?ipv6_only=on")):
         with server:
-            assert isinstance(server.address, netkit.SocketAddress)
-            port = server.address.port
+            port = server.server_address[1]
             assert ask(("::1", port)) == b"hello"
+            with echo().listen(port, "0.0.0.0"):
+                assert ask(("127.0.0.1", port)) == b"hello"
             with pytest.raises(ConnectionRefusedError):
                 ask(("127.0.0.1", port))
-
-
-@needs_ipv6
-def test_both_families_of_a_port_can_be_listened_on_apart() -> None:
-    with echo().listen(0, "0.0.0.0") as server:
-        assert isinstance(server.address, netkit.SocketAddress)
-        with echo().listen_on(f"[::]:{server.address.port}?ipv6_only=on") as other:
-            assert other.address == ("::", server.address.port, "IPv6")
-
-
-def test_ipv6_only_needs_an_ipv6_address() -> None:
-    text = "^ipv6_only, but '127.0.0.1' has no IPv6 address$"
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match="^ipv6_only, but '127.0.0.1' has no IPv6 address$"):
         echo().listen(0, "127.0.0.1", ipv6_only=True)
 
 
 @needs_ipv6
 def test_an_ipv4_client_of_an_ipv6_listener_is_shown_counted_and_refused_as_ipv4() -> None:
     options = {"max_connections_per_ip": 1, "when_full": "refuse"}
-    seen_by_handler: list[Any] = []
+    facts: list[Any] = []
 
     def handler(conn: netkit.Connection) -> None:
-        seen_by_handler.append((conn.remote_address, conn.remote_family))
-        seen_by_handler.append((conn.local_address, conn.local_family))
+        facts.append((conn.remote_address, conn.remote_family))
+        facts.append((conn.local_address, conn.local_family))
         conn.write("in")
         conn.read()
 
     with netkit.create_server(handler, **options).listen() as server, silent_log():
-        assert isinstance(server.address, netkit.SocketAddress)
-        port = server.address.port
+        port = server.server_address[1]
         with observed(events.ClientRefused, events.ConnectionOpened) as seen:
             with connected(("127.0.0.1", port)) as first:
                 assert receive_exactly(first, 2) == b"in"
                 with connected(("127.0.0.1", port)) as second:
                     assert receive_all(second) == b""
                     mine = second.getsockname()[1]
-    assert seen_by_handler == [("127.0.0.1", "IPv4")] * 2
+    assert facts == [("127.0.0.1", "IPv4")] * 2
     opened, refused = seen
     assert opened.peer.startswith("127.0.0.1:")
-    assert refused == events.ClientRefused(
-        f"127.0.0.1:{mine}",
-        "max_connections_per_ip",
-        netkit.SocketAddress("127.0.0.1", mine, "IPv4"),
-        netkit.SocketAddress("127.0.0.1", port, "IPv4"),
-    )
+    client, local = (netkit.SocketAddress("127.0.0.1", each, "IPv4") for each in (mine, port))
+    assert refused == events.ClientRefused(str(client), "max_connections_per_ip", client, local)
 
 
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="not everywhere")
@@ -613,18 +564,16 @@ def test_workers_share_all_listeners_and_only_their_parent_removes_the_file(
 
 @needs_unix
 def test_the_command_line_listens_on_all_that_it_is_given(folder: Path) -> None:
-    with Cli("echo", "0", "unix:x.sock", cwd=folder, listening=False) as program:
-        program.wait_for_line("listening on 127.0.0.1:")
+    with Cli("echo", "0", "unix:x.sock", cwd=folder) as program:
         program.wait_for_line("listening on unix:x.sock")
         assert ask("x.sock") == b"hello"
-        with Cli("echo", "unix:x.sock", cwd=folder, listening=False) as second:
-            assert second.wait() == 1
-            assert second.lines == [
-                "netkit: error: cannot listen on x.sock: another server listens there (EADDRINUSE)"
-            ]
+        for address, error in [
+            ("x.sock", "cannot listen on x.sock: another server listens there (EADDRINUSE)"),
+            ("y.sock?owner=no-such-user", "owner 'no-such-user': "),
+        ]:
+            with Cli("echo", f"unix:{address}", cwd=folder, listening=False) as second:
+                assert second.wait() == 1
+                assert second.lines[0].startswith(f"netkit: error: {error}")
         program.send_signal()
         assert program.wait() == 0
     assert not os.path.exists("x.sock")
-    with Cli("echo", "unix:x.sock?owner=no-such-user", cwd=folder, listening=False) as program:
-        assert program.wait() == 1
-        assert program.lines[0].startswith("netkit: error: owner 'no-such-user': ")
