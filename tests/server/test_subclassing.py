@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import http.server
 import importlib.util
 import inspect
-import itertools
 import os
 import socket
 import socketserver
 import subprocess
 import sys
-import threading
 import wsgiref.simple_server
 import xmlrpc.client
 import xmlrpc.server
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 from support import (
     PATIENCE,
     ROOT,
+    Shout,
     client,
     exchange,
     needs_ipv6,
@@ -36,24 +36,23 @@ import netkit
 LOCAL = ("127.0.0.1", 0)
 
 
-class Shout(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        self.wfile.write(self.rfile.readline().upper())
-
-
 def made_of(bases: Sequence[Any], **attributes: Any) -> Any:
     return type(netkit.Server)("Made", tuple(bases), attributes)
 
 
-def names(bases: Sequence[Any]) -> str:
-    return "-".join(base.__name__ for base in bases)
-
-
 def orders(*bases: Any) -> list[Any]:
-    """Each order of `bases`, and two with `ThreadingMixIn`, as the first and as the last base."""
+    """Both orders of two bases, and `ThreadingMixIn` as the first and as the last base."""
     mix_in = socketserver.ThreadingMixIn
-    found = [*itertools.permutations(bases), (mix_in, *bases), (*reversed(bases), mix_in)]
-    return [pytest.param(order, id=names(order)) for order in found]
+    found = [bases, bases[::-1], (mix_in, *bases), (*bases[::-1], mix_in)]
+    return [pytest.param(each, id="-".join(base.__name__ for base in each)) for each in found]
+
+
+@contextlib.contextmanager
+def shouting(server: Any) -> Iterator[Any]:
+    """The server serves in the block, after it has answered a client."""
+    with server, serving_forever(server):
+        assert exchange(server, b"hello\n") == b"HELLO\n"
+        yield server
 
 
 @pytest.mark.parametrize("base", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
@@ -62,20 +61,16 @@ def test_a_constructor_may_call_that_of_socketserver_by_name(base: Any) -> None:
         def __init__(self, address: Any) -> None:
             base.__init__(self, address, Shout)
 
-    server = Server(LOCAL)
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(Server(LOCAL)) as server:
         server.configure(max_line=1000)
 
 
-@pytest.mark.parametrize("bases", orders(netkit.Server))
+@pytest.mark.parametrize("bases", orders(netkit.Server)[2:])
 def test_threading_mix_in_may_be_among_the_bases(bases: Any) -> None:
     kind = made_of(bases)
-    server = kind(LOCAL, Shout, idle_timeout=PATIENCE)
-    assert server.daemon_threads
     assert kind.process_request is netkit.Server.process_request
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(kind(LOCAL, Shout, idle_timeout=PATIENCE)) as server:
+        assert server.daemon_threads
 
 
 @pytest.mark.parametrize("bases", orders(netkit.Server, xmlrpc.server.SimpleXMLRPCServer))
@@ -108,18 +103,8 @@ def test_a_wsgi_server_may_be_among_the_bases_in_any_order(bases: Any) -> None:
 
 @pytest.mark.parametrize("bases", orders(netkit.Server, http.server.ThreadingHTTPServer))
 def test_a_threading_http_server_may_be_among_the_bases_in_any_order(bases: Any) -> None:
-    class NoContent(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = made_of(bases)(LOCAL, NoContent)
-    assert server.server_port == server.server_address[1]
-    with server, serving_forever(server):
-        assert exchange(server, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 204")
+    with shouting(made_of(bases)(LOCAL, Shout)) as server:
+        assert server.server_port == server.server_address[1]
 
 
 class Library(http.server.HTTPServer):
@@ -142,10 +127,8 @@ def test_the_constructor_of_a_librarys_class_counts_in_any_order_of_bases(bases:
         def __init__(self, app: str) -> None:
             super().__init__("127.0.0.1", 0, app)
 
-    server = Server("the application")
-    assert server.app == "the application"
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(Server("the application")) as server:
+        assert server.app == "the application"
 
 
 def test_the_constructor_of_netkit_may_be_called_by_name() -> None:
@@ -153,10 +136,8 @@ def test_the_constructor_of_netkit_may_be_called_by_name() -> None:
         def __init__(self) -> None:
             netkit.Server.__init__(self, LOCAL, Shout, idle_timeout=PATIENCE)
 
-    server = Server()
-    assert not hasattr(server, "app")
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(Server()) as server:
+        assert not hasattr(server, "app")
 
 
 class Hooked(http.server.HTTPServer):
@@ -192,12 +173,9 @@ class Fails(Shout):
 @pytest.mark.parametrize("bases", orders(netkit.Server, Hooked))
 def test_the_hooks_of_a_librarys_class_count_in_any_order_of_bases(bases: Any) -> None:
     called: set[str] = set()
-    server = made_of(bases)(LOCAL, Fails, called)
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(made_of(bases)(LOCAL, Fails, called)) as server:
         wait_until(lambda: not server.connections)
         with client(server) as idle:
-            assert exchange(server, b"again\n") == b"AGAIN\n"
             wait_until(lambda: server.connection_count == 1)
             assert server.stop() == netkit.StopReport(finished=1, cut=0)
             assert idle.recv(1) == b""
@@ -219,10 +197,8 @@ def test_a_hook_of_the_programs_own_counts_before_that_of_a_library() -> None:
 @needs_ipv6
 @pytest.mark.parametrize("bases", orders(netkit.Server, xmlrpc.server.SimpleXMLRPCServer)[:2])
 def test_an_ipv6_address_is_bound_whichever_constructor_is_called(bases: Any) -> None:
-    server = made_of(bases)(("::1", 0), Shout, logRequests=False)
-    with server, serving_forever(server):
+    with shouting(made_of(bases)(("::1", 0), Shout, logRequests=False)) as server:
         assert server.address_family == socket.AF_INET6
-        assert exchange(server, b"hello\n") == b"HELLO\n"
 
 
 def by_name(*methods: str) -> Any:
@@ -243,20 +219,14 @@ def test_a_server_close_that_calls_that_of_a_base_by_name_closes_the_server(base
             base.server_close(self)
 
     server = Server(LOCAL, Shout, drain_timeout=PATIENCE)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    with client(server) as sock:
-        sock.sendall(b"hello\n")
-        assert sock.recv(6) == b"HELLO\n"
-        with client(server) as idle:
-            port = idle.getsockname()[1]
-            wait_until(lambda: port in [conn.remote_port for conn in server.connections])
-            server.server_close()
-            assert server.fileno() == -1
-            server.stop()
-            thread.join(PATIENCE)
-            assert not thread.is_alive()
-            assert idle.recv(1) == b""
+    with serving_forever(server) as thread, client(server) as idle:
+        assert server.wait_for_connections(1, PATIENCE)
+        server.server_close()
+        assert server.fileno() == -1
+        server.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        assert idle.recv(1) == b""
 
 
 def test_a_class_may_name_its_handler() -> None:
@@ -266,10 +236,8 @@ def test_a_class_may_name_its_handler() -> None:
         def __init__(self) -> None:
             super().__init__(LOCAL, self.RequestHandlerClass)
 
-    server = Server()
-    assert server.RequestHandlerClass is Shout
-    with server, serving_forever(server):
-        assert exchange(server, b"hello\n") == b"HELLO\n"
+    with shouting(Server()) as server:
+        assert server.RequestHandlerClass is Shout
         server.RequestHandlerClass = lambda conn: conn.end("another")
         assert exchange(server, b"") == b"another"
 
@@ -307,11 +275,11 @@ LoopByName = by_name("serve_forever", "shutdown")
 
 
 def test_a_shutdown_by_name_before_the_server_ever_served_counts_once() -> None:
-    with LoopByName(LOCAL, Shout) as server:
-        server.shutdown()
-        server.serve_forever()  # returns at once
-        with serving_forever(server):
-            assert exchange(server, b"hello\n") == b"HELLO\n"
+    server = LoopByName(LOCAL, Shout)
+    server.shutdown()
+    server.serve_forever()  # returns at once
+    with shouting(server):
+        pass
 
 
 def test_a_hook_of_a_loop_that_is_called_by_name_only_requests_a_stop() -> None:
@@ -352,7 +320,6 @@ def test_a_server_class_may_be_abstract() -> None:
 def test_the_signature_of_a_server_class_is_that_of_its_constructor() -> None:
     parameters = ["server_address", "RequestHandlerClass", "bind_and_activate", "options"]
     assert list(inspect.signature(netkit.Server).parameters) == parameters
-    assert list(inspect.signature(netkit.Server.__init__).parameters) == ["self", *parameters]
     assert "OSError" in (netkit.Server.__init__.__doc__ or "")
 
 
