@@ -27,35 +27,20 @@ from netkit.server import log, log_format
 from .conftest import Terminal
 
 
-@pytest.mark.parametrize(
-    ("event", "text"),
-    [
-        (events.Stopped(2, 1), "stopped: 2 finished, 1 cut\n"),
-        (events.AcceptResumed(1.0), "warning: accepting clients again, after 1.0 s\n"),
-        (
-            events.ListenerLost(ERROR),
-            "error: no new clients any more: ValueError: what went wrong\n",
-        ),
-    ],
-)
-def test_on_a_terminal_a_line_is_the_message_with_the_level_from_warnings_on(
-    event: Any, text: str, configured: Callable[..., io.StringIO]
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_begins_with_the_time_unless_a_terminal_shows_it(
+    terminal: bool, configured: Callable[..., io.StringIO]
 ) -> None:
-    stream = configured()
-    log.write(event)
-    assert stream.getvalue() == text
-
-
-def test_on_any_other_stream_a_line_begins_with_the_time_and_the_level(
-    configured: Callable[..., io.StringIO],
-) -> None:
-    stream = configured(terminal=False)
+    stream = configured(terminal=terminal)
     log.write(events.Stopped(2, 1))
     log.write(events.AcceptResumed(1.0))
-    first, second = stream.getvalue().splitlines()
-    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
-    assert re.fullmatch(time + " INFO stopped: 2 finished, 1 cut", first)
-    assert re.fullmatch(time + " WARNING accepting clients again, after 1.0 s", second)
+    log.write(events.ListenerLost(ERROR))
+    first, second, third = stream.getvalue().splitlines()
+    time = "" if terminal else r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} "
+    levels = ["", "warning: ", "error: "] if terminal else ["INFO ", "WARNING ", "ERROR "]
+    assert re.fullmatch(f"{time}{levels[0]}stopped: 2 finished, 1 cut", first)
+    assert re.fullmatch(f"{time}{levels[1]}accepting clients again, after 1.0 s", second)
+    assert re.fullmatch(f"{time}{levels[2]}no new clients any more: ValueError: .*", third)
 
 
 def test_characters_that_the_encoding_of_the_stream_lacks_are_escaped() -> None:

@@ -34,6 +34,14 @@ def shout(conn: netkit.Connection) -> None:
         conn.write(line.upper() + "\n")
 
 
+each_handler = pytest.mark.parametrize("handler", [Shout, shout])
+
+
+def shouts(sock: ssl.SSLSocket) -> bool:
+    sock.sendall(b"hello\n")
+    return sock.recv(9) == b"HELLO\n"
+
+
 class WrapsEach(netkit.Server):
     """Each client is wrapped by `get_request`."""
 
@@ -72,19 +80,18 @@ def secured(server: netkit.Server) -> Iterator[ssl.SSLSocket]:
             yield tls
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 @pytest.mark.parametrize("make", [wrapped, each, in_a_pool])
 def test_a_silent_client_keeps_no_other_waiting(make: Any, handler: Any) -> None:
     with make(handler, drain_timeout=PATIENCE) as server, serving_forever(server):
         with client(server) as silent, secured(server) as sock:
-            sock.sendall(b"hello\n")
-            assert sock.recv(9) == b"HELLO\n"
+            assert shouts(sock)
             assert server.stop() == netkit.StopReport(finished=2, cut=0)
             assert sock.recv(9) == b""
             receive_all(silent)  # perhaps an alert, and the end
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 @pytest.mark.parametrize("make", [wrapped, each, in_a_pool])
 def test_the_handshake_has_its_time_limit(make: Any, handler: Any) -> None:
     with observed(events.ClientFailed, events.HandlerFailed) as told:
@@ -95,7 +102,7 @@ def test_the_handshake_has_its_time_limit(make: Any, handler: Any) -> None:
     assert "handshake_timeout" in str(told[0].error)
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 def test_a_probe_is_no_failure_and_plain_text_is_one(handler: Any) -> None:
     with observed(events.ClientFailed, events.HandlerFailed) as told:
         with wrapped(handler) as server, serving_forever(server):
@@ -111,7 +118,7 @@ def test_a_probe_is_no_failure_and_plain_text_is_one(handler: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", ["idle_timeout", "read_timeout"])
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 def test_limits_hold(handler: Any, limit: str) -> None:
     with observed(events.ClientFailed, events.HandlerFailed) as told:
         with wrapped(handler, **{limit: 0.1}) as server, serving_forever(server):
@@ -123,7 +130,7 @@ def test_limits_hold(handler: Any, limit: str) -> None:
     assert limit in str(told[0].error), told
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 def test_verify_request_comes_after_the_handshake(handler: Any) -> None:
     class Verifying(netkit.Server):
         def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -137,8 +144,7 @@ def test_verify_request_comes_after_the_handshake(handler: Any) -> None:
             assert sock.recv(9) == b""
         assert server.wait_for_connections(0, PATIENCE)
         with secured(server) as sock:
-            sock.sendall(b"hello\n")
-            assert sock.recv(9) == b"HELLO\n"
+            assert shouts(sock)
     assert asked == [True, True]
 
 
@@ -149,8 +155,7 @@ def test_a_handshake_in_get_request_is_warned_of_once(
         server.at_once = True  # type: ignore[attr-defined]
         for _ in range(3):
             with secured(server) as sock:
-                sock.sendall(b"hello\n")
-                assert sock.recv(9) == b"HELLO\n"
+                assert shouts(sock)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "get_request does TLS handshakes" in warnings[0]
@@ -164,13 +169,12 @@ def test_a_handler_may_do_the_handshake_itself() -> None:
             super().setup()
 
     with each(Handshake) as server, serving_forever(server), secured(server) as sock:
-        sock.sendall(b"hello\n")
-        assert sock.recv(9) == b"HELLO\n"
+        assert shouts(sock)
         server.stop()
         assert sock.recv(9) == b""
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 def test_a_program_that_serves_each_client_by_itself_ends_it_by_its_accepted_socket(
     handler: Any,
 ) -> None:
@@ -182,8 +186,7 @@ def test_a_program_that_serves_each_client_by_itself_ends_it_by_its_accepted_soc
     with Sequential(LOCAL, handler, tls=contexts()[0]) as server, serving_forever(server):
         for _ in range(2):
             with secured(server) as sock:
-                sock.sendall(b"hello\n")
-                assert sock.recv(9) == b"HELLO\n"
+                assert shouts(sock)
             wait_until(lambda: not server.connections)
         assert server.stop().cut == 0
 
@@ -198,7 +201,7 @@ class _Wrapper:
         return getattr(self.wrapped, name)
 
 
-@pytest.mark.parametrize("handler", [Shout, shout])
+@each_handler
 def test_a_socket_that_process_request_wraps_is_that_of_the_client(handler: Any) -> None:
     class Wraps(netkit.Server):
         def process_request(self, request: Any, client_address: Any) -> None:
@@ -210,11 +213,9 @@ def test_a_socket_that_process_request_wraps_is_that_of_the_client(handler: Any)
     with Wraps(LOCAL, handler, max_connections=1) as server, serving_forever(server):
         for _ in range(2):  # the first client gives its place back
             with secured(server) as sock:
-                sock.sendall(b"hello\n")
-                assert sock.recv(9) == b"HELLO\n"
+                assert shouts(sock)
         with secured(server) as sock:
-            sock.sendall(b"hello\n")
-            assert sock.recv(9) == b"HELLO\n"
+            assert shouts(sock)
             assert server.stop(PATIENCE).cut == 0
             assert sock.recv(9) == b""
 
@@ -233,6 +234,5 @@ def test_a_request_handler_gets_the_object_that_process_request_passes_on() -> N
     with Wraps(LOCAL, Told, max_connections=1) as server, serving_forever(server):
         for _ in range(2):
             with client(server) as sock:
-                sock.sendall(b"hello\n")
-                assert sock.recv(9) == b"HELLO\n"
+                assert shouts(sock)
     assert kinds == [_Wrapper, _Wrapper]
