@@ -17,13 +17,23 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
 from ..core.text import one_line, said
 
-LONGEST_MESSAGE = 400  # characters; an argument may be as long as the system allows
+# The commands, and the first lines of their help.
+COMMANDS = {
+    "echo": "Send every client back what it sends.",
+    "logger": "Report each client that comes and goes, and write the data of clients.",
+    "greeter": "Greet every client and hang up.",
+    "serve": """\
+Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
+current directory or an installed one.""",
+    "connect": "Talk to a server: send standard input, and write the data that comes back.",
+}
 
 EXAMPLES = """\
 examples:
@@ -57,49 +67,38 @@ class Parser(argparse.ArgumentParser):
     `hints` maps options of other programs to the advice that their errors give.
     """
 
-    def __init__(self, prog: str, hints: Mapping[str, str] | None = None, **settings: Any) -> None:
-        super().__init__(
-            prog,
-            allow_abbrev=False,
-            # With a width, since argparse makes a formatter even if no help is shown, and would
-            # import several modules to find the width of the terminal.
-            formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
-            **settings,
-        )
-        self._hints = hints or {}
+    def __init__(
+        self, prog: str, hints: Mapping[str, str] = MappingProxyType({}), **settings: Any
+    ) -> None:
+        # With a width, since argparse makes a formatter even if no help is shown, and would import
+        # several modules to find the width of the terminal.
+        formatter = partial(argparse.RawDescriptionHelpFormatter, width=80)
+        super().__init__(prog, allow_abbrev=False, formatter_class=formatter, **settings)
+        self._hints = hints
 
     def read(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """Return the options in `argv`, and the other words. SystemExit if they are invalid."""
         end = list(argv).index("--") if "--" in argv else len(argv)
         self._check_names(argv[:end])
         namespace, words = self.parse_known_args(argv[:end])
-        for word in words:
-            if _is_option(word):
-                name = word.partition("=")[0]  # the value may be a secret
-                self.error(f"unknown option {name}{self._similar(name)}")
+        for word in filter(_is_option, words):
+            name = word.partition("=")[0]  # without its value, which may be a secret
+            names = sorted(self._option_string_actions)
+            longer = [known for known in names if name[2:] and known.startswith(name)]
+            hint = f"; did you mean {' or '.join(longer[:3])}?" if longer else similar(name, names)
+            self.error(f"unknown option {name}{hint}")
         return namespace, [*words, *argv[end + 1 :]]
 
     def _check_names(self, argv: Sequence[str]) -> None:
         """Refuse options of other programs before argparse reports an error of their values."""
-        for word in argv:
-            name = word.partition("=")[0]
-            if name in self._option_string_actions or not _is_option(word):
-                continue
-            letters = [f"-{letter}" for letter in name[1:]] if name[1] != "-" else []
-            for known in (name, *letters):
-                if known in self._hints:
+        for name in (word.partition("=")[0] for word in argv if _is_option(word)):
+            if name not in self._option_string_actions:
+                letters = [f"-{letter}" for letter in name[1:]] if name[1] != "-" else []
+                for known in filter(self._hints.get, (name, *letters)):
                     self.error(f"there is no option {known}: {self._hints[known]}")
 
-    def _similar(self, word: str) -> str:
-        names = sorted(self._option_string_actions)
-        longer = [name for name in names if word[2:] and name.startswith(word)]
-        return f"; did you mean {' or '.join(longer[:3])}?" if longer else similar(word, names)
-
-    def format_help(self) -> str:
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
-        return super().format_help()
-
     def print_help(self, file: Any = None) -> None:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
         show(self.format_help())
 
     def error(self, message: str) -> NoReturn:
@@ -137,9 +136,8 @@ def show(text: str) -> None:
 
 def complain(message: str, prog: str = "netkit") -> None:
     """Write an error to standard error, as one line of printable characters."""
-    if len(message) > LONGEST_MESSAGE:
-        half = LONGEST_MESSAGE // 2
-        message = f"{message[:half]} ... {message[-half:]}"
+    if len(message) > 400:  # an argument may be as long as the system allows
+        message = f"{message[:200]} ... {message[-200:]}"
     say(f"{prog}: error: {one_line(message)}")
 
 
@@ -171,7 +169,7 @@ def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def why_invalid(error: Exception) -> str:
-    """Return the message of an error of a check, which is one of `INVALID`."""
+    """Return the message of an error of a check."""
     return said(error).removeprefix("it: ")
 
 
@@ -187,32 +185,22 @@ def count(text: str) -> int:
 
 def endpoints(words: Iterable[str]) -> list[Endpoint]:
     """Parse addresses, each of which is one word or a host and a port. ValueError."""
-    found, host = [], None
-    for word in words:
-        if host is not None:
-            if not re.fullmatch(r"\d+(\?.*)?", word, re.ASCII):
-                break
-            found.append(
-                Endpoint.parse(f"[{host}]:{word}" if is_ip(host) == 6 else f"{host}:{word}")
-            )
-            host = None
-        elif _is_host(word):
-            host = word
-        else:
-            found.append(Endpoint.parse(word))
-    if host is None:
-        return found
-    if is_ip(host) == 6:
-        return [Endpoint.parse(host)]  # raises an error that shows the right form
-    raise ValueError(f"{host!r} has no port: write HOST:PORT, HOST PORT, or PORT alone")
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if _is_host(word):
+            if rest and re.fullmatch(r"\d+(\?.*)?", rest[0], re.ASCII):
+                word = f"[{word}]:{rest.pop(0)}" if is_ip(word) == 6 else f"{word}:{rest.pop(0)}"
+            elif is_ip(word) != 6:  # else the error of `Endpoint.parse` shows the right form
+                text = f"{word!r} has no port: write HOST:PORT, HOST PORT, or PORT alone"
+                raise ValueError(text)
+        found.append(Endpoint.parse(word))
+    return found
 
 
 def _is_host(word: str) -> bool:
     bracketed = word.startswith("[") and word.endswith("]")
     return bracketed or is_ip(word) != 0 or not re.search(r"[:/@?]|^-?\d*$", word)
-
-
-# Certificates
 
 
 def self_signed(*hosts: str | None) -> bytes:
@@ -222,7 +210,6 @@ def self_signed(*hosts: str | None) -> bytes:
     """
     from ..tls import self_signed as certificates
 
-    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *hosts])
-    return b"".join(
-        certificates.self_signed([name for name in names if name not in (None, "", "*")])
-    )
+    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", *filter(None, hosts)])
+    names.pop("*", None)
+    return b"".join(certificates.self_signed(list(names)))

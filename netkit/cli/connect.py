@@ -6,10 +6,15 @@ After a failure, one line on standard error gives the reason. See docs/connect.m
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
+import select
 import signal
+import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.addresses import is_ip
@@ -18,12 +23,13 @@ from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import Options
 from ..core.text import in_bytes, said
 from ..net.addresses import SocketAddress
-from .arguments import Parser, checked, complain, count, endpoints, flag_of, say
+from .arguments import COMMANDS, Parser, checked, complain, count, endpoints, flag_of, say
 from .conversation import transfer
 from .opening import accept, dial
-from .stdio import OutputClosedError, is_interactive
+from .stdio import OutputError, is_interactive
 
-_UNSET: Any = object()  # the value of an option that is not given; None is that of ``off``
+# The time (seconds) that a signal handler may take to begin, before a wait is interrupted for it.
+_MOMENT = 0.05
 
 _EXAMPLES = """\
 examples:
@@ -43,124 +49,92 @@ _USAGE = """\
 netkit connect [HOST] PORT [OPTIONS]
        netkit connect HOST:PORT | [IPV6]:PORT | unix:PATH | @NAME [OPTIONS]"""
 
-# Options of nc, ncat, socat and openssl s_client, and their replacements.
-_HINTS = {
-    "-l": "use --listen",
-    "-z": "use --probe",
-    "-C": "use --crlf",
-    "-U": "a Unix socket is written unix:PATH",
-    "-s": "use --source ADDRESS",
-    "-p": "use --source ADDRESS:PORT, or --listen PORT",
-    "-o": "use --receive FILE, with --hex for a dump",
-    "-x": "use --hex",
-    "-q": "it ends when the server has ended its side; see --idle-timeout",
-    "-i": "use --idle-timeout",
-    "-k": "--listen takes one client; netkit serve takes any number",
-    "-u": "only TCP and Unix sockets are supported",
-    "-n": "the name of an address is never looked up",
-    "-N": "the end of input is passed on anyway; see --no-half-close",
-    "-e": "netkit serve runs a handler for each client",
-    "-c": "netkit serve runs a handler for each client",
-    "--ssl": "use --tls",
-    "--ssl-verify": "use --tls, which verifies the certificate",
-    "--ssl-cert": "use --tls-cert",
-    "--ssl-key": "use --tls-key",
-    "--ssl-trustfile": "use --tls-ca",
-    "--ssl-servername": "use --server-name",
-    "--servername": "use --server-name",
-    "-servername": "use --server-name",
-    "-connect": "the address is no option: netkit connect --tls HOST:PORT",
-    "-CAfile": "use --tls-ca",
-    "-cert": "use --tls-cert",
-    "-key": "use --tls-key",
-    "-quiet": "only data of the server is shown",
-    "--wait": "use -w",
+# Options of nc, ncat, socat and openssl s_client, by their replacements.
+_REPLACED = {
+    "use --listen": "-l",
+    "use --probe": "-z",
+    "use --crlf": "-C",
+    "a Unix socket is written unix:PATH": "-U",
+    "use --source ADDRESS": "-s",
+    "use --source ADDRESS:PORT, or --listen PORT": "-p",
+    "use --receive FILE, with --hex for a dump": "-o",
+    "use --hex": "-x",
+    "it ends when the server has ended its side; see --idle-timeout": "-q",
+    "use --idle-timeout": "-i",
+    "--listen takes one client; netkit serve takes any number": "-k",
+    "only TCP and Unix sockets are supported": "-u",
+    "the name of an address is never looked up": "-n",
+    "the end of input is passed on anyway; see --no-half-close": "-N",
+    "netkit serve runs a handler for each client": "-c -e",
+    "use --tls": "--ssl",
+    "use --tls, which verifies the certificate": "--ssl-verify",
+    "use --tls-cert": "--ssl-cert -cert",
+    "use --tls-key": "--ssl-key -key",
+    "use --tls-ca": "--ssl-trustfile -CAfile",
+    "use --server-name": "--ssl-servername --servername -servername",
+    "the address is no option: netkit connect --tls HOST:PORT": "-connect",
+    "only data of the server is shown": "-quiet",
+    "use -w": "--wait",
+}
+_HINTS = {option: advice for advice, options in _REPLACED.items() for option in options.split()}
+
+# Each option, the name of its value if it has one, and its help, by the headings of the help.
+_OPTIONS = {
+    "what it does": [
+        ("--listen", "", "wait for one client there (default host: 127.0.0.1)"),
+        ("--probe", "", "connect and leave: is the port open?"),
+        ("--send", "FILE", "send FILE instead of standard input"),
+        ("--receive", "FILE", "write received data to FILE, not to standard output"),
+        ("--crlf", "", "end each line that is sent with \\r\\n"),
+        ("--hex", "", "write received data as a hex dump"),
+        ("--no-half-close", "", "keep back the end of input; some servers do not reply after it"),
+        ("-v --verbose", "", "report each attempt, and the number of bytes"),
+    ],
+    "addresses": [
+        ("-4", "", "use only IPv4 addresses"),
+        ("-6", "", "use only IPv6 addresses"),
+        ("--source", "ADDRESS[:PORT]", "connect from this address"),
+        ("--retry", "N", "how often to try again within --timeout (default: 0)"),
+    ],
+    "time (30, 500ms, 5m, 2h, or off)": [
+        ("--timeout", "TIME", "longest wait for a connection (default: 30s, with --listen: off)"),
+        ("--idle-timeout", "TIME", "longest silence of the other end (default: off)"),
+        ("-w", "TIME", "both, as with nc"),
+    ],
+    "TLS (each option implies --tls)": [
+        ("--tls", "", "use TLS, and verify the server's certificate"),
+        ("--insecure", "", "use TLS with any server, verified or not"),
+        ("--tls-ca", "FILE", "authorities to trust, instead of the system's"),
+        ("--server-name", "NAME", "name in the certificate (default: HOST)"),
+        ("--tls-cert", "FILE", "certificate of this end, and its chain"),
+        ("--tls-key", "FILE", "key of --tls-cert, if it is not in the same file"),
+        ("--tls-self-signed", "", "--listen with a trial certificate (needs cryptography)"),
+    ],
 }
 
 
-SUMMARY = "Talk to a server: send standard input, and write the data that comes back."
-
-
 def parser() -> Parser:
-    """Make the parser of the command's options."""
-    parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=SUMMARY, epilog=_EXAMPLES)
-    add = parser.add_argument_group("what it does").add_argument
-    add("--listen", action="store_true", help="wait for one client there (default host: 127.0.0.1)")
-    add("--probe", action="store_true", help="connect and leave: is the port open?")
-    add("--send", metavar="FILE", help="send FILE instead of standard input")
-    add("--receive", metavar="FILE", help="write received data to FILE, not to standard output")
-    add("--crlf", action="store_true", help="end each line that is sent with \\r\\n")
-    add("--hex", action="store_true", help="write received data as a hex dump")
-    add(
-        "--no-half-close",
-        action="store_true",
-        help="do not pass on the end of input, after which some servers do not reply",
-    )
-    add("-v", "--verbose", action="store_true", help="report each attempt, and the number of bytes")
-    _add_where(parser.add_argument_group("addresses"))
-    _add_time(parser.add_argument_group("time (30, 500ms, 5m, 2h, or off)").add_argument)
-    _add_tls(parser.add_argument_group("TLS (each option implies --tls)").add_argument)
-    return parser
-
-
-def _add_where(group: Any) -> None:
-    add, family = group.add_argument, group.add_mutually_exclusive_group()
-    for number in (4, 6):
-        family.add_argument(
-            f"-{number}",
-            dest="family",
-            action="store_const",
-            const=number,
-            default=0,
-            help=f"use only IPv{number} addresses",
-        )
-    add(
-        "--source",
-        metavar="ADDRESS[:PORT]",
-        type=checked(_source),
-        help="connect from this address",
-    )
-    add(
-        "--retry",
-        metavar="N",
-        type=checked(count),
-        default=0,
-        help="how often to try again if connecting fails, within --timeout (default: 0)",
-    )
-
-
-def _add_time(add: Callable[..., object]) -> None:
+    """Make the parser of the command's options. Times become attributes only if they are given."""
+    summary = COMMANDS["connect"]
+    parser = Parser("netkit connect", _HINTS, usage=_USAGE, description=summary, epilog=_EXAMPLES)
     time = checked(Options.rows["idle_timeout"].parse)
-    add(
-        "--timeout",
-        metavar="TIME",
-        type=time,
-        default=_UNSET,
-        help="longest time for connecting (default: 30s), or with --listen until a client connects "
-        "(default: off)",
-    )
-    add(
-        "--idle-timeout",
-        metavar="TIME",
-        type=time,
-        default=_UNSET,
-        help="longest silence of the other end (default: off)",
-    )
-    add("-w", metavar="TIME", dest="wait", type=time, default=_UNSET, help="both, as with nc")
-
-
-def _add_tls(add: Callable[..., object]) -> None:
-    add("--tls", action="store_true", help="use TLS, and verify the server's certificate")
-    add("--insecure", action="store_true", help="use TLS with any server, verified or not")
-    add("--tls-ca", metavar="FILE", help="authorities to trust, instead of the system's")
-    add("--server-name", metavar="NAME", help="name in the certificate (default: HOST)")
-    add("--tls-cert", metavar="FILE", help="certificate of this end, and its chain")
-    add("--tls-key", metavar="FILE", help="key of --tls-cert, if it is not in the same file")
-    add(
-        "--tls-self-signed",
-        action="store_true",
-        help="with --listen: a certificate made now, for trials (needs cryptography)",
-    )
+    family = {"dest": "family", "action": "store_const", "default": 0}
+    kinds: dict[str, dict[str, Any]] = {
+        "-4": {**family, "const": 4},
+        "-6": {**family, "const": 6},
+        "TIME": {"metavar": "TIME", "type": time, "default": argparse.SUPPRESS},
+        "N": {"metavar": "N", "type": checked(count), "default": 0},
+        "ADDRESS[:PORT]": {"metavar": "ADDRESS[:PORT]", "type": checked(_source)},
+        "": {"action": "store_true"},
+    }
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        families = group.add_mutually_exclusive_group()
+        for names, value, help in options:
+            kind = kinds.get(names) or kinds.get(value, {"metavar": value})
+            add = families.add_argument if names in kinds else group.add_argument
+            add(*names.split(), help=help, **kind)
+    return parser
 
 
 def _source(text: str) -> tuple[str, int]:
@@ -174,29 +148,6 @@ def _source(text: str) -> tuple[str, int]:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command and return its exit status. SystemExit with status 2 for wrong use."""
-    arguments = _read(argv)
-    _set_signal_handlers(shows_bars=(arguments.send, arguments.receive) != (None, None))
-    try:
-        if arguments.probe:
-            dial(arguments).destroy()
-        else:
-            opened = accept if arguments.listen else dial
-            conn = transfer(lambda: opened(arguments), arguments)
-            if arguments.verbose:
-                say(f"{in_bytes(conn.bytes_written)} sent, {in_bytes(conn.bytes_read)} received")
-        return 0
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except OutputClosedError:
-        return 128 + signal.SIGPIPE
-    except (OSError, TlsConfigError, MissingExtraError) as error:
-        complain(said(error))
-        return 1
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status
-
-
-def _read(argv: Sequence[str]) -> argparse.Namespace:
     reader = parser()
     arguments, words = reader.read(argv)
     try:
@@ -205,15 +156,64 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
     except ValueError as error:
         reader.error(str(error))
     _settle(arguments)
-    return arguments
+    _set_signal_handlers(shows_bars=(arguments.send, arguments.receive) != (None, None))
+    try:
+        with _interruptible():
+            if arguments.probe:
+                dial(arguments).destroy()
+                return 0
+            opened = accept if arguments.listen else dial
+            conn = transfer(lambda: opened(arguments), arguments)
+        if arguments.verbose:
+            say(f"{in_bytes(conn.bytes_written)} sent, {in_bytes(conn.bytes_read)} received")
+        return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (OSError, RuntimeError, TlsConfigError, MissingExtraError) as error:
+        # RuntimeError: no thread can be started.
+        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
+            return 128 + signal.SIGPIPE
+        complain(said(error))
+        return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late to change the exit status
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl+C end every wait of the main thread while the ``with`` block runs.
+
+    Python runs a signal handler between two instructions, so it would run that of a signal which
+    comes just before a wait only after the wait. But it writes each signal to a descriptor at once.
+    The thread that reads this interrupts the wait by another signal, which does nothing else.
+    """
+    main = threading.get_ident()
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+
+    def interrupt() -> None:
+        while signals := reading.recv(100):
+            if signal.SIGINT in signals and not select.select([reading], [], [], _MOMENT)[0]:
+                signal.pthread_kill(main, signal.SIGURG)
+
+    signal.signal(signal.SIGURG, lambda *_: None)
+    thread = threading.Thread(target=interrupt, name="netkit-interrupter", daemon=True)
+    thread.start()
+    former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        writing.close()
+        thread.join()
+        reading.close()
 
 
 def _set_signal_handlers(shows_bars: bool) -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in a shell's background jobs
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # SIGTERM must not leave a terminal without its cursor, which a bar hides. And the first process
-    # of a container gets no signal for which it has no handler (kill(2)). Elsewhere SIGTERM ends
-    # the process at once, since Python runs a handler only after a call that is about to block.
+    # SIGTERM must not leave the cursor in the row of a bar. And the first process of a container
+    # gets no signal for which it has no handler (kill(2)). Elsewhere SIGTERM ends the process.
     if (shows_bars and is_interactive()) or os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
 
@@ -243,20 +243,18 @@ _EXCLUDES = {
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    given = {
-        name for name, value in vars(arguments).items() if value not in (None, False, 0, _UNSET)
-    }
-    for name, others in _EXCLUDES.items():
-        for other in others:
-            if name in given and other in given:
-                raise ValueError(f"{flag_of(name)} cannot be used with {flag_of(other)}")
+    given = {name for name, value in vars(arguments).items() if value not in (None, False, 0)}
+    for name in filter(given.__contains__, _EXCLUDES):
+        for other in filter(given.__contains__, _EXCLUDES[name]):
+            raise ValueError(f"{flag_of(name)} cannot be used with {flag_of(other)}")
     if "tls_key" in given and "tls_cert" not in given:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
         raise ValueError("--tls-self-signed needs --listen")
     if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
-    if {"send", "receive"} <= given and _is_same_file(arguments.send, arguments.receive):
+    files = (arguments.send, arguments.receive)
+    if None not in files and all(map(os.path.isfile, files)) and os.path.samefile(*files):
         raise ValueError("--receive would overwrite the file of --send")
     _check_family(arguments)
     named = {"listen", "insecure", "server_name"} & given
@@ -264,20 +262,16 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("TLS through a Unix socket needs --server-name, or --insecure")
 
 
-def _is_same_file(first: str, second: str) -> bool:
-    return all(map(os.path.isfile, (first, second))) and os.path.samefile(first, second)
-
-
 def _check_family(arguments: argparse.Namespace) -> None:
     """Set `arguments.family` to the family of all addresses. ValueError if they have several."""
     host, (source, _) = arguments.endpoint.host, arguments.source or ("", 0)
-    options = [(f"-{arguments.family}", arguments.family), (f"--source {source}", is_ip(source))]
-    for option, family in options:
+    options = {f"-{arguments.family}": arguments.family, f"--source {source}": is_ip(source)}
+    for option, family in options.items():
         if family and arguments.endpoint.kind == "unix":
             raise ValueError(f"a Unix socket has no IP address: {option} cannot be used with it")
         for address in (source, host):
-            if family and is_ip(address) not in (0, family):
-                version = is_ip(address)
+            version = is_ip(address)
+            if family and version not in (0, family):
                 raise ValueError(f"{option} cannot be used with the IPv{version} address {address}")
         arguments.family = arguments.family or family
 
@@ -286,9 +280,7 @@ def _settle(arguments: argparse.Namespace) -> None:
     """Set the options that were not given to their defaults."""
     # An empty value implies TLS, too: a shell variable that is not set must not switch it off.
     arguments.tls = any(getattr(arguments, name) not in (None, False) for name in _TLS)
-    wait = arguments.wait
-    if arguments.timeout is _UNSET:
-        default = None if arguments.listen else 30.0
-        arguments.timeout = default if wait is _UNSET else wait
-    if arguments.idle_timeout is _UNSET:
-        arguments.idle_timeout = None if wait is _UNSET else wait
+    defaults = {"timeout": None if arguments.listen else 30.0, "idle_timeout": None}
+    for name, default in defaults.items():
+        if name not in arguments:
+            setattr(arguments, name, getattr(arguments, "w", default))

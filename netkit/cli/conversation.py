@@ -14,17 +14,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from ..net.connection import Connection
 from ..net.files import Sink
 from ..net.relay import Direction, copy, copy_both_ways
 from .arguments import say
-from .display import Hex, Text, encoded
-from .progress import Bars, Count
+from .display import Bars, Count, Text, encoded, uncounted
 from .stdio import Input, Output, is_interactive
+
+if TYPE_CHECKING:
+    from .terminal import Terminal
+
+    Source = Input | Terminal
+
+Write = Callable[[bytes], object]
 
 # The longest silence of the input once the peer has ended its side (seconds), as with socat: data
 # that comes through a pipe without a pause is sent, and a silent pipe does not delay the end.
@@ -37,95 +43,65 @@ LEAVING = 1.0
 _HINT = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
 
 
-class Source(Protocol):
-    """An input: an `Input`, or the lines that are typed on a `Terminal`."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-    def end_after(self, seconds: float) -> None:
-        """Count this much silence as the end of the input from now on. Thread-safe."""
-
-
 def transfer(connected: Callable[[], Connection], arguments: argparse.Namespace) -> Connection:
     """Make the connection, copy in both directions to the end, and return the closed connection.
 
-    The input is opened before the connection is made. Raises OSError, and OutputClosedError if the
-    reader of standard output is gone.
+    The input is opened before the connection is made. OSError, also of the connection; OutputError.
     """
-    files = (arguments.send, arguments.receive)
-    interactive = files == (None, None) and is_interactive()
+    interactive = (arguments.send, arguments.receive) == (None, None) and is_interactive()
     editing = interactive and find_spec("prompt_toolkit") is not None
     with contextlib.ExitStack() as stack:
-        source: Source | None = None if editing else _input(arguments, stack)
+        if not editing:
+            standard = None if sys.stdin is None else sys.stdin.fileno()
+            file = standard if arguments.send is None else arguments.send
+            source: Source = stack.enter_context(contextlib.closing(Input(file)))
         if arguments.receive is None and sys.stdout is None:
             raise OSError("standard output is closed: name a file with --receive")
         conn = stack.enter_context(connected())
         conn.set_timeout(arguments.idle_timeout)
         bars = stack.enter_context(Bars())
-        if source is None:
+        if editing:
             from .terminal import Terminal  # here because only a terminal needs prompt_toolkit
 
             source = terminal = stack.enter_context(Terminal())
-            sink: Sink = Text(terminal.write)
+            write: Write = Text(terminal.write).write
         else:
             if interactive:
                 say(_HINT)
-            sink = _sink(arguments, bars, stack)
+            write = _output(arguments, bars, stack)
         if arguments.hex:
-            sink = Hex(conn, sink)
-        if arguments.receive is not None:
-            sink = _Counted(sink, bars.add(arguments.receive))
-        count = _ignored if arguments.send is None else bars.add(arguments.send)
-        exchange(conn, source, sink, arguments, count, main_sends=editing)
+            write = _dumping(write, conn)
+        sink = _Sink(write, bars.add(arguments.receive))
+        exchange(conn, source, sink, arguments, bars.add(arguments.send), main_sends=editing)
     return conn
 
 
-# Input and output
-
-
-def _input(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Input:
-    if arguments.send is not None:
-        file = stack.enter_context(_open(arguments.send, "rb"))
-        source = Input(file.fileno(), arguments.send)
-    else:  # if standard input is closed, its descriptor may be that of our socket
-        source = Input(None if sys.stdin is None else sys.stdin.fileno())
-    stack.callback(source.close)
-    return source
-
-
-def _sink(arguments: argparse.Namespace, bars: Bars, stack: contextlib.ExitStack) -> Sink:
+def _output(arguments: argparse.Namespace, bars: Bars, stack: contextlib.ExitStack) -> Write:
     if arguments.receive is not None:
         # Opened only now: if the server cannot be reached, an older file stays as it is.
-        file = stack.enter_context(_open(arguments.receive, "wb"))
-        return Output(file.fileno(), arguments.receive)
+        return stack.enter_context(contextlib.closing(Output(arguments.receive))).write
     output = Output(sys.stdout.fileno())
     if sys.stdout.isatty():
-        return Text(lambda text: bars.print(text) or output.write(encoded(text)))
-    return output
+        return Text(lambda text: bars.print(text) or output.write(encoded(text))).write
+    return output.write
 
 
-def _open(path: str, mode: str) -> Any:
-    try:
-        return open(path, mode, buffering=0)
-    except OSError as error:
-        reason = str(error.strerror).lower()
-        raise OSError(error.errno, f"cannot open {path or repr(path)}: {reason}") from None
+class _Sink:
+    """Passes received data to `write`, and its size to `count`."""
 
-
-def _ignored(_: int) -> None:
-    """Count nothing."""
-
-
-class _Counted:
-    """A sink that counts its bytes."""
-
-    def __init__(self, sink: Sink, count: Count) -> None:
-        self._sink = sink
+    def __init__(self, write: Write, count: Count) -> None:
+        self._write = write
         self._count = count
 
     def write(self, data: bytes) -> None:
-        self._sink.write(data)
+        self._write(data)
         self._count(len(data))
+
+
+def _dumping(write: Write, conn: Connection) -> Write:
+    from ..server.handlers import hex_dump  # here because most clients do without
+
+    return lambda data: write(hex_dump(data, conn.bytes_read))
 
 
 class Crlf:
@@ -144,35 +120,29 @@ class Crlf:
         return joined
 
 
-# Both directions
-
-
 def exchange(
     conn: Connection,
     source: Source,
     sink: Sink,
     arguments: argparse.Namespace,
-    count: Count = _ignored,
+    count: Count = uncounted,
     main_sends: bool = False,
 ) -> None:
     """Copy `source` to the connection, and the connection to `sink`, until both have ended.
 
     The calling thread receives, or sends if `main_sends`; a new thread does the other. `count` is
     called with the number of bytes of each piece that was sent. Raises the error of receiving, or
-    else that of sending. The connection must not be used after receiving or the input has failed.
+    else that of sending; RuntimeError if no thread can be started. The connection must not be used
+    after receiving or the input has failed.
     """
     sending = _sending(conn, source, arguments, count)
     receiving = _receiving(conn, source, sink)
-    try:
-        if main_sends:
-            sent, received = copy_both_ways(sending, receiving, "netkit-receiver", LEAVING)
-        else:
-            received, sent = copy_both_ways(receiving, sending, "netkit-sender", LEAVING)
-    except RuntimeError as error:
-        raise OSError(f"cannot start a thread: {error}") from None
-    for failure in (received, sent):
-        if failure is not None:
-            raise failure
+    if main_sends:
+        sent, received = copy_both_ways(sending, receiving, "netkit-receiver", LEAVING)
+    else:
+        received, sent = copy_both_ways(receiving, sending, "netkit-sender", LEAVING)
+    for failure in filter(None, (received, sent)):
+        raise failure
 
 
 def _sending(
@@ -187,7 +157,7 @@ def _sending(
         if not arguments.no_half_close:
             conn.end()
 
-    def fail(error: BaseException) -> bool:
+    def end_receiving(error: BaseException) -> bool:
         if isinstance(error, ConnectionError):  # the peer takes no more, but may send some
             return False
         if isinstance(error, OSError):
@@ -196,7 +166,7 @@ def _sending(
             conn.destroy()
         return True
 
-    return Direction(send, fail)
+    return Direction(send, end_receiving)
 
 
 def _receiving(conn: Connection, source: Source, sink: Sink) -> Direction:
@@ -205,9 +175,9 @@ def _receiving(conn: Connection, source: Source, sink: Sink) -> Direction:
         sink.write(b"")  # the end: the sink may hold half a character
         source.end_after(GRACE)
 
-    def fail(_: BaseException) -> bool:
+    def end_sending(_: BaseException) -> bool:
         conn.destroy()
         source.end_after(0)
         return True
 
-    return Direction(receive, fail)
+    return Direction(receive, end_sending)

@@ -1,16 +1,26 @@
-"""Shows received data: as text that is safe on a terminal, or as a hex dump."""
+"""Shows received data on a terminal, as text that is safe there, and progress bars of files.
+
+The bars need rich, of the extra ``cli``.
+"""
 
 from __future__ import annotations
 
 import codecs
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
-from ..core.text import Escapes
-from ..net.connection import Connection
-from ..net.files import Sink
+from ..core.text import Escapes, printable
+from .stdio import is_capable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Count = Callable[[int], object]  # is called with the number of bytes of each piece
 
 # Control characters as ``cat -v`` shows them (``^[``), and other unprintable ones as numbers.
 _CARETS = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
@@ -18,10 +28,10 @@ _VISIBLE = Escapes({**_CARETS, ord("\n"): "\n", ord("\t"): "\t"})
 
 
 class Text:
-    r"""A sink that decodes UTF-8 and passes each piece to `show`, safe to show on a terminal.
+    r"""A sink that passes each piece to `show` as text, which is safe to show on a terminal.
 
-    Lines end with ``\n``, even if they ended with ``\r\n``. Control characters become ``^[``,
-    other unprintable characters ``\u202e``, and invalid bytes ``\xff``.
+    The data is UTF-8. Lines end with ``\n``, even if they ended with ``\r\n``. Control characters
+    become ``^[``, other unprintable characters ``\u202e``, and invalid bytes ``\xff``.
     """
 
     def __init__(self, show: Callable[[str], object]) -> None:
@@ -62,19 +72,73 @@ class Rows:
         return rest
 
 
-class Hex:
-    """A sink that writes a hex dump of the data that `conn` has just received."""
-
-    def __init__(self, conn: Connection, sink: Sink) -> None:
-        self._conn = conn
-        self._sink = sink
-
-    def write(self, data: bytes) -> None:
-        from ..server.handlers import hex_dump  # here because most clients do without
-
-        self._sink.write(hex_dump(data, self._conn.bytes_read))
-
-
 def encoded(text: str) -> bytes:
     """Encode `text` for standard output. Characters that its encoding lacks are escaped."""
     return text.encode(sys.stdout.encoding, "backslashreplace")
+
+
+def uncounted(_: int) -> None:
+    """Count nothing."""
+
+
+class Bars:
+    """Progress bars on the terminal, one for each file, in a ``with`` block.
+
+    There are none if standard error is not a terminal, or if rich is not installed. The functions
+    that `add` returns may be called in any thread, the methods in the main thread alone.
+    """
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._rows = Rows()
+
+    def add(self, path: str | None) -> Count:
+        """Show the bar of a file, if there is one, and return the function that moves it on."""
+        if path is None or not is_capable(sys.stderr) or find_spec("rich") is None:
+            return uncounted
+        size = os.path.getsize(path) if os.path.isfile(path) else 0  # 0: it is not known
+        if self._progress is None:
+            self._progress = _progress()
+            self._progress.start()
+        progress = self._progress
+        task = progress.add_task(printable(os.path.basename(path)), total=size or None)
+        return lambda count: progress.update(task, advance=count)
+
+    def print(self, text: str) -> bool:
+        """Show the lines of `text` above the bars. Returns False if there are no bars."""
+        if self._progress is not None:
+            _print(self._progress, self._rows.add(text))
+        return self._progress is not None
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            _print(self._progress, self._rows.rest())
+
+
+def _print(progress: Progress, text: str) -> None:
+    if text:
+        text = encoded(text).decode(sys.stdout.encoding)
+        progress.console.out(text, end="", highlight=False)
+
+
+def _progress() -> Progress:
+    from rich import console, progress  # here because few commands have a bar
+
+    shared = is_capable(sys.stdout)  # with data that is received
+    screen = console.Console(file=sys.stdout if shared else sys.stderr)
+    # A hidden cursor would stay hidden in the shell after Ctrl+Z, and after a signal that kills.
+    screen.show_cursor = lambda show=True: False  # type: ignore[method-assign]
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        console=screen,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )

@@ -8,14 +8,9 @@ from typing import Any
 from ..server.handlers import EchoHandler
 from .serving import Command
 
-SUMMARY = "Send every client back what it sends."
-
 
 class Echo(Command):
-    """The command."""
-
     name = "echo"
-    summary = SUMMARY
     unread = ("max_line", "max_message")
     instead = "reads neither lines nor messages"
 

@@ -11,14 +11,13 @@ import argparse
 import os
 import re
 from collections.abc import Container, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from ..core.cores import check_workers
 from ..core.endpoint import Endpoint
 from ..core.kinds import TEXT, Kind
 from ..core.options import Options
-from ..core.table import Option, OptionTable, option
+from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
 from .arguments import INVALID, ArgumentError, Parser, checked, flag_of, why_invalid
 
@@ -34,12 +33,12 @@ def _one_of(*words: str) -> Kind:
     return Kind("word", check, str, "|".join(words), group="logging")
 
 
-def _parse_workers(text: str) -> int | str:
-    return int(text) if text.removeprefix("-").isdecimal() else text
-
-
 WORKERS = Kind(
-    "number", lambda _, value: check_workers(value), _parse_workers, "N|auto", group="what it does"
+    "number",
+    check=lambda _, value: check_workers(value),
+    parse=lambda text: int(text) if text.removeprefix("-").isdecimal() else text,
+    metavar="N|auto",
+    group="what it does",
 )
 
 
@@ -68,7 +67,7 @@ ROWS = {**Flags.rows, **Options.rows}
 
 
 def variable_of(name: str) -> str:
-    """Return the environment variable of an option: ``NETKIT_MAX_LINE`` for ``max_line``."""
+    """Return the environment variable of an option."""
     return f"NETKIT_{name.upper()}"
 
 
@@ -82,13 +81,12 @@ def from_environment(
     """
     found = {}
     for name, row in ROWS.items():
-        variable = variable_of(name)
-        if row.kind.parse and name not in without and variable in environment:
-            parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
+        text = environment.get(variable_of(name))
+        if text is not None and row.kind.parse and name not in without:
             try:
-                found[name] = parse(environment[variable])
+                found[name] = row.check("it", text) if row.kind is PASSWORD else row.parse(text)
             except INVALID as error:
-                raise ArgumentError(f"{variable}: {why_invalid(error)}") from None
+                raise ArgumentError(f"{variable_of(name)}: {why_invalid(error)}") from None
     return found
 
 
@@ -100,11 +98,8 @@ def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
     titles = ("what it does", "where", "time", "limits", "TLS", "logging", "data")
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in titles}
     certificate = groups["TLS"].add_mutually_exclusive_group()
-    certificate.add_argument(
-        "--tls-self-signed",
-        action="store_true",
-        help="use TLS with a certificate made at the start, for trials (needs cryptography)",
-    )
+    text = "use TLS with a certificate made at the start, for trials (needs cryptography)"
+    certificate.add_argument("--tls-self-signed", action="store_true", help=text)
     for name, row in ROWS.items():
         if row.kind.parse is not None and name not in without:
             group = certificate if name == "tls_cert" else groups[row.group]
@@ -113,21 +108,18 @@ def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
                 default=argparse.SUPPRESS,
                 type=checked(row.parse),
                 metavar=row.kind.metavar,
-                help=row.help + _shown(row),
+                help=row.help + _shown(row.default, row.kind),
             )
     return groups
 
 
-def _shown(row: Option) -> str:
-    """Return the default for the help. Empty if a text or a file has none."""
-    default = row.default
+def _shown(default: Any, kind: Kind) -> str:
+    """Return a default for the help. Empty if a text or a file has none."""
     if default is None or default == ():
-        return " (default: off)" if row.kind.number else ""
+        return " (default: off)" if kind.number else ""
     if isinstance(default, bool):
         default = "on" if default else "off"
-    if isinstance(default, float):
-        default = f"{default:g}s"
-    return f" (default: {default})"
+    return f" (default: {default:g}s)" if isinstance(default, float) else f" (default: {default})"
 
 
 def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None:
@@ -155,8 +147,7 @@ def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
         raise ArgumentError("--when-full has no effect without --max-connections")
     if "refusal" in given and not has(*_ADMITTING, "profile"):
         *others, last = map(flag_of, _ADMITTING)
-        either = f"{', '.join(others)} or {last}"
-        raise ArgumentError(f"--refusal has no effect without {either}")
+        raise ArgumentError(f"--refusal has no effect without {', '.join(others)} or {last}")
     if "handshake_timeout" in given and not (arguments.tls_self_signed or has("tls_cert")):
         raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
 

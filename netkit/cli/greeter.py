@@ -12,14 +12,9 @@ from ..server.handlers import GreeterHandler
 from .arguments import ArgumentError
 from .serving import Command
 
-SUMMARY = "Greet every client and hang up."
-
 
 class Greeter(Command):
-    """The command."""
-
     name = "greeter"
-    summary = SUMMARY
     unread = ("max_line", "max_message", "read_timeout")
     instead = "reads nothing"
 

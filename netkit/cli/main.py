@@ -1,8 +1,8 @@
 """The command line: ``python -m netkit`` and, once installed, ``netkit``.
 
-Each command is a module of this package that has its name, a `SUMMARY` and a function `run`, which
-takes the arguments after the name and returns the exit status. To add a command, write its module
-and add its name to `COMMANDS`. `serving.Command` is the base of commands that serve.
+Each command is a module of this package that has its name and a function `run`, which takes the
+arguments after the name and returns the exit status. To add a command, write its module and a row
+of `arguments.COMMANDS`. `serving.Command` is the base of commands that serve.
 
 The exit status is 0 after a graceful stop, 1 after a failure, 2 after wrong use, and 130 after a
 second Ctrl+C. Status lines go to standard error; standard output is for data.
@@ -13,14 +13,12 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from .. import __version__
-from .arguments import EXAMPLES, MORE, Parser, show, similar
-
-COMMANDS = ("echo", "logger", "greeter", "serve", "connect")
+from .arguments import COMMANDS, EXAMPLES, MORE, Parser, show, similar
 
 _HELP = f"""\
 usage: netkit COMMAND [OPTIONS]
@@ -38,7 +36,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (None: the process's) and return its exit status.
+    """Run the command line `argv`, or that of the process, and return its exit status.
 
     SystemExit after the help of a command, and after wrong use.
     """
@@ -46,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first == "help" and rest and rest[0] not in ("help", "version"):
         first, rest = rest[0], ["--help"]
     if first in COMMANDS:
-        return int(_module(first).run(rest))
+        return _run(first, rest)
     if first in ("-h", "--help", "help"):
-        show(_HELP % "\n".join(f"  {name:<9}{_summary(name)}" for name in COMMANDS))
+        # Of each summary its first sentence, up to a colon.
+        summaries = {name: re.split("[:.]", text)[0] for name, text in COMMANDS.items()}
+        show(_HELP % "\n".join(f"  {name:<9}{text}" for name, text in summaries.items()))
     elif first in ("-V", "--version", "version"):
         show(f"netkit {__version__}\n")
     elif first.startswith("-"):
@@ -60,30 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _module(name: str) -> Any:
-    """Import the module of a command; the others would only take time.
-
-    Meanwhile nothing looks for garbage, which takes some milliseconds too: imported modules stay.
-    """
+def _run(name: str, argv: Sequence[str]) -> int:
+    """Import the module of a command, and run the command."""
     was_enabled = gc.isenabled()
-    gc.disable()
+    gc.disable()  # imported modules stay, so looking for garbage would only take milliseconds
     try:
-        return importlib.import_module(f"{__package__}.{name}")
+        module = importlib.import_module(f"{__package__}.{name}")
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _summary(name: str) -> str:
-    """Return the first sentence of a command's summary, up to a colon."""
-    line: str = _module(name).SUMMARY.splitlines()[0]
-    return line.partition(":")[0].rstrip(".")
+    return int(module.run(argv))
 
 
 def drop_unwritten() -> None:
     """Drop buffered output that cannot be written (a full disk, a closed pipe).
 
-    To be called at the end: otherwise Python tries to write it again, and exits with status 120.
+    Otherwise Python, at its exit, tries to write that again, and exits with status 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core import events
 from ..core.addresses import is_ip
@@ -27,46 +27,31 @@ def dial(arguments: argparse.Namespace) -> Connection:
 
     if arguments.insecure:
         say("netkit: warning: --insecure: the server's certificate is not verified")
+    endpoint, family = arguments.endpoint, arguments.family
+    to_unix, host = endpoint.kind == "unix", endpoint.host or "localhost"
+    same = ("family", "retry", "tls", "tls_ca", "tls_cert", "tls_key")
     with contextlib.ExitStack() as stack:
         if arguments.verbose:
             stack.callback(events.subscribe(_say_attempt))
         try:
-            conn = connect(**_options(arguments))
+            conn = connect(
+                port=None if to_unix else endpoint.port,
+                host=host,
+                path=endpoint.path if to_unix else None,
+                connect_timeout=arguments.timeout,
+                source_address=arguments.source,
+                tls_verify=not arguments.insecure,
+                server_hostname=arguments.server_name,
+                **{name: getattr(arguments, name) for name in same},
+            )
         except socket.gaierror as error:
-            family = arguments.family
             if not family or error.errno != socket.EAI_NONAME:
                 raise
-            host = arguments.endpoint.host or "localhost"
             text = f"cannot connect to {host}: no IPv{family} address of it is known"
             raise OSError(text) from None
     if arguments.verbose:
         _say_connected(conn, f"connected to {conn.peer}")
     return conn
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `netkit.connect`."""
-    endpoint = arguments.endpoint
-    where = {"port": endpoint.port, "host": endpoint.host or "localhost"}
-    if endpoint.kind == "unix":
-        where = {"path": endpoint.path}
-    return {
-        **where,
-        "connect_timeout": arguments.timeout,
-        "source_address": arguments.source,
-        "family": arguments.family,
-        "retry": arguments.retry,
-        "tls": arguments.tls,
-        "tls_ca": arguments.tls_ca,
-        "tls_cert": arguments.tls_cert,
-        "tls_key": arguments.tls_key,
-        "tls_verify": not arguments.insecure,
-        "server_hostname": arguments.server_name,
-    }
-
-
-def _say_connected(conn: Connection, text: str) -> None:
-    say(text if conn.tls is None else f"{text} with {conn.tls.version}")
 
 
 def _say_attempt(event: events.Event) -> None:
@@ -83,7 +68,12 @@ def accept(arguments: argparse.Namespace) -> Connection:
     """
     from ..server.server import create_server  # here because clients do without
 
-    context = _server_context(arguments)
+    context = None
+    if arguments.tls:
+        from ..tls.context import TlsFiles, server_context
+
+        made = self_signed(arguments.endpoint.host) if arguments.tls_self_signed else None
+        context = server_context(TlsFiles(made or arguments.tls_cert, arguments.tls_key))
     with contextlib.closing(create_server(max_connections=1)) as server:
         server.listen_on(_of_family(arguments.endpoint, arguments.family))
         say(f"listening on {describe_peer(server.socket.getsockname())}")
@@ -106,28 +96,17 @@ def _first_client(server: Server, seconds: float | None) -> socket.socket:
             stack.callback(timer.cancel)
             timer.start()
         for conn in server:
-            sock, _ = conn.detach()
-            return sock
+            return conn.detach()[0]
     assert seconds is not None, "nothing else stops the server"
     raise TimeoutError(f"nobody connected within {in_seconds(seconds)}")
 
 
-def _server_context(arguments: argparse.Namespace) -> Any:
-    """Make the context for TLS. None without TLS."""
-    if not arguments.tls:
-        return None
-    from ..tls.context import TlsFiles, server_context
-
-    cert = arguments.tls_cert
-    if arguments.tls_self_signed:
-        cert = self_signed(arguments.endpoint.host)
-    return server_context(TlsFiles(cert, arguments.tls_key))
+def _say_connected(conn: Connection, text: str) -> None:
+    say(text if conn.tls is None else f"{text} with {conn.tls.version}")
 
 
 def _of_family(endpoint: Endpoint, family: int) -> Endpoint:
     """Return `endpoint` with a host: one of IPv4 or IPv6, if `family` is 4 or 6. OSError."""
-    if endpoint.kind == "unix":
-        return endpoint
     host = endpoint.host or ("::1" if family == 6 else "127.0.0.1")
     if family and not is_ip(host):
         found = [each.address[0] for each in bind.candidates(host, endpoint.port)]
@@ -135,4 +114,4 @@ def _of_family(endpoint: Endpoint, family: int) -> Endpoint:
         if not addresses:
             raise OSError(f"{host} has no IPv{family} address")
         host = addresses[0]
-    return endpoint._replace(host=host)
+    return endpoint if endpoint.kind == "unix" else endpoint._replace(host=host)

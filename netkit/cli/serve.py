@@ -19,16 +19,9 @@ from ..server.log import logger
 from .arguments import similar
 from .serving import Command
 
-SUMMARY = """\
-Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
-current directory or an installed one."""
-
 
 class Serve(Command):
-    """The command."""
-
     name = "serve"
-    summary = SUMMARY
     words = "MODULE:NAME "
 
     def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
@@ -68,26 +61,7 @@ def load(name: str) -> Any:
     The module may be in the current folder, which comes before the folders of installed modules
     but after the standard library: no file in the current folder can replace a part of that.
     """
-    module_name, _, attribute = name.partition(":")
-    folder = _current_folder()
-    _import(module_name, folder)
-    try:
-        return pkgutil.resolve_name(name)
-    except AttributeError as error:
-        hint = _hidden(module_name, folder) or similar(error.name or "", dir(error.obj))
-        raise Failure(f"{module_name} has no {attribute}{hint}") from None
-
-
-def _hidden(name: str, folder: str) -> str:
-    """Return a hint if a file in `folder` has the name of a module of the standard library."""
-    top = name.partition(".")[0]
-    if top not in sys.stdlib_module_names or not os.path.exists(os.path.join(folder, f"{top}.py")):
-        return ""
-    return f": it is Python's own module {top}; give {top}.py here another name"
-
-
-def _current_folder() -> str:
-    """Add the current folder to `sys.path`, and return it. Failure if it is gone."""
+    module, _, attribute = name.partition(":")
     try:
         folder = os.getcwd()
     except OSError as error:
@@ -98,22 +72,27 @@ def _current_folder() -> str:
         parts = (library, os.path.join(library, "lib-dynload"))
         behind = [index for index, entry in enumerate(sys.path, 1) if entry in parts]
         sys.path.insert(max(behind, default=len(sys.path)), folder)
-    return folder
+    _import(module, folder)
+    try:
+        return pkgutil.resolve_name(name)
+    except AttributeError as error:
+        hint = similar(error.name or "", dir(error.obj))
+        file = f"{module.partition('.')[0]}.py"
+        if file[:-3] in sys.stdlib_module_names and os.path.exists(os.path.join(folder, file)):
+            hint = f": it is Python's own module {file[:-3]}; give {file} here another name"
+        raise Failure(f"{module} has no {attribute}{hint}") from None
 
 
 def _import(name: str, folder: str) -> None:
     try:
         importlib.import_module(name)
         return
-    except ModuleNotFoundError as error:
-        # This module is missing, and not one that it imports.
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise Failure(
-                f"no module named {error.name!r}, neither here ({folder}) nor installed"
-            ) from None
-        failure: Exception = error
     except Exception as error:
         failure = error
+    if isinstance(failure, ModuleNotFoundError) and f"{name}.".startswith(f"{failure.name}."):
+        # This module is missing, and not one that it imports.
+        text = f"no module named {failure.name!r}, neither here ({folder}) nor installed"
+        raise Failure(text)
     trace = failure.__traceback__
     while trace is not None and _is_importing(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next

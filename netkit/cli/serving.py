@@ -8,9 +8,9 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import events
 from ..core.addresses import MAX_PORT
@@ -23,8 +23,9 @@ from ..process.service import supervise
 from ..process.signals import StopSignals
 from ..server import log
 from ..server.log_config import configure_logging, is_configured
-from ..server.server import Server, create_server
+from ..server.server import create_server
 from .arguments import (
+    COMMANDS,
     EXAMPLES,
     MORE,
     ArgumentError,
@@ -35,9 +36,6 @@ from .arguments import (
     self_signed,
 )
 from .flags import add_flags, as_given, check_addresses, check_effects, set_defaults
-
-if TYPE_CHECKING:
-    from ..process.supervisor import Workers
 
 _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
@@ -59,18 +57,22 @@ _HINTS = {
 }
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
-_SUGGESTED_PORTS = 20  # after a port in use that are tried, to suggest one
+_SUGGESTED_PORTS = 20  # the number of ports after one in use of which a free one is suggested
 
 
 class Command:
-    """A command that serves. A subclass has the handler, and the flags that only it has."""
+    """A command that serves. A subclass has the handler, and the flags that only it has.
+
+    `words` come in its usage before the addresses. The flags of `without` do not exist for it, and
+    those of `unread` are errors, since its handler does not read such input; `instead` is the
+    reason in these errors.
+    """
 
     name: str
-    summary: str
-    words = ""  # in the usage, before the addresses
-    without: tuple[str, ...] = ()  # flags that it does not have
-    unread: tuple[str, ...] = ()  # options for input that the handler does not read
-    instead = ""  # the reason, for the error: "reads no messages"
+    words = ""
+    without: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    instead = ""
 
     def add_flags(self, group: Any) -> None:
         """Add the flags of this command alone to a group of `argparse`."""
@@ -95,7 +97,7 @@ class Command:
             f"netkit {self.name}",
             _HINTS,
             usage=f"netkit {self.name} {self.words}[ADDRESS ...] [OPTIONS]",
-            description=f"{self.summary}\n\n{_ADDRESSES}",
+            description=f"{COMMANDS[self.name]}\n\n{_ADDRESSES}",
             epilog=f"{EXAMPLES}\n{MORE}.",
         )
         groups = add_flags(parser, self.without)
@@ -114,17 +116,16 @@ class Command:
             raise ArgumentError(str(error)) from None
         given = {name for name, value in vars(arguments).items() if value is not None}
         check_addresses(given, addresses)
-        for name in self.unread:
-            if name in given:
-                raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
+        for name in filter(given.__contains__, self.unread):
+            raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
         set_defaults(arguments, self.without)
         check_effects(given, arguments)
+        self.check(arguments, given)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]
         ]
         options = {name: value for name, value in vars(arguments).items() if name in Options.rows}
-        self.check(arguments, given)
         if options.get("refusal") is not None:
             options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
         if arguments.tls_self_signed:
@@ -140,8 +141,7 @@ class Command:
             set_up_logging(arguments)
             handler, settings = self.handler_in_parent(arguments)
             with settings.get("output") or contextlib.nullcontext():
-                server, workers = self._make(arguments, options, handler, settings)
-                return _serve(server, workers, arguments)
+                return self._serve(arguments, options, handler, settings)
         except ArgumentError as error:
             parser.error(str(error))
         except (Failure, WorkersFailedError, TlsConfigError, MissingExtraError) as error:
@@ -151,48 +151,35 @@ class Command:
                 complain(str(error))
             return 1
 
-    def _make(
+    def _serve(
         self, arguments: argparse.Namespace, options: dict[str, Any], handler: Any, settings: Any
-    ) -> tuple[Server, Workers | None]:
+    ) -> int:
+        workers = None
         try:
             server = create_server(handler, handler_args=settings, **options)
-            return server, self._workers(server, arguments)
+            if arguments.workers != 1:
+                from ..process.supervisor import Workers  # here because most have one process
+
+                load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
+                workers = Workers(server, arguments.workers, load)
         except TlsConfigError:
             raise
         except (TypeError, ValueError) as error:
             raise ArgumentError(as_given(str(error), arguments.variables)) from None
-
-    def _workers(self, server: Server, arguments: argparse.Namespace) -> Workers | None:
-        if arguments.workers == 1:
-            return None
-        from ..process.supervisor import Workers  # here because most programs have one process
-
-        load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
-        return Workers(server, arguments.workers, load)
-
-
-# Serving
-
-
-@contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Set PYTHONSAFEPATH: new processes do not import modules of the current folder first.
-
-    For spawned workers, from Python 3.11 on. The parent itself runs no code but netkit's.
-    """
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        _restore_safe_path(before)
-
-
-def _restore_safe_path(value: str | None) -> None:
-    if value is None:
-        os.environ.pop(_SAFE_PATH, None)
-    else:
-        os.environ[_SAFE_PATH] = value
+        # Once it has stopped, no later signal may change the exit status.
+        with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
+            try:
+                server.listen_on(*arguments.addresses)
+            except (OSError, ValueError) as error:
+                raise Failure(_why_not(error)) from None
+            if workers is None:
+                return supervise(server, signals).exit_status
+            before = os.environ.get(_SAFE_PATH)
+            _set_safe_path("1")
+            try:
+                return workers.supervise(signals).exit_status
+            finally:
+                _set_safe_path(before)
 
 
 def set_up_logging(arguments: argparse.Namespace) -> None:
@@ -201,44 +188,42 @@ def set_up_logging(arguments: argparse.Namespace) -> None:
     events.show_listeners(len(arguments.addresses) > 1)
 
 
+# Worker processes
+
+
 def load_in_worker(command: Command, arguments: argparse.Namespace, safe_path: str | None) -> Any:
     """Return the handler, in a worker process.
 
     `safe_path` is the value of PYTHONSAFEPATH for programs that the handler starts.
     """
-    _restore_safe_path(safe_path)
+    _set_safe_path(safe_path)
     if not is_configured():  # the process has not been forked
         set_up_logging(arguments)
     return command.handler(arguments)[0]
 
 
-def _serve(server: Server, workers: Workers | None, arguments: argparse.Namespace) -> int:
-    # Once it has stopped, no later signal may change the exit status.
-    with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
-        try:
-            server.listen_on(*arguments.addresses)
-        except (OSError, ValueError) as error:
-            raise Failure(_why_not(error)) from None
-        if workers is not None:
-            with _safe_path():
-                return workers.supervise(signals).exit_status
-        return supervise(server, signals).exit_status
+def _set_safe_path(value: str | None) -> None:
+    """Set PYTHONSAFEPATH, by which new processes do not import from the current folder first.
+
+    It is for spawned workers, from Python 3.11 on. The parent itself runs no code but netkit's.
+    """
+    if value is None:
+        os.environ.pop(_SAFE_PATH, None)
+    else:
+        os.environ[_SAFE_PATH] = value
+
+
+# Failures to listen
 
 
 def _why_not(error: OSError | ValueError) -> str:
-    port = getattr(error, "port", None)
-    if getattr(error, "errno", None) == errno.EADDRINUSE and port is not None:
-        return _in_use(port, getattr(error, "address", ""))
-    return said(error)
-
-
-def _in_use(port: int, host: str) -> str:
-    hint = ", or leave it out"
-    free = _free_port_after(port, host)
-    if free:
-        hint = f", such as {free}{hint}"
+    port, host = getattr(error, "port", None), getattr(error, "address", "")
+    if port is None or getattr(error, "errno", None) != errno.EADDRINUSE:
+        return said(error)
     where = "" if host in ("0.0.0.0", "::") else f" of {host}"
-    return f"port {port}{where} is in use: try another one{hint}"
+    free = _free_port_after(port, host)
+    such = f", such as {free}" if free else ""
+    return f"port {port}{where} is in use: try another one{such}, or leave it out"
 
 
 def _free_port_after(port: int, host: str) -> int | None:

@@ -1,7 +1,7 @@
 """Standard input and output, or files, without buffers.
 
 Input is passed on as soon as it has been read, and output is never flushed, so a process may end
-while a thread still waits for input. Descriptors that are passed in are not closed here.
+while a thread still waits for input.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from io import FileIO
 from typing import TextIO
 
 from ..net.files import write_all
@@ -19,8 +20,8 @@ from ..net.waker import Waker
 PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
 
 
-class OutputClosedError(Exception):
-    """The reader of the output is gone (EPIPE)."""
+class OutputError(OSError):
+    """The output takes no more data. `errno` is EPIPE if its reader is gone."""
 
 
 def is_interactive() -> bool:
@@ -35,28 +36,26 @@ def is_capable(stream: TextIO | None) -> bool:
 
 
 class Input:
-    """A descriptor that one thread reads in pieces, until it ends or another thread ends it.
+    """An input that one thread reads in pieces, until it ends or another thread ends it.
 
-    The descriptor None stands for a closed input, which has ended. A failed read raises an OSError
-    whose message contains `name`.
+    `file` is a path, the descriptor of standard input, or None if that is closed. OSErrors name it.
     """
 
-    def __init__(self, descriptor: int | None, name: str = "standard input") -> None:
-        self._descriptor = descriptor
-        self._name = name
+    def __init__(self, file: str | int | None) -> None:
+        self._name = "standard input" if isinstance(file, int) else file or repr(file)
+        self._file = None if file is None else _open(file, "rb", self._name)
         self._patience: float | None = None
         self._waker = Waker()
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield each piece as it comes."""
-        descriptor = self._descriptor
-        while descriptor is not None and self._wait(descriptor):
+        while self._file is not None and self._is_ready(self._file.fileno()):
             try:
-                data = os.read(descriptor, PIECE)
+                data = os.read(self._file.fileno(), PIECE)
             except BlockingIOError:  # another process has read it, and made it non-blocking
                 continue
             except OSError as error:
-                raise _named("read", self._name, error) from None
+                raise OSError(error.errno, _failure("read", self._name, error)) from None
             if not data:
                 return
             yield data
@@ -67,47 +66,54 @@ class Input:
         Input that has arrived by then is still read, and a file to its end. For a terminal the time
         is 0.
         """
-        typed = self._descriptor is not None and os.isatty(self._descriptor)
-        self._patience = 0 if typed else seconds
+        self._patience = 0 if self._file is not None and self._file.isatty() else seconds
         self._waker.wake()
 
     def close(self) -> None:
-        """Close its own descriptors. A thread that still reads ends with the process."""
+        """Close the file, but not standard input. A thread that reads it ends with the process."""
         self._waker.close()
+        if self._file is not None:
+            self._file.close()
 
-    def _wait(self, descriptor: int) -> bool:
-        """Wait for input, or for its end. Returns False once the time of `end_after` has passed."""
+    def _is_ready(self, descriptor: int) -> bool:
+        """Wait for input. Returns False once the time of `end_after` has passed."""
         while True:
             ready, _, _ = select.select([descriptor, self._waker.fileno()], [], [], self._patience)
-            if descriptor in ready:
-                return True
-            if not ready:
-                return False
+            if descriptor in ready or not ready:
+                return bool(ready)
             self._waker.clear()
 
 
 class Output:
-    """A descriptor to write to.
+    """A file to which all of each piece is written at once. Any thread may write to it.
 
-    A failed write raises OutputClosedError if the reader is gone, or else an OSError whose message
-    contains `name`.
+    `file` is a path or the descriptor of standard output. OSError if it cannot be opened, and
+    OutputError if it cannot be written to; both name it.
     """
 
-    def __init__(self, descriptor: int, name: str = "standard output") -> None:
-        self._file = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115 - there is nothing to close
-        self._name = name
+    def __init__(self, file: str | int, mode: str = "wb") -> None:
+        self._name = "standard output" if isinstance(file, int) else file or repr(file)
+        self._file = _open(file, mode, self._name)
 
     def write(self, data: bytes) -> int:
-        """Write all of `data`, also to a non-blocking descriptor."""
+        """Write all of `data`, also to a non-blocking file."""
         try:
             write_all(self._file, data)
-        except BrokenPipeError:
-            raise OutputClosedError from None
         except OSError as error:
-            raise _named("write to", self._name, error) from None
+            raise OutputError(error.errno, _failure("write to", self._name, error)) from None
         return len(data)
 
+    def close(self) -> None:
+        """Close the file, but not standard output."""
+        self._file.close()
 
-def _named(what: str, name: str, error: OSError) -> OSError:
-    number = error.errno or errno.EIO
-    return OSError(number, f"cannot {what} {name}: {os.strerror(number).lower()}")
+
+def _open(file: str | int, mode: str, name: str) -> FileIO:
+    try:
+        return FileIO(file, mode, closefd=isinstance(file, str))
+    except OSError as error:
+        raise OSError(error.errno, _failure("open", name, error)) from None
+
+
+def _failure(what: str, name: str, error: OSError) -> str:
+    return f"cannot {what} {name}: {os.strerror(error.errno or errno.EIO).lower()}"

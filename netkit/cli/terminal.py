@@ -101,9 +101,11 @@ class Terminal:
 
     def _line(self) -> str:
         self._prompting = True
+        wakeup_fd = signal.set_wakeup_fd(-1)  # the event loop sets its own
         try:
             return asyncio.run(self._prompt())
         finally:
+            signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
             self._prompting = False
             if self._interruption is not None:
                 raise self._interruption
@@ -120,7 +122,6 @@ class Terminal:
             self._loop.call_soon_threadsafe(self._leave_if_ended)
 
     def _suspend(self) -> None:
-        """Handle Ctrl+Z and SIGTSTP: stop, and later show the prompt again."""
         if self._loop is None:
             self._stop()
         else:
@@ -136,7 +137,7 @@ class Terminal:
     def write(self, text: str) -> None:
         """Show `text`, and return once it is shown. One thread at a time may call it.
 
-        Raises OSError, and OutputClosedError, as `Output.write`.
+        Raises OutputError.
         """
         with self._lock:
             if self._loop is None:

@@ -242,7 +242,7 @@ def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.Mo
     real = threading.Thread.start
     with serving(netkit.EchoHandler) as server:
         monkeypatch.setattr(threading.Thread, "start", start)
-        line = "netkit: error: cannot start a thread: can't start new thread"
+        line = "netkit: error: can't start new thread"
         assert run("127.0.0.1", port_of(server)) == (1, b"", [line])
 
 
@@ -701,6 +701,27 @@ def test_ctrl_c_ends_it_without_output() -> None:
         program.send_signal()
         assert program.wait() == 130
         assert program.lines == []
+
+
+def test_a_ctrl_c_that_comes_just_before_a_wait_ends_the_wait() -> None:
+    """Such a signal does not interrupt the wait: here another thread gets it."""
+    program = """
+import signal, sys, threading
+import netkit.net.connection as net
+from netkit.cli.main import main
+real = net.Connection.pipe_to
+def pipe_to(conn, sink):
+    interrupt = lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    threading.Timer(0.1, interrupt).start()
+    return real(conn, sink)
+net.Connection.pipe_to = pipe_to
+sys.exit(main(["connect", *sys.argv[1:]]))
+"""
+    with serving(netkit.EchoHandler) as server:
+        command = [sys.executable, "-c", program, str(port_of(server))]
+        with Program(*command, listening=False) as program_:
+            assert program_.wait() == 130
+            assert program_.lines == []
 
 
 def unshare() -> list[str]:

@@ -32,7 +32,7 @@ def test_an_output_that_cannot_be_opened_is_named(
     assert run("logger", "--output", path) == (
         1,
         b"",
-        [f"netkit: error: cannot write to {path or repr(path)}: {reason}"],
+        [f"netkit: error: cannot open {path or repr(path)}: {reason}"],
     )
 
 

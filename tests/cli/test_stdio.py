@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import in_thread
 
-from netkit.cli.stdio import Input, Output, OutputClosedError
+from netkit.cli.stdio import Input, Output, OutputError
 
 
 @contextlib.contextmanager
@@ -67,11 +68,11 @@ def test_input_that_has_come_is_read_although_the_time_is_up(tmp_path: Path) -> 
 def test_an_input_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
-        with an_input(folder) as source, pytest.raises(IsADirectoryError) as caught:
-            list(source)
+        with pytest.raises(IsADirectoryError) as caught:
+            Input(folder)
     finally:
         os.close(folder)
-    assert caught.value.strerror == "cannot read standard input: is a directory"
+    assert caught.value.strerror == "cannot open standard input: is a directory"
 
 
 def test_a_non_blocking_input_that_another_process_has_read_is_waited_for_again(
@@ -103,17 +104,15 @@ def test_output_is_written_whole_to_a_non_blocking_pipe() -> None:
     assert got == data
 
 
-def test_an_output_without_a_reader_raises_output_closed_error() -> None:
+def test_an_output_without_a_reader_raises_its_error() -> None:
     with pipe() as (reading, writing):
         os.close(reading)
-        with pytest.raises(OutputClosedError):
+        with pytest.raises(OutputError, match="cannot write to standard output") as caught:
             Output(writing).write(b"x")
+    assert caught.value.errno == errno.EPIPE
 
 
 def test_an_output_that_cannot_be_written_is_named() -> None:
-    with (
-        open("/dev/full", "wb", buffering=0) as full,
-        pytest.raises(OSError, match="full") as caught,
-    ):
-        Output(full.fileno(), "full").write(b"x")
-    assert caught.value.strerror == "cannot write to full: no space left on device"
+    with contextlib.closing(Output("/dev/full")) as full, pytest.raises(OutputError) as caught:
+        full.write(b"x")
+    assert caught.value.strerror == "cannot write to /dev/full: no space left on device"
