@@ -50,11 +50,8 @@ def test_several_workers_serve_if_they_are_asked_for(recorder: type[Recorder]) -
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
         assert netkit.run(server, 5, workers=3) == (1, 2, False)
     assert recorder.calls == [(server, 3), 5]
-
-
-def test_serve_passes_the_number_of_workers_on(recorder: type[Recorder]) -> None:
     netkit.serve(netkit.EchoHandler, 0, "127.0.0.1", workers=2, drain_timeout=7)
-    (server, count), drain_timeout = recorder.calls
+    (server, count), drain_timeout = recorder.calls[2:]
     assert (count, drain_timeout) == (2, None)
     assert server._options.drain_timeout == 7
     server.close()
@@ -394,30 +391,23 @@ def catches_signals(pid: int) -> bool:
     return bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-LISTENS = "server = netkit.create_server(netkit.EchoHandler).listen(0, '127.0.0.1'); "
-
-
 @pytest.mark.parametrize(
-    "serve",
-    ["netkit.serve(netkit.EchoHandler, host='127.0.0.1')", f"{LISTENS}netkit.run(server)"],
-)
-def test_where_it_listens_and_that_it_stops_is_written_to_standard_error(serve: str) -> None:
-    first, *_, last = lines_of(serve)
-    assert first == "listening on 127.0.0.1:PORT"
-    assert re.fullmatch("stopped: [01] finished, 0 cut", last)  # its client may be closing yet
-
-
-@pytest.mark.parametrize(
-    "serve",
+    ("serve", "where"),
     [
-        "netkit.serve(netkit.EchoHandler)",
-        "netkit.run(netkit.create_server(netkit.EchoHandler).listen())",
+        ("netkit.serve(netkit.EchoHandler, host='127.0.0.1')", "127.0.0.1:PORT"),
+        ("server = netkit.create_server(netkit.EchoHandler).listen(); netkit.run(server)", None),
     ],
 )
-def test_it_says_if_it_listens_on_every_address(serve: str) -> None:
-    first, advice, *_ = lines_of(serve)
-    assert re.fullmatch(r"listening on .*:\d+ \(every address\)", first)
-    assert "profile='public'" in advice
+def test_where_it_listens_and_that_it_stops_is_written_to_standard_error(
+    serve: str, where: str | None
+) -> None:
+    first, *rest, last = lines_of(serve)
+    if where is None:
+        assert re.fullmatch(r"listening on .*:\d+ \(every address\)", first)
+        assert "profile='public'" in rest[0]
+    else:
+        assert first == f"listening on {where}"
+    assert re.fullmatch("stopped: [01] finished, 0 cut", last)  # its client may be closing yet
 
 
 def test_a_handler_that_fails_is_written_to_standard_error() -> None:
@@ -454,37 +444,23 @@ def test_a_program_that_has_configured_logging_gets_no_further_lines(before: str
     assert lines_of("netkit.serve(fail, host='127.0.0.1')", before=before) == []
 
 
-def test_a_level_that_the_program_has_chosen_holds_for_the_status_lines(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    logger, root = logging.getLogger("netkit"), logging.getLogger()
-    added = root.handlers[:]  # pytest's own
-    root.handlers[:] = []
-    logger.setLevel(logging.WARNING)
-    try:
-        with log_config.status_lines():
-            logger.info("start")
-            logger.warning("trouble")
-        assert logger.level == logging.WARNING
-    finally:
-        root.handlers[:] = added
-        logger.setLevel(logging.NOTSET)
-    assert "trouble" in (seen := capsys.readouterr().err)
-    assert "start" not in seen
-
-
-def test_logging_that_is_configured_later_takes_over(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_program_chooses_for_logging_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what it chooses later."""
     logger, root = logging.getLogger("netkit"), logging.getLogger()
     added = root.handlers[:]  # pytest's own
     root.handlers[:] = []
     try:
+        logger.setLevel(logging.WARNING)
         with log_config.status_lines() as shown:
             assert shown
-            logger.info("before")
+            logger.info("below the level")
+            logger.warning("shown")
             root.addHandler(logging.NullHandler())
-            logger.info("after")
+            logger.warning("of the other handler")
+        assert logger.level == logging.WARNING
         assert not logger.handlers
     finally:
         root.handlers[:] = added
-    assert "before" in (seen := capsys.readouterr().err)
-    assert "after" not in seen
+        logger.setLevel(logging.NOTSET)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "shown" in line
