@@ -175,7 +175,7 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
 
         Always bytes, also after `set_encoding`. If `end`, the `end` of a destination connection is
         called after the last byte; a file stays open, and is not flushed. Waits for a non-blocking
-        file; BlockingIOError if the file has no descriptor. Raises what reading and writing raise;
+        file; BlockingIOError if it has no descriptor. Raises what reading and writing raise;
         `is_to_blame` tells whether this connection's peer has caused the error.
         """
         copied = 0
@@ -256,13 +256,13 @@ class Connection(Reader, Ends, Settings, Status, Stoppable):
     def detach(self) -> tuple[socket.socket, bytes]:
         """Give up the socket: returns it, blocking, and the bytes received and not read.
 
-        For another library or process (`netkit.send_connection`). This connection is closed, and
-        its peer does not notice. ConnectionClosedError; ValueError with TLS, while another thread
-        reads, and for a socket that its handler reads itself.
+        For another library or process (`netkit.send_connection`). ConnectionClosedError; ValueError
+        with TLS, while another thread reads, and for a socket that its handler reads itself.
         """
         with self._output.held():
             self._output.send_gathered()
             sock = self._link.detach(is_plain=not (self.is_secured() or self.opaque))
+        self._link.tell_released()
         return sock, self._forget_received()
 
     def fail(self, error: BaseException) -> None:

@@ -72,7 +72,7 @@ class Link:
         self.was_cut = False
         self.interruption: OSError | None = None  # the next read or write raises it
         self.last_word = True  # `interruption` is raised only once, and then a write may follow
-        self.released: Callable[[], object] | None = None  # called after the descriptor is closed
+        self.released: Callable[[], object] | None = None  # called once the socket is given up
 
     # Reading
 
@@ -270,14 +270,20 @@ class Link:
             self.release()
 
     def release(self) -> None:
-        """Close the descriptor, and call `released` without the lock."""
+        """Close the descriptor."""
         with self.lock:
             self.changed = True
             self.life = Life.CLOSED
             sockopts.force_close(self.sock)
-            released, self.released = self.released, None
         if isinstance(self.transport, Tls):
             self.transport.release()
+        if self.released is not None:
+            self.tell_released()
+
+    def tell_released(self) -> None:
+        """Call `released`, once."""
+        with self.lock:
+            released, self.released = self.released, None
         if released is not None:
             released()
 

@@ -161,7 +161,7 @@ class Workers:
         try:
             undo_in_children(self._crew.workers.clear)  # a forked child has no workers
             if drain_timeout is not None:  # also for workers that a signal stops directly
-                configure(self._server, {"drain_timeout": drain_timeout})
+                configure(self._server._configuration, {"drain_timeout": drain_timeout})
             self._begin(mailbox)
             interrupted = self._live(mailbox)
         finally:
@@ -177,7 +177,7 @@ class Workers:
             raise ServerStateError(f"the server is {state.value}; call listen() first")
         if server._listeners.exclusive:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
-        if self._load is None and server._handler_class is no_handler:
+        if self._load is None and server._configuration.setup.handler is no_handler:
             raise ServerStateError("the server has no handler, which workers would need")
         if server._accept_loop.under_way:
             raise ServerStateError("the server is serving already: no workers can take its place")
@@ -213,7 +213,7 @@ class Workers:
         self._mailbox = None
         self._crew.stopping = True
         self._server.server_close()
-        configure(self._server, {"drain_timeout": drain_timeout})
+        configure(self._server._configuration, {"drain_timeout": drain_timeout})
         self._server._drain.take_back(self._report)
         self._ended.set()
         if self._places is not None:

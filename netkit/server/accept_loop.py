@@ -15,7 +15,8 @@ from typing import Any
 
 from ..core import events
 from ..core.backoff import BackOff
-from .selector import ListenerSelector
+from .selector import ListenerSelector, new_selector
+from .threads import join
 
 # The pauses while this machine cannot serve one more client (seconds). The first is so short that
 # nobody notices it, and the longest so long that a lasting shortage costs nothing.
@@ -24,7 +25,7 @@ LONGEST_PAUSE = 1.0
 
 
 class AcceptLoop:
-    """The state of one server's accept loop. Thread-safe.
+    """The state of one server's accept loop, whose `ListenerSelector` identifies it. Thread-safe.
 
     A signal handler may call `request_stop`, `wake` and `wait_for_end` in the thread that runs the
     loop. The lock is re-entrant for its sake: it may have interrupted one of these methods.
@@ -37,13 +38,18 @@ class AcceptLoop:
         """
         self._on_end = on_end
         self._server = server
+        self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._paused_at = 0.0  # on the monotonic clock
+        self.background: threading.Thread | None = None
+        """The accepting thread of `Server.start`."""
+        self._reset()
+
+    def _reset(self) -> None:
         # Guards the attributes; notified when one of them changes that a thread may wait for.
         self._changed = threading.Condition()
         self._selector: ListenerSelector | None = None
-        self._thread: int | None = None  # the thread that runs the loop
-        self._taken_over = self._suspended = False
-        self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
-        self._paused_at = 0.0  # on the monotonic clock
+        self._thread: int | None = None  # the thread that runs the loop; None while suspended
+        self._taken_over = False
         self.stop_requested = False
         self.has_begun = False
         """Whether the loop has run since the last `expect`, though it may have ended at once."""
@@ -68,14 +74,15 @@ class AcceptLoop:
                 return None
             self._thread = threading.get_ident()  # first, since a signal handler may ask for it
             try:
-                self._selector = ListenerSelector(*listeners, contended=contended)
+                selector = self._selector = new_selector(*listeners, contended=contended)
             except BaseException as error:
                 self._thread = None
                 if self.stop_requested and isinstance(error, (OSError, ValueError)):
                     self.stop_requested = False  # by a signal handler that has closed the listeners
                     return None
                 raise
-            return self._selector
+            selector.stopped = selector.stopped or self.stop_requested
+            return selector
 
     def expect(self) -> None:
         """Have a stop that is requested from now on end the next loop at once."""
@@ -97,30 +104,25 @@ class AcceptLoop:
         return self._thread == threading.get_ident()
 
     def accepts_here(self) -> bool:
-        """Whether the calling thread runs the loop, and does so just now."""
-        return self.runs_here() and self._taken_over and not self._suspended
+        """Whether the calling thread has taken the loop over, and runs it."""
+        return self.runs_here() and self._taken_over
 
-    @contextlib.contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Have no thread wait for the end of the loop, while its thread runs other code."""
+    def suspend(self) -> None:
+        """Have no thread run the loop, or wait for its end, until `take_over`."""
         with self._changed:
-            self._suspended = True
+            self._thread = None
+            self._taken_over = False
             self._changed.notify_all()
         self._on_end()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._suspended = False
 
-    def end(self) -> None:
-        """End the loop, and close its selector. Idempotent."""
+    def end(self, selector: ListenerSelector) -> None:
+        """End the loop of `selector`, and close the selector. Idempotent."""
         with self._changed:
-            if self._selector is not None:
-                self._selector.close()
-            self._selector = self._thread = None
-            self.stop_requested = self._taken_over = False
-            self._changed.notify_all()
+            selector.close()
+            if self._selector is selector:
+                self._selector = self._thread = None
+                self.stop_requested = self._taken_over = False
+                self._changed.notify_all()
         self._on_end()
 
     @contextlib.contextmanager
@@ -133,26 +135,41 @@ class AcceptLoop:
         try:
             yield
         except BaseException:
-            if self.runs_here() and not is_nested:
-                self.end()
+            if self._selector is not None and self.runs_here() and not is_nested:
+                self.end(self._selector)
             raise
 
+    def reopen(self) -> None:
+        """Forget the present loop, since the server listens again.
+
+        If there is one, its thread runs code of the program for longer than the stop has waited.
+        """
+        with self._changed:
+            self._selector = self._thread = None
+            self.stop_requested = self._taken_over = self.has_begun = False
+        self.back_off.succeeded()
+
     def end_in_child(self) -> bool:
-        """Close the descriptors in a forked child, where no thread runs the loop.
+        """End the loop in a forked child, where no other thread runs it.
 
         Returns whether a thread of the parent runs it.
         """
-        if self._selector is None:
+        selector = self._selector
+        if selector is None:
             return False
-        self._selector.close()
+        selector.stopped = True
+        selector.close()
+        self._reset()
         return True
 
     def request_stop(self) -> None:
         """Have the loop end soon. If it has never run, the first one ends at once."""
         with self._changed:
-            self.stop_requested = self._thread is not None or not self.has_begun
+            begins = self._thread is not None
+            self.stop_requested = begins or self._selector is not None or not self.has_begun
             self._changed.notify_all()
             if self._selector is not None:
+                self._selector.stopped = True
                 self._selector.wake()
 
     def wake(self) -> None:
@@ -172,7 +189,31 @@ class AcceptLoop:
         It also returns True while the loop is suspended, and always if the calling thread runs it.
         """
         selector, mine = self._selector, self.runs_here()
-        return lambda: mine or selector is None or self._selector is not selector or self._suspended
+        return lambda: (
+            mine or selector is None or self._selector is not selector or self._thread is None
+        )
+
+    # The thread of `Server.start`
+
+    def is_for_caller(self, error: BaseException) -> bool:
+        """Whether `error` is meant to end the program (Ctrl+C), and has a caller to be raised in.
+
+        The thread that `Server.start` has made has none.
+        """
+        is_background = threading.current_thread() is self.background
+        return not (isinstance(error, Exception) or is_background)
+
+    def keeps_alive(self) -> bool:
+        """Whether Python waits for the accepting thread at the end of the program."""
+        thread = self.background
+        return thread is not None and thread.is_alive() and not thread.daemon
+
+    def join_background(self, timeout: float | None) -> None:
+        """Wait for the end of the accepting thread of `Server.start`, at most `timeout` seconds."""
+        if self.background is not None:
+            join(self.background, timeout)
+
+    # Pauses
 
     def failed(self, error: BaseException) -> None:
         """Pause, since this machine cannot serve one more client; longer after each failure.
@@ -194,6 +235,22 @@ class AcceptLoop:
             return
         with self._changed:
             self._changed.wait_for(lambda: self.stop_requested or not self.under_way, seconds)
+
+    def may_retry(self, error: RuntimeError) -> bool:
+        """Whether to try again to start a thread for a client, which has met `error`.
+
+        While the loop runs, this pauses, since a thread may end soon. Else the client is to be
+        closed unserved.
+        """
+        if "interpreter shutdown" in str(error):  # no client can be served any more
+            events.emit(events.ListenerLost(error), self._server)
+            self.request_stop()
+        elif self.under_way and not self.stop_requested:
+            self.failed(error)
+            return True
+        else:
+            events.emit(events.AcceptFailed(error), self._server)
+        return False
 
     def succeeded(self) -> None:
         """End an episode of failures, if there is one: a client has got its thread."""

@@ -13,48 +13,44 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import socketserver
 import sys
-import threading
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import events
 from ..core.encodings import to_bytes
 from ..net import sockopts
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
-from .admission import NO_SHARE, Ticket
-from .listeners import INHERITS_OPTIONS
+from .admission import NO_SHARE, Admission, Ticket
+from .clients import Clients
+from .listeners import INHERITS_OPTIONS, Listeners
+from .overflow import Overflow
+from .refusals import Refusals
+from .registry import Registry
 from .selector import ListenerSelector
-
-if TYPE_CHECKING:
-    from .server import Server
+from .setup import Configuration
 
 
 class Answer(Enum):
-    """The next step of the loop after an accept that has given no client."""
+    """What has become of an accept, and so the next step of the loop."""
 
-    EMPTY = "wait for a client, since none is queued"
-    FULL = "wait for a place, since none is free"
-    SKIP = "accept the next client, since this one has failed"
-    BACK_OFF = "try again after a pause, since this machine has failed"
-    STOP = "end, since the listener is gone"
+    CLIENT = "a client was accepted: it is served, held or refused"
+    SKIP = "this client has failed, or another process has it: accept the next one"
+    BACK_OFF = "this machine has failed: try again after a pause"
+    STOP = "the listener is gone, or the loop is to end"
 
 
 # accept(2) reports errors that were pending on the new connection; the listener is as good as
-# before.
+# before. The last two say that no client waits: another process was faster.
 _OF_CLIENT = (
     "EINTR ECONNABORTED ECONNRESET EPROTO EPERM ETIMEDOUT "
-    "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH"
+    "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH EAGAIN EWOULDBLOCK"
 )
-_QUEUE_EMPTY = "EAGAIN EWOULDBLOCK"  # another process was faster
 _LISTENER_GONE = "EBADF EINVAL ENOTSOCK"
 _ANSWERS = {
     getattr(errno, name): answer
-    for names, answer in (
-        (_QUEUE_EMPTY, Answer.EMPTY),
-        (_OF_CLIENT, Answer.SKIP),
-        (_LISTENER_GONE, Answer.STOP),
-    )
+    for names, answer in ((_OF_CLIENT, Answer.SKIP), (_LISTENER_GONE, Answer.STOP))
     for name in names.split()
     if hasattr(errno, name)
 }
@@ -66,9 +62,8 @@ def answer_to(error: BaseException) -> Answer:
     An unknown error calls for a pause, so that the loop cannot spin.
     """
     ssl = sys.modules.get("ssl")  # an overridden get_request may do a handshake in accept
-    if isinstance(error, TimeoutError):  # of the listener's own time limit
-        return Answer.EMPTY
-    if ssl and isinstance(error, ssl.SSLError):
+    is_of_client = isinstance(error, TimeoutError)  # of the listener's own time limit
+    if is_of_client or (ssl and isinstance(error, ssl.SSLError)):
         return Answer.SKIP
     if isinstance(error, OSError) and error.errno is not None:
         return _ANSWERS.get(error.errno, Answer.BACK_OFF)
@@ -83,23 +78,40 @@ def is_lost_race(error: BaseException) -> bool:
 class Acceptor:
     """Accepts the clients of one server."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self,
+        server: socketserver.ThreadingTCPServer,
+        configuration: Configuration,
+        loop: AcceptLoop,
+        listeners: Listeners,
+        admission: Admission,
+        overflow: Overflow,
+        refusals: Refusals,
+        registry: Registry,
+        clients: Clients,
+    ) -> None:
+        """The hook `get_request` of `server` is called for each client."""
         self._server = server
+        self._configuration = configuration
+        self._loop = loop
+        self._listeners = listeners
+        self._admission = admission
+        self._overflow = overflow
+        self._refusals = refusals
+        self._registry = registry
+        self._clients = clients
         self._next_listener = 0  # the one that is asked first
         self._has_warned = False  # of handshakes in the accepting thread
 
-    def step(
-        self, loop: AcceptLoop, selector: ListenerSelector, seconds: float | None
-    ) -> Answer | None:
-        """Wait for a client for at most `seconds`, and accept it. None if there was one.
+    def step(self, selector: ListenerSelector, seconds: float | None) -> Answer:
+        """Wait for a client for at most `seconds`, and accept it.
 
-        STOP if a stop is requested, EMPTY if the wait has ended without a client.
+        STOP if a stop is requested, SKIP if the wait has ended without a client.
         """
-        if loop.stop_requested:
+        if selector.stopped:
             return Answer.STOP
-        server = self._server
-        admission, overflow = server._admission, server._overflow
-        if overflow.held or overflow.refused or server._refusals.episodes:
+        admission, overflow = self._admission, self._overflow
+        if overflow.held or overflow.refused or self._refusals.episodes:
             seconds = sooner(seconds, self._tidy_up())
         is_ready = False
         if admission.unlimited or not admission.must_wait():
@@ -108,11 +120,11 @@ class Acceptor:
         elif admission.suspended:
             selector.pause(seconds)
         else:
-            server._refusals.waiting("max_connections")
+            self._refusals.waiting("max_connections")
             selector.pause(seconds, admission.places_fileno())
-        if loop.stop_requested:
+        if selector.stopped:
             return Answer.STOP
-        return self.accept() if is_ready else Answer.EMPTY
+        return self.accept() if is_ready else Answer.SKIP
 
     def accept_queued(self) -> bool:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
@@ -121,50 +133,48 @@ class Acceptor:
         descriptor of its own. False, and some clients may be left, if the patience of the stop has
         passed meanwhile: idle clients, which have the places, are to be asked to finish first.
         """
-        server = self._server
-        has_begun = server._accept_loop.has_begun and server.socket.fileno() >= 0
-        if not has_begun or server._clients.iterated is not None:
+        has_begun = self._loop.has_begun and self._server.socket.fileno() >= 0
+        if not has_begun or self._clients.deliver is not None:
             return True
-        listeners, connections = server._listeners.sockets, server._connections
+        admission, listeners, registry = self._admission, self._listeners.sockets, self._registry
         for listener in listeners:
             with contextlib.suppress(OSError):  # it is closed, as the accept will say
                 listener.settimeout(0)
-        left, is_patient = (server.request_queue_size + 1) * len(listeners), connections.patient
-        while left and connections.time_left() != 0:
-            if is_patient and not connections.patient:
+        left, is_patient = (self._server.request_queue_size + 1) * len(listeners), registry.patient
+        while left and registry.time_left() != 0:
+            if is_patient and not registry.patient:
                 return False
             self._tidy_up()  # clients that are held come first
-            answer = self.accept()
-            if answer is None or answer is Answer.SKIP:
-                left -= 1
-            elif self._is_queue_empty(answer):
+            is_queued = any(map(sockopts.readable, listeners))
+            if admission.suspended or not (is_queued or self._overflow.held):
                 break
+            answer = None
+            if is_queued and not admission.must_wait():
+                answer = self.accept()
+            if answer is Answer.STOP:
+                break
+            if answer is Answer.BACK_OFF or answer is None:
+                registry.wait_for_one(LONGEST_PAUSE)  # which frees what is short
             else:
-                connections.wait_for_one(LONGEST_PAUSE)  # which frees what is short
+                left -= 1
         return True
-
-    def _is_queue_empty(self, answer: Answer) -> bool:
-        if answer is Answer.EMPTY:
-            return not self._server._overflow.held
-        return answer is Answer.STOP or self._server._admission.suspended
 
     def _tidy_up(self) -> float | None:
         """Admit or refuse the clients that are held, and close those that were refused.
 
         Returns the seconds until this is worth another call; None if nothing is left to do.
         """
-        server = self._server
-        admission, overflow = server._admission, server._overflow
+        admission, overflow = self._admission, self._overflow
         while overflow.held and admission.enter():
             held = overflow.take_held()
             if held is None:  # the server has been closed in between
                 admission.leave(NO_SHARE)
                 break
-            server._clients.admit(held.request, held.client_address, held.ticket)
+            self._clients.admit(held.request, held.client_address, held.ticket)
         while overdue := overflow.take_overdue():
             admission.forgo(overdue.ticket)
             self._refuse(overdue.request, overdue.client_address, "max_connections")
-        return sooner(overflow.close_refused(), server._refusals.end_episodes())
+        return sooner(overflow.close_refused(), self._refusals.end_episodes())
 
     # One client
 
@@ -175,7 +185,7 @@ class Acceptor:
         BlockingIOError if no client waits.
         """
         server = self._server
-        listeners = [server.socket, *server._listeners.more]
+        listeners = [server.socket, *self._listeners.more]
         first = self._next_listener = (self._next_listener + 1) % len(listeners)
         listeners = listeners[first:] + listeners[:first]
         request: Any = None
@@ -198,19 +208,18 @@ class Acceptor:
             request.setblocking(True)
         return request, client_address
 
-    def accept(self) -> Answer | None:
-        """Accept one client, and admit, hold or refuse it. None if there was one."""
-        server = self._server
-        admission, when_full = server._admission, server._options.when_full
-        has_place = not server._overflow.held and admission.enter()
+    def accept(self) -> Answer:
+        """Accept one client, and admit, hold or refuse it."""
+        admission, when_full = self._admission, self._configuration.setup.options.when_full
+        has_place = not self._overflow.held and admission.enter()
         if not has_place and (when_full == "wait" or admission.suspended):
-            return Answer.FULL  # though one may be free by now
+            return Answer.SKIP  # another process has taken the place since
         try:
-            request, client_address = server.get_request()
+            request, client_address = self._server.get_request()
         except BaseException as error:
             if has_place:
                 admission.leave(NO_SHARE)
-            if self.is_for_caller(error):
+            if self._loop.is_for_caller(error):
                 raise
             return self._failed(error)
         if type(request) is not socket.socket:
@@ -221,10 +230,10 @@ class Acceptor:
                 admission.leave(NO_SHARE)
             self._refuse(request, client_address, ticket)
         elif has_place:
-            server._clients.admit(request, client_address, ticket)
+            self._clients.admit(request, client_address, ticket)
         else:
             self._keep_out(request, client_address, ticket, when_full)
-        return None
+        return Answer.CLIENT
 
     def _look_for_handshake(self, request: Any) -> None:
         """Warn, once, if the accepting thread has waited for the handshake of this client."""
@@ -234,21 +243,12 @@ class Acceptor:
             self._has_warned = True
             events.emit(events.HandshakeInAccept("get_request"), self._server)
 
-    def is_for_caller(self, error: BaseException) -> bool:
-        """Whether `error` is meant to end the program (Ctrl+C), and has a caller to be raised in.
-
-        The thread that `Server.start` has made has none.
-        """
-        return not isinstance(error, Exception) and (
-            threading.current_thread() is not self._server._drain.background
-        )
-
     def _failed(self, error: BaseException) -> Answer:
-        answer, loop = answer_to(error), self._server._accept_loop
+        answer = answer_to(error)
         if answer is Answer.BACK_OFF:
-            loop.failed(error)
+            self._loop.failed(error)
         elif answer is Answer.STOP:
-            if not loop.stop_requested:
+            if not self._loop.stop_requested:
                 events.emit(events.ListenerLost(error), self._server)
         elif not is_lost_race(error):
             events.emit(events.AcceptFailed(error), self._server)
@@ -260,36 +260,35 @@ class Acceptor:
         self, request: Any, client_address: Any, ticket: Ticket, when_full: str | float
     ) -> None:
         """Hold a client that has no place for a while, if the options say so, or refuse it."""
-        server = self._server
-        if isinstance(when_full, str) or not server._overflow.hold(
+        if isinstance(when_full, str) or not self._overflow.hold(
             request, client_address, ticket, when_full
         ):
-            server._admission.forgo(ticket)
+            self._admission.forgo(ticket)
             self._refuse(request, client_address, "max_connections")
 
     def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
-        server = self._server
-        server._refusals.refused(reason, client_address, sockopts.local_name(request))
+        self._refusals.refused(reason, client_address, sockopts.local_name(request))
         if reason in ("allow", "deny"):  # it gets nothing from us
             sockopts.force_close(request)
         else:
-            server._overflow.refuse(request, self._refusal())
+            self._overflow.refuse(request, self._refusal())
 
     def _refusal(self) -> bytes:
-        server = self._server
-        text = server._options.refusal
+        setup = self._configuration.setup
+        text = setup.options.refusal
         # A client that expects TLS could not read it.
-        if text is None or server._clients.speaks_tls():
-            return b""
-        return to_bytes(text, server._options.encoding)
+        return b"" if text is None or setup.speaks_tls() else to_bytes(text, setup.options.encoding)
 
     def close(self) -> None:
         """Close the clients that are held or were refused, since the server is closed."""
-        server = self._server
-        for held in server._overflow.close():
-            server._admission.forgo(held.ticket)
+        for held in self._overflow.close():
+            self._admission.forgo(held.ticket)
             sockopts.force_close(held.request)
-        server._refusals.end_episodes(quiet=0)
+        self.end_episodes()
+
+    def end_episodes(self) -> None:
+        """Report the refusals so far, since the server stops."""
+        self._refusals.end_episodes(quiet=0)
 
 
 def sooner(a: float | None, b: float | None) -> float | None:

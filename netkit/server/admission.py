@@ -73,9 +73,15 @@ class Admission:
         max_rates: int = MAX_RATES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._options = options
         self._wake = wake
         self.max_lingering = max_lingering
+        self._max_rates = max_rates
         self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, in a forked child, with the same options and without a connection."""
         # Guards the attributes that follow. Re-entrant, since a signal handler may stop the server
         # while its thread holds it.
         self._lock = threading.RLock()
@@ -88,8 +94,7 @@ class Admission:
         # their place back. The others keep it: they came when `max_lingering` were there.
         self._lingering: dict[Connection, None] = {}
         self._of_network: dict[str, int] = {}  # connections by network and by site
-        self._rates = _Rates(max_rates)
-        self._options = options
+        self._rates = _Rates(self._max_rates)
         self.unlimited = False
         """Whether there is always a free place."""
         self.judges = False

@@ -2,43 +2,29 @@
 
 A client is served here if its server overrides a hook, or if its handler reads the bare socket.
 The hooks carry the accepted socket (`request`) and the client's address, so the connection of a
-socket is looked up in a dictionary. The hooks run in the client's own thread, so that no client
-delays another one, with two exceptions: `get_request`, and `verify_request` if `process_request` is
-overridden, which expects a verified client.
+socket is looked up in a dictionary. They run in the client's own thread, with two exceptions:
+`get_request`, and `verify_request` if an overridden `process_request` expects a verified client.
 """
 
 from __future__ import annotations
 
+import functools
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any
 
-from ..core import events
 from ..core.errors import NotBegunError
 from ..net import sockopts
 from ..net.connection import Connection
+from .accept_loop import AcceptLoop
 from .adapting import check_result
-
-if TYPE_CHECKING:
-    from .server import Server
-
-_T = TypeVar("_T")
-
-
-class Shown(Generic[_T]):
-    """A read-only property that an attribute of the same name replaces.
-
-    Subclasses written for `socketserver` may use netkit's names for attributes of their own, so
-    netkit itself never reads such a property.
-    """
-
-    def __init__(self, get: Callable[[Any], _T]) -> None:
-        self._get = get
-        self.__doc__ = get.__doc__
-
-    def __get__(self, server: Any, _: type) -> _T:
-        return self if server is None else self._get(server)  # type: ignore[return-value]
+from .registrar import Registrar
+from .registry import Registry
+from .reports import Reports
+from .setup import Configuration
+from .threads import ClientThreads
 
 
 class Compat:
@@ -47,14 +33,30 @@ class Compat:
     The dictionaries need no lock: each use of them is one operation, which Python makes atomic.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self,
+        server: socketserver.ThreadingTCPServer,
+        overrides: Callable[[str], bool],
+        configuration: Configuration,
+        loop: AcceptLoop,
+        registrar: Registrar,
+        registry: Registry,
+        threads: ClientThreads,
+        reports: Reports,
+    ) -> None:
+        """`overrides` tells whether the program has replaced a hook of `server`."""
         self._server = server
+        self._overrides = overrides
+        self._configuration = configuration
+        self._loop = loop
+        self._registrar = registrar
+        self._registry = registry
+        self._threads = threads
+        self._reports = reports
         # By the accepted socket, and by each one that has replaced it (TLS).
         self._of_request: dict[Any, Connection] = {}
-        # The sockets of a connection that another one has replaced.
-        self._replaced: dict[Connection, list[Any]] = {}
-        # By the thread that serves it.
-        self._of_thread: dict[int, Connection] = {}
+        self._replaced: dict[Connection, list[Any]] = {}  # the sockets that others have replaced
+        self._of_thread: dict[int, Connection] = {}  # by the thread that serves it
 
     # Connections
 
@@ -66,12 +68,11 @@ class Compat:
         """As `connection_of`, also for a connection that is served without the hooks."""
         found = self._of_request.get(request)
         if found is None:
-            live = self._server._connections.live()
-            found = next((each for each in live if each.socket is request), None)
+            found = next((each for each in self._registry.live() if each.socket is request), None)
         return found
 
     def _claim(self, connection: Connection) -> bool:
-        if not self._server._connections.claim(connection):
+        if not self._registry.claim(connection):
             return False
         self._of_thread[threading.get_ident()] = connection
         return True
@@ -85,8 +86,7 @@ class Compat:
     def _adopt(self, request: Any) -> Connection | None:
         """Return the connection of the calling thread, whose socket `request` wraps.
 
-        If `request` has taken over the descriptor, as TLS does, it replaces the socket. Else the
-        connection goes on watching its socket.
+        `request` replaces the socket if it has taken over the descriptor, as TLS does.
         """
         connection = self._of_thread.get(threading.get_ident())
         if connection is not None and not (connection.opaque and connection.fileno() >= 0):
@@ -100,45 +100,59 @@ class Compat:
         thread = connection.thread
         if thread is not None and self._of_thread.get(thread) is connection:
             self._of_thread.pop(thread, None)
-        self._server._connections.remove(connection)
+        self._registry.remove(connection)
 
     def forget(self, request: Any) -> None:
         """Close the connection of `request` at once, without its handler."""
-        self._server._clients.abandon(self._find(request), request)
+        self.abandon(self._find(request), request)
+
+    def abandon(self, connection: Connection | None, request: Any) -> None:
+        """Close a client at once, without its handler."""
+        if connection is not None:
+            connection.destroy()
+            self.remove(connection)
+        if connection is None or connection.socket is not request:
+            sockopts.force_close(request)
 
     # From the accepting thread
 
-    def start(self, connection: Connection, request: Any, client_address: Any) -> None:
-        """Start to serve a registered client, by `process_request` if that is overridden."""
-        server = self._server
-        self._of_request[request] = connection
-        iterated, schedules = server._clients.iterated, server._overrides("process_request")
-        if iterated is None and not schedules:
-            self._run(request, client_address, not server._overrides("verify_request"))
-        elif not self._is_verified(request, client_address):
-            server.shutdown_request(request)
-        elif iterated is not None:
-            iterated.append(connection)
-        else:
-            self._schedule(connection, request, client_address)
+    def start(
+        self,
+        connection: Connection,
+        request: Any,
+        client_address: Any,
+        deliver: Callable[[Connection], object] | None,
+    ) -> None:
+        """Start to serve a registered client, by `process_request` if that is overridden.
 
-    def _schedule(self, connection: Connection, request: Any, client_address: Any) -> None:
+        With `deliver`, the client is not served, and `deliver` takes its connection.
+        """
+        self._of_request[request] = connection
+        if deliver is None and not self._overrides("process_request"):
+            self.process_request(request, client_address, not self._overrides("verify_request"))
+        elif not self._is_verified(request, client_address):
+            self._server.shutdown_request(request)
+        elif deliver is None:
+            # The connection of this thread is that of a `process_request` that wraps `request`.
+            self._call_for(connection, self._server.process_request, request, client_address)
+        else:
+            connection._link.released = functools.partial(self.remove, connection)
+            deliver(connection)
+
+    def _call_for(
+        self, connection: Connection, function: Callable[..., object], *arguments: Any
+    ) -> None:
         thread = threading.get_ident()
-        self._of_thread[thread] = connection  # for a `process_request` that wraps `request`
+        self._of_thread[thread] = connection
         try:
-            self._server.process_request(request, client_address)
+            function(*arguments)
         finally:
             self._of_thread.pop(thread, None)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: Any, client_address: Any, is_verified: bool = True) -> None:
         """As `Server.process_request`."""
-        self._run(request, client_address, is_verified=True)
-
-    def _run(self, request: Any, client_address: Any, is_verified: bool) -> None:
         connection = self.connection_of(request) or self._adopt(request)
-        serve = self._serve
-        arguments = connection, request, client_address, is_verified
-        if not self._server._client_threads.run(serve, *arguments):
+        if not self._threads.run(self._serve, connection, request, client_address, is_verified):
             self.forget(request)
 
     def _is_verified(self, request: Any, client_address: Any) -> bool:
@@ -165,7 +179,7 @@ class Compat:
             else:
                 self._shut_down(request)
         except BaseException as error:  # the thread has more clients to serve
-            events.emit(events.HookFailed("process_request_thread", error), self._server)
+            self._reports.of_hook("process_request_thread", error)
             self.forget(request)
         finally:
             if connection is not None:  # an overridden shutdown_request may not call netkit's
@@ -178,25 +192,24 @@ class Compat:
         except Exception:
             self.call("handle_error", request, client_address)
         except BaseException as error:
-            events.emit(events.HookFailed("verify_request", error), self._server)
+            self._reports.of_hook("verify_request", error)
         return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """As `Server.process_request_thread`."""
-        server = self._server
         connection = self._claimed(self.connection_of(request), request, client_address)
         try:
             request = self._secured(request, connection)
-            server.finish_request(request, client_address)
+            self._server.finish_request(request, client_address)
         except Exception as error:
-            expects_tls = server._clients.speaks_tls() or hasattr(request, "do_handshake")
+            expects_tls = self._configuration.setup.speaks_tls() or hasattr(request, "do_handshake")
             if isinstance(error, NotBegunError) and expects_tls:
                 return  # a client that sends nothing is no error, as on a port without TLS
             self.call("handle_error", connection.socket if connection else request, client_address)
         except BaseException as error:
             if threading.current_thread() is threading.main_thread():
                 raise  # Ctrl+C, say
-            server._clients.report_fault(connection, client_address, error)
+            self._reports.fault(connection, client_address, error)
         finally:
             if connection is None:
                 self._shut_down(request)
@@ -206,10 +219,10 @@ class Compat:
     def _end(self, connection: Connection, request: Any) -> None:
         connection.forget_frames()  # before the close, which may wait for the client
         self._shut_down(connection.socket)  # `finish_request` may have replaced `request`
+        connection.forget_frames()
         self.remove(connection)
         if connection.socket is not request:
             sockopts.force_close(request)
-        connection.forget_frames()
 
     def _claimed(
         self, connection: Connection | None, request: Any, client_address: Any
@@ -219,15 +232,15 @@ class Compat:
         If the program has accepted `request` elsewhere, and the server speaks TLS, a connection is
         made for it.
         """
-        if connection is None and self._server._clients.speaks_tls():
+        if connection is None and self._configuration.setup.speaks_tls():
             connection = self._register(request, client_address)
         if connection is not None and connection.thread is None:
             self._claim(connection)
         return connection
 
     def _register(self, request: Any, client_address: Any) -> Connection:
-        is_opaque = self._server._serve is None
-        connection = self._server._clients.register(request, client_address, None, is_opaque)
+        is_opaque = self._configuration.setup.serve is None
+        connection = self._registrar.register(request, client_address, None, is_opaque)
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
         return connection
@@ -238,13 +251,12 @@ class Compat:
         Returns `request`, or the TLS socket that replaces it if the handler reads the socket
         itself.
         """
-        server = self._server
         if type(request) is not socket.socket:
             return self._secured_below(request, connection)
-        if not server._clients.speaks_tls() or connection is None or connection.is_secured():
+        setup = self._configuration.setup
+        context = None if setup.options.starttls else setup.tls
+        if context is None or connection is None or connection.is_secured():
             return request
-        context, seconds = server._tls, server._options.handshake_timeout
-        assert context is not None
         if not connection.opaque:
             connection.start_tls(context)
             return request
@@ -253,7 +265,7 @@ class Compat:
         limit = request.gettimeout()
         secured = tls_socket.wrap(request, context)
         self._replace(connection, secured)
-        return tls_socket.secure(connection, secured, seconds, limit)
+        return tls_socket.secure(connection, secured, setup.options.handshake_timeout, limit)
 
     def _secured_below(self, request: Any, connection: Connection | None) -> Any:
         """As `_secured`, for a TLS socket that the program, or its listener, has made."""
@@ -263,34 +275,32 @@ class Compat:
 
         if not tls_socket.is_pending(request):
             return request
-        server = self._server
+        setup = self._configuration.setup
         if connection.opaque:
             tls_socket.make_stoppable(request)
-            limit = request.gettimeout()
-            seconds = server._options.handshake_timeout
-            return tls_socket.secure(connection, request, seconds, limit)
+            seconds = setup.options.handshake_timeout
+            return tls_socket.secure(connection, request, seconds, request.gettimeout())
         context = request.context
         request = sockopts.blocking(socket.socket(fileno=request.detach()))
         self._replace(connection, request)
-        limits = server._time_limits
-        if limits is not None:
-            connection.set_limits(limits)
+        if setup.time_limits is not None:
+            connection.set_limits(setup.time_limits)
         connection.start_tls(context)
         return request
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """As `Server.finish_request`. `request` may be a socket that wraps the accepted one."""
-        server = self._server
         connection = self.connection_of(request) or self._adopt(request)
         connection = self._claimed(connection, request, client_address)
         request = self._secured(request, connection)  # if the caller has not done so
-        serve = server._serve
-        if serve is None:
-            server._handler_class(request, client_address, server, **server._options.handler_args)
+        setup = self._configuration.setup
+        if setup.serve is None:
+            arguments = setup.options.handler_args
+            setup.handler(request, client_address, self._server, **arguments)
             return
         connection = connection or self._register(request, client_address)
         try:
-            check_result(serve(connection))
+            check_result(setup.serve(connection))
         except BaseException as error:
             connection.fail(error)
             raise
@@ -319,16 +329,11 @@ class Compat:
         connection = self.connection_of(request)
         if connection is None:  # finish_request has wrapped it in an object of its own
             connection = self._of_thread.get(threading.get_ident())
-        self._server._clients.report(connection, client_address)
+        self._reports.report(connection, client_address)
 
     def handle_error_of(self, connection: Connection, client_address: Any) -> None:
         """Call `handle_error` for a connection that is served without the hooks."""
-        thread = threading.get_ident()
-        self._of_thread[thread] = connection
-        try:
-            self.call("handle_error", connection.socket, client_address)
-        finally:
-            self._of_thread.pop(thread, None)
+        self._call_for(connection, self.call, "handle_error", connection.socket, client_address)
 
     def call(self, name: str, *arguments: Any) -> bool:
         """Call a hook of the server. False if it has raised, which is reported.
@@ -338,8 +343,8 @@ class Compat:
         try:
             getattr(self._server, name)(*arguments)
         except BaseException as error:
-            if self._server._acceptor.is_for_caller(error):
+            if self._loop.is_for_caller(error):
                 raise
-            events.emit(events.HookFailed(name, error), self._server)
+            self._reports.of_hook(name, error)
             return False
         return True

@@ -17,20 +17,23 @@ Rules:
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..core import events
 from ..core.deadline import Deadline
 from ..core.kinds import check_seconds
 from ..core.record import NamedTuple
-from .life import State
-from .registry import StopReport
-from .threads import join
-
-if TYPE_CHECKING:
-    from .server import Server
+from .accept_loop import AcceptLoop
+from .acceptor import Acceptor
+from .life import Life, State
+from .listeners import Listeners
+from .registry import Registry, StopReport
+from .setup import Configuration
+from .threads import ClientThreads
+from .watchdog import Watchdog
 
 # How long a stop waits for the threads of the clients that it has cut (seconds).
 CUT_GRACE = 1.0
@@ -66,16 +69,33 @@ class Drain:
 
     grace = CUT_GRACE
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self,
+        server: socketserver.ThreadingTCPServer,
+        configuration: Configuration,
+        life: Life,
+        listeners: Listeners,
+        loop: AcceptLoop,
+        acceptor: Acceptor,
+        registry: Registry,
+        threads: ClientThreads,
+        watchdog: Watchdog,
+    ) -> None:
+        """The hook `server_close` of `server` is called for each stop."""
         self._server = server
-        self._life = server._life
+        self._configuration = configuration
+        self._life = life
+        self._listeners = listeners
+        self._loop = loop
+        self._acceptor = acceptor
+        self._registry = registry
+        self._threads = threads
+        self._watchdog = watchdog
         self._thread: int | None = None  # the one that stops the server
         self.order = Order()
         self._postponed: Callable[[], object] | None = None  # see rule 3
         self.workers: Workers | None = None
         """The worker processes that serve in the server's place; None if there are none."""
-        self.background: threading.Thread | None = None
-        """The accepting thread of `Server.start`."""
         self.report = StopReport(0, 0)
         """The report of the last stop."""
 
@@ -85,7 +105,7 @@ class Drain:
         """Have `workers` stop from now on. Return the stop that was requested before, or None."""
         with self._life.changed:
             self.workers = workers
-            return self.order if self._server._accept_loop.stop_requested else None
+            return self.order if self._loop.stop_requested else None
 
     def take_back(self, report: StopReport) -> None:
         """The workers have ended, and `report` is about their clients."""
@@ -102,7 +122,7 @@ class Drain:
                 self.order = Order(timeout, patience)
                 if self._life.state is State.DRAINING:
                     self._limit_locked(self.order)
-                self._server._accept_loop.request_stop()
+                self._loop.request_stop()
         if workers is not None:
             workers.stop(timeout, patience)
 
@@ -117,23 +137,22 @@ class Drain:
         if workers is not None:
             workers.stop(*order)
             return workers.outcome()
-        if self._server._accept_loop.accepts_here():
+        if self._loop.accepts_here():
             self.order = order
             self._postpone(self._stop_as_ordered)
             return StopReport(0, 0)
         self._server.server_close()
         self.close()  # an overridden server_close may have closed the socket, and no more
-        connections = self._server._connections
-        if life.state is State.CLOSED and connections.limited:
-            connections.finish_spared(self._seconds(order), spare=_me())
-        return self.report if life.state is State.CLOSED else connections.drained()
+        if life.state is State.CLOSED and self._registry.limited:
+            self._registry.finish_spared(self._seconds(order), spare=_me())
+        return self.report if life.state is State.CLOSED else self._registry.drained()
 
     def _stop_as_ordered(self) -> None:
         self.stop(*self.order)
 
     def _postpone(self, stop: Callable[[], object]) -> None:
         self._postponed = self._postponed or stop
-        self._server._accept_loop.request_stop()
+        self._loop.request_stop()
 
     def carry_out(self) -> None:
         """Stop the server if the thread that ran the accept loop has requested that."""
@@ -151,19 +170,20 @@ class Drain:
 
     def _limit_locked(self, order: Order) -> None:
         limit = Deadline(order.patience + self._seconds(order))
-        self._server._connections.limit(limit, Deadline(order.patience))
+        self._registry.limit(limit, Deadline(order.patience))
         self._life.changed.notify_all()  # the wait for the stop may be shorter now
 
     def _seconds(self, order: Order) -> float:
-        return self._server._options.drain_timeout if order.timeout is None else order.timeout
+        configured = self._configuration.setup.options.drain_timeout
+        return configured if order.timeout is None else order.timeout
 
     # The stop
 
     def close(self) -> None:
         """Stop the server, unless it is stopped, or wait for the stop under way. Idempotent."""
         if self.workers is not None and not self.workers.stopping:
-            self._server.stop()
-        elif self._server._accept_loop.accepts_here():
+            self.stop(None, 0.0)
+        elif self._loop.accepts_here():
             self._postpone(self.close)
         elif self._begin():
             try:
@@ -174,7 +194,7 @@ class Drain:
 
     def _begin(self) -> bool:
         """Whether the calling thread is to stop the server."""
-        life, server = self._life, self._server
+        life = self._life
         with life.changed:
             self._wait_for_opener_locked()
             if not self._is_waited_for():
@@ -182,7 +202,7 @@ class Drain:
                 self._wait_for_opener_locked()  # of a server that listens again since then
             if life.state in (State.DRAINING, State.CLOSED):
                 return False
-            if not hasattr(server, "socket"):
+            if not hasattr(self._server, "socket"):
                 if life.opener is not None:  # `listen` closes what it has opened so far
                     life.enter(State.CLOSED)
                 return False
@@ -201,91 +221,77 @@ class Drain:
 
     def _is_waited_for(self) -> bool:
         """Whether a stop under way waits for the calling thread, which cannot wait for it then."""
-        server = self._server
         return (
             self._thread == _me()
-            or self.background is threading.current_thread()
-            or server._connections.waits_for(_me())
-            or server._accept_loop.runs_here()
-            or server._watchdog.runs_here()
+            or self._loop.background is threading.current_thread()
+            or self._registry.waits_for(_me())
+            or self._loop.runs_here()
+            or self._watchdog.runs_here()
         )
 
     def _wait_for_other_stop_locked(self) -> None:
         """Wait until it has ended or is overdue: an observer that it calls may never return."""
-        life, connections = self._life, self._server._connections
-        while life.state is State.DRAINING and connections.time_left() != 0:
-            life.changed.wait(connections.time_left())
+        life, registry = self._life, self._registry
+        while life.state is State.DRAINING and registry.time_left() != 0:
+            life.changed.wait(registry.time_left())
         life.changed.wait_for(lambda: life.state is not State.DRAINING, self.grace + _SLACK)
 
     def _close(self) -> None:
-        server = self._server
-        accepting, connections = server._accept_loop, server._connections
+        registry = self._registry
         try:
-            server._listeners.remove_files()
-            accepting.request_stop()
-            if server.block_on_close or connections.limited:
+            self._listeners.remove_files()
+            self._loop.request_stop()
+            if self._server.block_on_close or registry.limited:
                 self._drain()
             else:
-                connections.wait_until(accepting.has_ended(), server._options.drain_timeout)
+                seconds = self._configuration.setup.options.drain_timeout
+                registry.wait_until(self._loop.has_ended(), seconds)
         finally:
-            server._client_threads.close()
-            server._watchdog.close(0)
-            server._listeners.close()
-            server._acceptor.close()
+            self._threads.close()
+            self._watchdog.close(0)
+            self._listeners.close()
+            self._acceptor.close()
 
     def _drain(self) -> None:
-        server = self._server
-        connections, has_ended = server._connections, server._accept_loop.has_ended()
-        all_left = connections.all_left(spare=_me())
-        if not connections.limited:  # not by `stop`
-            connections.limit(Deadline(server._options.drain_timeout))
+        registry, has_ended = self._registry, self._loop.has_ended()
+        all_left = registry.all_left(spare=_me())
+        if not registry.limited:  # not by `stop`
+            registry.limit(Deadline(self._configuration.setup.options.drain_timeout))
         try:
-            if connections.patient:
-                if connections.wait_for_leaving(has_ended):
+            if registry.patient:
+                if registry.wait_for_leaving(has_ended):
                     self._end_accepting()
-                connections.wait_for_leaving(all_left)
-            connections.begin_draining()
-            if connections.wait_while_draining(has_ended):
+                registry.wait_for_leaving(all_left)
+            registry.begin_draining()
+            if registry.wait_while_draining(has_ended):
                 self._end_accepting()
-            connections.wait_while_draining(all_left)
+            registry.wait_while_draining(all_left)
         finally:  # a second Ctrl+C may have ended the wait
-            connections.cut(spare=_me())
-            self.report = connections.drained()
+            registry.cut(spare=_me())
+            self.report = registry.drained()
         self._wait_for_threads(has_ended, all_left)
-        self.report = connections.drained()
-        server._refusals.end_episodes(quiet=0)
-        if server._accept_loop.has_begun:
-            events.emit(events.Stopped(*self.report), server)
+        self.report = registry.drained()
+        self._acceptor.end_episodes()
+        if self._loop.has_begun:
+            events.emit(events.Stopped(*self.report), self._server)
 
     def _end_accepting(self) -> None:
         """After the end of the accepting thread: accept the queued clients, close the listeners."""
-        self.join_background(self._server._connections.time_left())
-        if self._server._acceptor.accept_queued():
-            self._server._listeners.close()
+        self._loop.join_background(self._registry.time_left())
+        if self._acceptor.accept_queued():
+            self._listeners.close()
 
     def _wait_for_threads(
         self, has_ended: Callable[[], bool], all_left: Callable[[], bool]
     ) -> None:
         """Wait for at most `grace` seconds, and leave behind the threads that are busy then."""
-        server, grace = self._server, Deadline(self.grace)
-        server._client_threads.close()
-        if server._connections.wait_until(has_ended, grace.remaining()):
-            self.join_background(grace.remaining())
-        server._connections.wait_until(all_left, grace.remaining())
-        server._client_threads.join(grace.remaining())
-        server._watchdog.close(grace.remaining())
-
-    # The accepting thread of `Server.start`
-
-    def keeps_alive(self) -> bool:
-        """Whether Python waits for the accepting thread at the end of the program."""
-        thread = self.background
-        return thread is not None and thread.is_alive() and not thread.daemon
-
-    def join_background(self, timeout: float | None) -> None:
-        """Wait for the end of the accepting thread, at most `timeout` seconds."""
-        if self.background is not None:
-            join(self.background, timeout)
+        grace = Deadline(self.grace)
+        self._threads.close()
+        if self._registry.wait_until(has_ended, grace.remaining()):
+            self._loop.join_background(grace.remaining())
+        self._registry.wait_until(all_left, grace.remaining())
+        self._threads.join(grace.remaining())
+        self._watchdog.close(grace.remaining())
 
 
 def _me() -> int:

@@ -13,25 +13,22 @@ import contextlib
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..core import events
 from ..net.forks import call_in_children, free_in_children
 
-if TYPE_CHECKING:
-    from .server import Server
-
 _lock = free_in_children(threading.RLock())  # guards what follows; re-entrant, for signal handlers
-_accepting: weakref.WeakSet[Server] = weakref.WeakSet()  # the servers that have accepted clients
+_accepting: weakref.WeakSet[Any] = weakref.WeakSet()  # the servers that have accepted clients
 
 
-def close_at_exit(server: Server) -> None:
+def close_at_exit(server: Any) -> None:
     """Have `server` stopped when the interpreter exits."""
     with _lock:
         _accepting.add(server)
 
 
-def _servers() -> list[Server]:
+def _servers() -> list[Any]:
     with _lock:  # a thread may add a server meanwhile
         return list(_accepting)
 
@@ -58,19 +55,19 @@ def _serve_on() -> None:
 
     Without this Python would wait for their threads, and show a traceback for Ctrl+C.
     """
-    servers: list[Server] = []
+    servers: list[Any] = []
     try:
-        servers += [server for server in _servers() if server._drain.keeps_alive()]
+        servers += [server for server in _servers() if server._accept_loop.keeps_alive()]
         if hasattr(sys, "ps1"):  # at Python's prompt it would look as if Python hung
             for server in servers:
                 events.emit(events.ServingOn(server._listeners.describe()), server)
         for server in servers:
-            server._drain.join_background(None)
+            server._accept_loop.join_background(None)
     except KeyboardInterrupt:
         _stop(servers)
 
 
-def _stop(servers: list[Server]) -> None:
+def _stop(servers: list[Any]) -> None:
     try:
         for server in servers:
             server.request_stop()

@@ -9,12 +9,10 @@ import operator
 import os
 import socket
 import socketserver
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.errors import ServerStateError
-from ..core.options import Options, TimeLimits
-from . import reload
+from ..core.options import Options
 from .accept_loop import AcceptLoop
 from .acceptor import Acceptor
 from .adapting import Serve, adapt, problem_of_result
@@ -26,15 +24,16 @@ from .life import Life, State
 from .listeners import Listeners
 from .overflow import Overflow
 from .refusals import Refusals
+from .registrar import Registrar
 from .registry import Registry
+from .reports import Reports
 from .serving import Serving
+from .setup import Configuration, Setup
 from .subclassing import CalledByName, ServerType, Threads
 from .threads import ClientThreads
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
-    import ssl
-
     _Self = TypeVar("_Self", bound="HookedServer")
 
 
@@ -88,43 +87,44 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         return self
 
     def _make_parts(self) -> None:
-        server: Any = self  # the parts take a `Server`, which it is
-        self._changes = reload.Changes()  # of the attributes that follow
-        self._options = Options()
-        self._serve: Serve | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._time_limits: TimeLimits | None = None
-        self._make_limits()
-        self._connections = Registry(self._admission.over, self)
-        self._make_threads()
-        self._life = Life()
-        self._listeners = Listeners(server, self._life)
-        self._acceptor = Acceptor(server)
-        self._serving = Serving(server)
-        self._clients = Clients(server)
-        self._compat = Compat(server)
-        self._drain = Drain(server)
-
-    def _make_limits(self) -> None:
-        self._admission = Admission(self._options, self._wake_acceptor)
-        self._refusals = Refusals(server=self)
-
-    def _make_threads(self) -> None:
-        """Make the parts that are used up when the server is closed."""
-        self._accept_loop = AcceptLoop(self._loop_has_ended, self)
-        self._overflow = Overflow()
-        self._client_threads = ClientThreads(
-            lambda: self.daemon_threads, lambda error: self._clients.may_retry(error)
+        setup = Setup(Options(), self._handler_class)
+        config = self._configuration = Configuration(setup, self._adapted, self._pass_on)
+        life = self._life = Life()
+        loop = self._accept_loop = AcceptLoop(self._loop_has_ended, self)
+        admission = self._admission = Admission(setup.options, loop.wake)
+        refusals = self._refusals = Refusals(server=self)
+        overflow = self._overflow = Overflow()
+        registry = self._connections = Registry(admission.over, self)
+        watchdog = self._watchdog = Watchdog(registry.live)
+        threads = self._client_threads = ClientThreads(lambda: self.daemon_threads, loop.may_retry)
+        listeners = self._listeners = Listeners(self, life, config, self._begin_new_life)
+        reports = Reports(config, self)
+        registrar = Registrar(self, config, admission, listeners, registry, watchdog)
+        compat = self._compat = Compat(
+            self, self._overrides, config, loop, registrar, registry, threads, reports
         )
-        self._watchdog = Watchdog(self._connections.live)
+        clients = Clients(
+            *(config, loop, registrar, registry, threads, compat, reports),
+            self._overrides_hooks_of_client,
+        )
+        acceptor = self._acceptor = Acceptor(
+            self, config, loop, listeners, admission, overflow, refusals, registry, clients
+        )
+        self._drain = Drain(
+            self, config, life, listeners, loop, acceptor, registry, threads, watchdog
+        )
+        self._serving = Serving(
+            self, self._overrides, config, life, listeners, loop, acceptor, clients, compat
+        )
+
+    def _pass_on(self, options: Options) -> None:
+        self._admission.configure(options)
+        self._listeners.set_options(options)
 
     def _loop_has_ended(self) -> None:
         self._connections.notify()
         if not self._accept_loop.under_way:  # else it is suspended
             self._drain.carry_out()
-
-    def _wake_acceptor(self) -> None:
-        self._accept_loop.wake()
 
     def _begin_new_life(self) -> None:
         """Forget the stop of the server, which is going to listen again."""
@@ -132,8 +132,10 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
             self._life.state = State.NEW
             self._drain.order = Order()
             self._listeners.opened_by = None
-            self._connections.reopen()
-            self._make_threads()
+            for part in (self._connections, self._accept_loop, self._overflow):
+                part.reopen()
+            self._client_threads.reopen()
+            self._watchdog.reopen()
 
     def _end_in_child(self) -> None:
         """Close the server in a forked child, which keeps the connection of the calling thread.
@@ -144,10 +146,12 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         if not self._accept_loop.end_in_child():
             return
         self._life.end_in_child()
-        self._changes = reload.Changes()
+        self._configuration.free_lock()
         self._overflow.end_in_child()
-        self._make_limits()
-        self._connections.end_in_child(self._admission.over)
+        self._refusals.reset()
+        self._admission.reset()
+        self._watchdog.reset()
+        self._connections.end_in_child()
         self._client_threads.end_in_child()
         self._begin_new_life()
         self._listeners.end_in_child()
@@ -182,32 +186,18 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
 
     # Options and handler
 
-    def _set_options(
-        self, options: Options, serve: Serve | None, tls: ssl.SSLContext | None
-    ) -> None:
-        self._serve = serve
-        self._tls = tls
-        self._options = options
-        self._time_limits = options.time_limits
-        self._admission.configure(options)
-        self._listeners.set_options(options)
+    @property
+    def _options(self) -> Options:
+        return self._configuration.setup.options
 
     @property
     def RequestHandlerClass(self) -> Any:
         """The handler, of any kind. It may be set; TypeError if it cannot serve a client."""
-        return self._handler_class
+        return self._configuration.setup.handler
 
     @RequestHandlerClass.setter
     def RequestHandlerClass(self, handler: Any) -> None:
-        def prepare() -> Callable[[], None]:
-            serve = self._adapted(handler, self._options)
-            return lambda: self._set_handler(handler, serve)
-
-        self._changes.make(prepare)
-
-    def _set_handler(self, handler: Any, serve: Serve | None) -> None:
-        self._serve = serve
-        self._handler_class = handler
+        self._configuration.set_handler(handler)
 
     def _adapted(self, handler: Any, options: Options) -> Serve | None:
         calls_it_itself = self._overrides("finish_request")

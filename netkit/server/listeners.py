@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import events
 from ..core.addresses import format_unix, is_loopback
@@ -25,9 +26,7 @@ from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .life import Life, State
 from .reload import lists_in_files
-
-if TYPE_CHECKING:
-    from .server import Server
+from .setup import Configuration
 
 # On Linux an accepted socket has the options of its listener: nothing need be set for each client.
 INHERITS_OPTIONS = sys.platform == "linux"
@@ -42,9 +41,18 @@ class Listeners:
     them while the server is listening. At any moment, `close` closes all that have been opened.
     """
 
-    def __init__(self, server: Server, life: Life) -> None:
-        self._server = server
+    def __init__(
+        self,
+        server: socketserver.ThreadingTCPServer,
+        life: Life,
+        configuration: Configuration,
+        begin_new_life: Callable[[], object],
+    ) -> None:
+        """`begin_new_life` is called before the server listens again."""
+        self._server: Any = server
         self._life = life
+        self._configuration = configuration
+        self._begin_new_life = begin_new_life
         self._endpoint = Endpoint()  # of `socket`: the settings that its address does not show
         self._backlog: int | None = None  # None if the caller of `open` has not given one
         self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
@@ -143,7 +151,7 @@ class Listeners:
             file.check()
         self.local_name = bind.name_of_all(sock)
         if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
-            set_options(sock, self._server._options)
+            set_options(sock, self._configuration.setup.options)
         with self._life.changed:
             self._check_not_stopped()
             is_first = self._life.state is State.NEW
@@ -164,7 +172,7 @@ class Listeners:
 
     def _news(self, sock: socket.socket, is_first: bool) -> Iterator[events.Event]:
         """The events about a listener that has been opened."""
-        options = self._server._options
+        options = self._configuration.setup.options
         where = SocketAddress.from_sockname(sock.getsockname())
         is_reachable = where is not None and not is_loopback(where.address)
         yield events.Listening(self.describe())  # an observer may close the listener
@@ -207,7 +215,7 @@ class Listeners:
                 raise ServerStateError("another call of listen() has not returned yet")
             if life.state in (State.LISTENING, State.DRAINING):
                 raise ServerStateError(f"the server is {life.state.value} on {self.describe()}")
-            self._server._begin_new_life()
+            self._begin_new_life()
             life.opener = threading.get_ident()
         self.announced = []
         self._backlog = backlog
@@ -280,7 +288,7 @@ class Listeners:
     def take_over(self, *listeners: socket.socket) -> None:
         """Accept from `listeners`, which another process has opened. No hook is called."""
         server = self._server
-        server._begin_new_life()
+        self._begin_new_life()
         self.opened_by = 0
         server.socket, *more = listeners
         self.more = tuple(more)

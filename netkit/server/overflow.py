@@ -50,6 +50,9 @@ class Overflow:
         self._clock = clock
         self.max_held = max_held
         self.max_refused = max_refused
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()  # guards the attributes that follow
         self.held: deque[Held] = deque()
         """The clients that wait for a place. Other classes only look whether there are any."""
@@ -127,10 +130,16 @@ class Overflow:
             _close(request)
         return held
 
+    def reopen(self) -> None:
+        """Undo `close`."""
+        with self._lock:
+            self._closed = False
+
     def end_in_child(self) -> None:
         """In a forked child: close all descriptors, and send nothing to the parent's clients."""
         for request in [each.request for each in self.held] + [each for _, each in self.refused]:
             sockopts.force_close(request)
+        self._reset()
 
 
 def _close(request: socket.socket) -> None:

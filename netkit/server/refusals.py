@@ -30,6 +30,10 @@ class Refusals:
         """The events name `server`."""
         self._clock = clock
         self._server = server
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, in a forked child."""
         self._lock = threading.Lock()  # guards the attributes that follow
         self.episodes: dict[str, _Episode] = {}
         """The present episodes by their reason. Other classes only look whether there are any."""

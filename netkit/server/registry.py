@@ -6,10 +6,9 @@ it. Between the two, any thread may ask all connections to finish, or cut them.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..core import events
@@ -91,16 +90,6 @@ class Registry:
                 return False
             connection.thread = me
             return True
-
-    @contextlib.contextmanager
-    def claimed(self, connection: Connection) -> Iterator[None]:
-        """Have the calling thread serve `connection` while the ``with`` block runs."""
-        self.claim(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                connection.thread = None
 
     def remove(self, connection: Connection) -> None:
         """Remove a closed connection, and emit the event about its end. Idempotent.
@@ -306,14 +295,13 @@ class Registry:
         with self._changed:
             return StopReport(self._involved - len(self._cut), len(self._cut))
 
-    def end_in_child(self, on_close: Callable[[Connection], None]) -> None:
+    def end_in_child(self) -> None:
         """Forget, in a forked child, all connections but that of the calling thread.
 
         The parent gives back their places. A thread that is not here may have held the lock.
         """
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._on_close = on_close
         self._ending = {}
         for connection in self.live():
             if connection.thread == threading.get_ident():

@@ -2,64 +2,39 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.options import Options
 from ..net.transport import tls_stream
+from .setup import Configuration, Setup
 
 if TYPE_CHECKING:
     import ssl
 
     from ..core.blocklist import BlockList
-    from .server import Server
 
 
-class Changes:
-    """Lets several threads change a server's settings, none of which is lost. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Guards the settings while they are replaced, and the number of changes. Re-entrant, since
-        # a signal handler may change a setting while its thread holds it.
-        self._lock = threading.RLock()
-        self._count = 0
-
-    def make(self, prepare: Callable[[], Callable[[], None]]) -> None:
-        """Call `prepare`, and then what it returns, which makes the change.
-
-        `prepare` may run code of the program and read files, with no lock held. If another thread
-        has made a change meanwhile, it is called again, so that what was read last counts.
-        """
-        while True:
-            count = self._count
-            commit = prepare()
-            with self._lock:
-                if count == self._count:
-                    self._count += 1
-                    return commit()
-
-
-def configure(server: Server, options: dict[str, Any]) -> None:
+def configure(configuration: Configuration, options: dict[str, Any]) -> None:
     """As `Server.configure`."""
-    checked = server._options.changed(**options)
+    checked = configuration.setup.options.changed(**options)
     given = {name: getattr(checked, name) for name in options}  # an iterator is read once
 
-    def prepare() -> Callable[[], None]:
-        new = server._options.changed(**given)
-        serve = server._adapted(server._handler_class, new)
+    def prepare(setup: Setup) -> Setup:
+        new = setup.options.changed(**given)
         of_tls = any(name.startswith("tls") for name in options)
-        tls = make_tls_context(new) if of_tls else server._tls
-        return lambda: server._set_options(new, serve, tls)
+        serve = configuration.adapt(setup.handler, new)
+        tls = make_tls_context(new) if of_tls else setup.tls
+        return setup.with_options(new, tls)._replace(serve=serve)
 
-    server._changes.make(prepare)
+    configuration.change(prepare)
 
 
-def reload(server: Server) -> bool:
-    """As `Server.reload`."""
-    options = server._options
-    good = reload_tls(server)
+def reload(configuration: Configuration, server: Any) -> bool:
+    """As `Server.reload`. The events name `server`."""
+    options = configuration.setup.options
+    good = reload_tls(configuration, server)
     for name, addresses in lists_in_files(options).items():
         good = _reloaded(server, f"the list {name!r}", addresses.reload, addresses) and good
     for name, reopen in _to_be_reopened(options):
@@ -67,15 +42,14 @@ def reload(server: Server) -> bool:
     return good
 
 
-def reload_tls(server: Server) -> bool:
-    """As `Server.reload_tls`."""
+def reload_tls(configuration: Configuration, server: Any) -> bool:
+    """As `Server.reload_tls`. The events name `server`."""
 
-    def prepare() -> Callable[[], None]:
-        tls = make_tls_context(server._options)
-        return lambda: setattr(server, "_tls", tls)
+    def prepare(setup: Setup) -> Setup:
+        return setup._replace(tls=make_tls_context(setup.options))
 
-    return not _has_files(server._options) or _reloaded(
-        server, "TLS", lambda: server._changes.make(prepare)
+    return not _has_files(configuration.setup.options) or _reloaded(
+        server, "TLS", lambda: configuration.change(prepare)
     )
 
 
@@ -85,7 +59,7 @@ def can_reload(options: Options) -> bool:
 
 
 def _reloaded(
-    server: Server, what: str, load: Callable[[], object], rules: BlockList | None = None
+    server: Any, what: str, load: Callable[[], object], rules: BlockList | None = None
 ) -> bool:
     before = None if rules is None else len(rules)
     try:

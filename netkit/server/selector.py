@@ -13,6 +13,8 @@ import socket
 from ..core.deadline import wait_time
 from ..net.waker import Waker
 
+_PollSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
 
 def unblock(listener: socket.socket) -> None:
     """Make `listener` non-blocking for the kernel; its timeout in Python stays the user's.
@@ -25,123 +27,101 @@ def unblock(listener: socket.socket) -> None:
         os.set_blocking(listener.fileno(), False)
 
 
-class ExclusiveSelector:
-    """Waits by epoll for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
-
-    For a client, the kernel wakes one of the waiting processes, where poll(2) wakes all of them.
-    It goes by the order in which they have registered. So if there are several (`contended`), a
-    process registers anew after each client, or the first process would get nearly all clients.
-    """
-
-    def __init__(self, contended: bool, waker: int, *listeners: int) -> None:
-        self._to_register_anew = listeners if contended else ()
-        self._epoll = select.epoll()
-        self._epoll.register(waker, select.EPOLLIN)
-        for listener in listeners:
-            self._register(listener)
-
-    def _register(self, listener: int) -> None:
-        self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-
-    def select(self, timeout: float | None, also: int | None) -> set[int]:
-        """Return the descriptors that are ready, including `also`; none after `timeout` seconds.
-
-        It may return none earlier, see `wait_time`.
-        """
-        if also is not None:
-            self._epoll.register(also, select.EPOLLIN)
-        seconds = None if timeout is None else wait_time(timeout)
-        ready = {fd for fd, _ in self._epoll.poll(seconds)}
-        if also is not None:
-            self._epoll.unregister(also)
-        for listener in self._to_register_anew:
-            if listener in ready:
-                self._epoll.unregister(listener)
-                self._register(listener)
-        return ready
-
-    def close(self) -> None:
-        """Close the epoll descriptor."""
-        self._epoll.close()
-
-
-class PlainSelector:
-    """The same by poll(2) or select(2), for systems without EPOLLEXCLUSIVE."""
-
-    def __init__(self, _: bool, *descriptors: int) -> None:
-        kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
-        self._selector: selectors.BaseSelector = kind()
-        for descriptor in descriptors:
-            self._selector.register(descriptor, selectors.EVENT_READ)
-
-    def select(self, timeout: float | None, also: int | None) -> set[int]:
-        """As that of `ExclusiveSelector`."""
-        if also is not None:
-            self._selector.register(also, selectors.EVENT_READ)
-        ready = {key.fd for key, _ in self._selector.select(wait_time(timeout))}
-        if also is not None:
-            self._selector.unregister(also)
-        return ready
-
-    def close(self) -> None:
-        """Give back what the selector holds."""
-        self._selector.close()
-
-
-_Selector = ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else PlainSelector
-
-
 class ListenerSelector:
-    """One thread's wait at one or more listeners, which other threads can end.
+    """One thread's wait at one or more listeners, which other threads can end. Uses poll(2).
 
     `wait` and `pause` belong to that thread; `wake` may be called from any thread and from a signal
     handler. Listeners are made non-blocking, so that an accept never waits: of several processes
     that see one client, all but one get BlockingIOError. Holds three descriptors until `close`.
-    `contended`: whether other processes accept from the same listeners.
     """
 
     def __init__(self, *listeners: socket.socket, contended: bool = True) -> None:
+        """`contended`: whether other processes accept from the same listeners."""
         for listener in listeners:
             unblock(listener)
         self._listeners = listeners
+        self.stopped = False
+        """Whether the accept loop is to end. Another thread sets it, and calls `wake`."""
         self.waker = Waker()
-        self._wakes = self.waker.fileno()
-        try:
-            descriptors = (listener.fileno() for listener in listeners)
-            self._selector = _Selector(contended, self._wakes, *descriptors)
-        except BaseException:
-            self.waker.close()
-            raise
 
     def wait(self, timeout: float | None, also: int | None = None) -> bool:
         """Wait until a client may be there, and return True.
 
         Return False if `wake` is called, another descriptor, `also`, is readable, or `timeout`
-        seconds are over.
+        seconds are over. A closed listener counts as one with a client: an accept raises an error.
         """
         descriptors = [listener.fileno() for listener in self._listeners]
-        if -1 in descriptors:  # closed: epoll has forgotten it, and accept raises an error
-            return True
-        ready = self._selector.select(timeout, also)
-        if self._wakes in ready:
-            self.waker.clear()
-            return False
-        return not ready.isdisjoint(descriptors)
+        return -1 in descriptors or self._wait(timeout, also, descriptors)
 
     def pause(self, seconds: float | None, also: int | None = None) -> None:
         """As `wait`, but not for clients."""
-        selector = PlainSelector(False, self._wakes)
-        try:
-            if self._wakes in selector.select(seconds, also):
-                self.waker.clear()
-        finally:
-            selector.close()
+        self._wait(seconds, also, [])
+
+    def _wait(self, timeout: float | None, also: int | None, descriptors: list[int]) -> bool:
+        wakes = self.waker.fileno()
+        with _PollSelector() as selector:
+            for descriptor in (wakes, *descriptors, *(() if also is None else (also,))):
+                selector.register(descriptor, selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(wait_time(timeout))}
+        if wakes in ready:
+            self.waker.clear()
+            return False
+        return not ready.isdisjoint(descriptors)
 
     def wake(self) -> None:
         """End the present `wait` or `pause`, or the next one if there is none."""
         self.waker.wake()
 
     def close(self) -> None:
-        """Give the descriptors back. `wake` does nothing afterwards."""
-        self._selector.close()
+        """Give the descriptors back. `wake` does nothing afterwards. Idempotent."""
         self.waker.close()
+
+
+class ExclusiveSelector(ListenerSelector):
+    """The same by epoll, for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
+
+    For a client, the kernel wakes one of the waiting processes, where poll(2) wakes all of them.
+    It goes by the order in which they have registered. So if there are several (`contended`), a
+    process registers anew after each client, or the first process would get nearly all clients.
+    """
+
+    def __init__(self, *listeners: socket.socket, contended: bool = True) -> None:
+        super().__init__(*listeners, contended=contended)
+        self._contended = contended
+        self._wakes = self.waker.fileno()
+        try:
+            self._epoll = select.epoll()
+            self._epoll.register(self._wakes, select.EPOLLIN)
+            for listener in listeners:
+                self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        except BaseException:
+            self.waker.close()
+            raise
+
+    def wait(self, timeout: float | None, also: int | None = None) -> bool:
+        descriptors = [listener.fileno() for listener in self._listeners]
+        if -1 in descriptors:  # which epoll has forgotten
+            return True
+        epoll = self._epoll
+        if also is not None:
+            epoll.register(also, select.EPOLLIN)
+        ready = {fd for fd, _ in epoll.poll(None if timeout is None else wait_time(timeout))}
+        if also is not None:
+            epoll.unregister(also)
+        found = ready.intersection(descriptors)
+        for descriptor in found if self._contended else ():
+            epoll.unregister(descriptor)
+            epoll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        if self._wakes in ready:
+            self.waker.clear()
+            return False
+        return bool(found)
+
+    def close(self) -> None:
+        self._epoll.close()
+        super().close()
+
+
+new_selector: type[ListenerSelector] = (
+    ExclusiveSelector if hasattr(select, "EPOLLEXCLUSIVE") else ListenerSelector
+)

@@ -21,11 +21,11 @@ from ..net.bound import BoundSocket
 from ..net.connection import Connection
 from . import log, reload
 from .admission import Places
-from .compat import Shown
 from .hooks import HookedServer
 from .life import State
 from .registry import StopReport
 from .serving import no_handler
+from .subclassing import Shown
 
 if TYPE_CHECKING:
     import ssl
@@ -44,8 +44,8 @@ class Server(HookedServer):
     those of `Options`.
 
     A ``with`` block closes the server at its end. If `listen` has bound the server, it also serves
-    in the background until then. All methods may be called from any thread; `shutdown`,
-    `server_close`, `stop` and `close` also from handlers and from signal handlers.
+    in the background. All methods may be called from any thread; `shutdown`, `server_close`, `stop`
+    and `close` also from handlers and signal handlers.
     """
 
     def __init__(
@@ -58,11 +58,12 @@ class Server(HookedServer):
         """As in `socketserver`. The server is not bound if `server_address` is None, see `listen`.
 
         TypeError or ValueError for an invalid address, handler or option;
-        OSError, with the attributes `address` and `port`, if the address cannot be bound.
+        OSError, with `address` and `port`, if the address cannot be bound.
         """
         server_address = bind.checked(server_address)
         given = Options(**options)
-        self._set_options(given, None, reload.make_tls_context(given))
+        tls = reload.make_tls_context(given)
+        self._configuration.change(lambda setup: setup.with_options(given, tls))
         socketserver.BaseServer.__init__(self, server_address, RequestHandlerClass)
         if server_address is not None:
             family = bind.family_of(server_address, self.address_family)
@@ -180,7 +181,7 @@ class Server(HookedServer):
         and then nothing is changed. In a worker process, the options of this process change; how
         many connections all of them may have together stays.
         """
-        reload.configure(self, options)
+        reload.configure(self._configuration, options)
 
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.
@@ -189,11 +190,11 @@ class Server(HookedServer):
         reopened. A file that cannot be read, or is invalid, leaves its option as it is, and is
         logged; then the result is False. SIGHUP does this in a program that calls `run` or `serve`.
         """
-        return reload.reload(self)
+        return reload.reload(self._configuration, self)
 
     def reload_tls(self) -> bool:
         """As `reload`, for certificates and keys only. New connections have the new ones."""
-        return reload.reload_tls(self)
+        return reload.reload_tls(self._configuration, self)
 
     @property
     def can_reload(self) -> bool:
@@ -202,7 +203,7 @@ class Server(HookedServer):
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The context for the TLS of new clients; None if the server has no TLS."""
-        return self._tls
+        return self._configuration.setup.tls
 
     def share_places(self, places: Places) -> None:
         """Have `max_connections` hold for all worker processes together. For worker processes."""
@@ -323,17 +324,16 @@ class Server(HookedServer):
 
     def __repr__(self) -> str:
         """Show the state, the addresses and the number of open connections."""
-        state = self._life.state
-        text = state.value
-        if state in (State.LISTENING, State.DRAINING):
+        text = self._life.state.value
+        if self._life.state in (State.LISTENING, State.DRAINING):
             more = len(self._listeners.more)
             place = self._listeners.describe() + (f" and {more} more" if more else "")
             text += f" on {place}, {len(self._connections.live())} connected"
         return f"<{type(self).__name__} {text}>"
 
     def __enter__(self: _Self) -> _Self:
-        idle = not self._accept_loop.under_way
-        if self._listeners.by_listen and idle and self._handler_class is not no_handler:
+        has_handler = self._configuration.setup.handler is not no_handler
+        if self._listeners.by_listen and has_handler and not self._accept_loop.under_way:
             self.start()
         return self
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from ..core.deadline import Deadline
 from ..core.errors import ServerStateError
@@ -19,14 +18,15 @@ from ..net import bind
 from ..net.connection import Connection
 from ..net.waker import woken_by_signals
 from .accept_loop import AcceptLoop
-from .acceptor import Answer, sooner
+from .acceptor import Acceptor, Answer, sooner
+from .clients import Clients
+from .compat import Compat
 from .exiting import close_at_exit
-from .life import State
+from .life import Life, State
+from .listeners import Listeners
 from .selector import ListenerSelector
+from .setup import Configuration
 from .threads import check_threads
-
-if TYPE_CHECKING:
-    from .server import Server
 
 POLL_SECONDS = 0.5  # how often `service_actions` is called, as in `socketserver`
 
@@ -37,8 +37,6 @@ _FORKS = (
 )
 _NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
 
-Begun = tuple[AcceptLoop, ListenerSelector]
-
 
 def no_handler(connection: Connection) -> None:
     """The handler of a server that was given none."""
@@ -48,37 +46,57 @@ def no_handler(connection: Connection) -> None:
 class Serving:
     """Runs the accept loop of one server. Its methods may be called from any thread."""
 
-    def __init__(self, server: Server) -> None:
+    when_accepting: Callable[[], object] | None = None
+    """Called once, when the next loop has begun."""
+
+    def __init__(
+        self,
+        server: socketserver.ThreadingTCPServer,
+        overrides: Callable[[str], bool],
+        configuration: Configuration,
+        life: Life,
+        listeners: Listeners,
+        loop: AcceptLoop,
+        acceptor: Acceptor,
+        clients: Clients,
+        compat: Compat,
+    ) -> None:
+        """`overrides` tells whether the program has replaced a hook of `server`."""
         self._server = server
-        self.when_accepting: Callable[[], object] | None = None
-        """Called once, when the next loop has begun."""
+        self._overrides = overrides
+        self._configuration = configuration
+        self._life = life
+        self._listeners = listeners
+        self._loop = loop
+        self._acceptor = acceptor
+        self._clients = clients
+        self._compat = compat
 
     def forever(self, poll_interval: float) -> None:
         """As `Server.serve_forever`."""
-        with self._server._accept_loop.ending_after_exception():
-            begun = self.begin()
-            if begun is not None:
-                self.run(*begun, poll_interval)
+        with self._loop.ending_after_exception():
+            selector = self.begin()
+            if selector is not None:
+                self.run(selector, poll_interval)
 
     def in_background(self, daemon: bool) -> None:
         """As `Server.start`."""
-        with self._server._accept_loop.ending_after_exception():
-            begun = self._begin_alone()
-            if begun is not None:
-                self._start_thread(*begun, daemon)
+        with self._loop.ending_after_exception():
+            selector = self._begin_alone()
+            if selector is not None:
+                self._start_thread(selector, daemon)
 
-    def _start_thread(self, loop: AcceptLoop, selector: ListenerSelector, daemon: bool) -> None:
-        server = self._server
-        thread = server._drain.background = threading.Thread(
+    def _start_thread(self, selector: ListenerSelector, daemon: bool) -> None:
+        thread = self._loop.background = threading.Thread(
             target=self.run,
-            args=(loop, selector, POLL_SECONDS),
-            name=f"netkit-accept {server._listeners.describe()}",
+            args=(selector, POLL_SECONDS),
+            name=f"netkit-accept {self._listeners.describe()}",
             daemon=daemon,
         )
         try:
             thread.start()
         except BaseException:
-            loop.request_stop()  # for a thread that runs already, after a Ctrl+C
+            self._loop.request_stop()  # for a thread that runs already, after a Ctrl+C
             raise
 
     def once(self) -> None:
@@ -86,133 +104,130 @@ class Serving:
         server = self._server
         timeouts = [t for t in (server.timeout, server.socket.gettimeout()) if t is not None]
         deadline = Deadline(min(timeouts, default=None))
-        with server._accept_loop.ending_after_exception():
-            begun = self.begin()
-            if begun is not None:
-                self._accept_one(*begun, deadline)
+        with self._loop.ending_after_exception():
+            selector = self.begin()
+            if selector is not None:
+                self._accept_one(selector, deadline)
 
-    def _accept_one(self, loop: AcceptLoop, selector: ListenerSelector, deadline: Deadline) -> None:
-        loop.take_over(selector)
+    def _accept_one(self, selector: ListenerSelector, deadline: Deadline) -> None:
+        self._loop.take_over(selector)
         try:
             with woken_by_signals(selector.waker):
-                while True:
-                    answer = self._server._acceptor.step(loop, selector, deadline.remaining())
-                    if answer not in (Answer.EMPTY, Answer.FULL):
-                        return
+                while self._acceptor.step(selector, deadline.remaining()) is Answer.SKIP:
                     if deadline.expired():
                         self._server.handle_timeout()
                         return
         finally:
-            loop.end()
+            self._loop.end(selector)
 
     def iterate(self) -> Iterator[Connection]:
         """As `Server.__iter__`."""
         accepted = deque[Connection]()
-        with self._server._accept_loop.ending_after_exception():
-            begun = self._begin_alone(accepted)
-            if begun is not None:
-                yield from self._yield_each(*begun, accepted)
+        with self._loop.ending_after_exception():
+            selector = self._begin_alone(accepted.append)
+            if selector is not None:
+                yield from self._yield_each(selector, accepted)
 
     def _yield_each(
-        self, loop: AcceptLoop, selector: ListenerSelector, accepted: deque[Connection]
+        self, selector: ListenerSelector, accepted: deque[Connection]
     ) -> Iterator[Connection]:
-        server = self._server
-        loop.take_over(selector)
         try:
-            while not loop.stop_requested:
-                if accepted:
-                    with loop.suspended(), server._connections.claimed(accepted[0]):
-                        yield accepted.popleft()
-                else:
-                    with woken_by_signals(selector.waker):
-                        answer = server._acceptor.step(loop, selector, None)
-                    if answer is Answer.STOP:
-                        return
+            while self._loop.take_over(selector) and not selector.stopped:
+                with woken_by_signals(selector.waker):
+                    while not accepted and self._acceptor.step(selector, None) is not Answer.STOP:
+                        pass
+                if not accepted:
+                    return
+                connection = accepted.popleft()
+                connection.thread = threading.get_ident()  # a stop in the body does not wait for it
+                self._loop.suspend()
+                yield connection
+                connection.thread = None
         finally:
             for connection in accepted:
                 connection.destroy()
-            loop.end()
+            self._loop.end(selector)
 
-    def run(self, loop: AcceptLoop, selector: ListenerSelector, poll_interval: float) -> None:
+    def run(self, selector: ListenerSelector, poll_interval: float) -> None:
         """Accept clients in the calling thread until the loop is stopped, and end the loop."""
-        if not loop.take_over(selector):  # the thread that began it was interrupted
+        if not self._loop.take_over(selector):  # the thread that began it was interrupted
             selector.close()
             return
         try:
             with woken_by_signals(selector.waker):
-                self._accept_until_stopped(loop, selector, poll_interval)
+                self._accept_until_stopped(selector, poll_interval)
         finally:
-            loop.end()
+            self._loop.end(selector)
 
-    def _accept_until_stopped(
-        self, loop: AcceptLoop, selector: ListenerSelector, poll_interval: float
-    ) -> None:
+    def _accept_until_stopped(self, selector: ListenerSelector, poll_interval: float) -> None:
         server = self._server
-        tick = poll_interval if server._overrides("service_actions") else None
+        tick = poll_interval if self._overrides("service_actions") else None
         last_client = time.monotonic()
         while True:
             seconds = tick if server.timeout is None else sooner(tick, server.timeout)
-            answer = server._acceptor.step(loop, selector, seconds)
+            answer = self._acceptor.step(selector, seconds)
             if answer is Answer.STOP:
                 return
-            if answer is not Answer.EMPTY:
+            if answer is not Answer.SKIP:
                 last_client = time.monotonic()
             elif server.timeout is not None and time.monotonic() - last_client >= server.timeout:
                 last_client = time.monotonic()
-                server._compat.call("handle_timeout")
+                self._compat.call("handle_timeout")
             if tick is not None:
-                server._compat.call("service_actions")
+                self._compat.call("service_actions")
 
-    def _begin_alone(self, iterated: deque[Connection] | None = None) -> Begun | None:
+    def _begin_alone(
+        self, deliver: Callable[[Connection], object] | None = None
+    ) -> ListenerSelector | None:
         """As `begin`, but ServerStateError if another thread is serving."""
-        server = self._server
-        if server._life.state is State.CLOSED:
+        if self._life.state is State.CLOSED:
             raise ServerStateError(_CLOSED)
-        begun = self.begin(iterated, wait=False)
-        if begun is None and server._accept_loop.under_way:
-            place = server._listeners.describe()
+        selector = self.begin(deliver, wait=False)
+        if selector is None and self._loop.under_way:
+            place = self._listeners.describe()
             raise ServerStateError(f"the server is serving already, on {place}")
-        return begun
+        return selector
 
-    def begin(self, iterated: deque[Connection] | None = None, wait: bool = True) -> Begun | None:
+    def begin(
+        self, deliver: Callable[[Connection], object] | None = None, wait: bool = True
+    ) -> ListenerSelector | None:
         """Begin the accept loop. ServerStateError if the server is not bound, or closed.
 
         None if the server stops, or was told to stop before it ever served. None also if another
-        thread runs the loop; with `wait`, after that has ended. `iterated`: the queue of
-        ``for connection in server``.
+        thread runs the loop; with `wait`, after that has ended. `deliver` as that of `Clients`.
         """
-        server = self._server
+        server, loop = self._server, self._loop
         if isinstance(server, getattr(socketserver, "ForkingMixIn", ())):
             raise TypeError(_FORKS)
         check_threads()
-        with server._life.changed:  # a stop that begins later sees the loop, and awaits its clients
-            loop = server._accept_loop
-            selector = self._begin_locked(iterated)
+        with self._life.changed:  # a stop that begins later sees the loop, and awaits its clients
+            selector = self._begin_locked(deliver)
         close_at_exit(server)
         if selector is None:
-            if wait and server._life.state is not State.DRAINING:
+            if wait and self._life.state is not State.DRAINING:
                 loop.wait_for_end()
             return None
         call, self.when_accepting = self.when_accepting, None
         if call is not None:
             call()
-        return loop, selector
+        return selector
 
-    def _begin_locked(self, iterated: deque[Connection] | None) -> ListenerSelector | None:
-        server = self._server
-        if server._life.state is State.NEW and not self._is_activated():
+    def _begin_locked(
+        self, deliver: Callable[[Connection], object] | None
+    ) -> ListenerSelector | None:
+        server, listeners = self._server, self._listeners
+        if self._life.state is State.NEW and not self._is_activated():
             raise ServerStateError("the server is not bound; call listen() first")
-        if server._life.state is State.DRAINING:
+        if self._life.state is State.DRAINING:
             return None
-        if not server._accept_loop.stop_requested and server.socket.fileno() < 0:
+        if not self._loop.stop_requested and server.socket.fileno() < 0:
             raise ServerStateError(_CLOSED)
-        if iterated is None and server._handler_class is no_handler:
+        if deliver is None and self._configuration.setup.handler is no_handler:
             raise ServerStateError(_NO_HANDLER)
-        listeners = server._listeners
         contended = listeners.opened_by != os.getpid()
-        selector = server._accept_loop.begin(*listeners.sockets, contended=contended)
+        selector = self._loop.begin(*listeners.sockets, contended=contended)
         if selector is not None:
-            server._clients.iterated = iterated
+            self._clients.deliver = deliver
         return selector
 
     def _is_activated(self) -> bool:

@@ -14,12 +14,12 @@ import socketserver
 import threading
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
-
-from .accept_loop import AcceptLoop
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from .accept_loop import AcceptLoop
     from .acceptor import Acceptor
+    from .selector import ListenerSelector
     from .serving import Serving
 
 # The methods that a library's class replaces, though `Server` is the first base.
@@ -28,6 +28,23 @@ _REPLACED = (
     "handle_error",
 )
 _PACKAGE = __name__.partition(".")[0]
+
+_T = TypeVar("_T")
+
+
+class Shown(Generic[_T]):
+    """A read-only property that an attribute of the same name replaces.
+
+    Subclasses written for `socketserver` may use netkit's names for attributes of their own, so
+    netkit itself never reads such a property.
+    """
+
+    def __init__(self, get: Callable[[Any], _T]) -> None:
+        self._get = get
+        self.__doc__ = get.__doc__
+
+    def __get__(self, server: Any, _: type) -> _T:
+        return self if server is None else self._get(server)  # type: ignore[return-value]
 
 
 class ServerType(ABCMeta):
@@ -108,16 +125,15 @@ class _ShutDownEvent:
     def clear(self) -> None:
         """`BaseServer.serve_forever` calls this first."""
         self._server._by_name = None
-        begun = self._server._serving.begin()
-        if begun is not None:
-            self._server._by_name, selector = begun
-            self._server._by_name.take_over(selector)
+        selector = self._server._by_name = self._server._serving.begin()
+        if selector is not None:
+            self._server._accept_loop.take_over(selector)
 
     def set(self) -> None:
         """`BaseServer.serve_forever` calls this last."""
-        loop, self._server._by_name = self._server._by_name, None
-        if loop is not None:
-            loop.end()
+        selector, self._server._by_name = self._server._by_name, None
+        if selector is not None:
+            self._server._accept_loop.end(selector)
 
     def wait(self) -> None:
         """`BaseServer.shutdown` calls this last."""
@@ -134,8 +150,8 @@ class CalledByName:
     _accept_loop: AcceptLoop
     _acceptor: Acceptor
     _serving: Serving
-    _by_name: AcceptLoop | None = None
-    """The accept loop that a `BaseServer.serve_forever` called by name runs."""
+    _by_name: ListenerSelector | None = None
+    """That of the accept loop that a `BaseServer.serve_forever` called by name runs."""
 
     @property
     def _BaseServer__is_shut_down(self) -> _ShutDownEvent:
@@ -147,7 +163,7 @@ class CalledByName:
 
     @property
     def _BaseServer__shutdown_request(self) -> bool:
-        return self._by_name is None or self._by_name.stop_requested
+        return self._by_name is None or self._by_name.stopped
 
     @_BaseServer__shutdown_request.setter
     def _BaseServer__shutdown_request(self, wanted: bool) -> None:

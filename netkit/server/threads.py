@@ -172,12 +172,16 @@ class ClientThreads:
             while self._parked:
                 self._parked.pop().ready.release()
 
+    def reopen(self) -> None:
+        """Undo `close`."""
+        with self._lock:
+            self._closed = False
+
     def end_in_child(self) -> None:
-        """Forget, in a forked child, all threads but the calling one, whose job is the last."""
+        """Forget, in a forked child, all threads but the calling one."""
         self._lock = threading.RLock()
         self._parked.clear()
         self._threads = {threading.current_thread()}
-        self._closed = True
 
     def join(self, timeout: float | None) -> bool:
         """Wait for the end of all threads but the calling one. False if some are still busy.

@@ -38,6 +38,11 @@ class Watchdog:
 
     def __init__(self, live: Callable[[], Iterable[Connection]]) -> None:
         self._live = live
+        self._closed = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the thread, in a forked child, where it does not exist."""
         # Guards the attributes that follow; notified when the thread should look again. Re-entrant,
         # since a signal handler may stop the server in a thread that is in `watch`.
         self._changed = threading.Condition()
@@ -46,7 +51,6 @@ class Watchdog:
         self._lifetimes: frozenset[float] = frozenset()
         self._due: float | None = None  # when the thread looks again, on the monotonic clock
         self._look_again = False  # a connection has come while the thread looked
-        self._closed = False
         # How often each connection was ended, by its id. Only the thread uses it.
         self._ended: dict[int, int] = {}
 
@@ -89,14 +93,22 @@ class Watchdog:
         if thread is not None:
             join(thread, timeout)
 
+    def reopen(self) -> None:
+        """Undo `close`."""
+        with self._changed:
+            self._closed = False
+
     def runs_here(self) -> bool:
         """Whether the calling thread is the watchdog's."""
         return self._thread is threading.current_thread()
 
     def _run(self) -> None:
-        while not self._closed:
+        while True:
             with self._changed:
                 self._due = None  # a connection that comes from now on sets `_look_again`
+                if self._closed:
+                    self._thread = None
+                    return
                 self._look_again = False
                 lifetimes = self._lifetimes
             overdue, due, seen = self._look(lifetimes)

@@ -21,16 +21,22 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
+def begin(loop: AcceptLoop, listener: socket.socket) -> ListenerSelector:
+    selector = loop.begin(listener)
+    assert selector is not None
+    return selector
+
+
 def run(loop: AcceptLoop, listener: socket.socket) -> bool:
     """Wait in the loop until a stop is requested. False if the loop did not begin."""
     selector = loop.begin(listener)
     if selector is None:
         return False
     try:
-        while not loop.stop_requested:
+        while not selector.stopped:
             selector.wait(None)
     finally:
-        loop.end()
+        loop.end(selector)
     return True
 
 
@@ -38,10 +44,10 @@ def test_the_loop_begins_and_ends(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
     assert not loop.under_way
     assert not loop.has_begun
-    assert loop.begin(listener) is not None
+    selector = begin(loop, listener)
     assert loop.under_way
     assert loop.has_begun
-    loop.end()
+    loop.end(selector)
     assert not loop.under_way
     assert loop.has_begun
 
@@ -62,25 +68,25 @@ def test_a_stop_before_the_first_loop_ends_it_before_it_begins(listener: socket.
     loop = AcceptLoop(list, None)
     loop.request_stop()
     assert loop.begin(listener) is None
-    assert loop.begin(listener) is not None
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
 
 
 def test_a_stop_after_a_loop_does_not_end_the_next(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
-    loop.begin(listener)
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
     loop.request_stop()
     assert not loop.stop_requested
-    assert loop.begin(listener) is not None
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
 
 
 def test_no_loop_begins_during_another_one(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
-    assert loop.begin(listener) is not None
+    selector = begin(loop, listener)
     assert loop.begin(listener) is None
-    loop.end()
+    loop.end(selector)
 
 
 def test_a_wait_for_the_end_returns_at_once_if_no_loop_runs() -> None:
@@ -89,22 +95,21 @@ def test_a_wait_for_the_end_returns_at_once_if_no_loop_runs() -> None:
 
 def test_the_thread_that_runs_the_loop_does_not_wait_for_itself(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
-    loop.begin(listener)
+    selector = begin(loop, listener)
     loop.request_stop()
     loop.wait_for_end()
     assert loop.under_way
-    loop.end()
+    loop.end(selector)
 
 
 def test_another_thread_can_take_the_loop_over(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
-    selector = loop.begin(listener)
-    assert selector is not None
+    selector = begin(loop, listener)
 
     def take_over() -> None:
         assert loop.take_over(selector)
         loop.wait_for_end()  # it is its own now
-        loop.end()
+        loop.end(selector)
 
     with in_thread(take_over):
         pass
@@ -115,21 +120,31 @@ def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(
     listener: socket.socket,
 ) -> None:
     loop = AcceptLoop(list, None)
-    loop.begin(listener)
+    selector = begin(loop, listener)
     with in_thread(loop.wait_for_end):
         wait_until(lambda: loop._changed._waiters)
         with loop._changed:  # who waits sees only what is there after the next turn began
-            loop.end()
-            loop.begin(listener)
+            loop.end(selector)
+            selector = begin(loop, listener)
     assert loop.under_way
-    loop.end()
+    loop.end(selector)
 
 
-def test_ending_what_never_began_does_no_harm(listener: socket.socket) -> None:
+def test_a_thread_that_is_left_behind_does_not_end_the_loop_of_a_server_that_listens_again(
+    listener: socket.socket,
+) -> None:
     loop = AcceptLoop(list, None)
-    loop.end()
-    assert loop.begin(listener) is not None
-    loop.end()
+    left = begin(loop, listener)
+    loop.request_stop()
+    loop.reopen()
+    assert not loop.has_begun
+    selector = begin(loop, listener)
+    assert left.stopped
+    assert not loop.take_over(left)
+    loop.end(left)
+    assert loop.under_way
+    assert not selector.stopped
+    loop.end(selector)
 
 
 def test_no_loop_begins_with_a_closed_listener() -> None:
@@ -146,7 +161,7 @@ def test_an_episode_of_failures_has_one_event_and_its_end_another(
 ) -> None:
     loop = AcceptLoop(list, None)
     loop.back_off.longest = 0.005
-    loop.begin(listener)
+    selector = begin(loop, listener)
     with observed(AcceptPaused, AcceptResumed) as seen:
         error = OSError("no descriptors")
         for _ in range(3):
@@ -154,7 +169,7 @@ def test_an_episode_of_failures_has_one_event_and_its_end_another(
         loop.succeeded()
         loop.succeeded()
         loop.failed(error)
-    loop.end()
+    loop.end(selector)
     assert [type(event) for event in seen] == [AcceptPaused, AcceptResumed, AcceptPaused]
     assert seen[0].error is error
     assert seen[1].seconds >= 0.015
@@ -163,12 +178,12 @@ def test_an_episode_of_failures_has_one_event_and_its_end_another(
 def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
     loop.back_off = BackOff(1000.0, 1000.0)
-    loop.begin(listener)
+    selector = begin(loop, listener)
     with observed(AcceptPaused) as seen:
         with in_thread(loop.failed, OSError("no descriptors")):
             wait_until(lambda: seen)
             loop.request_stop()
-    loop.end()
+    loop.end(selector)
 
 
 def test_without_a_loop_a_failure_does_not_pause() -> None:
@@ -184,8 +199,8 @@ def test_a_stop_by_a_signal_handler_as_a_loop_begins_is_not_lost(
     listener: socket.socket, closed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = AcceptLoop(list, None)
-    loop.begin(listener)
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
 
     def interrupted(*listeners: socket.socket, contended: bool) -> ListenerSelector:
         loop.request_stop()
@@ -194,7 +209,7 @@ def test_a_stop_by_a_signal_handler_as_a_loop_begins_is_not_lost(
             raise OSError("the listener is closed")
         return ListenerSelector(*listeners, contended=contended)
 
-    monkeypatch.setattr("netkit.server.accept_loop.ListenerSelector", interrupted)
+    monkeypatch.setattr("netkit.server.accept_loop.new_selector", interrupted)
     assert run(loop, listener) is not closed
     assert not loop.under_way
     assert not loop.stop_requested
@@ -208,14 +223,14 @@ def test_a_loop_that_fails_to_begin_does_not_run(
 
     loop = AcceptLoop(list, None)
     with monkeypatch.context() as patch:
-        patch.setattr("netkit.server.accept_loop.ListenerSelector", fail)
+        patch.setattr("netkit.server.accept_loop.new_selector", fail)
         with pytest.raises(OSError, match="no descriptors"):
-            loop.begin(listener)
+            selector = begin(loop, listener)
     loop.request_stop()
     loop.wait_for_end()
     assert not loop.under_way
-    loop.begin(listener)
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
 
 
 def test_a_pause_in_another_thread_does_not_use_the_selector_of_the_loop(
@@ -224,20 +239,18 @@ def test_a_pause_in_another_thread_does_not_use_the_selector_of_the_loop(
     """A hook may put clients off to it; its pause ends with a stop, too."""
     loop = AcceptLoop(list, None)
     loop.back_off = BackOff(1000.0, 1000.0)
-    selector = loop.begin(listener)
-    assert selector is not None
+    selector = begin(loop, listener)
     monkeypatch.setattr(selector, "pause", lambda *_: pytest.fail("it is the other thread's"))
     with in_thread(loop.failed, OSError("no descriptors")):
         wait_until(lambda: loop._changed._waiters)
         loop.request_stop()
-    loop.end()
+    loop.end(selector)
 
 
 def test_a_loop_cannot_be_taken_over_once_it_has_ended(listener: socket.socket) -> None:
     loop = AcceptLoop(list, None)
-    selector = loop.begin(listener)
-    assert selector is not None
-    loop.end()
+    selector = begin(loop, listener)
+    loop.end(selector)
     assert not loop.take_over(selector)
 
 
@@ -245,16 +258,17 @@ def test_a_function_tells_whether_the_loop_has_ended(listener: socket.socket) ->
     told: list[bool] = []
     loop = AcceptLoop(lambda: told.append(loop.under_way), None)
     assert loop.has_ended()()
-    loop.begin(listener)
+    selector = begin(loop, listener)
     assert loop.has_ended()()  # for its own thread
     results: list[Any] = []
     with in_thread(lambda: results.append(loop.has_ended())):
         pass
     (has_ended,) = results
     assert not has_ended()
-    with loop.suspended():
-        assert has_ended()
+    loop.suspend()
+    assert has_ended()
+    assert loop.take_over(selector)
     assert not has_ended()
-    loop.end()
+    loop.end(selector)
     assert has_ended()
     assert told == [True, False]

@@ -30,8 +30,8 @@ from netkit.server.acceptor import Answer, answer_to, is_lost_race
             (OSError(getattr(errno, name), ""), Answer.STOP)
             for name in ("EBADF", "EINVAL", "ENOTSOCK")
         ),
-        (OSError(errno.EAGAIN, ""), Answer.EMPTY),
-        (TimeoutError(), Answer.EMPTY),
+        (OSError(errno.EAGAIN, ""), Answer.SKIP),
+        (TimeoutError(), Answer.SKIP),
         (ssl.SSLError(1, "bad handshake"), Answer.SKIP),
         (OSError("without a number"), Answer.BACK_OFF),
         (RuntimeError("can't start new thread"), Answer.BACK_OFF),

@@ -102,7 +102,7 @@ def started(**options: Any) -> netkit.Server:
 
 def test_an_interrupt_of_the_wait_stops_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     server = started()
-    monkeypatch.setattr(server._drain, "join_background", interrupt_once())
+    monkeypatch.setattr(server._accept_loop, "join_background", interrupt_once())
     with client(server) as sock:
         server.wait_for_connections(1)
         exiting._serve_on()
@@ -132,7 +132,7 @@ def test_a_second_interrupt_cuts_the_connected_clients(monkeypatch: pytest.Monke
     server = netkit.create_server(busy).listen(0, "127.0.0.1").start()
     server._drain.grace = 0.1
     stop = server.stop
-    monkeypatch.setattr(server._drain, "join_background", interrupt_once())
+    monkeypatch.setattr(server._accept_loop, "join_background", interrupt_once())
 
     def interrupted(*timeout: float) -> netkit.StopReport:
         if not timeout:

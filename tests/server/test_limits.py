@@ -491,7 +491,7 @@ def test_a_client_that_cannot_be_registered_gives_its_place_back(
             failed.set()
             raise MemoryError
 
-        monkeypatch.setattr("netkit.server.clients.Connection", fail)
+        monkeypatch.setattr("netkit.server.registrar.Connection", fail)
         with contextlib.suppress(ConnectionResetError), client(server) as sock:
             assert receive_all(sock) == b""
         assert exchange(server, b"x") == b"x"

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from support import in_thread, wait_until
@@ -18,9 +17,7 @@ from support import in_thread, wait_until
 from netkit.server import selector as selecting
 from netkit.server.selector import ListenerSelector
 
-SELECTORS = [selecting.PlainSelector]
-if hasattr(select, "EPOLLEXCLUSIVE"):
-    SELECTORS.append(selecting.ExclusiveSelector)
+SELECTORS = {selecting.ListenerSelector, selecting.new_selector}
 
 
 @pytest.fixture
@@ -30,11 +27,8 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.fixture(params=SELECTORS)
-def selector(
-    listener: socket.socket, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ListenerSelector]:
-    monkeypatch.setattr(selecting, "_Selector", request.param)
-    selector = ListenerSelector(listener)
+def selector(listener: socket.socket, request: pytest.FixtureRequest) -> Iterator[ListenerSelector]:
+    selector = request.param(listener)
     yield selector
     selector.close()
 
@@ -117,14 +111,13 @@ def test_the_timeout_of_a_listener_is_kept(listener: socket.socket) -> None:
 
 @pytest.mark.parametrize("kind", SELECTORS)
 def test_closing_gives_the_descriptors_back_and_waking_does_nothing_then(
-    listener: socket.socket, kind: Any, monkeypatch: pytest.MonkeyPatch
+    listener: socket.socket, kind: type[ListenerSelector]
 ) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
 
-    monkeypatch.setattr(selecting, "_Selector", kind)
     before = descriptors()
-    selector = ListenerSelector(listener)
+    selector = kind(listener)
     assert before < descriptors() <= before + 3
     selector.close()
     assert descriptors() == before
@@ -133,7 +126,7 @@ def test_closing_gives_the_descriptors_back_and_waking_does_nothing_then(
 
 @pytest.mark.skipif(not hasattr(select, "EPOLLEXCLUSIVE"), reason="Linux has it")
 def test_selectors_that_share_a_listener_are_woken_in_turn(listener: socket.socket) -> None:
-    selectors = [ListenerSelector(listener) for _ in range(3)]
+    selectors = [selecting.new_selector(listener) for _ in range(3)]
     woken: list[int] = []
 
     def accept(number: int) -> None:
@@ -157,15 +150,16 @@ def test_selectors_that_share_a_listener_are_woken_in_turn(listener: socket.sock
     assert min(map(woken.count, range(3))) >= 5  # in line, the first one would have nearly all
 
 
-def test_what_an_selector_has_taken_is_given_back_when_it_cannot_be_made(
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="Linux has it")
+def test_a_selector_that_cannot_be_made_leaves_no_descriptor_open(
     listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: int) -> None:
+    def fail() -> None:
         raise OSError(errno.EMFILE, "too many open files")
 
-    monkeypatch.setattr(selecting, "_Selector", fail)
+    monkeypatch.setattr(select, "epoll", fail)
     with pytest.raises(OSError, match="too many"):
-        ListenerSelector(listener)
+        selecting.new_selector(listener)
 
 
 def test_a_listener_closed_before_a_wait_ends_it(

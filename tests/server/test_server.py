@@ -874,6 +874,6 @@ def test_a_server_shows_where_it_is_in_its_life() -> None:
 def test_a_stop_requested_before_a_server_ever_served_ends_its_first_loop() -> None:
     server = netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1")
     server.shutdown()
-    assert server.start()._drain.background is None
+    assert server.start()._accept_loop.background is None
     with server:
         assert exchange(server, b"x") == b"x"

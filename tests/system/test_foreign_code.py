@@ -457,12 +457,12 @@ def test_a_stop_does_not_wait_for_what_blocks_for_ever(name: str) -> None:
             assert not stuck.let_go.is_set()
             assert len(reports) == 1
             assert not server.listening
-            accepting = server._accept_loop
+            accepting = server._accept_loop.background
             server.configure(deny=None, max_connections=None, lifetime=None)
             server.listen(0, "127.0.0.1").start()  # another life, beside the thread that is stuck
             assert exchange(server, b"hello") == b"hello"
             stuck.let_go.set()
-            wait_until(lambda: not accepting.under_way)
+            wait_until(lambda: accepting is None or not accepting.is_alive())
             assert exchange(server, b"hello") == b"hello"
     finally:
         stuck.let_go.set()
@@ -678,8 +678,8 @@ def test_a_signal_handler_may_stop_a_server_whose_thread_is_about_to_start(
         patch.setattr(threading.Thread, "start", stop_first)
         server.start()
     assert reports == [(0, 0)]
-    assert server._drain.background is not None
-    server._drain.background.join(PATIENCE)
+    assert server._accept_loop.background is not None
+    server._accept_loop.background.join(PATIENCE)
     exchange_hello(server.listen(0, "127.0.0.1").start())
     server.stop(LONG)
 
@@ -705,10 +705,10 @@ def test_a_start_that_is_interrupted_leaves_no_thread_that_serves(
 
 def test_a_thread_that_comes_after_its_turn_has_ended_accepts_nobody() -> None:
     server = echo_server()
-    begun = server._serving.begin()
-    assert begun is not None
-    server._accept_loop.end()
-    server._serving.run(*begun, 0.5)
+    selector = server._serving.begin()
+    assert selector is not None
+    server._accept_loop.end(selector)
+    server._serving.run(selector, 0.5)
     server.close()
 
 

@@ -261,17 +261,21 @@ print(netkit.Server.__name__)
     assert in_a_fresh_interpreter(program) == "Server\n"
 
 
-def imported(tree: ast.AST, package: str) -> Iterator[str]:
-    """The modules of netkit that a module in `package` imports at run time, in functions too."""
+def imported(tree: ast.AST, package: str, for_types: bool = False) -> Iterator[str]:
+    """The modules of netkit that a module in `package` imports at run time, in functions too.
+
+    With `for_types`, also those that it imports for its annotations.
+    """
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        is_for_types = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if is_for_types and not for_types:
             continue
         if isinstance(node, ast.ImportFrom):
             yield from _imported_from(node, package)
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
             yield from (name[7:] or "__init__" for name in names if (name + ".")[:7] == "netkit.")
-        yield from imported(node, package)
+        yield from imported(node, package, for_types)
 
 
 def _imported_from(node: ast.ImportFrom, package: str) -> Iterator[str]:
@@ -288,9 +292,9 @@ def _imported_from(node: ast.ImportFrom, package: str) -> Iterator[str]:
         yield next(filter(MODULES.__contains__, candidates), f"{name}.__init__".lstrip("."))
 
 
-def imports_of(module: str) -> set[str]:
+def imports_of(module: str, for_types: bool = False) -> set[str]:
     package = module.rpartition(".")[0]
-    return set(imported(ast.parse(MODULES[module].read_text()), package)) - {module}
+    return set(imported(ast.parse(MODULES[module].read_text()), package, for_types)) - {module}
 
 
 def package_of(module: str) -> str:
@@ -319,13 +323,25 @@ def test_no_module_of_the_core_imports_sockets_threads_or_tls() -> None:
                     assert not names & {"socket", "threading", "select", "ssl"}, module
 
 
-def test_no_modules_import_each_other() -> None:
-    left = {module: imports_of(module) & set(MODULES) for module in MODULES}
+def check_no_circle(left: dict[str, set[str]]) -> None:
     while left:
         free = [module for module, needs in left.items() if not needs & set(left)]
         assert free, f"a circle within {sorted(left)}"
         for module in free:
             del left[module]
+
+
+def test_no_modules_import_each_other() -> None:
+    check_no_circle({module: imports_of(module) & set(MODULES) for module in MODULES})
+
+
+def test_no_part_of_a_server_knows_the_server_or_a_part_that_knows_it() -> None:
+    """Not even in an annotation, so that each part can be made, and tested, without a server."""
+    parts = {module for module in MODULES if package_of(module) == "server"}
+    knows = {module: imports_of(module, for_types=True) & parts for module in parts}
+    assert [module for module in parts if "server.server" in knows[module]] == []
+    assert [module for module in parts if "server.hooks" in knows[module]] == ["server.server"]
+    check_no_circle(knows)
 
 
 def test_the_check_of_imports_finds_every_form_of_import() -> None:

@@ -1,0 +1,84 @@
+"""Reports the errors of handlers as events: whether the client or the program is to blame."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Any
+
+from ..core import events
+from ..core.deadline import wait_time
+from ..core.errors import PeerError
+from ..core.options import Options
+from ..net.addresses import describe_peer
+from ..net.connection import Connection
+from ..net.explain import in_seconds, unacknowledged
+from .adapting import error_of_handle
+from .setup import Configuration
+
+
+class Reports:
+    """Emits the events about the errors of one server's handlers. They name `server`."""
+
+    def __init__(self, configuration: Configuration, server: Any) -> None:
+        self._configuration = configuration
+        self._server = server
+
+    def report(self, connection: Connection | None, client_address: Any) -> None:
+        """Emit an event about the exception being handled: whether the client is to blame or not.
+
+        `connection` is None if it is not known whose error it is.
+        """
+        error = sys.exc_info()[1]
+        assert error is not None, "to be called while an exception is being handled"
+        # If the client is gone, the error of `finish` must not hide that of `handle`.
+        faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
+        if faults:
+            self.fault(connection, client_address, faults[0])
+        else:
+            reason = self._explained(error, connection)
+            event = events.ClientFailed(*_ends(connection, client_address, reason))
+            events.emit(event, self._server)
+
+    def fault(
+        self, connection: Connection | None, client_address: Any, error: BaseException
+    ) -> None:
+        """Emit an event about an error that is not the client's."""
+        events.emit(events.HandlerFailed(*_ends(connection, client_address, error)), self._server)
+
+    def of_hook(self, name: str, error: BaseException) -> None:
+        """Emit an event about an error of an overridden hook."""
+        events.emit(events.HookFailed(name, error), self._server)
+
+    def _explained(self, error: BaseException, connection: Connection | None) -> BaseException:
+        """Return `error`, or one that names the limit, where Python only says "timed out"."""
+        options = self._configuration.setup.options
+        if connection and isinstance(error, TimeoutError) and error.errno is None:
+            name, limit = limit_of_calls(options)
+            if limit is not None and limit == connection.socket.gettimeout():
+                text = f"{connection.peer} kept a read or a write waiting for {in_seconds(limit)}"
+                return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+        if connection and options.write_timeout is not None and isinstance(error, OSError):
+            return unacknowledged(error, options.write_timeout, connection.peer)
+        return error
+
+
+def limit_of_calls(options: Options) -> tuple[str, float | None]:
+    """The time limit of each call of a socket that its handler reads, and the option's name."""
+    for name in ("idle_timeout", "read_timeout", "write_timeout"):
+        if getattr(options, name) is not None:
+            return name, wait_time(getattr(options, name))
+    return "", None
+
+
+def _ends(
+    connection: Connection | None, client_address: Any, error: BaseException
+) -> tuple[int, str, BaseException, str]:
+    """The attributes of an event about `error`: id, peer, error and local address."""
+    number, local = (connection.id, connection.local) if connection else (0, "")
+    return number, describe_peer(client_address), error, local
+
+
+def _is_clients(error: BaseException, connection: Connection | None) -> bool:
+    """Whether the client is to blame for an error of its handler."""
+    return isinstance(error, PeerError) or bool(connection and connection.is_to_blame(error))

@@ -1,0 +1,84 @@
+"""The options and the handler of a server, which may be replaced while it serves.
+
+All of them are in one record, so that a reader sees a set that belongs together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..core.options import Options, TimeLimits
+from ..core.record import NamedTuple
+from .adapting import Serve
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class Setup(NamedTuple):
+    """The options and the handler of a server at one moment, and what follows from them."""
+
+    options: Options
+    handler: Any = None
+    serve: Serve | None = None
+    """Serves a connection by the handler. None if the handler reads the bare socket."""
+    tls: ssl.SSLContext | None = None
+    """The context for clients, of the options; None if they ask for no TLS."""
+    time_limits: TimeLimits | None = None
+    """Those of the options."""
+
+    def with_options(self, options: Options, tls: ssl.SSLContext | None) -> Setup:
+        """Return the setup with other options; `tls` is made of them."""
+        return self._replace(options=options, tls=tls, time_limits=options.time_limits)
+
+    def speaks_tls(self) -> bool:
+        """Whether clients speak TLS from the first byte on."""
+        return self.tls is not None and not self.options.starttls
+
+
+class Configuration:
+    """Holds the present `setup` of one server. Thread-safe.
+
+    A function that needs several parts of the setup reads the attribute once.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        adapt: Callable[[Any, Options], Serve | None],
+        pass_on: Callable[[Options], object],
+    ) -> None:
+        """``adapt(handler, options)`` checks a handler; `pass_on` is called with new options."""
+        self.setup = setup
+        self.adapt = adapt
+        self._pass_on = pass_on
+        self.free_lock()
+
+    def free_lock(self) -> None:
+        """Make the lock anew, in a forked child: a thread of the parent may have held it."""
+        # Guards the replacement of `setup`. Re-entrant, since a signal handler may change the
+        # options while its thread holds the lock.
+        self._lock = threading.RLock()
+
+    def change(self, prepare: Callable[[Setup], Setup]) -> None:
+        """Replace the setup by ``prepare(setup)``, which may run code of the program.
+
+        No lock is held meanwhile. If another thread has replaced the setup by then, `prepare` is
+        called again, so that no change is lost.
+        """
+        while True:
+            before = self.setup
+            after = prepare(before)
+            with self._lock:
+                if self.setup is before:
+                    self.setup = after
+                    self._pass_on(after.options)
+                    return
+
+    def set_handler(self, handler: Any) -> None:
+        """Replace the handler. TypeError if it cannot serve a client."""
+        self.change(
+            lambda setup: setup._replace(handler=handler, serve=self.adapt(handler, setup.options))
+        )
