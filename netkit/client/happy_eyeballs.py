@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import selectors
 import socket
@@ -181,16 +182,11 @@ class Waiter:
 
 def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return each candidate once, with alternating families (RFC 8305 section 4)."""
-    families: dict[int, deque[Candidate]] = {}
+    families: dict[int, list[Candidate]] = {}
     for candidate in dict.fromkeys(candidates):
-        families.setdefault(candidate.family, deque()).append(candidate)
-    ordered = []
-    while families:
-        for family, queue in list(families.items()):
-            ordered.append(queue.popleft())
-            if not queue:
-                del families[family]
-    return ordered
+        families.setdefault(candidate.family, []).append(candidate)
+    in_turn = itertools.zip_longest(*families.values())
+    return [candidate for group in in_turn for candidate in group if candidate is not None]
 
 
 class Race:

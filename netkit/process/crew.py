@@ -21,6 +21,7 @@ A reload that is asked for meanwhile begins at the end. It ends a STARTING that 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import Enum
 
@@ -171,7 +172,7 @@ class Crew:
 
     def _pause_after(self, worker: Worker) -> float:
         """Return the seconds until the next round, after the failure of `worker`."""
-        if worker.ready and worker.age >= self._pace.steady:
+        if worker.ready and time.monotonic() - worker.started_at >= self._pace.steady:
             self._failures = 0
             self._back_off.succeeded()
             return 0.0

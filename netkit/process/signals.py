@@ -41,17 +41,14 @@ class Request(Enum):
 
 
 # The request of each signal that is caught. Windows has only the first two.
-REQUESTS = {
-    getattr(signal, name): request
-    for name, request in (
-        ("SIGINT", Request.INTERRUPT),
-        ("SIGTERM", Request.STOP),
-        ("SIGHUP", Request.RELOAD),
-        ("SIGTTIN", Request.MORE),
-        ("SIGTTOU", Request.FEWER),
-    )
-    if hasattr(signal, name)
+_NAMES = {
+    "SIGINT": Request.INTERRUPT,
+    "SIGTERM": Request.STOP,
+    "SIGHUP": Request.RELOAD,
+    "SIGTTIN": Request.MORE,
+    "SIGTTOU": Request.FEWER,
 }
+REQUESTS = {getattr(signal, name): _NAMES[name] for name in _NAMES if hasattr(signal, name)}
 _SIGHUP = getattr(signal, "SIGHUP", None)
 
 _TRIES = 1000  # how often signal handlers may interrupt the same action by an exception

@@ -71,14 +71,8 @@ class Workers:
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
         self._reloads = Reloads(server, self._read_files)
-        self._crew = Crew(
-            check_workers(count),
-            self._start,
-            self._leave,
-            self._reloads.ask,
-            self._emit,
-            self._pace,
-        )
+        how = (self._start, self._leave, self._reloads.ask, self._emit, self._pace)
+        self._crew = Crew(check_workers(count), *how)
         self._thread: int | None = None  # the one that runs
         self._ended = threading.Event()
         self._report = StopReport(0, 0)
@@ -308,6 +302,8 @@ class Workers:
 
     def _emit(self, event: events.Event) -> None:
         events.emit(event, self._server)
+
+    # The end
 
     def _lose(self, worker: Worker) -> None:
         if self._places is not None:

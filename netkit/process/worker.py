@@ -97,11 +97,6 @@ class Worker:
                 self.end = self._pidfd = os.pidfd_open(self.pid)
 
     @property
-    def age(self) -> float:
-        """Seconds since it was started."""
-        return time.monotonic() - self.started_at
-
-    @property
     def leaving(self) -> bool:
         """Whether it has been told to stop."""
         return self.told is not None

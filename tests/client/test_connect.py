@@ -89,13 +89,6 @@ def test_a_port_may_be_digits_and_localhost_is_tried_in_both_families() -> None:
 
 
 @needs_ipv6
-def test_a_client_reaches_an_ipv6_server() -> None:
-    with netkit.create_server(shout).listen(0, "::1") as server:
-        with connect(server.server_address[1], "::1") as conn:
-            assert (conn.remote_address, conn.remote_family) == ("::1", "IPv6")
-
-
-@needs_ipv6
 def test_attempts_are_reported_in_their_order() -> None:
     with listener() as port, observed(events.Resolved, events.AttemptFailed) as seen:
         with connect(port, "somewhere", resolver=resolver("::1", "127.0.0.1")) as conn:
@@ -116,8 +109,9 @@ def test_a_connection_that_is_reset_at_once_leaks_nothing(monkeypatch: pytest.Mo
         connect(port, "127.0.0.1")
 
 
-def test_the_time_limit_is_for_connecting_and_not_for_reading() -> None:
-    with listener() as port, connect(port, "127.0.0.1", connect_timeout=5) as conn:
+def test_the_time_limit_is_for_connecting_and_an_option_may_be_none() -> None:
+    none = dict.fromkeys(("block_list", "source_address", "resolver", "cancel", "tos"))
+    with listener() as port, connect(port, "127.0.0.1", connect_timeout=5, **none) as conn:
         assert conn.socket.gettimeout() is None
 
 
@@ -144,12 +138,6 @@ def test_a_client_has_the_options_of_a_connection() -> None:
             conn.read()
 
 
-def test_an_option_that_is_none_has_its_default() -> None:
-    nothing = dict.fromkeys(("block_list", "source_address", "resolver", "cancel", "tos"))
-    with listener() as port, connect(port, "127.0.0.1", send_buffer=None, **nothing) as conn:
-        assert not conn.closed
-
-
 def test_the_socket_has_its_options() -> None:
     options: dict[str, Any] = {"no_delay": False, "keep_alive": (7, 3, 2), "tos": 0x10}
     options.update(receive_buffer=5000, send_buffer=6000)
@@ -165,12 +153,11 @@ def test_the_socket_has_its_options() -> None:
         assert conn.tos == 0x10
         conn.tos = 0x20
         assert conn.tos == 0x20
+        with pytest.raises(TypeError, match="tos must be"):
+            conn.tos = True
         conn.set_keep_alive(True, idle=9.9)
         if hasattr(socket, "TCP_KEEPIDLE"):
             assert get(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 9
-        for wrong, error in ((256, ValueError), (-1, ValueError), (True, TypeError)):
-            with pytest.raises(error, match="tos must be"):
-                conn.tos = wrong
         with pytest.raises(ValueError, match="idle must be from 1 to 32767, not 0"):
             conn.set_keep_alive(True, idle=0)
 
@@ -179,6 +166,7 @@ def test_the_socket_has_its_options() -> None:
 def test_the_traffic_class_of_ipv6_is_set_too() -> None:
     with listener("::1") as port, connect(port, "::1", tos=0x28, keep_alive=False) as conn:
         assert conn.tos == 0x28
+        assert (conn.remote_address, conn.remote_family) == ("::1", "IPv6")
 
 
 def test_a_client_connects_from_its_source_address() -> None:
@@ -208,11 +196,6 @@ def test_a_source_address_in_use_is_named_in_the_error() -> None:
         f"connect to 127.0.0.1:{port} failed: "
         f"cannot bind to {where}: address already in use (EADDRINUSE)"
     )
-
-
-def test_nobody_listens_at_port_0() -> None:
-    with pytest.raises(ConnectionRefusedError, match="connect to 127.0.0.1:0 failed: connection"):
-        connect(0, "127.0.0.1")
 
 
 def both(_: str, __: int) -> tuple[str, ...]:
@@ -250,23 +233,17 @@ def test_a_missing_unix_socket_is_named_in_the_error(tmp_path: Path) -> None:
     [
         ((), {}, TypeError, "connect() takes a port or a path"),
         ((1,), {"path": "x"}, TypeError, "connect() takes a port or a path"),
-        ((1, 5), {}, TypeError, "host must be a name or an address, not 5"),
         ((1, ["::1"]), {}, TypeError, "host must be a name or an address, not ['::1']"),
         ((1, ""), {}, ValueError, "host must be a name or an address, not empty"),
         (("0x",), {}, ValueError, "port must be a number from 0 to 65535, not '0x'"),
         ((), {"path": "a\0b"}, ValueError, "a Unix socket's path must not have null characters"),
         (("localhost", 8080), {}, ValueError, "; the port comes first, and then the host"),
-        ((("localhost", 8080),), {}, TypeError, "; the port comes first, and then the host"),
         ((True,), {}, TypeError, "port must be a number from 0 to 65535, not True"),
         ((), {"path": 5}, TypeError, "expected str, bytes or os.PathLike object, not int"),
-        ((1,), {"source_address": ("::1", "x")}, ValueError, "port must be a number from 0 to"),
         ((70000,), {}, ValueError, "port must be a number from 0 to 65535, not 70000"),
         ((1,), {"timeout": 5}, TypeError, "unknown option 'timeout'; did you mean '"),
-        ((1,), {"connect_timeout": 0}, ValueError, "connect_timeout must be more than 0"),
         ((1,), {"attempt_delay": "x"}, TypeError, "attempt_delay must be a number of seconds"),
-        ((1,), {"family": []}, ValueError, "family must be 4, 6, or 0 for both, not []"),
         ((1,), {"retry": -1}, ValueError, "retry must be 0 or more, not -1"),
-        ((1,), {"retry": 0.5}, TypeError, "retry must be a whole number, not 0.5"),
         ((1,), {"family": 5}, ValueError, "family must be 4, 6, or 0 for both, not 5"),
         ((1,), {"source_address": "x"}, TypeError, "source_address must be (address, port)"),
         ((1,), {"source_address": ("x", 0)}, ValueError, "source_address must have an IP address"),
@@ -280,16 +257,10 @@ def test_a_missing_unix_socket_is_named_in_the_error(tmp_path: Path) -> None:
         ((1,), {"cancel": "x"}, TypeError, "cancel must be a netkit.Cancel, not 'x'"),
         ((1,), {"keep_alive": 5}, TypeError, "keep_alive must be True, False or (idle, interval"),
         ((1,), {"keep_alive": (1, 1, 200)}, ValueError, "count must be from 1 to 127, not 200"),
-        ((1,), {"keep_alive": (1, None, "x")}, TypeError, "count must be a number, not 'x'"),
         ((1,), {"tos": 256}, ValueError, "tos must be from 0 to 255, not 256"),
         ((1,), {"send_buffer": 0}, ValueError, "send_buffer must be at least 1 byte, not 0"),
         ((1,), {"block_list": ["x"]}, ValueError, "'x'"),
-        (
-            (1,),
-            {"tls": "x"},
-            TypeError,
-            "tls must be True, False or an ssl.SSLContext, not",
-        ),
+        ((1,), {"tls": "x"}, TypeError, "tls must be True, False or an ssl.SSLContext, not"),
         ((1,), {"tls_ca": "x"}, ValueError, "tls_ca needs tls=True"),
         ((1,), {"tls": True, "server_hostname": 5}, TypeError, "server_hostname must be a name"),
         ((), {"path": "x", "tls": True}, ValueError, "TLS through a Unix socket needs server_host"),

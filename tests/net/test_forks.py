@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import os
+import re
 import select
 import signal
 import subprocess
@@ -240,7 +241,8 @@ def test_one_ctrl_c_for_the_whole_group_lets_clients_finish(program: Program) ->
         assert client.ask("utor") == "[7, 8]", program.lines
         assert client.file.readline() == ""
     assert program.wait() == 0, program.lines
-    assert program.lines[-1].endswith(", 0 cut")
+    # It need not be the last line: the signal ends the child of the handler, too, which says so.
+    assert any(re.fullmatch(r"stopped: \d+ finished, 0 cut", line) for line in program.lines)
     wait_until(lambda: not program.left_behind(), "the end of all its processes")
 
 

@@ -131,7 +131,7 @@ def clients_of_all(program: Program, workers: int) -> Iterator[list[Client]]:
 
         def come() -> bool:
             clients.append(stack.enter_context(Client(program)))
-            return len({client.pid for client in clients}) == workers
+            return len({client.pid for client in clients}) >= workers
 
         wait_until(come, f"a client of each of {workers} workers")
         yield clients
@@ -654,9 +654,8 @@ def versions_of(program: Program, count: int = 8) -> set[str]:
 
 
 def only_serves(program: Program, version: str) -> None:
-    """Once the old ones have heard that they are to leave, that is."""
+    """Once the old workers have heard that they are to leave, that is."""
     wait_until(lambda: versions_of(program) == {version})
-    assert versions_of(program) == {version}
 
 
 def test_a_reload_serves_the_code_that_there_is_now(app: App, tmp_path: Path) -> None:
@@ -694,7 +693,7 @@ def test_a_script_is_reloaded_too_unless_its_code_is_broken(
         program.send_signal(signal.SIGHUP)
         program.wait_for_line("not reloaded, the old workers continue: .* ended with status 1")
         only_serves(program, "two")
-        assert not pids & pids_of(program, 2)
+        wait_until(lambda: not pids & pids_of(program, 2))
         program.send_signal(signal.SIGTERM)
         assert program.wait() == 0
         wait_until(lambda: not program.left_behind())

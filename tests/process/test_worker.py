@@ -284,12 +284,6 @@ def test_a_fork_that_fails_leaves_no_descriptor_open() -> None:
     assert output == "no more processes\nTrue 0\n" * 3
 
 
-def test_its_age_is_counted_from_its_start() -> None:
-    made = Worker(0, 0)
-    made.started_at -= 7
-    assert 7 <= made.age < LONG
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 def test_a_process_with_threads_of_any_library_is_not_forked() -> None:
     code = """
