@@ -81,8 +81,16 @@ _folder = tempfile.TemporaryDirectory(prefix="netkit-tls-")
 atexit.register(_folder.cleanup)
 
 
-@functools.cache
+_first_use = threading.Lock()  # held while the files are made, which two threads may want at once
+
+
 def files() -> Files:
+    with _first_use:
+        return _files()
+
+
+@functools.cache
+def _files() -> Files:
     return Files(Path(_folder.name))
 
 
