@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import socketserver
 import threading
 from typing import Any
@@ -91,20 +90,3 @@ def test_a_last_flush_to_a_client_that_is_gone_hides_no_error_and_leaves_nothing
         handlers[0].rfile.close()
     assert ("ValueError: of handle" in caplog.text) == fails
     assert ("Traceback" in caplog.text) == fails
-
-
-def test_a_file_that_a_handler_keeps_does_not_keep_the_descriptor_open() -> None:
-    class Keeps(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            files.append(self.request.makefile("rb"))
-            requests.append(self.request)
-
-    files: list[Any] = []
-    requests: list[socket.socket] = []
-    with netkit.Server(LOCAL, Keeps) as server, serving_forever(server):
-        for _ in range(5):
-            assert exchange(server, b"") == b""
-        wait_until(lambda: not server.connections)
-        assert [request.fileno() for request in requests] == [-1] * 5
-        for file in files:
-            file.close()

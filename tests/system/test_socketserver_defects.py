@@ -108,7 +108,7 @@ DEFECTS = {
         "test_a_last_flush_to_a_client_that_is_gone_hides_no_error_and_leaves_nothing_open",
     ],
     "a file that a handler keeps keeps the descriptor": [
-        "test_a_file_that_a_handler_keeps_does_not_keep_the_descriptor_open"
+        "test_a_file_that_a_handler_has_made_of_its_socket_keeps_no_descriptor"
     ],
     "SystemExit in a handler is silent": ["test_system_exit_in_a_handler_ends_that_client_alone"],
     "a handler that forks disturbs the server": [
