@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import socket
-from collections.abc import Callable
-from typing import NamedTuple
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from support import PATIENCE, observed, receive_all, send_and_end, wait_until
+from support import PATIENCE, ROOT, observed, receive_all, send_and_end, wait_until
 
 from netkit.cli import serving
 from netkit.cli.echo import Echo
@@ -35,6 +39,21 @@ def ask(port: int, data: bytes, host: str = "127.0.0.1") -> bytes:
     with socket.create_connection((host, port), PATIENCE) as sock:
         send_and_end(sock, data)
         return receive_all(sock)
+
+
+@contextlib.contextmanager
+def started(*argv: object, **options: Any) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Runs a server as a process of Python, whose standard error is a pipe; and gives its port."""
+    command = [sys.executable, *map(str, argv)]
+    options["env"] = {**options.get("env", os.environ), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as process:
+        try:
+            assert process.stderr
+            listening = re.search(r"listening on \S+:(\d+)", process.stderr.readline())
+            assert listening
+            yield process, int(listening[1])
+        finally:
+            process.kill()
 
 
 def taken() -> contextlib.AbstractContextManager[socket.socket]:

@@ -84,6 +84,28 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def start(*arguments: object) -> Program:
+    return Cli("connect", *map(str, arguments), listening=False)
+
+
+def listening(*arguments: object) -> Program:
+    """A `connect --listen` at a port of its own, whose number is `port`."""
+    return Cli("connect", "--listen", *map(str, arguments))
+
+
+def send(program: Program, data: bytes) -> None:
+    """Write to its standard input."""
+    assert program.process.stdin
+    program.process.stdin.write(data)
+    program.process.stdin.flush()
+
+
+def output(program: Program, size: int = -1) -> bytes:
+    """Read its standard output."""
+    assert program.process.stdout
+    return program.process.stdout.read(size)
+
+
 # Both ways
 
 
@@ -135,12 +157,6 @@ def test_a_file_is_sent_to_its_end_although_the_server_has_ended_its_side(run: R
     assert got == [BINARY]
 
 
-def test_an_option_ends_lines_with_crlf(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        _, out, _ = run("--crlf", port_of(server), data=b"a\nb\r\nc\rd\n")
-    assert out == b"a\r\nb\r\nc\rd\r\n"
-
-
 def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
     convert = Crlf()
     assert [convert(piece) for piece in (b"a\r", b"\n\n", b"\r", b"\r\n", b"x")] == [
@@ -170,7 +186,7 @@ def test_a_listener_replaces_the_file_of_a_dead_one_and_removes_only_its_own(
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
+    with start("--listen", f"unix:{path}") as listener:
         listener.wait_for_line(f"^listening on unix:{path}$")
         path.unlink()
         path.write_text("somebody else's")
@@ -179,58 +195,34 @@ def test_a_listener_replaces_the_file_of_a_dead_one_and_removes_only_its_own(
     assert path.read_text() == "somebody else's"
 
 
-def test_a_unix_socket_is_named_by_its_path(run: Run, tmp_path: Path) -> None:
-    path = str(tmp_path / "s")
-    with Cli("connect", "--listen", f"unix:{path}", listening=False) as listener:
-        listener.wait_for_line(f"^listening on unix:{path}$")
-        assert run(f"unix:{path}", data=b"hello") == (0, b"", [])
-        assert listener.process.stdout
-        assert listener.process.stdout.read() == b"hello"
-        assert listener.wait() == 0
-    assert not os.path.exists(path)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
-def test_a_unix_socket_may_have_an_abstract_name(run: Run) -> None:
-    name = f"@netkit-{os.getpid()}"
-    with Cli("connect", "--listen", name, listening=False) as listener:
+@pytest.mark.parametrize("name", ["unix:PATH", "@NAME"])
+def test_a_unix_socket_has_a_path_or_an_abstract_name(run: Run, name: str, tmp_path: Path) -> None:
+    if name == "@NAME" and sys.platform != "linux":
+        pytest.skip("Linux only")
+    name = name.replace("PATH", f"{tmp_path}/s").replace("NAME", f"netkit-{os.getpid()}")
+    with start("--listen", name) as listener:
         listener.wait_for_line(f"^listening on {name}$")
         assert run(name, data=b"hello") == (0, b"", [])
+        assert output(listener) == b"hello"
         assert listener.wait() == 0
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_addresses_of_a_name_are_tried_in_turn(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(netkit.EchoHandler) as server:
-        addresses = [("127.0.0.1", free_port()), ("127.0.0.1", port_of(server))]
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-        assert run("-v", "two.example", "80", data=b"x") == (
+        port = port_of(server)
+        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+        assert run("-v", "two.example", port, data=b"x") == (
             0,
             b"x",
             [
-                f"trying 127.0.0.1:{addresses[0][1]}",
-                f"127.0.0.1:{addresses[0][1]}: connection refused",
-                f"trying 127.0.0.1:{addresses[1][1]}",
-                f"connected to 127.0.0.1:{addresses[1][1]}",
+                *(f"trying 127.0.0.2:{port}", f"127.0.0.2:{port}: connection refused"),
+                *(f"trying 127.0.0.1:{port}", f"connected to 127.0.0.1:{port}"),
                 "1 byte sent, 1 byte received",
             ],
         )
-
-
-def test_a_source_of_another_family_than_the_host_has_is_explained(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    assert run("--source", "::1", "four.example", "80") == (
-        1,
-        b"",
-        ["netkit: error: cannot connect to four.example: no IPv6 address of it is known"],
-    )
 
 
 def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,17 +252,9 @@ def test_it_listens_for_one_client_and_then_no_more(host: str) -> None:
             send(program, b"hello")
             assert receive_exactly(sock, 5) == b"hello"
             sock.sendall(b"bye")
-        assert program.process.stdout
-        assert program.process.stdout.read() == b"bye"
+        assert output(program) == b"bye"
         assert program.wait() == 0
         assert program.lines[2:] == ["5 bytes sent, 3 bytes received"]
-
-
-def send(program: Program, data: bytes) -> None:
-    """Write to its standard input."""
-    assert program.process.stdin
-    program.process.stdin.write(data)
-    program.process.stdin.flush()
 
 
 def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
@@ -285,12 +269,19 @@ def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
 # Failures
 
 
-def test_a_probe_tells_whether_the_port_is_open(run: Run) -> None:
+def test_a_probe_tells_whether_the_port_is_open_with_the_exit_status_of_nc(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         port = port_of(server)
         assert run("--probe", "127.0.0.1", port) == (0, b"", [])
+        assert nc_probe(port) == 0
     line = f"netkit: error: connect to 127.0.0.1:{port} failed: connection refused"
     assert run("--probe", "127.0.0.1", port) == (1, b"", [line])
+    assert nc_probe(port) == 1
+
+
+def nc_probe(port: int) -> int:
+    command = [tool("nc"), "-z", "127.0.0.1", str(port)]
+    return subprocess.run(command, timeout=PATIENCE).returncode
 
 
 def test_an_unknown_name_is_named_in_the_error(run: Run) -> None:
@@ -301,51 +292,44 @@ def test_an_unknown_name_is_named_in_the_error(run: Run) -> None:
 
 
 def test_an_option_repeats_the_attempts(run: Run) -> None:
-    port, servers = free_port(), []
-
-    def listen(event: object) -> None:
-        if isinstance(event, events.AttemptFailed):
-            servers.append(netkit.create_server(netkit.EchoHandler).listen(port, "127.0.0.1"))
-            servers[0].start()
-
-    unsubscribe = netkit.subscribe(listen)
+    server = netkit.create_server(netkit.EchoHandler)
+    port = free_port()
+    unsubscribe = netkit.subscribe(
+        lambda event: (
+            isinstance(event, events.AttemptFailed) and server.listen(port, "127.0.0.1").start()
+        )
+    )
     try:
         assert run("--retry", "1", "127.0.0.1", port, data=b"x") == (0, b"x", [])
     finally:
         unsubscribe()
-        servers[0].server_close()
+        server.close()
 
 
 def test_connecting_has_a_time_limit(run: Run) -> None:
     with full_listener() as (host, port):
-        status, _, lines = run("--timeout", "0.1", host, port)
-    assert status == 1
-    assert lines == [f"netkit: error: connect to {host}:{port} timed out: no answer in time"]
+        line = f"netkit: error: connect to {host}:{port} timed out: no answer in time"
+        assert run("--timeout", "0.1", host, port) == (1, b"", [line])
 
 
 def test_silence_has_a_time_limit(run: Run) -> None:
     with serving(netkit.EchoHandler) as server:
         port = port_of(server)
-        status, out, lines = run(
-            "--idle-timeout", "0.05", "--no-half-close", "127.0.0.1", port, data=b"x"
-        )
-    assert (status, out) == (1, b"x")
-    text = f"idle_timeout: nothing received from 127.0.0.1:{port} for 0.05 seconds"
-    assert lines == [f"netkit: error: {text}"]
+        options = ("--idle-timeout", "0.05", "--no-half-close")
+        text = f"idle_timeout: nothing received from 127.0.0.1:{port} for 0.05 seconds"
+        line = f"netkit: error: {text}"
+        assert run(*options, "127.0.0.1", port, data=b"x") == (1, b"x", [line])
+    with listening("--idle-timeout", "50ms", "0") as program, program.connect():
+        assert program.wait() == 1
+    assert program.lines[-1].endswith("for 0.05 seconds")
 
 
-def test_waiting_for_a_client_has_a_time_limit(run: Run) -> None:
-    status, _, lines = run("--listen", "--timeout", "10ms", "0")
-    assert status == 1
-    assert lines[1:] == ["netkit: error: nobody connected within 0.01 seconds"]
-    status, _, lines = run("--listen", "-w", "1", "0")
-    assert lines[1:] == ["netkit: error: nobody connected within 1 second"]
-
-
-def test_the_silence_of_a_client_has_a_time_limit(run: Run) -> None:
-    with listening("--idle-timeout", "50ms", "0") as server, server.connect():
-        assert server.wait() == 1
-    assert server.lines[-1].endswith("for 0.05 seconds")
+@pytest.mark.parametrize(
+    ("limit", "text"), [(("--timeout", "10ms"), "0.01 seconds"), (("-w", "1"), "1 second")]
+)
+def test_waiting_for_a_client_has_a_time_limit(run: Run, limit: tuple[str, str], text: str) -> None:
+    status, _, lines = run("--listen", *limit, "0")
+    assert (status, lines[1:]) == (1, [f"netkit: error: nobody connected within {text}"])
 
 
 def test_w_limits_connecting_and_silence_unless_a_long_option_does() -> None:
@@ -362,40 +346,33 @@ def test_w_limits_connecting_and_silence_unless_a_long_option_does() -> None:
 
 
 @needs_ipv6
-def test_options_choose_the_family_of_addresses(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
-        (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
-    ]
-    real = socket.getaddrinfo
-
-    def both(host: Any, port: Any, family: int = 0, *rest: Any, **named: Any) -> Any:
-        if host != "both.example":
-            return real(host, port, family, *rest, **named)
-        chosen = [
-            (*entry[:4], (entry[4][0], int(port), *entry[4][2:]))
-            for entry in found
-            if family in (0, entry[0])
-        ]
-        if not chosen:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return chosen
-
-    monkeypatch.setattr(socket, "getaddrinfo", both)
+@pytest.mark.parametrize(
+    ("option", "address", "shown"), [("-4", "127.0.0.1", "127.0.0.1:"), ("-6", "::1", "[::1]:")]
+)
+def test_an_option_chooses_the_family_of_addresses(
+    run: Run, monkeypatch: pytest.MonkeyPatch, option: str, address: str, shown: str
+) -> None:
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
     handler = {"handler_args": {"greeting": "{address}"}}
     with netkit.create_server(netkit.GreeterHandler, **handler).listen(0) as server:
-        for option, address in (("-4", b"127.0.0.1\n"), ("-6", b"::1\n")):
-            assert run(option, "both.example", port_of(server)).out.strip() == address.strip()
-    for option, where in (("-4", "127.0.0.1:"), ("-6", "[::1]:")):
-        lines = run("--listen", option, "--timeout", "1ms", "both.example", "0").lines
-        assert lines[0].startswith(f"listening on {where}")
-        lines = run("--listen", option, "--timeout", "1ms", "0").lines
-        assert lines[0].startswith(f"listening on {where}")
-    found.pop()  # the IPv6 address
-    line = "netkit: error: cannot connect to both.example: no IPv6 address of it is known"
-    assert run("-6", "both.example", port_of(server)).lines == [line]
-    assert run("--listen", "-6", "both.example:0").status == 1
+        assert run(option, "both.example", port_of(server)).out == address.encode()
+    for host in ("both.example", ""):
+        words = ("--listen", option, "--timeout", "1ms", *filter(None, (host, "0")))
+        assert run(*words).lines[0].startswith(f"listening on {shown}")
 
+
+def test_a_host_without_an_address_of_the_family_is_explained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, "127.0.0.1")
+    line = "netkit: error: cannot connect to four.example: no IPv6 address of it is known"
+    for option in (["-6"], ["--source", "::1"]):
+        assert run(*option, "four.example", "80") == (1, b"", [line])
+    line = "netkit: error: four.example has no IPv6 address"
+    assert run("--listen", "-6", "four.example:0").lines == [line]
+
+
+def test_a_failed_look_up_of_a_host_is_explained(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def down(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
@@ -404,13 +381,30 @@ def test_options_choose_the_family_of_addresses(run: Run, monkeypatch: pytest.Mo
     assert run("-6", "h:80").lines == [line]
 
 
-@pytest.mark.parametrize("source", ["127.0.0.3", "127.0.0.3:PORT"])
-def test_it_connects_from_the_source_address(run: Run, source: str) -> None:
-    port = free_port()
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Have each host name that ends with ``.example`` resolve to these addresses."""
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, port: Any, family: int = 0, *rest: Any, **named: Any) -> Any:
+        if not str(host).endswith(".example"):
+            return real(host, port, family, *rest, **named)
+        found = []
+        for address in addresses:
+            kind, more = (socket.AF_INET6, (0, 0)) if ":" in address else (socket.AF_INET, ())
+            if family in (0, kind):
+                found.append((kind, socket.SOCK_STREAM, 6, "", (address, int(port), *more)))
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_it_connects_from_the_source_address(run: Run) -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as server:
-        source = source.replace("PORT", str(port))
-        _, out, _ = run("--source", source, "127.0.0.1", port_of(server))
-    assert out.decode().startswith(source)
+        for source in ("127.0.0.3", f"127.0.0.3:{free_port()}"):
+            out = run("--source", source, "127.0.0.1", port_of(server)).out
+            assert out.startswith(source.encode())
 
 
 def test_a_reset_is_a_failure(run: Run) -> None:
@@ -431,23 +425,23 @@ def test_a_server_that_reads_no_more_is_a_failure_and_its_last_bytes_are_shown(
     run: Run, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "s")
+
+    def refuse(listener: socket.socket) -> None:
+        conn, _ = listener.accept()
+        with conn:
+            conn.shutdown(socket.SHUT_RD)
+            conn.sendall(b"too large")
+            threading.Event().wait(0.05)
+
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-
-        def refuse() -> None:
-            conn, _ = listener.accept()
-            with conn:
-                conn.shutdown(socket.SHUT_RD)
-                conn.sendall(b"too large")
-                threading.Event().wait(0.05)
-
-        with in_thread(refuse):
-            status, out, lines = run(f"unix:{path}", data=BINARY * 4)
+        with in_thread(refuse, listener):
+            status, out, (line,) = run(f"unix:{path}", data=BINARY * 4)
     assert (status, out) == (1, b"too large")
-    assert lines in (
-        [f"netkit: error: This socket has been ended by the other party (unix:{path})"],
-        [f"netkit: error: connection reset by unix:{path}"],
+    assert line in (
+        f"netkit: error: This socket has been ended by the other party (unix:{path})",
+        f"netkit: error: connection reset by unix:{path}",
     )
 
 
@@ -475,69 +469,58 @@ def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
     assert (tmp_path / "f").read_text() == "precious"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("80 x", "'x' has no port: write HOST:PORT, HOST PORT, or PORT alone"),
-        ("", "one address to connect to is needed, such as 8080 or localhost:8080"),
-        ("80 81", "one address to connect to is needed, such as 8080 or localhost:8080"),
-        ("--listen", "one address to listen at is needed, such as 8080 or localhost:8080"),
-        ("fd:3", "only servers take descriptors, and settings after a '?'"),
-        ("80?reuse_port=on", "only servers take descriptors, and settings after a '?'"),
-        ("0", "port 0, for which the system chooses a port, needs --listen"),
-        (
-            "host unix:/s",
-            "'host' has no port: write HOST:PORT, HOST PORT, or PORT alone",
-        ),
-        ("-4 [::1]:80", "-4 cannot be used with the IPv6 address ::1"),
-        ("-6 127.0.0.1 80", "-6 cannot be used with the IPv4 address 127.0.0.1"),
-        ("-4 --source ::1 localhost 80", "-4 cannot be used with the IPv6 address ::1"),
-        ("--source ::1 127.0.0.1:1", "--source ::1 cannot be used with the IPv4 address 127.0.0.1"),
-        ("-4 -6 localhost 80", "argument -6: not allowed with argument -4"),
-        ("-4 unix:/s", "a Unix socket has no IP address: -4 cannot be used with it"),
-        (
-            "--source 127.0.0.1 unix:/s",
-            "a Unix socket has no IP address: --source 127.0.0.1 cannot be used with it",
-        ),
-        ("--tls unix:/s", "TLS through a Unix socket needs --server-name, or --insecure"),
-        ("--listen --tls 80", "--listen --tls needs --tls-cert or --tls-self-signed"),
-        ("--listen --tls-key f 80", "--tls-key needs --tls-cert"),
-        ("--listen --insecure 80", "--listen cannot be used with --insecure"),
-        ("--insecure --tls-ca f 80", "--insecure cannot be used with --tls-ca"),
-        ("--tls-self-signed 80", "--tls-self-signed needs --listen"),
-        (
-            "--listen --tls-self-signed --tls-cert f 80",
-            "--tls-self-signed cannot be used with --tls-cert",
-        ),
-        (
-            "-q 1 localhost 80",
-            "there is no option -q: it ends when the server has ended its side; see --idle-timeout",
-        ),
-        ("-zv localhost 80", "there is no option -z: use --probe"),
-        ("-vz localhost 80", "there is no option -z: use --probe"),
-        ("-l 80", "there is no option -l: use --listen"),
-        ("--servername=x localhost 80", "there is no option --servername: use --server-name"),
-        (
-            "-connect localhost:80 -servername x",
-            "there is no option -connect: the address is no option: netkit connect --tls HOST:PORT",
-        ),
-        ("--probe --send f 80", "--probe cannot be used with --send"),
-        ("--probe --idle-timeout 5 80", "--probe cannot be used with --idle-timeout"),
-        ("--timeout 0 80", "argument --timeout: it must be more than 0 seconds, not 0.0"),
-        (
-            "--timeout x 80",
-            "argument --timeout: it must be a time such as 30, 500ms, 5m or 2h or 'off', not 'x'",
-        ),
-        ("--retry -- 80", "argument --retry: expected one argument"),
-        ("--retry 1.5 80", "argument --retry: it must be 0 or more, not '1.5'"),
-        (
-            "--source me 80",
-            "argument --source: it must be an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'",
-        ),
-    ],
-)
-def test_a_wrong_use_is_an_error_of_one_line(run: Run, arguments: str, message: str) -> None:
-    line = f"netkit connect: error: {message} (see netkit connect --help)"
+ADDRESS = "is needed, such as 8080 or localhost:8080"
+TIME = "it must be a time such as 30, 500ms, 5m or 2h or 'off'"
+WRONG = {
+    "80 x": "'x' has no port: write HOST:PORT, HOST PORT, or PORT alone",
+    "": f"one address to connect to {ADDRESS}",
+    "80 81": f"one address to connect to {ADDRESS}",
+    "--listen": f"one address to listen at {ADDRESS}",
+    "fd:3": "only servers take descriptors, and settings after a '?'",
+    "80?reuse_port=on": "only servers take descriptors, and settings after a '?'",
+    "0": "port 0, for which the system chooses a port, needs --listen",
+    "-4 [::1]:80": "-4 cannot be used with the IPv6 address ::1",
+    "-6 127.0.0.1 80": "-6 cannot be used with the IPv4 address 127.0.0.1",
+    "-4 --source ::1 localhost 80": "-4 cannot be used with the IPv6 address ::1",
+    "--source ::1 127.0.0.1:1": "--source ::1 cannot be used with the IPv4 address 127.0.0.1",
+    "-4 -6 localhost 80": "argument -6: not allowed with argument -4",
+    "-4 unix:/s": "a Unix socket has no IP address: -4 cannot be used with it",
+    "--source 1.2.3.4 unix:/s": (
+        "a Unix socket has no IP address: --source 1.2.3.4 cannot be used with it"
+    ),
+    "--tls unix:/s": "TLS through a Unix socket needs --server-name, or --insecure",
+    "--listen --tls 80": "--listen --tls needs --tls-cert or --tls-self-signed",
+    "--listen --tls-key f 80": "--tls-key needs --tls-cert",
+    "--listen --insecure 80": "--listen cannot be used with --insecure",
+    "--insecure --tls-ca f 80": "--insecure cannot be used with --tls-ca",
+    "--tls-self-signed 80": "--tls-self-signed needs --listen",
+    "--listen --tls-self-signed --tls-cert f 80": (
+        "--tls-self-signed cannot be used with --tls-cert"
+    ),
+    "-q 1 localhost 80": (
+        "there is no option -q: it ends when the server has ended its side; see --idle-timeout"
+    ),
+    "-zv localhost 80": "there is no option -z: use --probe",
+    "-vz localhost 80": "there is no option -z: use --probe",
+    "--servername=x localhost 80": "there is no option --servername: use --server-name",
+    "-connect localhost:80 -servername x": (
+        "there is no option -connect: the address is no option: netkit connect --tls HOST:PORT"
+    ),
+    "--probe --send f 80": "--probe cannot be used with --send",
+    "--probe --idle-timeout 5 80": "--probe cannot be used with --idle-timeout",
+    "--timeout 0 80": "argument --timeout: it must be more than 0 seconds, not 0.0",
+    "--timeout x 80": f"argument --timeout: {TIME}, not 'x'",
+    "--retry -- 80": "argument --retry: expected one argument",
+    "--retry 1.5 80": "argument --retry: it must be 0 or more, not '1.5'",
+    "--source me 80": (
+        "argument --source: it must be an address such as 10.0.0.1 or 10.0.0.1:4000, not 'me'"
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_wrong_use_is_an_error_of_one_line(run: Run, arguments: str) -> None:
+    line = f"netkit connect: error: {WRONG[arguments]} (see netkit connect --help)"
     assert run(*arguments.split()) == (2, b"", [line])
 
 
@@ -568,21 +551,14 @@ def test_a_server_must_have_a_certificate_of_a_trusted_authority(
 ) -> None:
     with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
         port = port_of(server)
-        options = ("--tls", "--tls-ca", certificates.ca, "-v")
-        status, out, lines = run(*options, "localhost", port, data=BINARY)
+        status, out, lines = run("--tls-ca", certificates.ca, "-v", "localhost", port, data=BINARY)
         assert (status, out) == (0, BINARY)
         assert f"connected to 127.0.0.1:{port} with TLSv1.3" in lines
-        status, out, lines = run("--tls", "localhost", port, data=b"x")
-        assert (status, out, len(lines)) == (1, b"", 1)
-        assert "certificate" in lines[0]
-        assert run("--tls", "--insecure", "localhost", port, data=b"x") == (
-            0,
-            b"x",
-            ["netkit: warning: --insecure: the server's certificate is not verified"],
-        )
-        status, _, (line,) = run("--tls", "--tls-ca", "/nowhere", "localhost", port)
-        assert status == 1
-        assert "/nowhere" in line
+        warning = "netkit: warning: --insecure: the server's certificate is not verified"
+        assert run("--insecure", "localhost", port, data=b"x") == (0, b"x", [warning])
+        for option, name in (("--tls", "certificate"), ("--tls-ca=/nowhere", "/nowhere")):
+            status, out, (line,) = run(option, "localhost", port, data=b"x")
+            assert (status, out, name in line) == (1, b"", True)
 
 
 def test_it_works_with_a_server_of_openssl(run: Run, certificates: Any) -> None:
@@ -591,15 +567,7 @@ def test_it_works_with_a_server_of_openssl(run: Run, certificates: Any) -> None:
     command += ["-accept", f"127.0.0.1:{port}", "-cert", certificates.server]
     with Program(*command, listening=False):
         arguments = ("--tls", "--tls-ca", certificates.ca, "--no-half-close", "--retry", "9")
-        status, out, _ = run(*arguments, "localhost", port, data=b"hello\nCLOSE\n")
-    assert (status, out) == (0, b"olleh\n")
-
-
-def test_each_option_about_tls_implies_tls(run: Run, certificates: Any) -> None:
-    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
-        port = port_of(server)
-        for options in (["--insecure"], ["--tls-ca", certificates.ca]):
-            assert run(*options, "localhost", port, data=b"x").out == b"x"
+        assert run(*arguments, "localhost", port, data=b"hello\nCLOSE\n")[:2] == (0, b"olleh\n")
 
 
 def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run) -> None:
@@ -612,58 +580,30 @@ def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run) -> Non
 def test_a_server_may_have_another_name_than_its_host(
     run: Run, certificates: Any, tmp_path: Path
 ) -> None:
-    path = tmp_path / "s"
     server = netkit.create_server(netkit.EchoHandler, tls_cert=certificates.server)
-    with server.listen(path=path):
-        options = ["--tls-ca", certificates.ca, f"unix:{path}"]
+    with server.listen(path=tmp_path / "s"):
+        options = ["--tls-ca", certificates.ca, f"unix:{tmp_path}/s"]
         assert run("--server-name", "localhost", *options, data=b"x").out == b"x"
         status, _, (line,) = run("--server-name", "example.org", *options, data=b"x")
-    assert status == 1
-    assert "example.org" in line
+    assert (status, "example.org" in line) == (1, True)
 
 
 def test_a_client_shows_its_certificate(run: Run, certificates: Any) -> None:
     options = {"tls_cert": certificates.server, "tls_client_ca": certificates.ca}
     with serving(netkit.EchoHandler, **options) as server:
-        address = f"localhost:{port_of(server)}"
-        ca = ["--tls-ca", certificates.ca, address]
-        for shown in (
-            ["--tls-cert", certificates.client],
-            ["--tls-cert", certificates.client, "--tls-key", certificates.client],
-        ):
-            assert run(*shown, *ca, data=b"x").out == b"x"
-        assert run(*ca, data=b"x").status == 1
-
-
-def listening(*arguments: object) -> Program:
-    """A `connect --listen` at a port of its own, whose number is `port`."""
-    program = start("--listen", *arguments)
-    try:
-        program._find_port()
-    except BaseException:
-        program.__exit__()
-        raise
-    return program
+        words = ["--tls-ca", certificates.ca, f"localhost:{port_of(server)}"]
+        shown = ["--tls-cert", certificates.client]
+        for options in (shown, [*shown, "--tls-key", certificates.client]):
+            assert run(*options, *words, data=b"x").out == b"x"
+        assert run(*words, data=b"x").status == 1
 
 
 def test_the_client_of_a_listener_uses_tls(run: Run, certificates: Any) -> None:
     with listening("-v", "--tls-cert", certificates.server, "0") as server:
         options = ["--tls-ca", certificates.ca]
         assert run(*options, "localhost", server.port, data=b"hello").status == 0
-        assert server.process.stdout
-        assert server.process.stdout.read() == b"hello"
-        assert server.wait() == 0
+        assert (output(server), server.wait()) == (b"hello", 0)
         assert any(line.endswith("connected with TLSv1.3") for line in server.lines)
-
-
-def test_the_certificate_of_a_listener_may_be_self_signed(run: Run) -> None:
-    pytest.importorskip("cryptography")
-    with listening("--tls-self-signed", "0") as server:
-        result = run("--insecure", server.port, data=b"hello")
-        assert (result.status, server.wait()) == (0, 0)
-
-
-def test_a_client_of_a_listener_that_does_not_use_tls_is_a_failure(certificates: Any) -> None:
     with listening("--tls-cert", certificates.server, "0") as server:
         with server.connect() as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -671,24 +611,25 @@ def test_a_client_of_a_listener_that_does_not_use_tls_is_a_failure(certificates:
     assert server.lines[-1].startswith("netkit: error: ")
 
 
+def test_the_certificate_of_a_listener_may_be_self_signed(run: Run) -> None:
+    pytest.importorskip("cryptography")
+    with listening("--tls-self-signed", "0") as server:
+        assert run("--insecure", server.port, data=b"hello").status == 0
+        assert server.wait() == 0
+
+
 def test_an_invalid_certificate_is_an_error_before_a_client_comes(run: Run) -> None:
     status, _, (line,) = run("--listen", "--tls-cert", "/nowhere", "0")
-    assert status == 1
-    assert "/nowhere" in line
+    assert (status, "/nowhere" in line) == (1, True)
 
 
 # As a process
 
 
-def start(*arguments: object) -> Program:
-    return Cli("connect", *map(str, arguments), listening=False)
-
-
 def test_it_ends_with_the_server_although_input_is_open() -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
         with start(port_of(server)) as program:
-            assert program.process.stdout
-            assert program.process.stdout.read() == b"hi\n"
+            assert output(program) == b"hi\n"
             assert program.wait() == 0
             assert program.lines == []
 
@@ -696,11 +637,12 @@ def test_it_ends_with_the_server_although_input_is_open() -> None:
 def test_ctrl_c_ends_it_without_output() -> None:
     with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
         send(program, b"hello")
-        assert program.process.stdout
-        assert program.process.stdout.read(5) == b"hello"
+        assert output(program, 5) == b"hello"
+        program.send_signal()
+        assert (program.wait(), program.lines) == (130, [])
+    with listening("0") as program:
         program.send_signal()
         assert program.wait() == 130
-        assert program.lines == []
 
 
 def test_a_ctrl_c_that_comes_just_before_a_wait_ends_the_wait() -> None:
@@ -718,10 +660,9 @@ net.Connection.pipe_to = pipe_to
 sys.exit(main(["connect", *sys.argv[1:]]))
 """
     with serving(netkit.EchoHandler) as server:
-        command = [sys.executable, "-c", program, str(port_of(server))]
-        with Program(*command, listening=False) as program_:
-            assert program_.wait() == 130
-            assert program_.lines == []
+        command = [sys.executable, "-c", program, port_of(server)]
+        with Program(*command, listening=False) as running:
+            assert (running.wait(), running.lines) == (130, [])
 
 
 def unshare() -> list[str]:
@@ -745,32 +686,16 @@ def test_sigterm_ends_it_as_the_first_process_of_a_container(tmp_path: Path) -> 
         assert program.lines == [f"listening on unix:{path}"]
 
 
-def test_ctrl_c_ends_listening_too() -> None:
-    with start("--listen", "0") as program:
-        program.wait_for_line("listening on")
-        program.send_signal()
-        assert program.wait() == 130
-
-
 def test_an_output_that_nobody_reads_ends_it_quietly() -> None:
     def handler(conn: netkit.Connection) -> None:
         while True:
             conn.write(BINARY)
 
     with serving(handler) as server, start(port_of(server)) as program:
-        assert program.process.stdout
-        assert len(program.process.stdout.read(10)) == 10
+        assert len(output(program, 10)) == 10
         program.process.stdout.close()
         assert program.wait() == 141
         assert program.lines == []
-
-
-def shell(command: str) -> subprocess.CompletedProcess[bytes]:
-    command = command.replace("CONNECT", f"exec {sys.executable} -m netkit connect")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["sh", "-c", command], capture_output=True, timeout=PATIENCE, env=environment
-    )
 
 
 def test_late_input_from_a_pipe_is_still_sent() -> None:
@@ -781,42 +706,49 @@ def test_late_input_from_a_pipe_is_still_sent() -> None:
         got.append(conn.read())
 
     with serving(handler) as server, start(port_of(server)) as program:
-        assert program.process.stdin and program.process.stdout
-        assert program.process.stdout.readline() == b"your turn\n"
-        program.process.stdin.write(b"thank you")
+        assert output(program, 10) == b"your turn\n"
+        send(program, b"thank you")
         program.process.stdin.close()
         assert program.wait() == 0
         wait_until(lambda: got)
     assert got == [b"thank you"]
 
 
-def test_a_closed_input_is_empty_and_a_closed_output_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("closed", "result"),
+    [
+        ("<&-", (0, b"hi\n", b"")),
+        (
+            "</dev/null >&-",
+            (1, b"", b"netkit: error: standard output is closed: name a file with --receive\n"),
+        ),
+        ("--receive /nowhere/f 2>&-", (1, b"", b"")),
+    ],
+)
+def test_a_closed_input_is_empty_and_a_closed_output_is_an_error(
+    closed: str, result: tuple[int, bytes, bytes]
+) -> None:
     with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
-        result = shell(f"CONNECT {port_of(server)} <&-")
-        assert (result.returncode, result.stdout, result.stderr) == (0, b"hi\n", b"")
-        result = shell(f"CONNECT {port_of(server)} </dev/null >&-")
-        assert result.returncode == 1
-        assert result.stderr == (
-            b"netkit: error: standard output is closed: name a file with --receive\n"
-        )
-        assert shell(f"CONNECT 127.0.0.1 {free_port()} 2>&-").stdout == b""
+        command = f"exec {sys.executable} -m netkit connect {port_of(server)} {closed}"
+        found = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT)
+    assert (found.returncode, found.stdout, found.stderr) == result
 
 
 # Beside nc, ncat and socat
 
-LONG = 60.0  # seconds that a hundred megabytes may take where much else goes on
-
+LONG = 60.0  # seconds that the transfers may take where much else goes on
+NETKIT = [sys.executable, "-m", "netkit", "connect"]
 CLIENTS: dict[str, list[str]] = {
     "nc": ["nc", "-N", "127.0.0.1", "PORT"],
     "ncat": ["ncat", "127.0.0.1", "PORT"],
     "socat": ["socat", "-t", "60", "-", "TCP:127.0.0.1:PORT"],
-    "netkit": [sys.executable, "-m", "netkit", "connect", "127.0.0.1", "PORT"],
+    "netkit": [*NETKIT, "127.0.0.1", "PORT"],
 }
 SERVERS: dict[str, list[str]] = {
     "nc": ["nc", "-lN", "127.0.0.1", "PORT"],
     "ncat": ["ncat", "-l", "127.0.0.1", "PORT"],
     "socat": ["socat", "-t", "60", "-", "TCP-LISTEN:PORT,bind=127.0.0.1,reuseaddr"],
-    "netkit": [sys.executable, "-m", "netkit", "connect", "--listen", "127.0.0.1", "PORT"],
+    "netkit": [*NETKIT, "--listen", "127.0.0.1", "PORT"],
 }
 PAIRS = [
     *(("netkit", server) for server in SERVERS),
@@ -826,43 +758,36 @@ PAIRS = [
 
 def listens(port: int) -> bool:
     """Whether somebody listens there, without connecting: the first client is the only one."""
-    wanted = f":{port:04X} 00000000:0000 0A"
-    return wanted in Path("/proc/net/tcp").read_text()
+    return f":{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
 
 
 @contextlib.contextmanager
 def started(command: list[str], port: int, data: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """It sends what the file holds; what it receives is to be read from its standard output."""
+    """Runs a program that sends a file, and whose output is to be read."""
     program = [tool(command[0]), *(word.replace("PORT", str(port)) for word in command[1:])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (
-        open(data, "rb") as stdin,
-        subprocess.Popen(
-            program, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, env=environment
-        ) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
+    pipe = subprocess.PIPE
+    with open(data, "rb") as stdin:
+        with subprocess.Popen(
+            program, bufsize=0, stdin=stdin, stdout=pipe, env=environment
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
-class Digest(NamedTuple):
-    size: int  # bytes
-    hash: str
-
-
-def digest(read: Callable[[int], bytes]) -> Digest:
-    """Of all that comes up to the end."""
+def digest(read: Callable[[int], bytes]) -> tuple[int, str]:
+    """Read to the end, and return the number of bytes and their hash."""
     size, hashed = 0, hashlib.blake2b()
     while piece := read(1 << 18):
         size += len(piece)
         hashed.update(piece)
-    return Digest(size, hashed.hexdigest())
+    return size, hashed.hexdigest()
 
 
-def received(*processes: subprocess.Popen[bytes]) -> list[Digest]:
-    """What each of them receives, all at once; they must end as if nothing was wrong."""
+def received(*processes: subprocess.Popen[bytes]) -> list[tuple[int, str]]:
+    """Read the output of the processes at once, which must end with the status 0."""
     streams = [process.stdout for process in processes if process.stdout]
     with ThreadPoolExecutor() as pool:
         try:
@@ -875,28 +800,22 @@ def received(*processes: subprocess.Popen[bytes]) -> list[Digest]:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Digest]]:
-    """Two files of a hundred megabytes."""
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, tuple[int, str]]]:
+    """Two files of a hundred megabytes, and their digests."""
     folder = tmp_path_factory.mktemp("large")
     files = {}
-    for name in ("a", "b"):
-        file = folder / name
-        with open(file, "wb") as stream:
-            for _ in range(100):
-                stream.write(os.urandom(1_000_000))
+    for file in (folder / "a", folder / "b"):
+        file.write_bytes(os.urandom(100_000_000))
         with open(file, "rb", buffering=0) as stream:
             files[file] = digest(stream.read)
     yield files
     shutil.rmtree(folder)
 
 
-needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
-
-
-@needs_proc
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_a_hundred_megabytes_both_ways_at_once_with_the_others(
-    large: dict[Path, Digest], client: str, server: str
+    large: dict[Path, tuple[int, str]], client: str, server: str
 ) -> None:
     (first, ours), (second, theirs) = large.items()
     port = free_port()
@@ -909,12 +828,12 @@ def test_a_hundred_megabytes_both_ways_at_once_with_the_others(
             assert received(listening, talking) == [theirs, ours]
 
 
-@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("client", ["nc", "netkit"])
 def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
-    large: dict[Path, Digest], client: str
+    large: dict[Path, tuple[int, str]], client: str
 ) -> None:
     (first, ours), (second, theirs) = large.items()
-    got: list[Digest] = []
+    got: list[tuple[int, str]] = []
 
     def handler(conn: netkit.Connection) -> None:
         with in_thread(send, conn):
@@ -922,8 +841,7 @@ def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
 
     def send(conn: netkit.Connection) -> None:
         with open(first, "rb") as file:
-            while piece := file.read(1 << 18):
-                conn.write(piece)
+            conn.sendfile(file)
         conn.end()
 
     with serving(handler) as server, started(CLIENTS[client], port_of(server), second) as talking:
@@ -932,17 +850,11 @@ def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
     assert got == [theirs]
 
 
-def test_lines_end_as_with_ncat(run: Run) -> None:
+def test_an_option_ends_lines_with_crlf_as_ncat_does(run: Run) -> None:
     text = b"a\nb\r\n\r\n\nc\rd\n"
     with serving(netkit.EchoHandler) as server:
+        ours = run("--crlf", port_of(server), data=text).out
+        assert ours == b"a\r\nb\r\n\r\n\r\nc\rd\r\n"
         command = [tool("ncat"), "-C", "127.0.0.1", str(port_of(server))]
-        theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE).stdout
-        assert run("--crlf", port_of(server), data=text).out == theirs
-
-
-@pytest.mark.parametrize("port", ["open", "closed"])
-def test_a_probe_has_the_exit_status_of_nc(run: Run, port: str) -> None:
-    with serving(netkit.EchoHandler) as server:
-        number = port_of(server) if port == "open" else free_port()
-        theirs = subprocess.run([tool("nc"), "-z", "127.0.0.1", str(number)], timeout=PATIENCE)
-        assert run("--probe", "127.0.0.1", number).status == theirs.returncode
+        theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE)
+        assert theirs.stdout == ours

@@ -5,35 +5,28 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, Cli, in_thread, observed, receive_all, wait_until
+from support import PATIENCE, Cli, in_thread, observed, receive_all, reset, wait_until
 
 from netkit.core import events
 
-from .commands import Run, ask, send_and_wait
+from .commands import Run, ask, send_and_wait, started
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "message"),
     [
-        (".", "is a directory"),
-        ("no/such", "no such file or directory"),
-        ("", "no such file or directory"),
+        (".", ".: is a directory"),
+        ("no/such", "no/such: no such file or directory"),
+        ("", "'': no such file or directory"),
     ],
 )
-def test_an_output_that_cannot_be_opened_is_named(
-    path: str, reason: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("logger", "--output", path) == (
-        1,
-        b"",
-        [f"netkit: error: cannot open {path or repr(path)}: {reason}"],
-    )
+def test_an_output_that_cannot_be_opened_is_named(path: str, message: str, run: Run) -> None:
+    line = f"netkit: error: cannot open {message}"
+    assert run("logger", "--output", path) == (1, b"", [line])
 
 
 def test_a_closed_standard_output_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +69,8 @@ def test_logger_escapes_characters_that_could_deceive(run: Run) -> None:
     assert not any("forged" in line for line in lines)
 
 
-def test_logger_raw_writes_the_bytes_as_they_are(run: Run) -> None:
+def test_logger_writes_the_bytes_as_they_are_or_as_a_hex_dump(run: Run) -> None:
     assert run("logger", "--raw", during=send_and_wait(HOSTILE)).out == HOSTILE
-
-
-def test_logger_hex_writes_a_dump(run: Run) -> None:
     assert run("logger", "--hex", during=send_and_wait(b"GET / HTTP/1.1\r\nx\x1b\n")).out == (
         b"00000000  47 45 54 20 2f 20 48 54 54 50 2f 31 2e 31 0d 0a  |GET / HTTP/1.1..|\n"
         b"00000010  78 1b 0a                                         |x..|\n"
@@ -88,14 +78,11 @@ def test_logger_hex_writes_a_dump(run: Run) -> None:
 
 
 def test_options_set_the_encoding_and_the_longest_line_of_the_logger(run: Run) -> None:
-    status, out, lines = run(
-        "logger", "--encoding", "latin-1", "--max-line", "5",
-        during=send_and_wait(b"caf\xe9\nmuch too long\nend\n"),
-    )  # fmt: skip
+    use = send_and_wait(b"caf\xe9\nmuch too long\nend\n")
+    status, out, lines = run("logger", "--encoding", "latin-1", "--max-line", "5", during=use)
     assert (status, out) == (0, "café\nend\n".encode())
-    assert any(
-        line.endswith(": line longer than 5 bytes (max_line); it is skipped") for line in lines
-    )
+    skipped = ": line longer than 5 bytes (max_line); it is skipped"
+    assert any(line.endswith(skipped) for line in lines)
 
 
 def test_logger_appends_to_a_file(run: Run, tmp_path: Path) -> None:
@@ -108,31 +95,25 @@ def test_logger_appends_to_a_file(run: Run, tmp_path: Path) -> None:
 @needs_dev_full
 @pytest.mark.parametrize("style", [[], ["--hex"], ["--raw"]])
 def test_a_full_disk_ends_the_logger_with_one_line(style: list[str], run: Run) -> None:
-    status, _, lines = run(
-        "logger", "--output", "/dev/full", *style, during=send_and_wait(b"hello\n"), stop=False
-    )
-    assert (status, lines[-1]) == (
-        1,
-        "netkit: error: cannot write to /dev/full: no space left on device",
-    )
+    use = send_and_wait(b"hello\n")
+    status, _, lines = run("logger", "--output", "/dev/full", *style, during=use, stop=False)
+    line = "netkit: error: cannot write to /dev/full: no space left on device"
+    assert (status, lines[-1]) == (1, line)
     assert lines[-2].startswith("stopped: ")
     assert sum("error" in line for line in lines) == 1
 
 
 def test_a_reset_does_not_end_the_logger(run: Run) -> None:
-    def reset(port: int) -> None:
+    def use(port: int) -> None:
         with observed(events.ClientFailed) as seen:
-            sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            sock.close()
+            reset(socket.create_connection(("127.0.0.1", port), PATIENCE))
             wait_until(lambda: seen, "the report")
         assert ask(port, b"hello\n") == b""
 
-    status, out, lines = run("logger", during=reset)
+    status, out, lines = run("logger", during=use)
     assert (status, out) == (0, b"hello\n")
-    failures = [line for line in lines if "ConnectionResetError" in line]
-    assert len(failures) == 1
-    assert re.fullmatch(r"\[\d+\] \S+: .*connection reset by 127\.0\.0\.1:\d+", failures[0])
+    (failure,) = [line for line in lines if "ConnectionResetError" in line]
+    assert re.fullmatch(r"\[\d+\] \S+: .*connection reset by 127\.0\.0\.1:\d+", failure)
 
 
 def test_a_closed_pipe_ends_the_logger_with_one_line() -> None:
@@ -152,21 +133,11 @@ def test_a_closed_pipe_ends_the_logger_with_one_line() -> None:
 
 @needs_dev_full
 def test_a_standard_output_that_is_full_is_not_tried_again_at_the_exit() -> None:
-    with (
-        open("/dev/full", "wb") as full,
-        subprocess.Popen(
-            [sys.executable, "-m", "netkit", "logger"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        ) as process,
-    ):
-        assert process.stderr
-        port = int(process.stderr.readline().rpartition(":")[2])
-        assert ask(port, b"hello\n") == b""
-        lines = process.stderr.read().splitlines()
-        assert process.wait(PATIENCE) == 1
+    with open("/dev/full", "wb") as full:
+        with started("-m", "netkit", "logger", stdout=full) as (process, port):
+            assert ask(port, b"hello\n") == b""
+            lines = process.stderr.read().splitlines()
+            assert process.wait(PATIENCE) == 1
     assert lines[-1].endswith("cannot write to standard output: no space left on device")
     assert not any("Exception" in line or "Traceback" in line for line in lines)
 
@@ -176,19 +147,11 @@ def test_the_logger_waits_where_its_output_takes_no_more_at_present() -> None:
     line = b"x" * 1000 + b"\n"
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    command = [sys.executable, "-m", "netkit", "logger", "0"]
-    with (
-        open(reading, "rb") as pipe,
-        subprocess.Popen(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE) as process,
-    ):
-        os.close(writing)
-        try:
-            assert process.stderr
-            port = int(process.stderr.readline().rsplit(b":", 1)[1])
+    with open(reading, "rb") as pipe:
+        with started("-m", "netkit", "logger", stdout=writing) as (process, port):
+            os.close(writing)
             with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
                 with in_thread(sock.sendall, line * 200):
                     assert b"".join(pipe.readline() for _ in range(200)) == line * 200
-        finally:
             process.terminate()
-            process.stderr.close()
-        assert process.wait(PATIENCE) == 0
+            assert process.wait(PATIENCE) == 0

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, ROOT, Hostile
+from support import PATIENCE, Hostile
 
-from .commands import HANDLERS, Run, ask
+from .commands import HANDLERS, Run, ask, started
 
 
 def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> None:
@@ -25,17 +23,10 @@ def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> No
     assert lines[0].startswith("netkit serve: error: handler(key) cannot serve a client: ")
 
 
-def test_a_missing_module_is_named_in_one_line(module: Any, run: Run) -> None:
-    status, _, lines = run("serve", "nosuch:Shout")
-    assert (status, lines) == (
-        1,
-        [f"netkit: error: no module named 'nosuch', neither here ({os.getcwd()}) nor installed"],
-    )
-    assert (
-        run("serve", "json.nosuch:Shout")
-        .lines[0]
-        .startswith("netkit: error: no module named 'json.nosuch', ")
-    )
+@pytest.mark.parametrize("name", ["nosuch", "json.nosuch"])
+def test_a_missing_module_is_named_in_one_line(name: str, module: Any, run: Run) -> None:
+    text = f"no module named {name!r}, neither here ({os.getcwd()}) nor installed"
+    assert run("serve", f"{name}:Shout") == (1, b"", [f"netkit: error: {text}"])
 
 
 @pytest.mark.parametrize(
@@ -123,22 +114,10 @@ def test_an_installed_command_finds_the_module_in_the_current_directory(tmp_path
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "app.py").write_text(HANDLERS)
-    with subprocess.Popen(
-        [sys.executable, str(script), "serve", "app:function"],
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-    ) as process:
-        try:
-            assert process.stderr
-            line = process.stderr.readline()
-            assert "listening on 127.0.0.1:" in line, line
-            assert ask(int(line.rpartition(":")[2]), b"hello") == b"HELLO"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
-        finally:
-            process.kill()
+    with started(script, "serve", "app:function", cwd=folder) as (process, port):
+        assert ask(port, b"hello") == b"HELLO"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
 
 
 INSTALLED = """
@@ -169,24 +148,11 @@ def test_spawned_workers_import_the_handler_alone_from_the_current_directory(
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
     if safe_path is not None:
         environment["PYTHONSAFEPATH"] = safe_path
-    arguments = ["serve", "app:show", "--workers", "2", "--log-format", "json"]
-    with subprocess.Popen(
-        [sys.executable, str(command), *arguments],
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        text=True,
-    ) as process:
-        try:
-            assert process.stderr
-            line = process.stderr.readline()
-            port = int(json.loads(line)["address"].rpartition(":")[2])
-            assert ask(port, b"") == (safe_path or "unset").encode()
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 0
-            process.stderr.read()
-        finally:
-            process.kill()
+    words = ["serve", "app:show", "--workers", "2"]
+    with started(command, *words, cwd=folder, env=environment) as (process, port):
+        assert ask(port, b"") == (safe_path or "unset").encode()
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
     assert hostile.imported() == []
 
 
@@ -215,11 +181,5 @@ def test_a_current_directory_that_is_gone_is_named(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert run("serve", "app:Shout") == (
-        1,
-        b"",
-        [
-            "netkit: error: cannot look for the handler in the current folder: "
-            "no such file or directory"
-        ],
-    )
+    text = "cannot look for the handler in the current folder: no such file or directory"
+    assert run("serve", "app:Shout") == (1, b"", [f"netkit: error: {text}"])
