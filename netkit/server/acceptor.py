@@ -130,8 +130,8 @@ class Acceptor:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
 
         Not where the program iterates over the server, which ends with the stop. This needs no
-        descriptor of its own. False, and some clients may be left, if the patience of the stop has
-        passed meanwhile: idle clients, which have the places, are to be asked to finish first.
+        descriptor of its own. False, and some clients may be left, if the present phase of the stop
+        is over: idle clients, which have the places, are to be asked to finish first.
         """
         has_begun = self._loop.has_begun and self._server.socket.fileno() >= 0
         if not has_begun or self._clients.deliver is not None:
@@ -140,24 +140,22 @@ class Acceptor:
         for listener in listeners:
             with contextlib.suppress(OSError):  # it is closed, as the accept will say
                 listener.settimeout(0)
-        left, is_patient = (self._server.request_queue_size + 1) * len(listeners), registry.patient
-        while left and registry.time_left() != 0:
-            if is_patient and not registry.patient:
-                return False
+        left = (self._server.request_queue_size + 1) * len(listeners)
+        while left and not registry.is_phase_over():
             self._tidy_up()  # clients that are held come first
             is_queued = any(map(sockopts.readable, listeners))
             if admission.suspended or not (is_queued or self._overflow.held):
-                break
-            answer = None
+                return True
+            answer = Answer.BACK_OFF
             if is_queued and not admission.must_wait():
                 answer = self.accept()
             if answer is Answer.STOP:
-                break
-            if answer is Answer.BACK_OFF or answer is None:
+                return True
+            if answer is Answer.BACK_OFF:
                 registry.wait_for_one(LONGEST_PAUSE)  # which frees what is short
             else:
                 left -= 1
-        return True
+        return not left
 
     def _tidy_up(self) -> float | None:
         """Admit or refuse the clients that are held, and close those that were refused.

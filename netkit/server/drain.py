@@ -259,9 +259,9 @@ class Drain:
             registry.limit(Deadline(self._configuration.setup.options.drain_timeout))
         try:
             if registry.patient:
-                if registry.wait_for_leaving(has_ended):
+                if registry.wait_while_draining(has_ended):
                     self._end_accepting()
-                registry.wait_for_leaving(all_left)
+                registry.wait_while_draining(all_left)
             registry.begin_draining()
             if registry.wait_while_draining(has_ended):
                 self._end_accepting()

@@ -165,6 +165,7 @@ class Registry:
         with self._changed:
             self._limit = self._limit.earlier(deadline)
             self._patience = self._patience.earlier(patience)
+            self._begin_counting_locked()
             self._changed.notify_all()
 
     @property
@@ -209,17 +210,25 @@ class Registry:
         """
         return lambda: not self._any_but(spare)
 
-    def wait_while_draining(self, over: Callable[[], bool]) -> bool:
-        """Wait until ``over()`` is true. False if the limit has passed before.
+    def _end(self) -> Deadline:
+        """When the present phase of the stop ends, as far as is known now."""
+        return self._limit if self._draining else self._patience.earlier(self._limit)
 
-        Meanwhile it asks the connections to finish that could not be asked before. ``over`` is
-        called with the lock held, so it must not wait.
+    def is_phase_over(self) -> bool:
+        """Whether the patience of the stop has passed, or, once the server drains, the limit."""
+        return self._end().expired()
+
+    def wait_while_draining(self, over: Callable[[], bool]) -> bool:
+        """Wait until ``over()`` is true. False if `is_phase_over` is true before.
+
+        Once the server drains, it asks the connections to finish that could not be asked before.
+        ``over`` is called with the lock held, so it must not wait.
         """
-        while not self._limit.expired():
-            again = Deadline(self._end_inputs())
+        while not self.is_phase_over():
+            again = Deadline(self._end_inputs() if self._draining else None)
             with self._changed:
                 while not over():
-                    until = again.earlier(self._limit)  # which may change during the wait
+                    until = again.earlier(self._end())  # which may change during the wait
                     if until.expired():
                         break
                     self._changed.wait(until.remaining())
@@ -227,19 +236,8 @@ class Registry:
                     return True
         return over()
 
-    def wait_for_leaving(self, over: Callable[[], bool]) -> bool:
-        """Wait until ``over()`` is true. False once the patience or the limit has passed."""
-        with self._changed:
-            self._begin_counting_locked()
-            while not over():
-                until = self._patience.earlier(self._limit)  # both may change during the wait
-                if until.expired():
-                    return False
-                self._changed.wait(until.remaining())
-            return True
-
     def wait_until(self, over: Callable[[], bool], seconds: float | None) -> bool:
-        """As `wait_while_draining`, for `seconds` at most, and without asking connections."""
+        """Wait until ``over()`` is true. False after `seconds`. It asks no connection to finish."""
         with self._changed:
             return self._changed.wait_for(over, seconds)
 
@@ -248,15 +246,12 @@ class Registry:
         return self._limit.remaining()
 
     def wait_for_one(self, seconds: float) -> None:
-        """Wait for a change for `seconds`, but not beyond the limit or a patience under way.
+        """Wait for a change for `seconds`, but not beyond the present phase of the stop.
 
         Once the server drains, it asks the connections to finish that could not be asked before.
         """
-        until = Deadline(seconds).earlier(self._limit)
-        if self._draining:
-            until = until.earlier(Deadline(self._end_inputs()))
-        elif self.patient:
-            until = until.earlier(self._patience)
+        again = Deadline(self._end_inputs() if self._draining else None)
+        until = Deadline(seconds).earlier(self._end()).earlier(again)
         with self._changed:
             self._changed.wait(until.remaining())
 

@@ -124,7 +124,7 @@ class Watchdog:
         """Find the connections that are to be ended now.
 
         Return them, the moment when the next one is due (None if there is none), and the lifetimes
-        of all connections. The search ends once it has met, for each of `lifetimes`, a connection
+        of all connections. If all have the same lifetime, the search ends at the first connection
         that has time left: those behind it are younger.
         """
         ended, self._ended = self._ended, {}
@@ -132,10 +132,9 @@ class Watchdog:
         overdue: list[_Overdue] = []
         due = []
         seen: set[float] = set()
-        young: set[float] = set()  # lifetimes of which a connection has time left
         for connection in self._live():
             lifetime = connection.lifetime
-            if lifetime is None or lifetime in young:
+            if lifetime is None:
                 continue
             seen.add(lifetime)
             times = ended.get(connection.id, 0)
@@ -148,9 +147,7 @@ class Watchdog:
                 due.append(moment)
             if times:
                 self._ended[connection.id] = times
-                continue
-            young.add(lifetime)
-            if young >= lifetimes:
+            elif len(lifetimes) == 1:
                 return overdue, min(due), lifetimes
         return overdue, min(due, default=None), frozenset(seen)
 

@@ -329,7 +329,7 @@ def test_during_the_patience_no_connection_is_asked_to_finish_and_those_that_end
         assert not registry.patient
         registry.limit(Deadline(PATIENCE), Deadline(PATIENCE))
         assert registry.patient
-        with in_thread(registry.wait_for_leaving, registry.all_left(NOBODY)):
+        with in_thread(registry.wait_while_draining, registry.all_left(NOBODY)):
             wait_until(lambda: registry._counting)
             registry.remove(one)
             assert two._link.input is InputState.OPEN
@@ -338,7 +338,7 @@ def test_during_the_patience_no_connection_is_asked_to_finish_and_those_that_end
         registry.begin_draining()
         assert two._link.input is InputState.DRAINING
         registry.remove(two)
-        registry.wait_for_leaving(registry.all_left(NOBODY))
+        registry.wait_while_draining(registry.all_left(NOBODY))
     assert registry.drained() == (2, 0)
 
 
