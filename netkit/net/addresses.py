@@ -83,51 +83,9 @@ class SocketAddress(_Fields):
             return None
 
 
-class Ends:
-    """The addresses of both ends of a connection, which are converted only when they are read.
-
-    For classes that have `_remote_name` and `_local_name`, from `accept` and `getsockname`, or
-    None. All addresses, ports and families are None for a Unix socket.
-    """
-
-    __slots__ = ()
-    _remote_name: Any
-    _local_name: Any
-
-    @property
-    def remote_address(self) -> str | None:
-        """The numeric address of the other end."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "address", None)
-
-    @property
-    def remote_port(self) -> int | None:
-        """The port of the other end."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "port", None)
-
-    @property
-    def remote_family(self) -> str | None:
-        """``"IPv4"`` or ``"IPv6"``."""
-        return getattr(SocketAddress.from_sockname(self._remote_name), "family", None)
-
-    @property
-    def local(self) -> str:
-        """This end as text for messages: ``127.0.0.1:8080``, or ``unix:/path``."""
-        return _described(self._local_name)
-
-    @property
-    def local_address(self) -> str | None:
-        """The numeric address of this end."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "address", None)
-
-    @property
-    def local_port(self) -> int | None:
-        """The port of this end."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "port", None)
-
-    @property
-    def local_family(self) -> str | None:
-        """``"IPv4"`` or ``"IPv6"``."""
-        return getattr(SocketAddress.from_sockname(self._local_name), "family", None)
+def part_of(name: Any, part: str) -> Any:
+    """Return the `part` of the `SocketAddress` of a name; None if it is of a Unix socket."""
+    return getattr(SocketAddress.from_sockname(name), part, None)
 
 
 def zoned(name: tuple[Any, ...]) -> str:
@@ -159,4 +117,4 @@ def describe_peer(client_address: Any) -> str:
 
 
 # Most connections of a server have the same local name.
-_described = functools.lru_cache(maxsize=64)(describe_peer)
+described = functools.lru_cache(maxsize=64)(describe_peer)

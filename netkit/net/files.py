@@ -1,4 +1,4 @@
-"""Binary files that are sent, or that bytes are written to, also non-blocking ones."""
+"""Sends binary files, and copies input to them, also where a file is non-blocking."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import errno
 import io
 import os
 import stat
-from typing import Any, BinaryIO, Protocol
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
+from ..core.buffer import CHUNK
 from . import sockopts
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .output import Output
+
+# How much of a file one system call sends (bytes): time limits are checked between two calls.
+AT_ONCE = 1024 * 1024
+
+# The errors of sendfile(2) for a file that the kernel cannot send, some of /proc for example.
+# Reading such a file may work.
+_NOT_BY_KERNEL = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
 
@@ -49,13 +62,86 @@ def write_all(sink: Sink, data: bytes) -> None:
             raise OSError(errno.EIO, text)
 
 
-def check(file: object) -> None:
-    """TypeError unless `file` is one that can be read."""
+def sendfile(conn: Connection, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+    """Send a binary file from byte `offset` on, and return how many bytes were sent.
+
+    `count` is the most bytes to send; None for all up to the file's end. The kernel copies them
+    from a regular file (sendfile(2)), without TLS. The file's own position does not count, and is
+    undefined afterwards. Waits for a non-blocking file; BlockingIOError if it has no descriptor.
+    ValueError for a negative number, TypeError for a file of text, the errors of `write`, and those
+    of the file, which break the output if a part has been sent.
+    """
+    if offset < 0 or (count is not None and count < 0):
+        raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
     if not hasattr(file, "read"):
         raise _not_binary(file)
+    output, link = conn._output, conn._link
+    most = sys.maxsize - offset if count is None else count
+    with output.held():
+        output.check()
+        output.send_gathered()
+        link.wire.begin_write()
+        before = link.bytes_written
+        try:
+            if not _send_by_kernel(output, file, offset, most):
+                _send_pieces(output, file, offset, most)
+        except BaseException as error:
+            if link.bytes_written > before:
+                output.break_off(error)
+            raise
+        return link.bytes_written - before
 
 
-def read(file: BinaryIO, size: int) -> bytes:
+def copy_input(conn: Connection, sink: Sink) -> int:
+    """Copy all input of `conn` to `sink`, and return how many bytes were copied."""
+    copied = 0
+    conn._settle()
+    while data := conn._buffer.take(CHUNK) or conn._receive():
+        write_all(sink, data)
+        copied += len(data)
+    return copied
+
+
+def _send_by_kernel(output: Output, file: BinaryIO, offset: int, most: int) -> bool:
+    """Whether anything was sent: the kernel cannot encrypt, nor send every file."""
+    link = output.link
+    if link.transport is not link.wire:
+        return False
+    with output.in_file():
+        descriptor = _regular(file)
+    if descriptor is None:
+        return False
+    at, end = offset, offset + most
+    while (size := min(AT_ONCE, end - at, os.fstat(descriptor).st_size - at)) > 0:
+        try:
+            sent = link.wire.sendfile(descriptor, at, size)
+        except OSError as error:
+            if at == offset and error.errno in _NOT_BY_KERNEL:
+                break
+            if error.errno == errno.EIO:  # of reading the file
+                raise
+            output.fail(error, at - offset)
+        if not sent:  # the file has just become shorter
+            break
+        link.bytes_written += sent
+        at += sent
+    return at > offset
+
+
+def _send_pieces(output: Output, file: BinaryIO, offset: int, most: int) -> None:
+    with output.in_file():
+        if offset or file.seekable():
+            file.seek(offset)
+    while most:
+        with output.in_file():
+            data = _read(file, min(most, CHUNK))
+        if not data:
+            break
+        output.send(data)
+        most -= len(data)
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
     """From 1 to `size` bytes of `file`; ``b""`` at its end. Waits for a non-blocking file.
 
     TypeError for a text file; ValueError if `file` returns more than `size` bytes.
@@ -82,7 +168,7 @@ def _wait_for(file: Any, writing: bool) -> None:
     sockopts.wait_until_ready(file, writing, None)
 
 
-def regular(file: Any) -> int | None:
+def _regular(file: Any) -> int | None:
     """The descriptor of a regular file that the kernel can send by itself, or None.
 
     Only of what `open` returns. Other objects may return other bytes than their descriptor has:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..core.deadline import Deadline
 from . import sockopts
 from .link import Link
 from .output import Output
 from .states import InputState, Life, OutputState
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 # A peer acknowledges what it has received within 40 ms (Linux) to 500 ms (RFC 9293 section
 # 3.8.6.3). The kernel has no event for it, except in a close(2) with SO_LINGER, which no other
@@ -102,52 +105,46 @@ def linger(
         (swallow_until_sent if hurried else swallow)(sock, deadline, size)
 
 
-# The steps of `Connection.close`
+def finish(conn: Connection) -> bool:
+    """Do all that `close` does, except for closing the descriptor.
 
-
-def end_at_once(link: Link, output: Output) -> bool:
-    """Do all of the close of a `link` that is CLOSING, except the descriptor, without a wait.
-
-    False, and nothing is done, unless the peer has ended its side, all of the output has been sent
-    whole and without TLS, and no thread uses the socket. That is the usual close of a server.
+    False if nothing is left to be done: it is closed, or another thread is about to close it. If a
+    signal handler raises an exception, the connection is closed at once.
     """
+    link, output = conn._link, conn._output
     with link.lock:
-        is_settled = (
+        if link.life is not Life.OPEN:
+            return False
+        link.changed = True
+        link.life = Life.CLOSING
+    if link.transport.handshaking and link.leave_closing():  # another thread closes it
+        return False
+    if conn.on_close is not None:
+        conn.on_close(conn)
+    with link.lock:  # the usual close of a server, without a wait
+        if (
             link.life is Life.CLOSING
             and link.input is InputState.ENDED
             and link.output in (OutputState.OPEN, OutputState.ENDED)
             and link.transport is link.wire
             and not (output.gathered or link.writing or link.waiting or link.wire.opaque)
-        )
-        if is_settled:
-            sockopts.shut_down(link.sock, socket.SHUT_WR)
+        ):
+            sockopts.shut_down(link.wire.sock, socket.SHUT_WR)
             link.life = Life.FINISHED
-        return is_settled
+            return True
+    return _finish_slowly(conn, link, output)
 
 
-def finish(
-    link: Link,
-    output: Output,
-    deadline: Deadline,
-    size: int,
-    hurried: bool,
-    forget: Callable[[], object],
-) -> bool:
-    """All of a close except the descriptor, for a `link` that is CLOSING.
-
-    Waits until `deadline`, and drops about `size` bytes of input. `hurried`: wait only until the
-    peer's kernel has everything. `forget` is called before a longer wait, and drops what has been
-    received. False if nothing is left to be done by this thread. If a signal handler raises an
-    exception, the connection is closed at once.
-    """
+def _finish_slowly(conn: Connection, link: Link, output: Output) -> bool:
+    deadline = Deadline(conn.linger_seconds)
     try:
         if not output.finish(deadline):
             link.abort(reset=link.can_reset)
             return False
         if link.leave_closing():
             return False
-        forget()
-        _linger(link, deadline, size, hurried)
+        conn._forget_received()
+        _linger(conn, link, deadline)
     except BaseException:
         link.abort(reset=link.can_reset and bool(output.gathered))
         raise
@@ -157,28 +154,29 @@ def finish(
     return True
 
 
-def _linger(link: Link, deadline: Deadline, size: int, hurried: bool) -> None:
+def _linger(conn: Connection, link: Link, deadline: Deadline) -> None:
     with link.lock:
         if link.life is Life.CLOSED:
             return
         link.waiting = True  # so that `end_input`, `cut` and `destroy` can end the wait
-        ended, shut = link.is_input_over(), link.input.is_shut()
-        # A server that stops waits no longer than it must. If the peer has sent more after our last
-        # byte, it has read that byte.
+        ended = link.transport.is_input_over(link.input is InputState.ENDED)
+        shut = link.input.is_shut()
+        # A client that closes has what it wanted, and a server that stops waits no longer than it
+        # must. If the peer has sent more after our last byte, it has read that byte.
         hurried = (
-            hurried
+            conn.server is None
             or link.input not in (InputState.OPEN, InputState.ENDED)
             or (not link.wire.opaque and link.heard == link.bytes_written)
         )
-    if link.was_cut or not link.last_word:
-        size = min(size, CUT_BYTES)
+    size = min(conn.linger_bytes, CUT_BYTES) if link.shut_both else conn.linger_bytes
+    sock = link.wire.sock
     try:
         if not link.must_reset():
-            linger(link.sock, deadline, size, ended=ended, input_shut=shut, hurried=hurried)
+            linger(sock, deadline, size, ended=ended, input_shut=shut, hurried=hurried)
         else:
             if not isinstance(link.broken, TimeoutError):  # the peer has had its time
-                deliver(link.sock, deadline, size)
-            sockopts.reset_on_close(link.sock)
+                deliver(sock, deadline, size)
+            sockopts.reset_on_close(sock)
     finally:
         link.waiting = False
     link.leave()

@@ -150,8 +150,8 @@ def _stream(descriptor: int) -> socket.socket:
         sock.detach()  # the caller closes it
         raise _refused("its socket is no stream")
     sock.setblocking(True)  # the sender may have changed it, and the timeouts
-    sockopts.set_receive_timeout(sock, None)
-    sockopts.set_send_timeout(sock, None)
+    sockopts.limit_wait(sock, socket.SO_RCVTIMEO, None)
+    sockopts.limit_wait(sock, socket.SO_SNDTIMEO, None)
     return sock
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 # The methods of sockets and files that a `Connection` does not have, and what it has for each.
 OTHER_NAMES = {
     "send": "write",
@@ -20,9 +22,9 @@ OTHER_NAMES = {
 }
 
 
-def no_attribute(thing: object, name: str) -> AttributeError:
-    """Return the error for an unknown attribute, which names the method to use instead."""
+def no_attribute(thing: object, name: str) -> Any:
+    """Raise the error for an unknown attribute, which names the method to use instead."""
     text = f"{type(thing).__name__!r} object has no attribute {name!r}"
     if name in OTHER_NAMES:
         text += f": use {OTHER_NAMES[name]}"
-    return AttributeError(text, name=name, obj=thing)
+    raise AttributeError(text, name=name, obj=thing)

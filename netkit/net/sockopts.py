@@ -141,20 +141,12 @@ def set_acknowledgement_timeout(sock: socket.socket, seconds: float | None) -> N
         sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
-def set_receive_timeout(sock: socket.socket, seconds: float | None) -> None:
-    """Limit each wait of a blocking socket for input; recv raises BlockingIOError after it.
+def limit_wait(sock: socket.socket, option: int, seconds: float | None) -> None:
+    """Limit each wait of a blocking socket; recv or send raises BlockingIOError after it.
 
-    By SO_RCVTIMEO (socket(7)), since ``settimeout`` costs a ``poll()`` for each call.
+    `option` is SO_RCVTIMEO or SO_SNDTIMEO (socket(7)): ``settimeout`` costs a ``poll()`` for each
+    call. None is no limit.
     """
-    _set_kernel_timeout(sock, socket.SO_RCVTIMEO, seconds)
-
-
-def set_send_timeout(sock: socket.socket, seconds: float | None) -> None:
-    """Limit each wait of a blocking socket for room to send (SO_SNDTIMEO), in the same way."""
-    _set_kernel_timeout(sock, socket.SO_SNDTIMEO, seconds)
-
-
-def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float | None) -> None:
     if sys.platform == "win32":  # pragma: no cover - another layout of the option
         sock.settimeout(seconds)
         return

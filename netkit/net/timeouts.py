@@ -31,7 +31,7 @@ from .forks import call_in_children
 # piece of a message would cost a system call that makes the kernel's timeout a little shorter.
 TOLERANCE = 0.1
 
-_main_thread: int | None = None
+_main_thread: int | None = None  # noted, since to ask for it would cost two calls for each call
 
 
 def _note_main_thread() -> None:
@@ -61,25 +61,23 @@ class KernelTimeouts:
         """Limit each wait for input."""
         if seconds != self.receive:
             self.receive = seconds
-            sockopts.set_receive_timeout(self.sock, seconds)
+            sockopts.limit_wait(self.sock, socket.SO_RCVTIMEO, seconds)
 
     def set_send(self, seconds: float | None) -> None:
         """Limit each wait for room to send."""
         if seconds != self.send:
             self.send = seconds
-            sockopts.set_send_timeout(self.sock, seconds)
+            sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
 
-    def set_unacknowledged(self, seconds: float | None) -> None:
-        """Limit how long sent bytes may stay unacknowledged."""
-        if seconds != self.unacknowledged:
-            self.unacknowledged = seconds
-            sockopts.set_acknowledgement_timeout(self.sock, seconds)
-
-    def clear(self) -> None:
-        """Remove all three."""
-        self.set_receive(None)
-        self.set_send(None)
-        self.set_unacknowledged(None)
+    def set_all(
+        self, receive: float | None, send: float | None, unacknowledged: float | None
+    ) -> None:
+        """Limit both waits, and how long sent bytes may stay unacknowledged."""
+        self.set_receive(receive)
+        self.set_send(send)
+        if unacknowledged != self.unacknowledged:
+            self.unacknowledged = unacknowledged
+            sockopts.set_acknowledgement_timeout(self.sock, unacknowledged)
 
     def outlast_signals(self, writing: bool) -> None:
         """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
@@ -109,7 +107,7 @@ class Timer:
 
     __slots__ = (
         *("kernel", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held"),
-        *("_began", "_write_began", "_written", "untouched"),
+        *("_began", "_step", "_write_began", "_written", "untouched"),
     )
 
     def __init__(
@@ -118,8 +116,13 @@ class Timer:
         limits: TimeLimits,
         peer: str,
         clock: Callable[[], float] = time.monotonic,
+        step: tuple[str, float] | None = None,
     ) -> None:
-        """Set the timeouts of the kernel, which no other timer may change from now on."""
+        """Set the timeouts of the kernel, which no other timer may change from now on.
+
+        `step` replaces the `limits` by one for all that is received and sent from now on, a TLS
+        handshake or a close: the name for its TimeoutError, and seconds.
+        """
         self.kernel = kernel
         self._limits = limits
         self._peer = peer
@@ -128,11 +131,16 @@ class Timer:
         self._place = -1  # where in the stream the present message begins
         self._held = 0  # how many bytes of that message have been received
         self._began = 0.0  # when it was first found to be incomplete
-        self._longest = limits.idle_timeout or limits.read_timeout  # for a message's first byte
-        kernel.set_receive(self._longest)
-        stall = self._stall()
-        kernel.set_send(stall[1] if stall else limits.min_rate and self.grace)
-        kernel.set_unacknowledged(limits.write_timeout)
+        self._step: _Due | None = None
+        self._longest: float | None = None  # the kernel's timeout for a message's first byte
+        if step is None:
+            self._longest = limits.idle_timeout or limits.read_timeout
+            stall = limits.write_timeout or limits.idle_timeout or (limits.min_rate and self.grace)
+            kernel.set_all(self._longest, stall, limits.write_timeout)
+        else:
+            name, seconds = step
+            self._step = _Due(clock() + seconds, name, seconds)
+            kernel.set_all(seconds, seconds, kernel.unacknowledged)
         self.begin_write()
 
     # Receiving
@@ -165,7 +173,7 @@ class Timer:
 
     def _due(self) -> _Due | None:
         idle, read, _, rate = self._limits
-        found = []
+        found = [] if self._step is None else [self._step]
         if idle is not None:
             found.append(_Due(self._since + idle, "idle_timeout", idle))
         if read is not None and (self._held or idle is None):
@@ -195,28 +203,25 @@ class Timer:
         """Whether a limit of this write has passed before anything of it was sent."""
 
     def after_stall(self) -> None:
-        """Nothing could be sent within the kernel's timeout."""
-        stall = self._stall()
-        if stall is not None:
-            self._fail_write(*stall)
-        self._check_rate()
+        """Nothing could be sent within the kernel's timeout. Unless a limit has passed, go on."""
+        if self._step is None:
+            for name in ("write_timeout", "idle_timeout"):
+                limit = getattr(self._limits, name)
+                if limit is not None:
+                    self._fail_write(name, limit)
+        self._check_write()
 
     def after_send(self, sent: int, size: int) -> None:
         """`sent` of `size` bytes have been sent."""
         self._written += sent
         if sent < size:
-            self._check_rate()
+            self._check_write()
 
-    def _stall(self) -> tuple[str, float] | None:
-        for name in ("write_timeout", "idle_timeout"):
-            limit = getattr(self._limits, name)
-            if limit is not None:
-                return name, limit
-        return None
-
-    def _check_rate(self) -> None:
+    def _check_write(self) -> None:
         rate = self._limits.min_rate
-        if rate is not None:
+        if self._step is not None:
+            self.kernel.set_send(self._left(self._step, self._clock()))
+        elif rate is not None:
             due = self._at_rate(self._write_began, self._written, rate)
             if self._clock() >= due.at:
                 self._fail_write(due.name, due.limit)
@@ -227,56 +232,3 @@ class Timer:
 
     def _at_rate(self, began: float, size: int, rate: float) -> _Due:
         return _Due(began + self.grace + size / rate, "min_rate", rate)
-
-
-class StepTimer:
-    """One limit for a whole step, a TLS handshake or a close, from now on. Used as a `Timer`.
-
-    `name` is the limit that the TimeoutError names.
-    """
-
-    __slots__ = ("_clock", "_due", "_peer", "kernel", "untouched")
-
-    def __init__(
-        self,
-        kernel: KernelTimeouts,
-        seconds: float,
-        peer: str,
-        name: str = "handshake_timeout",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.kernel = kernel
-        self._peer = peer
-        self._clock = clock
-        self._due = _Due(clock() + seconds, name, seconds)
-        self.untouched = False  # the output is over after a step that was too long
-        kernel.set_receive(seconds)
-        kernel.set_send(seconds)
-
-    def before_receive(self, place: int, held: int) -> None:
-        """Lower the kernel's timeout to the time left."""
-        left = self._left()
-        if self.kernel.receive is None or self.kernel.receive > left * (1 + TOLERANCE):
-            self.kernel.set_receive(left)
-
-    def after_wait(self) -> None:
-        """The kernel's timeout has passed. Unless the limit has, the caller waits again."""
-        self.kernel.set_receive(self._left())
-
-    def begin_write(self) -> None:
-        """As of `Timer`: a write has no limit of its own."""
-
-    def after_stall(self) -> None:
-        """Nothing could be sent within the kernel's timeout."""
-        self.kernel.set_send(self._left())
-
-    def after_send(self, sent: int, size: int) -> None:
-        """`sent` of `size` bytes have been sent."""
-        if sent < size:
-            self.kernel.set_send(self._left())
-
-    def _left(self) -> float:
-        left = self._due.at - self._clock()
-        if left <= 0:
-            raise timed_out(self._due.name, self._due.limit, self._peer)
-        return left

@@ -17,7 +17,7 @@ from ..core.errors import TlsError, TruncatedError
 from ..core.options import TimeLimits
 from . import sockopts
 from .explain import peer_is_gone, unacknowledged
-from .timeouts import KernelTimeouts, StepTimer, Timer
+from .timeouts import KernelTimeouts, Timer
 
 if TYPE_CHECKING:
     import ssl
@@ -33,7 +33,7 @@ Writable = str | Bytes
 class Plain:
     """A connected socket, whose bytes are sent and received as they are, within time limits."""
 
-    __slots__ = ("held", "kernel", "limits", "place", "sock", "timer")
+    __slots__ = ("held", "kernel", "limits", "place", "sock", "sock_recv", "sock_send", "timer")
 
     tls: TlsStream | None = None
     """The stream that encrypts, once its handshake is over."""
@@ -44,46 +44,58 @@ class Plain:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        # All that a connection receives and sends, but for a file, goes by these two. They are
+        # bound here, and where another socket takes over the descriptor.
+        self.sock_recv, self.sock_send = sock.recv, sock.send
         self.kernel: KernelTimeouts | None = None  # made for the first limit
         self.limits = NO_LIMITS
-        self.timer: Timer | StepTimer | None = None
+        self.timer: Timer | None = None
         # Of the message under way: where in the stream it begins, and how many bytes are here.
         self.place = self.held = 0
 
+    def replace_socket(self, sock: socket.socket) -> None:
+        """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
+        self.sock = self._timeouts().sock = sock
+        self.sock_recv, self.sock_send = sock.recv, sock.send
+
     def recv(self, size: int, held: int = 0) -> bytes:
-        """From 1 to `size` bytes; ``b""`` at the end of input. TimeoutError names the limit.
+        """Return 1 to `size` bytes; ``b""`` at the end of input. TimeoutError names the limit.
 
         `held` are bytes of the message under way in addition to those in `self.held`.
         """
         timer = self.timer
-        if timer is None:
-            return self.sock.recv(size)
-        timer.before_receive(self.place, self.held or held)
+        if timer is not None:
+            timer.before_receive(self.place, self.held or held)
         while True:
             try:
-                timer.kernel.outlast_signals(writing=False)
-                return self.sock.recv(size)
+                if timer is not None:
+                    timer.kernel.outlast_signals(writing=False)
+                return self.sock_recv(size)
             except BlockingIOError:
+                if timer is None:
+                    raise
                 timer.after_wait()
+
+    def begin_write(self) -> None:
+        """Have the time limits of a write count from now on."""
+        if self.timer is not None:
+            self.timer.begin_write()
 
     def send(self, data: Bytes) -> int:
         """Send at least the first byte of `data`, and return how many were sent. TimeoutError."""
-        timer = self.timer
-        if timer is None:
-            return self.sock.send(data)
-        return self._send_in_time(timer, self.sock.send, len(data), data)
+        if self.timer is None:
+            return self.sock_send(data)
+        return self._send_in_time(len(data), self.sock_send, data)
 
     def sendfile(self, descriptor: int, offset: int, size: int) -> int:
         """As `send`, of a file from byte `offset` on (sendfile(2)); 0 at its end."""
         to = self.sock.fileno()
+        return self._send_in_time(size, os.sendfile, to, descriptor, offset, size)
+
+    def _send_in_time(self, size: int, send: Callable[..., int], *arguments: Any) -> int:
         timer = self.timer
         if timer is None:
-            return os.sendfile(to, descriptor, offset, size)
-        return self._send_in_time(timer, os.sendfile, size, to, descriptor, offset, size)
-
-    def _send_in_time(
-        self, timer: Timer | StepTimer, send: Callable[..., int], size: int, *arguments: Any
-    ) -> int:
+            return send(*arguments)
         while True:
             try:
                 timer.kernel.outlast_signals(writing=True)
@@ -105,34 +117,29 @@ class Plain:
         """Replace the limits; a wait that is under way may keep its own."""
         self.limits = limits
         if any(limits):
-            self.timer = Timer(self.timeouts(), limits, peer)
+            self.timer = Timer(self._timeouts(), limits, peer)
         elif self.timer is not None:
-            self.timeouts().clear()
+            self._timeouts().set_all(None, None, None)
             self.timer = None
 
     def limit_step(self, seconds: float, peer: str, name: str) -> None:
         """Replace the limits by one for a whole step, named `name`, until `set_limits`."""
-        self.timer = StepTimer(self.timeouts(), seconds, peer, name)
+        self.timer = Timer(self._timeouts(), NO_LIMITS, peer, step=(name, seconds))
 
-    def timeouts(self) -> KernelTimeouts:
-        """The kernel's timeouts for the socket; the first limit makes them."""
+    def _timeouts(self) -> KernelTimeouts:
         if self.kernel is None:
             self.kernel = KernelTimeouts(self.sock)
         return self.kernel
 
-    def replace_socket(self, sock: socket.socket) -> None:
-        """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
-        self.sock = self.timeouts().sock = sock
-
     def explained(self, error: OSError, peer: str) -> OSError:
-        """The error to raise for `error` of the socket, in words that name the peer."""
+        """Return the error to raise for `error` of the socket, in words that name the peer."""
         limit = self.limits.write_timeout
         if limit is not None and sockopts.unsent(self.sock):
             error = unacknowledged(error, limit, peer)
         return peer_is_gone(error, peer)
 
     def pending(self, held: int = 0) -> int:
-        """`held` and the number of bytes that `recv` returns without using the socket.
+        """Return `held` and the number of bytes that `recv` returns without using the socket.
 
         1 instead of 0 if `recv` would raise an error or return the end of input.
         """
@@ -166,17 +173,16 @@ class Tls:
     def __init__(
         self,
         link: Link,
-        below: Plain,
         context: ssl.SSLContext,
         server_side: bool,
         server_hostname: str | None,
     ) -> None:
         """Nothing is sent yet. ValueError for an invalid or missing `server_hostname`."""
         self._link = link
-        self._below = below
+        self._below = link.wire
         self._stream = tls_stream()(
             self._receive,
-            below.send,
+            self._below.send,
             context,
             server_side=server_side,
             server_hostname=server_hostname,
@@ -212,9 +218,7 @@ class Tls:
 
     def end(self) -> None:
         """Send a close_notify, so that the peer does not take the end for a truncation."""
-        timer = self._below.timer
-        if timer is not None:
-            timer.begin_write()
+        self._below.begin_write()
         try:
             self._stream.end()
         except (ConnectionError, TlsError):  # the peer is gone
@@ -222,7 +226,7 @@ class Tls:
 
     def pending(self, held: int = 0) -> int:
         """As of `Plain`."""
-        at_once = self._stream.pending()
+        at_once = self._stream.pending()  # which decrypts
         return held + self._stream.buffered() or int(at_once)
 
     def has_begun(self) -> bool:
@@ -252,7 +256,7 @@ class Tls:
 
 @functools.cache
 def tls_stream() -> type[TlsStream]:
-    """The class, imported when first used, since most programs do without TLS."""
+    """Return the class, imported when first used, since most programs do without TLS."""
     from ..tls.stream import TlsStream
 
     return TlsStream

@@ -47,7 +47,7 @@ from netkit.core.errors import (
     UnknownEncodingError,
     WriteAfterEndError,
 )
-from netkit.net import connection, sockopts, stopping
+from netkit.net import connection, link, sockopts
 from netkit.net.states import InputState
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux's kernel")
@@ -971,7 +971,7 @@ def test_a_thread_that_waits_in_a_close_is_asked_again_until_the_peer_has_all(
         fill(conn.socket)
         with in_thread(conn.close):
             wait_until(lambda: reading(conn))
-            assert conn.end_input() == stopping.UNSENT_SECONDS
+            assert conn.end_input() == link.UNSENT_SECONDS
             receive_all(peer)
             wait_until(lambda: conn.end_input() is None)
         assert conn.fileno() == -1

@@ -327,7 +327,7 @@ def test_a_connection_that_did_not_block_blocks_once_it_is_received(
     ours, peer = socket.socketpair()
     with ours, peer:
         ours.setblocking(False)
-        sockopts.set_receive_timeout(ours, 0.001)
+        sockopts.limit_wait(ours, socket.SO_RCVTIMEO, 0.001)
         socket.send_fds(here, [b"\0"], [ours.fileno()])
         received = netkit.receive_connection(there)
         assert received

@@ -56,8 +56,8 @@ def test_keep_alive_finds_a_dead_peer_within_minutes() -> None:
 @pytest.mark.parametrize("seconds", [0.05, 0.000_000_1, 0.0])
 def test_a_time_limit_bounds_a_receive_and_a_send(seconds: float) -> None:
     with tcp_pair() as (ours, _):
-        sockopts.set_receive_timeout(ours, seconds)
-        sockopts.set_send_timeout(ours, seconds)
+        sockopts.limit_wait(ours, socket.SO_RCVTIMEO, seconds)
+        sockopts.limit_wait(ours, socket.SO_SNDTIMEO, seconds)
         assert ours.gettimeout() is None
         with pytest.raises(BlockingIOError):
             ours.recv(1)
@@ -68,15 +68,15 @@ def test_a_time_limit_bounds_a_receive_and_a_send(seconds: float) -> None:
 
 def test_a_time_limit_of_seconds_and_a_fraction_is_both() -> None:
     with tcp_pair() as (ours, _):
-        sockopts.set_receive_timeout(ours, 1.5)
+        sockopts.limit_wait(ours, socket.SO_RCVTIMEO, 1.5)
         kernels = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
         assert struct.unpack("@ll", kernels) == (1, 500_000)
 
 
 def test_a_time_limit_can_be_taken_away() -> None:
     with tcp_pair() as (ours, peer):
-        sockopts.set_receive_timeout(ours, 0.000_001)
-        sockopts.set_receive_timeout(ours, None)
+        sockopts.limit_wait(ours, socket.SO_RCVTIMEO, 0.000_001)
+        sockopts.limit_wait(ours, socket.SO_RCVTIMEO, None)
         received: list[bytes] = []
         with in_thread(lambda: received.append(ours.recv(1))):
             peer.sendall(b"x")

@@ -15,7 +15,7 @@ from support import PATIENCE, tcp_pair
 
 from netkit.core.options import TimeLimits
 from netkit.net.explain import timed_out, unacknowledged
-from netkit.net.timeouts import KernelTimeouts, StepTimer, Timer
+from netkit.net.timeouts import KernelTimeouts, Timer
 
 
 class Clock:
@@ -171,7 +171,8 @@ def test_a_handshake_has_one_deadline_however_much_is_received_and_sent(
     sock: socket.socket,
 ) -> None:
     clock = Clock()
-    shaking = StepTimer(KernelTimeouts(sock), 10, "p", clock=clock)
+    step = ("handshake_timeout", 10)
+    shaking = Timer(KernelTimeouts(sock), TimeLimits(), "p", clock, step)
     shaking.begin_write()
     assert kernels(sock, socket.SO_SNDTIMEO) == 10
     for clock.now in (1000, 1003, 1006):
@@ -229,7 +230,7 @@ def test_the_write_timeout_limits_unacknowledged_bytes_in_the_kernel(sock: socke
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)
     Timer(kernel, TimeLimits(write_timeout=2.5, read_timeout=1), "p")
     assert limit() == 1  # nothing has changed, and so there is no further system call
-    kernel.clear()
+    kernel.set_all(None, None, None)
     assert limit() == 0
     Timer(KernelTimeouts(sock), TimeLimits(write_timeout=1e9), "p")
     assert limit() == 2**31 - 1
