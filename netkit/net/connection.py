@@ -260,9 +260,8 @@ class Connection(Reader):
     def destroy(self) -> None:
         """Close at once, without waiting for anything. Idempotent, from any thread.
 
-        Unsent bytes may be lost. A read or a write of another thread returns, and that thread
-        closes the descriptor. The peer sees a reset if a write has failed or is under way, else the
-        end of input.
+        Unsent bytes may be lost. A read or write of another thread returns, and that thread closes
+        the descriptor. The peer sees a reset if a write has failed or is under way, else the end.
         """
         self._link.abort(reset=False)
 
@@ -284,6 +283,7 @@ class Connection(Reader):
         with self._output.held():
             self._output.send_gathered()
             sock = self._link.detach(is_plain=not (self.is_secured() or self.opaque))
+        self._link.tell_released()
         return sock, self._forget_received()
 
     def fail(self, error: BaseException) -> None:
