@@ -1,4 +1,4 @@
-"""Waiting for clients: the wake-up, the four answers to a failed accept, the back-off."""
+"""Waiting for clients at listeners, and what ends the wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import in_thread, wait_until
 from netkit.server import selector as selecting
 from netkit.server.selector import ListenerSelector
 
-SELECTORS = {selecting.ListenerSelector, selecting.new_selector}
+SELECTORS = list(dict.fromkeys([selecting.ListenerSelector, selecting.new_selector]))
 
 
 @pytest.fixture
