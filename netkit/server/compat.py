@@ -57,6 +57,7 @@ class Compat:
         self._of_request: dict[Any, Connection] = {}
         self._replaced: dict[Connection, list[Any]] = {}  # the sockets that others have replaced
         self._of_thread: dict[int, Connection] = {}  # by the thread that serves it
+        self._scheduled: dict[int, Connection] = {}  # by the descriptor; some are closed
 
     # Connections
 
@@ -83,12 +84,12 @@ class Compat:
         self._of_request[request] = connection
         connection.socket = request
 
-    def _adopt(self, request: Any) -> Connection | None:
-        """Return the connection of the calling thread, whose socket `request` wraps.
+    def _adopt(self, request: Any, connection: Connection | None = None) -> Connection | None:
+        """Return `connection`, or else that of the calling thread; `request` wraps its socket.
 
         `request` replaces the socket if it has taken over the descriptor, as TLS does.
         """
-        connection = self._of_thread.get(threading.get_ident())
+        connection = connection or self._of_thread.get(threading.get_ident())
         if connection is not None and not (connection.opaque and connection.fileno() >= 0):
             self._replace(connection, request)
         return connection
@@ -133,7 +134,8 @@ class Compat:
         elif not self._is_verified(request, client_address):
             self._server.shutdown_request(request)
         elif deliver is None:
-            # The connection of this thread is that of a `process_request` that wraps `request`.
+            # `process_request` may wrap `request`, for a thread of netkit or of the program.
+            self._scheduled[connection.fileno()] = connection
             self._call_for(connection, self._server.process_request, request, client_address)
         else:
             connection._link.released = functools.partial(self.remove, connection)
@@ -197,7 +199,12 @@ class Compat:
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """As `Server.process_request_thread`."""
-        connection = self._claimed(self.connection_of(request), request, client_address)
+        connection = self.connection_of(request)
+        if connection is None and hasattr(request, "fileno"):
+            scheduled = self._scheduled.pop(request.fileno(), None)
+            if scheduled is not None and not scheduled.closed:
+                connection = self._adopt(request, scheduled)
+        connection = self._claimed(connection, request, client_address)
         try:
             request = self._secured(request, connection)
             self._server.finish_request(request, client_address)
@@ -214,15 +221,12 @@ class Compat:
             if connection is None:
                 self._shut_down(request)
             else:
-                self._end(connection, request)
-
-    def _end(self, connection: Connection, request: Any) -> None:
-        connection.forget_frames()  # before the close, which may wait for the client
-        self._shut_down(connection.socket)  # `finish_request` may have replaced `request`
-        connection.forget_frames()
-        self.remove(connection)
-        if connection.socket is not request:
-            sockopts.force_close(request)
+                connection.forget_frames()  # before the close, which may wait for the client
+                self._shut_down(connection.socket)  # `finish_request` may have replaced `request`
+                connection.forget_frames()
+                self.remove(connection)
+                if connection.socket is not request:
+                    sockopts.force_close(request)
 
     def _claimed(
         self, connection: Connection | None, request: Any, client_address: Any
@@ -248,8 +252,7 @@ class Compat:
     def _secured(self, request: Any, connection: Connection | None) -> Any:
         """Do the TLS handshake of the server's options, if it is still to be done.
 
-        Returns `request`, or the TLS socket that replaces it if the handler reads the socket
-        itself.
+        Returns `request`, or the TLS socket that replaces it for a handler that reads the socket.
         """
         if type(request) is not socket.socket:
             return self._secured_below(request, connection)
@@ -295,8 +298,7 @@ class Compat:
         request = self._secured(request, connection)  # if the caller has not done so
         setup = self._configuration.setup
         if setup.serve is None:
-            arguments = setup.options.handler_args
-            setup.handler(request, client_address, self._server, **arguments)
+            setup.handler(request, client_address, self._server, **setup.options.handler_args)
             return
         connection = connection or self._register(request, client_address)
         try:
@@ -305,7 +307,7 @@ class Compat:
             connection.fail(error)
             raise
 
-    # Ending
+    # Ending, and errors
 
     def shutdown_request(self, request: Any) -> None:
         """As `Server.shutdown_request`."""
@@ -322,14 +324,11 @@ class Compat:
         if not self.call("shutdown_request", request):
             self.forget(request)
 
-    # Errors
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """As `Server.handle_error`."""
-        connection = self.connection_of(request)
-        if connection is None:  # finish_request has wrapped it in an object of its own
-            connection = self._of_thread.get(threading.get_ident())
-        self._reports.report(connection, client_address)
+        # `finish_request` may have wrapped the socket in an object of its own.
+        mine = self._of_thread.get(threading.get_ident())
+        self._reports.report(self.connection_of(request) or mine, client_address)
 
     def handle_error_of(self, connection: Connection, client_address: Any) -> None:
         """Call `handle_error` for a connection that is served without the hooks."""

@@ -554,7 +554,8 @@ def starttls(conn: netkit.Connection) -> None:
 
 
 def test_a_protocol_begins_in_clear_text_and_goes_on_in_tls() -> None:
-    with serving(starttls, tls_cert=files().server, starttls=True) as server:
+    with serving(starttls) as server:
+        server.configure(tls_cert=files().server, starttls=True)
         with client(server) as sock:
             sock.sendall(b"STARTTLS\n")
             assert receive_exactly(sock, 6) == b"go on\n"

@@ -19,14 +19,21 @@ LOCAL = ("127.0.0.1", 0)
 
 
 class Pool(netkit.Server):
+    """Clients are served in threads of the program; `wrap` makes the sockets that it uses."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.pool = ThreadPoolExecutor(4)
+
+    def wrap(self, request: Any) -> Any:
+        return request
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        self.pool.submit(self.process_request_thread, request, client_address)
+        self.pool.submit(self.process_request_thread, self.wrap(request), client_address)
 
     def server_close(self) -> None:
         super().server_close()
         self.pool.shutdown()
-
-    pool: ThreadPoolExecutor
 
 
 def shout(conn: netkit.Connection) -> None:
@@ -37,9 +44,9 @@ def shout(conn: netkit.Connection) -> None:
 each_handler = pytest.mark.parametrize("handler", [Shout, shout])
 
 
-def shouts(sock: ssl.SSLSocket) -> bool:
+def shouts(sock: Any) -> bool:
     sock.sendall(b"hello\n")
-    return sock.recv(9) == b"HELLO\n"
+    return bool(sock.recv(9) == b"HELLO\n")
 
 
 class WrapsEach(netkit.Server):
@@ -49,11 +56,10 @@ class WrapsEach(netkit.Server):
 
     def get_request(self) -> Any:
         request, client_address = super().get_request()
-        context = contexts()[0]
-        wrapped = context.wrap_socket(
-            request, server_side=True, do_handshake_on_connect=self.at_once
-        )
-        return wrapped, client_address
+        secured = secured_later(request)
+        if self.at_once:
+            secured.do_handshake()
+        return secured, client_address
 
 
 def wrapped(handler: Any, kind: Any = netkit.Server, **options: Any) -> netkit.Server:
@@ -68,9 +74,12 @@ def each(handler: Any, **options: Any) -> netkit.Server:
 
 
 def in_a_pool(handler: Any, **options: Any) -> netkit.Server:
-    server = wrapped(handler, Pool, **options)
-    server.pool = ThreadPoolExecutor(4)  # type: ignore[attr-defined]
-    return server
+    return wrapped(handler, Pool, **options)
+
+
+def secured_later(request: Any) -> ssl.SSLSocket:
+    """A socket whose handshake is still to be done."""
+    return contexts()[0].wrap_socket(request, server_side=True, do_handshake_on_connect=False)
 
 
 @contextlib.contextmanager
@@ -201,37 +210,39 @@ class _Wrapper:
         return getattr(self.wrapped, name)
 
 
-@each_handler
-def test_a_socket_that_process_request_wraps_is_that_of_the_client(handler: Any) -> None:
-    class Wraps(netkit.Server):
-        def process_request(self, request: Any, client_address: Any) -> None:
-            wrapped = contexts()[0].wrap_socket(
-                request, server_side=True, do_handshake_on_connect=False
-            )
-            super().process_request(wrapped, client_address)
+class Wraps(netkit.Server):
+    """As `Pool`, in threads of netkit."""
 
-    with Wraps(LOCAL, handler, max_connections=1) as server, serving_forever(server):
+    wrap = Pool.wrap
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        super().process_request(self.wrap(request), client_address)
+
+
+@each_handler
+@pytest.mark.parametrize("kind", [Wraps, Pool])
+def test_a_socket_that_process_request_wraps_is_that_of_the_client(handler: Any, kind: Any) -> None:
+    with kind(LOCAL, handler, max_connections=1) as server, serving_forever(server):
+        server.wrap = secured_later
         for _ in range(2):  # the first client gives its place back
             with secured(server) as sock:
                 assert shouts(sock)
         with secured(server) as sock:
             assert shouts(sock)
-            assert server.stop(PATIENCE).cut == 0
+            assert server.stop(PATIENCE) == netkit.StopReport(finished=1, cut=0)
             assert sock.recv(9) == b""
 
 
-def test_a_request_handler_gets_the_object_that_process_request_passes_on() -> None:
-    class Wraps(netkit.Server):
-        def process_request(self, request: Any, client_address: Any) -> None:
-            super().process_request(_Wrapper(request), client_address)
-
+@pytest.mark.parametrize("kind", [Wraps, Pool])
+def test_a_request_handler_gets_the_object_that_process_request_passes_on(kind: Any) -> None:
     class Told(Shout):
         def setup(self) -> None:
             kinds.append(type(self.request))
             super().setup()
 
     kinds: list[type] = []
-    with Wraps(LOCAL, Told, max_connections=1) as server, serving_forever(server):
+    with kind(LOCAL, Told, max_connections=1) as server, serving_forever(server):
+        server.wrap = _Wrapper
         for _ in range(2):
             with client(server) as sock:
                 assert shouts(sock)
