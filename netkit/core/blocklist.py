@@ -201,11 +201,10 @@ class BlockList:
         if number is None:
             return None
         inner = embedded_ipv4(number) if embedded else None
-        numbers = (number,) if inner is None else (number, inner)
         state = self._newest()
         for length in state.lengths:
-            network = state.networks[length]
-            if any(each >> (BITS - length) in network for each in numbers):
+            networks, rest = state.networks[length], BITS - length
+            if number >> rest in networks or (inner is not None and inner >> rest in networks):
                 return length
         return None
 

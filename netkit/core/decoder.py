@@ -140,7 +140,8 @@ def _counted(decoder: codecs.IncrementalDecoder, encoding: str) -> Decode:
             stuck = True
         if not stuck:
             incomplete, flags = decoder.getstate()
-            decoder.setstate((b"", flags))
+            if incomplete:
+                decoder.setstate((b"", flags))
             used = len(data) - len(incomplete)
         if len(data) - used > MAX_KEPT:
             raise MessageTooLongError(MAX_KEPT, option=None, what=f"character of {encoding}")

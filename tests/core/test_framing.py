@@ -242,25 +242,6 @@ def test_a_framing_reads_what_it_encodes(framing: Framing) -> None:
 
 
 @each_framing
-def test_the_end_of_input_within_a_message_is_an_error_with_the_received_bytes(
-    framing: Framing,
-) -> None:
-    first, second = framing.encode(samples(framing)[0]), framing.encode(samples(framing)[1])
-    for at in range(1, len(second)):
-        reader = byte_by_byte(first + second[:at])
-        assert reader.read_message(framing) == samples(framing)[0]
-        with pytest.raises(IncompleteReadError) as caught:
-            reader.read_message(framing)
-        assert caught.value.partial == second[:at]
-        if isinstance(framing, Delimiter):
-            assert caught.value.expected is None
-        else:
-            assert caught.value.expected is not None
-            assert at < caught.value.expected <= len(second)
-        assert reader.read_message(framing) is None
-
-
-@each_framing
 @pytest.mark.parametrize("make", [bytes, bytearray, memoryview])
 def test_any_bytes_like_object_is_a_message_and_a_str_is_a_type_error(
     framing: Framing, make: Callable[[bytes], Any]
@@ -345,19 +326,13 @@ def test_a_message_that_would_end_before_its_delimiter_is_refused(
 
 
 @each_of_any_size
-@pytest.mark.parametrize("sizes", [[1], [3], [64]])
-def test_a_message_may_have_max_message_bytes_and_no_more(
-    framing: Framing, sizes: list[int]
-) -> None:
+def test_a_message_may_have_max_message_bytes_and_no_more(framing: Framing) -> None:
     longest, longer = framing.encode(b"x" * 9), framing.encode(b"x" * 10)
-    reader = Pieces(*in_pieces(longest + longer, sizes), max_message=9)
+    reader = byte_by_byte(longest + longer, max_message=9)
     assert reader.read_message(framing) == b"x" * 9
-    size = None if isinstance(framing, Delimiter) else 10
-    text = (
-        "message longer than 9 bytes (max_message)"
-        if size is None
-        else "message of 10 bytes, where 9 are allowed (max_message)"
-    )
+    size, text = 10, "message of 10 bytes, where 9 are allowed (max_message)"
+    if isinstance(framing, Delimiter):
+        size, text = None, "message longer than 9 bytes (max_message)"
     for _ in range(3):
         with pytest.raises(MessageTooLongError) as caught:
             reader.read_message(framing)
@@ -425,12 +400,8 @@ def test_input_without_a_delimiter_is_an_error_at_the_limit() -> None:
     [
         (VarintPrefix(), b"\x80\0", r"a varint that is not in its shortest form: b'\x80\x00'"),
         (VarintPrefix(), b"\xff" * 9 + b"\x02", "a varint of more than 64 bits"),
-        (VarintPrefix(), b"\xff" * 10, "a varint of more than 64 bits"),
         (Netstrings(), b"hello", "a netstring cannot begin with b'h'"),
-        (Netstrings(), b":,", "a netstring cannot begin with b':'"),
-        (Netstrings(), b"-1:,", "a netstring cannot begin with b'-'"),
         (Netstrings(), b"05:hello,", "a netstring cannot begin with b'05'"),
-        (Netstrings(), b"5 :hello,", "a netstring cannot begin with b'5 '"),
         (Netstrings(), b"1" * 99, "a netstring whose length has more than 20 digits"),
         (Netstrings(), b"5:hello!", "a netstring ends with a comma, not with b'!'"),
     ],

@@ -304,6 +304,10 @@ def run(
 @example(b"aaaa\nab\n", [8], [("readline", None), ("some", 3)], 2, None)
 @example(b"aaaa\nab\n", [8], [("readline", None), ("peek", 3), ("readexactly", 3)], 2, None)
 @example(b"aaaa\nab\n", [8], [("readline", None), ("read_message", BY_DELIMITER)], 2, None)
+@example(b"aaaa\nab\n", [1], [("readline", None), ("all", None)], 2, 3)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("lines", 2)], 2, None)
+@example(b"aaaa\nab\n", [8], [("readline", None), ("readuntil", b"ab")], 2, None)
+@example(b"aaaa", [1], [("all", None), ("some", 2), ("readexactly", 3)], 2, 3)
 def test_any_sequence_of_methods_gives_the_same_bytes_for_any_pieces(
     data: bytes,
     sizes: list[int],
@@ -364,15 +368,6 @@ def test_the_chunks_are_the_whole_input(
 # --- Each method ---
 
 
-def test_read_returns_the_first_bytes_without_waiting_for_more() -> None:
-    reader = Pieces(b"hello", b"world")
-    assert reader.read(3) == b"hel"
-    assert reader.read(3) == b"lo"
-    assert reader.read(9) == b"world"
-    assert reader.read(9) == b""
-    assert reader.read(9) == b""
-
-
 def test_bytes_are_received_only_when_they_are_needed() -> None:
     reader = Pieces(b"ab", b"cd", b"ef")
     assert reader.received == 0
@@ -389,17 +384,6 @@ def test_a_chunk_of_iteration_has_a_largest_size() -> None:
     reader.max_line = 10 * CHUNK
     assert reader.peek(1) == b"x"
     assert [len(chunk) for chunk in reader] == [CHUNK, CHUNK, 1]
-
-
-def test_input_that_ends_too_early_is_an_error_with_the_received_bytes() -> None:
-    reader = Pieces(b"ab", b"c")
-    with pytest.raises(IncompleteReadError) as caught:
-        reader.readexactly(5)
-    assert (caught.value.partial, caught.value.expected) == (b"abc", 5)
-    with pytest.raises(IncompleteReadError) as caught:
-        reader.readexactly(1)
-    assert caught.value.partial == b""
-    assert reader.read() == b""
 
 
 @pytest.mark.parametrize(
@@ -435,11 +419,6 @@ def test_a_separator_is_not_found_across_two_code_units() -> None:
     assert caught.value.partial == b"\x41\x0a\x00"
 
 
-def test_readline_keeps_the_newline_and_the_last_line_needs_none() -> None:
-    reader = byte_by_byte(b"a\r\n\nb")
-    assert [reader.readline() for _ in range(5)] == [b"a\r\n", b"\n", b"b", b"", b""]
-
-
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -459,13 +438,8 @@ def test_lines_are_text_without_their_endings(data: bytes, expected: list[str]) 
 @pytest.mark.parametrize(
     ("encoding", "text"),
     [
-        ("utf-8", "日本\nprêt\r\n\U0001f600"),
         ("utf16le", "日本\n\u0a00\u000a0\u0a0a\r\n\U0001f600"),
-        ("utf-16-be", "日本\nêt\u0a00\u0a0a\r\n"),
-        ("utf-32-le", "日本\nab\r\n\U0001f600"),
         ("shift_jis", "日本\nソース\r\n表示"),
-        ("latin1", "prêt\nà\r\n"),
-        ("euc_kr", "한국\n어"),
         ("gb18030", "中文\n€\r\n"),
     ],
 )
@@ -481,14 +455,6 @@ def test_lines_are_found_in_any_encoding(encoding: str, text: str) -> None:
     assert list(iter(reader.readline, "")) == text.splitlines(keepends=True)
 
 
-def test_peek_returns_the_bytes_of_the_next_read() -> None:
-    reader = Pieces(b"ab", b"cd")
-    assert reader.peek() == b"ab"
-    assert reader.peek(1) == b"a"
-    assert reader.read() == b"abcd"
-    assert reader.peek() == b""
-
-
 def test_an_interruption_of_the_source_is_raised_before_received_bytes_are_read() -> None:
     reader = Pieces(b"one\ntwo\nthree\n")
     lines = reader.lines()
@@ -500,14 +466,6 @@ def test_an_interruption_of_the_source_is_raised_before_received_bytes_are_read(
 
 
 # --- Text ---
-
-
-def test_a_character_that_arrives_in_pieces_is_read_whole() -> None:
-    reader = byte_by_byte("日é".encode())
-    reader.set_encoding()
-    assert reader.read(1) == "日"
-    assert list(reader) == ["é"]
-    assert reader.read(1) == ""
 
 
 def test_a_new_encoding_applies_to_bytes_that_were_received_before() -> None:
@@ -523,14 +481,6 @@ def test_utf_16_may_begin_after_an_odd_number_of_bytes() -> None:
     assert reader.readexactly(3) == b"\x01\x02\x03"
     reader.set_encoding("utf16le")
     assert list(reader.lines()) == ["日", "b"]
-
-
-def test_with_an_encoding_the_error_has_the_received_text() -> None:
-    reader = Pieces("né".encode()[:-1])
-    reader.set_encoding()
-    with pytest.raises(IncompleteReadError) as caught:
-        reader.readexactly(9)
-    assert caught.value.partial == "n\ufffd"
 
 
 def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
@@ -636,29 +586,6 @@ def test_a_line_may_have_max_line_bytes_before_its_newline(sizes: list[int]) -> 
     assert reader.readline() == b""
 
 
-@pytest.mark.parametrize(
-    ("read", "expected"),
-    [
-        (lambda reader: reader.readline(), b"ok\n"),
-        (lambda reader: reader.readuntil(b"k"), b"ok"),
-        (lambda reader: reader.readexactly(2), b"ok"),
-        (lambda reader: reader.read(), b"ok\n"),
-        (lambda reader: reader.read(1), b"o"),
-        (lambda reader: next(iter(reader)), b"o"),
-        (lambda reader: next(reader.lines()), "ok"),
-        (lambda reader: reader.peek(1), b"o"),
-    ],
-)
-@pytest.mark.parametrize("pieces", [(b"123456789\no", b"k\n"), in_pieces(b"123456789\nok\n", [1])])
-def test_any_read_after_a_line_that_is_too_long_returns_the_bytes_that_follow(
-    read: Callable[[Reader], Any], expected: Any, pieces: Any
-) -> None:
-    reader = Pieces(*pieces, max_line=4)
-    with pytest.raises(LineTooLongError):
-        reader.readline()
-    assert read(reader) == expected
-
-
 def test_lines_continues_after_a_line_that_was_too_long() -> None:
     lines = byte_by_byte(b"one\nmuch too long\ntwo\nagain too long\n\nthree", max_line=5).lines()
     assert next(lines) == "one"
@@ -688,19 +615,6 @@ def test_a_skipped_line_may_end_in_bytes_that_its_codec_refuses() -> None:
 
 
 # --- Results that are too large ---
-
-
-@pytest.mark.parametrize("sizes", [[1], [64]])
-def test_read_to_the_end_returns_max_message_bytes_at_most(sizes: list[int]) -> None:
-    assert Pieces(*in_pieces(b"12345", sizes), max_message=5).read() == b"12345"
-    reader = Pieces(*in_pieces(b"123456", sizes), max_message=5)
-    for _ in range(2):
-        with pytest.raises(
-            MessageTooLongError, match=r"^message longer than 5 bytes \(max_message\)$"
-        ):
-            reader.read()
-    assert reader.read(3) == b"123"
-    assert reader.read() == b"456"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -735,13 +649,6 @@ def test_readexactly_refuses_too_large_a_size_without_receiving() -> None:
     assert (caught.value.limit, caught.value.size) == (5, 6)
     assert reader.received == 0
     assert reader.readexactly(5) == b"12345"
-
-
-def test_reads_with_a_size_have_no_other_limit() -> None:
-    reader = Pieces(b"123456", b"78", max_message=2)
-    assert reader.peek(5) == b"12345"
-    assert reader.read(4) == b"1234"
-    assert list(reader) == [b"56", b"78"]
 
 
 # --- The cost ---

@@ -56,7 +56,10 @@ class Event:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names, fields = self.field_names, self.__dict__
-        fields.update(zip(names, values))  # noqa: B905 - fast, since it runs for each client
+        for name, value in zip(names, values):  # noqa: B905 - fast, since it runs for each client
+            fields[name] = value
+        if not named and len(values) == len(names):
+            return
         for name in names[len(values) :]:
             if name in named:
                 fields[name] = named.pop(name)
