@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 from ..core.buffer import CHUNK, FIRST_CHUNK, ReceiveBuffer, next_chunk
-from ..core.errors import PeerError, TlsError, TruncatedError
+from ..core.errors import TlsError, TruncatedError
 from . import explain
 from .context import OwnContext
 from .records import HEADER, LONGEST_HELLO, Records, server_name
 
-_Text = TypeVar("_Text")
 Bytes = bytes | bytearray | memoryview
 
 RECORD = 16 * 1024  # the most bytes of plaintext in a record, RFC 8446 section 5.1
@@ -224,20 +221,3 @@ class Engine:
         if not self.failure:
             with contextlib.suppress(OSError):  # the peer has not sent its close_notify
                 self.ssl.unwrap()
-
-    # The results of the handshake
-
-    def agreed(self, get: Callable[[], _Text]) -> _Text | None:
-        """Return the result of `get`, which decodes text of the peer; None in the handshake.
-
-        PeerError if the text is not UTF-8.
-        """
-        try:
-            return None if self.handshaking else get()
-        except UnicodeDecodeError:
-            raise PeerError("the peer has sent a name that is not UTF-8") from None
-
-    def cipher(self) -> str | None:
-        """Return the name of the cipher suite."""
-        found: tuple[Any, ...] | None = self.ssl.cipher()
-        return found[0] if found else None

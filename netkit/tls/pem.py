@@ -28,7 +28,7 @@ def named(what: str, pem: Pem) -> str:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file. If it is a pipe, do not wait until a process writes to it (fifo(7))."""
+    # An open of a pipe would wait until a process writes to it (fifo(7)).
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

@@ -38,47 +38,25 @@ class Records:
         self.whole = at == size
 
 
-class _Fields:
-    """Bytes that are parsed from their front. The methods raise IndexError if bytes are missing."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def number(self, size: int) -> int:
-        """Remove and return a number of `size` bytes."""
-        return int.from_bytes(self.take(size), "big")
-
-    def take(self, size: int) -> bytes:
-        """Remove and return `size` bytes."""
-        taken, self.data = self.data[:size], self.data[size:]
-        if len(taken) < size:
-            raise IndexError
-        return taken
-
-    def vector(self, size: int) -> _Fields:
-        """Remove and return a field that begins with its length, a number of `size` bytes."""
-        return _Fields(self.take(self.number(size)))
-
-
 def server_name(first: bytes) -> str | None:
     """Return the name in the ClientHello at the start of `first`.
 
     None if the ClientHello is incomplete, or has no name of printable ASCII (RFC 6066 section 3).
     """
     try:
-        name = _server_name(_Fields(_message(_Fields(first))))
+        name = _server_name(_message(first))
     except IndexError:
         return None
     text = name.decode("latin-1") if name else ""
     return text if text.isascii() and text.isprintable() and text else None
 
 
-def _message(records: _Fields) -> bytes:
+def _message(records: bytes) -> bytes:
     """Return the ClientHello without its header. Several records may contain it."""
     message = b""
     while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4], "big"):
-        kind, _ = records.number(1), records.take(2)
-        part = records.vector(2).data
+        kind = records[0]
+        part, records = _field(records[3:], 2)
         if kind != _HANDSHAKE or not part:
             raise IndexError
         message += part
@@ -87,15 +65,23 @@ def _message(records: _Fields) -> bytes:
     return message[4:]
 
 
-def _server_name(hello: _Fields) -> bytes | None:
-    hello.take(2 + 32)  # the version and the client's random bytes
-    hello.vector(1)  # the session
-    hello.vector(2)  # the cipher suites
-    hello.vector(1)  # the compression methods
-    extensions = hello.vector(2)
-    while extensions.data:
-        kind, value = extensions.number(2), extensions.vector(2)
+def _server_name(hello: bytes) -> bytes | None:
+    rest = hello[2 + 32 :]  # after the version and the client's random bytes
+    for size in (1, 2, 1):  # the session, the cipher suites, the compression methods
+        _, rest = _field(rest, size)
+    extensions, _ = _field(rest, 2)
+    while extensions:
+        kind = int.from_bytes(extensions[:2], "big")
+        value, extensions = _field(extensions[2:], 2)
         if kind == _SERVER_NAME:
-            names = value.vector(2)
-            return names.vector(2).data if names.number(1) == 0 else None
+            names, _ = _field(value, 2)
+            return _field(names[1:], 2)[0] if names[0] == 0 else None
     return None
+
+
+def _field(data: bytes, size: int) -> tuple[bytes, bytes]:
+    """Split `data` after a field that begins with its length, a number of `size` bytes."""
+    end = size + int.from_bytes(data[:size], "big")
+    if len(data) < max(size, end):
+        raise IndexError
+    return data[size:end], data[end:]

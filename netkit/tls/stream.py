@@ -9,8 +9,8 @@ Rules:
    must leave in the order in which they were made. `_receiving` is held from receiving until
    OpenSSL has the bytes. Both come before `_lock`. No thread takes one of the two while it holds
    the other, except a writer that OpenSSL tells to read first. All three are re-entrant, so that a
-   signal handler does not wait for the thread that it has interrupted. `_is_sending`,
-   `_is_receiving` and `Engine.is_decrypting` show that there is such a thread.
+   signal handler does not wait for the thread that it has interrupted (`Exclusive`,
+   `Engine.is_decrypting`).
 3. Reading may make answers (key updates, alerts), and so does the end of a handshake (the tickets
    of a server). The engine keeps them until the next send. The reader sends them only if it has to
    wait for input and no writer is sending, and a thread that releases `_sending` looks for answers
@@ -25,8 +25,15 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..core.errors import ConnectionClosedError, NotBegunError, TlsError, WriteAfterEndError
+from ..core.errors import (
+    ConnectionClosedError,
+    NotBegunError,
+    PeerError,
+    TlsError,
+    WriteAfterEndError,
+)
 from .engine import Bytes, Engine
+from .exclusive import INTERRUPTED, Exclusive
 
 # How much is encrypted at once (bytes), for the highest throughput.
 PIECE = 64 * 1024
@@ -36,7 +43,6 @@ PIECE = 64 * 1024
 MOST_ANSWERS = 64 * 1024
 
 _TOO_EARLY = "the handshake is not over"
-_INTERRUPTED = "a signal handler cannot use TLS while the thread that it has interrupted does"
 
 
 def _closed(_: object) -> NoReturn:
@@ -82,8 +88,7 @@ class TlsStream:
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child: threads that held them do not exist there."""
         self._lock = threading.RLock()
-        self._sending, self._is_sending = threading.RLock(), False
-        self._receiving, self._is_receiving = threading.RLock(), False
+        self._sending, self._receiving = Exclusive(), Exclusive()
         self._engine.is_decrypting = False
 
     # The handshake
@@ -151,17 +156,11 @@ class TlsStream:
         """Wait for ciphertext, unless `Engine.fed` has changed from `seen`; then decrypt it."""
         engine = self._engine
         with self._receiving:
-            if self._is_receiving:
-                raise RuntimeError(_INTERRUPTED)
-            try:
-                self._is_receiving = True
-                if engine.fed == seen:
-                    ciphertext = self._receive(engine.chunk)
-                    with self._lock:
-                        engine.feed(ciphertext)
-                        return engine.decrypt(size) if size else None
-            finally:
-                self._is_receiving = False
+            if engine.fed == seen:
+                ciphertext = self._receive(engine.chunk)
+                with self._lock:
+                    engine.feed(ciphertext)
+                    return engine.decrypt(size) if size else None
         return None
 
     def pending(self) -> bool:
@@ -197,22 +196,16 @@ class TlsStream:
         engine = self._engine
         try:
             with self._sending:
-                if self._is_sending:
-                    raise RuntimeError(_INTERRUPTED)
-                try:
-                    self._is_sending = True
-                    if engine.handshaking:
-                        raise engine.failure or ValueError(_TOO_EARLY)
-                    if self._ended:
-                        raise WriteAfterEndError
-                    if 0 < size <= PIECE:
-                        self._transmit(self._encrypted(data))
-                    elif size:
-                        with memoryview(data).cast("B") as whole:
-                            for at in range(0, size, PIECE):
-                                self._transmit(self._encrypted(whole[at : at + PIECE]))
-                finally:
-                    self._is_sending = False
+                if engine.handshaking:
+                    raise engine.failure or ValueError(_TOO_EARLY)
+                if self._ended:
+                    raise WriteAfterEndError
+                if 0 < size <= PIECE:
+                    self._transmit(self._encrypted(data))
+                elif size:
+                    with memoryview(data).cast("B") as whole:
+                        for at in range(0, size, PIECE):
+                            self._transmit(self._encrypted(whole[at : at + PIECE]))
         except TlsError:  # there may be an alert for the peer
             self._send_answers()
             raise
@@ -227,29 +220,18 @@ class TlsStream:
         TLS has failed. RuntimeError in a signal handler that has interrupted `send` or decrypting.
         """
         with self._sending:
-            if self._is_sending:
-                raise RuntimeError(_INTERRUPTED)
-            try:
-                self._is_sending = True
-                with self._lock:
-                    if self._engine.is_decrypting:
-                        raise RuntimeError(_INTERRUPTED)
-                    if not self._ended:
-                        self._ended = True
-                        self._engine.end()
-                    flight = self._engine.outgoing.read()
-                self._transmit(flight)
-            finally:
-                self._is_sending = False
+            with self._lock:
+                if self._engine.is_decrypting:
+                    raise RuntimeError(INTERRUPTED)
+                if not self._ended:
+                    self._ended = True
+                    self._engine.end()
+                flight = self._engine.outgoing.read()
+            self._transmit(flight)
 
     def is_interrupted(self) -> bool:
         """Whether this runs in a signal handler that has interrupted a send of the same thread."""
-        if not self._sending.acquire(blocking=False):
-            return False
-        try:
-            return self._is_sending
-        finally:
-            self._sending.release()
+        return self._sending.is_interrupted()
 
     def _encrypted(self, piece: Bytes) -> bytes:
         engine = self._engine
@@ -271,25 +253,16 @@ class TlsStream:
             if not waiting or not self._sending.acquire(blocking=waiting > MOST_ANSWERS):
                 return
             try:
-                if self._is_sending:  # a signal handler has interrupted it
-                    return
-                self._transmit_answers()
+                with self._lock:
+                    answers = engine.outgoing.read()
+                if not self._ended:  # nothing may follow a close_notify
+                    self._transmit(answers)
+            except ConnectionResetError as error:  # the kernel reports it once
+                engine.reset = error
+            except OSError:  # the next write raises it; data of the peer can still be read
+                pass
             finally:
                 self._sending.release()
-
-    def _transmit_answers(self) -> None:
-        try:
-            self._is_sending = True
-            with self._lock:
-                answers = self._engine.outgoing.read()
-            if not self._ended:  # nothing may follow a close_notify
-                self._transmit(answers)
-        except ConnectionResetError as error:  # the kernel reports it once
-            self._engine.reset = error
-        except OSError:  # the next write raises it; data of the peer can still be read
-            pass
-        finally:
-            self._is_sending = False
 
     def _transmit(self, ciphertext: bytes) -> None:
         """Send `ciphertext` after the bytes left by an error. `_sending` is held, if shared."""
@@ -307,17 +280,23 @@ class TlsStream:
 
     # The results of the handshake
 
+    def _agreed(self, get: Callable[[ssl.SSLObject], Any]) -> Any:
+        try:
+            with self._lock:
+                return None if self._engine.handshaking else get(self._engine.ssl)
+        except UnicodeDecodeError:
+            raise PeerError("the peer has sent a name that is not UTF-8") from None
+
     @property
     def version(self) -> str | None:
         """``"TLSv1.3"`` or ``"TLSv1.2"``; None before the handshake is over."""
-        with self._lock:
-            return self._engine.agreed(self._engine.ssl.version)
+        version: str | None = self._agreed(ssl.SSLObject.version)
+        return version
 
     @property
     def cipher(self) -> str | None:
         """The name of the cipher suite, as OpenSSL calls it; None before the handshake is over."""
-        with self._lock:
-            return self._engine.agreed(self._engine.cipher)
+        return (self._agreed(ssl.SSLObject.cipher) or (None,))[0]
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
@@ -325,20 +304,19 @@ class TlsStream:
 
         PeerError if it has text that is not UTF-8.
         """
-        with self._lock:
-            return self._engine.agreed(self._engine.ssl.getpeercert) or None
+        return self._agreed(ssl.SSLObject.getpeercert) or None
 
     @property
     def peer_certificate_der(self) -> bytes | None:
         """The peer's certificate, verified or not, in DER; None if it has sent none."""
-        with self._lock:
-            return self._engine.agreed(lambda: self._engine.ssl.getpeercert(binary_form=True))
+        der: bytes | None = self._agreed(lambda session: session.getpeercert(binary_form=True))
+        return der
 
     @property
     def alpn_protocol(self) -> str | None:
         """The protocol that ALPN chose (RFC 7301), or None. PeerError if it is not UTF-8."""
-        with self._lock:
-            return self._engine.agreed(self._engine.ssl.selected_alpn_protocol)
+        protocol: str | None = self._agreed(ssl.SSLObject.selected_alpn_protocol)
+        return protocol
 
     @property
     def server_name(self) -> str | None:

@@ -762,7 +762,7 @@ def test_a_writer_waits_for_the_reader_if_openssl_needs_input_first(
     with in_thread(received, joined.client):
         assert waiting.wait(PATIENCE)
         with in_thread(joined.client.send, b"hello"):
-            wait_until(lambda: joined.client._is_sending)
+            wait_until(lambda: joined.client._sending.is_held)
             joined.down.send(rest)
             go_on.set()
     assert received(joined.server) == b"hello"
