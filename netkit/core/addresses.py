@@ -1,8 +1,4 @@
-"""IP addresses and ports as text: parsing, checking and formatting.
-
-Nothing here looks up a name or touches a socket. `netkit.net.addresses` has the addresses of
-sockets.
-"""
+"""IP addresses and ports as text. Nothing here looks up a name or touches a socket."""
 
 from __future__ import annotations
 
@@ -128,9 +124,9 @@ def needs_zone(address: str) -> bool:
 def network_of(address: str) -> str:
     """Return the network that limits for one address count: an IPv4 address or an IPv6 /64.
 
-    A client with an IPv6 address has a whole such network (RFC 6177). Behind a translator
-    (RFC 7755) all clients with IPv4 addresses have addresses in ``64:ff9b::/96``: each counts as
-    its own IPv4 address. Text that is no address is returned unchanged.
+    A client with an IPv6 address has a whole such network (RFC 6177). An address of a translator
+    (``64:ff9b::/96``, RFC 7755) counts as the IPv4 address in it. Text that is no address is
+    returned unchanged.
     """
     packed = parse_ip(address) if ":" in address else None
     if packed is None:
@@ -156,19 +152,15 @@ def _network(packed: bytes, length: int) -> str:
 
 
 def format_address(host: str, port: int) -> str:
-    """Return ``host:port``, with brackets around an IPv6 address (RFC 3986 section 3.2.2).
-
-    The result is one printable line, even if the host is not printable.
-    """
+    """Return ``host:port`` as one printable line, with brackets around an IPv6 address."""
     host = host if host.isprintable() else printable(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def format_unix(name: str | bytes | None) -> str:
-    """Return the name of a Unix socket for messages: ``unix:/path``, ``@abstract`` or ``unix``.
+    """Return the name of a Unix socket for messages, as one printable line.
 
-    The result is one printable line, whatever name a client has chosen. It is ``unix`` if the
-    socket has no name.
+    It is ``unix:/path``, ``@abstract``, or ``unix`` if the socket has no name.
     """
     name = os.fsdecode(name or "")
     shown = printable(name.removeprefix("\0"))

@@ -2,8 +2,8 @@
 
 Rules:
 
-1. The state of a list is immutable: a change replaces it by a new one. So a lookup takes no lock,
-   and sees all of a change or nothing of it.
+1. A change replaces the state of a list, which is immutable. So a lookup takes no lock, and sees
+   all of a change or nothing of it.
 2. Each rule is stored as networks, by their prefix length. So a lookup takes one step for each
    prefix length in use, however many rules there are.
 3. IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section 2.5.5.2): an address in either form

@@ -173,11 +173,9 @@ def _encode_utf16le(text: str) -> bytes:
     return text.encode("utf-16-le", "surrogatepass")
 
 
+# Node also reads digits from the low bytes only: "İ" (U+0130) is a "0".
 def _encode_latin1(text: str) -> bytes:
     return _encode_utf16le(text)[::2]  # the low byte of every UTF-16 code unit
-
-
-# Node also reads digits from the low bytes only: "İ" (U+0130) is a "0".
 
 
 def _encode_hex(text: str) -> bytes:
@@ -239,8 +237,8 @@ _MARK = 0xDC00  # the lone surrogates from here on stand for invalid bytes
 
 class _MarkedEscapes(Escapes):
     def __missing__(self, code: int) -> str:
-        byte = code - _MARK
-        return f"\\x{byte:02x}" if 0 <= byte < 256 else super().__missing__(code)
+        is_byte = _MARK <= code < _MARK + 256
+        return f"\\x{code - _MARK:02x}" if is_byte else super().__missing__(code)
 
 
 _MARKED_ESCAPES = _MarkedEscapes(ESCAPES)

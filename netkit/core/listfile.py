@@ -7,8 +7,8 @@ that another program is writing the file is an error:
 2. The last line must end with a newline, since a line without one may be cut off.
 3. A file without entries must have a line ``# empty``.
 
-A program that pauses at the end of a line, and continues later, leaves no sign. So a program should
-write a new list to another file, and rename it.
+A program that pauses at the end of a line leaves no sign, so it should write another file, and
+rename that.
 """
 
 from __future__ import annotations

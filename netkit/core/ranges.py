@@ -1,7 +1,6 @@
 """Parses rules about IP addresses: single addresses, networks and ranges.
 
-An address is a number of 128 bits, and IPv4 is a part of IPv6 (::ffff:0:0/96, RFC 4291 section
-2.5.5.2). A rule is a set of networks.
+An address is a number of 128 bits; that of IPv4 is in ::ffff:0:0/96. A rule is a set of networks.
 """
 
 from __future__ import annotations
@@ -74,12 +73,11 @@ def _known(address: Any) -> int:
     return number
 
 
-def _shown(number: int) -> str:
-    return str(IPv4Address(number & 0xFFFFFFFF) if is_ipv4(number) else IPv6Address(number))
-
-
 def _named(number: int) -> str:
-    return f"{'IPv4' if is_ipv4(number) else 'IPv6'} {_shown(number)}"
+    is_mapped = is_ipv4(number)
+    return (
+        f"IPv4 {IPv4Address(number & 0xFFFFFFFF)}" if is_mapped else f"IPv6 {IPv6Address(number)}"
+    )
 
 
 def parse(rule: Any, host_bits: bool = True) -> Rule:
@@ -123,7 +121,7 @@ def parse_range(first: Any, last: Any) -> Rule:
         raise ValueError(f"a range that ends before it begins: {first}-{last}")
     spans = summarize_address_range(IPv6Address(low), IPv6Address(high))
     networks = ((it.prefixlen, int(it.network_address) >> (BITS - it.prefixlen)) for it in spans)
-    return Rule(f"Range: {_named(low)}-{_shown(high)}", tuple(networks))
+    return Rule(f"Range: {_named(low)}-{_named(high)[5:]}", tuple(networks))
 
 
 def parse_shown(text: str) -> Rule:
@@ -131,8 +129,8 @@ def parse_shown(text: str) -> Rule:
     kind, _, given = text.rpartition(" ")
     rule = parse(given)
     shown = rule.text.rpartition(" ")[0]
-    # As in Node, an IPv4 address may be written as an IPv6 one: ::ffff:1.2.3.4.
-    mapped = ":" in given and kind == shown.replace("IPv4", "IPv6")
-    if not mapped and (kind != shown or (":" in given and kind.endswith("IPv4"))):
+    if ":" in given:  # as in Node, it may be an IPv4 address in its IPv6 form
+        shown = shown.replace("IPv4", "IPv6")
+    if kind != shown:
         raise ValueError(f"not a rule: {text!r}")
     return rule

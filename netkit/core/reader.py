@@ -260,8 +260,7 @@ class Reader:
 
     def _fill(self) -> bool:
         """Receive one more chunk into the buffer. Returns False at the end of input."""
-        data = self._receive()
-        self._buffer.feed(data)
+        self._buffer.feed(data := self._receive())
         return bool(data)
 
     def _read_until(
@@ -304,17 +303,14 @@ class Reader:
             self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")[::-1]
 
     def _forget_received(self) -> bytes:
-        """Remove and return all bytes that have been received and not read."""
         self._join_ahead()
         return self._buffer.take(len(self._buffer))
 
     def _holds_input(self) -> bool:
-        """Whether any bytes have been received and not read, or not decoded."""
         undecoded = self._decoder is not None and self._decoder.pending
         return bool(self._buffer or self._ahead or self._overlong or undecoded)
 
     def _held(self) -> int:
-        """Return the number of bytes that have been received and not read."""
         return len(self._buffer) + sum(len(line) + 1 for line in self._ahead or ())
 
     def _join_ahead(self) -> None:
@@ -332,7 +328,6 @@ class Reader:
             self._skip_overlong(*self._overlong)
 
     def _skip_overlong(self, separator: bytes, width: int, phase: int) -> None:
-        """Drop the rest of a line that was too long, and its separator."""
         self._buffer.restart_search()
         while (end := self._buffer.search(separator, width, phase)) < 0:
             self._buffer.skip(separator, width)
