@@ -74,10 +74,9 @@ def _known(address: Any) -> int:
 
 
 def _named(number: int) -> str:
-    is_mapped = is_ipv4(number)
-    return (
-        f"IPv4 {IPv4Address(number & 0xFFFFFFFF)}" if is_mapped else f"IPv6 {IPv6Address(number)}"
-    )
+    if is_ipv4(number):
+        return f"IPv4 {IPv4Address(number & 0xFFFFFFFF)}"
+    return f"IPv6 {IPv6Address(number)}"
 
 
 def parse(rule: Any, host_bits: bool = True) -> Rule:

@@ -311,6 +311,7 @@ class Reader:
         return bool(self._buffer or self._ahead or self._overlong or undecoded)
 
     def _held(self) -> int:
+        """Return the number of bytes that have been received and not read."""
         return len(self._buffer) + sum(len(line) + 1 for line in self._ahead or ())
 
     def _join_ahead(self) -> None:
