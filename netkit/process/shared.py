@@ -53,15 +53,16 @@ def check_places(limit: int | None) -> None:
 
 
 class SharedPlaces:
-    """The places. `index` is the number of the worker that uses it. For one thread at a time.
+    """The places for connections of all workers together. For one thread at a time.
 
-    Holds three descriptors until `close`. Can be sent to a process that is being started.
+    `index` is the number of the worker that uses the object. Holds three descriptors until `close`.
+    Can be sent to a process that is being started.
     """
 
     index = 0
 
     def __init__(self, limit: int) -> None:
-        """`limit`: at most `MAX_PLACES`. OSError if the system gives no pipe that holds so many."""
+        """Make `limit` places, at most `MAX_PLACES`. OSError if no pipe can hold so many."""
         self._limit = limit
         self._hold(*os.pipe(), _shared_memory(_MEMORY))
         try:
@@ -114,7 +115,7 @@ class SharedPlaces:
     def reclaim(self, index: int) -> None:
         """Give back all places of a worker that has ended. For the parent.
 
-        Waits for at most a moment while other workers change the places all the time.
+        Waits for at most 50 milliseconds, if other workers change the places all the time.
         """
         taken = self._cells[2 * index]
         self._cells[2 * index] = self._cells[2 * index + 1] = 0
@@ -129,7 +130,7 @@ class SharedPlaces:
             self._give(missing)
 
     def _missing(self) -> int | None:
-        """How many places nobody has; None if a worker has changed the places meanwhile."""
+        """Count the places that are lost. None if a worker has changed the places meanwhile."""
         before = self._cells.tolist()
         free = self._count_free()
         if self._cells.tolist() != before or any(changes % 2 for changes in before[1::2]):

@@ -61,8 +61,6 @@ class Workers:
     spawns, too, unless there is a `load`.
     """
 
-    _pace = Pace()
-
     def __init__(self, server: Server, count: int | str = "auto", load: Load | None = None) -> None:
         """TypeError or ValueError for an invalid count, or a limit that cannot be shared."""
         check_places(server._options.max_connections)
@@ -71,8 +69,9 @@ class Workers:
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
         self._reloads = Reloads(server, self._read_files)
-        how = (self._start, self._leave, self._reloads.ask, self._emit, self._pace)
-        self._crew = Crew(check_workers(count), *how)
+        self._crew = Crew(
+            check_workers(count), self._start, self._leave, self._reloads.ask, self._emit, Pace()
+        )
         self._thread: int | None = None  # the one that runs
         self._ended = threading.Event()
         self._report = StopReport(0, 0)
@@ -130,7 +129,7 @@ class Workers:
     def run(self, drain_timeout: float | None = None) -> RunReport:
         """Serve until a signal or `stop`, and report on all the clients.
 
-        `drain_timeout`: as for `netkit.run`. WorkersFailedError if no worker can be brought to
+        `drain_timeout` is that of `netkit.run`. WorkersFailedError if no worker can be brought to
         serve; ServerStateError if the server is not bound, or closed. Off the main thread there
         are no signals, and `stop` is the way to end it.
         """

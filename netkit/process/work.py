@@ -33,9 +33,9 @@ def to_be_loaded(connection: Any, **_: Any) -> None:
 
 
 def core_of(index: int, count: int) -> int | None:
-    """Return the core on which a worker stays if there are `count`; None if it runs on any.
+    """Return the core on which worker number `index` of `count` stays; None if it runs on any.
 
-    `index`: its number among the workers. With the GIL, a thread that wakes up on another core than
+    With the GIL, a thread that wakes up on another core than
     the thread that holds the GIL only gets in its way. On one core the threads take turns, and do
     not wait for the GIL. With fewer workers than cores, no worker may leave a core idle.
     """
@@ -74,9 +74,9 @@ class Recipe(NamedTuple):
 
 
 def recipe_of(server: Server, load: Load | None, pems: dict[str, Any]) -> Recipe:
-    """Return how to make `server`. With `load`, it has no handler of its own.
+    """Return how to make `server`. With `load`, the recipe has no handler.
 
-    `pems`: what the options of TLS have in place of the names of files. TypeError if the class of
+    `pems` has the contents of files for the TLS options that name files. TypeError if the class of
     `server` has another constructor than `Server`.
     """
     import inspect
@@ -109,10 +109,10 @@ def work(
 ) -> None:
     """Serve until the parent orders a stop, or ends. Runs in the main thread of a new process.
 
-    `source`: the parent's own server if the process was forked, else how to make it. `load`
-    returns the handler; it is called here, so that it imports the present code. Without `places`,
-    there is no limit of connections; without `numbers`, the worker numbers its connections itself;
-    without `core`, it runs on any core.
+    `source` is the parent's own server if the process was forked, else the recipe for that server.
+    `load` returns the handler; it is called here, so that it imports the present code. Without
+    `places`, connections are not limited; without `numbers`, the worker numbers its connections
+    itself; without `core`, it runs on any core.
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):

@@ -56,7 +56,10 @@ class Worker:
     """Becomes readable at the end of the process (`multiprocessing.connection.wait`)."""
 
     def __init__(self, generation: int, index: int, round_: int = 0) -> None:
-        """`index`: the least number that no other worker has. `round_`: as for `Crew`."""
+        """`index` is the least number that no other worker has.
+
+        Workers that are started together have the same `round_`.
+        """
         self.generation = generation
         self.index = index
         self.round = round_

@@ -246,6 +246,16 @@ def test_each_stays_on_one_core_if_no_core_is_without(app: App) -> None:
         stop(program)
 
 
+@linux
+def test_without_a_core_of_its_own_each_runs_on_any_core(script: Script) -> None:
+    few = "import sys\nsys._is_gil_enabled = lambda: False  # then no worker has a core\n"
+    with script(few + SERVE) as program:
+        pids_of(program, 2)
+        cores = set(usable_cores())
+        assert [os.sched_getaffinity(pid) for pid in program.children()] == [cores, cores]
+        stop(program)
+
+
 def test_one_line_says_that_all_are_ready_and_two_how_it_ends(app: App) -> None:
     with app("--workers", "2") as program:
         program.wait_for_line("2 workers ready")
@@ -527,25 +537,11 @@ def reap(*_):
             os.write(2, f"{pid} reaped\\n".encode())
 signal.signal(signal.SIGCHLD, reap)
 """
-IN_A_THREAD = """
-import logging, threading
-logging.basicConfig(level="INFO", format="%(message)s")
-workers = netkit.Workers(netkit.create_server(who).listen(0, "127.0.0.1"), 2)
-thread = threading.Thread(target=workers.run)
-thread.start()
-while not os.path.exists("stop"):
-    time.sleep(0.01)
-workers.stop()
-thread.join()
-"""
-IGNORING = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + IN_A_THREAD
 
 
 @linux
-def test_a_worker_is_missed_though_a_child_of_its_own_lives_on(
-    script: Script, tmp_path: Path
-) -> None:
-    with script(IN_A_THREAD) as program:
+def test_a_worker_is_missed_though_a_child_of_its_own_lives_on(script: Script) -> None:
+    with script() as program:
         with Client(program) as one:
             one.say("fork")
             child = int(one.line().split()[0])
@@ -555,26 +551,19 @@ def test_a_worker_is_missed_though_a_child_of_its_own_lives_on(
                 assert one.pid not in pids_of(program, 2)
             finally:
                 os.kill(child, signal.SIGKILL)
-        (tmp_path / "stop").touch()
-        ends(program)
+        stop(program)
 
 
 @linux
-@pytest.mark.parametrize("program", [IGNORING, REAPING + SERVE], ids=["ignored", "handled"])
-def test_a_worker_is_missed_though_the_program_gets_its_status(
-    program: str, script: Script, tmp_path: Path
-) -> None:
-    with script(program) as running:
-        running.wait_for_line("2 workers ready")
-        with Client(running) as one:
+def test_a_worker_is_missed_though_the_program_gets_its_status(script: Script) -> None:
+    with script(REAPING + SERVE) as program:
+        program.wait_for_line("2 workers ready")
+        with Client(program) as one:
             os.kill(one.pid, signal.SIGKILL)
-        running.wait_for_line(f"worker {one.pid} ended with an unknown status")
-        assert (f"{one.pid} reaped" in running.lines) is (program != IGNORING)
-        assert one.pid not in pids_of(running, 2)
-        (tmp_path / "stop").touch()
-        if program != IGNORING:
-            running.send_signal(signal.SIGTERM)
-        ends(running)
+        program.wait_for_line(f"worker {one.pid} ended with an unknown status")
+        assert f"{one.pid} reaped" in program.lines
+        assert one.pid not in pids_of(program, 2)
+        stop(program)
 
 
 # More and fewer
@@ -1147,10 +1136,10 @@ def wakeups(pid: int) -> int:
 def test_no_process_wakes_up_while_nothing_happens(app: App) -> None:
     with app("--workers", "2") as program, clients_of_all(program, 2) as clients:
         program.wait_for_line("2 workers ready")
-        time.sleep(0.3)
+        time.sleep(0.2)
         pids = [program.process.pid, *program.children()]
         before = [wakeups(pid) for pid in pids]
-        time.sleep(1.2)
+        time.sleep(0.7)
         assert [wakeups(pid) for pid in pids] == before
         assert len(pids) == 3
         assert len(os.listdir(f"/proc/{pids[0]}/task")) == 1
