@@ -53,9 +53,6 @@ Where the command netkit is not installed, it is python3 -m netkit, or bin/netki
 Documentation: README.md and docs/ in the source\
 """
 
-# The exceptions that a check of a value may raise.
-INVALID = (TypeError, ValueError, LookupError, OSError)
-
 
 class ArgumentError(Exception):
     """The command line is invalid; the message says why."""
@@ -157,20 +154,15 @@ def flag_of(name: str) -> str:
 
 
 def checked(check: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Make `check` a type for `argparse`, which shows the messages of its errors."""
+    """Make `check` a type for `argparse`: its errors become ArgumentTypeError."""
 
     def argument(text: str) -> Any:
         try:
             return check(text)
-        except INVALID as error:
-            raise argparse.ArgumentTypeError(why_invalid(error)) from None
+        except (TypeError, ValueError, LookupError, OSError) as error:
+            raise argparse.ArgumentTypeError(said(error).removeprefix("it: ")) from None
 
     return argument
-
-
-def why_invalid(error: Exception) -> str:
-    """Return the message of an error of a check."""
-    return said(error).removeprefix("it: ")
 
 
 def count(text: str) -> int:

@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ..core.cores import check_workers
@@ -19,7 +20,7 @@ from ..core.kinds import TEXT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
-from .arguments import INVALID, ArgumentError, Parser, checked, flag_of, why_invalid
+from .arguments import ArgumentError, Parser, checked, flag_of
 
 _ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny")
 
@@ -83,10 +84,11 @@ def from_environment(
     for name, row in ROWS.items():
         text = environment.get(variable_of(name))
         if text is not None and row.kind.parse and name not in without:
+            parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
             try:
-                found[name] = row.check("it", text) if row.kind is PASSWORD else row.parse(text)
-            except INVALID as error:
-                raise ArgumentError(f"{variable_of(name)}: {why_invalid(error)}") from None
+                found[name] = checked(parse)(text)
+            except argparse.ArgumentTypeError as error:
+                raise ArgumentError(f"{variable_of(name)}: {error}") from None
     return found
 
 
@@ -154,8 +156,7 @@ def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
 
 def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
     """ArgumentError for a host without a port, or for sockets of systemd without an address."""
-    alone = [address for address in addresses if address.kind == "tcp" and address.host is None]
-    if "host" in given and addresses and not alone:
+    if "host" in given and addresses and all(each.kind != "tcp" or each.host for each in addresses):
         raise ArgumentError("--host has no effect: each address names its own")
     passed = os.environ.get("LISTEN_FDS", "0")
     ours = os.environ.get("LISTEN_PID") in (None, str(os.getpid()))
