@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import filecmp
 import os
 import random
 import shutil
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,8 +74,22 @@ def run(
     signal.signal(signal.SIGINT, before)
 
 
-def port_of(server: netkit.Server) -> int:
-    return int(server.server_address[1])
+@contextlib.contextmanager
+def port_of(handler: Any, **options: Any) -> Iterator[int]:
+    """Serve with `handler` at a port, which is returned."""
+    with serving(handler, **options) as server:
+        yield int(server.server_address[1])
+
+
+def greet(conn: netkit.Connection) -> None:
+    conn.write("hi\n")
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """The port of a server that sends everything back."""
+    with port_of(netkit.EchoHandler) as port:
+        yield port
 
 
 def free_port() -> int:
@@ -109,14 +122,12 @@ def output(program: Program, size: int = -1) -> bytes:
 # Both ways
 
 
-def test_an_echo_is_the_same_byte_for_byte(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        assert run("127.0.0.1", port_of(server), data=BINARY) == (0, BINARY, [])
+def test_an_echo_is_the_same_byte_for_byte(run: Run, echo: int) -> None:
+    assert run("127.0.0.1", echo, data=BINARY) == (0, BINARY, [])
 
 
 def test_it_connects_to_this_machine_by_default_and_v_reports_each_step(run: Run) -> None:
-    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
-        port = port_of(server)
+    with port_of(greet) as port:
         status, out, lines = run("-v", port)
     assert (status, out) == (0, b"hi\n")
     assert lines[-2:] == [f"connected to 127.0.0.1:{port}", "0 bytes sent, 3 bytes received"]
@@ -138,9 +149,9 @@ def test_the_end_of_input_is_passed_on_unless_an_option_forbids_it(
             ended.append(conn.read() == b"")
         conn.write("done")
 
-    with serving(handler) as server:
+    with port_of(handler) as port:
         options = [] if half_close else ["--no-half-close"]
-        assert run(port_of(server), *options, data=b"hello") == (0, b"done", [])
+        assert run(port, *options, data=b"hello") == (0, b"done", [])
     assert ended == ([True] if half_close else [])
 
 
@@ -151,8 +162,8 @@ def test_a_file_is_sent_to_its_end_although_the_server_has_ended_its_side(run: R
         conn.end()
         got.append(conn.read())
 
-    with serving(handler) as server:
-        assert run(port_of(server), data=BINARY) == (0, b"", [])
+    with port_of(handler) as port:
+        assert run(port, data=BINARY) == (0, b"", [])
         wait_until(lambda: got)
     assert got == [BINARY]
 
@@ -164,20 +175,18 @@ def test_crlf_does_not_depend_on_where_the_pieces_begin() -> None:
     ]
 
 
-def test_an_option_dumps_the_input_in_hex(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        _, out, _ = run("--hex", port_of(server), data=b"hello\x00")
+def test_an_option_dumps_the_input_in_hex(run: Run, echo: int) -> None:
+    _, out, _ = run("--hex", echo, data=b"hello\x00")
     assert out == f"00000000  {'68 65 6c 6c 6f 00':47}  |hello.|\n".encode()
 
 
-def test_files_are_sent_and_received(run: Run, tmp_path: Path) -> None:
+def test_files_are_sent_and_received(run: Run, echo: int, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BINARY)
-    with serving(netkit.EchoHandler) as server:
-        arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", port_of(server))
-        assert run(*arguments, data=b"this is not") == (0, b"", [])
-        assert (tmp_path / "b").read_bytes() == BINARY
-        run("--hex", "--receive", tmp_path / "b", port_of(server), data=b"x")
-        assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
+    arguments = ("--send", tmp_path / "a", "--receive", tmp_path / "b", echo)
+    assert run(*arguments, data=b"this is not") == (0, b"", [])
+    assert (tmp_path / "b").read_bytes() == BINARY
+    run("--hex", "--receive", tmp_path / "b", echo, data=b"x")
+    assert (tmp_path / "b").read_bytes().endswith(b"|x|\n")
 
 
 def test_a_listener_replaces_the_file_of_a_dead_one_and_removes_only_its_own(
@@ -209,33 +218,32 @@ def test_a_unix_socket_has_a_path_or_an_abstract_name(run: Run, name: str, tmp_p
 
 
 def test_the_addresses_of_a_name_are_tried_in_turn(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, echo: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(netkit.EchoHandler) as server:
-        port = port_of(server)
-        resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
-        assert run("-v", "two.example", port, data=b"x") == (
-            0,
-            b"x",
-            [
-                *(f"trying 127.0.0.2:{port}", f"127.0.0.2:{port}: connection refused"),
-                *(f"trying 127.0.0.1:{port}", f"connected to 127.0.0.1:{port}"),
-                "1 byte sent, 1 byte received",
-            ],
-        )
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+    assert run("-v", "two.example", echo, data=b"x") == (
+        0,
+        b"x",
+        [
+            *(f"trying 127.0.0.2:{echo}", f"127.0.0.2:{echo}: connection refused"),
+            *(f"trying 127.0.0.1:{echo}", f"connected to 127.0.0.1:{echo}"),
+            "1 byte sent, 1 byte received",
+        ],
+    )
 
 
-def test_a_thread_that_cannot_start_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_start_is_one_line(
+    run: Run, echo: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def start(thread: threading.Thread) -> None:
         if thread.name == "netkit-sender":
             raise RuntimeError("can't start new thread")
         real(thread)
 
     real = threading.Thread.start
-    with serving(netkit.EchoHandler) as server:
-        monkeypatch.setattr(threading.Thread, "start", start)
-        line = "netkit: error: can't start new thread"
-        assert run("127.0.0.1", port_of(server)) == (1, b"", [line])
+    monkeypatch.setattr(threading.Thread, "start", start)
+    line = "netkit: error: can't start new thread"
+    assert run("127.0.0.1", echo) == (1, b"", [line])
 
 
 # One client
@@ -257,23 +265,20 @@ def test_it_listens_for_one_client_and_then_no_more(host: str) -> None:
         assert program.lines[2:] == ["5 bytes sent, 3 bytes received"]
 
 
-def test_a_port_in_use_cannot_be_listened_on(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        port = port_of(server)
-        line = (
-            f"netkit: error: cannot listen on 127.0.0.1:{port}: address already in use (EADDRINUSE)"
-        )
-        assert run("--listen", port) == (1, b"", [line])
+def test_a_port_in_use_cannot_be_listened_on(run: Run, echo: int) -> None:
+    line = f"netkit: error: cannot listen on 127.0.0.1:{echo}: address already in use (EADDRINUSE)"
+    assert run("--listen", echo) == (1, b"", [line])
 
 
 # Failures
 
 
-def test_a_probe_tells_whether_the_port_is_open_with_the_exit_status_of_nc(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        port = port_of(server)
-        assert run("--probe", "127.0.0.1", port) == (0, b"", [])
-        assert nc_probe(port) == 0
+def test_a_probe_tells_whether_the_port_is_open_with_the_exit_status_of_nc(
+    run: Run, echo: int
+) -> None:
+    assert run("--probe", "127.0.0.1", echo) == (0, b"", [])
+    assert nc_probe(echo) == 0
+    port = free_port()
     line = f"netkit: error: connect to 127.0.0.1:{port} failed: connection refused"
     assert run("--probe", "127.0.0.1", port) == (1, b"", [line])
     assert nc_probe(port) == 1
@@ -312,13 +317,11 @@ def test_connecting_has_a_time_limit(run: Run) -> None:
         assert run("--timeout", "0.1", host, port) == (1, b"", [line])
 
 
-def test_silence_has_a_time_limit(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        port = port_of(server)
-        options = ("--idle-timeout", "0.05", "--no-half-close")
-        text = f"idle_timeout: nothing received from 127.0.0.1:{port} for 0.05 seconds"
-        line = f"netkit: error: {text}"
-        assert run(*options, "127.0.0.1", port, data=b"x") == (1, b"x", [line])
+def test_silence_has_a_time_limit(run: Run, echo: int) -> None:
+    options = ("--idle-timeout", "0.05", "--no-half-close")
+    text = f"idle_timeout: nothing received from 127.0.0.1:{echo} for 0.05 seconds"
+    line = f"netkit: error: {text}"
+    assert run(*options, "127.0.0.1", echo, data=b"x") == (1, b"x", [line])
     with listening("--idle-timeout", "50ms", "0") as program, program.connect():
         assert program.wait() == 1
     assert program.lines[-1].endswith("for 0.05 seconds")
@@ -355,7 +358,8 @@ def test_an_option_chooses_the_family_of_addresses(
     resolve_to(monkeypatch, "127.0.0.1", "::1")
     handler = {"handler_args": {"greeting": "{address}"}}
     with netkit.create_server(netkit.GreeterHandler, **handler).listen(0) as server:
-        assert run(option, "both.example", port_of(server)).out == address.encode()
+        port = server.server_address[1]
+        assert run(option, "both.example", port).out == address.encode()
     for host in ("both.example", ""):
         words = ("--listen", option, "--timeout", "1ms", *filter(None, (host, "0")))
         assert run(*words).lines[0].startswith(f"listening on {shown}")
@@ -401,9 +405,9 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 
 
 def test_it_connects_from_the_source_address(run: Run) -> None:
-    with serving(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as server:
+    with port_of(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as port:
         for source in ("127.0.0.3", f"127.0.0.3:{free_port()}"):
-            out = run("--source", source, "127.0.0.1", port_of(server)).out
+            out = run("--source", source, "127.0.0.1", port).out
             assert out.startswith(source.encode())
 
 
@@ -412,8 +416,7 @@ def test_a_reset_is_a_failure(run: Run) -> None:
         conn.readexactly(1)
         conn.reset()
 
-    with serving(handler) as server:
-        port = port_of(server)
+    with port_of(handler) as port:
         assert run("127.0.0.1", port, data=b"x") == (
             1,
             b"",
@@ -456,9 +459,8 @@ def test_a_server_that_reads_no_more_is_a_failure_and_its_last_bytes_are_shown(
         (["--receive", "/dev/full"], "cannot write to /dev/full: no space left on device"),
     ],
 )
-def test_the_error_of_a_file_names_it(run: Run, arguments: list[str], line: str) -> None:
-    with serving(netkit.EchoHandler) as server:
-        assert run(*arguments, port_of(server), data=b"x") == (1, b"", [f"netkit: error: {line}"])
+def test_the_error_of_a_file_names_it(run: Run, echo: int, arguments: list[str], line: str) -> None:
+    assert run(*arguments, echo, data=b"x") == (1, b"", [f"netkit: error: {line}"])
 
 
 def test_a_server_that_cannot_be_reached_leaves_the_file_as_it_was(
@@ -549,8 +551,7 @@ def certificates() -> Any:
 def test_a_server_must_have_a_certificate_of_a_trusted_authority(
     run: Run, certificates: Any
 ) -> None:
-    with serving(netkit.EchoHandler, tls_cert=certificates.server) as server:
-        port = port_of(server)
+    with port_of(netkit.EchoHandler, tls_cert=certificates.server) as port:
         status, out, lines = run("--tls-ca", certificates.ca, "-v", "localhost", port, data=BINARY)
         assert (status, out) == (0, BINARY)
         assert f"connected to 127.0.0.1:{port} with TLSv1.3" in lines
@@ -570,9 +571,8 @@ def test_it_works_with_a_server_of_openssl(run: Run, certificates: Any) -> None:
         assert run(*arguments, "localhost", port, data=b"hello\nCLOSE\n")[:2] == (0, b"olleh\n")
 
 
-def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run) -> None:
-    with serving(netkit.EchoHandler) as server:
-        status, out, (line,) = run("--tls-ca", "", "localhost", port_of(server), data=b"secret")
+def test_an_option_of_tls_that_is_empty_does_not_switch_tls_off(run: Run, echo: int) -> None:
+    status, out, (line,) = run("--tls-ca", "", "localhost", echo, data=b"secret")
     assert (status, out) == (1, b"")
     assert line.startswith("netkit: error: the CA file '': ")
 
@@ -590,8 +590,8 @@ def test_a_server_may_have_another_name_than_its_host(
 
 def test_a_client_shows_its_certificate(run: Run, certificates: Any) -> None:
     options = {"tls_cert": certificates.server, "tls_client_ca": certificates.ca}
-    with serving(netkit.EchoHandler, **options) as server:
-        words = ["--tls-ca", certificates.ca, f"localhost:{port_of(server)}"]
+    with port_of(netkit.EchoHandler, **options) as port:
+        words = ["--tls-ca", certificates.ca, f"localhost:{port}"]
         shown = ["--tls-cert", certificates.client]
         for options in (shown, [*shown, "--tls-key", certificates.client]):
             assert run(*options, *words, data=b"x").out == b"x"
@@ -627,15 +627,15 @@ def test_an_invalid_certificate_is_an_error_before_a_client_comes(run: Run) -> N
 
 
 def test_it_ends_with_the_server_although_input_is_open() -> None:
-    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
-        with start(port_of(server)) as program:
+    with port_of(greet) as port:
+        with start(port) as program:
             assert output(program) == b"hi\n"
             assert program.wait() == 0
             assert program.lines == []
 
 
-def test_ctrl_c_ends_it_without_output() -> None:
-    with serving(netkit.EchoHandler) as server, start(port_of(server)) as program:
+def test_ctrl_c_ends_it_without_output(echo: int) -> None:
+    with start(echo) as program:
         send(program, b"hello")
         assert output(program, 5) == b"hello"
         program.send_signal()
@@ -645,7 +645,7 @@ def test_ctrl_c_ends_it_without_output() -> None:
         assert program.wait() == 130
 
 
-def test_a_ctrl_c_that_comes_just_before_a_wait_ends_the_wait() -> None:
+def test_a_ctrl_c_that_comes_just_before_a_wait_ends_the_wait(echo: int) -> None:
     """Such a signal does not interrupt the wait: here another thread gets it."""
     program = """
 import signal, sys, threading
@@ -659,10 +659,9 @@ def pipe_to(conn, sink):
 net.Connection.pipe_to = pipe_to
 sys.exit(main(["connect", *sys.argv[1:]]))
 """
-    with serving(netkit.EchoHandler) as server:
-        command = [sys.executable, "-c", program, port_of(server)]
-        with Program(*command, listening=False) as running:
-            assert (running.wait(), running.lines) == (130, [])
+    command = [sys.executable, "-c", program, echo]
+    with Program(*command, listening=False) as running:
+        assert (running.wait(), running.lines) == (130, [])
 
 
 def unshare() -> list[str]:
@@ -691,7 +690,7 @@ def test_an_output_that_nobody_reads_ends_it_quietly() -> None:
         while True:
             conn.write(BINARY)
 
-    with serving(handler) as server, start(port_of(server)) as program:
+    with port_of(handler) as port, start(port) as program:
         assert len(output(program, 10)) == 10
         program.process.stdout.close()
         assert program.wait() == 141
@@ -705,7 +704,7 @@ def test_late_input_from_a_pipe_is_still_sent() -> None:
         conn.end("your turn\n")
         got.append(conn.read())
 
-    with serving(handler) as server, start(port_of(server)) as program:
+    with port_of(handler) as port, start(port) as program:
         assert output(program, 10) == b"your turn\n"
         send(program, b"thank you")
         program.process.stdin.close()
@@ -728,8 +727,8 @@ def test_late_input_from_a_pipe_is_still_sent() -> None:
 def test_a_closed_input_is_empty_and_a_closed_output_is_an_error(
     closed: str, result: tuple[int, bytes, bytes]
 ) -> None:
-    with serving(netkit.GreeterHandler, handler_args={"greeting": "hi\n"}) as server:
-        command = f"exec {sys.executable} -m netkit connect {port_of(server)} {closed}"
+    with port_of(greet) as port:
+        command = f"exec {sys.executable} -m netkit connect {port} {closed}"
         found = subprocess.run(["sh", "-c", command], capture_output=True, cwd=ROOT)
     assert (found.returncode, found.stdout, found.stderr) == result
 
@@ -761,100 +760,81 @@ def listens(port: int) -> bool:
     return f":{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
 
 
-@contextlib.contextmanager
-def started(command: list[str], port: int, data: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a program that sends a file, and whose output is to be read."""
-    program = [tool(command[0]), *(word.replace("PORT", str(port)) for word in command[1:])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with open(data, "rb") as stdin:
-        with subprocess.Popen(
-            program, bufsize=0, stdin=stdin, stdout=pipe, env=environment
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+class Files(NamedTuple):
+    """Two files of a hundred megabytes, and those to which they are copied."""
 
+    client: Path
+    server: Path
+    to_client: Path
+    to_server: Path
 
-def digest(read: Callable[[int], bytes]) -> tuple[int, str]:
-    """Read to the end, and return the number of bytes and their hash."""
-    size, hashed = 0, hashlib.blake2b()
-    while piece := read(1 << 18):
-        size += len(piece)
-        hashed.update(piece)
-    return size, hashed.hexdigest()
-
-
-def received(*processes: subprocess.Popen[bytes]) -> list[tuple[int, str]]:
-    """Read the output of the processes at once, which must end with the status 0."""
-    streams = [process.stdout for process in processes if process.stdout]
-    with ThreadPoolExecutor() as pool:
-        try:
-            found = list(pool.map(digest, [stream.read for stream in streams], timeout=LONG))
-            assert [process.wait(LONG) for process in processes] == [0] * len(processes)
-        finally:
-            for process in processes:  # or the threads would wait for them
-                process.kill()
-    return found
+    def are_copied(self) -> bool:
+        copies = ((self.client, self.to_server), (self.server, self.to_client))
+        return all(filecmp.cmp(*each, shallow=False) for each in copies)
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, tuple[int, str]]]:
-    """Two files of a hundred megabytes, and their digests."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
     folder = tmp_path_factory.mktemp("large")
-    files = {}
-    for file in (folder / "a", folder / "b"):
+    files = Files(*(folder / name for name in Files._fields))
+    for file in (files.client, files.server):
         file.write_bytes(os.urandom(100_000_000))
-        with open(file, "rb", buffering=0) as stream:
-            files[file] = digest(stream.read)
     yield files
     shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def copying(command: list[str], port: int, source: Path, target: Path) -> Iterator[None]:
+    """Runs a program that sends a file and receives another one, and ends with the status 0."""
+    program = [tool(command[0]), *(word.replace("PORT", str(port)) for word in command[1:])]
+    with open(source, "rb") as stdin, open(target, "wb") as stdout:
+        with subprocess.Popen(program, stdin=stdin, stdout=stdout, cwd=ROOT) as process:
+            try:
+                yield
+                assert process.wait(LONG) == 0
+            finally:
+                process.kill()
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux only")
 @pytest.mark.parametrize(("client", "server"), PAIRS)
 def test_a_hundred_megabytes_both_ways_at_once_with_the_others(
-    large: dict[Path, tuple[int, str]], client: str, server: str
+    files: Files, client: str, server: str
 ) -> None:
-    (first, ours), (second, theirs) = large.items()
     port = free_port()
     command = CLIENTS[client]
     if server == "nc":  # it leaves once its client has ended, whatever it still has to send
         command = [*command, "--no-half-close"]
-    with started(SERVERS[server], port, first) as listening:
+    with copying(SERVERS[server], port, files.server, files.to_server):
         wait_until(lambda: listens(port), "listening")
-        with started(command, port, second) as talking:
-            assert received(listening, talking) == [theirs, ours]
+        with copying(command, port, files.client, files.to_client):
+            pass
+    assert files.are_copied()
 
 
 @pytest.mark.parametrize("client", ["nc", "netkit"])
 def test_a_hundred_megabytes_to_a_server_that_sends_as_many_meanwhile(
-    large: dict[Path, tuple[int, str]], client: str
+    files: Files, client: str
 ) -> None:
-    (first, ours), (second, theirs) = large.items()
-    got: list[tuple[int, str]] = []
-
     def handler(conn: netkit.Connection) -> None:
-        with in_thread(send, conn):
-            got.append(digest(conn.read))
+        with in_thread(send, conn), open(files.to_server, "wb") as file:
+            conn.pipe_to(file)
 
     def send(conn: netkit.Connection) -> None:
-        with open(first, "rb") as file:
+        with open(files.server, "rb") as file:
             conn.sendfile(file)
         conn.end()
 
-    with serving(handler) as server, started(CLIENTS[client], port_of(server), second) as talking:
-        assert received(talking) == [ours]
-        wait_until(lambda: got, "the end")
-    assert got == [theirs]
+    with port_of(handler) as port:
+        with copying(CLIENTS[client], port, files.client, files.to_client):
+            pass
+    assert files.are_copied()
 
 
-def test_an_option_ends_lines_with_crlf_as_ncat_does(run: Run) -> None:
+def test_an_option_ends_lines_with_crlf_as_ncat_does(run: Run, echo: int) -> None:
     text = b"a\nb\r\n\r\n\nc\rd\n"
-    with serving(netkit.EchoHandler) as server:
-        ours = run("--crlf", port_of(server), data=text).out
-        assert ours == b"a\r\nb\r\n\r\n\r\nc\rd\r\n"
-        command = [tool("ncat"), "-C", "127.0.0.1", str(port_of(server))]
-        theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE)
-        assert theirs.stdout == ours
+    ours = run("--crlf", echo, data=text).out
+    assert ours == b"a\r\nb\r\n\r\n\r\nc\rd\r\n"
+    command = [tool("ncat"), "-C", "127.0.0.1", str(echo)]
+    theirs = subprocess.run(command, input=text, capture_output=True, timeout=PATIENCE)
+    assert theirs.stdout == ours

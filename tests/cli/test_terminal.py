@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pseudoterminal import CONNECT, WITHOUT_EXTRA, Session, session
@@ -33,10 +35,18 @@ def shout(conn: netkit.Connection) -> None:
             return
 
 
+@contextlib.contextmanager
+def session_with(handler: Any, *options: str, **more: str) -> Iterator[Session]:
+    """A session with a server of this handler."""
+    with serving(handler) as server:
+        with session(*options, server.server_address[1], **more) as user:
+            yield user
+
+
 @pytest.fixture
 def user() -> Iterator[Session]:
     """A session with `shout`, whose question is on the screen."""
-    with serving(shout) as server, session(server.server_address[1]) as user:
+    with session_with(shout) as user:
         user.until_rows("name?")
         user.until_prompt()
         yield user
@@ -72,17 +82,11 @@ def test_pasted_lines_are_sent_as_they_are(user: Session) -> None:
     user.until_rows("one", "two")
     user.type("\r")
     user.until_rows("^[[2JONE", "^[[2JTWO")
-    user.type("bye\r")
-    assert user.wait() == 0
 
 
 def test_bytes_that_are_not_text_are_sent_unchanged() -> None:
     got = []
-
-    def handler(conn: netkit.Connection) -> None:
-        got.append(conn.readline())
-
-    with serving(handler) as server, session(server.server_address[1]) as user:
+    with session_with(lambda conn: got.append(conn.readline())) as user:
         user.until_prompt()
         user.type(b"\xff\r")
         assert user.wait() == 0
@@ -129,7 +133,7 @@ def test_after_the_end_of_input_the_rest_is_shown() -> None:
         conn.write("wait")
         conn.write(f"ed for {conn.read() + line!r}")
 
-    with serving(late) as server, session(server.server_address[1]) as user:
+    with session_with(late) as user:
         user.until_prompt()
         user.type("hi\r")
         user.until_rows("hi", "wait")
@@ -147,7 +151,7 @@ def test_no_control_sequence_of_the_server_reaches_the_terminal(program: str) ->
         conn.write(bytes(range(256)))
         conn.read()
 
-    with serving(handler) as server, session(server.server_address[1], program=program) as user:
+    with session_with(handler, program=program) as user:
         visible = "^[]0;title^G ^[[6n \\u009b2J \\u202e \\u2028 ^H^?"
         user.until(lambda: len([row for row in user.rows if row.startswith(visible)]) == 2)
         user.until(lambda: any(row.endswith("\\xfe\\xff") for row in user.rows))
@@ -159,11 +163,10 @@ def test_no_control_sequence_of_the_server_reaches_the_terminal(program: str) ->
 
 
 def test_a_dump_in_hex_is_shown_above_the_line() -> None:
-    with serving(netkit.EchoHandler) as server:
-        with session("--hex", server.server_address[1]) as user:
-            user.until_prompt()
-            user.type("hi\r")
-            user.until(lambda: any(row.endswith("|hi.|") for row in user.rows))
+    with session_with(netkit.EchoHandler, "--hex") as user:
+        user.until_prompt()
+        user.type("hi\r")
+        user.until(lambda: any(row.endswith("|hi.|") for row in user.rows))
 
 
 def test_much_text_is_shown_while_a_line_is_typed() -> None:
@@ -172,7 +175,7 @@ def test_much_text_is_shown_while_a_line_is_typed() -> None:
             conn.write(f"line {number}\n")
         conn.read()
 
-    with serving(flood) as server, session(server.server_address[1]) as user:
+    with session_with(flood) as user:
         user.until_prompt()
         for char in "typed":
             user.type(char)
@@ -193,30 +196,27 @@ def test_a_narrower_window_cuts_the_typed_line_into_rows(user: Session) -> None:
 
 
 def test_a_server_that_ends_ends_the_line_that_is_being_typed() -> None:
-    with serving(netkit.EchoHandler) as server:
-        with session("-v", server.server_address[1]) as user:
-            user.until(lambda: user.rows and user.rows[-1].startswith("connected to"))
-            user.until_prompt()
-            user.type("half a li")
-            user.until_rows("half a li")
-            server.stop(0)
-            assert user.wait() == 0
-            assert user.rows[-2:] == ["half a li", "0 bytes sent, 0 bytes received"]
-            assert user.is_restored
+    with serving(netkit.EchoHandler) as server, session("-v", server.server_address[1]) as user:
+        user.until(lambda: user.rows and user.rows[-1].startswith("connected to"))
+        user.until_prompt()
+        user.type("half a li")
+        user.until_rows("half a li")
+        server.stop(0)
+        assert user.wait() == 0
+        assert user.rows[-2:] == ["half a li", "0 bytes sent, 0 bytes received"]
+        assert user.is_restored
 
 
 def test_a_reset_is_reported_below_the_line_that_is_being_typed() -> None:
-    with serving(netkit.EchoHandler) as server:
-        port = server.server_address[1]
-        with session(port) as user:
-            conn = the_client(server)
-            user.until_prompt()
-            user.type("half a li")
-            user.until_rows("half a li")
-            conn.reset()
-            assert user.wait() == 1
-            line = f"netkit: error: connection reset by 127.0.0.1:{port}"
-            assert user.rows == ["half a li", line]
+    with serving(netkit.EchoHandler) as server, session(server.server_address[1]) as user:
+        conn = the_client(server)
+        user.until_prompt()
+        user.type("half a li")
+        user.until_rows("half a li")
+        conn.reset()
+        assert user.wait() == 1
+        line = f"netkit: error: connection reset by 127.0.0.1:{server.server_address[1]}"
+        assert user.rows == ["half a li", line]
 
 
 ENDS = [("\x03", 130), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -250,7 +250,7 @@ for signum in (signal.SIGINT, signal.SIGTSTP):
     signal.signal(signum, signal.SIG_IGN)
 {CONNECT}
 """
-    with serving(shout) as server, session(server.server_address[1], program=program) as user:
+    with session_with(shout, program=program) as user:
         user.until_rows("name?")
         user.until_prompt()
         user.signal(signal.SIGINT)
@@ -308,19 +308,18 @@ before = os.listdir("/dev/fd")
 status = main(["connect", sys.argv[1]])
 print(status, threading.enumerate() == [threading.main_thread()], os.listdir("/dev/fd") == before)
 """
-    with serving(shout) as server:
-        with session(server.server_address[1], program=program) as user:
-            user.until_prompt()
-            user.type("bye\r")
-            user.wait()
-            assert user.rows[-1] == "0 True True"
+    with session_with(shout, program=program) as user:
+        user.until_prompt()
+        user.type("bye\r")
+        user.wait()
+        assert user.rows[-1] == "0 True True"
 
 
 # Without the extra
 
 
 def test_without_the_extra_the_terminal_edits_lines_and_a_hint_says_what_to_install() -> None:
-    with serving(shout) as server, session(server.server_address[1], program=WITHOUT_EXTRA) as user:
+    with session_with(shout, program=WITHOUT_EXTRA) as user:
         hint = "netkit: hint: install prompt_toolkit (the extra netkit-tcp[cli]) to edit lines"
         user.until(lambda: "name? " in user.written.decode())
         assert user.is_restored
@@ -333,35 +332,33 @@ def test_without_the_extra_the_terminal_edits_lines_and_a_hint_says_what_to_inst
 
 @pytest.mark.parametrize(("end", "status"), [ENDS[0], (signal.SIGTERM, -signal.SIGTERM % 256)])
 def test_without_the_extra_it_ends_by_ctrl_c_and_by_a_signal(end: str | int, status: int) -> None:
-    with serving(netkit.EchoHandler) as server:
-        with session(server.server_address[1], program=WITHOUT_EXTRA) as user:
-            user.until(lambda: b"\n" in user.written)  # after the hint
-            user.type("hello\n")
-            user.until_rows("hello", "hello")
-            end_by(user, end)
-            assert user.wait() == status
+    with session_with(netkit.EchoHandler, program=WITHOUT_EXTRA) as user:
+        user.until(lambda: b"\n" in user.written)  # after the hint
+        user.type("hello\n")
+        user.until_rows("hello", "hello")
+        end_by(user, end)
+        assert user.wait() == status
 
 
 @pytest.mark.parametrize(
     ("program", "term"), [(CONNECT, "dumb"), (CONNECT, "unknown"), (WITHOUT_EXTRA, "dumb")]
 )
 def test_a_dumb_terminal_edits_lines_itself_and_gets_no_hint(program: str, term: str) -> None:
-    with serving(netkit.EchoHandler) as server:
-        with session(server.server_address[1], program=program, TERM=term) as user:
-            user.type("hello\n")
-            user.until_rows("hello", "hello")
-            user.type("\x04")
-            assert user.wait() == 0
-            assert user.written.count(b"\n") == 2
-            assert b"\x1b" not in user.written
+    with session_with(netkit.EchoHandler, program=program, TERM=term) as user:
+        user.type("hello\n")
+        user.until_rows("hello", "hello")
+        user.type("\x04")
+        assert user.wait() == 0
+        assert user.written.count(b"\n") == 2
+        assert b"\x1b" not in user.written
 
 
 def test_the_packages_of_the_extra_are_imported_only_for_a_terminal() -> None:
-    program = """
-import sys
-from netkit.cli.main import main
-main(["connect", sys.argv[1]])
-print(*{"asyncio", "prompt_toolkit", "rich"}.intersection(sys.modules))
+    program = f"""
+import atexit, sys
+packages = {{"asyncio", "prompt_toolkit", "rich"}}
+atexit.register(lambda: print(*packages.intersection(sys.modules)))
+{CONNECT}
 """
     with serving(netkit.EchoHandler) as server:
         command = [sys.executable, "-c", program, str(server.server_address[1])]
