@@ -131,8 +131,7 @@ def receive_all(sock: socket.socket) -> bytes:
 def exchange(server: netkit.Server, data: bytes) -> bytes:
     """Connect, send `data`, end our side, and return all that comes back."""
     with client(server) as sock:
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        send_and_end(sock, data)
         return receive_all(sock)
 
 
