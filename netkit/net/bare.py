@@ -1,8 +1,7 @@
 """The transport of a connection whose handler reads and writes the socket itself.
 
-Such a connection only watches the socket, and must be able to stop it. A handler for `socketserver`
-may wrap the socket, ``context.wrap_socket(self.request)``, which moves the descriptor from the
-socket that netkit knows to another one. A stop must reach that one, too. Rules:
+A handler for `socketserver` may wrap the socket, ``context.wrap_socket(self.request)``, which moves
+the descriptor to another socket. A stop must reach that one, too. Rules:
 
 1. The descriptor keeps its number, by which netkit finds it. The program may have closed it since
    then, and its number may belong to another connection: it counts only if both ends are the same.
@@ -22,8 +21,8 @@ from . import sockopts
 from .explain import is_broken_tls, is_hang_up
 from .transport import Plain
 
-# A stop that does not find a socket asks again after this time (seconds). Such a socket is about to
-# be closed, or the handler has wrapped it in an unknown way.
+# How often a stop looks for a socket that it does not find (seconds): the socket is about to be
+# closed, or the handler has wrapped it in an unknown way.
 OUT_OF_SIGHT_SECONDS = 0.05
 
 
@@ -54,10 +53,7 @@ class Bare(Plain):
             sockopts.shut_down(sock, how)
 
     def seconds_until_quiet(self, quiet: float) -> float:
-        """After how many seconds a stop may ask again; 0.0 if the peer is idle.
-
-        A peer is idle after `quiet` seconds without input, and after a reply.
-        """
+        """As of `sockopts.seconds_until_quiet`."""
         with self.reached() as sock:
             if sock.fileno() < 0:
                 return OUT_OF_SIGHT_SECONDS
@@ -82,10 +78,7 @@ class Bare(Plain):
                 copy.close()
 
     def copy(self) -> socket.socket | None:
-        """Return a duplicate of the descriptor, which the caller closes.
-
-        None if the connection is closed, or if no descriptor is left.
-        """
+        """Return a duplicate, which the caller closes; None if closed, or if none can be made."""
         try:
             descriptor = os.dup(self._descriptor)
         except OSError:

@@ -51,24 +51,21 @@ def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Can
     of IPv6: a socket bound to it also serves IPv4. socket.gaierror, with `address` and `port`, if a
     name does not resolve; ValueError if `ipv6_only` is set and the host has no IPv6 address.
     """
-    found = _all_candidates(host, port)
+    if host in (None, "", "*"):
+        every = {socket.AF_INET6: "::", socket.AF_INET: "0.0.0.0"}
+        found = [Candidate(family, (address, port)) for family, address in every.items()]
+    elif not isinstance(host, str):
+        raise TypeError(f"host must be a name or an address, not {host!r}")
+    else:
+        try:
+            found = look_up(host, port, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
+            raise explain(error, (host, port)) from None
     if ipv6_only:
-        found = [candidate for candidate in found if candidate[0] == socket.AF_INET6]
+        found = [candidate for candidate in found if candidate.family == socket.AF_INET6]
         if not found:
             raise ValueError(f"ipv6_only, but {host!r} has no IPv6 address")
     return found
-
-
-def _all_candidates(host: str | None, port: int) -> list[Candidate]:
-    if host in (None, "", "*"):
-        every = {socket.AF_INET6: "::", socket.AF_INET: "0.0.0.0"}
-        return [Candidate(family, (address, port)) for family, address in every.items()]
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a name or an address, not {host!r}")
-    try:
-        return look_up(host, port, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no name of RFC 5890
-        raise explain(error, (host, port)) from None
 
 
 def worth_another(error: OSError) -> bool:
@@ -78,17 +75,15 @@ def worth_another(error: OSError) -> bool:
 
 def family_of(server_address: Any, family: int) -> int:
     """Return `family`, or IPv6 if an IPv4 server is given an IPv6 address."""
-    if family == socket.AF_INET and isinstance(server_address, tuple):
-        host = server_address[0]
-        if isinstance(host, str) and ":" in host:
-            return socket.AF_INET6
-    return family
+    host = server_address[0] if isinstance(server_address, tuple) else None
+    is_ipv6 = family == socket.AF_INET and isinstance(host, str) and ":" in host
+    return socket.AF_INET6 if is_ipv6 else family
 
 
 def checked(server_address: Any) -> Any:
-    """Return `server_address` with its port as a number. ValueError or TypeError as `check_port`.
+    """Return `server_address` with its port as a number; a path is returned as it is.
 
-    The path of a Unix socket is returned as it is.
+    ValueError or TypeError as `check_port`.
     """
     if isinstance(server_address, tuple) and len(server_address) > 1:
         host, port, *rest = server_address
@@ -119,7 +114,7 @@ def check_address(address: Any, family: int) -> None:
 def scoped(address: Any) -> Any:
     """Replace the zone of `address` (``fe80::1%eth0``) by the number of its link, for ``bind``.
 
-    socket.gaierror if there is no such interface.
+    socket.gaierror if no interface has this name.
     """
     if isinstance(address, tuple) and isinstance(address[0], str) and "%" in address[0]:
         host, port, *_ = address
@@ -141,21 +136,8 @@ def prepare(sock: socket.socket, reuse_port: bool, ipv6_only: bool = False) -> N
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def bind(
-    sock: socket.socket, address: Any, reuse_port: bool = False, ipv6_only: bool = False
-) -> None:
-    """Bind a TCP socket to `address`, with the options of a server. OSError."""
-    if os.name == "posix":  # pragma: no branch - elsewhere two servers could share a port
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    prepare(sock, reuse_port, ipv6_only)
-    sock.bind(address)
-
-
 def name_of_all(listener: socket.socket) -> Any:
-    """Return the local name of every connection that `listener` accepts.
-
-    None if it listens on several addresses.
-    """
+    """Return the local name of every connection of `listener`; None if it has several addresses."""
     name = listener.getsockname()
     return None if isinstance(name, tuple) and name[0] in ("0.0.0.0", "::") else name
 
@@ -222,14 +204,16 @@ _REASONS = {
 }
 _REASONS_WITHOUT_PORT = {  # of a path, or of a descriptor
     **_REASONS,
-    errno.EBADF: "there is no such descriptor",
+    errno.EBADF: "the descriptor is not open",
     errno.ENOTSOCK: "it is not a socket",
     errno.EACCES: "permission denied: this user may not create files in the folder",
     errno.ENOENT: "the folder does not exist",
 }
 
-# Errors of looking up a name. Not every system has both.
+# The meaning of an error of looking up a name. Not every system has all of them.
 _LOOKUPS = {
+    socket.EAI_AGAIN: "the name servers do not answer",
+    socket.EAI_NONAME: "the name is not known",
     getattr(socket, "EAI_ADDRFAMILY", None): "it has no address of this family",
     getattr(socket, "EAI_NODATA", None): "the name has no address",
 }
@@ -245,7 +229,9 @@ def _code(error: OSError) -> str:
 def _reason(error: OSError, host: Any, port: int | None) -> str:
     number = error.errno or 0
     if isinstance(error, socket.gaierror):
-        return _reason_of_lookup(error, host)
+        is_zone = number == socket.EAI_NONAME and "%" in str(host)
+        known = "unknown network interface" if is_zone else _LOOKUPS.get(number)
+        return known or str(error.strerror)
     if number == errno.EACCES and port is not None and port < 1024:
         return "permission denied: ports under 1024 need privileges"
     if number == errno.EINVAL and isinstance(host, str) and needs_zone(host):
@@ -253,13 +239,5 @@ def _reason(error: OSError, host: Any, port: int | None) -> str:
     problem = problem_of_main() if number == errno.EADDRINUSE else None
     if problem is not None:
         return f"address already in use: {problem}"
-    known = _REASONS_WITHOUT_PORT if port is None else _REASONS
-    return known.get(number) or os.strerror(number).lower()
-
-
-def _reason_of_lookup(error: socket.gaierror, host: Any) -> str:
-    if error.errno == socket.EAI_AGAIN:
-        return "the name servers do not answer"
-    if error.errno != socket.EAI_NONAME:
-        return _LOOKUPS.get(error.errno or 0) or str(error.strerror)
-    return "there is no such network interface" if "%" in str(host) else "the name is not known"
+    reasons = _REASONS_WITHOUT_PORT if port is None else _REASONS
+    return reasons.get(number) or os.strerror(number).lower()

@@ -32,11 +32,10 @@ class BoundSocket:
         mode: int | None = None,
         owner: str | None = None,
     ) -> None:
-        """Bind at once.
+        """Bind at once, to every address of the machine if `host` (a numeric address) is None.
 
-        `host` is a numeric address; None stands for every IPv4 address, or every IPv6 address if
-        `ipv6_only` is set. The other parameters are those of `Server.listen`, as are the errors,
-        whose `syscall` is ``"bind"``.
+        Without `ipv6_only`, that is every IPv4 address. The other parameters, and the errors, are
+        those of `Server.listen`; the `syscall` of an error is ``"bind"``.
         """
         check_port(port)
         flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port}
@@ -45,17 +44,19 @@ class BoundSocket:
         self._taken = False
         is_unix = endpoint.kind == "unix"
         family, address = (unix.family(), endpoint.path) if is_unix else _numeric(endpoint)
-        self._socket = sockopts.blocking(socket.socket(family))
+        self._socket = sock = sockopts.blocking(socket.socket(family))
         try:
             if is_unix:
-                self._file = unix.bind(self._socket, address, mode, owner)
+                self._file = unix.bind(sock, address, mode, owner)
             else:
-                bind.bind(self._socket, address, reuse_port, ipv6_only)
-        except OSError as error:
-            self._socket.close()
-            raise bind.explain(error, address, "bind") from None
-        except BaseException:
-            self._socket.close()
+                if os.name == "posix":  # pragma: no branch - elsewhere two servers could share it
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bind.prepare(sock, reuse_port, ipv6_only)
+                sock.bind(address)
+        except BaseException as error:
+            sock.close()
+            if isinstance(error, OSError):
+                raise bind.explain(error, address, "bind") from None
             raise
 
     @property
@@ -65,11 +66,11 @@ class BoundSocket:
         return SocketAddress.from_sockname(name) or os.fsdecode(name)
 
     def fileno(self) -> int:
-        """Its descriptor. ServerStateError if a server has taken it over, or it is closed."""
+        """Return its descriptor. ServerStateError if a server has it, or it is closed."""
         return self._own().fileno()
 
     def adopt(self) -> tuple[socket.socket, SocketFile | None]:
-        """Hand over the socket and its file (None if it has none). The caller closes both.
+        """Return the socket and its file, if it has one, which the caller closes from now on.
 
         ServerStateError as for `fileno`.
         """

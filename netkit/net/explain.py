@@ -18,26 +18,26 @@ _TEXTS = {
     "lifetime": "the connection to {peer} has lasted {seconds}",
 }
 
-# The texts of the errors with which the kernel gives up a connection: its own time limit, or the
-# last ICMP error that it has received. Other errors have the same numbers, and texts that say more.
+# With these the kernel gives up a connection, for its own time limit or the last ICMP error that it
+# has received. Other errors have the same numbers, and texts that say more.
 _GIVEN_UP = {os.strerror(n) for n in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH)}
 
 
 def in_seconds(number: float) -> str:
-    """``1 second``, ``0.5 seconds``."""
+    """Return ``1 second`` or ``0.5 seconds``, for example."""
     return f"{number:g} second{'' if number == 1 else 's'}"
 
 
 def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
-    """The error for the time limit `name`, which has passed after `limit` seconds."""
+    """Return the error for the time limit `name`, which has passed after `limit` seconds."""
     text = _TEXTS[name].format(limit=limit, seconds=in_seconds(limit), peer=peer)
     return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
 
 
 def unacknowledged(error: OSError, limit: float, peer: str) -> OSError:
-    """An error that names `write_timeout` if the kernel has given up the connection, else `error`.
+    """Return an error that names `write_timeout` (`limit` seconds) if the kernel has given up.
 
-    For a connection with unacknowledged bytes, and a `write_timeout` of `limit` seconds.
+    Else `error`. For a connection with unacknowledged bytes.
     """
     if error.strerror not in _GIVEN_UP:
         return error
@@ -46,7 +46,7 @@ def unacknowledged(error: OSError, limit: float, peer: str) -> OSError:
 
 
 def peer_is_gone(error: OSError, peer: str) -> OSError:
-    """An error that names `peer` if `error` says that the peer is gone, else `error`."""
+    """Return an error that names `peer` if `error` says that the peer is gone, else `error`."""
     if isinstance(error, BrokenPipeError):
         return BrokenPipeError(
             errno.EPIPE, f"This socket has been ended by the other party ({peer})"

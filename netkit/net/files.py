@@ -41,7 +41,7 @@ def write_all(sink: Sink, data: bytes) -> None:
     """Write all of `data` to `sink`, and wait while a non-blocking file has no room.
 
     BlockingIOError if `sink` has no descriptor to wait for. OSError (EIO) if it takes nothing
-    without saying that it would block. What its `write` raises passes through.
+    without saying that it would block. The errors of its `write`.
     """
     rest = data
     while rest:
@@ -142,10 +142,6 @@ def _send_pieces(output: Output, file: BinaryIO, offset: int, most: int) -> None
 
 
 def _read(file: BinaryIO, size: int) -> bytes:
-    """From 1 to `size` bytes of `file`; ``b""`` at its end. Waits for a non-blocking file.
-
-    TypeError for a text file; ValueError if `file` returns more than `size` bytes.
-    """
     while (data := file.read(size)) is None:
         _wait_for(file, writing=False)
     if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -169,10 +165,9 @@ def _wait_for(file: Any, writing: bool) -> None:
 
 
 def _regular(file: Any) -> int | None:
-    """The descriptor of a regular file that the kernel can send by itself, or None.
+    """Return the descriptor of a regular file that `open` has returned, for the kernel; else None.
 
-    Only of what `open` returns. Other objects may return other bytes than their descriptor has:
-    ``gzip.GzipFile`` for example.
+    Other objects, such as ``gzip.GzipFile``, may return other bytes than their descriptor has.
     """
     if not hasattr(os, "sendfile"):  # pragma: no cover - Windows
         return None

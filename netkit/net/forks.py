@@ -3,14 +3,12 @@
 A handler may fork, by `os.fork` or through `multiprocessing`. The child has a copy of the thread
 that forks, and no other thread. Rules:
 
-1. A signal that is sent to a child is the child's own. The child has the signal handlers that were
-   there without netkit before it receives a signal that netkit handles. So no such signal is lost,
-   and none is taken for one of the parent's.
+1. A signal that is sent to a child is the child's own: before the child receives a signal that
+   netkit handles, it has the signal handlers that were there without netkit.
 2. No lock of netkit's is held in a child by a thread that only the parent has.
 
-Python's own hooks (`os.register_at_fork`) do this. A program that is executed needs none of it: the
-kernel resets signal handlers (execve(2)), and netkit neither ignores nor blocks signals while code
-of others runs.
+A program that is executed needs none of it: the kernel resets signal handlers (execve(2)), and
+netkit neither ignores nor blocks signals while code of others runs.
 """
 
 from __future__ import annotations
@@ -21,11 +19,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any
 
 from ..core.errors import ServerStateError
 
-_Lock = TypeVar("_Lock")
 Undo = Callable[[], object]
 
 # The functions that a child calls, each with the signals that are blocked until it has called them.
@@ -57,18 +54,19 @@ def call_in_children(function: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=function)
 
 
-def free_in_children(lock: _Lock) -> _Lock:
-    """Return `lock`, and release it in each child. For locks that live as long as the process."""
-    call_in_children(lock._at_fork_reinit)  # type: ignore[attr-defined]
-    return lock
+def renew_in_children(owner: object, name: str) -> None:
+    """Replace the lock `name` of `owner` in each child, where no thread may be left to release it.
+
+    For re-entrant locks of modules and objects that live as long as the process.
+    """
+    call_in_children(lambda: setattr(owner, name, threading.RLock()))
 
 
 def problem_of_main() -> str | None:
-    """The error if the main module starts a server while a spawned process imports it, or None.
+    """Return the error if the main module starts a server while a spawned process imports it.
 
-    A process that `multiprocessing` spawns imports the main module of its parent, and so runs all
-    of it again that is not under the guard. It does so under another name, and only then makes it
-    `__main__` there.
+    A process that `multiprocessing` spawns imports the main module of its parent, under another
+    name, and so runs all of it again that is not under the guard.
     """
     imported = sys.modules.get("__mp_main__")
     # In other processes it is the main module at the time when `multiprocessing` was imported: that

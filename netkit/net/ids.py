@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 
 from ..core.cores import has_gil
-from .forks import free_in_children
+from .forks import renew_in_children
 
 _next = itertools.count(1).__next__
 # Held while an identifier is made: without the GIL, two threads could be given the same one.
-_lock = free_in_children(threading.RLock())
+# Re-entrant, for signal handlers.
+_lock = threading.RLock()
+renew_in_children(sys.modules[__name__], "_lock")
 
 
 def _next_locked() -> int:  # pragma: no cover - free-threaded builds only

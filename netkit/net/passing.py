@@ -2,12 +2,12 @@
 
 Rules:
 
-1. A connection is one message on the channel, a Unix stream socket. The message is one byte and the
-   descriptor of the connection (SCM_RIGHTS, unix(7)). If there are unread bytes, the descriptor of
-   a file without a name, which contains them, comes with it. The kernel sends and receives such a
-   message as a whole, so any number of threads and processes may use one channel.
-2. The file is complete before the message is sent, so neither end waits for the pace of the other,
-   and the receiver need not believe a size that the sender names.
+1. A connection is one message on the channel, a Unix stream socket: one byte, the descriptor of the
+   connection (SCM_RIGHTS, unix(7)), and, if there are unread bytes, that of a file without a name
+   which contains them. The kernel sends and receives such a message as a whole, so any number of
+   threads and processes may use one channel.
+2. The file is complete before the message is sent, so neither end waits for the other, and the
+   receiver need not believe a size that the sender names.
 3. A message is checked before it is used. A message that is no connection raises an error, its
    descriptors are closed, and the next message is not affected.
 """
@@ -36,17 +36,17 @@ MAX_UNREAD = 32 * 1024 * 1024  # bytes: twice the longest message that a server 
 PAUSE = 0.005
 
 _INT = array.array("i").itemsize
-# The size of the control data that is read with a message. It has room for more descriptors than a
-# connection has, so that surplus ones, or those beside credentials (SO_PASSCRED), are closed.
+# The size of the control data that is read with a message: with room for surplus descriptors, which
+# are closed, and for credentials (SO_PASSCRED).
 _CONTROL = 256
 
 
 def send_connection(channel: socket.socket, conn: Connection) -> None:
-    """Send `conn` to the process at the other end of `channel`, a Unix stream socket.
+    """Send `conn` to the process at the other end of `channel`, a Unix stream socket. Thread-safe.
 
-    Any number of threads and processes may do so at once. This closes `conn`, which its client does
-    not notice unless sending fails. It waits while the channel is full, or while this user has too
-    many descriptors in flight, at most for the timeout of the channel.
+    This closes `conn`, which its client does not notice unless sending fails. Waits while the
+    channel is full, or while this user has too many descriptors in flight, at most for the timeout
+    of the channel.
 
     Raises the errors of `Connection.detach`, which leave `conn` as it was; MessageTooLongError if
     more than 32 MiB are unread; OSError if the channel fails, or if there is no descriptor or no
@@ -63,17 +63,17 @@ def send_connection(channel: socket.socket, conn: Connection) -> None:
             file.write(unread)
             file.flush()
             descriptors.append(file.fileno())
-        _send(channel, descriptors)
+        deadline = Deadline(channel.gettimeout())
+        while not _has_sent(channel, descriptors, deadline):
+            time.sleep(PAUSE)
 
 
 def receive_connection(channel: socket.socket, **settings: Any) -> Connection | None:
     """Return the next connection, which the caller closes, or None at the end of the channel.
 
-    Any number of threads and processes may do so at once. `settings` are those of `Connection`.
-
-    Raises OSError with EMFILE if this process has no descriptor left, with EPROTO if the message is
-    no connection, and any OSError of `recv` and `getpeername`. After each of them, the next
-    connection can be received.
+    Thread-safe. `settings` are those of `Connection`. OSError with EMFILE if this process has no
+    descriptor left, with EPROTO if the message is no connection, and any OSError of `recv` and
+    `getpeername`. After each of them, the next connection can be received.
     """
     _check(channel)
     with contextlib.ExitStack() as stack:
@@ -97,21 +97,17 @@ def _check(channel: socket.socket) -> None:
         raise ValueError("the channel must be a Unix stream socket")
 
 
-def _send(channel: socket.socket, descriptors: list[int]) -> None:
-    deadline = Deadline(channel.gettimeout())
-    while True:
-        try:
-            socket.send_fds(channel, [b"\0"], descriptors)
-        except OSError as error:
-            if error.errno != errno.ETOOMANYREFS or deadline.expired():
-                raise
-            time.sleep(PAUSE)
-        else:
-            return
+def _has_sent(channel: socket.socket, descriptors: list[int], deadline: Deadline) -> bool:
+    try:
+        socket.send_fds(channel, [b"\0"], descriptors)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS or deadline.expired():
+            raise
+        return False
+    return True
 
 
 def _nameless_file() -> Any:
-    """Make a file that exists as long as a process has it open."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("netkit"), "w+b")
     return tempfile.TemporaryFile()

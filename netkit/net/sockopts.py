@@ -1,7 +1,6 @@
 """Socket options, and questions to the kernel about a socket: one small function each.
 
-Each takes a connected or listening ``socket.socket`` and changes nothing else. Where a platform
-cannot answer, the function returns the careful answer, which its docstring names.
+Where a platform cannot answer, a function returns the careful answer, which its docstring names.
 """
 
 from __future__ import annotations
@@ -40,10 +39,9 @@ _LAST_DATA_RECEIVED = 52
 
 
 def blocking(sock: socket.socket) -> socket.socket:
-    """Make `sock` blocking, and return it.
+    """Make `sock` blocking whatever ``socket.setdefaulttimeout`` says, and return it.
 
-    For every socket that netkit makes or accepts: ``socket.setdefaulttimeout`` does not apply to
-    them. No system call if the program has set no such default.
+    No system call if the program has set no such default.
     """
     if sock.gettimeout() is not None:
         sock.settimeout(None)
@@ -56,9 +54,14 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     return blocking(one), blocking(other)
 
 
+def is_ip(sock: socket.socket) -> bool:
+    """Whether `sock` has an IPv4 or IPv6 address, and so is TCP."""
+    return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
 def set_no_delay(sock: socket.socket, on: bool) -> None:
     """Set TCP_NODELAY (tcp(7)). Does nothing to a socket that is not TCP."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
+    if is_ip(sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
 
 
@@ -88,7 +91,7 @@ def set_keep_alive(
 
     `idle` and `interval` are in seconds, rounded down, since the kernel knows whole seconds only.
     """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if not is_ip(sock):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on)
     if on:
@@ -111,21 +114,21 @@ def check_tos(value: object) -> None:
         raise ValueError(f"tos must be from 0 to 255, not {value}")
 
 
+_TOS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+}
+
+
 def set_tos(sock: socket.socket, value: int) -> None:
     """Set IP_TOS, or for IPv6 IPV6_TCLASS. Does nothing to other sockets."""
-    if sock.family == socket.AF_INET:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, value)
-    elif sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value)
+    if is_ip(sock):
+        sock.setsockopt(*_TOS[sock.family], value)
 
 
 def tos(sock: socket.socket) -> int:
-    """IP_TOS or IPV6_TCLASS; 0 for other sockets. The kernel may change the lowest two bits."""
-    if sock.family == socket.AF_INET:
-        return sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)
-    if sock.family == socket.AF_INET6:
-        return sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS)
-    return 0
+    """Return IP_TOS or IPV6_TCLASS, whose lowest two bits the kernel may change; else 0."""
+    return sock.getsockopt(*_TOS[sock.family]) if is_ip(sock) else 0
 
 
 def set_acknowledgement_timeout(sock: socket.socket, seconds: float | None) -> None:
@@ -136,7 +139,7 @@ def set_acknowledgement_timeout(sock: socket.socket, seconds: float | None) -> N
     nothing on a platform without the option.
     """
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+    if option is not None and is_ip(sock):
         milliseconds = 0 if seconds is None else min(max(int(seconds * 1000), 1), 2**31 - 1)
         sock.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
@@ -162,7 +165,7 @@ def _timeval(seconds: float | None) -> bytes:
 
 
 def local_name(sock: socket.socket) -> Any:
-    """``getsockname()``; None where the system has no name for a connection that was reset."""
+    """Return ``getsockname()``; None if the system has no name for a connection that was reset."""
     try:
         return sock.getsockname()
     except OSError:
@@ -179,8 +182,8 @@ def wait_until_ready(sock: socket.socket, writing: bool, seconds: float | None) 
 
     Signals do not extend the time. None stands for `LONGEST_WAIT`, which is also the maximum.
     """
-    seconds = LONGEST_WAIT if seconds is None else seconds
-    return bool(_poll(sock, select.POLLOUT if writing else select.POLLIN, seconds))
+    events = select.POLLOUT if writing else select.POLLIN
+    return bool(_poll(sock, events, LONGEST_WAIT if seconds is None else seconds))
 
 
 def hung_up(sock: socket.socket) -> bool:
@@ -209,13 +212,12 @@ def unsent(sock: socket.socket) -> bool:
 
 
 def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
-    """The seconds after which the peer counts as idle unless it sends more; 0.0 if it is idle.
+    """Return the seconds after which the peer counts as idle if it sends no more; 0.0 if it is.
 
-    For connections that are read by a program's own code. A peer is idle if our last bytes are
-    newer than its last (a reply: the request is complete), or if it has sent nothing for `quiet`
-    seconds. From TCP_INFO (Linux, tcp(7)); 0.0 where the kernel does not say.
+    A peer is idle if our last bytes are newer than its last (a reply: the request is complete), or
+    if it has sent nothing for `quiet` seconds. From TCP_INFO (Linux, tcp(7)); elsewhere 0.0.
     """
-    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sys.platform != "linux" or not is_ip(sock):
         return 0.0
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
@@ -229,14 +231,14 @@ def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
 
 
 def below_tls(sock: Any, method: str) -> Any:
-    """The `method` of a socket; of an ``ssl.SSLSocket``, that of the TCP socket below TLS."""
+    """Return a method of a socket; of an ``ssl.SSLSocket``, that of the TCP socket below TLS."""
     if isinstance(sock, socket.socket) and hasattr(sock, "do_handshake"):
         return functools.partial(getattr(socket.socket, method), sock)
     return getattr(sock, method)
 
 
 def shut_down(sock: socket.socket, how: int) -> None:
-    """``sock.shutdown(how)``, or nothing if the connection is over.
+    """Call ``sock.shutdown(how)``; do nothing if the connection is over.
 
     An ``ssl.SSLSocket`` is shut down below TLS: its own method discards the TLS session, and a
     write of another thread would then be sent unencrypted.
@@ -251,10 +253,7 @@ def shut_down(sock: socket.socket, how: int) -> None:
 
 
 def force_close(sock: socket.socket) -> None:
-    """Close the descriptor at once, even if a file made by ``makefile`` is still open.
-
-    ``socket.close`` would leave the descriptor open until the last such file is closed.
-    """
+    """Close the descriptor at once: ``socket.close`` waits for the files of ``makefile``."""
     try:
         if type(sock) is not socket.socket:  # TLS has more to free
             sock.close()

@@ -39,7 +39,7 @@ from enum import Enum
 
 
 class InputState(Enum):
-    """The state of the input, which decides what a read does; see the table above."""
+    """The state of the input; see the table above."""
 
     OPEN = "open"
     DRAINING = "draining"
@@ -80,7 +80,7 @@ _OVER = (InputState.DRAINED, InputState.EMPTIED, InputState.ENDED)
 
 
 class OutputState(Enum):
-    """The state of the output, which decides what a write does; see the table above."""
+    """The state of the output; see the table above."""
 
     OPEN = "open"
     ENDED = "ended"

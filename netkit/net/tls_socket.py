@@ -35,10 +35,9 @@ class StoppableSocket(ssl.SSLSocket):
 
 
 def wrap(request: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A server's TLS socket before its handshake, which takes over the descriptor of `request`.
+    """Return a server's TLS socket before its handshake. It takes over the descriptor of `request`.
 
-    A `StoppableSocket`, unless the context has its own class of sockets. OSError if the client is
-    gone.
+    A `StoppableSocket`, unless the context has its own class. OSError if the client is gone.
     """
     request.getpeername()  # before Python 3.12, `wrap_socket` would leak the descriptor if it fails
     secured = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
@@ -60,9 +59,8 @@ def is_pending(sock: Any) -> bool:
 def handshake(sock: ssl.SSLSocket, seconds: float | None, peer: str) -> None:
     """Do a server's handshake within `seconds` in all; the timeout of a socket is for each packet.
 
-    Opens no descriptor, since none may be left. `sock` is non-blocking afterwards. HandshakeError,
-    and TimeoutError (`handshake_timeout`), which name `peer`; ConnectionClosedError if another
-    thread has closed `sock`; other OSErrors of the socket.
+    Opens no descriptor, since none may be left. `sock` is non-blocking afterwards. HandshakeError
+    and TimeoutError name `peer`; ConnectionClosedError if another thread has closed `sock`.
     """
     deadline = Deadline(seconds)
     first = b""

@@ -4,18 +4,18 @@ Rules:
 
 1. A file is removed only if it is a socket on which nobody listens. To find out, a server connects:
    the kernel refuses the connection if the server of the file has died without removing it.
-2. A server locks the folder from its first look at the file until it listens. (flock(2): the lock
-   ends with its holder, and needs no file of its own.) So if several servers start at once, one of
-   them gets the name, and none takes it from a server that does not listen yet.
+2. A server locks the folder from its first look at the file until it listens (flock(2): the lock
+   ends with its holder). So if several servers start at once, one of them gets the name, and none
+   takes it from a server that does not listen yet.
 3. The file gets its mode and its owner between ``bind`` and ``listen``, when the kernel refuses all
-   clients. The umask, which all threads share, stays as it is. On Linux the file is created with
-   the mode, less the umask.
+   clients. The umask, which all threads share, stays. On Linux the file is created with the mode,
+   less the umask.
 4. A server that stops removes its file while it still listens. Only the process that made the file
-   removes it, and only if the name still belongs to that file, and not to a successor. The kernel
-   keeps an inode as long as its socket is open, so that no other file can have its number.
+   removes it, and only if the name still belongs to that file. The kernel keeps an inode as long as
+   its socket is open, so no other file can have its number.
 5. Another program may change the name between two system calls. So the folder stays open from the
    first look at a file to its removal, and mode and owner are changed through a descriptor of the
-   file that was looked at. Only ``unlink`` goes by the name; it directly follows the last look.
+   file. Only ``unlink`` goes by the name; it directly follows the last look.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ..core.deadline import Deadline
@@ -38,9 +38,8 @@ from .bind import explain
 LISTENS = "another server listens there"
 TAKEN = "another program has just taken it"
 
-# A server holds the lock for less than a millisecond, but another program may lock the folder for
-# longer. So a server waits no longer than this for the lock (seconds).
-PATIENCE = 1.0
+# A server holds the lock for less than a millisecond, but another program may lock the folder, too.
+PATIENCE = 1.0  # the longest wait for the lock (seconds)
 SHORT_PATIENCE = 0.02  # when it stops
 PAUSE = 0.002  # between two attempts to get the lock
 
@@ -56,14 +55,19 @@ class SocketFile(NamedTuple):
     inode: int
     pid: int
 
+    def _is(self, status: os.stat_result) -> bool:
+        return (status.st_dev, status.st_ino, os.getpid()) == self[1:]
+
     def is_ours(self) -> bool:
         """Whether this process has made the file, and the name still belongs to it."""
         with contextlib.suppress(OSError):
             return self._is(os.lstat(self.path))
         return False
 
-    def _is(self, status: os.stat_result) -> bool:
-        return (status.st_dev, status.st_ino, os.getpid()) == self[1:]
+    def check(self) -> None:
+        """OSError (EADDRINUSE) unless `is_ours`: another program has taken the name."""
+        if not self.is_ours():
+            raise _in_use(self.path, TAKEN, "listen")
 
     def remove(self) -> None:
         """Remove the file if `is_ours`. To be called before the socket is closed."""
@@ -72,11 +76,6 @@ class SocketFile(NamedTuple):
                 with _folder_of(self.path, SHORT_PATIENCE) as folder:
                     if self._is(folder.look()):
                         folder.unlink()
-
-    def check(self) -> None:
-        """OSError (EADDRINUSE) unless `is_ours`: another program has taken the name."""
-        if not self.is_ours():
-            raise _in_use(self.path, TAKEN, "listen")
 
 
 def family() -> int:
@@ -96,13 +95,13 @@ def bind(
 ) -> SocketFile | None:
     """Bind to `path`, and return its file, which the caller removes in the end.
 
-    Returns None for an abstract name, which has no file. The file of a server that has died is
-    removed first. The file gets `mode`, and `owner` (``user``, ``user:group`` or ``:group``, by
-    name or number); the system chooses them if they are None. With a `backlog`, the socket also
-    listens; a socket that does not listen looks like that of a dead server to others.
+    None for an abstract name, which has no file. The file of a server that has died is removed
+    first. The file gets `mode` and `owner` (``user``, ``user:group`` or ``:group``, by name or
+    number), or those that the system chooses. With a `backlog`, the socket also listens; one that
+    does not listen looks like that of a dead server to others.
 
-    OSError (EADDRINUSE) if a server listens there, or if the file is not a socket; ValueError if
-    there is no such user or group.
+    OSError (EADDRINUSE) if a server listens there, or if the file is not a socket; ValueError for
+    an unknown user or group.
     """
     ids = (-1, -1) if owner is None else _ids_of(owner)
     syscall = "bind" if backlog is None else "listen"
@@ -174,10 +173,7 @@ class _Folder:
         os.unlink(self._name, dir_fd=self._descriptor)
 
     def hand_over(self, status: os.stat_result, ids: tuple[int, int], mode: int | None) -> None:
-        """Change the owner and the mode of the file with this `status` where they differ.
-
-        OSError if the name belongs to another file by now.
-        """
+        """Change owner and mode of the file. OSError if the name belongs to another one by now."""
         owner = (status.st_uid, status.st_gid)
         new_owner = any(new not in (-1, old) for new, old in zip(ids, owner, strict=True))
         new_mode = mode is not None and mode != stat.S_IMODE(status.st_mode)
@@ -212,7 +208,12 @@ class _Folder:
 @contextlib.contextmanager
 def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
     """Open and lock the folder of `path`, as far as that is possible."""
-    descriptor = _opened(os.path.dirname(path) or ".")
+    descriptor = None
+    # With O_PATH, a folder that this user may not read can be opened, but not locked.
+    for flag in (os.O_RDONLY, getattr(os, "O_PATH", os.O_RDONLY)):
+        if descriptor is None:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(os.path.dirname(path) or ".", flag | os.O_DIRECTORY)
     try:
         if descriptor is not None:
             with contextlib.suppress(OSError):  # its file system has no locks
@@ -221,14 +222,6 @@ def _folder_of(path: str, patience: float) -> Iterator[_Folder]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _opened(folder: str) -> int | None:
-    # With O_PATH, a folder that this user may not read can be opened, but not locked.
-    for flag in (os.O_RDONLY, getattr(os, "O_PATH", os.O_RDONLY)):
-        with contextlib.suppress(OSError):
-            return os.open(folder, flag | os.O_DIRECTORY)
-    return None
 
 
 def _lock(descriptor: int, patience: float) -> None:
@@ -272,30 +265,24 @@ def _ids_of(owner: str) -> tuple[int, int]:
     import grp  # here because Windows has neither
     import pwd
 
+    ids = [-1, -1]  # which chown(2) leaves as they are
     user, _, group = owner.partition(":")
-    try:
-        uid = _id(owner, user, lambda: pwd.getpwnam(user).pw_uid)
-        gid = _id(owner, group, lambda: grp.getgrnam(group).gr_gid)
-    except KeyError as error:
-        raise ValueError(f"owner {owner!r}: {error.args[0]}") from None
-    return uid, gid
-
-
-def _id(owner: str, text: str, look_up: Callable[[], int]) -> int:
-    if not text:
-        return -1  # chown(2) leaves it
-    if not text.isdecimal():
-        return look_up()
-    if len(text) > 10 or int(text) >= 2**32 - 1:  # which would be -1
-        raise ValueError(f"owner {owner!r}: {text} is no number of a user or group")
-    return int(text)
+    for at, text in enumerate((user, group)):
+        if text.isdecimal():
+            if len(text) > 10 or int(text) >= 2**32 - 1:  # which would be -1
+                raise ValueError(f"owner {owner!r}: {text} is not a valid user or group number")
+            ids[at] = int(text)
+        elif text:
+            try:
+                ids[at] = grp.getgrnam(text).gr_gid if at else pwd.getpwnam(text).pw_uid
+            except KeyError:
+                kind = "group" if at else "user"
+                raise ValueError(f"owner {owner!r}: unknown {kind} {text!r}") from None
+    return ids[0], ids[1]
 
 
 class PeerCredentials(NamedTuple):
-    """The process at the other end of a Unix socket, and its user and group.
-
-    `pid` is None on macOS and the BSDs.
-    """
+    """The process at the other end of a Unix socket (None on macOS and BSD), its user and group."""
 
     pid: int | None
     uid: int
@@ -305,7 +292,7 @@ class PeerCredentials(NamedTuple):
 def peer_credentials(sock: Any) -> PeerCredentials:
     """Return the credentials that the peer of a Unix socket had when it connected (unix(7)).
 
-    OSError (EOPNOTSUPP) for any other socket, and if the system has no such call.
+    OSError (EOPNOTSUPP) for any other socket, and on a system that does not tell them.
     """
     if sock.family != getattr(socket, "AF_UNIX", None):
         raise OSError(errno.EOPNOTSUPP, "only the peer of a Unix socket has credentials")

@@ -17,11 +17,10 @@ from .forks import do_not_undo, undo_in_children
 
 
 class _Input:
-    """The end that `Waker.wake` writes to, closed once no thread uses it any more.
+    """The end that `Waker.wake` writes to, closed with its last reference.
 
-    Its descriptor must not be closed during a write: the write could reach another socket that has
-    been given the same number. So the last reference to this object closes it, and no lock is
-    needed, which a signal handler could not take.
+    A close during a write could let the write reach another socket with the same number. A lock
+    against that could not be taken by a signal handler.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -74,9 +73,9 @@ class Waker:
 def woken_by_signals(waker: Waker) -> Iterator[None]:
     """In the main thread, have each signal call `waker.wake` while the ``with`` block runs.
 
-    Python runs the handler of a signal between two instructions, so a handler of a signal that
-    comes just before a wait would run after it. Does nothing in other threads, in a subinterpreter,
-    and where the program has set its own wake-up descriptor (`signal.set_wakeup_fd`).
+    Otherwise the handler of a signal that comes just before a wait would run after it. Does nothing
+    in other threads, in a subinterpreter, and where the program has set its own wake-up descriptor
+    (`signal.set_wakeup_fd`).
     """
     if threading.current_thread() is not threading.main_thread():
         yield

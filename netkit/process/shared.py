@@ -21,13 +21,14 @@ import mmap
 import os
 import select
 import struct
+import sys
 import tempfile
 import threading
 import time
 from typing import Any
 
 from ..core.cores import MAX_WORKERS
-from ..net.forks import free_in_children
+from ..net.forks import renew_in_children
 from .channel import duplicates
 
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
@@ -41,7 +42,8 @@ _TRIES, _PAUSE = 50, 0.001
 
 # A record lock excludes other processes, and this lock the other threads of this one. Re-entrant,
 # since a signal handler may connect.
-_lock = free_in_children(threading.RLock())
+_lock = threading.RLock()
+renew_in_children(sys.modules[__name__], "_lock")
 
 
 def check_places(limit: int | None) -> None:

@@ -16,9 +16,10 @@ import weakref
 from typing import Any
 
 from ..core import events
-from ..net.forks import call_in_children, free_in_children
+from ..net.forks import call_in_children, renew_in_children
 
-_lock = free_in_children(threading.RLock())  # guards what follows; re-entrant, for signal handlers
+_lock = threading.RLock()  # guards what follows; re-entrant, for signal handlers
+renew_in_children(sys.modules[__name__], "_lock")
 _accepting: weakref.WeakSet[Any] = weakref.WeakSet()  # the servers that have accepted clients
 
 

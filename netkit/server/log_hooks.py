@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from ..core.text import cut, described, one_line, said
-from ..net.forks import call_in_children, free_in_children
+from ..net.forks import call_in_children, renew_in_children
 from .log import logger
 
 EPISODE_SECONDS = 5.0  # for which records of a kind are counted after the first one
@@ -63,7 +63,7 @@ class Episodes:
 
 
 _episodes = Episodes()
-free_in_children(_episodes._lock)
+renew_in_children(_episodes, "_lock")
 call_in_children(_episodes._kinds.clear)  # the records that the parent has skipped
 
 

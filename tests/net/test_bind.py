@@ -225,7 +225,7 @@ def test_sharing_a_port_means_nothing_to_a_unix_socket() -> None:
             socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
             ("fe80::1%none", 80),
             "connect",
-            "cannot connect to [fe80::1%none]:80: there is no such network interface (ENOTFOUND)",
+            "cannot connect to [fe80::1%none]:80: unknown network interface (ENOTFOUND)",
         ),
         (
             socket.gaierror(socket.EAI_FAMILY, "ai_family not supported"),

@@ -248,7 +248,7 @@ def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
     with open(os.devnull) as file, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for fd, text in (
             (file.fileno(), "it is not a socket (ENOTSOCK)"),
-            (9999, "there is no such descriptor (EBADF)"),
+            (9999, "the descriptor is not open (EBADF)"),
             (datagrams.fileno(), "it is not a stream socket (EINVAL)"),
         ):
             server = echo()
