@@ -370,14 +370,19 @@ def a_hook(name: str, **attributes: Any) -> Callable[[Stuck], netkit.Server]:
     return make
 
 
-def a_client_that_is_accepted_late(stuck: Stuck) -> netkit.Server:
-    class Server(netkit.Server):
-        def get_request(self) -> Any:
-            accepted = super().get_request()
-            stuck()
-            return accepted
+def accepts_late(**options: Any) -> Callable[[Stuck], netkit.Server]:
+    """A server that blocks when it has accepted a client."""
 
-    return Server(None, netkit.EchoHandler).listen(0, "127.0.0.1")
+    def make(stuck: Stuck) -> netkit.Server:
+        class Server(netkit.Server):
+            def get_request(self) -> Any:
+                accepted = super().get_request()
+                stuck()
+                return accepted
+
+        return Server(None, netkit.EchoHandler, **options).listen(0, "127.0.0.1")
+
+    return make
 
 
 def process_request(self: Any, *arguments: Any) -> None:
@@ -398,24 +403,6 @@ def an_observer(kind: type[Any], **options: Any) -> Callable[[Stuck], netkit.Ser
     return make
 
 
-def an_observer_of_a_refusal_that_is_late(stuck: Stuck) -> netkit.Server:
-    options = {"max_connections": 0, "when_full": "refuse", "refusal": "full\n"}
-    return an_observer(events.ClientRefused, **options)(stuck)
-
-
-def an_observer_before_a_client_is_held(stuck: Stuck) -> netkit.Server:
-    """Which is held after the stop has closed those who were."""
-
-    class Server(netkit.Server):
-        def get_request(self) -> Any:
-            accepted = super().get_request()
-            stuck()
-            return accepted
-
-    options = {"max_connections": 0, "when_full": LONG}
-    return Server(None, netkit.EchoHandler, **options).listen(0, "127.0.0.1")
-
-
 def an_observer_in_the_watchdog(stuck: Stuck) -> netkit.Server:
     server = an_observer(events.ClientFailed, lifetime=0.02)(stuck)
     server.RequestHandlerClass = Patient
@@ -425,16 +412,18 @@ def an_observer_in_the_watchdog(stuck: Stuck) -> netkit.Server:
 STUCK = {
     "service_actions": a_hook("service_actions"),
     "get_request": a_hook("get_request"),
-    "get_request, with a client": a_client_that_is_accepted_late,
+    "get_request, with a client": accepts_late(),
     "verify_request": a_hook("verify_request", process_request=process_request),
     "process_request": a_hook("process_request"),
     "handle_timeout": a_hook("handle_timeout", timeout=0.01),
     "an observer of a new client": an_observer(events.ConnectionOpened),
     "an observer of a client that left": an_observer(events.ConnectionClosed),
     "an observer of a refusal": an_observer(events.Refusing, deny=["127.0.0.1"]),
-    "an observer of a refusal, and then a message": an_observer_of_a_refusal_that_is_late,
+    "an observer of a refusal, and then a message": an_observer(
+        events.ClientRefused, max_connections=0, when_full="refuse", refusal="full\n"
+    ),
     "an observer in the watchdog": an_observer_in_the_watchdog,
-    "a client that is held late": an_observer_before_a_client_is_held,
+    "a client that is held after the stop": accepts_late(max_connections=0, when_full=LONG),
 }
 
 
@@ -471,10 +460,23 @@ def test_a_stop_does_not_wait_for_what_blocks_for_ever(name: str) -> None:
         server.stop()
 
 
-def test_a_client_that_is_accepted_after_the_stop_is_cut() -> None:
+BY_A_HOOK = a_hook("service_actions")
+
+
+@contextlib.contextmanager
+def blocked(
+    make: Callable[[Stuck], netkit.Server] = BY_A_HOOK,
+) -> Iterator[tuple[Stuck, netkit.Server, socket.socket]]:
+    """A server whose accepting thread blocks, with a client."""
     stuck = Stuck()
-    with a_client_that_is_accepted_late(stuck) as server, client(server) as sock:
+    with make(stuck) as server, client(server) as sock:
         assert stuck.entered.wait(PATIENCE)
+        yield stuck, server, sock
+        stuck.let_go.set()
+
+
+def test_a_client_that_is_accepted_after_the_stop_is_cut() -> None:
+    with blocked(accepts_late()) as (stuck, server, sock):
         assert server.stop(SHORT) == (0, 0)
         stuck.let_go.set()
         assert receive_all(sock) == b""
@@ -483,10 +485,7 @@ def test_a_client_that_is_accepted_after_the_stop_is_cut() -> None:
 
 def test_a_slow_accepting_thread_keeps_nobody_from_finishing() -> None:
     """The idle see the end of input while it is still waited for."""
-    stuck = Stuck()
-    server = a_hook("service_actions")(stuck)
-    with server, client(server) as sock:
-        assert stuck.entered.wait(PATIENCE)
+    with blocked() as (stuck, server, sock):
         with in_thread(server.stop, LONG), client(server) as queued:
             assert receive_all(sock) == b""
             queued.sendall(b"hello")
@@ -509,32 +508,21 @@ def test_a_stop_does_not_wait_for_another_one_whose_observer_blocks() -> None:
 
 
 def test_many_threads_may_close_a_server_that_a_hook_blocks() -> None:
-    stuck = Stuck()
-    server = a_hook("service_actions")(stuck)
-    with server, client(server):
-        assert stuck.entered.wait(PATIENCE)
+    with blocked() as (_, server, _sock):
         server.configure(drain_timeout=SHORT)
         in_threads(server.server_close, [()] * 4)
         assert not server.listening
-        stuck.let_go.set()
 
 
 def test_a_second_stop_with_less_time_shortens_the_wait_of_a_third() -> None:
-    stuck = Stuck()
-    server = a_hook("service_actions")(stuck)
-    with server, client(server):
-        assert stuck.entered.wait(PATIENCE)
+    with blocked() as (_, server, _sock):
         with in_thread(server.stop, LONG), in_thread(server.stop, LONG):
             wait_until(lambda: len(server._life.changed._waiters) == 1)  # type: ignore[attr-defined]
             server.close()
-        stuck.let_go.set()
 
 
 def test_the_patience_of_a_stop_ends_though_the_accepting_thread_does_not() -> None:
-    stuck = Stuck()
-    server = a_hook("service_actions")(stuck)
-    with server, client(server) as sock:
-        assert stuck.entered.wait(PATIENCE)
+    with blocked() as (stuck, server, sock):
         with in_thread(server.stop, LONG, SHORT):
             wait_until(lambda: server._connections._draining)
             stuck.let_go.set()
@@ -567,12 +555,9 @@ def busy_client(**options: Any) -> Iterator[tuple[netkit.Server, socket.socket]]
 
 
 def test_without_block_on_close_a_hook_that_blocks_is_not_waited_for() -> None:
-    stuck = Stuck()
-    server = a_hook("service_actions")(stuck)
-    server.block_on_close = False
-    server.configure(drain_timeout=SHORT)
-    with server, client(server) as sock:
-        assert stuck.entered.wait(PATIENCE)
+    with blocked() as (stuck, server, sock):
+        server.block_on_close = False
+        server.configure(drain_timeout=SHORT)
         server.server_close()
         assert not server.listening
         stuck.let_go.set()
