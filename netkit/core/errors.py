@@ -28,7 +28,7 @@ class NetkitError(Exception):
 
 
 def _restored(kind: type[NetkitError], args: tuple[Any, ...], state: dict[str, Any]) -> NetkitError:
-    error = kind.__new__(kind)
+    error = kind.__new__(kind, *args)  # which sets the attributes of an OSError
     error.args = args
     vars(error).update(state)
     return error
@@ -113,12 +113,8 @@ class ConnectError(NetkitError, OSError):
         return _restored_connect_error, (kind, self.args, vars(self))
 
 
-def _restored_connect_error(
-    kind: Any, args: tuple[Any, ...], state: dict[str, Any]
-) -> ConnectError:
-    error = _connect_error(kind)(*args)
-    vars(error).update(state)
-    return error
+def _restored_connect_error(kind: Any, *rest: Any) -> NetkitError:
+    return _restored(_connect_error(kind), *rest)
 
 
 @functools.cache
@@ -185,10 +181,10 @@ class MessageTooLongError(PeerError, ValueError):
         option: str | None = "max_message",
         what: str = "message",
     ) -> None:
-        said = f" longer than {limit} bytes"
+        text = f"{what} longer than {limit} bytes"
         if size is not None:
-            said = f" of {size} bytes, where {limit} are allowed"
-        super().__init__(f"{what}{said} ({option})" if option else f"{what}{said}")
+            text = f"{what} of {size} bytes, where {limit} are allowed"
+        super().__init__(f"{text} ({option})" if option else text)
         self.limit = limit
         self.size = size
 

@@ -125,12 +125,12 @@ def test_no_client_is_lost_while_accept_fails_for_a_reason_of_the_machine(number
     with silent_log(), Failing(None, echo).listen(0, "127.0.0.1") as server:
         server.errors = []
         with good_clients(connecting(server)) as good:
-            with observed(events.AcceptPaused, events.AcceptResumed) as told:
+            with observed(events.AcceptPaused, events.AcceptResumed) as emitted:
                 server.errors = [number] * 5
                 assert exchange(server, b"late\n") == b"late\n"
-                wait_until(lambda: len(told) == 2, "the end of the pause")
+                wait_until(lambda: len(emitted) == 2, "the end of the pause")
                 good.go_on()
-    assert told[0].error.errno == number
+    assert emitted[0].error.errno == number
 
 
 class Child:
@@ -392,13 +392,13 @@ def test_a_reset_during_a_write_ends_that_client_alone() -> None:
 
 @fault("half-written")
 def test_a_write_that_fails_in_the_middle_is_followed_by_a_reset() -> None:
-    with observed(events.ClientFailed) as told, unharmed(write_timeout=0.1) as (server, good):
+    with observed(events.ClientFailed) as emitted, unharmed(write_timeout=0.1) as (server, good):
         with bad_client(server, b"!flood\n") as sock:
-            wait_until(lambda: told)
+            wait_until(lambda: emitted)
             good.go_on()
             with pytest.raises(ConnectionResetError):
                 receive_all(sock)
-    assert [type(event.error) for event in told] == [TimeoutError]
+    assert [type(event.error) for event in emitted] == [TimeoutError]
 
 
 @fault("network")
@@ -641,7 +641,7 @@ OTHER_KINDS = [Stop, SystemExit, KeyboardInterrupt, GeneratorExit]
 def test_an_exception_of_a_handler_is_logged_once_and_ends_that_client_alone(
     handler: Any, where: str, kind: type[BaseException]
 ) -> None:
-    with observed(events.HandlerFailed) as told:
+    with observed(events.HandlerFailed) as emitted:
         with unharmed(handler, handler_args={"where": where, "kind": kind}) as (server, _):
             for _ in range(5):
                 if handler is FailingHandler and where != "closed":
@@ -649,7 +649,9 @@ def test_an_exception_of_a_handler_is_logged_once_and_ends_that_client_alone(
                 else:
                     reply = exchange(server, b"!\n")
                     assert reply == (b"!\n" if where in ("closed", "finish") else b"")
-    assert [(type(event.error), str(event.error)) for event in told] == [(kind, "on purpose")] * 5
+    assert [(type(event.error), str(event.error)) for event in emitted] == [
+        (kind, "on purpose")
+    ] * 5
 
 
 @fault("observer")
@@ -657,7 +659,7 @@ def test_an_observer_that_raises_is_logged_once_and_the_others_are_called() -> N
     def fail(event: object) -> None:
         raise ValueError("on purpose")
 
-    with observed(events.ConnectionClosed) as closed, observed(events.ObserverFailed) as told:
+    with observed(events.ConnectionClosed) as closed, observed(events.ObserverFailed) as emitted:
         unsubscribe = events.subscribe(fail)
         try:
             with unharmed() as (server, _):
@@ -666,7 +668,7 @@ def test_an_observer_that_raises_is_logged_once_and_the_others_are_called() -> N
                 wait_until(lambda: len(closed) >= 5)
         finally:
             unsubscribe()
-    assert [str(event.error) for event in told] == ["on purpose"]
+    assert [str(event.error) for event in emitted] == ["on purpose"]
 
 
 @fault("makefile")

@@ -97,11 +97,11 @@ def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
     with unharmed_over_tls(handler, returning=0) as (server, good):
         late = [connecting_later() for _ in range(2)]
         gc.collect()  # so that nothing gives a descriptor back meanwhile
-        with observed(events.AcceptPaused, events.AcceptResumed) as told:
+        with observed(events.AcceptPaused, events.AcceptResumed) as emitted:
             with descriptors_left(1):  # which the first of the two takes
                 for each in late:
                     each.connect(server.server_address)
-                wait_until(lambda: told, "the pause")
+                wait_until(lambda: emitted, "the pause")
                 first = secured(late[0])
                 first.sendall(b"late\n")
                 assert receive_exactly(first, 5) == b"late\n"
@@ -109,7 +109,7 @@ def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
             second = secured(late[1])
             second.sendall(b"late\n")
             assert receive_exactly(second, 5) == b"late\n"
-            wait_until(lambda: len(told) == 2, "the end of the pause")
+            wait_until(lambda: len(emitted) == 2, "the end of the pause")
             for each in (first, second):
                 leave(each)
                 each.close()

@@ -156,19 +156,6 @@ def test_garbage_in_the_log_is_printable_and_the_lines_of_others_are_intact(name
     assert good_ones == [f"good {number}" for number in range(100)]
 
 
-@pytest.mark.parametrize("handler", [by_text_lines, by_separator, by_peeking])
-def test_one_byte_at_a_time_is_as_good_as_all_at_once(handler: Handler) -> None:
-    data = "grüße €\n\0one more\n".encode()
-    with under_attack(handler) as (server, _), client(server) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        conn = the_connection(server, sock)
-        for sent in range(len(data)):
-            sock.sendall(data[sent : sent + 1])
-            wait_until(lambda expected=sent + 1: conn.bytes_read == expected, "the byte")
-        sock.shutdown(socket.SHUT_WR)
-        assert receive_all(sock) == data
-
-
 def test_ten_megabytes_without_a_newline_are_the_clients_fault() -> None:
     flood = b"x" * 10_000_000
     with observed(events.ClientFailed) as failures, under_attack(by_text_lines) as (server, _):
@@ -182,23 +169,6 @@ def test_ten_megabytes_without_a_newline_are_the_clients_fault() -> None:
 
 
 # How it is sent, or not
-
-
-def test_clients_that_connect_and_say_nothing_cost_nobody_anything() -> None:
-    with under_attack(netkit.EchoHandler) as (server, good), contextlib.ExitStack() as stack:
-        for _ in range(50):
-            stack.enter_context(client(server))
-        wait_until(lambda: server.connection_count == 51, "the silence")
-        good.go_on()
-
-
-def test_hundreds_that_connect_and_leave_at_once_do_no_harm() -> None:
-    def attack() -> None:
-        for _ in range(100):
-            socket.create_connection(server.server_address[:2], PATIENCE).close()
-
-    with under_attack(netkit.EchoHandler) as (server, _):
-        in_threads(attack, [()] * 5)
 
 
 def test_a_client_that_ends_its_side_and_stays_does_not_keep_its_thread() -> None:

@@ -57,11 +57,11 @@ def test_the_command_line_takes_a_profile_and_options_beside_it() -> None:
 
 
 def listened(*addresses: str, **options: Any) -> list[Any]:
-    with observed(events.Unlimited) as told:
+    with observed(events.Unlimited) as emitted:
         server = netkit.create_server(netkit.EchoHandler, **options).listen_on(*addresses)
         where = str(server.address)
         server.close()
-    return [event.address == where for event in told]
+    return [event.address == where for event in emitted]
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_a_server_that_other_machines_reach_logs_once_that_it_has_no_limit(
 def test_missing_limits_are_logged_each_time_but_never_for_a_unix_socket(
     tmp_path: Any,
 ) -> None:
-    with observed(events.Unlimited) as told:
+    with observed(events.Unlimited) as emitted:
         server = netkit.create_server(netkit.EchoHandler)
         for _ in range(2):
             server.listen(0, "0.0.0.0").close()
         server.listen(path=tmp_path / "s").close()
         netkit.Server(("0.0.0.0", 0), netkit.EchoHandler).server_close()
-    assert len(told) == 3
+    assert len(emitted) == 3
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -919,15 +919,6 @@ def test_openssls_client_sees_our_end_and_answers_it(version: ssl.TLSVersion) ->
         assert MUCH[:300_000] + b"the end" in peer.output
 
 
-@each_version
-def test_the_end_of_openssls_client_is_an_end(version: ssl.TLSVersion) -> None:
-    with openssl_client(OPENSSL_VERSIONS[version]) as (peer, stream, _):
-        peer.type(b"hello\n")
-        assert stream.recv(100) == b"hello\n"
-        peer.type(b"Q\n")
-        assert everything(stream) == b""
-
-
 @contextlib.contextmanager
 def connected(port: int, version: ssl.TLSVersion) -> Iterator[TlsStream]:
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
