@@ -122,7 +122,8 @@ def work(
     if core is not None:
         with contextlib.suppress(OSError):  # the process may not use it any more: any will do
             os.sched_setaffinity(0, {core})
-    log.hide(events.Stopping, events.Stopped)  # the parent logs them once for all workers
+    for_all = (events.Stopping, events.Stopped)  # which the parent logs once for all workers
+    log.logger.addFilter(lambda record: not isinstance(getattr(record, "event", None), for_all))
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)

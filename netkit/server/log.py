@@ -77,18 +77,12 @@ def _add_traceback(record: logging.LogRecord) -> bool:
 logger.addFilter(_add_traceback)
 
 _has_failed = False
-_hidden: set[type[events.Event]] = set()
-
-
-def hide(*kinds: type[events.Event]) -> None:
-    """Log no more events of these kinds."""
-    _hidden.update(kinds)
 
 
 def write(event: events.Event) -> None:
     """Log one event. The first exception of a log handler is reported on standard error."""
     global _has_failed
-    if type(event) in _hidden or not logger.isEnabledFor(event.level):
+    if not logger.isEnabledFor(event.level):
         return
     error = getattr(event, "error", None) if event.with_traceback else None
     if isinstance(error, ConnectError):  # a service that is down: the traceback adds nothing

@@ -37,22 +37,12 @@ def configure_logging(
     if style not in ("text", "json"):
         raise ValueError(f"style must be 'text' or 'json', not {style!r}")
     stream = sys.stderr if stream is None else stream
-    handler = StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter(not _is_tty(stream)))
-    root = logging.getLogger()
-    former = [each for each in root.handlers if isinstance(each, StreamHandler)]
-    former_level = root.level
-    for each in former:
-        root.removeHandler(each)
-    root.addHandler(handler)
-    root.setLevel(getattr(logging, level.upper()))
+    number, is_json = getattr(logging, level.upper()), style == "json"
+    restore_handlers = _write_to(logging.getLogger(), stream, number, is_json)
     restore_hooks = replace_hooks()
 
     def undo() -> None:
-        root.removeHandler(handler)
-        for each in former:
-            root.addHandler(each)
-        root.setLevel(former_level)
+        restore_handlers()
         restore_hooks()
 
     return undo
@@ -60,11 +50,7 @@ def configure_logging(
 
 def is_configured() -> bool:
     """Whether `configure_logging` has been called, in this process or before it was forked."""
-    return any(isinstance(each, StreamHandler) for each in logging.getLogger().handlers)
-
-
-class _StatusHandler(StreamHandler):
-    """The handler that `add_status_lines` adds."""
+    return bool(_handlers(logging.getLogger()))
 
 
 @contextlib.contextmanager
@@ -86,24 +72,40 @@ def status_lines() -> Iterator[bool]:
 
 def add_status_lines() -> Callable[[], None]:
     """Begin what `status_lines` does. Returns a function that ends it."""
-    handler, level = _StatusHandler(sys.stderr), logger.level
-    handler.setFormatter(TextFormatter(not _is_tty(sys.stderr)))
+    undo = _write_to(logger, sys.stderr, logger.level or logging.INFO)
     # Once the program configures logging, its handlers write the records.
-    handler.addFilter(lambda _: not logging.getLogger().handlers)
-    logger.addHandler(handler)
-    if level == logging.NOTSET:
-        logger.setLevel(logging.INFO)
-
-    def undo() -> None:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
+    _handlers(logger)[0].addFilter(lambda _: not logging.getLogger().handlers)
     return undo
 
 
 def shows_status_lines() -> bool:
     """Whether `status_lines` or `add_status_lines` is in effect."""
-    return any(isinstance(each, _StatusHandler) for each in logger.handlers)
+    return bool(_handlers(logger))
+
+
+def _handlers(of: logging.Logger) -> list[logging.Handler]:
+    return [each for each in of.handlers if isinstance(each, StreamHandler)]
+
+
+def _write_to(
+    of: logging.Logger, stream: TextIO, level: int, is_json: bool = False
+) -> Callable[[], None]:
+    """Have the logger write its records to `stream`, and to no other. Returns the undo."""
+    handler = StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter(full=not _is_tty(stream)))
+    former, former_level = _handlers(of), of.level
+    for each in former:
+        of.removeHandler(each)
+    of.addHandler(handler)
+    of.setLevel(level)
+
+    def undo() -> None:
+        of.removeHandler(handler)
+        for each in former:
+            of.addHandler(each)
+        of.setLevel(former_level)
+
+    return undo
 
 
 def _is_tty(stream: Any) -> bool:

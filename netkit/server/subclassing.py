@@ -14,6 +14,7 @@ import socketserver
 import threading
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -116,30 +117,6 @@ class Threads(list[threading.Thread]):
         self._close()
 
 
-class _ShutDownEvent:
-    """Replaces the event that `BaseServer` sets while its `serve_forever` does not run."""
-
-    def __init__(self, server: CalledByName) -> None:
-        self._server = server
-
-    def clear(self) -> None:
-        """`BaseServer.serve_forever` calls this first."""
-        self._server._by_name = None
-        selector = self._server._by_name = self._server._serving.begin()
-        if selector is not None:
-            self._server._accept_loop.take_over(selector)
-
-    def set(self) -> None:
-        """`BaseServer.serve_forever` calls this last."""
-        selector, self._server._by_name = self._server._by_name, None
-        if selector is not None:
-            self._server._accept_loop.end(selector)
-
-    def wait(self) -> None:
-        """`BaseServer.shutdown` calls this last."""
-        self._server._accept_loop.wait_for_end()
-
-
 class CalledByName:
     """Makes `BaseServer.serve_forever` and `shutdown` work if a program calls them by name.
 
@@ -154,12 +131,25 @@ class CalledByName:
     """That of the accept loop that a `BaseServer.serve_forever` called by name runs."""
 
     @property
-    def _BaseServer__is_shut_down(self) -> _ShutDownEvent:
-        return _ShutDownEvent(self)
+    def _BaseServer__is_shut_down(self) -> SimpleNamespace:
+        """The event that `serve_forever` clears first and sets last, and `shutdown` waits for."""
+        wait = self._accept_loop.wait_for_end
+        return SimpleNamespace(clear=self._begin_by_name, set=self._end_by_name, wait=wait)
 
     @_BaseServer__is_shut_down.setter
     def _BaseServer__is_shut_down(self, _: Any) -> None:
         """Ignore the event that the constructor of `BaseServer` sets."""
+
+    def _begin_by_name(self) -> None:
+        self._by_name = None
+        selector = self._by_name = self._serving.begin()
+        if selector is not None:
+            self._accept_loop.take_over(selector)
+
+    def _end_by_name(self) -> None:
+        selector, self._by_name = self._by_name, None
+        if selector is not None:
+            self._accept_loop.end(selector)
 
     @property
     def _BaseServer__shutdown_request(self) -> bool:

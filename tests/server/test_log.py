@@ -291,17 +291,6 @@ def test_the_path_of_a_unix_client_cannot_forge_a_record(
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
-def test_events_can_be_hidden(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level("DEBUG", "netkit")
-    monkeypatch.setattr(log, "_hidden", set())
-    log.hide(events.Stopped)
-    log.write(events.Stopped(2, 1))
-    log.write(events.Report(1, "p", "said something"))
-    assert [record.getMessage() for record in caplog.records] == ["[1] said something"]
-
-
 def test_a_log_handler_that_raises_is_reported_once_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
