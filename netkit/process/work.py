@@ -27,6 +27,8 @@ from .worker import PARENTS_SIGNALS
 
 Load = Callable[[], Any]
 
+_OF_PARENT = (events.Stopping, events.Stopped)  # logged by the parent, for all workers
+
 
 def to_be_loaded(connection: Any, **_: Any) -> None:
     """The handler of a server whose workers load theirs."""
@@ -122,8 +124,7 @@ def work(
     if core is not None:
         with contextlib.suppress(OSError):  # the process may not use it any more: any will do
             os.sched_setaffinity(0, {core})
-    for_all = (events.Stopping, events.Stopped)  # which the parent logs once for all workers
-    log.logger.addFilter(lambda record: not isinstance(getattr(record, "event", None), for_all))
+    log.logger.addFilter(lambda it: not isinstance(getattr(it, "event", None), _OF_PARENT))
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
