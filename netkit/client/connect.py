@@ -64,7 +64,7 @@ def connect(
     context = _context(chosen, target)
     deadline = Deadline(chosen.connect_timeout)
     with Waiter(deadline, chosen.cancel) as waiter:
-        conn = _Rounds(target, chosen, waiter).run()
+        conn = _attempt(target, chosen, waiter)
     try:
         if context is not None:
             _start_tls(conn, context, chosen, target, deadline)
@@ -140,73 +140,57 @@ def _start_tls(
 # Attempts
 
 
-class _Rounds:
-    """The rounds of attempts of one call of `connect`."""
+def _attempt(target: Endpoint, options: ConnectOptions, waiter: Waiter) -> Connection:
+    """Return a connection, without TLS, after as many rounds of attempts as needed.
 
-    def __init__(self, target: Endpoint, options: ConnectOptions, waiter: Waiter) -> None:
-        self._target = target
-        self._options = options
-        self._waiter = waiter
-        self._attempted: list[str] = []  # in all rounds
-        self._errors: list[tuple[str, OSError]] = []  # of the last round
+    Raises the errors of `connect`.
+    """
 
-    def run(self) -> Connection:
-        """Return the connection, without TLS. Raises the errors of `connect`."""
-        back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
-        for round_ in range(self._options.retry + 1):
-            try:
-                if round_:
-                    self._pause(back_off.failed())
-                sock = self._race()
-            except TimeoutError:
-                raise _failure(self._target, self._errors, timed_out=True) from None
-            except socket.gaierror:
-                if round_ == self._options.retry:
-                    raise
-                continue
-            if sock is not None:
-                return self._connection(sock)
-        raise _failure(self._target, self._errors)
+    def is_blocked(address: Any) -> bool:
+        return blocked is not None and target.host is not None and blocked.check(address[0])
 
-    def _pause(self, seconds: float) -> None:
-        pause = Deadline(seconds * random.uniform(0.5, 1))
-        while left := pause.remaining():
-            self._waiter.wait(left)
-
-    def _race(self) -> socket.socket | None:
-        """Do one round. Returns the socket that has connected, or None if all attempts failed."""
-        self._errors = []
-        self._waiter.wait(0)  # raises if the call has been cancelled before
-        candidates = _candidates(self._target, self._options, self._waiter)
-        prepare = functools.partial(_prepare, self._options)
-        delay = self._options.attempt_delay
-        race = Race(candidates, prepare, delay, self._waiter, self._is_blocked)
+    blocked, back_off = options.block_list, BackOff(FIRST_PAUSE, LONGEST_PAUSE)
+    race = Race(functools.partial(_prepare, options), options.attempt_delay, waiter, is_blocked)
+    for round_ in range(options.retry + 1):
         try:
-            return race.run()
-        finally:
-            self._attempted += race.attempted
-            self._errors = race.errors
+            if round_:
+                _pause(waiter, back_off.failed())
+            waiter.wait(0)  # raises if the call has been cancelled before
+            sock = race.run(_candidates(target, options, waiter))
+        except TimeoutError:
+            raise _failure(target, race.errors, timed_out=True) from None
+        except socket.gaierror:
+            if round_ == options.retry:
+                raise
+            continue
+        if sock is not None:
+            return _connection(sock, target, options, race.attempted)
+    raise _failure(target, race.errors)
 
-    def _is_blocked(self, address: Any) -> bool:
-        blocked = self._options.block_list
-        return blocked is not None and self._target.host is not None and blocked.check(address[0])
 
-    def _connection(self, sock: socket.socket) -> Connection:
-        options = self._options
-        try:
-            sock.setblocking(True)
-            conn = Connection(
-                sock,
-                None if self._target.host is not None else self._target.path,
-                encoding=options.encoding,
-                max_line=options.max_line,
-                max_message=options.max_message,
-            )
-        except BaseException:  # without an address, if the server has reset it already
-            sock.close()
-            raise
-        conn.attempted_addresses = tuple(self._attempted)
-        return conn
+def _pause(waiter: Waiter, seconds: float) -> None:
+    pause = Deadline(seconds * random.uniform(0.5, 1))
+    while left := pause.remaining():
+        waiter.wait(left)
+
+
+def _connection(
+    sock: socket.socket, target: Endpoint, options: ConnectOptions, attempted: list[str]
+) -> Connection:
+    try:
+        sock.setblocking(True)
+        conn = Connection(
+            sock,
+            None if target.host is not None else target.path,
+            encoding=options.encoding,
+            max_line=options.max_line,
+            max_message=options.max_message,
+        )
+    except BaseException:  # without an address, if the server has reset it already
+        sock.close()
+        raise
+    conn.attempted_addresses = tuple(attempted)
+    return conn
 
 
 def _failure(

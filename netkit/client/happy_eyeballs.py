@@ -19,7 +19,7 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..core import events
@@ -190,11 +190,10 @@ def interleaved(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 class Race:
-    """Attempts to connect to candidates, in their order, until one has connected."""
+    """Rounds of attempts to connect. For one thread."""
 
     def __init__(
         self,
-        candidates: Sequence[Candidate],
         prepare: Callable[[socket.socket], object],
         delay: float,
         waiter: Waiter,
@@ -205,23 +204,24 @@ class Race:
         `blocked` returns whether an address must not be used. It is called before the attempt, and
         with the address that was really reached: Linux connects to 127.0.0.1 instead of 0.0.0.0.
         """
-        self._candidates = candidates
         self._prepare = prepare
         self._delay = delay
         self._waiter = waiter
         self._blocked = blocked
         self._running: dict[socket.socket, Candidate] = {}
         self.attempted: list[str] = []
-        """The addresses that were tried."""
+        """The addresses that were tried, in all rounds."""
         self.errors: list[tuple[str, OSError]] = []
-        """Each address that has failed, and why."""
+        """Each address that has failed in the last round, and why."""
 
-    def run(self) -> socket.socket | None:
-        """Return the socket that connects first, still non-blocking, or None if all attempts fail.
+    def run(self, candidates: Iterable[Candidate]) -> socket.socket | None:
+        """Do a round: try the candidates, in their order, until one has connected.
 
+        Return the socket that connects first, still non-blocking, or None if all attempts fail.
         Raises the errors of `Waiter.wait`.
         """
-        waiting = deque(each for each in self._candidates if self._is_permitted(each))
+        self.errors.clear()
+        waiting = deque(each for each in candidates if self._is_permitted(each))
         winner = None
         try:
             while winner is None and waiting:
@@ -241,6 +241,7 @@ class Race:
                 sock.close()
                 if winner is None:
                     self._note(candidate, TimeoutError(errno.ETIMEDOUT, "no answer in time"))
+            self._running.clear()
 
     def _is_permitted(self, candidate: Candidate) -> bool:
         if self._blocked(candidate.address):

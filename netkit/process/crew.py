@@ -87,9 +87,9 @@ class Crew:
         self._generation = 0
         self._announced = 0  # the number of workers in the last event
         self._proven = False  # a worker has been ready
-        self._round = 0  # the number of the last one
-        self._failed_round = 0  # the last one that had a failure
-        self._failures = 0  # how many rounds in a row had one
+        self._round = 0  # the number of the last round: workers that are started together
+        self._failed_round = 0  # the number of the last round that had a failure
+        self._failures = 0  # how many rounds in a row had a failure
         self._back_off = BackOff(pace.first_pause, pace.longest_pause)
         self._not_before = Deadline(0)  # when the next round may begin
 

@@ -22,7 +22,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from types import TracebackType
 from typing import Any
 
 from ..net.forks import do_not_undo, undo_in_children
@@ -50,7 +49,6 @@ _NAMES = {
 }
 REQUESTS = {getattr(signal, name): _NAMES[name] for name in _NAMES if hasattr(signal, name)}
 _SIGHUP = getattr(signal, "SIGHUP", None)
-
 _TRIES = 1000  # how often signal handlers may interrupt the same action by an exception
 
 SignalHandler = Callable[[int, Any], Any] | int | None
@@ -165,9 +163,7 @@ class StopSignals:
         if signum not in self._disregarded:
             self.mailbox.post(request)
 
-    def __exit__(
-        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

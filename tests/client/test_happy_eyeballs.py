@@ -74,8 +74,8 @@ def race(
     *candidates: Candidate, delay: float = 0.01, timeout: float = PATIENCE, prepare: Any = nothing
 ) -> tuple[Race, socket.socket | None]:
     with Waiter(Deadline(timeout)) as waiter:
-        runners = Race(candidates, prepare, delay, waiter)
-        return runners, runners.run()
+        runners = Race(prepare, delay, waiter)
+        return runners, runners.run(candidates)
 
 
 def test_the_first_to_answer_wins_although_an_earlier_one_is_still_tried() -> None:
@@ -108,7 +108,7 @@ class InTurn(Waiter):
 
 def test_an_earlier_attempt_may_still_win() -> None:
     with listening() as first, listening() as second, InTurn() as waiter:
-        winner = Race([first, second], nothing, 0.01, waiter).run()
+        winner = Race(nothing, 0.01, waiter).run([first, second])
         assert winner
         with winner:
             assert winner.getpeername() == first.address
@@ -137,8 +137,8 @@ def test_an_address_that_must_not_be_used_is_skipped_before_and_after_the_attemp
 
     with listening() as first, listening() as second, listening() as third:
         with Waiter(Deadline(PATIENCE)) as waiter:
-            runners = Race([first, second, third], nothing, 1000, waiter, blocked)
-            winner = runners.run()
+            runners = Race(nothing, 1000, waiter, blocked)
+            winner = runners.run([first, second, third])
         assert winner
         with winner:
             assert winner.getpeername() == third.address
@@ -159,9 +159,9 @@ def test_there_is_no_winner_if_all_attempts_fail() -> None:
 def test_at_the_deadline_all_attempts_are_reported_and_closed() -> None:
     with silent_candidate() as silent:
         with Waiter(Deadline(0.05)) as waiter:
-            runners = Race([silent, refusing(), silent], nothing, 0.01, waiter)
+            runners = Race(nothing, 0.01, waiter)
             with pytest.raises(TimeoutError):
-                runners.run()
+                runners.run([silent, refusing(), silent])
     reasons = sorted(str(error.strerror) for _, error in runners.errors)
     assert reasons == ["connection refused", "no answer in time", "no answer in time"]
 
@@ -339,7 +339,7 @@ def test_a_race_that_is_cancelled_closes_what_it_has_begun() -> None:
     with silent_candidate() as silent, Waiter(Deadline(None), cancel) as waiter:
         threading.Timer(0.02, cancel.cancel).start()
         with pytest.raises(CancelledError):
-            Race([silent], nothing, 1, waiter).run()
+            Race(nothing, 1, waiter).run([silent])
 
 
 def test_a_waiter_that_cannot_be_made_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

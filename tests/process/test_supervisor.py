@@ -207,26 +207,6 @@ def exchange(program: Program, data: bytes = b"hello") -> bytes:
 # Serving
 
 
-def test_clients_are_spread_over_all_workers(app: App) -> None:
-    """Each gets some, however the machine's other work slows one of them down."""
-    with app("--workers", "3") as program:
-        program.wait_for_line("3 workers ready")
-        with contextlib.ExitStack() as stack:
-            clients: list[Client] = []
-            counts = Counter(dict.fromkeys(program.children(), 0))
-
-            def come() -> bool:
-                clients.append(stack.enter_context(Client(program)))
-                counts[clients[-1].pid] += 1
-                return min(counts.values()) >= 2
-
-            wait_until(come, "two clients of each worker")
-            assert sorted(counts) == sorted(program.children())
-            for each in clients:
-                each.ask()
-        stop(program)
-
-
 @linux
 @pytest.mark.skipif(not has_gil(), reason="they need not stay anywhere")
 def test_each_stays_on_one_core_if_no_core_is_without(app: App) -> None:
