@@ -62,13 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> int:
     """Import the module of a command, and run the command."""
-    was_enabled = gc.isenabled()
     gc.disable()  # imported modules stay, so looking for garbage would only take milliseconds
     try:
         module = importlib.import_module(f"{__package__}.{name}")
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
     return int(module.run(argv))
 
 
