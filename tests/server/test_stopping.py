@@ -295,7 +295,7 @@ def test_row_unread_data_is_waited_for_no_longer_at_the_deadline() -> None:
         assert server.stop(SHORT) == (0, 1)
 
 
-def test_row_deaf_is_waited_for() -> None:
+def test_row_blocked_is_waited_for() -> None:
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server):
         assert worker.busy.wait(PATIENCE)
@@ -305,7 +305,7 @@ def test_row_deaf_is_waited_for() -> None:
         assert reports == [(1, 0)]
 
 
-def test_row_deaf_is_left_behind_at_the_deadline() -> None:
+def test_row_blocked_is_left_behind_at_the_deadline() -> None:
     worker = Worker(lambda conn: None)
     with at_work(worker) as server, client(server) as sock:
         assert worker.busy.wait(PATIENCE)

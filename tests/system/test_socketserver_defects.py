@@ -33,7 +33,7 @@ DEFECTS = {
     "server_close waits for an idle client for ever": [
         "test_row_socketserver_idle_sees_the_end_when_it_was_answered",
         "test_row_socketserver_idle_sees_the_end_when_it_is_silent",
-        "test_row_deaf_is_left_behind_at_the_deadline",
+        "test_row_blocked_is_left_behind_at_the_deadline",
     ],
     "a with block with an idle client takes two Ctrl+C": [
         "test_one_ctrl_c_ends_a_with_block_that_has_an_idle_client",
