@@ -32,31 +32,24 @@ class StopReport(NamedTuple):
         return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
-def _do_nothing(_: Any) -> None:
-    pass
-
-
 class Registry:
     """The open connections of one server. Thread-safe; adding and removing take constant time."""
 
     def __init__(
-        self, on_close: Callable[[Connection], None] = _do_nothing, server: Any = None
+        self, on_close: Callable[[Connection], object] = lambda _: None, server: Any = None
     ) -> None:
         """`on_close` is called with each closed connection. The events name `server`."""
         self._on_close = on_close
         self._server = server
         # Guards the attributes below. Re-entrant, since a signal handler may stop the server while
         # its thread holds it. No connection is ended under it: its socket may be an object of the
-        # program's.
-        self._lock = threading.RLock()
-        # Notified when a connection is added or removed, when a limit changes, and by `notify`.
-        self._changed = threading.Condition(self._lock)
+        # program's. Notified when a connection comes or goes, a limit changes, and by `notify`.
+        self._changed = threading.Condition()
         self._live: dict[Connection, None] = {}  # a set that keeps the order: the oldest first
         # The threads that call the observers of `ConnectionClosed`, by the connection's id.
         self._ending: dict[int, int] = {}
         self._draining = False
         self._limit = self._patience = Deadline(None)
-        self._counting = False
         self._involved = 0  # the connections of the present drain
         self._cut: set[int] = set()  # the ids of those that were cut
         self._cutting = False  # whether new connections are cut, too
@@ -66,7 +59,7 @@ class Registry:
 
         It is asked to finish at once if the server drains.
         """
-        with self._lock:
+        with self._changed:
             self._live[connection] = None
             self._involved += 1
             late = self._cutting
@@ -85,7 +78,7 @@ class Registry:
         False if another thread has claimed it, or if it has been removed.
         """
         me = threading.get_ident()
-        with self._lock:
+        with self._changed:
             if connection.thread not in (None, me) or connection not in self._live:
                 return False
             connection.thread = me
@@ -97,7 +90,7 @@ class Registry:
         Threads that wait for the end of all connections go on only after the observers have been
         called: the event `Stopped` of a server comes after every `ConnectionClosed`.
         """
-        with self._lock:
+        with self._changed:
             if connection not in self._live:
                 return
             del self._live[connection]
@@ -126,12 +119,12 @@ class Registry:
 
     def live(self) -> tuple[Connection, ...]:
         """Return the open connections, the oldest first."""
-        with self._lock:
+        with self._changed:
             return tuple(self._live)
 
     def waits_for(self, thread: int) -> bool:
         """Whether a drain waits for a thread: it serves a connection, or reports its end."""
-        with self._lock:
+        with self._changed:
             serves = any(each.thread == thread for each in self._live)
             return serves or thread in self._ending.values()
 
@@ -163,9 +156,11 @@ class Registry:
         If it is called several times, the earliest deadline counts, and the earliest `patience`.
         """
         with self._changed:
+            if not self.limited:
+                self._involved = len(self._live)
+                self._cut = set()
             self._limit = self._limit.earlier(deadline)
             self._patience = self._patience.earlier(patience)
-            self._begin_counting_locked()
             self._changed.notify_all()
 
     @property
@@ -183,17 +178,10 @@ class Registry:
         """Call `Connection.end_input` of all connections, and of new ones."""
         with self._changed:
             self._draining = True
-            self._begin_counting_locked()
         if self._live:
             event = events.Stopping(len(self._live), self._limit.remaining())
             events.emit(event, self._server)
         self._end_inputs()
-
-    def _begin_counting_locked(self) -> None:
-        if not self._counting:
-            self._counting = True
-            self._involved = len(self._live)
-            self._cut = set()
 
     def _end_inputs(self) -> float | None:
         """Ask all connections to finish.
@@ -262,7 +250,7 @@ class Registry:
 
     def cut(self, spare: int) -> None:
         """Cut all connections, and new ones, but not those that the thread `spare` serves."""
-        with self._lock:
+        with self._changed:
             self._cutting = True
             others = [each for each in self._live if each.thread != spare]
         self._cut_these(others)
@@ -270,11 +258,11 @@ class Registry:
 
     def _cut_these(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
-            with self._lock:
+            with self._changed:
                 known = connection.id in self._cut
                 self._cut.add(connection.id)
             if not known and not connection.cut():  # it had finished
-                with self._lock:
+                with self._changed:
                     self._cut.discard(connection.id)
 
     def finish_spared(self, seconds: float, spare: int) -> None:
@@ -295,8 +283,7 @@ class Registry:
 
         The parent gives back their places. A thread that is not here may have held the lock.
         """
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
         self._ending = {}
         for connection in self.live():
             if connection.thread == threading.get_ident():
@@ -308,5 +295,5 @@ class Registry:
     def reopen(self) -> None:
         """End the drain: new connections are not asked to finish."""
         with self._changed:
-            self._draining = self._counting = self._cutting = False
+            self._draining = self._cutting = False
             self._limit = self._patience = Deadline(None)

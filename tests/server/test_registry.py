@@ -330,7 +330,7 @@ def test_during_the_patience_no_connection_is_asked_to_finish_and_those_that_end
         registry.limit(Deadline(PATIENCE), Deadline(PATIENCE))
         assert registry.patient
         with in_thread(registry.wait_while_draining, registry.all_left(NOBODY)):
-            wait_until(lambda: registry._counting)
+            wait_until(lambda: registry._changed._waiters)
             registry.remove(one)
             assert two._link.input is InputState.OPEN
             registry.limit(Deadline(PATIENCE))  # a stop without patience
