@@ -26,12 +26,12 @@ from ..core.record import NamedTuple
 if TYPE_CHECKING:
     from ..net.connection import Connection
 
-# How many connections may be in the midst of closing without one of the `max_connections` places.
-# Each costs a thread and a descriptor. If more begin to close, the oldest are closed at once.
+# How many connections may close without one of the `max_connections` places. Each costs a thread
+# and a descriptor. If more begin to close, the oldest are closed at once.
 MAX_LINGERING = 256
 
-# How often a site (a /48 of IPv6, with 65,536 networks) may have the share of one network: one
-# customer may have a whole site.
+# How many times the share of one network a site may use (a /48 of IPv6, with 65,536 networks): one
+# customer may own a whole site.
 SITE_SHARES = 16
 
 # The rates of so many networks and sites are remembered, in about 200 bytes each.
@@ -60,8 +60,8 @@ PLACE = Ticket(None)  # of a client that has a place, and no share
 class Admission:
     """The limits of one server. Thread-safe.
 
-    `wake` is called, with no lock held, when the accepting thread should look again: a limit has
-    changed, or a place is free and the thread has been told before that there was none.
+    `wake` is called, with no lock held, when the accepting thread should look again: when a limit
+    has changed, or when a place is free after that thread has found none.
     """
 
     def __init__(
@@ -114,15 +114,8 @@ class Admission:
             self._shared = places
             self._note_limits_locked()
 
-    def suspend(self) -> None:
-        """Admit no client until `resume`: new clients wait in the kernel's queue."""
-        self._set_suspended(True)
-
-    def resume(self) -> None:
-        """Admit clients again."""
-        self._set_suspended(False)
-
-    def _set_suspended(self, suspended: bool) -> None:
+    def suspend(self, suspended: bool = True) -> None:
+        """Admit no client: new clients wait in the kernel's queue. Or admit clients again."""
         with self._lock:
             self.suspended = suspended
             self._note_limits_locked()
@@ -132,9 +125,9 @@ class Admission:
         options = self._options
         shared = self._shared is not None
         self.unlimited = options.max_connections is None and not (self.suspended or shared)
-        lists = (options.allow, options.deny)
-        numbers = (options.max_connection_rate, options.max_connections_per_ip)
-        self.judges = not self.unlimited or (*lists, *numbers) != (None,) * 4
+        lists = options.allow, options.deny
+        limits = *lists, options.max_connection_rate, options.max_connections_per_ip
+        self.judges = not self.unlimited or any(limit is not None for limit in limits)
 
     # Places
 
@@ -149,8 +142,7 @@ class Admission:
             elif self._shared is not None:
                 has_place = self._shared.take()
             else:
-                limit = self._options.max_connections
-                has_place = limit is None or self._taken < limit
+                has_place = not self._is_full_locked()
             self._taken += has_place
             self._wanted = self._wanted or not has_place
             return has_place
@@ -240,16 +232,15 @@ class Admission:
         if not isinstance(client_address, tuple):  # a client of a Unix socket has no address
             return ticket
         address = client_address[0]
-        if options.allow is not None or options.deny is not None:
-            reason = _why_not_listed(address, options)
-            if reason:
-                return reason
+        reason = _why_not_listed(address, options)
+        if reason:
+            return reason
         if options.max_connection_rate is None and options.max_connections_per_ip is None:
             return ticket
-        return self._judge_network(network_of(address), ticket)
+        return self._judge_network(network_of(address), ticket, options)
 
-    def _judge_network(self, network: str, ticket: Ticket) -> Ticket | str:
-        rate, most = self._options.max_connection_rate, self._options.max_connections_per_ip
+    def _judge_network(self, network: str, ticket: Ticket, options: Options) -> Ticket | str:
+        rate, most = options.max_connection_rate, options.max_connections_per_ip
         shares = _shares(network)
         with self._lock:
             if rate is not None and not self._rates.take(shares, rate, self._clock()):

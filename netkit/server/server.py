@@ -172,7 +172,7 @@ class Server(HookedServer):
 
     def resume(self) -> None:
         """Accept clients again."""
-        self._admission.resume()
+        self._admission.suspend(False)
 
     def configure(self, **options: Any) -> None:
         """Change options of the constructor. They hold for new clients, not for connected ones.

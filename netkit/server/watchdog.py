@@ -11,20 +11,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..core import events
-from ..core.record import NamedTuple
 from ..net.connection import Connection
 from ..net.explain import timed_out
 from .threads import join
-
-
-class _Overdue(NamedTuple):
-    """A connection whose lifetime is over."""
-
-    connection: Connection
-    lifetime: float
-    last_word_is_over: bool  # it was interrupted before, and is cut now
 
 
 class Watchdog:
@@ -111,8 +103,9 @@ class Watchdog:
                     return
                 self._look_again = False
                 lifetimes = self._lifetimes
-            overdue, due, seen = self._look(lifetimes)
-            _end(overdue)
+            failed, due, seen = self._look(lifetimes)
+            for event, server in failed:  # only now, since an observer may be slow
+                events.emit(event, server)
             with self._changed:
                 if not (self._look_again or self._closed):
                     self._lifetimes, self._due = seen, due
@@ -120,16 +113,17 @@ class Watchdog:
 
     def _look(
         self, lifetimes: frozenset[float]
-    ) -> tuple[list[_Overdue], float | None, frozenset[float]]:
-        """Find the connections that are to be ended now.
+    ) -> tuple[list[tuple[events.Event, Any]], float | None, frozenset[float]]:
+        """End the connections whose time is over.
 
-        Return them, the moment when the next one is due (None if there is none), and the lifetimes
-        of all connections. If all have the same lifetime, the search ends at the first connection
-        that has time left: those behind it are younger.
+        Return the events about them, each with its server; the moment when the next connection is
+        due (None if there is none); and the lifetimes of all connections. If all have the same
+        lifetime, the search ends at the first connection that has time left: those behind it are
+        younger.
         """
         ended, self._ended = self._ended, {}
         now = time.monotonic()
-        overdue: list[_Overdue] = []
+        failed: list[tuple[events.Event, Any]] = []
         due = []
         seen: set[float] = set()
         for connection in self._live():
@@ -140,7 +134,11 @@ class Watchdog:
             times = ended.get(connection.id, 0)
             moment = connection.opened_at + lifetime + times * self.last_word
             if times < 2 and moment <= now:
-                overdue.append(_Overdue(connection, lifetime, times == 1))
+                reason = timed_out("lifetime", lifetime, connection.peer)
+                is_cut = times == 1
+                if connection.interrupt(reason, is_cut) and connection.opaque and not is_cut:
+                    ends = connection.id, connection.peer, reason, connection.local
+                    failed.append((events.ClientFailed(*ends), connection.server))
                 times += 1
                 moment += self.last_word
             if times < 2:
@@ -148,17 +146,5 @@ class Watchdog:
             if times:
                 self._ended[connection.id] = times
             elif len(lifetimes) == 1:
-                return overdue, min(due), lifetimes
-        return overdue, min(due, default=None), frozenset(seen)
-
-
-def _end(overdue: list[_Overdue]) -> None:
-    """End all of them, and emit the events only then, since an observer may be slow."""
-    failed = []
-    for connection, lifetime, is_hard in overdue:
-        reason = timed_out("lifetime", lifetime, connection.peer)
-        if connection.interrupt(reason, is_hard) and connection.opaque and not is_hard:
-            number, peer, local = connection.id, connection.peer, connection.local
-            failed.append((events.ClientFailed(number, peer, reason, local), connection.server))
-    for event, server in failed:
-        events.emit(event, server)
+                return failed, min(due), lifetimes
+        return failed, min(due, default=None), frozenset(seen)

@@ -100,7 +100,7 @@ def test_while_suspended_all_clients_wait() -> None:
     assert limits.suspended
     assert not limits.enter()
     assert limits.must_wait()
-    limits.resume()
+    limits.suspend(False)
     assert limits.woken == 2
     assert limits.enter()
 

@@ -186,16 +186,16 @@ def test_an_observer_of_the_end_of_one_may_stop_the_server_while_another_one_com
 def test_a_connection_that_comes_while_others_are_ended_is_watched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    end = watchdog._end
+    timed_out = watchdog.timed_out
     server = netkit.create_server(netkit.EchoHandler, lifetime=0.05).listen(0, "127.0.0.1")
 
-    def end_while_another_comes(over: list[Any]) -> None:
-        end(over)
-        if over and len(socks) == 1:
+    def timed_out_while_another_comes(*arguments: Any) -> Any:
+        if len(socks) == 1:
             socks.append(clients.enter_context(client(server)))
             wait_until(lambda: server._watchdog._look_again)
+        return timed_out(*arguments)
 
-    monkeypatch.setattr(watchdog, "_end", end_while_another_comes)
+    monkeypatch.setattr(watchdog, "timed_out", timed_out_while_another_comes)
     with server, contextlib.ExitStack() as clients:
         socks: list[socket.socket] = []
         socks.append(clients.enter_context(client(server)))
