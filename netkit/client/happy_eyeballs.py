@@ -113,7 +113,6 @@ class Waiter:
         self._selector.register(sock, selectors.EVENT_WRITE)
 
     def remove(self, sock: socket.socket) -> None:
-        """Exclude a socket from the waits."""
         self._selector.unregister(sock)
 
     def wait(self, seconds: float | None = None) -> list[socket.socket]:

@@ -68,7 +68,8 @@ _FIELDS: dict[type[Message], tuple[Callable[[object], bool], ...]] = {
 class Channel:
     """One end of the connection between a parent and a worker.
 
-    Any thread may send, one thread may receive. Holds a descriptor until `close`.
+    Any thread may send, one thread may receive. Holds a descriptor until `close`, which is
+    idempotent.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -109,11 +110,9 @@ class Channel:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` has been called."""
         return self._socket.fileno() < 0
 
     def close(self) -> None:
-        """Close the descriptor. Idempotent."""
         self._socket.close()
 
 

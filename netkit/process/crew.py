@@ -147,7 +147,6 @@ class Crew:
             return False
 
     def lost(self, worker: Worker) -> None:
-        """Note that `worker` has ended."""
         self.workers.remove(worker)
         if not worker.leaving:
             reason = worker.failure or f"worker {worker.pid} ended with status {worker.status}"

@@ -97,7 +97,6 @@ class SharedPlaces:
             cells[cell + 1] += 1
 
     def give_back(self) -> None:
-        """Give a place back."""
         cells, cell = self._cells, 2 * self.index
         cells[cell + 1] += 1
         try:
@@ -107,7 +106,6 @@ class SharedPlaces:
             cells[cell + 1] += 1
 
     def any_free(self) -> bool:
-        """Whether there is a free place."""
         return _is_ready(self._reader, select.POLLIN)
 
     def fileno(self) -> int:
@@ -154,7 +152,6 @@ class SharedPlaces:
             places -= os.write(self._writer, bytes(min(places, select.PIPE_BUF)))
 
     def close(self) -> None:
-        """Close the descriptors."""
         self._cells.release()
         for descriptor in (self._reader, self._writer, self._file):
             os.close(descriptor)
@@ -163,7 +160,8 @@ class SharedPlaces:
 class SharedNumbers:
     """Counts 1, 2, 3, ... for any number of threads and processes together.
 
-    Holds a descriptor until `close`. Can be sent to a process that is being started.
+    Holds a descriptor until `close`, which is idempotent. Can be sent to a process that is being
+    started.
     """
 
     def __init__(self) -> None:
@@ -174,7 +172,6 @@ class SharedNumbers:
         return _numbers, duplicates(self._file)
 
     def take(self) -> int:
-        """The next number."""
         import fcntl  # here because Windows has none
 
         with _lock:
@@ -185,7 +182,6 @@ class SharedNumbers:
                 fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close the descriptor. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -55,7 +55,7 @@ SignalHandler = Callable[[int, Any], Any] | int | None
 
 
 class Mailbox:
-    """A queue of requests for one thread. Holds two descriptors until `close`.
+    """A queue of requests for one thread. Holds two descriptors until `close`, which is idempotent.
 
     `post` may be called from any thread and from signal handlers.
     """
@@ -88,7 +88,6 @@ class Mailbox:
         return self._waker.input_fileno()
 
     def close(self) -> None:
-        """Close its descriptors. Idempotent."""
         self._waker.close()
 
 

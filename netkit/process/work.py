@@ -171,12 +171,11 @@ class _Orders:
         self._server: Server | None = None
 
     def made(self, server: Server) -> None:
-        """The server of this process has been made."""
         with self._lock:
             self._server = server
 
     def obey(self) -> None:
-        """Obey. Stop gracefully once the parent is gone."""
+        """Carry out orders, and stop gracefully once the parent is gone. Returns then."""
         with contextlib.suppress(EOFError, OSError, ValueError):
             while True:
                 for order in self._channel.receive(Stop):

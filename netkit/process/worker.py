@@ -101,7 +101,6 @@ class Worker:
 
     @property
     def leaving(self) -> bool:
-        """Whether it has been told to stop."""
         return self.told is not None
 
     @property

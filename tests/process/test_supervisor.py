@@ -1113,13 +1113,16 @@ def wakeups(pid: int) -> int:
 @linux
 def test_no_process_wakes_up_while_nothing_happens(app: App) -> None:
     program = app()
-    with clients_of_all(program, 2) as clients:
-        time.sleep(0.2)
-        pids = [program.process.pid, *program.children()]
+    pids = [program.process.pid, *program.children()]
+    assert len(pids) == 3
+
+    def rest() -> bool:
         before = [wakeups(pid) for pid in pids]
         time.sleep(0.7)
-        assert [wakeups(pid) for pid in pids] == before
-        assert len(pids) == 3
+        return [wakeups(pid) for pid in pids] == before
+
+    with clients_of_all(program, 2) as clients:
+        wait_until(rest, "some time without a wake-up")
         assert len(os.listdir(f"/proc/{pids[0]}/task")) == 1
         for each in clients:
             each.ask()
