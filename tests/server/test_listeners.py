@@ -448,11 +448,11 @@ def test_clients_queued_at_any_listener_are_served_by_a_stop() -> None:
 
 
 def test_the_loss_of_one_listener_ends_the_loop() -> None:
-    server = echo().listen_on("127.0.0.1:0", "127.0.0.1:0")
-    with silent_log(), observed(events.ListenerLost) as lost:
-        with serving_forever(server) as thread:
-            wait_until(lambda: server._accept_loop.under_way)
-            server._listeners.more[0].shutdown(socket.SHUT_RDWR)
+    with silent_log(), socket.create_server(("127.0.0.1", 0)) as second:
+        server = echo().listen_on("127.0.0.1:0", f"fd:{os.dup(second.fileno())}")
+        with observed(events.ListenerLost) as lost, serving_forever(server) as thread:
+            assert ask(server.address) == b"hello"
+            second.shutdown(socket.SHUT_RDWR)
             thread.join(PATIENCE)
             assert not thread.is_alive()
             assert len(lost) == 1

@@ -699,7 +699,7 @@ def test_a_server_that_is_stopping_accepts_no_client() -> None:
     with serving(handler) as server, client(server):
         assert stopping.wait(PATIENCE)
         with in_thread(server.stop, PATIENCE):
-            wait_until(lambda: server._life.state.name == "DRAINING")
+            wait_until(lambda: "stopping" in repr(server))
             wait_until(lambda: not server._accept_loop.under_way)
             for serve in (server.serve_forever, server.handle_request, lambda: list(server)):
                 serve()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from secure import contexts, each_version, files, optional
+from secure import VERSIONS, contexts, each_version, files, optional
 from support import (
     PATIENCE,
     ROOT,
@@ -97,6 +97,15 @@ def own_client(server: Any) -> Iterator[netkit.Connection]:
     with netkit.connect(server.server_address[1], "127.0.0.1") as conn:
         conn.start_tls(contexts()[1], server_hostname="localhost")
         yield conn
+
+
+def connection_in_handshake(server: Any) -> netkit.Connection:
+    """The connection of the only client, whose thread waits for the client or is about to."""
+    server.wait_for_connections(1)
+    connection: netkit.Connection = server.connections[0]
+    # A handshake of Python's own cannot be seen from outside.
+    wait_until(lambda: connection.is_secured() or connection._link.waiting)
+    return connection
 
 
 def say(sock: ssl.SSLSocket, data: bytes) -> bytes:
@@ -286,8 +295,7 @@ def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave
     with observed(events.ClientFailed, events.HandlerFailed, events.ConnectionClosed) as seen:
         with serving(handler, tls=contexts()[0]) as server:
             with client(server) as sock:
-                connection = busy_connection(server)
-                wait_until(lambda: connection.is_secured() or connection._link.waiting)
+                connection_in_handshake(server)
                 leave(sock)
             wait_until(lambda: seen)
     assert [type(event) for event in seen] == [events.ConnectionClosed]
@@ -334,9 +342,7 @@ def test_a_reset_in_the_handshake_is_logged_in_one_line(handler: Any) -> None:
     with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
         with client(server) as sock:
             sock.sendall(b"\x16\x03\x01\x02\x00")
-            connection = busy_connection(server)
-            # A handshake of Python's own is not to be seen from outside.
-            wait_until(lambda: connection.is_secured() or connection._link.waiting)
+            connection_in_handshake(server)
             time.sleep(0.02)
             reset(sock)
         wait_until(lambda: seen)
@@ -385,8 +391,7 @@ def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
     with observed(*kinds) as seen, serving(handler, tls=contexts()[0], **options) as server:
         with client(server) as sock:
             sock.sendall(begun)
-            connection = busy_connection(server)
-            wait_until(lambda: connection.is_secured() or connection._link.waiting)
+            connection = connection_in_handshake(server)
             if how == "stop":
                 server.stop(0)
             elif how == "destroy":
@@ -724,22 +729,6 @@ def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
     assert "write_timeout" in str(raised[0])
 
 
-def test_a_close_does_not_wait_long_for_a_peer_that_takes_no_goodbye(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("netkit.net.connection.Connection.linger_seconds", 0.05)
-
-    def handler(conn: netkit.Connection) -> None:
-        with contextlib.suppress(TimeoutError):
-            while True:
-                conn.write(bytes(1_000_000))
-
-    with serving(handler, tls=contexts()[0], write_timeout=0.05) as server:
-        with secure_client(server):
-            server.wait_for_connections(1)
-            assert server.wait_for_connections(0, PATIENCE)
-
-
 # --- Ended by others ---
 
 
@@ -750,8 +739,10 @@ def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
             assert receive_all(sock) == b""
 
 
-@each_version
-@pytest.mark.parametrize("how", ["recv", "recv_into", "file", "without waiting"])
+@pytest.mark.parametrize(
+    ("how", "version"),
+    [*zip(("recv", "recv_into", "file", "without waiting"), VERSIONS * 2, strict=True)],
+)
 def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted(
     how: str, version: ssl.TLSVersion
 ) -> None:
@@ -840,12 +831,6 @@ def test_a_stop_just_before_a_handshake_is_not_overlooked(
         assert sock.recv(1) in (b"", b"\x15")
 
 
-def busy_connection(server: Any) -> netkit.Connection:
-    server.wait_for_connections(1)
-    connection: netkit.Connection = server.connections[0]
-    return connection
-
-
 @pytest.mark.parametrize("how", ["close", "destroy", "reset", "cut"])
 @pytest.mark.parametrize("shaken", [True, False], ids=["reading", "handshaking"])
 def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> None:
@@ -863,8 +848,8 @@ def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> No
             stack.enter_context(secure_client(server))
         else:
             stack.enter_context(client(server))
-        connection = busy_connection(server)
-        wait_until(lambda: connection._link.waiting and (connection.tls or not shaken))
+        connection = connection_in_handshake(server)
+        wait_until(lambda: connection.tls or not shaken)
         time.sleep(0.02)  # that it is in its recv by now cannot be seen
         getattr(connection, how)()
         wait_until(lambda: ended)
@@ -884,7 +869,7 @@ def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye(
 
     reason = OSError("time to go")
     with serving(handler, tls=contexts()[0]) as server, secure_client(server) as sock:
-        connection = busy_connection(server)
+        connection = connection_in_handshake(server)
         wait_until(lambda: connection.tls and connection._link.waiting)
         assert connection.interrupt(reason)
         assert receive_all(sock) == b"last word"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,9 +116,9 @@ def test_the_handshake_has_its_time_limit(make: Any, handler: Any) -> None:
 def test_a_probe_is_no_failure_and_plain_text_is_one(handler: Any) -> None:
     with observed(events.ClientFailed, events.HandlerFailed) as told:
         with wrapped(handler) as server, serving_forever(server):
-            with client(server):
-                pass
-            wait_until(lambda: server._connections._involved and not server.connections)
+            with observed(events.ConnectionClosed) as closed:
+                socket.create_connection(server.server_address).close()
+                wait_until(lambda: closed)
             with client(server) as sock:
                 sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 receive_all(sock)
