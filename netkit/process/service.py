@@ -65,6 +65,8 @@ def _obey(mailbox: Mailbox, server: Server, service: _Service, reloads: Reloads)
     stopping = interrupted = False
     while not service.outcome:
         for request in mailbox.wait():
+            if service.outcome:
+                break
             if request is Request.RELOAD:
                 reloads.ask()
             elif request in (Request.STOP, Request.INTERRUPT) and not stopping:
