@@ -28,7 +28,7 @@ from .conversation import transfer
 from .opening import accept, dial
 from .stdio import OutputError, is_interactive
 
-# The time (seconds) that a signal handler may take to begin, before a wait is interrupted for it.
+# The time after which a wait is interrupted, if no handler of a signal has ended it (seconds).
 _MOMENT = 0.05
 
 _EXAMPLES = """\
@@ -183,9 +183,9 @@ def run(argv: Sequence[str]) -> int:
 def _interruptible() -> Iterator[None]:
     """Have Ctrl+C end every wait of the main thread while the ``with`` block runs.
 
-    Python runs a signal handler between two instructions, so it would run that of a signal which
-    comes just before a wait only after the wait. But it writes each signal to a descriptor at once.
-    The thread that reads this interrupts the wait by another signal, which does nothing else.
+    If a signal comes just before a wait, Python runs its handler only after the wait. But Python
+    writes the number of the signal to a descriptor at once. A thread reads that, and interrupts the
+    wait by another signal, which has no other effect.
     """
     main = threading.get_ident()
     reading, writing = socket.socketpair()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,17 +72,15 @@ def variable_of(name: str) -> str:
     return f"NETKIT_{name.upper()}"
 
 
-def from_environment(
-    environment: Mapping[str, str], without: Container[str] = ()
-) -> dict[str, Any]:
-    """Return the options that `environment` sets, except those in `without`.
+def from_environment(without: Container[str] = ()) -> dict[str, Any]:
+    """Return the options that variables of the environment set, except those in `without`.
 
     The variable of a password is the password itself, which other users cannot see there.
     ArgumentError, with the name of the variable, if a value is invalid.
     """
     found = {}
     for name, row in ROWS.items():
-        text = environment.get(variable_of(name))
+        text = os.environ.get(variable_of(name))
         if text is not None and row.kind.parse and name not in without:
             parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
             try:
@@ -129,7 +127,7 @@ def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None
 
     `arguments.variables` becomes the list of the options whose values are from the environment.
     """
-    found = from_environment(os.environ, without)
+    found = from_environment(without)
     if arguments.tls_self_signed:
         for name in ("tls_cert", "tls_key", "tls_key_password"):
             found.pop(name, None)
@@ -176,5 +174,4 @@ def as_given(message: str, variables: Sequence[str]) -> str:
             return name
         return variable_of(name) if name in variables else flag_of(name)
 
-    message = re.sub(r"^[a-z]+\b", named, message)
-    return re.sub(r"\b[a-z]+(_[a-z]+)+\b", named, message)
+    return re.sub(r"^[a-z]+\b|\b[a-z]+(_[a-z]+)+\b", named, message)

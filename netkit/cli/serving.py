@@ -47,13 +47,10 @@ default of --max-line.
 """
 
 # Options that some other servers have, and what to write instead.
-_PORT_ALONE = "write the port alone, as in netkit echo 8080"
 _HINTS = {
-    "--port": _PORT_ALONE,
-    "-p": _PORT_ALONE,
+    **dict.fromkeys(("--port", "-p"), "write the port alone, as in netkit echo 8080"),
+    **dict.fromkeys(("-v", "--verbose"), "use --log-level debug"),
     "-l": "a server listens without it",
-    "-v": "use --log-level debug",
-    "--verbose": "use --log-level debug",
 }
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
@@ -174,12 +171,8 @@ class Command:
                 raise Failure(_why_not(error)) from None
             if workers is None:
                 return supervise(server, signals).exit_status
-            before = os.environ.get(_SAFE_PATH)
             _set_safe_path("1")
-            try:
-                return workers.supervise(signals).exit_status
-            finally:
-                _set_safe_path(before)
+            return workers.supervise(signals).exit_status
 
 
 def set_up_logging(arguments: argparse.Namespace) -> None:

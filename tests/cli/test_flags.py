@@ -62,12 +62,16 @@ def test_the_error_of_a_variable_names_it(
     assert (caught.value.code, line.startswith(f"netkit echo: error: {message}")) == (2, True)
 
 
-def test_every_flag_has_a_variable_with_the_same_check() -> None:
+def test_every_flag_has_a_variable_with_the_same_check(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, row in ROWS.items():
         if row.kind.number:
-            with pytest.raises(ArgumentError, match=f"NETKIT_{name.upper()}: it must be"):
-                from_environment({f"NETKIT_{name.upper()}": "x"})
-    assert from_environment({"NETKIT_MAX_LINES": "x", "MAX_LINE": "x", "NETKIT_TLS": "x"}) == {}
+            with monkeypatch.context() as patch:
+                patch.setenv(f"NETKIT_{name.upper()}", "x")
+                with pytest.raises(ArgumentError, match=f"NETKIT_{name.upper()}: it must be"):
+                    from_environment()
+    for name in ("NETKIT_MAX_LINES", "MAX_LINE", "NETKIT_TLS"):
+        monkeypatch.setenv(name, "x")
+    assert from_environment() == {}
 
 
 def test_a_variable_without_effect_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
