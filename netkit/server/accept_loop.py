@@ -147,6 +147,7 @@ class AcceptLoop:
         with self._changed:
             self._selector = self._thread = None
             self.stop_requested = self._taken_over = self.has_begun = False
+            self._changed.notify_all()
         self.back_off.succeeded()
 
     def end_in_child(self) -> bool:

@@ -132,8 +132,9 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
             self._life.state = State.NEW
             self._drain.order = Order()
             self._listeners.opened_by = None
-            for part in (self._connections, self._accept_loop, self._overflow):
-                part.reopen()
+            self._connections.reopen()
+            self._accept_loop.reopen()
+            self._overflow.reopen()
             self._client_threads.reopen()
             self._watchdog.reopen()
 

@@ -123,7 +123,7 @@ def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(
     selector = begin(loop, listener)
     with in_thread(loop.wait_for_end):
         wait_until(lambda: loop._changed._waiters)
-        with loop._changed:  # who waits sees only what is there after the next turn began
+        with loop._changed:  # the waiting thread sees only the next loop
             loop.end(selector)
             selector = begin(loop, listener)
     assert loop.under_way

@@ -58,7 +58,7 @@ def test_ssl_is_not_imported_to_answer_to(monkeypatch: pytest.MonkeyPatch) -> No
         (TimeoutError(), False),
     ],
 )
-def test_clients_that_went_away_are_not_worth_telling(error: Exception, expected: bool) -> None:
+def test_a_client_that_has_gone_away_is_not_reported(error: Exception, expected: bool) -> None:
     assert is_lost_race(error) is expected
 
 

@@ -301,8 +301,7 @@ def test_after_reopening_no_connection_is_asked_to_finish() -> None:
         assert conn._link.input is not InputState.DRAINING
 
 
-def test_a_signal_handler_may_stop_everybody_from_within() -> None:
-    """It runs in the thread that holds the lock."""
+def test_a_signal_handler_may_cut_all_connections_in_the_thread_that_holds_the_lock() -> None:
     registry = Registry()
     with connections(1) as (conn,):
         registry.add(conn)

@@ -697,7 +697,7 @@ def serving_a_busy_client() -> Iterator[netkit.Server]:
         released.set()
 
 
-def test_a_request_to_stop_may_say_how_long_the_stop_may_take() -> None:
+def test_a_request_to_stop_may_have_time_limits_for_the_stop() -> None:
     with serving_a_busy_client() as server:
         server.request_stop(timeout=0.0)
         assert server.stop() == (0, 1)

@@ -37,7 +37,7 @@ def parked(pool: ClientThreads) -> list[threading.Thread]:
 
 
 class Gate:
-    """A job that runs until it is let go."""
+    """A job that runs until `finish` is called."""
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
@@ -47,7 +47,7 @@ class Gate:
         self.thread = threading.current_thread()
         assert self._open.wait(PATIENCE)
 
-    def let_go(self) -> None:
+    def finish(self) -> None:
         self._open.set()
 
 
@@ -65,7 +65,7 @@ def test_a_job_runs_in_a_thread_that_is_kept_for_the_next() -> None:
         for _ in range(5):
             (gate,) = run_at_once(pool, 1)
             used.append(gate.thread)
-            gate.let_go()
+            gate.finish()
             wait_until(lambda: len(pool._parked) == 1)
         assert len(set(used)) == 1
         assert used[0] is not threading.current_thread()
@@ -97,7 +97,7 @@ def test_jobs_that_run_at_once_have_threads_of_their_own() -> None:
         assert len({gate.thread for gate in gates}) == 4
         assert len(pool.threads()) == 4
         for gate in gates:
-            gate.let_go()
+            gate.finish()
 
 
 def test_a_thread_that_waits_says_so_by_its_name() -> None:
@@ -124,7 +124,7 @@ def test_only_so_many_threads_are_kept() -> None:
     with client_threads() as pool:
         pool.max_parked = 2
         for gate in run_at_once(pool, 6):
-            gate.let_go()
+            gate.finish()
         wait_until(lambda: len(pool.threads()) == len(parked(pool)) == 2)
 
 
@@ -132,7 +132,7 @@ def test_a_thread_that_is_not_needed_ends() -> None:
     with client_threads() as pool:
         pool.park_seconds = 0.01
         for gate in run_at_once(pool, 3):
-            gate.let_go()
+            gate.finish()
         wait_until(lambda: not pool.threads())
         ran: list[bool] = []
         pool.run(lambda: ran.append(True))
@@ -239,9 +239,9 @@ def test_system_exit_ends_one_thread_and_nothing_else() -> None:
         gate, *_ = run_at_once(pool, 1)
         pool.run(leave)
         wait_until(lambda: len(pool.threads()) == 1)
-        gate.let_go()
+        gate.finish()
         wait_until(lambda: len(pool._parked) == 1)
-        run_at_once(pool, 1)[0].let_go()
+        run_at_once(pool, 1)[0].finish()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -252,7 +252,7 @@ def test_a_job_that_fails_ends_its_thread_and_nothing_else() -> None:
     with client_threads() as pool:
         pool.run(fail)
         wait_until(lambda: not pool.threads())
-        run_at_once(pool, 1)[0].let_go()
+        run_at_once(pool, 1)[0].finish()
 
 
 def test_a_thread_that_cannot_start_leaves_nothing(
@@ -289,7 +289,7 @@ def test_a_thread_whose_start_was_interrupted_but_that_runs_is_known(
                 pool.run(gate)
         wait_until(lambda: gate.thread)
         assert pool.threads() == [gate.thread]
-        gate.let_go()
+        gate.finish()
 
 
 @pytest.mark.parametrize("daemon", [True, False])
@@ -298,7 +298,7 @@ def test_the_threads_are_daemons_or_not_as_is_wanted(daemon: bool) -> None:
         (gate,) = run_at_once(pool, 1)
         assert gate.thread is not None
         assert gate.thread.daemon is daemon
-        gate.let_go()
+        gate.finish()
 
 
 def test_a_thread_that_would_hold_up_the_exit_is_not_kept() -> None:
@@ -310,13 +310,13 @@ def test_a_thread_that_would_hold_up_the_exit_is_not_kept() -> None:
 def test_closing_ends_waiting_threads_at_once_and_busy_ones_after_their_job() -> None:
     with client_threads() as pool:
         idle, busy = run_at_once(pool, 2)
-        idle.let_go()
+        idle.finish()
         wait_until(lambda: len(pool._parked) == 1)
         pool.close()
         pool.close()
         wait_until(lambda: pool.threads() == [busy.thread])
         assert pool.join(0.01) is False
-        with in_thread(busy.let_go):
+        with in_thread(busy.finish):
             assert pool.join(PATIENCE)
         assert pool.threads() == []
 
@@ -337,7 +337,7 @@ def test_waiting_for_the_threads_has_one_limit_for_all() -> None:
         assert pool.join(0.1) is False
         assert time.monotonic() - begun < 2.5  # and not 50 times 0.1 seconds
         for gate in gates:
-            gate.let_go()
+            gate.finish()
 
 
 def test_a_thread_does_not_wait_for_itself() -> None:

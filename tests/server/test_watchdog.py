@@ -27,7 +27,7 @@ def test_a_connection_ends_when_its_time_is_over_and_the_log_says_why() -> None:
     ]
 
 
-def test_a_handler_may_say_a_last_word_and_its_input_is_over() -> None:
+def test_a_handler_may_still_write_after_its_time_is_over_and_its_input_has_ended() -> None:
     def handler(conn: netkit.Connection) -> None:
         with pytest.raises(TimeoutError, match="lifetime"):
             conn.readline()
