@@ -108,6 +108,14 @@ def test_an_acceptor_refuses_an_address_of_the_list() -> None:
     assert [type(event) for event in seen] == [events.Refusing, events.ClientRefused]
 
 
+def test_an_acceptor_of_a_full_server_has_no_place_to_give_back_when_the_client_is_gone() -> None:
+    with parts(max_connections=1, when_full="refuse") as made:
+        made.server.socket.settimeout(0)
+        assert made.admission.enter()
+        assert made.acceptor(Taken()).accept() is Answer.SKIP
+        assert not made.admission.enter()
+
+
 @pytest.mark.parametrize(("serve", "handler"), [(echo, None), (None, Shout)])
 def test_a_client_is_served_by_a_function_or_through_the_hooks_of_the_server(
     serve: Serve | None, handler: Any

@@ -147,7 +147,10 @@ class Ready:
 
     def _once(self) -> bool:
         """Whether this is the first call; then `meanwhile` has been called."""
-        return bool(self._meanwhile) and not self._meanwhile.pop()()
+        is_first = bool(self._meanwhile)
+        if is_first:
+            self._meanwhile.pop()()
+        return is_first
 
     def acquire(self, timeout: float = -1) -> bool:
         return self._lock.acquire(timeout=timeout)
