@@ -44,6 +44,10 @@ class Framing(ABC):
     __slots__ = ()
     max_message: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_message is not None:
+            check_bytes("max_message", self.max_message)
+
     @abstractmethod
     def encode(self, data: ReadableBuffer) -> bytes:
         """Return the frame of the message `data`. ValueError if the framing has no frame for it."""
@@ -79,7 +83,7 @@ class LengthPrefix(Framing):
             raise ValueError(f"a length prefix has 1, 2, 4 or 8 bytes, not {self.size!r}")
         if self.byteorder not in ("big", "little"):
             raise ValueError(f"byteorder must be 'big' or 'little', not {self.byteorder!r}")
-        _check_limit(self.max_message)
+        Framing.__post_init__(self)
 
     def encode(self, data: ReadableBuffer) -> bytes:
         message = _message(data)
@@ -108,9 +112,6 @@ class VarintPrefix(Framing):
     """
 
     max_message: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
         message = _message(data)
@@ -145,9 +146,6 @@ class Netstrings(Framing):
     """
 
     max_message: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        _check_limit(self.max_message)
 
     def encode(self, data: ReadableBuffer) -> bytes:
         message = _message(data)
@@ -205,7 +203,7 @@ class Delimiter(Framing):
             raise TypeError(f"the delimiter must be bytes, not {self.delimiter!r}")
         if not self.delimiter:
             raise ValueError("the delimiter must not be empty")
-        _check_limit(self.max_message)
+        Framing.__post_init__(self)
 
     def encode(self, data: ReadableBuffer) -> bytes:
         message = _message(data)
@@ -221,11 +219,6 @@ class Delimiter(Framing):
         if limit is not None and least > limit + len(self.delimiter) - (size < 0):
             raise MessageTooLongError(limit)
         return (size, 0, size - len(self.delimiter)) if size >= 0 else (0, 0, 0)
-
-
-def _check_limit(max_message: int | None) -> None:
-    if max_message is not None:
-        check_bytes("max_message", max_message)
 
 
 def _check_length(length: int, limit: int | None) -> None:
