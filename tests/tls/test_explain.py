@@ -149,72 +149,51 @@ def test_in_tls_1_3_the_client_gets_the_alert_when_it_reads(cert: str | None, te
 # --- Bytes that are not TLS ---
 
 
-@pytest.mark.parametrize(
-    ("sent", "shown"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "'GET / HTTP/1.1'"),
-        (b"POST / HTTP/1.1\r\n\r\n", "'POST / HTTP/1.1'"),
-        (b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", "'SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3'"),
-        (b"hello\n", "'hello'"),
-        (b"\r\n\r\n\r\n", r"'\r\n\r\n\r\n'"),
-        (b"GET /" + b"x" * 100, "'GET /" + "x" * 35 + "'..."),
-        (b"caf\xc3\xa9 \x1b[31m\n", r"'caf\\xc3\\xa9 \x1b[31m'"),
-        (b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "'PROXY TCP4 1.2.3.4 5.6.7.8 1 2'"),
-    ],
-)
-@pytest.mark.parametrize("step", [1, 7, 1000])
-def test_a_client_without_tls_is_recognised(sent: bytes, shown: str, step: int) -> None:
-    joined = Joined(shake=False)
-    joined.up.send(sent)
-    receive = joined.server._receive
-    joined.server._receive = lambda size: receive(min(size, step))
-    with pytest.raises(HandshakeError) as error:
-        joined.server.handshake()
-    text = str(error.value)
-    if step == 1000:
-        assert text == f"the client sent plain text, not TLS: {shown}"
-    else:  # what had come by then
-        assert text.startswith("the client sent plain text, not TLS: '")
-    with pytest.raises(HandshakeError):  # again
-        joined.server.handshake()
-    with pytest.raises(HandshakeError):
-        joined.server.recv(1)
-    joined.server.end()
-
-
-def test_a_few_bytes_of_a_client_that_leaves_are_shown() -> None:
-    joined = Joined(shake=False)
-    joined.up.send(b"hi\n")
-    joined.up.ended = True
-    with pytest.raises(HandshakeError, match="^the client sent plain text, not TLS: 'hi'$"):
-        joined.server.handshake()
-
-
-def test_a_client_recognises_a_server_without_tls() -> None:
-    joined = Joined(shake=False)
-    joined.down.send(b"220 mail.example.org ESMTP\r\n")
-    with pytest.raises(HandshakeError) as error:
-        joined.client.handshake()
-    assert str(error.value) == ("the server sent plain text, not TLS: '220 mail.example.org ESMTP'")
+ZEROS = "something that is not TLS: '" + r"\x00" * 10 + "'"
+RECORD = r"something that is not TLS: '\x17\x03\x03\x00\x05hello'"
 
 
 @pytest.mark.parametrize(
     ("sent", "text"),
     [
-        (b"\x17\x03\x03\x00\x05hello", r"something that is not TLS: '\x17\x03\x03\x00\x05hello'"),
-        (bytes(10), "something that is not TLS: '" + r"\x00" * 10 + "'"),
-        (b"\x16" * 50, "something that is not TLS: '" + r"\x16" * 40 + "'..."),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "plain text, not TLS: 'GET / HTTP/1.1'"),
+        (b"SSH-2.0-OpenSSH_9.2p1 Deb\r\n", "plain text, not TLS: 'SSH-2.0-OpenSSH_9.2p1 Deb'"),
+        (b"hello\n", "plain text, not TLS: 'hello'"),
+        (b"hi\n", "plain text, not TLS: 'hi'"),
+        (b"\r\n\r\n\r\n", r"plain text, not TLS: '\r\n\r\n\r\n'"),
+        (b"GET /" + b"x" * 100, "plain text, not TLS: 'GET /" + "x" * 35 + "'..."),
+        (b"caf\xc3\xa9 \x1b[31m\n", r"plain text, not TLS: 'caf\\xc3\\xa9 \x1b[31m'"),
         (b"\xc3\xa4" + b"a" * 9, "plain text, not TLS: '" + r"\\xc3\\xa4aaaaaaaaa'"),
+        (b"\x17\x03\x03\x00\x05hello", RECORD),
+        (bytes(10), ZEROS),
+        (b"\x16" * 50, "something that is not TLS: '" + r"\x16" * 40 + "'..."),
     ],
 )
-def test_bytes_that_are_not_tls_are_shown_and_called_text_only_if_they_may_be_text(
-    sent: bytes, text: str
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_first_bytes_of_a_client_without_tls_are_shown(
+    sent: bytes, text: str, ended: bool
 ) -> None:
     joined = Joined(shake=False)
     joined.up.send(sent)
-    with pytest.raises(HandshakeError) as error:
-        joined.server.handshake()
-    assert str(error.value) == f"the client sent {text}"
+    joined.up.ended = ended or len(sent) < 5  # OpenSSL waits for a header
+    for _ in range(2):
+        with pytest.raises(HandshakeError) as error:
+            joined.server.handshake()
+        assert str(error.value) == f"the client sent {text}"
+    with pytest.raises(HandshakeError):
+        joined.server.recv(1)
+    joined.server.end()
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_the_first_bytes_of_a_server_without_tls_are_shown_as_far_as_they_have_come(
+    step: int,
+) -> None:
+    joined = Joined(shake=False)
+    joined.down.send(b"220 mail.example.org ESMTP\r\n")
+    joined.client._receive = lambda size: joined.down.receive(min(size, step))
+    with pytest.raises(HandshakeError, match="^the server sent plain text, not TLS: '2"):
+        joined.client.handshake()
 
 
 @pytest.mark.parametrize(
