@@ -176,7 +176,6 @@ class Workers:
             raise ServerStateError("the server is serving already: no workers can take its place")
         check_main()
         check_threads()
-        check_places(server._options.max_connections)  # it may have been changed
 
     def _begin(self, mailbox: Mailbox) -> None:
         server = self._server

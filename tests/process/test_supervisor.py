@@ -41,10 +41,8 @@ VERSION = "one"
 
 def who(conn):
     for line in conn.lines():
-        word, _, argument = line.partition(" ")
-        if word == "exit":
-            os._exit(int(argument))
-        elif word == "stop":
+        word = line.strip()
+        if word == "stop":
             conn.server.stop()
         elif word == "freeze":
             conn.write("frozen\\n")
