@@ -22,7 +22,7 @@ from ..core import events
 from ..core.encodings import to_bytes
 from ..net import sockopts
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
-from .admission import NO_SHARE, Admission, Ticket
+from .admission import NO_SHARE, Admission
 from .clients import Clients
 from .listeners import INHERITS_OPTIONS, Listeners
 from .overflow import Overflow
@@ -229,8 +229,11 @@ class Acceptor:
             self._refuse(request, client_address, ticket)
         elif has_place:
             self._clients.admit(request, client_address, ticket)
-        else:
-            self._keep_out(request, client_address, ticket, when_full)
+        elif isinstance(when_full, str) or not self._overflow.hold(
+            request, client_address, ticket, when_full
+        ):
+            admission.forgo(ticket)
+            self._refuse(request, client_address, "max_connections")
         return Answer.CLIENT
 
     def _look_for_handshake(self, request: Any) -> None:
@@ -253,16 +256,6 @@ class Acceptor:
         return answer
 
     # Clients that are not admitted
-
-    def _keep_out(
-        self, request: Any, client_address: Any, ticket: Ticket, when_full: str | float
-    ) -> None:
-        """Hold a client that has no place for a while, if the options say so, or refuse it."""
-        if isinstance(when_full, str) or not self._overflow.hold(
-            request, client_address, ticket, when_full
-        ):
-            self._admission.forgo(ticket)
-            self._refuse(request, client_address, "max_connections")
 
     def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
         self._refusals.refused(reason, client_address, sockopts.local_name(request))

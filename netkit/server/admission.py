@@ -142,7 +142,7 @@ class Admission:
             elif self._shared is not None:
                 has_place = self._shared.take()
             else:
-                has_place = not self._is_full_locked()
+                has_place = self.unlimited or not self._is_full_locked()
             self._taken += has_place
             self._wanted = self._wanted or not has_place
             return has_place

@@ -98,24 +98,20 @@ class Registry:
         try:
             self._on_close(connection)
             if events.is_wanted(events.ConnectionClosed.level):
-                self._emit_closed(connection)
+                is_opaque = connection.opaque
+                event = events.ConnectionClosed(
+                    connection.id,
+                    connection.peer,
+                    None if is_opaque else connection.bytes_read,
+                    None if is_opaque else connection.bytes_written,
+                    time.monotonic() - connection.opened_at,
+                    connection.local,
+                )
+                events.emit(event, self._server)
         finally:
             with self._changed:
                 self._ending.pop(connection.id, None)  # a forked child has none
                 self._changed.notify_all()
-
-    def _emit_closed(self, connection: Connection) -> None:
-        seconds = time.monotonic() - connection.opened_at
-        is_counted = not connection.opaque
-        event = events.ConnectionClosed(
-            connection.id,
-            connection.peer,
-            connection.bytes_read if is_counted else None,
-            connection.bytes_written if is_counted else None,
-            seconds,
-            connection.local,
-        )
-        events.emit(event, self._server)
 
     def live(self) -> tuple[Connection, ...]:
         """Return the open connections, the oldest first."""

@@ -106,18 +106,14 @@ class Serving:
         deadline = Deadline(min(timeouts, default=None))
         with self._loop.ending_after_exception():
             selector = self.begin()
-            if selector is not None:
-                self._accept_one(selector, deadline)
-
-    def _accept_one(self, selector: ListenerSelector, deadline: Deadline) -> None:
-        self._loop.take_over(selector)
-        try:
+            if selector is None:
+                return
+            self._loop.take_over(selector)
             with woken_by_signals(selector.waker):
                 while self._acceptor.step(selector, deadline.remaining()) is Answer.SKIP:
                     if deadline.expired():
-                        self._server.handle_timeout()
-                        return
-        finally:
+                        server.handle_timeout()
+                        break
             self._loop.end(selector)
 
     def iterate(self) -> Iterator[Connection]:
@@ -125,28 +121,29 @@ class Serving:
         accepted = deque[Connection]()
         with self._loop.ending_after_exception():
             selector = self._begin_alone(accepted.append)
-            if selector is not None:
+            if selector is None:
+                return
+            try:
                 yield from self._yield_each(selector, accepted)
+            finally:
+                for connection in accepted:
+                    connection.destroy()
+                self._loop.end(selector)
 
     def _yield_each(
         self, selector: ListenerSelector, accepted: deque[Connection]
     ) -> Iterator[Connection]:
-        try:
-            while self._loop.take_over(selector) and not selector.stopped:
-                with woken_by_signals(selector.waker):
-                    while not accepted and self._acceptor.step(selector, None) is not Answer.STOP:
-                        pass
-                if not accepted:
-                    return
-                connection = accepted.popleft()
-                connection.thread = threading.get_ident()  # a stop in the body does not wait for it
-                self._loop.suspend()
-                yield connection
-                connection.thread = None
-        finally:
-            for connection in accepted:
-                connection.destroy()
-            self._loop.end(selector)
+        while self._loop.take_over(selector) and not selector.stopped:
+            with woken_by_signals(selector.waker):
+                while not accepted and self._acceptor.step(selector, None) is not Answer.STOP:
+                    pass
+            if not accepted:
+                return
+            connection = accepted.popleft()
+            connection.thread = threading.get_ident()  # a stop in the body does not wait for it
+            self._loop.suspend()
+            yield connection
+            connection.thread = None
 
     def run(self, selector: ListenerSelector, poll_interval: float) -> None:
         """Accept clients in the calling thread until the loop is stopped, and end the loop."""
