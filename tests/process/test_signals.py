@@ -544,18 +544,6 @@ def test_other_signals_are_the_programs_and_afterwards_all_and_the_wakeup_descri
         assert signal.set_wakeup_fd(-1) == writing.fileno()
 
 
-def test_a_server_that_fails_raises_from_run() -> None:
-    class Failing(netkit.Server):
-        def serve_forever(self, poll_interval: float = 0.5) -> None:
-            raise RuntimeError("cannot serve today")
-
-    with (
-        Failing(("127.0.0.1", 0), netkit.EchoHandler) as server,
-        pytest.raises(RuntimeError, match="cannot serve today"),
-    ):
-        netkit.run(server)
-
-
 def test_off_the_main_thread_the_log_says_that_signals_are_not_handled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
