@@ -52,7 +52,8 @@ def relay(first: Connection, second: Connection) -> Relayed:
     """
     forth, back = _Pipe(first, second), _Pipe(second, first)
     forth.other, back.other = back, forth
-    errors = copy_both_ways(forth.direction(), back.direction(), "netkit-relay")
+    here, there = Direction(forth.copy, forth.fail), Direction(back.copy, back.fail)
+    errors = copy_both_ways(here, there, "netkit-relay")
     del forth.other, back.other  # a cycle would keep both connections until the next collection
     failed = [each for each in zip((forth, back), errors, strict=True) if each[1] is not None]
     if failed:
@@ -73,20 +74,30 @@ def copy_both_ways(
     if this thread is interrupted; KeyboardInterrupt is raised then. RuntimeError if no thread can
     be started.
     """
-    ours, theirs = _Run(here), _Run(there)
-    thread = threading.Thread(target=theirs.run, name=thread_name, daemon=True)
+    errors: dict[str, BaseException] = {}
+
+    def run(name: str, direction: Direction) -> bool:
+        """Copy to the end. Returns whether it has failed and ended the other direction."""
+        try:
+            direction.copy()
+        except BaseException as error:
+            errors[name] = error
+            return direction.fail(error)
+        return False
+
+    thread = threading.Thread(target=run, args=("there", there), name=thread_name, daemon=True)
     thread.start()
-    ours.run()
+    has_ended_other = run("here", here)
     try:
-        thread.join(patience if ours.has_ended_other else None)
+        thread.join(patience if has_ended_other else None)
     except BaseException as error:
         here.fail(error)
         thread.join(patience)
         raise
-    for failure in (ours.error, theirs.error):
-        if failure is not None and not isinstance(failure, Exception):
+    for failure in tuple(errors.values()):
+        if not isinstance(failure, Exception):
             raise failure
-    return ours.error, theirs.error
+    return errors.get("here"), errors.get("there")
 
 
 def copy(source: Connection, sink: Sink) -> None:
@@ -98,60 +109,40 @@ def copy(source: Connection, sink: Sink) -> None:
         written = source.bytes_written
         try:
             source.pipe_to(sink)
+            return
         except TimeoutError as error:
             if error is not source.error or source.bytes_written == written:
                 raise
-        else:
-            return
-
-
-class _Run:
-    """A direction while it runs. The attributes are valid once `run` has returned."""
-
-    def __init__(self, direction: Direction) -> None:
-        self._direction = direction
-        self.error: BaseException | None = None
-        self.has_ended_other = False
-
-    def run(self) -> None:
-        """Copy to the end. Never raises."""
-        try:
-            self._direction.copy()
-        except BaseException as error:
-            self.error = error
-            self.has_ended_other = self._direction.fail(error)
 
 
 class _Interrupted(ConnectionAbortedError):
     """The other direction has failed, and has the error that tells more."""
 
+    def __init__(self) -> None:
+        super().__init__(errno.ECONNABORTED, "the other direction of the relay has failed")
+
 
 class _Pipe:
-    """Copies from one connection to another. `copied` is the number of bytes.
+    """Copies from one connection to another. `copied` is the number of bytes."""
 
-    `other` is the opposite direction, and must be set.
-    """
-
-    other: _Pipe
+    other: _Pipe  # the opposite direction
 
     def __init__(self, source: Connection, destination: Connection) -> None:
         self._source = source
         self._destination = destination
         self.copied = 0
         self._culprits: list[Connection] = []  # whose peer has made this direction fail
-        self.is_done = threading.Event()  # it passes on nothing more
-        self.is_dropping = threading.Event()  # the destination takes nothing more
-
-    def direction(self) -> Direction:
-        return Direction(self._copy, self._fail)
+        self._is_done = threading.Event()  # it passes on nothing more
+        self._is_dropping = threading.Event()  # the destination takes nothing more
 
     def write(self, data: bytes) -> int:
         """Write to the destination, and count: this is the sink of `pipe_to`."""
-        if not self.is_dropping.is_set():
+        if not self._is_dropping.is_set():
             self.copied += self._destination.write(data)
         return len(data)
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """As of `Direction`."""
         try:
             copy(self._source, self)
             self._note_done()
@@ -160,21 +151,17 @@ class _Pipe:
             both = (self._source, self._destination)
             self._culprits = [conn for conn in both if conn.is_to_blame(error)]
             if self._has_hung_up(error):
-                self.is_dropping.set()
+                self._is_dropping.set()
                 self._note_done()
-                self._drop_rest()
+                if not self.other._is_done.is_set():  # its end ends a wait for input
+                    with contextlib.suppress(OSError):
+                        copy(self._source, self)
             raise
 
     def _note_done(self) -> None:
-        self.is_done.set()
-        if self.other.is_dropping.is_set():  # it may wait for input
-            self._destination.interrupt(_interrupted())
-
-    def _drop_rest(self) -> None:
-        """Drop input until the other direction is done; that ends a wait for input."""
-        if not self.other.is_done.is_set():
-            with contextlib.suppress(OSError):
-                copy(self._source, self)
+        self._is_done.set()
+        if self.other._is_dropping.is_set():  # it may wait for input
+            self._destination.interrupt(_Interrupted())
 
     def _has_hung_up(self, error: BaseException) -> bool:
         return self._destination in self._culprits and is_hang_up(error)
@@ -184,13 +171,10 @@ class _Pipe:
         for conn in self._culprits:
             conn._link.error = error
 
-    def _fail(self, error: BaseException) -> bool:
+    def fail(self, error: BaseException) -> bool:
+        """As of `Direction`."""
         if self._has_hung_up(error):
             return False
         for conn in (self._source, self._destination):
-            conn.interrupt(_interrupted(), hard=True)
+            conn.interrupt(_Interrupted(), hard=True)
         return True
-
-
-def _interrupted() -> _Interrupted:
-    return _Interrupted(errno.ECONNABORTED, "the other direction of the relay has failed")

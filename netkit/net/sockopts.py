@@ -28,10 +28,14 @@ else:
 KNOWS_UNSENT = _SIOCOUTQ is not None  # whether the platform can answer `unsent`
 
 # A dead peer is detected after 60 + 6 * 10 seconds: late enough not to wake a sleeping phone, and
-# early enough that a thread is not held for the kernel's default of two hours.
-KEEP_ALIVE_IDLE = 60  # seconds of silence before the first probe
-KEEP_ALIVE_INTERVAL = 10  # seconds between probes
-KEEP_ALIVE_COUNT = 6  # unanswered probes that make a dead peer
+# early enough that a thread is not held for the kernel's default of two hours. The name, option,
+# default and maximum (tcp(7)) of: the silence before the first probe (seconds), the time between
+# probes (seconds), and the number of unanswered probes. macOS calls TCP_KEEPIDLE by another name.
+_KEEP_ALIVE = (
+    ("idle", ("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 60, 32767),
+    ("interval", ("TCP_KEEPINTVL",), 10, 32767),
+    ("count", ("TCP_KEEPCNT",), 6, 127),
+)
 
 # Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
 _LAST_DATA_SENT = 44
@@ -67,11 +71,7 @@ def set_no_delay(sock: socket.socket, on: bool) -> None:
 
 def check_keep_alive(idle: object, interval: object, count: object) -> None:
     """TypeError or ValueError unless `set_keep_alive` takes these; None stands for a default."""
-    for name, value, most in (
-        ("idle", idle, 32767),  # tcp(7), as the next ones
-        ("interval", interval, 32767),
-        ("count", count, 127),
-    ):
+    for (name, _, _, most), value in zip(_KEEP_ALIVE, (idle, interval, count), strict=True):
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -94,16 +94,10 @@ def set_keep_alive(
     if not is_ip(sock):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, on)
-    if on:
-        # macOS calls TCP_KEEPIDLE by another name, and Python knows it there from 3.10 on.
-        name = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
-        for option, value in (
-            (name, idle or KEEP_ALIVE_IDLE),
-            (getattr(socket, "TCP_KEEPINTVL", None), interval or KEEP_ALIVE_INTERVAL),
-            (getattr(socket, "TCP_KEEPCNT", None), count or KEEP_ALIVE_COUNT),
-        ):
-            if option is not None:  # pragma: no branch - every Linux has the three
-                sock.setsockopt(socket.IPPROTO_TCP, option, int(value))
+    for (_, names, default, _), value in zip(_KEEP_ALIVE, (idle, interval, count), strict=True):
+        option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
+        if on and option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, int(value or default))
 
 
 def check_tos(value: object) -> None:
