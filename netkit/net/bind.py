@@ -188,7 +188,9 @@ def explain(
     if error.errno is None:  # a path that is too long
         explained = type(error)(f"{attempt}: {error}")
     else:
-        code = _code(error)
+        code = errno.errorcode.get(error.errno, str(error.errno))
+        if isinstance(error, socket.gaierror):
+            code = "EAI_AGAIN" if error.errno == socket.EAI_AGAIN else "ENOTFOUND"
         reason = reason or _reason(error, host, port)
         explained = type(error)(error.errno, f"{attempt}: {reason} ({code})")
     vars(explained).update(code=code, address=host, port=port, syscall=syscall)
@@ -217,13 +219,6 @@ _LOOKUPS = {
     getattr(socket, "EAI_ADDRFAMILY", None): "it has no address of this family",
     getattr(socket, "EAI_NODATA", None): "the name has no address",
 }
-
-
-def _code(error: OSError) -> str:
-    """Return the name of the errno, as in Node."""
-    if isinstance(error, socket.gaierror):
-        return "EAI_AGAIN" if error.errno == socket.EAI_AGAIN else "ENOTFOUND"
-    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 def _reason(error: OSError, host: Any, port: int | None) -> str:

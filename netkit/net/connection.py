@@ -14,6 +14,7 @@ A `Connection` is a `Reader`, since a reader of its own would cost a call for ea
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -211,9 +212,8 @@ class Connection(Reader):
     def corked(self) -> AbstractContextManager[None]:
         """Return a context manager that gathers what its block writes, and sends it at the end.
 
-        So many small pieces cost fewer system calls, packets and TLS records. `end`, `close`, and a
-        write once there are 64 KiB send them, too. The end of a block that has not raised an
-        exception raises the errors of sending.
+        So small pieces cost fewer packets and TLS records. `end`, `close`, and a write that makes
+        them 64 KiB send them, too. The end of a block without an exception raises their errors.
         """
         return self._output.corked()
 
@@ -339,7 +339,7 @@ class Connection(Reader):
     def free_locks(self) -> None:
         """Make all locks anew, in a forked child, where the threads that held them do not exist."""
         self._link.free_locks()
-        self._output.free_locks()
+        self._output.lock = threading.RLock()
 
     def set_limits(self, limits: TimeLimits) -> None:
         """Replace all time limits; a wait that is under way may keep its own."""

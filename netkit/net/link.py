@@ -209,10 +209,11 @@ class Link:
         self.recv, self.send = (wire.sock_recv, wire.sock_send) if is_direct else (None, None)
 
     def free_locks(self) -> None:
-        """Make all locks anew, in a forked child: threads that held them do not exist there."""
+        """Make all locks anew, in a forked child."""
         self.lock = threading.RLock()
         self.waiting, self.writing = False, 0
-        self.transport.free_locks()
+        if isinstance(self.transport, Tls):
+            self.transport.free_locks()
 
     # Stopping, by another thread or a signal handler. Nothing here waits.
 

@@ -45,10 +45,6 @@ class Output:
         self._corks = 0  # how many blocks of `corked` have been entered
         self.gathered = bytearray()  # what has been written in them and not been sent
 
-    def free_locks(self) -> None:
-        """Make the lock anew, in a forked child."""
-        self.lock = threading.RLock()
-
     # Bytes
 
     def write(self, payload: Bytes) -> None:

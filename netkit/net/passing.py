@@ -20,8 +20,8 @@ import errno
 import os
 import socket
 import stat
-import tempfile
 import time
+from tempfile import TemporaryFile
 from typing import Any
 
 from ..core.deadline import Deadline
@@ -97,6 +97,12 @@ def _check(channel: socket.socket) -> None:
         raise ValueError("the channel must be a Unix stream socket")
 
 
+def _nameless_file() -> Any:
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("netkit"), "w+b")
+    return TemporaryFile()
+
+
 def _has_sent(channel: socket.socket, descriptors: list[int], deadline: Deadline) -> bool:
     try:
         socket.send_fds(channel, [b"\0"], descriptors)
@@ -105,12 +111,6 @@ def _has_sent(channel: socket.socket, descriptors: list[int], deadline: Deadline
             raise
         return False
     return True
-
-
-def _nameless_file() -> Any:
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("netkit"), "w+b")
-    return tempfile.TemporaryFile()
 
 
 def _next_descriptors(channel: socket.socket, stack: contextlib.ExitStack) -> list[int] | None:

@@ -43,51 +43,6 @@ _note_main_thread()
 call_in_children(_note_main_thread)  # the main thread of a child is the one that has forked
 
 
-class KernelTimeouts:
-    """The timeouts that the kernel has for a socket (seconds); None is no timeout.
-
-    A value that the kernel has already costs no system call.
-    """
-
-    __slots__ = ("receive", "send", "sock", "unacknowledged")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.receive: float | None = None
-        self.send: float | None = None
-        self.unacknowledged: float | None = None
-
-    def set_receive(self, seconds: float | None) -> None:
-        """Limit each wait for input."""
-        if seconds != self.receive:
-            self.receive = seconds
-            sockopts.limit_wait(self.sock, socket.SO_RCVTIMEO, seconds)
-
-    def set_send(self, seconds: float | None) -> None:
-        """Limit each wait for room to send."""
-        if seconds != self.send:
-            self.send = seconds
-            sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
-
-    def set_all(
-        self, receive: float | None, send: float | None, unacknowledged: float | None
-    ) -> None:
-        """Limit both waits, and how long sent bytes may stay unacknowledged."""
-        self.set_receive(receive)
-        self.set_send(send)
-        if unacknowledged != self.unacknowledged:
-            self.unacknowledged = unacknowledged
-            sockopts.set_acknowledgement_timeout(self.sock, unacknowledged)
-
-    def outlast_signals(self, writing: bool) -> None:
-        """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
-        if threading.get_ident() != _main_thread:
-            return
-        seconds = self.send if writing else self.receive
-        if seconds is not None and not sockopts.wait_until_ready(self.sock, writing, seconds):
-            raise BlockingIOError
-
-
 class _Due(NamedTuple):
     """When a limit passes, and which one."""
 
@@ -97,51 +52,78 @@ class _Due(NamedTuple):
 
 
 class Timer:
-    """The `TimeLimits` of one connection. One thread may receive while another one sends.
+    """The limits of one connection. One thread may receive while another one sends.
 
-    Its methods raise TimeoutError, which names the limit, once a limit has passed.
+    A method raises TimeoutError, which names the limit, once a limit has passed.
     """
 
     # How many seconds `min_rate` is not applied for: the first packets are slow on any network.
     grace = 5.0
 
     __slots__ = (
-        *("kernel", "_limits", "_peer", "_clock", "_longest", "_since", "_place", "_held"),
-        *("_began", "_step", "_write_began", "_written", "untouched"),
+        *("sock", "_peer", "_clock", "_limits", "_step", "_kernels_receive", "_kernels_send"),
+        *("_kernels_unacknowledged", "_longest", "_since", "_place", "_held", "_began"),
+        *("_write_began", "_written", "untouched"),
     )
 
     def __init__(
-        self,
-        kernel: KernelTimeouts,
-        limits: TimeLimits,
-        peer: str,
-        clock: Callable[[], float] = time.monotonic,
-        step: tuple[str, float] | None = None,
+        self, sock: socket.socket, peer: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Set the timeouts of the kernel, which no other timer may change from now on.
-
-        `step` replaces the `limits` by one for all that is received and sent from now on, a TLS
-        handshake or a close: the name for its TimeoutError, and seconds.
-        """
-        self.kernel = kernel
-        self._limits = limits
+        """Without limits, until `set`."""
+        self.sock = sock
         self._peer = peer
         self._clock = clock
+        # The timeouts that the kernel has: a value that it has already costs no system call.
+        self._kernels_receive: float | None = None
+        self._kernels_send: float | None = None
+        self._kernels_unacknowledged: float | None = None
         self._since = 0.0  # when the present wait for input began
-        self._place = -1  # where in the stream the present message begins
-        self._held = 0  # how many bytes of that message have been received
+        self._held = 0  # how many bytes of the present message have been received
         self._began = 0.0  # when it was first found to be incomplete
+        self.set(TimeLimits())
+
+    def set(self, limits: TimeLimits, step: tuple[str, float] | None = None) -> None:
+        """Replace all limits.
+
+        `step` is one for all that is received and sent from now on, a TLS handshake or a close: the
+        name for its TimeoutError, and seconds.
+        """
+        self._limits = limits
+        self._place = -1  # where in the stream the present message begins
         self._step: _Due | None = None
         self._longest: float | None = None  # the kernel's timeout for a message's first byte
         if step is None:
             self._longest = limits.idle_timeout or limits.read_timeout
             stall = limits.write_timeout or limits.idle_timeout or (limits.min_rate and self.grace)
-            kernel.set_all(self._longest, stall, limits.write_timeout)
+            self._set_receive(self._longest)
+            self._set_send(stall)
+            if limits.write_timeout != self._kernels_unacknowledged:
+                self._kernels_unacknowledged = limits.write_timeout
+                sockopts.set_acknowledgement_timeout(self.sock, limits.write_timeout)
         else:
             name, seconds = step
-            self._step = _Due(clock() + seconds, name, seconds)
-            kernel.set_all(seconds, seconds, kernel.unacknowledged)
+            self._step = _Due(self._clock() + seconds, name, seconds)
+            self._set_receive(seconds)
+            self._set_send(seconds)
         self.begin_write()
+
+    def outlast_signals(self, writing: bool) -> None:
+        """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
+        if threading.get_ident() != _main_thread:
+            return
+        seconds = self._kernels_send if writing else self._kernels_receive
+        if seconds is not None and not sockopts.wait_until_ready(self.sock, writing, seconds):
+            raise BlockingIOError
+
+    def _set_receive(self, seconds: float | None) -> None:
+        if seconds != self._kernels_receive:
+            self._kernels_receive = seconds
+            sockopts.limit_wait(self.sock, socket.SO_RCVTIMEO, seconds)
+
+    def _set_send(self, seconds: float | None) -> None:
+        if seconds != self._kernels_send:
+            self._kernels_send = seconds
+            sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
 
     # Receiving
 
@@ -153,7 +135,7 @@ class Timer:
         """
         self._since = now = self._clock()
         self._held = held
-        if not held and self.kernel.receive == self._longest:  # as nearly always
+        if not held and self._kernels_receive == self._longest:  # as nearly always
             return
         if held and place != self._place:
             self._place, self._began = place, now
@@ -162,14 +144,14 @@ class Timer:
             return
         left = self._left_to_receive(due, now)
         longest = left * (1 + TOLERANCE)
-        if self.kernel.receive is None or self.kernel.receive > longest:
-            self.kernel.set_receive(due.limit if due.limit <= longest else left)
+        if self._kernels_receive is None or self._kernels_receive > longest:
+            self._set_receive(due.limit if due.limit <= longest else left)
 
     def after_wait(self) -> None:
         """The kernel's timeout has passed. Unless a limit has, the caller waits again."""
         due = self._due()
         left = None if due is None else self._left_to_receive(due, self._clock())
-        self.kernel.set_receive(left)
+        self._set_receive(left)
 
     def _due(self) -> _Due | None:
         idle, read, _, rate = self._limits
@@ -220,7 +202,7 @@ class Timer:
     def _check_write(self) -> None:
         rate = self._limits.min_rate
         if self._step is not None:
-            self.kernel.set_send(self._left(self._step, self._clock()))
+            self._set_send(self._left(self._step, self._clock()))
         elif rate is not None:
             due = self._at_rate(self._write_began, self._written, rate)
             if self._clock() >= due.at:

@@ -17,7 +17,7 @@ from ..core.errors import TlsError, TruncatedError
 from ..core.options import TimeLimits
 from . import sockopts
 from .explain import peer_is_gone, unacknowledged
-from .timeouts import KernelTimeouts, Timer
+from .timeouts import Timer
 
 if TYPE_CHECKING:
     import ssl
@@ -33,7 +33,7 @@ Writable = str | Bytes
 class Plain:
     """A connected socket, whose bytes are sent and received as they are, within time limits."""
 
-    __slots__ = ("held", "kernel", "limits", "place", "sock", "sock_recv", "sock_send", "timer")
+    __slots__ = ("held", "limits", "place", "sock", "sock_recv", "sock_send", "timer")
 
     tls: TlsStream | None = None
     """The stream that encrypts, once its handshake is over."""
@@ -47,7 +47,6 @@ class Plain:
         # All that a connection receives and sends, but for a file, goes by these two. They are
         # bound here, and where another socket takes over the descriptor.
         self.sock_recv, self.sock_send = sock.recv, sock.send
-        self.kernel: KernelTimeouts | None = None  # made for the first limit
         self.limits = NO_LIMITS
         self.timer: Timer | None = None
         # Of the message under way: where in the stream it begins, and how many bytes are here.
@@ -55,8 +54,10 @@ class Plain:
 
     def replace_socket(self, sock: socket.socket) -> None:
         """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
-        self.sock = self._timeouts().sock = sock
+        self.sock = sock
         self.sock_recv, self.sock_send = sock.recv, sock.send
+        if self.timer is not None:
+            self.timer.sock = sock
 
     def recv(self, size: int, held: int = 0) -> bytes:
         """Return 1 to `size` bytes; ``b""`` at the end of input. TimeoutError names the limit.
@@ -69,7 +70,7 @@ class Plain:
         while True:
             try:
                 if timer is not None:
-                    timer.kernel.outlast_signals(writing=False)
+                    timer.outlast_signals(writing=False)
                 return self.sock_recv(size)
             except BlockingIOError:
                 if timer is None:
@@ -98,7 +99,7 @@ class Plain:
             return send(*arguments)
         while True:
             try:
-                timer.kernel.outlast_signals(writing=True)
+                timer.outlast_signals(writing=True)
                 sent = send(*arguments)
                 break
             except BlockingIOError:
@@ -116,20 +117,16 @@ class Plain:
     def set_limits(self, limits: TimeLimits, peer: str) -> None:
         """Replace the limits; a wait that is under way may keep its own."""
         self.limits = limits
-        if any(limits):
-            self.timer = Timer(self._timeouts(), limits, peer)
-        elif self.timer is not None:
-            self._timeouts().set_all(None, None, None)
-            self.timer = None
+        if self.timer is not None or any(limits):
+            timer = self.timer or Timer(self.sock, peer)
+            timer.set(limits)
+            self.timer = timer if any(limits) else None
 
     def limit_step(self, seconds: float, peer: str, name: str) -> None:
         """Replace the limits by one for a whole step, named `name`, until `set_limits`."""
-        self.timer = Timer(self._timeouts(), NO_LIMITS, peer, step=(name, seconds))
-
-    def _timeouts(self) -> KernelTimeouts:
-        if self.kernel is None:
-            self.kernel = KernelTimeouts(self.sock)
-        return self.kernel
+        timer = self.timer or Timer(self.sock, peer)
+        timer.set(NO_LIMITS, (name, seconds))
+        self.timer = timer
 
     def explained(self, error: OSError, peer: str) -> OSError:
         """Return the error to raise for `error` of the socket, in words that name the peer."""
@@ -161,14 +158,14 @@ class Plain:
         timer = self.timer
         return not (isinstance(error, TimeoutError) and timer is not None and timer.untouched)
 
-    def free_locks(self) -> None:
-        """Make all locks anew, in a forked child."""
-
 
 class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
 
-    __slots__ = ("_below", "_link", "_stream", "handshaking", "send", "tls")
+    __slots__ = (
+        *("_below", "_link", "_stream", "free_locks", "handshaking", "has_begun", "release"),
+        *("send", "tls"),
+    )
 
     def __init__(
         self,
@@ -187,8 +184,9 @@ class Tls:
             server_side=server_side,
             server_hostname=server_hostname,
         )
-        self.send = self._stream.send
-        """Sends all of its argument."""
+        # As of the stream: `send` sends all of its argument, and `has_begun` is as of `Plain`.
+        self.send, self.has_begun = self._stream.send, self._stream.has_begun
+        self.free_locks, self.release = self._stream.free_locks, self._stream.release
         self.handshaking = True
         self.tls: TlsStream | None = None
 
@@ -229,10 +227,6 @@ class Tls:
         at_once = self._stream.pending()  # which decrypts
         return held + self._stream.buffered() or int(at_once)
 
-    def has_begun(self) -> bool:
-        """As of `Plain`: a part of a record, or of a handshake."""
-        return self._stream.has_begun()
-
     def is_input_over(self, ended: bool) -> bool:
         """As of `Plain`."""
         return self._stream.eof
@@ -244,14 +238,6 @@ class Tls:
         tried to write.
         """
         return isinstance(error, OSError) or not self._stream.is_interrupted()
-
-    def free_locks(self) -> None:
-        """As of `Plain`."""
-        self._stream.free_locks()
-
-    def release(self) -> None:
-        """Drop every reference to the connection, which has been closed."""
-        self._stream.release()
 
 
 @functools.cache

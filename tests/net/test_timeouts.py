@@ -15,7 +15,7 @@ from support import PATIENCE, tcp_pair
 
 from netkit.core.options import TimeLimits
 from netkit.net.explain import timed_out, unacknowledged
-from netkit.net.timeouts import KernelTimeouts, Timer
+from netkit.net.timeouts import Timer
 
 
 class Clock:
@@ -33,7 +33,9 @@ def sock() -> Iterator[socket.socket]:
 
 def timer(sock: socket.socket, **limits: float) -> tuple[Timer, Clock]:
     clock = Clock()
-    return Timer(KernelTimeouts(sock), TimeLimits(**limits), "p", clock), clock
+    waits = Timer(sock, "p", clock)
+    waits.set(TimeLimits(**limits))
+    return waits, clock
 
 
 def kernels(sock: socket.socket, option: int = socket.SO_RCVTIMEO) -> float:
@@ -51,14 +53,14 @@ def test_without_limits_the_kernel_waits_for_ever(sock: socket.socket) -> None:
 
 
 def test_new_limits_set_the_timeouts_of_the_kernel(sock: socket.socket) -> None:
-    kernel = KernelTimeouts(sock)
+    waits = Timer(sock, "p")
     for limits, receive, send in (
         (TimeLimits(idle_timeout=7, read_timeout=3, write_timeout=5), 7, 5),
         (TimeLimits(read_timeout=3), 3, 0),
         (TimeLimits(idle_timeout=7), 7, 7),
         (TimeLimits(min_rate=100), 0, Timer.grace),
     ):
-        Timer(kernel, limits, "p")
+        waits.set(limits)
         assert (kernels(sock), kernels(sock, socket.SO_SNDTIMEO)) == (receive, send)
 
 
@@ -171,8 +173,8 @@ def test_a_handshake_has_one_deadline_however_much_is_received_and_sent(
     sock: socket.socket,
 ) -> None:
     clock = Clock()
-    step = ("handshake_timeout", 10)
-    shaking = Timer(KernelTimeouts(sock), TimeLimits(), "p", clock, step)
+    shaking = Timer(sock, "p", clock)
+    shaking.set(TimeLimits(), ("handshake_timeout", 10))
     shaking.begin_write()
     assert kernels(sock, socket.SO_SNDTIMEO) == 10
     for clock.now in (1000, 1003, 1006):
@@ -222,17 +224,17 @@ def test_the_write_timeout_limits_unacknowledged_bytes_in_the_kernel(sock: socke
     def limit() -> int:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
-    kernel = KernelTimeouts(sock)
-    Timer(kernel, TimeLimits(idle_timeout=7), "p")
+    waits = Timer(sock, "p")
+    waits.set(TimeLimits(idle_timeout=7))
     assert limit() == 0
-    Timer(kernel, TimeLimits(write_timeout=2.5), "p")
+    waits.set(TimeLimits(write_timeout=2.5))
     assert limit() == 2500
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)
-    Timer(kernel, TimeLimits(write_timeout=2.5, read_timeout=1), "p")
+    waits.set(TimeLimits(write_timeout=2.5, read_timeout=1))
     assert limit() == 1  # nothing has changed, and so there is no further system call
-    kernel.set_all(None, None, None)
+    waits.set(TimeLimits())
     assert limit() == 0
-    Timer(KernelTimeouts(sock), TimeLimits(write_timeout=1e9), "p")
+    waits.set(TimeLimits(write_timeout=1e9))
     assert limit() == 2**31 - 1
 
 
