@@ -256,7 +256,7 @@ class Listeners:
             self._open_first(bind.candidates(place.host, place.port, place.ipv6_only))
 
     def _open_first(self, candidates: list[bind.Candidate]) -> None:
-        for candidate in candidates:
+        for candidate in candidates:  # pragma: no branch - the last one opens or raises
             try:
                 self.make_socket(*candidate)
                 self._call_hooks()
