@@ -176,8 +176,8 @@ class Listeners:
         where = SocketAddress.from_sockname(sock.getsockname())
         is_reachable = where is not None and not is_loopback(where.address)
         yield events.Listening(self.describe())  # an observer may close the listener
-        told = any(isinstance(event, events.Unlimited) for event in self.announced)
-        if is_reachable and not (options.limited or told):
+        is_announced = any(isinstance(event, events.Unlimited) for event in self.announced)
+        if is_reachable and not (options.limited or is_announced):
             yield events.Unlimited(str(where))
         if is_first:
             for name, addresses in lists_in_files(options).items():

@@ -59,20 +59,20 @@ class Recorder(netkit.Handler):
 
 
 class OwnServer(netkit.Server):
-    room = "the hall"
+    motto = "hello"
 
 
-class Guest(netkit.Handler):
+class TellsMotto(netkit.Handler):
     server: OwnServer  # type checkers accept the class of the program's server
 
     def handle(self) -> None:
-        self.conn.end(self.server.room)
+        self.conn.end(self.server.motto)
 
 
 def test_a_handler_may_annotate_its_server_with_a_class_of_the_program() -> None:
-    with OwnServer(("127.0.0.1", 0), Guest) as server:
+    with OwnServer(("127.0.0.1", 0), TellsMotto) as server:
         server.start()
-        assert exchange(server, b"") == b"the hall"
+        assert exchange(server, b"") == b"hello"
 
 
 def recorder(*failing: str) -> tuple[type[Recorder], list[Any]]:

@@ -412,7 +412,7 @@ def test_a_place_is_free_as_soon_as_its_connection_begins_to_close(
             with contextlib.suppress(ConnectionError):
                 sock.sendall(data)
             wait_until(lambda number=number: len(served) == number, "a place")
-            if limit == "max_connections_per_ip":  # who comes too early is refused
+            if limit == "max_connections_per_ip":  # a client that comes too early is refused
                 wait_until(lambda: not server._admission._of_network, "a share")
 
 

@@ -114,13 +114,13 @@ def test_a_successor_may_start_while_clients_are_still_served() -> None:
 
 @needs_unix
 def test_a_socket_that_another_server_takes_before_it_listens_is_given_up() -> None:
-    class Robbed(netkit.Server):
+    class LosesItsName(netkit.Server):
         def server_activate(self) -> None:
             os.unlink("x.sock")
             leave_dead("x.sock")
             super().server_activate()
 
-    server = Robbed(None, netkit.EchoHandler)
+    server = LosesItsName(None, netkit.EchoHandler)
     with pytest.raises(OSError, match="/x.sock: another program has just taken it"):
         server.listen(path="x.sock")
     assert os.path.exists("x.sock")
@@ -225,9 +225,9 @@ def test_the_file_of_an_inherited_unix_socket_is_not_removed() -> None:
     assert os.path.exists("x.sock")
 
 
-@pytest.mark.parametrize(("given", "told"), [(None, []), (7, [7])])
+@pytest.mark.parametrize(("given", "expected"), [(None, []), (7, [7])])
 def test_the_queue_of_one_that_listens_stays_as_it_is_unless_another_is_wanted(
-    given: int | None, told: list[int]
+    given: int | None, expected: list[int]
 ) -> None:
     class Listener(socket.socket):
         calls: list[int] = []  # noqa: RUF012
@@ -241,7 +241,7 @@ def test_the_queue_of_one_that_listens_stays_as_it_is_unless_another_is_wanted(
     Listener.calls.clear()
     server = echo().listen(sock=opened, backlog=given)
     server.close()
-    assert Listener.calls == told
+    assert Listener.calls == expected
 
 
 def test_an_error_says_why_a_descriptor_is_no_listener() -> None:
@@ -463,14 +463,16 @@ def test_the_loss_of_one_listener_ends_the_loop() -> None:
 
 @needs_ipv6
 def test_ipv6_only_keeps_ipv4_out_whatever_the_host() -> None:
-    for server in (echo().listen(ipv6_only=True), echo().listen_on("[::]:0?ipv6_only=on")):
-        with server:
-            port = server.server_address[1]
-            assert ask(("::1", port)) == b"hello"
-            with echo().listen(port, "0.0.0.0"):
-                assert ask(("127.0.0.1", port)) == b"hello"
-            with pytest.raises(ConnectionRefusedError):
-                ask(("127.0.0.1", port))
+    with echo().listen(0, "0.0.0.0") as other:
+        port = other.server_address[1]
+        with echo().listen_on(f"[::]:{port}?ipv6_only=on") as server:
+            assert server.address == ("::", port, "IPv6")
+            assert ask(("127.0.0.1", port)) == b"hello"
+    with echo().listen(ipv6_only=True) as server:
+        port = server.server_address[1]
+        assert ask(("::1", port)) == b"hello"
+        with pytest.raises(ConnectionRefusedError):
+            ask(("127.0.0.1", port))
     with pytest.raises(ValueError, match="^ipv6_only, but '127.0.0.1' has no IPv6 address$"):
         echo().listen(0, "127.0.0.1", ipv6_only=True)
 
@@ -532,13 +534,13 @@ PROGRAM = """
 import logging, os, netkit
 logging.basicConfig(level="INFO", format="%(message)s")
 
-def who(conn):
+def tell_process(conn):
     conn.end(f"{os.getpid()}")
 
 if __name__ == "__main__":
     import multiprocessing
     multiprocessing.set_start_method(METHOD)
-    server = netkit.create_server(who).listen_on("unix:x.sock?mode=600", "127.0.0.1:0")
+    server = netkit.create_server(tell_process).listen_on("unix:x.sock?mode=600", "127.0.0.1:0")
     netkit.run(server, workers=2)
 """
 

@@ -169,7 +169,7 @@ ODD = [
     lambda: fail(ValueError()),
     lambda: fail(SystemExit()),
     lambda: fail(GeneratorExit()),
-    lambda: str(Odd(ODD[-1])),  # for ever
+    lambda: str(Odd(ODD[-1])),  # without end
     lambda: 5,
 ]
 

@@ -45,15 +45,15 @@ def port_in_use() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-class Gate:
-    """A handler that lets its client know that it runs, and goes on when it is opened."""
+class Blocked:
+    """A handler that writes at its beginning and its end, and ends when it is released."""
 
     def __init__(self) -> None:
-        self.opened = threading.Event()
+        self.released = threading.Event()
 
     def __call__(self, conn: netkit.Connection) -> None:
         conn.write("?")
-        assert self.opened.wait(PATIENCE)
+        assert self.released.wait(PATIENCE)
         conn.write("!")
 
 
@@ -132,14 +132,14 @@ def test_a_closed_server_can_listen_and_serve_again_and_again() -> None:
 
 
 def test_a_server_that_was_closed_before_it_ever_listened_still_can() -> None:
-    gate = Gate()
-    server = netkit.create_server(gate)
+    handler = Blocked()
+    server = netkit.create_server(handler)
     server.stop(0)
     with server.listen(0, "127.0.0.1"), client(server) as sock:
         assert sock.recv(1) == b"?"
         with in_thread(server.stop):  # with time again: its handler is not cut
             wait_until(lambda: not server.listening, "stopping")
-            gate.opened.set()
+            handler.released.set()
         assert receive_all(sock) == b"!"
 
 
@@ -394,14 +394,14 @@ def test_each_of_two_hundred_clients_gets_its_own_bytes() -> None:
 
 
 def test_a_client_thread_is_named_after_its_connection_and_then_parked() -> None:
-    gate = Gate()
-    with serving(gate) as server, client(server) as sock:
+    handler = Blocked()
+    with serving(handler) as server, client(server) as sock:
         assert sock.recv(1) == b"?"
         (conn,) = server.connections
         (thread,) = server._threads
         assert thread.name == f"netkit-{conn.id} {conn.peer}"
         assert thread.daemon
-        gate.opened.set()
+        handler.released.set()
         assert receive_all(sock) == b"!"
         sock.close()
         wait_until(lambda: thread.name == "netkit-parked", "parking")
@@ -495,9 +495,9 @@ def test_stop_is_idempotent_and_repeats_its_report() -> None:
 
 
 def test_many_threads_may_stop_at_once_and_all_get_the_same_report() -> None:
-    gate = Gate()
+    handler = Blocked()
     reports: list[netkit.StopReport] = []
-    with observed(events.Stopping, events.Stopped) as seen, serving(gate) as server:
+    with observed(events.Stopping, events.Stopped) as seen, serving(handler) as server:
         with client(server) as sock:
             assert sock.recv(1) == b"?"
             with contextlib.ExitStack() as stack:
@@ -505,7 +505,7 @@ def test_many_threads_may_stop_at_once_and_all_get_the_same_report() -> None:
                     stack.enter_context(in_thread(lambda: reports.append(server.stop())))
                 wait_until(lambda: not server.listening, "stopping")
                 assert reports == []
-                gate.opened.set()
+                handler.released.set()
             assert receive_all(sock) == b"!"
     assert reports == [(1, 0)] * 20
     assert [type(event) for event in seen] == [events.Stopping, events.Stopped]

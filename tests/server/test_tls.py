@@ -129,7 +129,7 @@ def failures(seen: list[Any]) -> list[str]:
 
 @each_handler
 @each_version
-def test_each_kind_of_handler_speaks_tls_and_says_goodbye(
+def test_each_kind_of_handler_speaks_tls_and_ends_with_a_close_notify(
     handler: Any, version: ssl.TLSVersion
 ) -> None:
     with serving(handler, tls=contexts()[0]) as server:
@@ -286,7 +286,7 @@ def test_a_socket_class_of_the_context_is_the_one_that_a_handler_gets() -> None:
         assert receive_all(sock) == b"Own"
 
 
-# --- Those who cannot, or will not, speak TLS ---
+# --- Clients without a handshake ---
 
 
 @each_handler
@@ -709,7 +709,7 @@ def test_the_time_limits_hold_for_clients_with_tls(limits: dict[str, float], act
     assert failures(seen)[0].startswith(f"TimeoutError: [Errno 110] {next(iter(limits))}: ")
 
 
-def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
+def test_a_close_notify_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
     raised: list[BaseException] = []
 
     def handler(conn: netkit.Connection) -> None:
@@ -732,7 +732,7 @@ def test_a_goodbye_that_cannot_be_sent_is_a_write_that_timed_out() -> None:
 # --- Ended by others ---
 
 
-def test_a_stop_ends_idle_tls_connections_with_a_goodbye() -> None:
+def test_a_stop_ends_idle_tls_connections_with_a_close_notify() -> None:
     with serving(echo, tls=contexts()[0]) as server, secure_client(server) as sock:
         assert say(sock, b"hello") == b"hello"
         with in_thread(server.stop):
@@ -767,7 +767,7 @@ def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted(
             while self.read():
                 pass
             self.request.settimeout(PATIENCE)
-            self.request.sendall(b"goodbye")
+            self.request.sendall(b"last")
 
     client_side = contexts(version)[1]
     with (
@@ -777,7 +777,7 @@ def test_what_a_handler_of_socketserver_says_after_a_stop_is_encrypted(
         sock.sendall(b"hello\n")
         assert receive_exactly(sock, 5) == b"hello"
         with in_thread(server.stop):
-            assert receive_all(sock) == b"goodbye"
+            assert receive_all(sock) == b"last"
 
 
 def test_what_a_handler_of_socketserver_did_not_read_destroys_no_reply() -> None:
@@ -857,7 +857,7 @@ def test_another_thread_ends_a_read_or_a_handshake(how: str, shaken: bool) -> No
     assert ended == [b"" if shaken else handshaking]
 
 
-def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_a_goodbye() -> None:
+def test_a_reason_is_raised_in_a_read_through_tls_and_the_client_gets_the_last_bytes() -> None:
     raised: list[BaseException] = []
 
     def handler(conn: netkit.Connection) -> None:

@@ -140,7 +140,9 @@ DEFECTS = {
     "a silent client blocks the handshakes of all others, and shutdown": [
         "test_a_silent_client_keeps_no_other_waiting"
     ],
-    "TLS ends without a close_notify": ["test_each_kind_of_handler_speaks_tls_and_says_goodbye"],
+    "TLS ends without a close_notify": [
+        "test_each_kind_of_handler_speaks_tls_and_ends_with_a_close_notify"
+    ],
     # Defaults, and what can be observed
     "a server cannot be bound again at once": [
         "test_a_server_can_be_bound_again_while_its_old_connections_are_in_time_wait"
