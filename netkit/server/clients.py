@@ -22,7 +22,7 @@ from .compat import Compat
 from .registrar import Registrar
 from .registry import Registry
 from .reports import Reports
-from .setup import Configuration
+from .setup import Configuration, Setup
 from .threads import ClientThreads
 
 
@@ -65,18 +65,18 @@ class Clients:
         """
         connection = None
         try:
-            serve, deliver = self._configuration.setup.serve, self.deliver
-            is_opaque = serve is None and deliver is None
-            connection = self._registrar.register(request, client_address, ticket, is_opaque)
+            setup, deliver = self._configuration.setup, self.deliver
+            is_opaque = setup.serve is None and deliver is None
+            connection = self._registrar.register(request, client_address, ticket, setup, is_opaque)
             connection.thread = None  # from now on a thread may claim it
             if (
-                serve is None
+                setup.serve is None
                 or deliver is not None
                 or type(request) is not socket.socket
                 or self._overrides_hooks()
             ):
                 self._compat.start(connection, request, client_address, deliver)
-            elif not self._threads.run(self.serve, connection, client_address, serve):
+            elif not self._threads.run(self.serve, connection, client_address, setup, setup.serve):
                 self._compat.forget(request)
         except BaseException as error:
             if self._loop.is_for_caller(error):
@@ -108,13 +108,17 @@ class Clients:
 
     # In the client's thread
 
-    def serve(self, connection: Connection, client_address: Any, serve: Serve) -> None:
-        """Serve a client from its first byte to its end, by a handler of netkit's own kinds."""
+    def serve(
+        self, connection: Connection, client_address: Any, setup: Setup, serve: Serve
+    ) -> None:
+        """Serve a client from its first byte to its end, by a handler of netkit's own kinds.
+
+        `serve` is that of `setup`, with which the client was accepted.
+        """
         if not self._registry.claim(connection):
             return
         threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            setup = self._configuration.setup
             if setup.tls is not None and not setup.options.starttls:
                 connection.start_tls(setup.tls)
             try:
@@ -125,7 +129,7 @@ class Clients:
                 connection.fail(error)
                 raise
         except BaseException as error:
-            self._report_failed(connection, client_address, error)
+            self._report_failed(connection, client_address, setup, error)
         finally:
             try:
                 if not connection.closed:
@@ -137,11 +141,11 @@ class Clients:
                 self._registry.remove(connection)
 
     def _report_failed(
-        self, connection: Connection, client_address: Any, error: BaseException
+        self, connection: Connection, client_address: Any, setup: Setup, error: BaseException
     ) -> None:
         """Report the error of a handler; call `handle_error` as `socketserver` does."""
         if not isinstance(error, Exception):
             self._reports.fault(connection, client_address, error)
-        elif not (isinstance(error, NotBegunError) and self._configuration.setup.speaks_tls()):
+        elif not (isinstance(error, NotBegunError) and setup.speaks_tls()):
             # A client that sends nothing is no error, as on a port without TLS.
             self._compat.handle_error_of(connection, client_address)

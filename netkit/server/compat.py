@@ -243,8 +243,9 @@ class Compat:
         return connection
 
     def _register(self, request: Any, client_address: Any) -> Connection:
-        is_opaque = self._configuration.setup.serve is None
-        connection = self._registrar.register(request, client_address, None, is_opaque)
+        setup = self._configuration.setup
+        is_opaque = setup.serve is None
+        connection = self._registrar.register(request, client_address, None, setup, is_opaque)
         self._of_request[request] = connection
         self._of_thread[threading.get_ident()] = connection
         return connection

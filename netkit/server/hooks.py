@@ -99,7 +99,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         threads = self._client_threads = ClientThreads(lambda: self.daemon_threads, loop.may_retry)
         listeners = self._listeners = Listeners(self, life, config, self._begin_new_life)
         reports = Reports(config, self)
-        registrar = Registrar(self, config, admission, listeners, registry, watchdog)
+        registrar = Registrar(self, admission, listeners, registry, watchdog)
         compat = self._compat = Compat(
             self, self._overrides, config, loop, registrar, registry, threads, reports
         )

@@ -13,7 +13,7 @@ from .admission import NO_SHARE, Admission, Ticket
 from .listeners import INHERITS_OPTIONS, Listeners, set_options
 from .registry import Registry
 from .reports import limit_of_calls
-from .setup import Configuration
+from .setup import Setup
 from .watchdog import Watchdog
 
 
@@ -23,7 +23,6 @@ class Registrar:
     def __init__(
         self,
         server: Any,
-        configuration: Configuration,
         admission: Admission,
         listeners: Listeners,
         registry: Registry,
@@ -31,22 +30,20 @@ class Registrar:
     ) -> None:
         """`server` is the attribute `server` of each connection."""
         self._server = server
-        self._configuration = configuration
         self._admission = admission
         self._listeners = listeners
         self._registry = registry
         self._watchdog = watchdog
 
     def register(
-        self, request: Any, client_address: Any, ticket: Ticket | None, is_opaque: bool
+        self, request: Any, client_address: Any, ticket: Ticket | None, setup: Setup, opaque: bool
     ) -> Connection:
         """Make the connection of an accepted client. If that fails, `ticket` is given back.
 
-        `is_opaque`: whether the handler reads the bare socket. The connection belongs to the
-        calling thread at first: an observer that stops the server here does not wait for it.
+        `opaque`: whether the handler reads the bare socket. The connection belongs to the calling
+        thread at first: an observer that stops the server here does not wait for it.
         """
-        setup, connection = self._configuration.setup, None
-        options = setup.options
+        connection, options = None, setup.options
         try:
             connection = Connection(
                 request,  # by position, since names cost a dictionary for each client
@@ -54,12 +51,12 @@ class Registrar:
                 self._listeners.local_name,
                 self._server,
                 *(options.encoding, options.max_line, options.max_message),
-                is_opaque,
+                opaque,
             )
             connection.lifetime = options.lifetime
             if not INHERITS_OPTIONS:  # pragma: no cover - see there
                 set_options(request, options)
-            if is_opaque:
+            if opaque:
                 _limit_calls(request, options)
             elif setup.time_limits is not None:
                 connection.set_limits(setup.time_limits)

@@ -48,8 +48,7 @@ class Parts:
         self.listeners = Listeners(server, self.life, config, lambda: None)
         self.refusals = Refusals(server=server)
         self.reports = reports = Reports(config, server)
-        made = config, self.admission, self.listeners, registry, self.watchdog
-        registrar = Registrar(server, *made)
+        registrar = Registrar(server, self.admission, self.listeners, registry, self.watchdog)
         self.compat = Compat(
             server, lambda _: False, config, loop, registrar, registry, threads, reports
         )
