@@ -397,9 +397,9 @@ def test_a_list_is_made_of_a_path_or_of_rules(tmp_path: Path) -> None:
             BlockList.of(wrong)
 
 
-def test_a_list_of_100000_rules_is_looked_up_as_quickly_as_one_of_ten() -> None:
-    found = BlockList(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(100_000))
-    assert len(found) == 100_000
+def test_a_list_of_10000_rules_is_looked_up_as_quickly_as_one_of_ten() -> None:
+    found = BlockList(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(10_000))
+    assert len(found) == 10_000
     assert found._newest().lengths == (128,)  # a lookup takes one step for each of them
-    assert "10.1.134.159" in found
+    assert "10.0.39.15" in found
     assert json.loads(found.to_json())[-1] == "Address: IPv4 10.0.0.0"

@@ -90,7 +90,7 @@ def test_each_codec_decodes_a_stream_byte_by_byte(data: bytes) -> None:
 @pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @given(st.sampled_from(PYTHON), streams, st.lists(st.integers(min_value=0)))
-@examples(500)
+@examples(250)
 @example("unicode_escape", b"\\12", [2])
 @example("punycode", b"bcher-kva", [6])
 @example("idna", b"xn--bcher-kva.example", [3, 9])

@@ -186,7 +186,7 @@ BYTES = st.lists(TOKENS, max_size=12).map(b"".join)
 
 
 @pytest.mark.fuzz
-@examples(400)
+@examples(200)
 @given(st.sampled_from(FRAMINGS), BYTES, SIZES, LIMITS)
 @example(VarintPrefix(), b"\xff" * 9 + b"\x01", [1], None)
 @example(VarintPrefix(), b"\xff" * 9 + b"\x02", [1], None)

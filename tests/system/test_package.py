@@ -165,7 +165,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_type_checkers_names_are_the_public_ones() -> None:
-    tree = ast.parse(MODULES["__init__"].read_text())
+    tree = tree_of("__init__")
     for_checkers = {
         (node.module, alias.name)
         for block in tree.body
@@ -292,9 +292,15 @@ def _imported_from(node: ast.ImportFrom, package: str) -> Iterator[str]:
         yield next(filter(MODULES.__contains__, candidates), f"{name}.__init__".lstrip("."))
 
 
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@functools.cache
 def imports_of(module: str, for_types: bool = False) -> set[str]:
     package = module.rpartition(".")[0]
-    return set(imported(ast.parse(MODULES[module].read_text()), package, for_types)) - {module}
+    return set(imported(tree_of(module), package, for_types)) - {module}
 
 
 def package_of(module: str) -> str:
@@ -315,9 +321,9 @@ def test_a_package_imports_only_from_those_below_it(package: str) -> None:
 
 
 def test_no_module_of_the_core_imports_sockets_threads_or_tls() -> None:
-    for module, path in MODULES.items():
+    for module in MODULES:
         if package_of(module) == "core":
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(tree_of(module)):
                 if isinstance(node, (ast.Import, ast.ImportFrom)):
                     names = {getattr(node, "module", ""), *(alias.name for alias in node.names)}
                     assert not names & {"socket", "threading", "select", "ssl"}, module
@@ -387,7 +393,7 @@ def test_few_imports_lead_from_a_module_down_to_the_lowest_package() -> None:
 
 def functions_of(module: str) -> Iterator[tuple[str, int]]:
     """The name of each function of a module, and its length in lines without the docstring."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree_of(module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             last = node.end_lineno or 0
             first = node.body[0]
@@ -411,8 +417,8 @@ def test_functions_are_short() -> None:
 
 
 def test_each_module_begins_with_its_docstring() -> None:
-    for module, path in MODULES.items():
-        assert ast.get_docstring(ast.parse(path.read_text())), module
+    for module in MODULES:
+        assert ast.get_docstring(tree_of(module)), module
 
 
 def test_the_package_is_marked_as_typed() -> None:

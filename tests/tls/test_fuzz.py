@@ -164,7 +164,7 @@ def test_after_a_handshake_any_bytes_are_an_error_or_what_the_peer_has_sent(
     assert received == sent  # what came whole is delivered, and nothing else
 
 
-@examples(200)
+@examples(100)
 @given(st.binary(max_size=300), ciphertexts())
 def test_what_is_said_of_any_first_bytes_is_one_short_line(odd: bytes, data: bytes) -> None:
     for first in (odd, data):
