@@ -294,30 +294,28 @@ class Link:
         with self.lock:
             if not self.waiting:
                 return False
-            self.life = Life.CLOSED
-            if self.must_reset():
-                sockopts.reset_on_close(self.wire.sock)
-                self.wire.shut_down(socket.SHUT_RD)
-            else:
-                self.wire.shut_down(socket.SHUT_RDWR)
+            self._close_locked(self.must_reset())
             return True
 
     def abort(self, reset: bool) -> None:
         """Close at once, with a `reset` or if one is due. Waits for nothing."""
         with self.lock:
             if self.life is not Life.CLOSED:
-                finished = self.life is Life.FINISHED
-                self.changed = True
-                self.life = Life.CLOSED
-                reset = reset or self.must_reset() or (self.can_reset and self.writing > 0)
-                if reset:
-                    sockopts.reset_on_close(self.wire.sock)
-                if reset or not finished:
-                    # This wakes a thread that waits. Ending the output as well would send an end
-                    # before the reset; it is needed only where a thread writes.
-                    soft = reset and self.writing != IN_SOCKET
-                    self.wire.shut_down(socket.SHUT_RD if soft else socket.SHUT_RDWR)
+                is_due = self.must_reset() or (self.can_reset and self.writing > 0)
+                self._close_locked(reset or is_due)
         self.leave()
+
+    def _close_locked(self, reset: bool) -> None:
+        finished = self.life is Life.FINISHED
+        self.changed = True
+        self.life = Life.CLOSED
+        if reset:
+            sockopts.reset_on_close(self.wire.sock)
+        if reset or not finished:
+            # This wakes a thread that waits. Ending the output as well would send an end before the
+            # reset; it is needed only where a thread writes.
+            soft = reset and self.writing != IN_SOCKET
+            self.wire.shut_down(socket.SHUT_RD if soft else socket.SHUT_RDWR)
 
     def detach(self, is_plain: bool) -> socket.socket:
         """Give up the socket, which the peer does not notice. The output must be held.

@@ -39,6 +39,8 @@ from netkit.core.errors import ConnectionClosedError
 from netkit.net import sockopts
 from netkit.net.link import IN_FILE
 
+Patch = pytest.MonkeyPatch
+
 CONTENT = os.urandom(700_000)
 
 
@@ -188,7 +190,7 @@ def test_a_pipe_is_sent_to_its_end() -> None:
 
 
 def test_a_file_that_becomes_shorter_is_sent_up_to_its_new_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     shrinking = tmp_path / "shrinking"
     shrinking.write_bytes(CONTENT)
@@ -798,9 +800,7 @@ def test_a_file_of_proc_which_has_no_size_is_sent() -> None:
         assert receive_exactly(peer, len(expected)) == expected
 
 
-def test_a_file_that_the_kernel_cannot_send_is_read(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_the_kernel_cannot_send_is_read(path: Path, monkeypatch: Patch) -> None:
     def cannot(*_: Any) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -811,7 +811,7 @@ def test_a_file_that_the_kernel_cannot_send_is_read(
 
 
 def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: Patch
 ) -> None:
     def broken(*_: Any) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -824,7 +824,7 @@ def test_a_file_that_the_kernel_cannot_read_is_not_the_peers_fault(
 
 
 def test_a_file_that_becomes_shorter_does_not_run_into_a_time_limit(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("netkit.net.transport.os.sendfile", lambda *_: 0)
     with connected() as (conn, _), open(path, "rb") as file:

@@ -30,19 +30,22 @@ from support import (
 import netkit
 from netkit.net import passing, sockopts
 
+Patch = pytest.MonkeyPatch
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="another kernel counts otherwise")
 
 
+Channel = tuple[socket.socket, socket.socket]
+
+
 @pytest.fixture
-def channel() -> Iterator[tuple[socket.socket, socket.socket]]:
+def channel() -> Iterator[Channel]:
     here, there = socket.socketpair()
     with here, there:
         yield here, there
 
 
-def test_another_process_reads_the_unread_bytes_and_goes_on(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
+def test_another_process_reads_the_unread_bytes_and_goes_on(channel: Channel) -> None:
     here, there = channel
 
     def handler(conn: netkit.Connection) -> None:
@@ -73,9 +76,7 @@ def test_another_process_reads_the_unread_bytes_and_goes_on(
     assert netkit.receive_connection(there) is None
 
 
-def test_many_unread_bytes_are_handed_over_too(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
+def test_many_unread_bytes_are_handed_over_too(channel: Channel) -> None:
     here, there = channel
     with tcp_pair() as (ours, peer):
         conn = netkit.Connection(ours)
@@ -90,12 +91,19 @@ def test_many_unread_bytes_are_handed_over_too(
             assert moved.read() == b""
 
 
-def moved(here: socket.socket, there: socket.socket, unread: bytes = b"") -> netkit.Connection:
-    """Send a connection through the channel; its peer sends a byte and leaves."""
+@contextlib.contextmanager
+def holding(unread: bytes = b"") -> Iterator[tuple[netkit.Connection, socket.socket]]:
+    """A connection with these unread bytes, and its peer."""
     ours, peer = socket.socketpair()
     with peer:
         conn = netkit.Connection(ours)
         conn.unread(unread)
+        yield conn, peer
+
+
+def moved(here: socket.socket, there: socket.socket, unread: bytes = b"") -> netkit.Connection:
+    """Send a connection through the channel; its peer sends a byte and leaves."""
+    with holding(unread) as (conn, peer):
         netkit.send_connection(here, conn)
         received = netkit.receive_connection(there)
         assert received
@@ -108,9 +116,7 @@ def works(here: socket.socket, there: socket.socket) -> bool:
         return (first.read(), second.read()) == (b"!", b"hello!")
 
 
-def test_any_number_of_threads_send_and_receive_through_one_channel(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
+def test_any_number_of_threads_send_and_receive_through_one_channel(channel: Channel) -> None:
     here, there = channel
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as small as there is
     senders, rounds, size = 8, 20, 50_000
@@ -118,10 +124,7 @@ def test_any_number_of_threads_send_and_receive_through_one_channel(
 
     def send(number: int) -> None:
         for each in range(rounds):
-            ours, peer = socket.socketpair()
-            with peer:
-                conn = netkit.Connection(ours)
-                conn.unread(b"%d %d " % (number, each) + b"%d" % number * size)
+            with holding(b"%d %d " % (number, each) + b"%d" % number * size) as (conn, peer):
                 netkit.send_connection(here, conn)
                 peer.sendall(b" end")
 
@@ -160,13 +163,10 @@ def no_descriptor_left(but: int = 0) -> Iterator[None]:
 @linux
 @pytest.mark.parametrize("left", [0, 1])
 def test_a_receiver_without_descriptors_raises_and_receives_the_next_connection(
-    channel: tuple[socket.socket, socket.socket], left: int
+    channel: Channel, left: int
 ) -> None:
     here, there = channel
-    ours, peer = socket.socketpair()
-    with peer:
-        conn = netkit.Connection(ours)
-        conn.unread(b"unread")
+    with holding(b"unread") as (conn, peer):
         netkit.send_connection(here, conn)
         with no_descriptor_left(but=left), pytest.raises(OSError, match="no descriptor") as caught:
             netkit.receive_connection(there)
@@ -210,7 +210,7 @@ def descriptors() -> Iterator[dict[str, int]]:
     ],
 )
 def test_a_message_that_is_no_connection_is_refused_and_the_next_one_is_received(
-    channel: tuple[socket.socket, socket.socket], kinds: list[str], number: int, why: str
+    channel: Channel, kinds: list[str], number: int, why: str
 ) -> None:
     here, there = channel
     with descriptors() as found:
@@ -229,15 +229,10 @@ def send(channel: socket.socket, data: bytes, descriptors: list[int]) -> None:
         channel.sendall(data)
 
 
-def test_the_unread_bytes_that_are_sent_are_bounded(
-    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_unread_bytes_that_are_sent_are_bounded(channel: Channel, monkeypatch: Patch) -> None:
     here, there = channel
     monkeypatch.setattr(passing, "MAX_UNREAD", 9)
-    ours, peer = socket.socketpair()
-    with peer:
-        conn = netkit.Connection(ours)
-        conn.unread(b"0123456789")
+    with holding(b"0123456789") as (conn, peer):
         with pytest.raises(netkit.MessageTooLongError) as caught:
             netkit.send_connection(here, conn)
         assert (caught.value.limit, caught.value.size) == (9, 10)
@@ -246,7 +241,7 @@ def test_the_unread_bytes_that_are_sent_are_bounded(
 
 
 def test_a_sender_waits_while_too_many_descriptors_are_on_their_way(
-    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    channel: Channel, monkeypatch: Patch
 ) -> None:
     here, there = channel
     send_fds, tries = socket.send_fds, []
@@ -262,22 +257,18 @@ def test_a_sender_waits_while_too_many_descriptors_are_on_their_way(
     assert len(tries) == 4  # two of them failed
     tries.clear()
     here.settimeout(0)
-    ours, peer = socket.socketpair()
-    with peer, pytest.raises(OSError, match="Too many references"):
-        netkit.send_connection(here, netkit.Connection(ours))
+    with holding() as (conn, _), pytest.raises(OSError, match="Too many references"):
+        netkit.send_connection(here, conn)
     assert len(tries) == 1
 
 
 def test_unread_bytes_that_are_cut_off_while_they_are_read_are_an_error(
-    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    channel: Channel, monkeypatch: Patch
 ) -> None:
     here, there = channel
     pread = os.pread
     monkeypatch.setattr(passing.os, "pread", lambda fd, size, at: b"" if at else pread(fd, 2, at))
-    ours, peer = socket.socketpair()
-    with peer:
-        conn = netkit.Connection(ours)
-        conn.unread(b"unread")
+    with holding(b"unread") as (conn, _):
         netkit.send_connection(here, conn)
         with pytest.raises(OSError, match="its unread bytes have been cut off"):
             netkit.receive_connection(there)
@@ -302,9 +293,7 @@ def test_a_channel_of_another_kind_is_refused_before_anything_is_lost(
 
 @pytest.mark.parametrize("close_at_once", [True, False])
 def test_no_descriptor_that_is_received_goes_to_programs_that_are_started(
-    channel: tuple[socket.socket, socket.socket],
-    monkeypatch: pytest.MonkeyPatch,
-    close_at_once: bool,
+    channel: Channel, monkeypatch: Patch, close_at_once: bool
 ) -> None:
     here, there = channel
     if not close_at_once:
@@ -314,15 +303,13 @@ def test_no_descriptor_that_is_received_goes_to_programs_that_are_started(
 
 
 def test_a_system_without_files_in_memory_takes_a_temporary_one(
-    channel: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    channel: Channel, monkeypatch: Patch
 ) -> None:
     monkeypatch.delattr(passing.os, "memfd_create", raising=False)
     assert works(*channel)
 
 
-def test_a_connection_that_did_not_block_blocks_once_it_is_received(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
+def test_a_connection_that_did_not_block_blocks_once_it_is_received(channel: Channel) -> None:
     here, there = channel
     ours, peer = socket.socketpair()
     with ours, peer:
@@ -338,9 +325,7 @@ def test_a_connection_that_did_not_block_blocks_once_it_is_received(
             assert not any(timeout)
 
 
-def test_credentials_beside_the_descriptor_do_no_harm(
-    channel: tuple[socket.socket, socket.socket],
-) -> None:
+def test_credentials_beside_the_descriptor_do_no_harm(channel: Channel) -> None:
     here, there = channel
     if not hasattr(socket, "SO_PASSCRED"):
         pytest.skip("credentials are sent in another way here")

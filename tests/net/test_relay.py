@@ -66,32 +66,6 @@ def test_what_comes_is_piped_into_a_file_which_stays_open() -> None:
     assert file.getvalue() == BINARY
 
 
-def test_a_file_that_takes_a_part_of_it_gets_the_rest_then() -> None:
-    class Slow(io.BytesIO):
-        def write(self, data: object) -> int:
-            return super().write(bytes(data)[:7])  # type: ignore[call-overload]
-
-    file = Slow()
-    with pair() as (conn, peer):
-        send_and_end(peer, b"more than seven bytes")
-        assert conn.pipe_to(file) == 21
-    assert file.getvalue() == b"more than seven bytes"
-
-
-def test_what_says_nothing_of_how_much_it_took_has_taken_all() -> None:
-    class Silent:
-        taken = b""
-
-        def write(self, data: bytes) -> None:
-            self.taken += data
-
-    silent = Silent()
-    with pair() as (conn, peer):
-        send_and_end(peer, b"all of it")
-        conn.pipe_to(silent)
-    assert silent.taken == b"all of it"
-
-
 @pytest.mark.parametrize("end", [True, False])
 def test_a_connection_that_is_piped_into_is_ended_if_that_is_wanted(end: bool) -> None:
     with pair() as (source, left), pair() as (destination, right):

@@ -21,13 +21,15 @@ from support import in_threads
 from netkit.net import unix
 from netkit.net.unix import PeerCredentials, bind, peer_credentials
 
+Patch = pytest.MonkeyPatch
+
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def path(tmp_path: Path, monkeypatch: Patch) -> str:
     monkeypatch.chdir(tmp_path)  # a path may have 107 bytes only
     return "x.sock"
 
@@ -79,7 +81,7 @@ def test_the_file_is_there_until_it_is_removed(path: str, sock: socket.socket) -
 
 
 def test_a_relative_path_is_removed_wherever_the_process_goes(
-    path: str, sock: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     file = bind(sock, path)
     assert file is not None
@@ -98,28 +100,18 @@ def test_a_dead_servers_file_is_replaced_and_nothing_else_is_left(
     assert os.listdir(tmp_path) == [path]
 
 
-def test_a_live_server_keeps_its_file(path: str, sock: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX) as live:
+@pytest.mark.parametrize("kind", ["stream", "datagrams", pytest.param("full", marks=linux)])
+def test_a_live_server_keeps_its_file(path: str, sock: socket.socket, kind: str) -> None:
+    type_ = socket.SOCK_DGRAM if kind == "datagrams" else socket.SOCK_STREAM
+    with socket.socket(socket.AF_UNIX, type_) as live, socket.socket(socket.AF_UNIX) as queued:
         live.bind(path)
-        live.listen()
         before = inode(path)
+        if kind != "datagrams":
+            live.listen(0 if kind == "full" else 10)
+        if kind == "full":
+            queued.connect(path)
         refuse(sock, path, "another server listens there")
         assert inode(path) == before
-
-
-@linux
-def test_a_live_server_whose_queue_is_full_keeps_its_file(path: str, sock: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as queued:
-        live.bind(path)
-        live.listen(0)
-        queued.connect(path)
-        refuse(sock, path, "another server listens there")
-
-
-def test_a_live_server_of_datagrams_keeps_its_file(path: str, sock: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as live:
-        live.bind(path)
-        refuse(sock, path, "another server listens there")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "dangling link"])
@@ -145,7 +137,7 @@ def test_a_folder_is_never_removed(sock: socket.socket, path: str) -> None:
 
 
 def test_a_server_that_does_not_let_this_user_connect_keeps_its_file(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     leave_dead(path)
 
@@ -159,7 +151,7 @@ def test_a_server_that_does_not_let_this_user_connect_keeps_its_file(
 
 @pytest.mark.parametrize(("owner", "call"), [(os, "stat"), (socket.socket, "connect")])
 def test_a_dead_servers_file_may_be_removed_by_another_program_meanwhile(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
+    path: str, sock: socket.socket, monkeypatch: Patch, owner: Any, call: str
 ) -> None:
     leave_dead(path)
     original = getattr(owner, call)
@@ -203,7 +195,7 @@ def test_of_many_servers_that_start_at_once_one_gets_the_name_of_a_dead_one(
 
 
 def test_a_server_starts_although_another_program_keeps_the_folder_locked(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(unix, "PATIENCE", 0.01)
@@ -214,7 +206,7 @@ def test_a_server_starts_although_another_program_keeps_the_folder_locked(
 
 
 def test_a_server_starts_in_a_folder_that_cannot_be_opened(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     def unreadable(*_: Any) -> int:
         raise PermissionError(errno.EACCES, "")
@@ -255,7 +247,7 @@ def test_only_the_process_that_made_a_file_removes_it(path: str, sock: socket.so
 
 
 def test_a_file_that_cannot_be_removed_is_left(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     file = bind(sock, path)
     assert file is not None
@@ -318,7 +310,7 @@ def test_no_other_file_is_changed_or_removed_if_the_name_is_taken_meanwhile(
 
 @linux
 def test_only_the_file_that_was_looked_at_gets_the_mode(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     original = unix._bind_to_file
     leave_dead("other")
@@ -365,7 +357,7 @@ def test_the_file_never_has_a_wider_mode_than_it_is_to_have(path: str) -> None:
 
 @linux
 def test_without_proc_a_mode_that_must_be_changed_is_an_error(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(unix.os.path, "lexists", lambda _: False)
     with umask_of(0o077):
@@ -378,7 +370,7 @@ def test_without_proc_a_mode_that_must_be_changed_is_an_error(
 
 
 def test_mode_and_owner_are_changed_without_following_links_on_other_systems(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(unix.sys, "platform", "darwin")
     calls = []
@@ -427,7 +419,7 @@ def test_a_file_in_a_new_folder_of_the_same_name_stays(path: str, sock: socket.s
 
 
 def test_a_server_that_stops_does_not_wait_long_for_a_lock_of_another_program(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(unix, "PATIENCE", 1000.0)
@@ -441,7 +433,7 @@ def test_a_server_that_stops_does_not_wait_long_for_a_lock_of_another_program(
 
 
 def test_no_client_can_connect_before_the_file_has_its_mode(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     outcomes = []
 
@@ -492,7 +484,7 @@ def test_an_unknown_owner_is_an_error_and_nothing_is_bound(
 
 
 def test_a_file_whose_owner_cannot_be_changed_is_removed_again(
-    path: str, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+    path: str, sock: socket.socket, monkeypatch: Patch
 ) -> None:
     def chown(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
@@ -526,7 +518,7 @@ def test_an_abstract_name_has_no_file_and_is_refused_while_it_is_in_use(
         refuse(other, name, "another server listens there")
 
 
-def test_a_system_without_unix_sockets_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_unix_sockets_says_so(monkeypatch: Patch) -> None:
     assert unix.family() == socket.AF_UNIX
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(OSError, match="this system has no Unix sockets") as caught:
@@ -566,9 +558,7 @@ class Answering:
         return self._answer
 
 
-def test_a_system_without_the_process_of_the_peer_tells_user_and_group(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_system_without_the_process_of_the_peer_tells_user_and_group(monkeypatch: Patch) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
     monkeypatch.setattr(unix.sys, "platform", "darwin")
     answer = struct.pack("=IIHxx16I", 0, 501, 2, 20, 12, *[0] * 14)
@@ -576,7 +566,7 @@ def test_a_system_without_the_process_of_the_peer_tells_user_and_group(
 
 
 def test_a_system_without_credentials_is_an_error(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[socket.socket, socket.socket], monkeypatch: Patch
 ) -> None:
     monkeypatch.delattr(socket, "SO_PEERCRED", raising=False)
     monkeypatch.setattr(unix.sys, "platform", "sunos5")
