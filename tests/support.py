@@ -73,6 +73,24 @@ def served(server: netkit.Server) -> Iterator[netkit.Server]:
         yield server
 
 
+def echo(conn: netkit.Connection) -> None:
+    """Sends everything back."""
+    for data in conn:
+        conn.write(data)
+
+
+class EchoRequest(socketserver.BaseRequestHandler):
+    """As `echo`, for a handler that reads the bare socket."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+# A handler of netkit's own kinds, and one of socketserver.
+each_echo = pytest.mark.parametrize("handler", [echo, EchoRequest])
+
+
 class Shout(socketserver.StreamRequestHandler):
     """Sends each line back in capitals."""
 
@@ -126,6 +144,12 @@ def full_listener() -> Iterator[tuple[str, int]]:
 def receive_all(sock: socket.socket) -> bytes:
     """All that arrives before the end of input."""
     return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def input_of_client(server: netkit.Server) -> bytes:
+    """Connect, send nothing, and return all that comes before the end of input."""
+    with client(server) as sock:
+        return receive_all(sock)
 
 
 def exchange(server: netkit.Server, data: bytes) -> bytes:

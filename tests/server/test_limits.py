@@ -21,9 +21,12 @@ from support import (
     ROOT,
     Program,
     client,
+    each_echo,
+    echo,
     exchange,
     in_thread,
     in_threads,
+    input_of_client,
     observed,
     receive_all,
     receive_exactly,
@@ -35,20 +38,6 @@ import netkit
 from netkit.cli import main
 from netkit.core import events
 from netkit.process.shared import SharedPlaces
-
-
-class Echo(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data)
-
-
-def echo(conn: netkit.Connection) -> None:
-    for data in conn:
-        conn.write(data)
-
-
-HANDLERS = [echo, Echo]  # netkit's own kind, and that of socketserver
 
 
 def answers(sock: socket.socket) -> bool:
@@ -69,7 +58,7 @@ def is_silent(sock: socket.socket) -> bool:
 # How many clients
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@each_echo
 def test_when_it_is_full_the_next_client_waits_until_one_leaves(handler: Any) -> None:
     with observed(events.Refusing) as told:
         with serving(handler, max_connections=2) as server:
@@ -86,7 +75,7 @@ def test_when_it_is_full_the_next_client_waits_until_one_leaves(handler: Any) ->
     assert told == [events.Refusing("max_connections", "", True)]
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@each_echo
 def test_when_it_is_full_the_next_client_may_be_refused_with_a_message(handler: Any) -> None:
     options = {"max_connections": 1, "when_full": "refuse", "refusal": "come again\n"}
     with observed(events.ClientRefused) as refused, serving(handler, **options) as server:
@@ -116,7 +105,7 @@ def test_a_refusal_is_written_in_the_encoding_of_the_server() -> None:
 YEARS = 1e9  # seconds: more than poll(2) can wait for at once
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@each_echo
 def test_a_limit_may_be_years(handler: Any) -> None:
     limits = {"idle_timeout": YEARS, "read_timeout": YEARS, "write_timeout": YEARS}
     limits |= {"lifetime": YEARS, "drain_timeout": YEARS, "min_rate": 5e-324}
@@ -461,12 +450,12 @@ def test_a_handler_that_works_on_after_the_close_of_its_connection_is_counted() 
 # Addresses
 
 
-@pytest.mark.parametrize("handler", HANDLERS)
+@each_echo
 def test_a_denied_client_is_refused_before_it_costs_a_thread(handler: Any) -> None:
     with observed(events.Refusing, events.Refused, events.Stopped) as seen:
         with serving(handler, deny="127.0.0.0/8", refusal="no") as server:
             for _ in range(3):
-                assert exchange_or_end(server) == b""
+                assert input_of_client(server) == b""
             assert server._threads == []
             assert server.refused_count == 3
         server.configure(deny=None)
@@ -531,7 +520,7 @@ def test_an_observer_that_is_interrupted_in_an_accept_leaves_no_client_and_no_pl
 def test_a_denied_client_is_not_held() -> None:
     options = {"max_connections": 0, "when_full": 60.0, "deny": ["127.0.0.1"]}
     with serving(netkit.EchoHandler, **options) as server:
-        assert exchange_or_end(server) == b""
+        assert input_of_client(server) == b""
 
 
 def test_an_address_has_a_limited_number_of_connections() -> None:
@@ -554,11 +543,6 @@ def test_an_address_has_a_limited_number_of_connections() -> None:
 def test_an_address_connects_a_limited_number_of_times_a_second() -> None:
     with serving(netkit.EchoHandler, max_connection_rate=2, refusal="slowly") as server:
         assert [exchange(server, b"x") for _ in range(3)] == [b"x", b"x", b"slowly"]
-
-
-def exchange_or_end(server: netkit.Server) -> bytes:
-    with client(server) as sock:
-        return receive_all(sock)
 
 
 # The command line, and worker processes

@@ -13,8 +13,8 @@ from support import (
     exchange,
     in_thread,
     in_threads,
+    input_of_client,
     observed,
-    receive_all,
     receive_exactly,
     serving,
 )
@@ -122,10 +122,10 @@ def test_a_reload_reads_lists_again_and_keeps_the_old_list_if_the_new_one_is_inv
     with observed(*kinds) as told:
         with serving(netkit.EchoHandler, deny=path, allow=["::/0"]) as server:
             assert server.can_reload
-            assert exchange_or_end(server) == b""
+            assert input_of_client(server) == b""
             path.write_text("127.0.0.0/88\n")
             assert not server.reload()
-            assert exchange_or_end(server) == b""
+            assert input_of_client(server) == b""
             path.write_text("10.0.0.0/8\n")
             assert server.reload()
             assert exchange(server, b"x") == b"x"
@@ -137,8 +137,3 @@ def test_a_reload_reads_lists_again_and_keeps_the_old_list_if_the_new_one_is_inv
         events.SettingsReloaded("the list 'deny'", 1, 1),
         events.SettingsReloaded("the list 'deny'", 2, 1),
     ]
-
-
-def exchange_or_end(server: netkit.Server) -> bytes:
-    with client(server) as sock:
-        return receive_all(sock)

@@ -21,6 +21,8 @@ from support import (
     PATIENCE,
     ROOT,
     client,
+    each_echo,
+    echo,
     in_thread,
     observed,
     receive_all,
@@ -770,20 +772,9 @@ def test_an_interrupted_stop_has_cut_the_clients_that_were_left_and_reports_it(
         assert server.stop(LONG) == (0, 1)
 
 
-class EchoRequest(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recv(99):
-            self.request.sendall(data)
-
-
-def echo(conn: netkit.Connection) -> None:
-    for data in conn:
-        conn.write(data)
-
-
 @pytest.mark.parametrize("patience", [0.0, SHORT])
 @pytest.mark.parametrize("queued", [0, 2])
-@pytest.mark.parametrize("handler", [echo, EchoRequest])
+@each_echo
 def test_a_full_server_asks_its_clients_to_finish_before_it_serves_the_queued_ones(
     handler: Any, queued: int, patience: float
 ) -> None:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import socketserver
 from typing import Any
 
 import pytest
-from support import client, observed, receive_all, receive_exactly, serving, wait_until
+from support import EchoRequest, client, observed, receive_all, receive_exactly, serving, wait_until
 
 import netkit
 from netkit.core import events
-
-
-class Echo(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data)
 
 
 def send_lines_back(conn: netkit.Connection) -> None:
@@ -40,7 +33,7 @@ def trickle(sock: socket.socket) -> None:
             return
 
 
-class Hurried(Echo):
+class Hurried(EchoRequest):
     def handle(self) -> None:
         self.request.settimeout(0.05)
         super().handle()
@@ -48,7 +41,7 @@ class Hurried(Echo):
 
 def test_a_handler_that_reads_the_socket_has_a_limit_for_each_call_of_it() -> None:
     for handler, text in (
-        (Echo, "read_timeout: PEER kept a read or a write waiting for 0.1 seconds"),
+        (EchoRequest, "read_timeout: PEER kept a read or a write waiting for 0.1 seconds"),
         (Hurried, "timed out"),
     ):
         with observed(events.ClientFailed) as failed:

@@ -26,8 +26,11 @@ from support import (
     PATIENCE,
     ROOT,
     Cli,
+    EchoRequest,
     Program,
     client,
+    each_echo,
+    echo,
     in_thread,
     observed,
     receive_all,
@@ -60,23 +63,6 @@ BLOCK = bytes(range(256)) * 4096
 def quiet() -> Iterator[None]:
     with silent_log():
         yield
-
-
-class Opaque(socketserver.StreamRequestHandler):
-    """Echoes, as written for `socketserver`."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(65536):
-            self.request.sendall(data)
-
-
-def echo(conn: netkit.Connection) -> None:
-    for chunk in conn:
-        conn.write(chunk)
-
-
-HANDLERS = [echo, Opaque]  # of netkit, and of socketserver
-each_handler = pytest.mark.parametrize("handler", HANDLERS, ids=lambda h: h.__name__)
 
 
 @contextlib.contextmanager
@@ -127,7 +113,7 @@ def failures(seen: list[Any]) -> list[str]:
 # --- Serving ---
 
 
-@each_handler
+@each_echo
 @each_version
 def test_each_kind_of_handler_speaks_tls_and_ends_with_a_close_notify(
     handler: Any, version: ssl.TLSVersion
@@ -142,7 +128,7 @@ def copy(conn: netkit.Connection) -> None:
         assert conn.readexactly(len(BLOCK)) == BLOCK
 
 
-@pytest.mark.parametrize("handler", [*HANDLERS, copy], ids=lambda handler: handler.__name__)
+@pytest.mark.parametrize("handler", [echo, EchoRequest, copy])
 def test_much_goes_both_ways_at_once(handler: Any) -> None:
     with serving(handler, tls_cert=files().cert, tls_key=files().key) as server:
         with own_client(server) as conn, in_thread(conn.write, BLOCK):
@@ -211,7 +197,7 @@ def test_a_handler_answers_after_the_clients_close_notify() -> None:
             assert conn.read() == b"QUESTION"
 
 
-@each_handler
+@each_echo
 @pytest.mark.parametrize("method", ["process_request", "finish_request"])
 def test_a_socket_from_elsewhere_is_not_served_in_clear_text(handler: Any, method: str) -> None:
     with serving(handler, tls=contexts()[0]) as server, tcp_pair() as (ours, peer):
@@ -253,7 +239,7 @@ def pythons_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, ssl.create_default_context(cafile=files().ca)
 
 
-@each_handler
+@each_echo
 def test_a_context_of_the_programs_is_never_changed(handler: Any) -> None:
     server_side, client_side = pythons_contexts()
     server_side.sni_callback = lambda *_: None
@@ -289,7 +275,7 @@ def test_a_socket_class_of_the_context_is_the_one_that_a_handler_gets() -> None:
 # --- Clients without a handshake ---
 
 
-@each_handler
+@each_echo
 @pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["end", "reset"])
 def test_a_client_that_says_nothing_and_leaves_is_no_failure(handler: Any, leave: Any) -> None:
     with observed(events.ClientFailed, events.HandlerFailed, events.ConnectionClosed) as seen:
@@ -315,7 +301,7 @@ def test_a_client_that_leaves_instead_of_starting_tls_is_a_failure() -> None:
     assert failures(seen) == ["NotBegunError: the client disconnected before the handshake"]
 
 
-@each_handler
+@each_echo
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
@@ -337,7 +323,7 @@ def test_a_client_that_does_not_speak_tls_is_logged_in_one_line_and_harms_no_oth
     assert failures(seen) == [f"HandshakeError: the client {error}"]
 
 
-@each_handler
+@each_echo
 def test_a_reset_in_the_handshake_is_logged_in_one_line(handler: Any) -> None:
     with observed(events.ClientFailed) as seen, serving(handler, tls=contexts()[0]) as server:
         with client(server) as sock:
@@ -350,7 +336,7 @@ def test_a_reset_in_the_handshake_is_logged_in_one_line(handler: Any) -> None:
     assert isinstance(event.error, (HandshakeError, ConnectionResetError))
 
 
-@each_handler
+@each_echo
 def test_a_client_that_drips_does_not_defeat_the_handshake_timeout(handler: Any) -> None:
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300)
     with observed(events.ClientFailed) as seen:
@@ -373,7 +359,7 @@ def test_a_client_that_drips_does_not_defeat_the_handshake_timeout(handler: Any)
     )
 
 
-@each_handler
+@each_echo
 @pytest.mark.parametrize(
     ("how", "text"),
     [
@@ -513,7 +499,7 @@ print("netkit.tls.stream" in sys.modules, "netkit.tls.context" in sys.modules)
     assert done.stdout == "True True\n"
 
 
-@each_handler
+@each_echo
 def test_the_longest_wait_for_a_handshake_is_not_the_whole_time_for_it(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -654,7 +640,7 @@ def test_a_stop_does_not_wait_for_a_message_after_a_record_without_data() -> Non
 NO_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)  # which nobody has encrypted
 
 
-@pytest.mark.parametrize("handler", [echo, Opaque])
+@each_echo
 def test_a_client_that_breaks_tls_is_no_fault_of_the_handler(handler: Any) -> None:
     with observed(events.ClientFailed, events.HandlerFailed) as seen:
         with serving(handler, tls=contexts()[0]) as server, client(server) as sock:
@@ -1069,7 +1055,7 @@ def test_whatever_clients_begin_with_all_of_standard_error_is_json(workers: str)
     assert all(line.isascii() and line.isprintable() for line in server.lines)
 
 
-@each_handler
+@each_echo
 def test_the_name_in_sni_raises_nothing_where_no_certificate_depends_on_it(
     handler: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
