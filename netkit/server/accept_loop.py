@@ -219,8 +219,8 @@ class AcceptLoop:
     def failed(self, error: BaseException) -> None:
         """Pause, since this machine cannot serve one more client; longer after each failure.
 
-        A requested stop ends the pause. In the thread that runs the loop the selector waits, and in
-        any other thread (an overridden `process_request` may start clients elsewhere) the
+        A requested stop ends the pause. The thread that runs the loop waits with its selector, any
+        other thread (an overridden `process_request` may start clients elsewhere) for the
         Condition.
         """
         with self._changed:

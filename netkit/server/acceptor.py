@@ -33,7 +33,7 @@ from .setup import Configuration
 
 
 class Answer(Enum):
-    """What has become of an accept, and so the next step of the loop."""
+    """The outcome of an accept, which determines the next step of the loop."""
 
     CLIENT = "a client was accepted: it is served, held or refused"
     SKIP = "this client has failed, or another process has it: accept the next one"
@@ -129,9 +129,9 @@ class Acceptor:
     def accept_queued(self) -> bool:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
 
-        Not where the program iterates over the server, which ends with the stop. This needs no
-        descriptor of its own. False, and some clients may be left, if the present phase of the stop
-        is over: idle clients, which have the places, are to be asked to finish first.
+        If the program iterates over the server, none is accepted, since the iteration ends with the
+        stop. False, and some clients may be left, if the present phase of the stop is over: idle
+        clients, which have the places, are to be asked to finish first. Needs no free descriptor.
         """
         has_begun = self._loop.has_begun and self._server.socket.fileno() >= 0
         if not has_begun or self._clients.deliver is not None:
@@ -170,7 +170,7 @@ class Acceptor:
                 break
             self._clients.admit(held.request, held.client_address, held.ticket)
         while overdue := overflow.take_overdue():
-            admission.forgo(overdue.ticket)
+            admission.give_share_back(overdue.ticket)
             self._refuse(overdue.request, overdue.client_address, "max_connections")
         return sooner(overflow.close_refused(), self._refusals.end_episodes())
 
@@ -232,7 +232,7 @@ class Acceptor:
         elif isinstance(when_full, str) or not self._overflow.hold(
             request, client_address, ticket, when_full
         ):
-            admission.forgo(ticket)
+            admission.give_share_back(ticket)
             self._refuse(request, client_address, "max_connections")
         return Answer.CLIENT
 
@@ -273,7 +273,7 @@ class Acceptor:
     def close(self) -> None:
         """Close the clients that are held or were refused, since the server is closed."""
         for held in self._overflow.close():
-            self._admission.forgo(held.ticket)
+            self._admission.give_share_back(held.ticket)
             sockopts.force_close(held.request)
         self.end_episodes()
 

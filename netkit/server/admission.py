@@ -115,7 +115,7 @@ class Admission:
             self._note_limits_locked()
 
     def suspend(self, suspended: bool = True) -> None:
-        """Admit no client: new clients wait in the kernel's queue. Or admit clients again."""
+        """Admit no client, so that new ones wait in the kernel's queue; or admit them again."""
         with self._lock:
             self.suspended = suspended
             self._note_limits_locked()
@@ -156,7 +156,7 @@ class Admission:
             if self._shared is not None:
                 self._shared.give_back()
             if ticket.network is not None:
-                self._forgo_locked(ticket.network)
+                self._give_share_back_locked(ticket.network)
             wanted, self._wanted = self._wanted, False
         if wanted:
             self._wake()
@@ -205,7 +205,7 @@ class Admission:
         self.leave(ticket)
 
     def over(self, connection: Connection) -> None:
-        """Give back what `connection` still has, since it is over. To be called once."""
+        """Give back the place and the share of a connection that is closed. To be called once."""
         with self._lock:
             ticket, connection.ticket = connection.ticket, None
             if connection in self._lingering:
@@ -215,7 +215,7 @@ class Admission:
         self.leave(ticket)
 
     def _next_ticket_locked(self) -> Ticket | None:
-        """Take the ticket of a connection that may now close without a place."""
+        """Take the ticket of a connection which may close without a place from now on."""
         if len(self._lingering) < self.max_lingering:  # else one of them has kept its place
             return None
         oldest = next(each for each in self._lingering if each.ticket is not None)
@@ -253,13 +253,13 @@ class Admission:
                 self._of_network[name] = self._of_network.get(name, 0) + 1
             return Ticket(network)
 
-    def forgo(self, ticket: Ticket) -> None:
+    def give_share_back(self, ticket: Ticket) -> None:
         """Give back the share of `judge`, for a client that never had a place."""
         if ticket.network is not None:
             with self._lock:
-                self._forgo_locked(ticket.network)
+                self._give_share_back_locked(ticket.network)
 
-    def _forgo_locked(self, network: str) -> None:
+    def _give_share_back_locked(self, network: str) -> None:
         for name, _ in _shares(network):
             self._of_network[name] -= 1
             if not self._of_network[name]:

@@ -27,7 +27,10 @@ from .threads import ClientThreads
 
 
 class Clients:
-    """Gives each client of one server a thread, serves it and ends it."""
+    """Starts to serve each client of one server, and serves those of netkit's own handlers.
+
+    Thread-safe.
+    """
 
     deliver: Callable[[Connection], object] | None = None
     """Takes each connection that is accepted while the program iterates over the server.
@@ -77,17 +80,17 @@ class Clients:
             ):
                 self._compat.start(connection, request, client_address, deliver)
             elif not self._threads.run(self.serve, connection, client_address, setup, setup.serve):
-                self._compat.forget(request)
+                self._compat.close_request(request)
         except BaseException as error:
             if self._loop.is_for_caller(error):
                 # Its thread may run already, and have claimed it.
                 if connection is None or self._registry.claim(connection):
-                    self._compat.abandon(connection, request)
+                    self._compat.close_at_once(connection, request)
                 raise
             try:
                 self._report_failed_start(connection, error, request, client_address)
             finally:
-                self._compat.abandon(connection, request)
+                self._compat.close_at_once(connection, request)
         else:
             if self._loop.back_off.pause:
                 self._loop.succeeded()

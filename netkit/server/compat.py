@@ -103,12 +103,12 @@ class Compat:
             self._of_thread.pop(thread, None)
         self._registry.remove(connection)
 
-    def forget(self, request: Any) -> None:
-        """Close the connection of `request` at once, without its handler."""
-        self.abandon(self._find(request), request)
+    def close_request(self, request: Any) -> None:
+        """As `Server.close_request`; a client that has not been served yet is not served."""
+        self.close_at_once(self._find(request), request)
 
-    def abandon(self, connection: Connection | None, request: Any) -> None:
-        """Close a client at once, without its handler."""
+    def close_at_once(self, connection: Connection | None, request: Any) -> None:
+        """Close a connection and its socket without waiting; the handler is not called."""
         if connection is not None:
             connection.destroy()
             self.remove(connection)
@@ -155,7 +155,7 @@ class Compat:
         """As `Server.process_request`."""
         connection = self.connection_of(request) or self._adopt(request)
         if not self._threads.run(self._serve, connection, request, client_address, is_verified):
-            self.forget(request)
+            self.close_request(request)
 
     def _is_verified(self, request: Any, client_address: Any) -> bool:
         verdict = self._server.verify_request(request, client_address)
@@ -182,7 +182,7 @@ class Compat:
                 self._shut_down(request)
         except BaseException as error:  # the thread has more clients to serve
             self._reports.of_hook("process_request_thread", error)
-            self.forget(request)
+            self.close_request(request)
         finally:
             if connection is not None:  # an overridden shutdown_request may not call netkit's
                 self.remove(connection)
@@ -323,7 +323,7 @@ class Compat:
 
     def _shut_down(self, request: Any) -> None:
         if not self.call("shutdown_request", request):
-            self.forget(request)
+            self.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """As `Server.handle_error`."""

@@ -108,7 +108,7 @@ class Drain:
             return self.order if self._loop.stop_requested else None
 
     def take_back(self, report: StopReport) -> None:
-        """The workers have ended, and `report` is about their clients."""
+        """Note that the workers have ended; `report` is about their clients."""
         with self._life.changed:
             self.report, self.workers = report, None
 
@@ -144,7 +144,7 @@ class Drain:
         self._server.server_close()
         self.close()  # an overridden server_close may have closed the socket, and no more
         if life.state is State.CLOSED and self._registry.limited:
-            self._registry.finish_spared(self._seconds(order), spare=_me())
+            self._registry.wait_and_cut(self._seconds(order), but=_me())
         return self.report if life.state is State.CLOSED else self._registry.drained()
 
     def _stop_as_ordered(self) -> None:
@@ -254,7 +254,7 @@ class Drain:
 
     def _drain(self) -> None:
         registry, has_ended = self._registry, self._loop.has_ended()
-        all_left = registry.all_left(spare=_me())
+        all_left = registry.all_left(but=_me())
         if not registry.limited:  # not by `stop`
             registry.limit(Deadline(self._configuration.setup.options.drain_timeout))
         try:
@@ -267,7 +267,7 @@ class Drain:
                 self._end_accepting()
             registry.wait_while_draining(all_left)
         finally:  # a second Ctrl+C may have ended the wait
-            registry.cut(spare=_me())
+            registry.cut(but=_me())
             self.report = registry.drained()
         self._wait_for_threads(has_ended, all_left)
         self.report = registry.drained()

@@ -246,7 +246,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
 
     def close_request(self, request: Any) -> None:
         """Close a connection's descriptor, even if a file made of the socket is still open."""
-        self._compat.forget(request)
+        self._compat.close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the exception being handled: in one line if the client is to blame for it."""

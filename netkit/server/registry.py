@@ -187,12 +187,12 @@ class Registry:
         waits = [connection.end_input() for connection in self.live()]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def all_left(self, spare: int) -> Callable[[], bool]:
-        """Return a function that tells whether no thread but `spare` serves a connection.
+    def all_left(self, but: int) -> Callable[[], bool]:
+        """Return a function that tells whether no thread but `but` serves a connection.
 
-        It is a condition for the waits below.
+        It is a condition for `wait_while_draining` and `wait_until`.
         """
-        return lambda: not self._any_but(spare)
+        return lambda: not self._any_but(but)
 
     def _end(self) -> Deadline:
         """When the present phase of the stop ends, as far as is known now."""
@@ -239,16 +239,16 @@ class Registry:
         with self._changed:
             self._changed.wait(until.remaining())
 
-    def _any_but(self, spare: int) -> bool:
-        return any(connection.thread != spare for connection in self._live) or any(
-            thread != spare for thread in self._ending.values()
+    def _any_but(self, but: int) -> bool:
+        return any(connection.thread != but for connection in self._live) or any(
+            thread != but for thread in self._ending.values()
         )
 
-    def cut(self, spare: int) -> None:
-        """Cut all connections, and new ones, but not those that the thread `spare` serves."""
+    def cut(self, but: int) -> None:
+        """Cut all connections, and new ones, except those that the thread `but` serves."""
         with self._changed:
             self._cutting = True
-            others = [each for each in self._live if each.thread != spare]
+            others = [each for each in self._live if each.thread != but]
         self._cut_these(others)
         self.notify()
 
@@ -261,13 +261,13 @@ class Registry:
                 with self._changed:
                     self._cut.discard(connection.id)
 
-    def finish_spared(self, seconds: float, spare: int) -> None:
-        """Wait `seconds` for the connections that `cut` has spared, and then cut them, too."""
+    def wait_and_cut(self, seconds: float, but: int) -> None:
+        """Wait `seconds` for the connections that are not cut yet, and then call `cut`."""
         with self._changed:
             self._changed.wait_for(
-                lambda: all(c.was_cut or c.thread == spare for c in self._live), seconds
+                lambda: all(c.was_cut or c.thread == but for c in self._live), seconds
             )
-        self.cut(spare)
+        self.cut(but)
 
     def drained(self) -> StopReport:
         """Return the report of the present drain, or of the last one."""

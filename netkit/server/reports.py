@@ -64,7 +64,7 @@ class Reports:
 
 
 def limit_of_calls(options: Options) -> tuple[str, float | None]:
-    """The time limit of each call of a socket that its handler reads, and the option's name."""
+    """The option that limits each call of a socket that its handler reads, and its seconds."""
     for name in ("idle_timeout", "read_timeout", "write_timeout"):
         if getattr(options, name) is not None:
             return name, wait_time(getattr(options, name))

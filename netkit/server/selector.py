@@ -81,7 +81,7 @@ class ExclusiveSelector(ListenerSelector):
     """The same by epoll, for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
     For a client, the kernel wakes one of the waiting processes, where poll(2) wakes all of them.
-    It goes by the order in which they have registered. So if there are several (`contended`), a
+    It prefers the process that has registered first. So if there are several (`contended`), a
     process registers anew after each client, or the first process would get nearly all clients.
     """
 

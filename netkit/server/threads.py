@@ -57,9 +57,9 @@ def join(thread: threading.Thread, timeout: float | None) -> None:
 
 
 class _Parking:
-    """Where one thread waits for its next job, which is None if the thread is to end.
+    """The wait of one thread for its next job; None if the thread is to end.
 
-    It waits for a lock: before 3.13, a `queue.SimpleQueue` may forget its time limit when a signal
+    It uses a lock: before 3.13, a `queue.SimpleQueue` may forget its time limit when a signal
     comes.
     """
 
@@ -99,7 +99,7 @@ class ClientThreads:
     def run(self, function: Callable[..., object], *arguments: Any) -> bool:
         """Call `function` in a thread. False, and it is not called, if none can be started.
 
-        After an exception (KeyboardInterrupt) it may be called or not.
+        If a signal handler raises an exception here, `function` may have been called or not.
         """
         job = function, *arguments
         while True:

@@ -49,8 +49,8 @@ class Watchdog:
     def watch(self, opened_at: float, lifetime: float) -> None:
         """Watch one more connection, which `live` returns from now on.
 
-        If the system starts no thread for the watchdog, the next call tries again. The client's own
-        thread meets the same shortage, which is reported there.
+        If no thread can be started for the watchdog, the next call tries again, and nothing is
+        reported: the client's own thread cannot be started either, which is reported.
         """
         with self._changed:
             due = self._due

@@ -270,12 +270,12 @@ def test_each_address_has_its_share_and_ipv6_counts_by_network() -> None:
     assert limits.judge(("::ffff:1.2.3.4", 1, 0, 0)) == limits.judge(("1.2.3.4", 1))
     limits.enter()
     limits.leave(Ticket("2001:db8::/64"))
-    limits.forgo(Ticket("2001:db8::/64"))
-    limits.forgo(NO_SHARE)
+    limits.give_share_back(Ticket("2001:db8::/64"))
+    limits.give_share_back(NO_SHARE)
     assert isinstance(limits.judge(("2001:db8::3", 1, 0, 0)), Ticket)
     assert "1.2.3.4" in limits._of_network
-    limits.forgo(Ticket("1.2.3.4"))
-    limits.forgo(Ticket("1.2.3.4"))
+    limits.give_share_back(Ticket("1.2.3.4"))
+    limits.give_share_back(Ticket("1.2.3.4"))
     assert "1.2.3.4" not in limits._of_network
 
 
@@ -285,13 +285,13 @@ def test_the_networks_of_a_site_have_a_share_together() -> None:
     assert came[31] == Ticket("2001:db8:1:1f::/64")
     assert came[32:] == ["max_connections_per_ip"] * 8
     assert isinstance(limits.judge(("2001:db8:2::1", 1, 0, 0)), Ticket)
-    limits.forgo(Ticket("2001:db8:1:1f::/64"))
+    limits.give_share_back(Ticket("2001:db8:1:1f::/64"))
     assert isinstance(limits.judge(("2001:db8:1:ffff::1", 1, 0, 0)), Ticket)
     for ticket in came[:31]:
         assert isinstance(ticket, Ticket)
-        limits.forgo(ticket)
-    limits.forgo(Ticket("2001:db8:2::/64"))
-    limits.forgo(Ticket("2001:db8:1:ffff::/64"))
+        limits.give_share_back(ticket)
+    limits.give_share_back(Ticket("2001:db8:2::/64"))
+    limits.give_share_back(Ticket("2001:db8:1:ffff::/64"))
     assert not limits._of_network
 
 

@@ -273,9 +273,9 @@ def test_a_spared_connection_gets_some_time_and_is_then_cut() -> None:
         registry.claim(spared)
         registry.begin_draining()
         registry.cut(threading.get_ident())
-        registry.finish_spared(0.02, NOBODY)
+        registry.wait_and_cut(0.02, NOBODY)
         assert spared.was_cut
-        registry.finish_spared(1000, NOBODY)  # nobody left to wait for
+        registry.wait_and_cut(1000, NOBODY)  # all have been cut
         assert registry.drained() == (0, 2)
 
 
