@@ -98,20 +98,20 @@ class Crew:
         return [w for w in self.workers if w.generation == self._generation and not w.leaving]
 
     def next_step(self) -> Deadline:
-        """When there is something to do though nothing happens."""
+        """When `check` and `step` are due even if nothing happens."""
         due = self._not_before if self._missing() > 0 else Deadline(None)
         for worker in self.workers:
             due = due.earlier(worker.kill_at)
         return due
 
     def check(self) -> list[Worker]:
-        """Take in what has happened to the workers. Return those that have ended."""
+        """Note what has happened to the workers, and return those that have ended."""
         ended = [worker for worker in self.workers if worker.check()]
         self._proven = self._proven or any(worker.ready for worker in self.workers)
         return ended
 
     def step(self) -> None:
-        """Do what is due, once all that have ended are `lost`."""
+        """Do what is due. All workers that have ended must have been passed to `lost`."""
         self._end_reload()
         missing = self._missing()
         if missing > 0 and self._not_before.expired():
@@ -122,7 +122,7 @@ class Crew:
     # Workers that come and go
 
     def _missing(self) -> int:
-        """How many are to be started. The first of all is alone until it is ready."""
+        """How many workers to start. The first worker of all is alone until it is ready."""
         if self.stopping or self.why_failed is not None:
             return 0
         wanted = self.count if self._generation or self._proven else 1

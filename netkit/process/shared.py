@@ -84,7 +84,7 @@ class SharedPlaces:
         return _places, (self.index, *duplicates(self._reader, self._writer, self._file))
 
     def take(self) -> bool:
-        """Take a place; False if there is none."""
+        """Take a place. Return False if no place is free."""
         cells, cell = self._cells, 2 * self.index
         cells[cell + 1] += 1
         try:

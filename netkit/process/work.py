@@ -37,9 +37,9 @@ def to_be_loaded(connection: Any, **_: Any) -> None:
 def core_of(index: int, count: int) -> int | None:
     """Return the core on which worker number `index` of `count` stays; None if it runs on any.
 
-    With the GIL, a thread that wakes up on another core than
-    the thread that holds the GIL only gets in its way. On one core the threads take turns, and do
-    not wait for the GIL. With fewer workers than cores, no worker may leave a core idle.
+    With the GIL, a thread that wakes up on another core than the thread that holds the GIL only
+    gets in its way. On one core the threads take turns, and do not wait for the GIL. With fewer
+    workers than cores, no worker may leave a core idle.
     """
     cores = usable_cores()
     pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)
@@ -50,7 +50,7 @@ def core_of(index: int, count: int) -> int | None:
 
 
 class Recipe(NamedTuple):
-    """The parts of a server that can be pickled, for another process to make the same server."""
+    """The parts of a server that can be pickled, so that another process makes the same server."""
 
     kind: type[Server]
     handler: Any

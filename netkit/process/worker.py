@@ -80,8 +80,8 @@ class Worker:
     def start(self, context: BaseContext, target: Callable[..., None], *arguments: Any) -> None:
         """Start a process that calls ``target(channel, *arguments)`` with its end of the channel.
 
-        OSError if the system cannot start it, and what pickling raises. It must be killed, and
-        `check` called, whatever is raised.
+        OSError if the system cannot start it, and what pickling raises. Call `kill` and `check`
+        after any exception.
         """
         self.channel, self._theirs = channel_pair()
         self._process = context.Process(  # type: ignore[attr-defined] # not in typeshed
@@ -109,10 +109,10 @@ class Worker:
         return self._kill_ready_at if self.ready else self._kill_unready_at
 
     def tell(self, order: Stop) -> None:
-        """Give an order, and time to obey it; nothing if it is gone.
+        """Order the worker to stop, and give it time to do so. Does nothing if the worker is gone.
 
-        An order that is not stricter than those before is not sent: a worker that hangs reads
-        none, so its channel would be full one day.
+        An order that is not stricter than those before is not sent: a worker that hangs reads no
+        order, so its channel would be full one day.
         """
         self._allow(sum(order) + KILL_GRACE)
         strictest = order if self.told is None else Stop(*map(min, order, self.told))
@@ -126,10 +126,10 @@ class Worker:
         self._kill_unready_at = self._kill_unready_at.earlier(Deadline(min(seconds, KILL_GRACE)))
 
     def check(self) -> bool:
-        """Take in what has happened to it. Never waits, unless it must be killed.
+        """Note what has happened to the worker, and return whether it has ended.
 
-        Return whether it has ended. Then its last messages have been read, and all that it held in
-        this process is closed.
+        Never waits, unless the worker must be killed. At the end of the worker, its last messages
+        have been read, and its descriptors in this process are closed.
         """
         if self.kill_at.expired():
             self.kill()
@@ -144,7 +144,7 @@ class Worker:
         return True
 
     def kill(self) -> None:
-        """End it at once, and wait for that; nothing if it has ended, or was never started."""
+        """Kill the process, and wait for its end, unless it has ended or was never started."""
         if self._process is None or self._process.pid is None:
             return
         if not (self.ready or self.leaving or self.failure or self.channel.closed):
@@ -192,7 +192,7 @@ class Worker:
         return False
 
     def _release(self) -> None:
-        """Close all that it held here. Idempotent: a signal handler may interrupt it."""
+        """Close its descriptors in this process. Idempotent: a signal handler may interrupt it."""
         do_not_undo(self.channel.close)
         self.channel.close()
         self._theirs.close()
