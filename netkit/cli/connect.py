@@ -181,7 +181,7 @@ def run(argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have Ctrl+C end every wait of the main thread while the ``with`` block runs.
+    """Have each signal interrupt the main thread while the ``with`` block runs, also before a wait.
 
     If a signal comes just before a wait, Python runs its handler only after the wait. But Python
     writes the number of the signal to a descriptor at once. A thread reads that, and interrupts the
@@ -193,7 +193,7 @@ def _interruptible() -> Iterator[None]:
 
     def interrupt() -> None:
         while signals := reading.recv(100):
-            if signal.SIGINT in signals and not select.select([reading], [], [], _MOMENT)[0]:
+            if {*signals} - {signal.SIGURG} and not select.select([reading], [], [], _MOMENT)[0]:
                 signal.pthread_kill(main, signal.SIGURG)
 
     signal.signal(signal.SIGURG, lambda *_: None)

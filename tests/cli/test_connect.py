@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,46 +32,26 @@ from support import (
 )
 
 import netkit
-from netkit.cli import connect, main
+from netkit.cli import connect
 from netkit.cli.conversation import Crlf
 from netkit.core import events
+
+from .commands import Result, Run
 
 BINARY = random.Random(3).randbytes(700_000) + bytes(range(256)) * 100
 
 
-class Result(NamedTuple):
-    status: int | str | None
-    out: bytes
-    lines: list[str]  # of standard error
-
-
-Run = Callable[..., Result]
-
-
 @pytest.fixture
-def run(
-    capfdbinary: pytest.CaptureFixture[bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> Iterator[Run]:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs `connect` in this process, with these bytes as its standard input."""
-    before = signal.getsignal(signal.SIGINT)
 
     def call(*argv: object, data: bytes = b"") -> Result:
-        file = tmp_path / "input"
-        file.write_bytes(data)
-        status: int | str | None
-        with open(file, "rb") as stdin:
+        (tmp_path / "input").write_bytes(data)
+        with open(tmp_path / "input", "rb") as stdin:
             monkeypatch.setattr(sys, "stdin", stdin)
-            try:
-                status = main.main(["connect", *map(str, argv)])
-            except SystemExit as end:
-                status = end.code
-        out, err = capfdbinary.readouterr()
-        return Result(status, out, err.decode().splitlines())
+            return run("connect", *map(str, argv))
 
-    yield call
-    signal.signal(signal.SIGINT, before)
+    return call
 
 
 @contextlib.contextmanager
