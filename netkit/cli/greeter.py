@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Container
 from typing import Any
 
 from ..core.encodings import to_bytes
@@ -26,16 +25,15 @@ class Greeter(Command):
             help="text that clients get; {address} and {port} are the client's",
         )
 
-    def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
-        encoding = getattr(arguments, "encoding", Options.rows["encoding"].default)
-        try:
-            to_bytes(arguments.greeting, encoding)
-        except UnicodeError:
-            text = f"--greeting cannot be written in {encoding}: {arguments.greeting!r}"
-            raise ArgumentError(text) from None
-
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        return GreeterHandler, {"greeting": arguments.greeting.removesuffix("\n") + "\n"}
+        encoding = getattr(arguments, "encoding", Options.rows["encoding"].default)
+        greeting = arguments.greeting
+        try:
+            to_bytes(greeting, encoding)
+        except UnicodeError:
+            text = f"--greeting cannot be written in {encoding}: {greeting!r}"
+            raise ArgumentError(text) from None
+        return GreeterHandler, {"greeting": greeting.removesuffix("\n") + "\n"}
 
 
 run = Greeter().run

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Container
 from typing import Any
 
 from ..core.errors import Failure
@@ -35,12 +34,11 @@ class Logger(Command):
         help = "append to FILE, not to standard output"
         group.add_argument("--output", metavar="FILE", help=help)
 
-    def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
-        if arguments.style != "text" and "max_line" in given:
+    def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+        given = "max_line" in arguments and "max_line" not in arguments.variables
+        if given and arguments.style != "text":
             text = f"--max-line has no effect with --{arguments.style}, which reads no lines"
             raise ArgumentError(text)
-
-    def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         return CommandLogger, {"style": arguments.style, "output": LogFile(arguments.output)}
 
 

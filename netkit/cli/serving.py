@@ -8,7 +8,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -77,11 +77,8 @@ class Command:
     def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
         """Move the words before the addresses from `words` to `arguments`. ValueError."""
 
-    def check(self, arguments: argparse.Namespace, given: Container[str]) -> None:
-        """ArgumentError if a flag of this command is invalid. `given` has the flags in use."""
-
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        """Return the handler and its arguments. Failure."""
+        """Return the handler and its arguments. Failure; ArgumentError for an invalid flag."""
         raise NotImplementedError  # pragma: no cover - each subclass has its own
 
     def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
@@ -117,7 +114,6 @@ class Command:
             raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
         set_defaults(arguments, self.without)
         check_effects(given, arguments)
-        self.check(arguments, given)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]
