@@ -272,16 +272,23 @@ class Wrapper(Swapping):
         return getattr(self._wrapped, name)
 
 
-def test_get_request_may_wrap_the_socket() -> None:
-    class Server(netkit.Server):
-        def get_request(self) -> Any:
-            request, client_address = super().get_request()
-            return Wrapper(request), client_address
+class WrapsAccepted(netkit.Server):
+    def get_request(self) -> Any:
+        request, client_address = super().get_request()
+        return Wrapper(request), client_address
 
-    with served(Server(LOCAL, BareShout)) as server, client(server) as sock:
+
+class WrapsServed(netkit.Server):
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        super().finish_request(Swapping(request), client_address)
+
+
+@pytest.mark.parametrize("kind", [WrapsAccepted, WrapsServed])
+def test_get_request_and_finish_request_may_wrap_the_socket(kind: type[netkit.Server]) -> None:
+    with served(kind(LOCAL, BareShout)) as server, client(server) as sock:
         sock.sendall(b"Hello\n")
         assert sock.recv(9) == b"hello\n"
-        server.stop()
+        assert server.stop() == netkit.StopReport(finished=1, cut=0)
         assert sock.recv(9) == b""
 
 
@@ -343,9 +350,9 @@ def test_the_hooks_of_a_client_may_be_extended() -> None:
 class PoolServer(netkit.Server):
     """With a pool of threads of its own, as many programs have it."""
 
-    def __init__(self, handler: Any) -> None:
+    def __init__(self, address: Any, handler: Any) -> None:
         self.pool = ThreadPoolExecutor(2, "pool")
-        super().__init__(LOCAL, handler, drain_timeout=5)
+        super().__init__(address, handler, drain_timeout=5)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self.pool.submit(self.process_request_thread, request, client_address)
@@ -360,7 +367,7 @@ def test_process_request_may_hand_clients_to_a_pool_of_the_programs_own() -> Non
         def handle(self) -> None:
             self.wfile.write(threading.current_thread().name.encode())
 
-    with served(PoolServer(Name)) as server:
+    with served(PoolServer(LOCAL, Name)) as server:
         for _ in range(5):
             assert exchange(server, b"").startswith(b"pool_")
         wait_until(lambda: not server.connections)
@@ -372,23 +379,13 @@ def test_process_request_may_hand_clients_to_a_pool_of_the_programs_own() -> Non
             assert sock.recv(1) == b""
 
 
-def test_a_client_of_a_pool_is_forgotten_even_if_close_request_is_replaced() -> None:
-    class Server(PoolServer):
-        def close_request(self, request: Any) -> None:
-            request.close()
-
-    with served(Server(Shout)) as server:
-        assert shouts(server)
-        wait_until(lambda: not server.connections)
-
-
 def test_a_handler_in_a_pool_may_close_the_server() -> None:
     class Close(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             netkit.Server.server_close(self.server)  # type: ignore[arg-type]
             self.wfile.write(b"closed")
 
-    with observed(events.Stopped) as stopped, served(PoolServer(Close)) as server:
+    with observed(events.Stopped) as stopped, served(PoolServer(LOCAL, Close)) as server:
         assert exchange(server, b"") == b"closed"
         wait_until(lambda: stopped)
     assert stopped[0].cut == 0
@@ -436,36 +433,20 @@ def test_finish_request_may_do_without_a_handler() -> None:
         assert shouts(server)
 
 
-def test_finish_request_may_wrap_the_socket() -> None:
-    class Server(netkit.Server):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            super().finish_request(Swapping(request), client_address)
-
-    with served(Server(LOCAL, BareShout)) as server:
-        with client(server) as sock:
-            sock.sendall(b"Hello\n")
-            assert sock.recv(9) == b"hello\n"
-            assert server.stop() == netkit.StopReport(finished=1, cut=0)
-            assert sock.recv(9) == b""
+class ReplacesSocket(netkit.Server):
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        self.replaced = socket.socket(fileno=request.detach())  # as ssl.wrap_socket does
+        super().finish_request(self.replaced, client_address)
 
 
 @pytest.mark.parametrize("handler", [BareShout, lambda conn: [conn.write(x.upper()) for x in conn]])
 def test_finish_request_may_put_another_socket_in_the_place_of_the_accepted_one(
     handler: Any,
 ) -> None:
-    class Server(netkit.Server):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            wrapped.append(socket.socket(fileno=request.detach()))  # as ssl.wrap_socket does
-            super().finish_request(wrapped[-1], client_address)
-
-    wrapped: list[socket.socket] = []
-    with served(Server(LOCAL, handler)) as server:
-        with client(server) as sock:
-            sock.sendall(b"Hello\n")
-            assert sock.recv(9) == b"HELLO\n"
-            assert server.connection_count == 1
+    with served(ReplacesSocket(LOCAL, handler)) as server:
+        assert shouts(server)
         wait_until(lambda: not server.connections)
-        assert wrapped[0].fileno() == -1
+        assert server.replaced.fileno() == -1
         with client(server) as sock:
             sock.sendall(b"idle\n")
             assert sock.recv(9) == b"IDLE\n"
@@ -474,12 +455,7 @@ def test_finish_request_may_put_another_socket_in_the_place_of_the_accepted_one(
 
 
 def test_an_error_of_a_client_whose_socket_was_replaced_has_the_id_of_its_connection() -> None:
-    class Server(netkit.Server):
-        def finish_request(self, request: Any, client_address: Any) -> None:
-            wrapped = socket.socket(fileno=request.detach())
-            super().finish_request(wrapped, client_address)
-
-    with served(Server(LOCAL, lambda conn: conn.readline())) as server:
+    with served(ReplacesSocket(LOCAL, lambda conn: conn.readline())) as server:
         with observed(events.ClientFailed, events.HandlerFailed) as told:
             with client(server) as sock:
                 sock.sendall(b"half a li")
@@ -490,16 +466,23 @@ def test_an_error_of_a_client_whose_socket_was_replaced_has_the_id_of_its_connec
     assert [(type(event), event.id) for event in told] == [(events.ClientFailed, connection.id)]
 
 
-def test_shutdown_request_and_close_request_may_be_replaced() -> None:
-    class Server(netkit.Server):
-        def shutdown_request(self, request: Any) -> None:
-            request.shutdown(socket.SHUT_WR)
-            self.close_request(request)
+def close(self: Any, request: Any) -> None:
+    request.close()
 
-        def close_request(self, request: Any) -> None:
-            request.close()
 
-    with served(Server(LOCAL, Shout)) as server:
+def shut_down(self: Any, request: Any) -> None:
+    request.shutdown(socket.SHUT_WR)
+    self.close_request(request)
+
+
+@pytest.mark.parametrize("base", [netkit.Server, PoolServer])
+@pytest.mark.parametrize(
+    "hooks", [{"close_request": close}, {"close_request": close, "shutdown_request": shut_down}]
+)
+def test_a_client_is_forgotten_even_if_the_hooks_that_close_it_are_replaced(
+    base: Any, hooks: dict[str, Any]
+) -> None:
+    with served(type("Server", (base,), hooks)(LOCAL, Shout)) as server:
         assert shouts(server)
         wait_until(lambda: not server.connections)
         assert server.stop() == netkit.StopReport(finished=0, cut=0)
