@@ -29,17 +29,16 @@ def adapt(handler: Any, arguments: Mapping[str, Any], check: bool) -> Serve | No
     handler cannot serve a client, or does not take `arguments`. A server that overrides
     `finish_request` does without the check, since it may call the handler in another way.
     """
+    is_ours = isinstance(handler, type) and issubclass(handler, Handler)
+    takes_socket = not is_ours and _takes_socket(handler, arguments)
     if check:
         _check_kind(handler)
-    if isinstance(handler, type) and issubclass(handler, Handler):
-        if check and handler.__init__ is Handler.__init__:
+        if is_ours and handler.__init__ is Handler.__init__:
             handler.check_settings(arguments)
-        elif check:
-            _check_call(handler, (None,), arguments)
+        else:
+            _check_call(handler, (None, None, None) if takes_socket else (None,), arguments)
+    if is_ours:
         return served_by(handler, arguments)
-    takes_socket = _takes_socket(handler, arguments)
-    if check:
-        _check_call(handler, (None, None, None) if takes_socket else (None,), arguments)
     if takes_socket:
         return None
     if not arguments:
@@ -68,10 +67,9 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     That is so if it needs more than one argument, or takes any number of them, as a wrapper around
     a request handler class does.
     """
-    if isinstance(handler, type) and issubclass(handler, socketserver.BaseRequestHandler):
-        return True
+    is_class = isinstance(handler, type)
     signature = _signature(handler)
-    if signature is None:
+    if signature is None or (is_class and issubclass(handler, socketserver.BaseRequestHandler)):
         return True
     required = [name for name in _required(signature) if name not in arguments]
     return len(required) > 1 or any(
@@ -133,14 +131,12 @@ def _problem_of_method(handler: type, name: str) -> str | None:
     method = next((vars(kind)[name] for kind in handler.__mro__ if name in vars(kind)), None)
     if type(method) is not FunctionType:
         return None
-    code, defaults = method.__code__, method.__defaults__ or ()
-    least, most = code.co_argcount - len(defaults), code.co_argcount
-    if least <= len(given) and (len(given) <= most or code.co_flags & _TAKES_MORE):
+    code, most = method.__code__, method.__code__.co_argcount
+    least, takes_any = most - len(method.__defaults__ or ()), code.co_flags & 0x04  # CO_VARARGS
+    if least <= len(given) and (len(given) <= most or takes_any):
         return None
     return f"it is called as {name}({', '.join(given[1:])}); write def {name}({', '.join(given)})"
 
-
-_TAKES_MORE = 0x04  # the flag `inspect.CO_VARARGS` of a code object
 
 # The flags `inspect.CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR` of a code object.
 _DEFERRED = {
@@ -185,7 +181,5 @@ def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[st
         if isinstance(handler, type) or len(_required(signature)) in (1, 3):
             raise TypeError(f"handler {name} cannot be called: {error}") from None
         shown = f"{name}({', '.join(signature.parameters)})"
-        raise TypeError(
-            f"{shown} cannot serve a client: a handler takes one argument, the connection; "
-            "further ones come from handler_args"
-        ) from None
+        text = "a handler takes one argument, the connection; further ones come from handler_args"
+        raise TypeError(f"{shown} cannot serve a client: {text}") from None
