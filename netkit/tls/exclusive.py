@@ -27,13 +27,17 @@ class Exclusive:
         self.release()
 
     def acquire(self, blocking: bool) -> bool:
-        """Acquire the lock and return True. False if it is held, by this thread if `blocking`."""
-        acquired = self._lock.acquire(blocking)
-        if acquired and self.is_held:
+        """Acquire the lock and return True. Returns False if this thread holds it already.
+
+        Without `blocking` it also returns False if another thread holds the lock.
+        """
+        if not self._lock.acquire(blocking):
+            return False
+        if self.is_held:
             self._lock.release()
             return False
-        self.is_held = acquired or self.is_held
-        return acquired
+        self.is_held = True
+        return True
 
     def release(self) -> None:
         """Release the lock."""

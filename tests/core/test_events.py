@@ -329,6 +329,13 @@ def test_every_class_of_event_is_public_and_documented(kind: Any) -> None:
     assert "error" in kind.field_names or not kind.with_traceback
 
 
+def test_the_public_module_has_no_name_that_it_imports_from_elsewhere() -> None:
+    names = {name for name in vars(netkit.events) if not name.startswith("_")}
+    assert {"Event", "Observer", "emit", "subscribe"} <= names
+    modules = {getattr(netkit.events, name).__module__ for name in names - {"Observer"}}
+    assert {module.rpartition(".")[0] for module in modules} == {"netkit.core.events"}
+
+
 def test_an_event_has_its_fields_in_order_and_defaults() -> None:
     assert (opened.id, opened.peer, opened.local) == (7, "1.2.3.4:5", "127.0.0.1:80")
     assert opened.as_dict() == {"id": 7, "peer": "1.2.3.4:5", "local": "127.0.0.1:80"}

@@ -8,11 +8,9 @@ from .base import *  # noqa: F403
 from .connection import *  # noqa: F403
 from .server import *  # noqa: F403
 
-__all__ = [
-    *("Observer", "emit"),
-    *(
-        name
-        for name, thing in vars().items()
-        if getattr(thing, "__module__", "").startswith(__name__)
-    ),
+# The names of these modules, without what they import. Type checkers must not see the list: they
+# would take it for an empty one.
+globals()["__all__"] = [
+    "Observer",
+    *(name for name, it in vars().items() if __name__ in str(getattr(it, "__module__", ""))),
 ]

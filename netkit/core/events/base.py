@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..text import described, one_line
 
 if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
+    from typing_extensions import dataclass_transform as _transform
 else:  # an identity function: type checkers learn the parameters of the constructors from it
 
-    def dataclass_transform(**_: Any) -> Callable[[Any], Any]:
+    def _transform(**_: Any) -> Callable[[Any], Any]:
         return lambda cls: cls
 
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # the levels of `logging`
 
 
-@dataclass_transform(frozen_default=True)
+@_transform(frozen_default=True)
 class Event:
     """Something that happened to a server or a client, as data that does not change.
 
