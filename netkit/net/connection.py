@@ -58,7 +58,7 @@ class Connection(Reader):
     limit has passed (the connection is still good), and ConnectionClosedError after `close`.
     A ``with`` block closes the connection. If the block raises, that is `destroy`, and the peer
     sees a reset, since it may have half a message; but not after `end`, and not if the peer is to
-    blame for the exception. A server closes the connections that it hands to handlers.
+    blame for the exception. A server closes the connections of its handlers.
 
     Attributes, readable also after `close`: `id`, unique among the connections of a server and its
     worker processes; `peer`, the address of the other end as text (``127.0.0.1:50312``); `server`,

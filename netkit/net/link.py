@@ -11,8 +11,8 @@ transport, and whether a thread uses the socket at present. Rules:
    then looks whether a thread uses the socket; it holds `lock` for both. So at least one of the two
    sees the other. With the GIL, each store is visible before the next step. Without it, a read and
    a write take `lock` for a moment between their two steps (`fence`), which orders them.
-3. Closing a descriptor wakes no thread that waits in it. So whoever ends the connection shuts the
-   socket down, and the last thread that leaves the socket closes the descriptor.
+3. Closing a descriptor wakes no thread that waits in it. So a thread that ends the connection shuts
+   the socket down, and the last thread that leaves the socket closes the descriptor.
 4. A read and a write call the socket's own methods, `recv` and `send`. With TLS or time limits
    both are None, and the transport is called.
 """

@@ -110,7 +110,7 @@ def check_tos(value: object) -> None:
 
 _TOS = {
     socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
-    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_TCLASS", -1)),  # -1: Windows
 }
 
 

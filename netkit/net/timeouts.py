@@ -61,8 +61,8 @@ class Timer:
     grace = 5.0
 
     __slots__ = (
-        *("sock", "_peer", "_clock", "_limits", "_step", "_kernels_receive", "_kernels_send"),
-        *("_kernels_unacknowledged", "_longest", "_since", "_place", "_held", "_began"),
+        *("sock", "_peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
+        *("_kernel_unacknowledged", "_longest", "_since", "_place", "_held", "_began"),
         *("_write_began", "_written", "untouched"),
     )
 
@@ -74,9 +74,9 @@ class Timer:
         self._peer = peer
         self._clock = clock
         # The timeouts that the kernel has: a value that it has already costs no system call.
-        self._kernels_receive: float | None = None
-        self._kernels_send: float | None = None
-        self._kernels_unacknowledged: float | None = None
+        self._kernel_receive: float | None = None
+        self._kernel_send: float | None = None
+        self._kernel_unacknowledged: float | None = None
         self._since = 0.0  # when the present wait for input began
         self._held = 0  # how many bytes of the present message have been received
         self._began = 0.0  # when it was first found to be incomplete
@@ -97,8 +97,8 @@ class Timer:
             stall = limits.write_timeout or limits.idle_timeout or (limits.min_rate and self.grace)
             self._set_receive(self._longest)
             self._set_send(stall)
-            if limits.write_timeout != self._kernels_unacknowledged:
-                self._kernels_unacknowledged = limits.write_timeout
+            if limits.write_timeout != self._kernel_unacknowledged:
+                self._kernel_unacknowledged = limits.write_timeout
                 sockopts.set_acknowledgement_timeout(self.sock, limits.write_timeout)
         else:
             name, seconds = step
@@ -111,18 +111,18 @@ class Timer:
         """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
         if threading.get_ident() != _main_thread:
             return
-        seconds = self._kernels_send if writing else self._kernels_receive
+        seconds = self._kernel_send if writing else self._kernel_receive
         if seconds is not None and not sockopts.wait_until_ready(self.sock, writing, seconds):
             raise BlockingIOError
 
     def _set_receive(self, seconds: float | None) -> None:
-        if seconds != self._kernels_receive:
-            self._kernels_receive = seconds
+        if seconds != self._kernel_receive:
+            self._kernel_receive = seconds
             sockopts.limit_wait(self.sock, socket.SO_RCVTIMEO, seconds)
 
     def _set_send(self, seconds: float | None) -> None:
-        if seconds != self._kernels_send:
-            self._kernels_send = seconds
+        if seconds != self._kernel_send:
+            self._kernel_send = seconds
             sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
 
     # Receiving
@@ -135,7 +135,7 @@ class Timer:
         """
         self._since = now = self._clock()
         self._held = held
-        if not held and self._kernels_receive == self._longest:  # as nearly always
+        if not held and self._kernel_receive == self._longest:  # as nearly always
             return
         if held and place != self._place:
             self._place, self._began = place, now
@@ -144,7 +144,7 @@ class Timer:
             return
         left = self._left_to_receive(due, now)
         longest = left * (1 + TOLERANCE)
-        if self._kernels_receive is None or self._kernels_receive > longest:
+        if self._kernel_receive is None or self._kernel_receive > longest:
             self._set_receive(due.limit if due.limit <= longest else left)
 
     def after_wait(self) -> None:

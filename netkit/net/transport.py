@@ -65,16 +65,14 @@ class Plain:
         `held` are bytes of the message under way in addition to those in `self.held`.
         """
         timer = self.timer
-        if timer is not None:
-            timer.before_receive(self.place, self.held or held)
+        if timer is None:
+            return self.sock_recv(size)
+        timer.before_receive(self.place, self.held or held)
         while True:
             try:
-                if timer is not None:
-                    timer.outlast_signals(writing=False)
+                timer.outlast_signals(writing=False)
                 return self.sock_recv(size)
             except BlockingIOError:
-                if timer is None:
-                    raise
                 timer.after_wait()
 
     def begin_write(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -137,3 +138,12 @@ def test_the_limits_of_a_connection_may_be_replaced() -> None:
             conn.write(bytes(50_000_000))
         conn.set_limits(TimeLimits())
         conn.destroy()
+
+
+def test_a_socket_that_takes_over_the_descriptor_keeps_the_limits() -> None:
+    with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
+        conn.set_limits(TimeLimits(idle_timeout=60))
+        conn.socket = socket.socket(fileno=ours.detach())
+        conn.set_limits(TimeLimits(idle_timeout=0.05))
+        with pytest.raises(TimeoutError, match="idle_timeout"):
+            conn.read()
