@@ -35,22 +35,27 @@ from .setup import Configuration
 class Answer(Enum):
     """The outcome of an accept, which determines the next step of the loop."""
 
-    CLIENT = "a client was accepted: it is served, held or refused"
-    SKIP = "this client has failed, or another process has it: accept the next one"
-    BACK_OFF = "this machine has failed: try again after a pause"
-    STOP = "the listener is gone, or the loop is to end"
+    NEXT = "accept the next client: this one is served, held or refused, or has failed"
+    EMPTY = "wait for a client: none is there, or another process has taken it"
+    BACK_OFF = "try again after a pause: this machine has failed"
+    STOP = "end the loop: a stop is requested, or the listener is gone"
 
 
 # accept(2) reports errors that were pending on the new connection; the listener is as good as
-# before. The last two say that no client waits: another process was faster.
+# before.
 _OF_CLIENT = (
     "EINTR ECONNABORTED ECONNRESET EPROTO EPERM ETIMEDOUT "
-    "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH EAGAIN EWOULDBLOCK"
+    "ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH ENETUNREACH"
 )
+_QUEUE_EMPTY = "EAGAIN EWOULDBLOCK"
 _LISTENER_GONE = "EBADF EINVAL ENOTSOCK"
 _ANSWERS = {
     getattr(errno, name): answer
-    for names, answer in ((_OF_CLIENT, Answer.SKIP), (_LISTENER_GONE, Answer.STOP))
+    for names, answer in (
+        (_OF_CLIENT, Answer.NEXT),
+        (_QUEUE_EMPTY, Answer.EMPTY),
+        (_LISTENER_GONE, Answer.STOP),
+    )
     for name in names.split()
     if hasattr(errno, name)
 }
@@ -62,9 +67,10 @@ def answer_to(error: BaseException) -> Answer:
     An unknown error calls for a pause, so that the loop cannot spin.
     """
     ssl = sys.modules.get("ssl")  # an overridden get_request may do a handshake in accept
-    is_of_client = isinstance(error, TimeoutError)  # of the listener's own time limit
-    if is_of_client or (ssl and isinstance(error, ssl.SSLError)):
-        return Answer.SKIP
+    if isinstance(error, TimeoutError):  # of the listener's own time limit
+        return Answer.EMPTY
+    if ssl and isinstance(error, ssl.SSLError):
+        return Answer.NEXT
     if isinstance(error, OSError) and error.errno is not None:
         return _ANSWERS.get(error.errno, Answer.BACK_OFF)
     return Answer.BACK_OFF
@@ -106,7 +112,7 @@ class Acceptor:
     def step(self, selector: ListenerSelector, seconds: float | None) -> Answer:
         """Wait for a client for at most `seconds`, and accept it.
 
-        STOP if a stop is requested, SKIP if the wait has ended without a client.
+        STOP if a stop is requested, EMPTY if the wait has ended without a client.
         """
         if selector.stopped:
             return Answer.STOP
@@ -124,7 +130,7 @@ class Acceptor:
             selector.pause(seconds, admission.places_fileno())
         if selector.stopped:
             return Answer.STOP
-        return self.accept() if is_ready else Answer.SKIP
+        return self.accept() if is_ready else Answer.EMPTY
 
     def accept_queued(self) -> bool:
         """Accept the clients that connected before a stop, at most as many as queues can hold.
@@ -211,7 +217,7 @@ class Acceptor:
         admission, when_full = self._admission, self._configuration.setup.options.when_full
         has_place = not self._overflow.held and admission.enter()
         if not has_place and (when_full == "wait" or admission.suspended):
-            return Answer.SKIP  # another process has taken the place since
+            return Answer.EMPTY  # another process has taken the place since
         try:
             request, client_address = self._server.get_request()
         except BaseException as error:
@@ -234,7 +240,7 @@ class Acceptor:
         ):
             admission.give_share_back(ticket)
             self._refuse(request, client_address, "max_connections")
-        return Answer.CLIENT
+        return Answer.NEXT
 
     def _look_for_handshake(self, request: Any) -> None:
         """Warn, once, if the accepting thread has waited for the handshake of this client."""

@@ -200,9 +200,9 @@ class Compat:
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """As `Server.process_request_thread`."""
         connection = self.connection_of(request)
-        if connection is None and hasattr(request, "fileno"):
+        if self._scheduled and hasattr(request, "fileno"):
             scheduled = self._scheduled.pop(request.fileno(), None)
-            if scheduled is not None and not scheduled.closed:
+            if connection is None and scheduled is not None and not scheduled.closed:
                 connection = self._adopt(request, scheduled)
         connection = self._claimed(connection, request, client_address)
         try:

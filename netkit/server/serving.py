@@ -110,7 +110,7 @@ class Serving:
                 return
             self._loop.take_over(selector)
             with woken_by_signals(selector.waker):
-                while self._acceptor.step(selector, deadline.remaining()) is Answer.SKIP:
+                while self._acceptor.step(selector, deadline.remaining()) is Answer.EMPTY:
                     if deadline.expired():
                         server.handle_timeout()
                         break
@@ -165,7 +165,7 @@ class Serving:
             answer = self._acceptor.step(selector, seconds)
             if answer is Answer.STOP:
                 return
-            if answer is not Answer.SKIP:
+            if answer is not Answer.EMPTY:
                 last_client = time.monotonic()
             elif server.timeout is not None and time.monotonic() - last_client >= server.timeout:
                 last_client = time.monotonic()

@@ -19,7 +19,7 @@ from netkit.server.acceptor import Answer, answer_to, is_lost_race
     ("error", "answer"),
     [
         *(
-            (OSError(getattr(errno, name), ""), Answer.SKIP)
+            (OSError(getattr(errno, name), ""), Answer.NEXT)
             for name in ("EINTR", "ECONNABORTED", "ECONNRESET", "EPROTO", "EPERM")
         ),
         *(
@@ -30,9 +30,9 @@ from netkit.server.acceptor import Answer, answer_to, is_lost_race
             (OSError(getattr(errno, name), ""), Answer.STOP)
             for name in ("EBADF", "EINVAL", "ENOTSOCK")
         ),
-        (OSError(errno.EAGAIN, ""), Answer.SKIP),
-        (TimeoutError(), Answer.SKIP),
-        (ssl.SSLError(1, "bad handshake"), Answer.SKIP),
+        (OSError(errno.EAGAIN, ""), Answer.EMPTY),
+        (TimeoutError(), Answer.EMPTY),
+        (ssl.SSLError(1, "bad handshake"), Answer.NEXT),
         (OSError("without a number"), Answer.BACK_OFF),
         (RuntimeError("can't start new thread"), Answer.BACK_OFF),
         (ValueError(), Answer.BACK_OFF),

@@ -139,11 +139,13 @@ def test_a_wrapped_socket_is_found_without_a_look_at_the_other_connections() -> 
     assert not threads & searching
 
 
-def test_nothing_is_left_of_a_connection_that_is_over() -> None:
-    with served(hooked("finish_request")(LOCAL, Shout)) as server:
+@pytest.mark.parametrize("hook", ["finish_request", "process_request"])
+def test_nothing_is_left_of_a_connection_that_is_over(hook: str) -> None:
+    with served(hooked(hook)(LOCAL, Shout)) as server:
         for _ in range(3):
             assert exchange(server, b"a\n") == b"A\n"
         wait_until(lambda: not server.connections)
         compat = server._compat
         wait_until(lambda: not (compat._of_request or compat._of_thread or compat._replaced))
+        assert not compat._scheduled
         assert threading.get_ident() not in compat._of_thread

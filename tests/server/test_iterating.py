@@ -183,7 +183,7 @@ def test_a_connection_that_was_not_yielded_is_closed_when_the_loop_ends() -> Non
     server = netkit.create_server().listen(0, "127.0.0.1")
     with connected(server.server_address) as first, connected(server.server_address) as second:
         for conn in server:
-            assert server._acceptor.accept() is Answer.CLIENT  # a second client in one step
+            assert server._acceptor.accept() is Answer.NEXT  # a second client in one step
             conn.destroy()
             break
         assert (receive_all(first), receive_all(second)) == (b"", b"")

@@ -91,7 +91,7 @@ def echo(conn: netkit.Connection) -> None:
 def test_an_acceptor_accepts_by_the_hook_of_its_server_and_hands_the_client_on() -> None:
     with parts() as made, made.connect() as client:
         taken = Taken()
-        assert made.acceptor(taken).accept() is Answer.CLIENT
+        assert made.acceptor(taken).accept() is Answer.NEXT
         ((request, address, ticket),) = taken
         assert address == client.getsockname()
         assert ticket is NO_SHARE
@@ -101,7 +101,7 @@ def test_an_acceptor_accepts_by_the_hook_of_its_server_and_hands_the_client_on()
 def test_an_acceptor_refuses_an_address_of_the_list() -> None:
     with parts(deny=["127.0.0.0/8"]) as made, made.connect() as client, observed() as seen:
         taken = Taken()
-        assert made.acceptor(taken).accept() is Answer.CLIENT
+        assert made.acceptor(taken).accept() is Answer.NEXT
         assert receive_all(client) == b""
     assert (taken, made.refusals.count) == ([], 1)
     assert [type(event) for event in seen] == [events.Refusing, events.ClientRefused]
@@ -111,7 +111,7 @@ def test_an_acceptor_of_a_full_server_has_no_place_to_give_back_when_the_client_
     with parts(max_connections=1, when_full="refuse") as made:
         made.server.socket.settimeout(0)
         assert made.admission.enter()
-        assert made.acceptor(Taken()).accept() is Answer.SKIP
+        assert made.acceptor(Taken()).accept() is Answer.EMPTY
         assert not made.admission.enter()
 
 

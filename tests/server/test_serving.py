@@ -85,6 +85,18 @@ def test_a_server_that_cannot_start_its_thread_can_be_started_later(
         assert exchange(server, b"hello") == b"hello"
 
 
+def test_handle_request_returns_after_a_client_that_has_gone_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> Any:
+        raise ConnectionAbortedError
+
+    with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server, client(server):
+        monkeypatch.setattr(server, "get_request", fail)
+        server.handle_request()
+    assert server.connections == ()
+
+
 @pytest.mark.parametrize("serve", ["start", "handle_request"])
 def test_a_shutdown_before_the_server_ever_served_counts_once(serve: str) -> None:
     with netkit.Server(("127.0.0.1", 0), netkit.EchoHandler) as server:
