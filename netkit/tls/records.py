@@ -80,7 +80,10 @@ def _server_name(hello: bytes) -> bytes | None:
 
 
 def _field(data: bytes, size: int) -> tuple[bytes, bytes]:
-    """Split `data` after a field that begins with its length, a number of `size` bytes."""
+    """Split `data` after a field that begins with its length, a number of `size` bytes.
+
+    IndexError if bytes are missing.
+    """
     end = size + int.from_bytes(data[:size], "big")
     if len(data) < max(size, end):
         raise IndexError
