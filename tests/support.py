@@ -411,14 +411,14 @@ class Program:
 
     def wait_for_line(self, pattern: str | re.Pattern[str]) -> None:
         """Wait until a line on standard error matches. Fails if the program ends before."""
-        wait_until(
-            lambda: (
-                any(re.search(pattern, line) for line in list(self.lines))
-                or self.process.poll() is not None
-            ),
-            f"a line {pattern!r}",
-        )
-        assert any(re.search(pattern, line) for line in self.lines), self.lines
+
+        def found() -> bool:
+            return any(re.search(pattern, line) for line in list(self.lines))
+
+        wait_until(lambda: found() or self.process.poll() is not None, f"a line {pattern!r}")
+        if not found():
+            self._reader.join(PATIENCE)  # the last lines may not have been read yet
+        assert found(), self.lines
 
     def connect(self) -> socket.socket:
         """A plain socket that is connected to the program. The caller closes it."""
