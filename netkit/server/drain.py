@@ -139,16 +139,13 @@ class Drain:
             return workers.outcome()
         if self._loop.accepts_here():
             self.order = order
-            self._postpone(self._stop_as_ordered)
+            self._postpone(lambda: self.stop(*self.order))
             return StopReport(0, 0)
         self._server.server_close()
         self.close()  # an overridden server_close may have closed the socket, and no more
         if life.state is State.CLOSED and self._registry.limited:
             self._registry.wait_and_cut(self._seconds(order), but=_me())
         return self.report if life.state is State.CLOSED else self._registry.drained()
-
-    def _stop_as_ordered(self) -> None:
-        self.stop(*self.order)
 
     def _postpone(self, stop: Callable[[], object]) -> None:
         self._postponed = self._postponed or stop

@@ -40,34 +40,27 @@ class Refusals:
         self.count = 0
         """How many clients have been refused so far."""
 
-    def refused(self, reason: str, client_address: Any, local_name: Any) -> bool:
-        """Note a client that was refused. True if it is the first of an episode."""
+    def refused(self, reason: str, client_address: Any, local_name: Any) -> None:
+        """Note a client that was refused. `local_name` is that of its socket."""
         peer = describe_peer(client_address)
-        with self._lock:
-            self.count += 1
-            first = self._note_locked(reason)
-            self.episodes[reason].clients += 1
-        if first:
-            events.emit(events.Refusing(reason, peer, False), self._server)
+        self._note(reason, peer, 1)
         remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
         events.emit(events.ClientRefused(peer, reason, remote, local), self._server)
-        return first
 
     def waiting(self, reason: str) -> None:
         """Note that new clients wait in the kernel's queue."""
-        with self._lock:
-            first = self._note_locked(reason)
-        if first:
-            events.emit(events.Refusing(reason, "", True), self._server)
+        self._note(reason, "", 0)
 
-    def _note_locked(self, reason: str) -> bool:
+    def _note(self, reason: str, peer: str, clients: int) -> None:
         now = self._clock()
-        episode = self.episodes.get(reason)
-        if episode is None:
-            self.episodes[reason] = _Episode(now)
-            return True
-        episode.last = now
-        return False
+        with self._lock:
+            is_first = reason not in self.episodes
+            episode = self.episodes.setdefault(reason, _Episode(now))
+            episode.last = now
+            episode.clients += clients
+            self.count += clients
+        if is_first:
+            events.emit(events.Refusing(reason, peer, not clients), self._server)
 
     def end_episodes(self, quiet: float = EPISODE_QUIET) -> float | None:
         """End each episode in which no client was refused for `quiet` seconds.
