@@ -62,13 +62,13 @@ class ServerType(ABCMeta):
         bases = tuple(base for base in bases if base is not socketserver.ThreadingMixIn)
         ours = next((at for at, base in enumerate(bases) if isinstance(base, ServerType)), None)
         if ours is not None:
-            later = list(_come_later(bases, ours))
+            later = list(_later_libraries(bases, ours))
             if later:
-                bases = (*bases[:ours], _used_of(later, bases[ours]), *bases[ours:])
+                bases = (*bases[:ours], _class_of_methods(later, bases[ours]), *bases[ours:])
         return super().__new__(cls, name, bases, namespace, **more)
 
 
-def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
+def _later_libraries(bases: tuple[type, ...], ours: int) -> Iterator[type]:
     """Yield the server classes of libraries after ``bases[ours]`` in the method order."""
     known = bases[ours].__mro__
     for at, base in enumerate(bases):
@@ -79,7 +79,7 @@ def _come_later(bases: tuple[type, ...], ours: int) -> Iterator[type]:
                 yield kind
 
 
-def _used_of(libraries: list[type], ours: type) -> type:
+def _class_of_methods(libraries: list[type], ours: type) -> type:
     """Return a class with the methods of `libraries` that replace those of netkit in `ours`."""
     methods: dict[str, Any] = {}
     for name in _REPLACED:
@@ -87,19 +87,19 @@ def _used_of(libraries: list[type], ours: type) -> type:
         found = [vars(kind)[name] for kind in libraries if name in vars(kind)]
         if found and definer.__module__.partition(".")[0] == _PACKAGE:
             methods[name] = found[0]
-    counts: Any = type("LibraryServer", (), methods)
-    more_to_close = [kind.server_close for kind in libraries if "server_close" in vars(kind)]  # type: ignore[attr-defined]
-    if more_to_close:
+    library: Any = type("LibraryServer", (), methods)
+    closers = [kind.server_close for kind in libraries if "server_close" in vars(kind)]  # type: ignore[attr-defined]
+    if closers:
 
         def server_close(self: Any) -> None:
             """Close the server, and then call the library's `server_close`."""
             try:
-                super(counts, self).server_close()
+                super(library, self).server_close()
             finally:
-                more_to_close[0](self)
+                closers[0](self)
 
-        counts.server_close = server_close
-    return counts  # type: ignore[no-any-return]
+        library.server_close = server_close
+    return library  # type: ignore[no-any-return]
 
 
 class Threads(list[threading.Thread]):
