@@ -166,16 +166,3 @@ def test_a_stop_does_not_hang_while_the_program_has_closed_a_bare_socket() -> No
         assert receive_all(sock) == b""
         with in_thread(server.stop, LONG):
             go_on.set()
-
-
-def test_a_copy_leaves_the_socket_blocking_whatever_the_default_time_limit_is() -> None:
-    with tcp_pair() as (ours, _):
-        bare = Bare(ours, ours.getpeername(), ours.getsockname())
-        with socket.socket(fileno=ours.detach()) as taken:
-            socket.setdefaulttimeout(5)
-            try:
-                with bare.reached() as copy:
-                    assert copy is not ours
-            finally:
-                socket.setdefaulttimeout(None)
-            assert os.get_blocking(taken.fileno())

@@ -509,6 +509,8 @@ def test_the_options_of_the_socket_can_be_set_and_unset() -> None:
                 assert bool(conn.socket.getsockopt(*option)) is on
             setter()
             assert conn.socket.getsockopt(*option)
+        with pytest.raises(TypeError, match="^idle must be a number, not '5'$"):
+            conn.set_keep_alive(idle="5")  # type: ignore[arg-type]
 
 
 # --- Closing ---
