@@ -333,6 +333,14 @@ def test_after_closing_a_job_still_runs_and_its_thread_is_not_kept() -> None:
         assert pool.join(PATIENCE)
 
 
+def test_after_reopening_threads_wait_for_a_next_job_again() -> None:
+    with client_threads() as pool:
+        pool.close()
+        pool.reopen()
+        pool.run(lambda: None)
+        wait_until(lambda: [thread.name for thread in pool.threads()] == [threads.PARKED])
+
+
 def test_waiting_for_the_threads_has_one_limit_for_all() -> None:
     with client_threads() as pool:
         gates = run_at_once(pool, 50)

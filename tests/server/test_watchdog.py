@@ -27,6 +27,14 @@ def test_a_connection_ends_when_its_time_is_over_and_the_log_says_why() -> None:
     ]
 
 
+def test_a_server_that_listens_again_still_ends_connections_that_last_too_long() -> None:
+    server = netkit.create_server(netkit.EchoHandler, lifetime=0.05)
+    for _ in range(2):
+        with server.listen(0, "127.0.0.1"), client(server) as sock:
+            assert receive_all(sock) == b""
+        assert not server._watchdog._thread
+
+
 def test_a_handler_may_still_write_after_its_time_is_over_and_its_input_has_ended() -> None:
     def handler(conn: netkit.Connection) -> None:
         with pytest.raises(TimeoutError, match="lifetime"):
