@@ -1,4 +1,4 @@
-"""Events as log records: the one place that writes to `logging`, under the name ``netkit``.
+"""Writes events to `logging`, under the name ``netkit``.
 
 `netkit.server.server` subscribes `write` to the events. Text from a client is escaped, so that it
 can neither forge a record nor command the terminal that shows it.
@@ -22,7 +22,7 @@ _CONTEXT = "During handling of the above exception, another exception occurred"
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """The lines of Python's traceback. The text of each exception is one line, escaped and cut.
+    """Return the lines of Python's traceback. An exception's text is one line, escaped and cut.
 
     A very long traceback is reduced to its first and last lines, a long chain of exceptions to the
     last ones.

@@ -1,4 +1,4 @@
-"""From a log record to a line of text or JSON on a stream.
+"""Formats log records as lines of text or JSON, and writes them to a stream.
 
 A record becomes one line (in text, its traceback follows it), escaped and of a bounded length.
 """
@@ -53,14 +53,14 @@ class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic 
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people. If it is `full`, it begins with the local time and the level."""
+    """Formats a record for people. A `full` line begins with the local time and the level."""
 
     def __init__(self, full: bool = False) -> None:
         super().__init__()
         self._full = full
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of the record, and below it those of its traceback and its stack."""
+        """Return the line of the record, and below it those of its traceback and its stack."""
         level = record.levelname
         if self._full:
             seconds = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
@@ -76,7 +76,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object on a line: the record, and the fields of its event. Times are UTC."""
+    """Formats a record, with the fields of its event, as one line of JSON. Times are UTC."""
 
     converter = staticmethod(time.gmtime)
 
@@ -87,7 +87,7 @@ class JsonFormatter(logging.Formatter):
         self._dumps = json.dumps
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object of the record; docs/logging.md lists its members."""
+        """Return the JSON object of the record; docs/logging.md lists its members."""
         error = record.exc_info[1] if record.exc_info else None
         data: dict[str, Any] = {
             "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",

@@ -105,9 +105,9 @@ class Server(HookedServer):
         allow fewer). An `exclusive` listener is not for worker processes. A server that was closed
         may listen again.
 
-        ServerStateError if it listens already; TypeError or ValueError for invalid arguments;
-        OSError (with `address`, `port` and `syscall`) if the address cannot be bound, and
-        socket.gaierror, which is one, if the name does not resolve.
+        ServerStateError if it listens already, or is stopped meanwhile; TypeError or ValueError for
+        invalid arguments; OSError (with `address`, `port` and `syscall`) if the address cannot be
+        bound, and socket.gaierror, which is one, if the name does not resolve.
         """
         given = (port, host, path, mode, owner, fd, ipv6_only, reuse_port)
         if sock is not None and given != (0, None, None, None, None, None, False, False):
