@@ -56,16 +56,11 @@ def _check_keep_alive(name: str, value: Any) -> Any:
     return value
 
 
-def _check_tos(_: str, value: Any) -> Any:
-    sockopts.check_tos(value)
-    return value
-
-
 RETRIES = Kind("number", number(int, "a whole number", "0 or more", lambda it: it >= 0))
 FAMILY = Kind("0, 4 or 6", _check_family)
 SOURCE = Kind("(address, port)", _check_source)
 KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)
-TOS = Kind("number from 0 to 255", _check_tos)
+TOS = Kind("number from 0 to 255", sockopts.check_tos)
 
 
 _SAME: Any = Options.rows  # rows that servers and clients share

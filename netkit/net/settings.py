@@ -59,7 +59,7 @@ def tos(conn: Connection) -> int:
 
 def set_tos(conn: Connection, value: int) -> None:
     """Set `tos`."""
-    sockopts.check_tos(value)
+    sockopts.check_tos("tos", value)
     conn._link.set_option(sockopts.set_tos, value)
 
 

@@ -16,6 +16,7 @@ import threading
 from typing import Any
 
 from ..core.deadline import LONGEST_WAIT
+from ..core.kinds import number
 
 try:
     import fcntl
@@ -29,13 +30,21 @@ KNOWS_UNSENT = _SIOCOUTQ is not None  # whether the platform can answer `unsent`
 
 # A dead peer is detected after 60 + 6 * 10 seconds: late enough not to wake a sleeping phone, and
 # early enough that a thread is not held for the kernel's default of two hours. The name, option,
-# default and maximum (tcp(7)) of: the silence before the first probe (seconds), the time between
+# default and check (tcp(7)) of: the silence before the first probe (seconds), the time between
 # probes (seconds), and the number of unanswered probes. macOS calls TCP_KEEPIDLE by another name.
+_SECONDS = number((int, float), "a number", "from 1 to 32767", lambda it: 1 <= it <= 32767)
+_COUNT = number((int, float), "a number", "from 1 to 127", lambda it: 1 <= it <= 127)
 _KEEP_ALIVE = (
-    ("idle", ("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 60, 32767),
-    ("interval", ("TCP_KEEPINTVL",), 10, 32767),
-    ("count", ("TCP_KEEPCNT",), 6, 127),
+    ("idle", ("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 60, _SECONDS),
+    ("interval", ("TCP_KEEPINTVL",), 10, _SECONDS),
+    ("count", ("TCP_KEEPCNT",), 6, _COUNT),
 )
+
+check_tos = number(int, "a whole number", "from 0 to 255", lambda it: 0 <= it <= 255)
+_TOS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_TCLASS", -1)),  # -1: Windows
+}
 
 # Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
 _LAST_DATA_SENT = 44
@@ -71,13 +80,9 @@ def set_no_delay(sock: socket.socket, on: bool) -> None:
 
 def check_keep_alive(idle: object, interval: object, count: object) -> None:
     """TypeError or ValueError unless `set_keep_alive` takes these; None stands for a default."""
-    for (name, _, _, most), value in zip(_KEEP_ALIVE, (idle, interval, count), strict=True):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, not {value!r}")
-        if not 1 <= value <= most:
-            raise ValueError(f"{name} must be from 1 to {most}, not {value}")
+    for (name, _, _, check), value in zip(_KEEP_ALIVE, (idle, interval, count), strict=True):
+        if value is not None:
+            check(name, value)
 
 
 def set_keep_alive(
@@ -98,20 +103,6 @@ def set_keep_alive(
         option = next((getattr(socket, name) for name in names if hasattr(socket, name)), None)
         if on and option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, int(value or default))
-
-
-def check_tos(value: object) -> None:
-    """Check the argument of `set_tos`. TypeError, ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"tos must be a whole number, not {value!r}")
-    if not 0 <= value <= 255:
-        raise ValueError(f"tos must be from 0 to 255, not {value}")
-
-
-_TOS = {
-    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TOS),
-    socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_TCLASS", -1)),  # -1: Windows
-}
 
 
 def set_tos(sock: socket.socket, value: int) -> None:
