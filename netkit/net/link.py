@@ -200,7 +200,7 @@ class Link:
         """Replace the time limits by one for a whole step, named `name` in its TimeoutError."""
         with self.lock:
             self.open_socket()
-            self.wire.limit_step(seconds, self.peer, name)
+            self.wire.set_limits(self.wire.limits, self.peer, (name, seconds))
             self._choose_way()
 
     def _choose_way(self) -> None:

@@ -83,12 +83,12 @@ class Timer:
         self.set(TimeLimits())
 
     def set(self, limits: TimeLimits, step: tuple[str, float] | None = None) -> None:
-        """Replace all limits.
+        """Replace all limits, by `step` unless it is None.
 
-        `step` is one for all that is received and sent from now on, a TLS handshake or a close: the
-        name for its TimeoutError, and seconds.
+        `step` is one limit for all that is received and sent from now on, a TLS handshake or a
+        close: the name for its TimeoutError, and seconds.
         """
-        self._limits = limits
+        self._limits = limits if step is None else TimeLimits()
         self._place = -1  # where in the stream the present message begins
         self._step: _Due | None = None
         self._longest: float | None = None  # the kernel's timeout for a message's first byte

@@ -112,19 +112,15 @@ class Plain:
         """Shut down the socket; nothing if the connection is over."""
         sockopts.shut_down(self.sock, how)
 
-    def set_limits(self, limits: TimeLimits, peer: str) -> None:
-        """Replace the limits; a wait that is under way may keep its own."""
+    def set_limits(
+        self, limits: TimeLimits, peer: str, step: tuple[str, float] | None = None
+    ) -> None:
+        """Replace the limits, or have one for a whole `step` (`Timer.set`) until the next call."""
         self.limits = limits
-        if self.timer is not None or any(limits):
+        if self.timer is not None or step is not None or any(limits):
             timer = self.timer or Timer(self.sock, peer)
-            timer.set(limits)
-            self.timer = timer if any(limits) else None
-
-    def limit_step(self, seconds: float, peer: str, name: str) -> None:
-        """Replace the limits by one for a whole step, named `name`, until `set_limits`."""
-        timer = self.timer or Timer(self.sock, peer)
-        timer.set(NO_LIMITS, (name, seconds))
-        self.timer = timer
+            timer.set(limits, step)
+            self.timer = timer if step is not None or any(limits) else None
 
     def explained(self, error: OSError, peer: str) -> OSError:
         """Return the error to raise for `error` of the socket, in words that name the peer."""
