@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable
 
@@ -56,7 +55,7 @@ def test_each_refused_client_is_counted_once() -> None:
 
 def test_a_stop_counts_each_client_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netkit.server.drain.Drain, "grace", PATIENCE)
-    socks: list[socket.socket] = []
+    stack = contextlib.ExitStack()
 
     def handler(conn: netkit.Connection) -> None:
         if conn.read(1) == b"!":
@@ -66,15 +65,11 @@ def test_a_stop_counts_each_client_once(monkeypatch: pytest.MonkeyPatch) -> None
         conn.read()  # until the stop ends the input
 
     def connect(number: int) -> None:
-        for said in (b"!", b"?"):
-            sock = socket.create_connection(server.server_address[:2], timeout=PATIENCE)
-            socks.append(sock)
-            sock.sendall(said)
+        for request in (b"!", b"?"):
+            stack.enter_context(client(server)).sendall(request)
 
-    with contextlib.ExitStack() as stack, silent_log(), serving(handler) as server:
+    with stack, silent_log(), serving(handler) as server:
         together(connect)
-        for sock in socks:
-            stack.enter_context(sock)
         wait_until(lambda: sum(conn.bytes_read for conn in server.connections) == 2 * THREADS)
         # Long enough for the idle ones to end on a busy machine.
         assert server.stop(2.0) == (THREADS, THREADS)
