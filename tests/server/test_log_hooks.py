@@ -81,12 +81,7 @@ HOOKED = [
 @pytest.mark.parametrize("style", ["text", "json"])
 @pytest.mark.parametrize(("act", "level", "text"), HOOKED)
 def test_a_warning_or_an_uncaught_exception_is_one_record(
-    act: Callable[[], None],
-    level: str,
-    text: str,
-    style: str,
-    configured: Callable[..., io.StringIO],
-    capfd: pytest.CaptureFixture[str],
+    act: Any, level: str, text: str, style: str, configured: Any, capfd: Any
 ) -> None:
     stream = configured(style=style)
     with warnings.catch_warnings():
