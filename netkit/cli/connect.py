@@ -169,8 +169,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (OSError, RuntimeError, TlsConfigError, MissingExtraError) as error:
-        # RuntimeError: no thread can be started.
+    except (OSError, TlsConfigError, MissingExtraError) as error:
         if isinstance(error, OutputError) and error.errno == errno.EPIPE:
             return 128 + signal.SIGPIPE
         complain(said(error))

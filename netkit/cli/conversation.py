@@ -132,15 +132,18 @@ def exchange(
 
     The calling thread receives, or sends if `main_sends`; a new thread does the other. `count` is
     called with the number of bytes of each piece that was sent. Raises the error of receiving, or
-    else that of sending; RuntimeError if no thread can be started. The connection must not be used
+    else that of sending; OSError if no thread can be started. The connection must not be used
     after receiving or the input has failed.
     """
     sending = _sending(conn, source, arguments, count)
     receiving = _receiving(conn, source, sink)
-    if main_sends:
-        sent, received = copy_both_ways(sending, receiving, "netkit-receiver", LEAVING)
-    else:
-        received, sent = copy_both_ways(receiving, sending, "netkit-sender", LEAVING)
+    try:
+        if main_sends:
+            sent, received = copy_both_ways(sending, receiving, "netkit-receiver", LEAVING)
+        else:
+            received, sent = copy_both_ways(receiving, sending, "netkit-sender", LEAVING)
+    except RuntimeError as error:
+        raise OSError(f"cannot start a thread: {error}") from None
     for failure in filter(None, (received, sent)):
         raise failure
 

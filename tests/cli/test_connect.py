@@ -222,7 +222,7 @@ def test_a_thread_that_cannot_start_is_one_line(
 
     real = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", start)
-    line = "netkit: error: can't start new thread"
+    line = "netkit: error: cannot start a thread: can't start new thread"
     assert run("127.0.0.1", echo) == (1, b"", [line])
 
 
