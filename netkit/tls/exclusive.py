@@ -13,28 +13,33 @@ class Exclusive:
     So the lock is re-entrant, and `is_held` shows that a thread holds it.
     """
 
-    __slots__ = ("_lock", "is_held")
+    __slots__ = ("_acquire", "_release", "is_held")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        lock = threading.RLock()
+        self._acquire, self._release = lock.acquire, lock.release
         self.is_held = False
 
-    def __enter__(self) -> None:
-        if not self.acquire(blocking=True):
+    def __enter__(self) -> None:  # without a call of `acquire`: this runs for each read and write
+        self._acquire()
+        if self.is_held:
+            self._release()
             raise RuntimeError(INTERRUPTED)
+        self.is_held = True
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    def __exit__(self, _kind: object, _error: object, _traceback: object) -> None:
+        self.is_held = False
+        self._release()
 
     def acquire(self, blocking: bool) -> bool:
         """Acquire the lock and return True. Returns False if this thread holds it already.
 
         Without `blocking` it also returns False if another thread holds the lock.
         """
-        if not self._lock.acquire(blocking):
+        if not self._acquire(blocking):
             return False
         if self.is_held:
-            self._lock.release()
+            self._release()
             return False
         self.is_held = True
         return True
@@ -42,11 +47,11 @@ class Exclusive:
     def release(self) -> None:
         """Release the lock."""
         self.is_held = False
-        self._lock.release()
+        self._release()
 
     def is_interrupted(self) -> bool:
         """Whether this runs in a signal handler that has interrupted the thread that holds it."""
-        acquired = self._lock.acquire(blocking=False)
+        acquired = self._acquire(blocking=False)
         if acquired:
-            self._lock.release()
+            self._release()
         return acquired and self.is_held
