@@ -499,7 +499,6 @@ class Blocked:
     def __init__(self) -> None:
         self.begun = threading.Event()
         self.go_on = threading.Event()
-        self.closed_then: bool | None = None
 
     def seekable(self) -> bool:
         return False
@@ -568,6 +567,28 @@ def test_a_close_waits_for_a_file_for_a_limited_time() -> None:
             file.go_on.set()
         with pytest.raises(ConnectionResetError):
             peer.recv(1)
+
+
+def test_observers_of_a_close_during_sendfile_are_called_without_the_lock_of_the_output() -> None:
+    class Closed(socket.socket):
+        """Another thread closes the connection between two pieces of the file."""
+
+        def send(self, data: Any, *_: Any) -> int:
+            sent = super().send(data)
+            with in_thread(conn.destroy):
+                return sent
+
+    def note() -> None:
+        with in_thread(lambda: is_free.append(conn._output.lock.acquire(blocking=False))):
+            pass
+
+    is_free: list[bool] = []
+    with tcp_pair() as (ours, _), netkit.Connection(Closed(fileno=ours.detach())) as conn:
+        conn._link.released = note
+        with pytest.raises(ConnectionClosedError):
+            conn.sendfile(Unseekable(bytes(CHUNK + 1)))
+        assert conn.fileno() == -1
+    assert is_free == [True]
 
 
 @pytest.mark.parametrize("stop", STOPS[:4], ids=["destroy", "reset", "cut", "interrupt"])
