@@ -980,8 +980,9 @@ if __name__ == "__main__":
         program.send_signal(signal.SIGHUP)  # which finds them, and keeps what it has
         program.wait_for_line("TLS not reloaded")
         program.wait_for_line("reloaded: 2")
-        while replaced() < 2:  # an old worker, which is about to end, may still accept
-            os.kill(pid(), signal.SIGKILL)
+        while replaced() < 2:
+            with contextlib.suppress(ProcessLookupError):  # of an old worker, which has just ended
+                os.kill(pid(), signal.SIGKILL)
             time.sleep(0.1)
         assert pid()
         program.send_signal()
