@@ -29,7 +29,7 @@ from secure import (
     over_tcp,
     received,
 )
-from support import PATIENCE, examples, in_thread, in_threads, reset, tool, wait_until
+from support import PATIENCE, examples, in_thread, in_threads, reset, tcp_pair, tool, wait_until
 
 from netkit.core.errors import (
     ConnectionClosedError,
@@ -919,6 +919,15 @@ def test_openssls_client_sees_our_end_and_answers_it(version: ssl.TLSVersion) ->
         assert MUCH[:300_000] + b"the end" in peer.output
 
 
+@each_version
+def test_the_end_of_openssls_client_is_an_end(version: ssl.TLSVersion) -> None:
+    with openssl_client(OPENSSL_VERSIONS[version]) as (peer, stream, _):
+        peer.type(b"hello\n")
+        assert stream.recv(100) == b"hello\n"
+        peer.type(b"Q\n")
+        assert everything(stream) == b""
+
+
 @contextlib.contextmanager
 def connected(port: int, version: ssl.TLSVersion) -> Iterator[TlsStream]:
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as sock:
@@ -928,6 +937,42 @@ def connected(port: int, version: ssl.TLSVersion) -> Iterator[TlsStream]:
         )
         stream.handshake()
         yield stream
+
+
+@each_version
+def test_openssls_server_sees_our_end_and_answers_it(version: ssl.TLSVersion) -> None:
+    arguments = ["-accept", "127.0.0.1:0", "-cert", files().cert, "-key", files().key]
+    with Peer("s_server", *arguments) as peer:
+        peer.wait_for(b"ACCEPT 127.0.0.1:")
+        wait_until(lambda: b"\n" in peer.output.partition(b"ACCEPT 127.0.0.1:")[2])
+        port = int(peer.output.partition(b"ACCEPT 127.0.0.1:")[2].split()[0])
+        with connected(port, version) as stream:
+            stream.send(b"hello from netkit\n")
+            peer.wait_for(b"hello from netkit")
+            peer.type(b"good bye\n")
+            assert stream.recv(100) == b"good bye\n"
+            stream.end()
+            assert everything(stream) == b""
+
+
+@each_version
+def test_pythons_own_tls_goes_on_after_our_end(version: ssl.TLSVersion) -> None:
+    server, client = contexts(version)
+
+    def talk(sock: socket.socket) -> None:
+        with client.wrap_socket(sock, server_hostname="localhost") as peer:
+            assert b"".join(iter(lambda: peer.recv(65536), b"")) == MUCH[:3_000_000]
+            peer.sendall(MUCH[3_000_000:7_000_000])
+            peer.unwrap().close()
+
+    with tcp_pair() as (ours, peer):
+        ours.settimeout(PATIENCE)
+        with in_thread(talk, peer):
+            stream = TlsStream(ours.recv, ours.send, server, server_side=True)
+            stream.handshake()
+            stream.send(MUCH[:3_000_000])
+            stream.end()
+            assert everything(stream) == MUCH[3_000_000:7_000_000]
 
 
 # node -e NODE_CLIENT PORT VERSION CA: writes after it has seen our end
