@@ -45,7 +45,7 @@ def look_up(host: str, port: int, family: int = 0, flags: int = 0) -> list[Candi
 
 
 def candidates(host: str | None, port: int, ipv6_only: bool = False) -> list[Candidate]:
-    """Return the families and addresses that `listen` tries in turn.
+    """Return the families and addresses that `listen` tries, the first one first.
 
     Without a host (None, ``""`` or ``"*"``) these are the addresses that stand for all, first that
     of IPv6: a socket bound to it also serves IPv4. socket.gaierror, with `address` and `port`, if a

@@ -283,7 +283,7 @@ class Connection(Reader):
         with self._output.held():
             self._output.send_gathered()
             sock = self._link.detach(is_plain=not (self.is_secured() or self.opaque))
-        self._link.tell_released()
+        self._link.call_released()
         return sock, self._forget_received()
 
     def fail(self, error: BaseException) -> None:

@@ -103,7 +103,7 @@ def copy_input(conn: Connection, sink: Sink) -> int:
 
 
 def _send_by_kernel(output: Output, file: BinaryIO, offset: int, most: int) -> bool:
-    """Whether anything was sent: the kernel cannot encrypt, nor send every file."""
+    """Return whether anything was sent. The kernel cannot encrypt, nor send every file."""
     link = output.link
     if link.transport is not link.wire:
         return False

@@ -118,7 +118,7 @@ class Link:
     def _receive_specially(self, size: int) -> bytes:
         wire = self.wire
         wire.held = self._buffer.skipped + len(self._buffer)
-        wire.place = self.bytes_read - wire.held
+        wire.start = self.bytes_read - wire.held
         return self.transport.recv(size)
 
     def is_at_end(self) -> bool:
@@ -280,9 +280,9 @@ class Link:
         if isinstance(self.transport, Tls):
             self.transport.release()
         if self.released is not None:
-            self.tell_released()
+            self.call_released()
 
-    def tell_released(self) -> None:
+    def call_released(self) -> None:
         """Call `released`, once, without the lock."""
         with self.lock:
             released, self.released = self.released, None

@@ -163,7 +163,7 @@ class Output:
                 sent += more
 
     def fail(self, error: BaseException, sent: int) -> NoReturn:
-        """Raise what a write raises that has met `error` in the socket, after `sent` bytes."""
+        """Raise the exception of a write in which the socket raised `error` after `sent` bytes."""
         link = self.link
         # How much has been sent before a signal handler has raised an error is unknown.
         failure = link.failure(error) if isinstance(error, OSError) else error
@@ -174,7 +174,7 @@ class Output:
         raise error
 
     def break_off(self, error: BaseException, state: OutputState = OutputState.BROKEN) -> None:
-        """Let no write follow one that has met `error`: a part of it may have been sent."""
+        """Make every later write fail: `error` ended a write of which a part may have been sent."""
         link = self.link
         with link.lock:
             if link.broken is not None:

@@ -1,4 +1,4 @@
-"""Hands a connection over to another process, with all that it has received and not read.
+"""Passes a connection to another process, with all bytes that were received and not read.
 
 Rules:
 

@@ -167,7 +167,7 @@ class _Pipe:
         return self._destination in self._culprits and is_hang_up(error)
 
     def blame(self, error: BaseException) -> None:
-        """Have `is_to_blame` know `error` again, even if the connection has met others since."""
+        """Have `is_to_blame` know `error` again, even after later errors of the connection."""
         for conn in self._culprits:
             conn._link.error = error
 

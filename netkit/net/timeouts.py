@@ -62,7 +62,7 @@ class Timer:
 
     __slots__ = (
         *("sock", "_peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
-        *("_kernel_unacknowledged", "_longest", "_since", "_place", "_held", "_began"),
+        *("_kernel_unacknowledged", "_longest", "_since", "_start", "_held", "_began"),
         *("_write_began", "_written", "untouched"),
     )
 
@@ -89,7 +89,7 @@ class Timer:
         close: the name for its TimeoutError, and seconds.
         """
         self._limits = limits if step is None else TimeLimits()
-        self._place = -1  # where in the stream the present message begins
+        self._start = -1  # where in the stream the present message begins
         self._step: _Due | None = None
         self._longest: float | None = None  # the kernel's timeout for a message's first byte
         if step is None:
@@ -127,18 +127,18 @@ class Timer:
 
     # Receiving
 
-    def before_receive(self, place: int, held: int) -> None:
+    def before_receive(self, start: int, held: int) -> None:
         """Prepare a wait for input.
 
-        `held` is the number of bytes of an incomplete message that have been received, and `place`
+        `held` is the number of bytes of an incomplete message that have been received, and `start`
         is where in the stream this message begins, which identifies it.
         """
         self._since = now = self._clock()
         self._held = held
         if not held and self._kernel_receive == self._longest:  # as nearly always
             return
-        if held and place != self._place:
-            self._place, self._began = place, now
+        if held and start != self._start:
+            self._start, self._began = start, now
         due = self._due()
         if due is None:
             return

@@ -33,7 +33,7 @@ Writable = str | Bytes
 class Plain:
     """A connected socket, whose bytes are sent and received as they are, within time limits."""
 
-    __slots__ = ("held", "limits", "place", "sock", "sock_recv", "sock_send", "timer")
+    __slots__ = ("held", "limits", "sock", "sock_recv", "sock_send", "start", "timer")
 
     tls: TlsStream | None = None
     """The stream that encrypts, once its handshake is over."""
@@ -50,7 +50,7 @@ class Plain:
         self.limits = NO_LIMITS
         self.timer: Timer | None = None
         # Of the message under way: where in the stream it begins, and how many bytes are here.
-        self.place = self.held = 0
+        self.start = self.held = 0
 
     def replace_socket(self, sock: socket.socket) -> None:
         """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
@@ -67,7 +67,7 @@ class Plain:
         timer = self.timer
         if timer is None:
             return self.sock_recv(size)
-        timer.before_receive(self.place, self.held or held)
+        timer.before_receive(self.start, self.held or held)
         while True:
             try:
                 timer.outlast_signals(writing=False)

@@ -119,7 +119,7 @@ def bind(
             if (mode, owner) != (None, None) and status.st_uid != os.geteuid():
                 raise _in_use(path, TAKEN, syscall)
             file = SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid())
-            folder.hand_over(status, ids, mode)
+            folder.set_owner_and_mode(status, ids, mode)
             if backlog is not None:
                 sock.listen(backlog)
     except OSError as error:
@@ -172,7 +172,9 @@ class _Folder:
         """Remove the name."""
         os.unlink(self._name, dir_fd=self._descriptor)
 
-    def hand_over(self, status: os.stat_result, ids: tuple[int, int], mode: int | None) -> None:
+    def set_owner_and_mode(
+        self, status: os.stat_result, ids: tuple[int, int], mode: int | None
+    ) -> None:
         """Change owner and mode of the file. OSError if the name belongs to another one by now."""
         owner = (status.st_uid, status.st_gid)
         new_owner = any(new not in (-1, old) for new, old in zip(ids, owner, strict=True))

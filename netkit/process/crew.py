@@ -141,7 +141,7 @@ class Crew:
             worker.kill()
             worker.check()
             self.workers.remove(worker)
-            # Neither the machine nor a forkserver that has ended, but what is pickled.
+            # Neither the machine nor a forkserver has failed: the server cannot be pickled.
             hopeless = not isinstance(error, (OSError, EOFError))
             self._failed(f"{type(error).__name__}: {error}", worker, hopeless)
             return False

@@ -24,17 +24,14 @@ from typing import Any
 from ..core import events
 from ..core.cores import MAX_WORKERS, check_workers
 from ..core.deadline import wait_time
-from ..core.errors import ServerStateError, WorkersFailedError
+from ..core.errors import WorkersFailedError
 from ..core.kinds import check_seconds
 from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
-from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.registry import StopReport
 from ..server.reload import configure, pems_in_memory
 from ..server.server import Server
-from ..server.serving import no_handler
-from ..server.threads import check_threads
 from .channel import Stop
 from .crew import Crew, Pace
 from .service import RELOAD_GRACE, Reloads, RunReport
@@ -149,7 +146,8 @@ class Workers:
         return self._supervise(signals.mailbox, drain_timeout)
 
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
-        self._check_server()
+        self._server._serving.check_for_workers(needs_handler=self._load is None)
+        check_main()
         configured = self._server._options.drain_timeout
         try:
             undo_in_children(self._crew.workers.clear)  # a forked child has no workers
@@ -164,26 +162,13 @@ class Workers:
         self._emit(events.Stopped(*self._report))
         return RunReport(*self._report, interrupted)
 
-    def _check_server(self) -> None:
-        server, state = self._server, self._server._life.state
-        if state is not State.LISTENING:
-            raise ServerStateError(f"the server is {state.value}; call listen() first")
-        if server._listeners.exclusive:
-            raise ServerStateError("the server listens exclusively: workers cannot share it")
-        if self._load is None and server._configuration.setup.handler is no_handler:
-            raise ServerStateError("the server has no handler, which workers would need")
-        if server._accept_loop.under_way:
-            raise ServerStateError("the server is serving already: no workers can take its place")
-        check_main()
-        check_threads()
-
     def _begin(self, mailbox: Mailbox) -> None:
         server = self._server
         self._keep_files()
         self._mailbox = mailbox
         mailbox.post(Request.LOOK)  # there may be orders from before
         self._thread = threading.get_ident()
-        order = server._drain.hand_over(self)
+        order = server._drain.delegate(self)
         if order is not None:
             self._stop(*order)
         if server._options.max_connections is not None:
@@ -206,7 +191,7 @@ class Workers:
         self._crew.stopping = True
         self._server.server_close()
         configure(self._server._configuration, {"drain_timeout": drain_timeout})
-        self._server._drain.take_back(self._report)
+        self._server._drain.end_delegation(self._report)
         self._ended.set()
         if self._places is not None:
             self._places.close()

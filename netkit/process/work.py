@@ -38,8 +38,8 @@ def core_of(index: int, count: int) -> int | None:
     """Return the core on which worker number `index` of `count` stays; None if it runs on any.
 
     With the GIL, a thread that wakes up on another core than the thread that holds the GIL only
-    gets in its way. On one core the threads take turns, and do not wait for the GIL. With fewer
-    workers than cores, no worker may leave a core idle.
+    gets in its way. On one core only one thread runs, and has the GIL. With fewer workers than
+    cores, no worker may leave a core idle.
     """
     cores = usable_cores()
     pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)
@@ -150,7 +150,6 @@ def _make(source: Server | Recipe, load: Load | None) -> Server:
         server, listeners = source.make(), source.listeners
     else:
         server, listeners = source, source._listeners.sockets
-        server._drain.workers = None  # which is the parent's
     if load is not None:
         server.RequestHandlerClass = load()
     server.take_over(*listeners)

@@ -238,7 +238,7 @@ class AcceptLoop:
             self._changed.wait_for(lambda: self.stop_requested or not self.under_way, seconds)
 
     def may_retry(self, error: RuntimeError) -> bool:
-        """Whether to try again to start a thread for a client, which has met `error`.
+        """Whether to try again to start a thread for a client, which has failed with `error`.
 
         While the loop runs, this pauses, since a thread may end soon. Else the client is to be
         closed unserved.

@@ -137,7 +137,8 @@ class Acceptor:
 
         If the program iterates over the server, none is accepted, since the iteration ends with the
         stop. False, and some clients may be left, if the present phase of the stop is over: idle
-        clients, which have the places, are to be asked to finish first. Needs no free descriptor.
+        clients, which have the places, are to be asked to finish first. Until the accept itself,
+        this needs no free descriptor.
         """
         has_begun = self._loop.has_begun and self._server.socket.fileno() >= 0
         if not has_begun or self._clients.deliver is not None:
@@ -265,7 +266,7 @@ class Acceptor:
 
     def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
         self._refusals.refused(reason, client_address, sockopts.local_name(request))
-        if reason in ("allow", "deny"):  # it gets nothing from us
+        if reason in ("allow", "deny"):  # it is sent nothing
             sockopts.force_close(request)
         else:
             self._overflow.refuse(request, self._refusal())

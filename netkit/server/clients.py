@@ -1,6 +1,6 @@
 """Serves the clients of netkit's own handlers, and starts to serve all clients.
 
-The connection of a client is made once and handed along: to the registry, to a thread, to the
+The connection of a client is made once and passed along: to the registry, to a thread, to the
 handler. That thread alone closes it and removes it from the registry. If the server overrides a
 hook of `socketserver`, or if the handler reads the bare socket, `netkit.server.compat` serves the
 client once it is registered.

@@ -101,13 +101,13 @@ class Drain:
 
     # Worker processes
 
-    def hand_over(self, workers: Workers) -> Order | None:
+    def delegate(self, workers: Workers) -> Order | None:
         """Have `workers` stop from now on. Return the stop that was requested before, or None."""
         with self._life.changed:
             self.workers = workers
             return self.order if self._loop.stop_requested else None
 
-    def take_back(self, report: StopReport) -> None:
+    def end_delegation(self, report: StopReport) -> None:
         """Note that the workers have ended; `report` is about their clients."""
         with self._life.changed:
             self.report, self.workers = report, None

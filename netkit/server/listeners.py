@@ -187,18 +187,18 @@ class Listeners:
 
     def open(
         self,
-        places: Sequence[Endpoint | socket.socket | BoundSocket],
+        endpoints: Sequence[Endpoint | socket.socket | BoundSocket],
         backlog: int | None,
         exclusive: bool,
     ) -> None:
-        """Listen on each of `places`: an address, or a socket that is bound. Errors as of `listen`.
+        """Listen on each of `endpoints`, or sockets that are bound. Errors as of `listen`.
 
         If one of them fails, all are closed.
         """
         self._begin(backlog)
         try:
             with self._closing_after_failure():
-                self._open_each(places)
+                self._open_each(endpoints)
         finally:
             with self._life.changed:
                 self._life.opener = None
@@ -223,11 +223,11 @@ class Listeners:
             self._server.request_queue_size = backlog
         self.more, self._files = (), ()
 
-    def _open_each(self, places: Sequence[Endpoint | socket.socket | BoundSocket]) -> None:
+    def _open_each(self, endpoints: Sequence[Endpoint | socket.socket | BoundSocket]) -> None:
         server = self._server
         names = []
-        for place in places:
-            self._open_one(place)
+        for endpoint in endpoints:
+            self._open_one(endpoint)
             self.more += (server.socket,)
             names.append(server.server_address)
             self._check_not_stopped()  # by a hook, a signal handler or another thread
@@ -237,23 +237,23 @@ class Listeners:
         if more:
             self.local_name = None
 
-    def _open_one(self, place: Endpoint | socket.socket | BoundSocket) -> None:
-        self._endpoint = place if isinstance(place, Endpoint) else Endpoint("fd")
-        if isinstance(place, BoundSocket):
-            sock, file = place.adopt()
+    def _open_one(self, endpoint: Endpoint | socket.socket | BoundSocket) -> None:
+        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd")
+        if isinstance(endpoint, BoundSocket):
+            sock, file = endpoint.adopt()
             self._files += (file,)
             self._adopt(sock)
-        elif isinstance(place, socket.socket):
-            self._adopt(place)
-        elif place.kind == "fd":
-            if place.fd in [sock.fileno() for sock in self.more]:
-                raise ValueError(f"fd:{place.fd} cannot be listened on twice")
-            self._adopt(bind.adopted(place.fd))
-        elif place.kind == "unix":
-            self.make_socket(unix.family(), place.path)
+        elif isinstance(endpoint, socket.socket):
+            self._adopt(endpoint)
+        elif endpoint.kind == "fd":
+            if endpoint.fd in [sock.fileno() for sock in self.more]:
+                raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
+            self._adopt(bind.adopted(endpoint.fd))
+        elif endpoint.kind == "unix":
+            self.make_socket(unix.family(), endpoint.path)
             self._call_hooks()
         else:
-            self._open_first(bind.candidates(place.host, place.port, place.ipv6_only))
+            self._open_first(bind.candidates(endpoint.host, endpoint.port, endpoint.ipv6_only))
 
     def _open_first(self, candidates: list[bind.Candidate]) -> None:
         for candidate in candidates:  # pragma: no branch - the last one opens or raises

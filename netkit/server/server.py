@@ -136,10 +136,8 @@ class Server(HookedServer):
         return self
 
     def take_over(self, *listeners: socket.socket) -> None:
-        """Serve on listeners that another process has opened. No hook is called.
-
-        For worker processes.
-        """
+        """In a worker process, serve on the listeners of its parent. No hook is called."""
+        self._drain.workers = None  # a forked process has those of its parent
         self._listeners.take_over(*listeners)
 
     @Shown
@@ -327,8 +325,8 @@ class Server(HookedServer):
         text = self._life.state.value
         if self._life.state in (State.LISTENING, State.DRAINING):
             more = len(self._listeners.more)
-            place = self._listeners.describe() + (f" and {more} more" if more else "")
-            text += f" on {place}, {len(self._connections.live())} connected"
+            where = self._listeners.describe() + (f" and {more} more" if more else "")
+            text += f" on {where}, {len(self._connections.live())} connected"
         return f"<{type(self).__name__} {text}>"
 
     def __enter__(self: _Self) -> _Self:

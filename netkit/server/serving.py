@@ -181,8 +181,8 @@ class Serving:
             raise ServerStateError(_CLOSED)
         selector = self.begin(deliver, wait=False)
         if selector is None and self._loop.under_way:
-            place = self._listeners.describe()
-            raise ServerStateError(f"the server is serving already, on {place}")
+            where = self._listeners.describe()
+            raise ServerStateError(f"the server is serving already, on {where}")
         return selector
 
     def begin(
@@ -226,6 +226,21 @@ class Serving:
         if selector is not None:
             self._clients.deliver = deliver
         return selector
+
+    def check_for_workers(self, needs_handler: bool) -> None:
+        """ServerStateError unless worker processes can serve in the place of this server.
+
+        RuntimeError as by `check_threads`.
+        """
+        if self._life.state is not State.LISTENING:
+            raise ServerStateError(f"the server is {self._life.state.value}; call listen() first")
+        if self._listeners.exclusive:
+            raise ServerStateError("the server listens exclusively: workers cannot share it")
+        if needs_handler and self._configuration.setup.handler is no_handler:
+            raise ServerStateError("the server has no handler, which workers would need")
+        if self._loop.under_way:
+            raise ServerStateError("the server is serving already: no workers can take its place")
+        check_threads()
 
     def _is_activated(self) -> bool:
         """Whether there is a listener, though perhaps by an overridden `server_activate`."""
