@@ -142,8 +142,10 @@ class Serving:
             connection = accepted.popleft()
             connection.thread = threading.get_ident()  # a stop in the body does not wait for it
             self._loop.suspend()
-            yield connection
-            connection.thread = None
+            try:
+                yield connection
+            finally:
+                connection.thread = None
 
     def run(self, selector: ListenerSelector, poll_interval: float) -> None:
         """Accept clients in the calling thread until the loop is stopped, and end the loop."""

@@ -108,6 +108,17 @@ def test_a_stop_does_not_wait_for_ever_for_the_body_of_a_loop() -> None:
     assert server.connection_count == 0
 
 
+def test_a_stop_after_a_loop_was_left_cuts_the_connection_of_its_last_round() -> None:
+    server = netkit.create_server().listen(0, "127.0.0.1")
+    with connected(server.server_address) as client:
+        for conn in server:
+            assert not conn.closed
+            break
+        assert server.stop(0) == (0, 1)
+        assert client.recv(1) == b""
+        conn.close()
+
+
 def test_a_stop_while_the_loop_waits_ends_it() -> None:
     server = netkit.create_server().listen(0, "127.0.0.1")
     with taking(lambda conn: conn.close(), server):
