@@ -75,7 +75,7 @@ def variable_of(name: str) -> str:
 def from_environment(without: Container[str] = ()) -> dict[str, Any]:
     """Return the options that variables of the environment set, except those in `without`.
 
-    The variable of a password is the password itself, which other users cannot see there.
+    The variable of a password is the password itself: other users cannot see the environment.
     ArgumentError, with the name of the variable, if a value is invalid.
     """
     found = {}

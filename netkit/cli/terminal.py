@@ -180,7 +180,6 @@ class Terminal:
             app.exit(exception=EOFError())
 
     def _is_empty(self) -> bool:
-        """Whether nothing has been typed."""
         return not self._session.default_buffer.text
 
     async def _show(self, text: str) -> None:

@@ -94,7 +94,7 @@ class Source(Protocol):
     """Where a `Reader` gets its bytes. Reads pass on what its methods raise."""
 
     interruption: OSError | None
-    """If it is set, the next read raises `failure` of it, even if bytes have been received."""
+    """Unless None, the next read raises `failure` of this, even if bytes have been received."""
 
     def receive(self) -> bytes:
         """Wait for the next bytes, at most `CHUNK`. Each call at the end of input returns b""."""

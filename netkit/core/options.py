@@ -185,7 +185,7 @@ class Options(OptionTable):
 
     @property
     def time_limits(self) -> TimeLimits | None:
-        """The time limits of each connection; None if there are none."""
+        """The time limits of each connection; None if no limit is set."""
         limits = TimeLimits.of(self)
         return limits if any(limits) else None
 

@@ -53,7 +53,6 @@ class Bare(Plain):
             sockopts.shut_down(sock, how)
 
     def seconds_until_quiet(self, quiet: float) -> float:
-        """As of `sockopts.seconds_until_quiet`."""
         with self.reached() as sock:
             if sock.fileno() < 0:
                 return OUT_OF_SIGHT_SECONDS

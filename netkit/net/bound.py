@@ -61,12 +61,12 @@ class BoundSocket:
 
     @property
     def address(self) -> SocketAddress | str:
-        """Its `SocketAddress`, or the path of a Unix socket. ServerStateError as for `fileno`."""
+        """The `SocketAddress`, or the path of a Unix socket. ServerStateError as for `fileno`."""
         name = self._own().getsockname()
         return SocketAddress.from_sockname(name) or os.fsdecode(name)
 
     def fileno(self) -> int:
-        """Return its descriptor. ServerStateError if a server has it, or it is closed."""
+        """Return the descriptor. ServerStateError if a server has the socket, or it is closed."""
         return self._own().fileno()
 
     def adopt(self) -> tuple[socket.socket, SocketFile | None]:

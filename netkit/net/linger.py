@@ -34,7 +34,7 @@ CUT_BYTES = 16 * 1024
 
 
 def swallow(sock: socket.socket, deadline: Deadline, size: int) -> bool:
-    """Read and drop input until the peer ends its side; whether it has done so.
+    """Read and drop input until the peer ends its side. Return whether the peer has done so.
 
     Until `deadline`, and about `size` bytes at most. TLS records are not decrypted.
     """

@@ -123,7 +123,7 @@ class _Interrupted(ConnectionAbortedError):
 
 
 class _Pipe:
-    """Copies from one connection to another. `copied` is the number of bytes."""
+    """Copies `copied` bytes. `copy` and `fail` are the functions of a `Direction`."""
 
     other: _Pipe  # the opposite direction
 
@@ -142,7 +142,6 @@ class _Pipe:
         return len(data)
 
     def copy(self) -> None:
-        """As of `Direction`."""
         try:
             copy(self._source, self)
             self._note_done()
@@ -172,7 +171,6 @@ class _Pipe:
             conn._link.error = error
 
     def fail(self, error: BaseException) -> bool:
-        """As of `Direction`."""
         if self._has_hung_up(error):
             return False
         for conn in (self._source, self._destination):

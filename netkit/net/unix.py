@@ -169,7 +169,6 @@ class _Folder:
         return os.stat(self._name, dir_fd=self._descriptor, follow_symlinks=False)
 
     def unlink(self) -> None:
-        """Remove the name."""
         os.unlink(self._name, dir_fd=self._descriptor)
 
     def set_owner_and_mode(

@@ -68,7 +68,7 @@ class Worker:
         self.told: Stop | None = None
         """The strictest of the orders to stop."""
         self.failure: str | None = None
-        """Why it cannot serve."""
+        """Why the worker cannot serve; None if it can."""
         self.report = StopReport(0, 0)
         self.status: int | None = 0
         """The exit status, once it has ended, negative for a signal; None if it is lost."""
@@ -105,7 +105,7 @@ class Worker:
 
     @property
     def kill_at(self) -> Deadline:
-        """When it is late: see the table of this module."""
+        """When the worker is late: see the table of this module."""
         return self._kill_ready_at if self.ready else self._kill_unready_at
 
     def tell(self, order: Stop) -> None:
@@ -187,12 +187,12 @@ class Worker:
             return False
         try:  # SIGCHLD may be ignored, or other code may have got the status
             os.kill(self.pid, 0)
-        except OSError:  # there is none, or by now it is another user's
+        except OSError:  # no process has this number, or by now that of another user
             return True
         return False
 
     def _release(self) -> None:
-        """Close its descriptors in this process. Idempotent: a signal handler may interrupt it."""
+        """Close the parent's descriptors. Idempotent, since a signal handler may interrupt this."""
         do_not_undo(self.channel.close)
         self.channel.close()
         self._theirs.close()

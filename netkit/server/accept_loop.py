@@ -199,7 +199,7 @@ class AcceptLoop:
     def is_for_caller(self, error: BaseException) -> bool:
         """Whether `error` is meant to end the program (Ctrl+C), and has a caller to be raised in.
 
-        The thread that `Server.start` has made has none.
+        The thread that `Server.start` has made has no caller.
         """
         is_background = threading.current_thread() is self.background
         return not (isinstance(error, Exception) or is_background)
@@ -254,7 +254,7 @@ class AcceptLoop:
         return False
 
     def succeeded(self) -> None:
-        """End an episode of failures, if there is one: a client has got its thread."""
+        """Note that a client has got its thread, which ends an episode of failures."""
         with self._changed:
             was_paused = bool(self.back_off.pause)
             self.back_off.succeeded()

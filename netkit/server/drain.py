@@ -227,7 +227,7 @@ class Drain:
         )
 
     def _wait_for_other_stop_locked(self) -> None:
-        """Wait until it has ended or is overdue: an observer that it calls may never return."""
+        """Wait until the other stop has ended, or is overdue since an observer does not return."""
         life, registry = self._life, self._registry
         while life.state is State.DRAINING and registry.time_left() != 0:
             life.changed.wait(registry.time_left())

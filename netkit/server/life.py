@@ -30,7 +30,6 @@ class Life:
         """The thread that is in `listen`, by its identifier."""
 
     def enter(self, state: State) -> None:
-        """Go to `state`."""
         with self.changed:
             self.state = state
             self.changed.notify_all()

@@ -321,7 +321,7 @@ class Listeners:
     # Names
 
     def addresses(self) -> Iterator[SocketAddress | str]:
-        """Where each of them listens: a `SocketAddress`, or the path of a Unix socket."""
+        """The address of each listener: a `SocketAddress`, or the path of a Unix socket."""
         yield _address(self._server.server_address)
         for listener in self.more:
             yield _address(listener.getsockname())

@@ -77,7 +77,7 @@ class Overflow:
             return self.held.popleft() if self.held else None
 
     def take_overdue(self) -> Held | None:
-        """Remove and return a held client whose time is over; None if there is none."""
+        """Remove and return a held client whose time is over; None if no time is over."""
         with self._lock:
             first = min(self.held, key=_until, default=None)
             if first is None or first.until > self._clock():
@@ -103,7 +103,7 @@ class Overflow:
     def close_refused(self) -> float | None:
         """Close the sockets of refused clients whose time is over.
 
-        Return the seconds until a client's time is over, refused or held; None if there is none.
+        Return the seconds until the time of a refused or held client is over; None without clients.
         """
         now = self._clock()
         over = []

@@ -45,7 +45,7 @@ class ListenerSelector:
         self.waker = Waker()
 
     def wait(self, timeout: float | None, also: int | None = None) -> bool:
-        """Wait until a client may be there, and return True.
+        """Wait until a client may have connected, and return True.
 
         Return False if `wake` is called, another descriptor, `also`, is readable, or `timeout`
         seconds are over. A closed listener counts as one with a client: an accept raises an error.
@@ -78,7 +78,7 @@ class ListenerSelector:
 
 
 class ExclusiveSelector(ListenerSelector):
-    """The same by epoll, for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
+    """A selector by epoll, for listeners that processes share (EPOLLEXCLUSIVE, epoll(7)).
 
     For a client, the kernel wakes one of the waiting processes, where poll(2) wakes all of them.
     It prefers the process that has registered first. So if there are several (`contended`), a

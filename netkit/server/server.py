@@ -142,20 +142,17 @@ class Server(HookedServer):
 
     @Shown
     def listening(self) -> bool:
-        """Whether it is bound and has not been stopped."""
+        """Whether the server is bound and has not been stopped."""
         return self._life.state is State.LISTENING
 
     @Shown
     def address(self) -> SocketAddress | str | None:
-        """Where it listens: a `SocketAddress`, or a Unix socket's path; None if it does not.
-
-        If there are several addresses, the first.
-        """
+        """The first of `addresses`: a `SocketAddress`, or a Unix socket's path. None if empty."""
         return next(self._addresses(), None)
 
     @Shown
     def addresses(self) -> tuple[SocketAddress | str, ...]:
-        """All addresses where it listens; empty if it does not."""
+        """All addresses on which the server listens; empty unless `listening`."""
         return tuple(self._addresses())
 
     def _addresses(self) -> Iterator[SocketAddress | str]:
@@ -175,9 +172,9 @@ class Server(HookedServer):
     def configure(self, **options: Any) -> None:
         """Change options of the constructor. They hold for new clients, not for connected ones.
 
-        A `profile` changes all options that it sets, except those given beside it. Errors as there,
-        and then nothing is changed. In a worker process, the options of this process change; how
-        many connections all of them may have together stays.
+        A `profile` changes all options that it sets, except those given beside it. Errors as of
+        the constructor; nothing is changed then. In a worker process, the options of this process
+        change, but not the number of connections that all processes may have together.
         """
         reload.configure(self._configuration, options)
 

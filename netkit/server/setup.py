@@ -27,7 +27,7 @@ class Setup(NamedTuple):
     tls: ssl.SSLContext | None = None
     """The context for clients, of the options; None if they ask for no TLS."""
     time_limits: TimeLimits | None = None
-    """Those of the options."""
+    """The time limits of the options; None if no limit is set."""
 
     def with_options(self, options: Options, tls: ssl.SSLContext | None) -> Setup:
         """Return the setup with other options; `tls` is made of them."""

@@ -117,7 +117,7 @@ class Watchdog:
         """End the connections whose time is over.
 
         Return the events about them, each with its server; the moment when the next connection is
-        due (None if there is none); and the lifetimes of all connections. If all have the same
+        due (None if no connection is); and the lifetimes of all connections. If all have the same
         lifetime, the search ends at the first connection that has time left: those behind it are
         younger.
         """

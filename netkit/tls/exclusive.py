@@ -45,7 +45,6 @@ class Exclusive:
         return True
 
     def release(self) -> None:
-        """Release the lock."""
         self.is_held = False
         self._release()
 
