@@ -75,7 +75,7 @@ def sleep():
     time.sleep(60)
 
 def terminated(how):
-    "The status of a child that is told to end as soon as it is there."
+    "The status of a child that gets a signal to end as soon as it exists."
     if how == "os.fork":
         child = os.fork()
         if child == 0:

@@ -107,7 +107,7 @@ def test_an_interrupt_is_not_put_off_by_what_has_been_received_already(hard: boo
             assert conn.interrupt(TimeoutError("enough"), hard)
             with pytest.raises(TimeoutError, match="enough"):
                 again(conn)
-            if not hard:  # who catches it may have the rest
+            if not hard:  # a handler that catches it may have the rest
                 assert again(conn)
                 conn.read()
                 assert conn.read() == b""

@@ -76,7 +76,7 @@ def test_another_process_reads_the_unread_bytes_and_goes_on(channel: Channel) ->
     assert netkit.receive_connection(there) is None
 
 
-def test_many_unread_bytes_are_handed_over_too(channel: Channel) -> None:
+def test_many_unread_bytes_are_passed_too(channel: Channel) -> None:
     here, there = channel
     with tcp_pair() as (ours, peer):
         conn = netkit.Connection(ours)

@@ -271,7 +271,7 @@ def test_a_pipe_that_does_not_block_gets_everything(buffering: int) -> None:
 
 
 class Sink:
-    """Takes what is written to it, and says what it is told to say."""
+    """Takes all data that is written to it, and returns the given numbers."""
 
     def __init__(self, *says: int | None) -> None:
         self.says = list(says)

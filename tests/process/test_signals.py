@@ -113,7 +113,7 @@ def may_end_otherwise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextlib.contextmanager
 def busy_client(server: Cli) -> Iterator[socket.socket]:
-    """A client of `echo`'s lines who is in the middle of one."""
+    """A client of `echo` that has sent a part of a line."""
     with server.connect() as sock:
         sock.sendall(b"one\nhal")
         assert receive_exactly(sock, 4) == b"ONE\n"

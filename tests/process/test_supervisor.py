@@ -702,7 +702,7 @@ def test_a_list_that_cannot_be_read_now_holds_up_a_reload_and_nothing_else(
 
 
 class Load:
-    """Clients without end, each of whom must get all that is due."""
+    """Clients without end, each of which must get its whole reply."""
 
     def __init__(self, program: Program) -> None:
         self.program = program

@@ -387,7 +387,7 @@ def run_with(
         pool.run(job)
 
 
-def test_a_signal_handler_may_close_them_while_a_job_is_handed_over(
+def test_a_signal_handler_may_close_them_while_a_job_is_passed_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It runs in the thread that holds the lock."""

@@ -1,4 +1,4 @@
-"""The scripts in bin/: from any directory, by any path, with signals and arguments handed on."""
+"""The scripts in bin/: from any directory, by any path, with signals and arguments passed on."""
 
 from __future__ import annotations
 

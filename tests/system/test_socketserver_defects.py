@@ -13,7 +13,7 @@ from support import ROOT
 
 DEFECTS = {
     # Stopping and life cycle
-    "shutdown before serve_forever blocks for ever": [
+    "shutdown before serve_forever blocks forever": [
         "test_shutdown_before_serve_forever_does_not_block_and_ends_the_next_one"
     ],
     "shutdown in the serving thread deadlocks": [
@@ -30,7 +30,7 @@ DEFECTS = {
         "test_shutdown_does_not_wait_for_the_poll_interval",
         "test_an_idle_server_never_wakes_up",
     ],
-    "server_close waits for an idle client for ever": [
+    "server_close waits for an idle client forever": [
         "test_row_socketserver_idle_sees_the_end_when_it_was_answered",
         "test_row_socketserver_idle_sees_the_end_when_it_is_silent",
         "test_row_blocked_is_left_behind_at_the_deadline",
@@ -116,7 +116,7 @@ DEFECTS = {
         "test_a_program_that_is_executed_gets_no_descriptor_but_the_standard_ones",
     ],
     # Input and output
-    "a dead peer holds its thread for ever": [
+    "a dead peer holds its thread forever": [
         "test_keep_alive_finds_a_dead_peer_within_minutes",
         "test_the_socket_options_reach_each_client",
     ],
