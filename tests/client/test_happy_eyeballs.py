@@ -158,7 +158,7 @@ def test_there_is_no_winner_if_all_attempts_fail() -> None:
 
 def test_at_the_deadline_all_attempts_are_reported_and_closed() -> None:
     with silent_candidate() as silent:
-        with Waiter(Deadline(0.05)) as waiter:
+        with Waiter(Deadline(0.5)) as waiter:
             runners = Race(nothing, 0.01, waiter)
             with pytest.raises(TimeoutError):
                 runners.run([silent, refusing(), silent])
@@ -240,7 +240,7 @@ def test_a_call_in_another_thread_returns_or_raises_what_it_does() -> None:
 
 def test_a_call_that_is_done_at_once_ends_no_later_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", threading.Thread.run)
-    with Waiter(Deadline(0.02)) as waiter:
+    with Waiter(Deadline(0.5)) as waiter:
         assert waiter.call(lambda: 7) == 7
         with pytest.raises(TimeoutError):
             waiter.wait()
