@@ -1,6 +1,7 @@
 """Decides which clients are admitted, before a client costs a thread or a byte of TLS.
 
-To refuse clients by another property of their address, extend `Admission.judge`.
+To refuse clients by another property of their address, extend `Admission.judge`, and name the new
+option in `_note_limits_locked`: `judge` is not called while none of the options there is set.
 
 Rules:
 

@@ -1,8 +1,10 @@
 """Makes the `ssl.SSLContext` of a server or a client from its options.
 
-The effect of a TLS option belongs here, in `server_context` or `client_context`. Its row is in
+The effect of a TLS option belongs here, in `server_context` or `client_context`, which
+`netkit.server.reload` and `netkit.client.connect` call. The row of an option is in
 `netkit.core.options` or `netkit.client.options`, and a new kind of value in
-`netkit.core.tls_options`. OpenSSL never asks for a password on the terminal.
+`netkit.core.tls_options`. If OpenSSL refuses a value, raise TlsConfigError, which the command line
+reports without a traceback. OpenSSL never asks for a password on the terminal.
 """
 
 from __future__ import annotations
