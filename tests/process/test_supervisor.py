@@ -55,6 +55,8 @@ def who(conn):
                 os._exit(0)
             conn.write(f"{child} {VERSION}\\n")
             continue
+        elif word == "crash":
+            os._exit(3)
         elif word == "listening":
             conn.write(f"{conn.server.listening}\\n")
             continue
@@ -485,6 +487,32 @@ def test_a_killed_worker_is_replaced_and_only_its_clients_notice(app: App) -> No
         assert {client.pid for client in others} < pids
         for each in others:
             each.ask()
+
+
+OBSERVE = """
+netkit.events.subscribe(
+    lambda event: isinstance(event, netkit.events.WorkerEnded)
+    and print(event.pid, event.status, flush=True)
+)
+"""
+
+
+def test_clients_that_crash_workers_do_not_end_the_server_and_observers_see_each_crash(
+    script: Script,
+) -> None:
+    with script(OBSERVE + SERVE) as program:
+        program.wait_for_line("2 workers ready")
+        victims = []
+        for _ in range(4):
+            with Client(program) as victim:
+                victims.append(victim.pid)
+                victim.say("crash")
+                victim.is_let_go()
+        assert len(pids_of(program, 2) - set(victims)) == 2
+        stop(program)
+        assert program.process.stdout
+        seen = program.process.stdout.read().decode().split()
+    assert seen == [word for pid in victims for word in (str(pid), "3")]
 
 
 def test_a_worker_that_is_told_to_end_finishes_with_its_clients_and_is_replaced(app: App) -> None:
