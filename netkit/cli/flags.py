@@ -22,7 +22,8 @@ from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
 from .arguments import ArgumentError, Parser, checked, flag_of
 
-_ADMITTING = ("max_connections", "max_connections_per_ip", "max_connection_rate", "allow", "deny")
+# The options by which a client is refused with a message. `allow` and `deny` send none.
+_REFUSING = ("max_connections", "max_connections_per_ip", "max_connection_rate")
 
 
 def _one_of(*words: str) -> Kind:
@@ -145,8 +146,8 @@ def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
 
     if "when_full" in given and not has("max_connections", "profile"):
         raise ArgumentError("--when-full has no effect without --max-connections")
-    if "refusal" in given and not has(*_ADMITTING, "profile"):
-        *others, last = map(flag_of, _ADMITTING)
+    if "refusal" in given and not has(*_REFUSING, "profile"):
+        *others, last = map(flag_of, _REFUSING)
         raise ArgumentError(f"--refusal has no effect without {', '.join(others)} or {last}")
     if "handshake_timeout" in given and not (arguments.tls_self_signed or has("tls_cert")):
         raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
@@ -163,14 +164,14 @@ def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
 
 
 def as_given(message: str, variables: Sequence[str]) -> str:
-    """Replace each option in a message of the library by its flag.
+    """Replace each option in a message of the library by its flag, if it has one.
 
     The options in `variables` are replaced by their environment variables.
     """
 
     def named(match: re.Match[str]) -> str:
         name = match[0]
-        if name not in Options.rows:
+        if name not in Options.rows or Options.rows[name].kind.parse is None:
             return name
         return variable_of(name) if name in variables else flag_of(name)
 

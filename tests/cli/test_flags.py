@@ -86,7 +86,11 @@ def test_a_variable_without_effect_is_ignored(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("variable", "flag"),
-    [("PROFILE=public", "when-full"), ("DENY=::1", "refusal"), ("TLS_CERT=x", "handshake-timeout")],
+    [
+        ("PROFILE=public", "when-full"),
+        ("MAX_CONNECTIONS=1", "refusal"),
+        ("TLS_CERT=x", "handshake-timeout"),
+    ],
 )
 def test_a_flag_may_have_its_effect_because_of_a_variable(
     variable: str, flag: str, monkeypatch: pytest.MonkeyPatch

@@ -169,8 +169,8 @@ WRONG = {
     "greeter --read-timeout 80": "--read-timeout has no effect: greeter reads nothing",
     "logger --max-message 80": "--max-message has no effect: logger reads no messages",
     "echo --refusal busy --max-connections off": (
-        "--refusal has no effect without --max-connections, --max-connections-per-ip, "
-        "--max-connection-rate, --allow or --deny"
+        "--refusal has no effect without --max-connections, --max-connections-per-ip "
+        "or --max-connection-rate"
     ),
     "greeter --greeting é --encoding koi8-r": "--greeting cannot be written in koi8-r: 'é'",
     "echo --handshake-timeout 5": "--handshake-timeout has no effect without --tls-cert",

@@ -21,6 +21,7 @@ def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> No
     status, _, lines = run("serve", "app:handler")
     assert (status, len(lines)) == (2, 1)
     assert lines[0].startswith("netkit serve: error: handler(key) cannot serve a client: ")
+    assert "--handler-args" not in lines[0]  # there is no such flag
 
 
 @pytest.mark.parametrize("name", ["nosuch", "json.nosuch"])
