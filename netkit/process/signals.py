@@ -100,7 +100,7 @@ class StopSignals:
     At the end, and whenever a signal handler of the program raises an exception, the former signal
     handlers are restored; or SIGINT and SIGTERM get `afterwards`, if it is given: a program that is
     about to exit with a status of its own ignores them (``signal.SIG_IGN``). A process that is
-    forked meanwhile has the former handlers from its start.
+    forked meanwhile, or while a signal has `afterwards`, has the former handlers from its start.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -173,6 +173,9 @@ class StopSignals:
         hook = sys.unraisablehook
         if not isinstance(hook, _UnlessLate):
             hook = sys.unraisablehook = _UnlessLate(hook)
+        before = {n: h for n, h in self._former.items() if n in self.SIGNALS and h != afterwards}
+        if afterwards is not None and before:
+            undo_in_children(functools.partial(_replace, afterwards, before), before)
         while self._former:
             signum, handler = next(reversed(self._former.items()))
             if afterwards is not None and signum in self.SIGNALS:
@@ -189,6 +192,13 @@ class StopSignals:
         do_not_undo(self._restore)
         if hasattr(self, "mailbox"):  # a signal handler may raise before it is made
             self.mailbox.close()
+
+
+def _replace(handler: SignalHandler, before: dict[int, SignalHandler]) -> None:
+    """Restore the handlers from before of the signals that still have `handler`."""
+    for signum, former in before.items():
+        if signal.getsignal(signum) == handler:
+            signal.signal(signum, signal.SIG_DFL if former is None else former)
 
 
 class _UnlessLate:

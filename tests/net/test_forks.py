@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from secure import contexts
-from support import MUCH, PATIENCE, Program, in_thread, receive_all, wait_until
+from support import MUCH, PATIENCE, ROOT, Program, in_thread, receive_all, wait_until
 
 import netkit
 import netkit.__main__
@@ -296,6 +296,39 @@ def test_a_worker_that_has_become_another_program_is_killed_and_replaced(program
     wait_until(lambda: len(program.children()) >= 2)
     program.send_signal(signal.SIGTERM)
     assert program.wait() == 0
+
+
+AT_THE_END = """
+import os, signal
+from netkit.process.signals import StopSignals
+
+def handlers_in_a_child():
+    child = os.fork()
+    if not child:
+        print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _ in range(2):
+    with StopSignals(afterwards=signal.SIG_IGN):
+        pass
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+handlers_in_a_child()
+signal.signal(signal.SIGTERM, mine := lambda *_: None)
+handlers_in_a_child()
+"""
+
+
+@forking
+def test_a_child_of_a_program_that_ignores_signals_before_it_exits_obeys_them() -> None:
+    """A pool forks processes at any time, and ends them by SIGTERM at the program's exit."""
+    command = [sys.executable, "-c", AT_THE_END]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert re.fullmatch(r"(Handlers.SIG_DFL|0) <.*default_int_handler.*", first)
+    assert re.fullmatch(r"<function <lambda> .* <.*default_int_handler.*", second)
 
 
 COMMAND_LINE = """
