@@ -222,6 +222,8 @@ class Listeners:
         if backlog is not None:
             self._server.request_queue_size = backlog
         self.more, self._files = (), ()
+        if any(sock.fileno() < 0 for sock in self._sockets_so_far()):
+            del self._server.socket  # closed in an earlier life: from now on that means a stop
 
     def _open_each(self, endpoints: Sequence[Endpoint | socket.socket | BoundSocket]) -> None:
         server = self._server

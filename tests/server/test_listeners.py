@@ -355,6 +355,18 @@ def test_if_one_address_cannot_be_bound_the_server_listens_on_none(bad: str) -> 
                 assert [event.address for event in seen] == [str(server.address), "unix:x.sock"]
 
 
+def test_a_server_that_was_stopped_says_why_it_cannot_listen_again() -> None:
+    server = echo().listen(0, "127.0.0.1")
+    server.stop()
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"cannot listen on fd:9999: .*EBADF"):
+            server.listen(fd=9999)
+        with pytest.raises(netkit.ServerStateError, match="closed"):
+            server.start()
+    with server.listen(0, "127.0.0.1"):
+        assert ask(server.server_address) == b"hello"
+
+
 @pytest.mark.parametrize(
     ("hook", "after", "at", "in_another_thread"),
     [
