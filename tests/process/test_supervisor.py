@@ -658,21 +658,24 @@ def only_serves(program: Program, version: str) -> None:
 
 def test_a_reload_serves_the_code_that_there_is_now(app: App, tmp_path: Path) -> None:
     program = app()
-    with clients_of_all(program, 2) as clients:
+    with contextlib.ExitStack() as stack:
+        old = stack.enter_context(clients_of_all(program, 2))
+        old = [*old, *(stack.enter_context(Client(program)) for _ in range(20))]
         change(tmp_path, "'two'")
         assert versions_of(program) == {"one"}
         program.send_signal(signal.SIGHUP)
         program.wait_for_line("reloaded: 2 workers")
         only_serves(program, "two")
-        for each in clients:
+        for each in old:
             each.ask()  # by the same process as before
     wait_until(lambda: len(program.children()) == 2)
-    assert not {client.pid for client in clients} & set(program.children())
+    assert not {client.pid for client in old} & set(program.children())
     with clients_of_all(program, 2) as clients:
         program.send_signal(signal.SIGTERM)
         assert all(client.is_let_go() for client in clients)
-    # Without the clients of the old workers.
-    assert ends(program)[-1] == f"stopped: {len(clients)} finished, 0 cut"
+    finished = re.fullmatch(r"stopped: (\d+) finished, 0 cut", ends(program)[-1])
+    # Without the clients of the old workers. Those of `only_serves` may be closing yet.
+    assert finished and len(clients) <= int(finished[1]) < len(clients) + len(old)
 
 
 @pytest.mark.parametrize("start_method", ["", "forkserver"])
