@@ -512,7 +512,9 @@ def test_clients_that_crash_workers_do_not_end_the_server_and_observers_see_each
         stop(program)
         assert program.process.stdout
         seen = program.process.stdout.read().decode().split()
-    assert seen == [word for pid in victims for word in (str(pid), "3")]
+    ended = list(zip(seen[::2], seen[1::2], strict=True))
+    # Two that end at once may be seen in either order.
+    assert sorted(ended) == sorted((str(pid), "3") for pid in victims)
 
 
 def test_a_worker_that_is_told_to_end_finishes_with_its_clients_and_is_replaced(app: App) -> None:
