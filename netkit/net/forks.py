@@ -8,7 +8,8 @@ that forks, and no other thread. Rules:
 2. No lock of netkit's is held in a child by a thread that only the parent has.
 
 A program that is executed needs none of it: the kernel resets signal handlers (execve(2)), and
-netkit neither ignores nor blocks signals while code of others runs.
+netkit neither ignores nor blocks signals while a server runs. A command ignores SIGINT and SIGTERM
+once its server has stopped, until the process ends; a program that is executed then ignores them.
 """
 
 from __future__ import annotations

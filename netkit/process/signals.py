@@ -174,7 +174,7 @@ class StopSignals:
         if not isinstance(hook, _UnlessLate):
             hook = sys.unraisablehook = _UnlessLate(hook)
         before = {n: h for n, h in self._former.items() if n in self.SIGNALS and h != afterwards}
-        if afterwards is not None and before:
+        if afterwards is not None and before:  # first, since another thread may fork at any time
             undo_in_children(functools.partial(_replace, afterwards, before), before)
         while self._former:
             signum, handler = next(reversed(self._former.items()))
