@@ -166,7 +166,7 @@ class Command:
             except (OSError, ValueError) as error:
                 raise Failure(_why_not(error)) from None
             if workers is None:
-                return supervise(server, signals).exit_status
+                return supervise((server,), signals).exit_status
             _set_safe_path("1")
             return workers.supervise(signals).exit_status
 

@@ -197,7 +197,12 @@ def explain(
     return explained
 
 
-_ATTEMPTS = {"listen": "listen on", "bind": "bind to", "connect": "connect to"}
+_ATTEMPTS = {
+    "listen": "listen on",
+    "bind": "bind to",
+    "accept": "accept clients on",
+    "connect": "connect to",
+}
 
 # The meaning of an errno for an address, where the text of the system does not say it.
 _REASONS = {

@@ -1,9 +1,12 @@
-"""The whole life of a program that serves: `run` a server, or `serve` with a handler."""
+"""The whole life of a program that serves: `run` servers, or `serve` with a handler."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 from ..core import events
 from ..core.cores import check_workers
@@ -14,11 +17,22 @@ from ..server import log
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
-from .service import RunReport, supervise
-from .signals import StopSignals, despite_signals
+from .service import RunReport, supervise, wait_for_end
+from .signals import Mailbox, StopSignals, despite_signals
 
 
-def run(server: Server, drain_timeout: float | None = None, workers: int | str = 1) -> RunReport:
+@overload
+def run(
+    server: Server, drain_timeout: float | None = None, workers: int | str = 1
+) -> RunReport: ...
+@overload
+def run(server: Server, *more: Server, drain_timeout: float | None = None) -> RunReport: ...
+def run(
+    server: Server,
+    *more: Any,
+    drain_timeout: float | None = None,
+    workers: int | str = 1,
+) -> RunReport:
     """Serve until Ctrl+C or SIGTERM, then stop gracefully.
 
     A stop accepts no more clients, and serves those that are queued already. Idle clients see the
@@ -27,48 +41,83 @@ def run(server: Server, drain_timeout: float | None = None, workers: int | str =
     the terminal is lost on which the program was started, unless the program ignores or handles
     SIGHUP. `server` must be bound.
 
-    Where the server listens, that it stops, and errors are written to standard error, unless the
+    `more` are further servers, which are bound, too: ``run(service, admin)``. All of them serve in
+    this process and stop together. The report is the sum of theirs. If one of them is stopped, by
+    its method `stop` for instance, the others are stopped gracefully. If one of them fails, or its
+    listener does, the others are stopped gracefully, and the error is raised.
+
+    Where the servers listen, that they stop, and errors are written to standard error, unless the
     program has configured logging (or has given the logger ``netkit`` a handler).
 
-    At the end, the former signal handlers are restored and the server is closed, also after an
-    exception of a signal handler of the program. After ServerStateError the server is as before.
+    At the end, the former signal handlers are restored and the servers are closed, also after an
+    exception of a signal handler of the program. After ServerStateError they are as before.
 
     `workers` is the number of processes that serve, or ``"auto"`` for as many as suit this machine.
-    For these, and for what is raised, see `Workers`. TypeError if `server` is not a `Server`.
+    For these, and for what is raised, see `Workers`. Several servers have one process: ValueError
+    for more. TypeError if `server` is not a `Server`; ValueError if a server is given twice.
 
     Off the main thread, Python cannot handle signals. Then the log says so, and `Server.stop` or
     `Server.close` ends the call.
     """
-    if not isinstance(server, Server):
-        raise TypeError(f"run() needs a server, not {server!r}; serve() takes a handler")
+    servers, drain_timeout, workers = _arguments([server, *more], drain_timeout, workers)
     if drain_timeout is not None:
         check_seconds("drain_timeout", drain_timeout)
     count = check_workers(workers)
+    if len(servers) > 1:
+        _check_several(servers, count)
     check_main()
     try:
         with status_lines() as new:
-            if new and server._life.state is State.LISTENING:  # which has not been logged
-                for event in server._listeners.announced:
-                    log.write(event)
-            return _run(server, drain_timeout, count)
+            for each in servers if new else ():
+                if each._life.state is State.LISTENING:  # which has not been logged
+                    for event in each._listeners.announced:
+                        log.write(event)
+            return _run(servers, drain_timeout, count)
     except ServerStateError:
         raise
     except BaseException:
-        despite_signals(server.close)
+        for each in servers:
+            despite_signals(each.close)
         raise
 
 
-def _run(server: Server, drain_timeout: float | None, workers: int) -> RunReport:
+def _arguments(
+    given: list[Any], drain_timeout: float | None, workers: int | str
+) -> tuple[list[Server], float | None, int | str]:
+    """Return the servers, and the two arguments that may follow them by position."""
+    servers = list(itertools.takewhile(lambda it: isinstance(it, Server), given))
+    rest = given[len(servers) :]
+    if not servers or len(rest) > 2 or not isinstance((*rest, None)[0], (int, float, type(None))):
+        wrong = given[0] if not servers else rest[0]
+        raise TypeError(f"run() needs a server, not {wrong!r}; serve() takes a handler")
+    return servers, *rest, *(drain_timeout, workers)[len(rest) :]
+
+
+def _check_several(servers: Sequence[Server], workers: int) -> None:
+    """ValueError or ServerStateError unless one process can serve with each of `servers`."""
+    if workers > 1:
+        raise ValueError("several servers run in one process: workers must be 1")
+    if len(set(map(id, servers))) < len(servers):
+        raise ValueError("run() was given the same server twice")
+    for server in servers:
+        server._serving.check_for_run()
+
+
+def _run(servers: Sequence[Server], drain_timeout: float | None, workers: int) -> RunReport:
+    server, *more = servers
     if workers > 1:
         from .supervisor import Workers  # here because most programs have one process
 
         return Workers(server, workers).run(drain_timeout)
-    if threading.current_thread() is not threading.main_thread():
-        events.emit(events.SignalsUnavailable(), server)
-        server.serve_forever()
-        return RunReport(*server.stop(drain_timeout), False)
-    with StopSignals() as signals:
-        return supervise(server, signals, drain_timeout)
+    if threading.current_thread() is threading.main_thread():
+        with StopSignals() as signals:
+            return supervise(servers, signals, drain_timeout)
+    events.emit(events.SignalsUnavailable(), server)
+    if more:
+        with contextlib.closing(Mailbox()) as mailbox:
+            return wait_for_end(servers, mailbox, drain_timeout)
+    server.serve_forever()
+    return RunReport(*server.stop(drain_timeout), False)
 
 
 def serve(

@@ -1,13 +1,17 @@
-"""Serves with a server of this process until a signal, or another thread, stops it."""
+"""Serves with servers of this process until a signal, or another thread, stops them."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from ..core import events
 from ..core.record import NamedTuple
+from ..net.bind import explain
+from ..server import log
 from ..server.registry import StopReport
 from ..server.server import Server
 from ..server.threads import join
@@ -33,49 +37,152 @@ class RunReport(NamedTuple):
 
 
 def supervise(
-    server: Server, signals: StopSignals, drain_timeout: float | None = None
+    servers: Sequence[Server], signals: StopSignals, drain_timeout: float | None = None
 ) -> RunReport:
-    """Serve until a signal comes or another thread stops the server; then drain, and report.
+    """Serve until a signal comes or another thread stops a server; then drain, and report.
 
-    The server runs in a thread of its own; the calling one waits for `signals`. The first SIGINT or
-    SIGTERM stops the server gracefully, and a SIGINT after it cuts the clients that are left. (A
-    second SIGTERM does not: some supervisors send it twice.) SIGHUP calls `Server.reload`.
+    The calling thread waits for `signals`. The first SIGINT or SIGTERM stops all servers
+    gracefully, and a SIGINT after it cuts the clients that are left. (A second SIGTERM does not:
+    some supervisors send it twice.) SIGHUP calls `Server.reload` of each server.
 
-    Raises what `serve_forever` raises, and what a signal handler of the program raises. The server
-    is closed and the signal handlers are restored then, as at any other end.
+    Raises what `wait_for_end` raises, and what a signal handler of the program raises. The servers
+    are closed and the signal handlers are restored then, as at any other end.
     """
-    service = _Service(server, drain_timeout, signals.mailbox)
-    reloads = Reloads(server, lambda: _reload(server))
     try:
-        if server.can_reload and hasattr(signal, "SIGHUP"):
+        if any(server.can_reload for server in servers) and hasattr(signal, "SIGHUP"):
             signals.catch(signal.SIGHUP)  # though the program handles it, too
-        service.start()
-        interrupted = _obey(signals.mailbox, server, service, reloads)
-        reloads.join(RELOAD_GRACE)
-        return RunReport(*service.result(), interrupted)
-    except BaseException:
-        despite_signals(service.abandon)
-        raise
+        return wait_for_end(servers, signals.mailbox, drain_timeout)
     finally:
         signals.close()
 
 
-def _obey(mailbox: Mailbox, server: Server, service: _Service, reloads: Reloads) -> bool:
-    """Obey requests until the service has ended. Return whether its stop was interrupted."""
+def wait_for_end(
+    servers: Sequence[Server], mailbox: Mailbox, drain_timeout: float | None = None
+) -> RunReport:
+    """Serve, each server in a thread of its own, and obey the requests in `mailbox`.
+
+    The servers stop together: as soon as one of them stops or fails, the others are stopped
+    gracefully. The report is the sum of theirs. Raises what a `serve_forever` raises. If there are
+    several servers, the loss of a listener is an OSError.
+    """
+    group = _Group(servers, drain_timeout, mailbox)
+    try:
+        with group.logged_as_one():
+            group.start()
+            interrupted = _obey(mailbox, group)
+            return RunReport(*group.report(), interrupted)
+    except BaseException:
+        despite_signals(group.abandon)
+        raise
+
+
+def _obey(mailbox: Mailbox, group: _Group) -> bool:
+    """Obey requests until all services have ended. Return whether the stop was interrupted."""
     stopping = interrupted = False
-    while not service.outcome:
+    while not group.has_ended():
         for request in mailbox.wait():
-            if service.outcome:
+            if group.has_ended():
                 break
             if request is Request.RELOAD:
-                reloads.ask()
+                group.reload()
             elif request in (Request.STOP, Request.INTERRUPT) and not stopping:
                 stopping = True
-                server.request_stop()
+                group.stop()
             elif request is Request.INTERRUPT:
                 interrupted = True
-                server.close()
+                group.cut()
+            elif group.is_stopping():
+                group.stop()
     return interrupted
+
+
+class _Group:
+    """The servers of one program, which stop together. For the thread that obeys requests."""
+
+    def __init__(
+        self, servers: Sequence[Server], drain_timeout: float | None, mailbox: Mailbox
+    ) -> None:
+        self._services = [_Service(server, drain_timeout, mailbox) for server in servers]
+        self._servers = servers
+        self._drain_timeout = drain_timeout
+        self._is_stopped = False
+
+    @contextlib.contextmanager
+    def logged_as_one(self) -> Iterator[None]:
+        """If there are several servers, log one stop and one report, which is that of all."""
+        if len(self._servers) == 1:
+            yield
+            return
+        log.logger.addFilter(self._is_not_of_one)
+        try:
+            yield
+        finally:
+            log.logger.removeFilter(self._is_not_of_one)
+
+    def _is_not_of_one(self, record: logging.LogRecord) -> bool:
+        event = getattr(record, "event", None)
+        if not isinstance(event, (events.Stopping, events.Stopped)):
+            return True
+        return event.server not in self._servers
+
+    def start(self) -> None:
+        """RuntimeError if the system gives no thread."""
+        for service in self._services:
+            service.start()
+
+    def has_ended(self) -> bool:
+        return all(service.outcome for service in self._services)
+
+    def is_stopping(self) -> bool:
+        """Whether one of the servers has stopped accepting."""
+        return any(service.is_stopping for service in self._services)
+
+    def stop(self) -> None:
+        """Stop the servers gracefully. Idempotent."""
+        connected = sum(server.connection_count for server in self._servers)
+        if connected and not self._is_stopped and len(self._servers) > 1:
+            limits = [server._options.drain_timeout for server in self._servers]
+            seconds = max(limits) if self._drain_timeout is None else self._drain_timeout
+            log.write(events.Stopping(connected, seconds))
+        self._is_stopped = True
+        for service in self._services:
+            if not service.is_stopping:
+                service.server.request_stop()
+
+    def cut(self) -> None:
+        """End the stop now."""
+        for server in self._servers[1:]:  # so that all are cut before the first `close` waits
+            server.request_stop(0)
+        for server in self._servers:
+            server.close()
+
+    def reload(self) -> None:
+        """Begin to reload the servers that can reload."""
+        able = [service for service in self._services if service.server.can_reload]
+        for service in able or self._services[:1]:
+            service.reloads.ask()
+
+    def report(self) -> StopReport:
+        """The report on the clients of all. Raises the exception that has ended a service."""
+        for service in self._services:
+            service.reloads.join(RELOAD_GRACE)
+        reports = [service.result() for service in self._services]
+        if len(reports) == 1:
+            return reports[0]
+        total = StopReport(*map(sum, zip(*reports, strict=True)))
+        log.write(events.Stopped(*total))
+        for server in self._servers:
+            error = server._accept_loop.lost
+            if error is not None:
+                raise explain(error, server.server_address, "accept") from None
+        return total
+
+    def abandon(self) -> None:
+        """Stop the servers at once, whatever they are doing. Idempotent."""
+        for service in self._services:
+            service.cut()
+        for service in self._services:
+            service.close()
 
 
 def _reload(server: Server) -> None:
@@ -89,21 +196,28 @@ class _Service:
     """A server that serves in a thread of its own, and is stopped there."""
 
     def __init__(self, server: Server, drain_timeout: float | None, mailbox: Mailbox) -> None:
-        self._server = server
+        self.server = server
+        self.reloads = Reloads(server, lambda: _reload(server))
+        self.is_stopping = False
+        """Whether the server accepts no more clients."""
+        self.outcome: list[StopReport | BaseException] = []
         self._drain_timeout = drain_timeout
         self._mailbox = mailbox
-        self.outcome: list[StopReport | BaseException] = []
         self._thread = threading.Thread(target=self._run, name="netkit-serve", daemon=True)
 
     def start(self) -> None:
         """RuntimeError if the system gives no thread."""
-        self._server._accept_loop.expect()  # a signal handler may stop it before the thread runs
+        self.server._accept_loop.expect()  # a signal handler may stop it before the thread runs
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._server.serve_forever()
-            self.outcome.append(self._server.stop(self._drain_timeout))
+            try:
+                self.server.serve_forever()
+            finally:
+                self.is_stopping = True
+                self._mailbox.post(Request.LOOK)
+            self.outcome.append(self.server.stop(self._drain_timeout))
         except BaseException as error:
             self.outcome.append(error)
         finally:
@@ -116,12 +230,15 @@ class _Service:
             raise self.outcome[0]
         return self.outcome[0]
 
-    def abandon(self) -> None:
-        """Stop the server at once, whatever it is doing. Idempotent."""
+    def cut(self) -> None:
+        """Have the server stop at once, whatever it is doing. Idempotent."""
         self._drain_timeout = 0
-        self._server.request_stop(0)
+        self.server.request_stop(0)
+
+    def close(self) -> None:
+        """Wait for the end of the service, which has been cut, and close the server. Idempotent."""
         join(self._thread, None)
-        self._server.close()
+        self.server.close()
 
 
 class Reloads:

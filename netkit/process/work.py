@@ -136,7 +136,7 @@ def work(
                 server.share_places(places)
             server._serving.when_accepting = lambda: _send(channel, Ready())
             orders.made(server)
-            finished, cut, _ = supervise(server, signals)
+            finished, cut, _ = supervise((server,), signals)
         except Exception as error:
             told = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
             _send(channel, Failed(told))

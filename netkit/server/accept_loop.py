@@ -49,6 +49,8 @@ class AcceptLoop:
         self._changed = threading.Condition()
         self._selector: ListenerSelector | None = None
         self._thread: int | None = None  # the thread that runs the loop; None while suspended
+        self.lost: Any = None
+        """The error by which the listener has failed, and the last loop has ended; else None."""
         self._taken_over = False
         self.stop_requested = False
         self.has_begun = False
@@ -69,6 +71,7 @@ class AcceptLoop:
             if self._selector is not None:
                 return None
             self.has_begun = True
+            self.lost = None
             if self.stop_requested:
                 self.stop_requested = False
                 return None

@@ -257,6 +257,7 @@ class Acceptor:
             self._loop.failed(error)
         elif answer is Answer.STOP:
             if not self._loop.stop_requested:
+                self._loop.lost = error
                 events.emit(events.ListenerLost(error), self._server)
         elif not is_lost_race(error):
             events.emit(events.AcceptFailed(error), self._server)

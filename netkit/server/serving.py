@@ -35,6 +35,7 @@ _FORKS = (
     "a netkit server has a thread for each client, and does not fork: leave out ForkingMixIn, "
     "or serve with several processes (workers=)"
 )
+_SERVING = "the server is serving already, on {}"
 _NO_HANDLER = "the server has no handler; take its clients by 'for connection in server'"
 
 
@@ -183,8 +184,7 @@ class Serving:
             raise ServerStateError(_CLOSED)
         selector = self.begin(deliver, wait=False)
         if selector is None and self._loop.under_way:
-            where = self._listeners.describe()
-            raise ServerStateError(f"the server is serving already, on {where}")
+            raise ServerStateError(_SERVING.format(self._listeners.describe()))
         return selector
 
     def begin(
@@ -229,13 +229,25 @@ class Serving:
             self._clients.deliver = deliver
         return selector
 
+    def check_for_run(self) -> None:
+        """ServerStateError unless the server can serve. RuntimeError as by `check_threads`."""
+        self._check_listening()
+        if self._configuration.setup.handler is no_handler:
+            raise ServerStateError(_NO_HANDLER)
+        if self._loop.under_way:
+            raise ServerStateError(_SERVING.format(self._listeners.describe()))
+        check_threads()
+
+    def _check_listening(self) -> None:
+        if self._life.state is not State.LISTENING:
+            raise ServerStateError(f"the server is {self._life.state.value}; call listen() first")
+
     def check_for_workers(self, needs_handler: bool) -> None:
         """ServerStateError unless worker processes can serve in the place of this server.
 
         RuntimeError as by `check_threads`.
         """
-        if self._life.state is not State.LISTENING:
-            raise ServerStateError(f"the server is {self._life.state.value}; call listen() first")
+        self._check_listening()
         if self._listeners.exclusive:
             raise ServerStateError("the server listens exclusively: workers cannot share it")
         if needs_handler and self._configuration.setup.handler is no_handler:

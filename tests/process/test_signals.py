@@ -647,7 +647,7 @@ def test_a_signal_that_comes_before_the_server_serves_is_not_lost() -> None:
         sock.sendall(b"x")
         with StopSignals() as signals:
             kill(signal.SIGINT)
-            assert supervise(server, signals) == (1, 0, False)
+            assert supervise((server,), signals) == (1, 0, False)
         assert receive_all(sock) == b"x"
 
 
