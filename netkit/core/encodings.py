@@ -7,18 +7,23 @@ Rules:
 2. All other names are those of Python's codecs. Encoding is strict, as by ``str.encode``. Decoding
    is ``bytes.decode(name, errors="replace")``. Only idna and punycode raise UnicodeError, for
    invalid bytes that they do not replace.
-3. An unknown name raises UnknownEncodingError in every function, also if there is no data.
+3. What decodes takes `errors`, as ``bytes.decode`` does. The default is ``"replace"``, since one
+   byte of a client must not be able to end a handler that shows text to people. With any other
+   value a name of Node is that of Python's codec; hex, base64 and latin1 have no invalid bytes.
+   ``"strict"`` raises InvalidTextError.
+4. An unknown name raises UnknownEncodingError in every function, also if there is no data.
 """
 
 from __future__ import annotations
 
 import binascii
 import codecs
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .errors import UnknownEncodingError
+from .errors import InvalidTextError, UnknownEncodingError
 from .record import NamedTuple
 from .text import ESCAPES, Escapes
 
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 # Takes bytes, and whether they are the last of a stream. Returns the text of the complete
 # characters and the number of their bytes. The next call begins with the other bytes.
 Decode = Callable[[bytes | bytearray, bool], tuple[str, int]]
+
+REPLACE = "replace"  # the default of `errors`
 
 
 def to_bytes(value: str | ReadableBuffer, encoding: str = "utf-8") -> bytes:
@@ -46,16 +53,26 @@ def to_bytes(value: str | ReadableBuffer, encoding: str = "utf-8") -> bytes:
     return raw_bytes(value)
 
 
-def to_str(data: str | ReadableBuffer, encoding: str = "utf-8") -> str:
+def to_str(data: str | ReadableBuffer, encoding: str = "utf-8", errors: str = REPLACE) -> str:
     """Return the text of the bytes-like `data` in `encoding`, or a str unchanged.
 
-    UnknownEncodingError.
+    `errors` says what becomes of invalid bytes, as in ``bytes.decode``: ``"replace"`` makes each of
+    them U+FFFD, ``"strict"`` raises InvalidTextError. UnknownEncodingError; LookupError if `errors`
+    is unknown.
     """
+    check_errors(errors)
     node = lookup(encoding)
     if isinstance(data, str):
         return data
     raw = raw_bytes(data)
-    return node.decode(raw, True)[0] if node else decode_whole(raw, encoding)
+    if node and (errors == REPLACE or node.text_codec is None):
+        return node.decode(raw, True)[0]
+    try:
+        return decode_whole(raw, (node and node.text_codec) or encoding, errors)
+    except UnicodeError as error:
+        if errors != "strict":
+            raise
+        raise InvalidTextError.of(error, encoding, raw) from None
 
 
 def is_utf8(name: str) -> bool:
@@ -67,6 +84,14 @@ def check_encoding(name: str) -> str:
     """Return `name`, or raise UnknownEncodingError."""
     lookup(name)
     return name
+
+
+def check_errors(errors: str) -> str:
+    """Return `errors`, or raise LookupError or TypeError unless ``bytes.decode`` takes it."""
+    if errors != REPLACE:
+        with contextlib.suppress(UnicodeError):
+            b"\xff".decode("ascii", errors)
+    return errors
 
 
 @functools.lru_cache(maxsize=32)  # each line that is read asks for the same one
@@ -101,10 +126,10 @@ def printable_bytes(data: ReadableBuffer, encoding: str = "utf-8") -> str:
     return text.translate(_MARKED_ESCAPES)
 
 
-def decode_whole(data: bytes | bytearray, encoding: str) -> str:
+def decode_whole(data: bytes | bytearray, encoding: str, errors: str = REPLACE) -> str:
     """Return the text of all of `data` in a text codec of Python."""
     strict = codecs.lookup(encoding).name == "idna"  # it has no error handlers
-    return data.decode(encoding, "strict" if strict else "replace")
+    return data.decode(encoding, "strict" if strict else errors)
 
 
 # --- Names ---

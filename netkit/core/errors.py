@@ -151,6 +151,24 @@ class IncompleteReadError(PeerError, EOFError):
         self.expected = expected
 
 
+class InvalidTextError(PeerError, UnicodeDecodeError):
+    """Received bytes are invalid in their encoding, and were decoded with ``errors="strict"``.
+
+    `object` has the bytes of the line or chunk, which have been taken from the input. `encoding`,
+    `start`, `end` and `reason` are as in UnicodeDecodeError.
+    """
+
+    @classmethod
+    def of(cls, error: UnicodeError, encoding: str = "", data: bytes = b"") -> InvalidTextError:
+        """Return the error for `error` of a codec, which has decoded `data` in `encoding`."""
+        if isinstance(error, UnicodeDecodeError):
+            return cls(error.encoding, error.object, error.start, error.end, error.reason)
+        return cls(encoding, data, 0, len(data), str(error))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # only `__init__` sets the attributes
+        return type(self), self.args, vars(self)
+
+
 class LineTooLongError(PeerError, ValueError):
     """A line, or the input up to a separator of `readuntil`, is longer than `limit` bytes.
 

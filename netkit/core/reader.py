@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from .buffer import CHUNK, ReceiveBuffer, Source
 from .decoder import IncrementalDecoder
-from .encodings import encode_separator, is_utf8, to_bytes
+from .encodings import REPLACE, encode_separator, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
+from .lines import lines
 
 if TYPE_CHECKING:  # a program without messages does not import it
     from .framing import Framing
-
-# The bytes that `lines` splits at once: enough for many short lines, and little memory even if each
-# line is empty.
-AHEAD = 2048
 
 
 def _check_size(size: object) -> None:
@@ -31,15 +28,23 @@ def _check_size(size: object) -> None:
 class Reader:
     """The reading half of a connection. Not thread-safe: one thread at a time may use it.
 
-    The methods return ``bytes``, or ``str`` after `set_encoding` (so their type is Any), and an
-    empty result at the end of input. An exception of the source loses no byte: the next call of the
-    same method begins with all bytes received.
+    A read returns ``bytes`` as they came, unless text was asked for. `lines` asks for text.
+    `set_encoding` asks for text (``str``) in all later reads, except in those that frame or count
+    bytes: `messages`, `read_message`, `peek`, `read_into` and ``lines(encoding=None)``. A loop
+    drops the line ending or delimiter. A single read keeps it, so that only the end of input is
+    empty. Text never ends within a character, and invalid bytes become U+FFFD unless `errors` says
+    otherwise.
+
+    An exception of the source loses no byte: the next call of the same method begins with all bytes
+    received.
     """
 
     __slots__ = (
         *("_ahead", "_buffer", "_decoded_size", "_decoder", "_mixed", "_overlong", "_receive"),
         *("_source", "encoding", "max_line", "max_message"),
     )
+
+    lines = lines
 
     def __init__(
         self,
@@ -155,34 +160,6 @@ class Reader:
             if text or not line:
                 return text
 
-    def lines(self) -> Iterator[str]:
-        r"""Yield the lines as text, without ``\n`` or ``\r\n``, until the end of input.
-
-        The encoding is that of `set_encoding`, or else `encoding` (UTF-8). Invalid bytes become
-        U+FFFD. LineTooLongError as by `readuntil`; the iterator then continues with the next line.
-        """
-        newline, width = encode_separator("\n", self.encoding)
-        decoder = self._decoder or IncrementalDecoder(self.encoding, self.max_message)
-        source = self._source
-        # In UTF-8 the decoder keeps nothing after a line.
-        simple = newline == b"\n" and is_utf8(decoder.encoding)
-
-        def next_line() -> str | None:
-            ahead = self._ahead
-            if ahead and simple and len(ahead[-1]) <= self.max_line and source.interruption is None:
-                return ahead.pop().decode("utf-8", "replace").removesuffix("\r")
-            line, complete = self._read_until(newline, width)
-            if simple and self._buffer and not self._mixed:
-                self._split_ahead()
-            if decoder is self._decoder:
-                self._decoded_size += len(line)
-            text = decoder.decode(line, final=not complete)
-            if not (line or text):
-                return None
-            return text.removesuffix("\n").removesuffix("\r")
-
-        return iter(next_line, None)
-
     def messages(self, framing: Framing) -> Iterator[bytes]:
         """Yield the messages, as `read_message` returns them, until the input ends after one."""
         return iter(lambda: self.read_message(framing), None)
@@ -242,13 +219,19 @@ class Reader:
         self._settle()
         self._buffer.put_back(to_bytes(data, self.encoding))
 
-    def set_encoding(self, encoding: str | None = "utf-8") -> None:
+    def set_encoding(self, encoding: str | None = "utf-8", errors: str = REPLACE) -> None:
         """Let reads return text in this encoding, or bytes again if it is None.
 
         This includes bytes that have been received and not read. A read returns whole characters
-        only. `write` uses the same encoding. UnknownEncodingError.
+        only. `write` uses the same encoding. `errors` says what becomes of invalid bytes, as in
+        ``bytes.decode``: ``"replace"`` makes each of them U+FFFD; with ``"strict"`` the read raises
+        InvalidTextError, and the next read goes on with the bytes that follow those of the error's
+        `object`. UnknownEncodingError; LookupError if `errors` is unknown.
         """
-        self._decoder = None if encoding is None else IncrementalDecoder(encoding, self.max_message)
+        decoder = None
+        if encoding is not None:
+            decoder = IncrementalDecoder(encoding, self.max_message, errors)
+        self._decoder = decoder
         self._decoded_size = 0
         self.encoding = encoding or self.encoding
 
@@ -296,11 +279,6 @@ class Reader:
             self._overlong = separator, width, phase
             raise LineTooLongError(self.max_line, wanted)
         return self._buffer.take(end), True
-
-    def _split_ahead(self) -> None:
-        end = self._buffer.rfind(b"\n", 0, AHEAD)
-        if end >= 0:
-            self._ahead = self._buffer.take(end + 1)[:end].split(b"\n")[::-1]
 
     def _forget_received(self) -> bytes:
         self._join_ahead()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from encodings.aliases import aliases
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from netkit.core.encodings import (
     to_bytes,
     to_str,
 )
-from netkit.core.errors import LocalError, UnknownEncodingError
+from netkit.core.errors import InvalidTextError, LocalError, UnknownEncodingError
 
 from .test_text import unescape
 
@@ -325,6 +326,72 @@ def test_decoding_with_a_codec_of_python_is_what_bytes_decode_does(name: str, da
     errors = "strict" if name == "idna" else "replace"
     expected = text_or_error(lambda: data.decode(name, errors))
     assert text_or_error(lambda: to_str(data, name)) == expected
+
+
+# --- Invalid bytes ---
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "errors", "expected"),
+    [
+        ("utf8", b"a\xffb", "ignore", "ab"),
+        ("UTF-8", b"a\xffb", "surrogateescape", "a\udcffb"),
+        ("utf16le", b"a\0\0\xd8", "backslashreplace", "a\\x00\\xd8"),
+        ("ascii", b"a\xff", "ignore", "a"),  # by default Node's, which drops the highest bit
+        ("latin1", b"a\xff", "strict", "a\xff"),
+        ("hex", b"a\xff", "strict", "61ff"),
+        ("shift_jis", b"a\xff", "ignore", "a"),
+        ("utf-16", b"a\0b", "ignore", "a"),
+    ],
+)
+def test_errors_says_what_becomes_of_invalid_bytes(
+    encoding: str, data: bytes, errors: str, expected: str
+) -> None:
+    assert to_str(data, encoding, errors) == to_str(data, encoding, errors=errors) == expected
+    decoder = IncrementalDecoder(encoding, errors=errors)
+    assert decoder.errors == errors
+    text = "".join(decoder.decode(data[i : i + 1]) for i in range(len(data)))
+    assert text + decoder.decode(b"", final=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("utf8", b"a\xff"),
+        ("utf8", b"\xe2\x82"),
+        ("utf16le", b"a\0b"),
+        ("ascii", b"\xe9"),
+        ("cp1252", b"\x81"),
+        ("utf-32", b"abc"),
+        ("idna", b"\xff"),
+        ("punycode", b"\xff"),
+        ("iso2022_jp", b"\x1b(" * 6),
+    ],
+)
+def test_strict_decoding_raises_an_error_of_the_peer(encoding: str, data: bytes) -> None:
+    with pytest.raises(InvalidTextError) as caught:
+        to_str(data, encoding, "strict")
+    assert caught.value.object == data
+    decoder = IncrementalDecoder(encoding, errors="strict")
+    with pytest.raises(InvalidTextError) as caught:
+        decoder.decode(data, final=True)
+    assert caught.value.object == data
+    with pytest.raises(InvalidTextError):
+        for piece in (data[:-1], data[-1:], b""):
+            decoder.decode(piece, final=not piece)
+    good = to_bytes("a", encoding)
+    assert decoder.decode(good, final=True) == "a"  # a new stream
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"), [("strct", LookupError), (5, TypeError), ("xmlcharrefreplace", TypeError)]
+)
+def test_an_unknown_treatment_of_invalid_bytes_is_refused_before_there_are_any(
+    errors: Any, kind: type[Exception]
+) -> None:
+    for call in (to_str, lambda data, name, how: IncrementalDecoder(name, errors=how)):
+        with pytest.raises(kind):
+            call(b"", "utf-8", errors)
 
 
 # --- Separators ---

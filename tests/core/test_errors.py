@@ -31,6 +31,11 @@ NEXT = r"read_message(Delimiter(b'\r\n.\r\n')) reads longer messages"
             EOFError,
             "the input ended 3 bytes after the last separator",
         ),
+        (
+            errors.InvalidTextError("utf-8", b"a\xff", 1, 2, "invalid start byte"),
+            ValueError,
+            "'utf-8' codec can't decode byte 0xff in position 1: invalid start byte",
+        ),
         (errors.LineTooLongError(10), ValueError, "line longer than 10 bytes (max_line)"),
         (
             errors.LineTooLongError(10, b"\r\n.\r\n"),
@@ -86,12 +91,13 @@ def every_kind(kind: type[errors.NetkitError]) -> set[type[errors.NetkitError]]:
 def test_an_error_of_any_class_can_be_pickled_whatever_its_constructor_takes(
     kind: type[errors.NetkitError],
 ) -> None:
-    error = kind.__new__(kind, "x")
-    error.args = ("x",)
+    args = ("utf-8", b"x", 0, 1, "x") if issubclass(kind, UnicodeError) else ("x",)
+    error = kind.__new__(kind, *args)
+    error.args = args
     error.note = ["y"]  # type: ignore[attr-defined]
     other = pickle.loads(pickle.dumps(error))
     assert type(other) is kind
-    assert (other.args, vars(other)) == (("x",), {"note": ["y"]})
+    assert (other.args, vars(other)) == (args, {"note": ["y"]})
 
 
 @pytest.mark.parametrize("kind", [ConnectionRefusedError, TimeoutError, OSError])

@@ -15,12 +15,14 @@ from netkit.core.buffer import CHUNK, ReceiveBuffer
 from netkit.core.decoder import IncrementalDecoder
 from netkit.core.errors import (
     IncompleteReadError,
+    InvalidTextError,
     LineTooLongError,
     MessageTooLongError,
     UnknownEncodingError,
 )
 from netkit.core.framing import Delimiter, Framing, LengthPrefix
-from netkit.core.reader import AHEAD, Reader
+from netkit.core.lines import AHEAD
+from netkit.core.reader import Reader
 
 
 class Pieces(Reader):
@@ -490,6 +492,79 @@ def test_an_unknown_encoding_is_refused_and_changes_nothing() -> None:
         reader.set_encoding("utf-9")
     assert reader.read() == "é"
     assert reader.encoding == "utf-8"
+
+
+@pytest.mark.parametrize("cut", [byte_by_byte, Pieces])
+def test_lines_are_bytes_if_their_encoding_is_none(cut: Callable[..., Pieces]) -> None:
+    data = b"a\xff\r\n\n\xe2\x82\r\nb\n" * 2
+    expected = [b"a\xff", b"", b"\xe2\x82", b"b"] * 2
+    assert list(cut(data).lines(encoding=None)) == expected
+    reader = cut(data)
+    reader.set_encoding("hex")
+    assert list(reader.lines(encoding=None)) == expected
+    wide = cut("日\r\n\u0a0a\n".encode("utf-16-le"), encoding="utf16le")
+    assert list(wide.lines(None)) == ["日".encode("utf-16-le"), b"\x0a\x0a"]
+
+
+def test_lines_may_have_an_encoding_of_their_own() -> None:
+    reader = Pieces("é\né\n".encode() * 3)
+    reader.set_encoding("ascii")
+    assert next(reader.lines("utf-8")) == "é"
+    assert next(reader.lines(encoding="latin-1")) == "Ã©"
+    assert next(reader.lines(None)) == "é".encode()
+    assert reader.readline() == "C)\n"
+    with pytest.raises(UnknownEncodingError):
+        reader.lines("utf-9")
+
+
+@pytest.mark.parametrize("cut", [byte_by_byte, Pieces])
+@pytest.mark.parametrize("encoding", ["utf-8", "us-ascii"])
+def test_a_line_of_invalid_text_is_an_error_if_that_is_asked_for(
+    cut: Callable[..., Pieces], encoding: str
+) -> None:
+    data = b"a\nb\xff\nc\n\xe2\x82\nd\n\xc3"
+    set_before = cut(data)
+    set_before.set_encoding(encoding, errors="strict")
+    own = cut(data, encoding=encoding).lines(errors="strict")
+    for lines in (own, set_before.lines(), cut(data).lines(encoding, "strict")):
+        assert next(lines) == "a"
+        for invalid in (b"b\xff", b"\xe2\x82"):
+            with pytest.raises(InvalidTextError) as caught:
+                next(lines)
+            assert caught.value.object.rstrip(b"\n") == invalid
+            assert next(lines) == {b"b\xff": "c"}.get(invalid, "d")
+        with pytest.raises(InvalidTextError):
+            next(lines)
+        assert list(lines) == []
+
+
+def test_invalid_bytes_of_a_line_are_treated_as_set_encoding_says_unless_told_otherwise() -> None:
+    reader = Pieces(b"a\xff\n" * 4)
+    reader.set_encoding("utf-8", "ignore")
+    assert next(reader.lines()) == "a"
+    assert next(reader.lines("ascii")) == "a"
+    assert next(reader.lines(errors="backslashreplace")) == "a\\xff"
+    assert reader.readline() == "a\n"
+
+
+def test_a_read_of_text_goes_on_after_invalid_bytes() -> None:
+    reader = Pieces(b"a", b"b\xffc", b"d")
+    reader.set_encoding(errors="strict")
+    assert reader.read(8) == "a"
+    with pytest.raises(InvalidTextError) as caught:
+        reader.read(8)
+    assert caught.value.object == b"b\xffc"
+    assert reader.read() == "d"
+
+
+def test_a_new_encoding_applies_to_the_lines_of_a_loop_that_has_begun() -> None:
+    reader = Pieces("é\né\né\n".encode())
+    lines = reader.lines()
+    assert next(lines) == "é"
+    reader.set_encoding("latin1")
+    assert next(lines) == "Ã©"
+    reader.set_encoding("ascii")
+    assert list(lines) == ["C)"]
 
 
 # --- Many lines at once ---
