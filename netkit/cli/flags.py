@@ -153,6 +153,25 @@ def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
         raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
 
 
+def check_tls(
+    given: Container[str], arguments: argparse.Namespace, addresses: list[Endpoint]
+) -> None:
+    """ArgumentError for a ``?tls=`` that contradicts the flags, or one of both without effect."""
+    wanted = {each.tls for each in addresses}
+    certificate = "--tls-self-signed" if arguments.tls_self_signed else "--tls-cert"
+    if not arguments.tls_self_signed and getattr(arguments, "tls_cert", None) is None:
+        if True in wanted:
+            raise ArgumentError("?tls=on needs --tls-cert or --tls-self-signed")
+        if False in wanted:
+            raise ArgumentError("?tls=off has no effect without --tls-cert")
+    elif wanted == {False} and (arguments.tls_self_signed or "tls_cert" in given):
+        raise ArgumentError(f"{certificate} has no effect: each address has ?tls=off")
+    elif False in wanted and getattr(arguments, "starttls", False):
+        raise ArgumentError("?tls=off has no effect with --starttls")
+    elif wanted == {True} and "starttls" in given:
+        raise ArgumentError("--starttls has no effect: each address has ?tls=on")
+
+
 def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
     """ArgumentError for a host without a port, or for sockets of systemd without an address."""
     if "host" in given and addresses and all(each.kind != "tcp" or each.host for each in addresses):

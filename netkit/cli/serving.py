@@ -35,12 +35,13 @@ from .arguments import (
     flag_of,
     self_signed,
 )
-from .flags import add_flags, as_given, check_addresses, check_effects, set_defaults
+from .flags import add_flags, as_given, check_addresses, check_effects, check_tls, set_defaults
 
 _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
 abstract Unix socket) or fd:N (a descriptor, as from systemd). There may be several. Without an
-address the system chooses a port of 127.0.0.1.
+address the system chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is
+without TLS.
 
 Each option that has a value may also be a variable of the environment: NETKIT_MAX_LINE is the
 default of --max-line.
@@ -114,6 +115,7 @@ class Command:
             raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
         set_defaults(arguments, self.without)
         check_effects(given, arguments)
+        check_tls(given, arguments, addresses)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]

@@ -6,7 +6,8 @@ Nothing here resolves a name or touches a socket. Each of these is an address:
     unix:/run/app.sock   @name   fd:3
 
 Settings follow after a ``?``, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
-TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket.
+TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket, ``tls=on`` or ``tls=off``
+for all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from .addresses import check_first_port, check_port, is_ip
 from .kinds import number
 from .record import NamedTuple
 
-_SETTINGS = {"tcp": ("ipv6_only", "reuse_port"), "unix": ("mode", "owner"), "fd": ()}
+_SETTINGS = {
+    "tcp": ("ipv6_only", "reuse_port", "tls"),
+    "unix": ("mode", "owner", "tls"),
+    "fd": ("tls",),
+}
 _MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one
 _OWNER = r"[^:]+(:[^:]+)?|:[^:]+"  # as for chown(1)
 
@@ -32,7 +37,8 @@ class Endpoint(NamedTuple):
     """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 
     `kind` is ``"tcp"``, ``"unix"`` or ``"fd"``. `host` is None if the address names no host. The
-    `path` of an abstract name begins with a null character.
+    `path` of an abstract name begins with a null character. `tls` tells whether clients speak TLS
+    from the first byte on; None leaves that to the options of the server.
     """
 
     kind: str = "tcp"
@@ -44,6 +50,7 @@ class Endpoint(NamedTuple):
     mode: int | None = None
     owner: str | None = None
     fd: int = -1
+    tls: bool | None = None
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -62,6 +69,7 @@ class Endpoint(NamedTuple):
         *,
         path: Any = None,
         fd: int | None = None,
+        tls: bool | None = None,
         **settings: Any,
     ) -> Endpoint:
         """Make an endpoint from the parameters of `Server.listen`. TypeError, ValueError."""
@@ -77,7 +85,7 @@ class Endpoint(NamedTuple):
         given = {key: it for key, it in settings.items() if it is not None and it is not False}
         for name in given:
             _check_setting(endpoint.kind, name, TypeError)
-        return endpoint._replace(**given)._checked()
+        return endpoint._replace(**given, tls=tls)._checked()
 
     @classmethod
     def from_any(cls, address: str | int | Endpoint) -> Endpoint:
@@ -91,6 +99,8 @@ class Endpoint(NamedTuple):
             _check_path(self)
         elif self.kind == "fd":
             _check_descriptor("fd", self.fd)
+        if self.tls not in (None, True, False):
+            raise TypeError(f"tls must be True, False or None, not {self.tls!r}")
         return self
 
 
@@ -145,7 +155,8 @@ def _parse_settings(kind: str, text: str) -> dict[str, Any]:
 def _check_setting(kind: str, name: str, error: type[Exception]) -> None:
     if name not in _SETTINGS[kind]:
         what = {"tcp": "a port", "unix": "a Unix socket", "fd": "a descriptor"}[kind]
-        known = " and ".join(_SETTINGS[kind]) or "none"
+        *others, last = _SETTINGS[kind]
+        known = f"{', '.join(others)} and {last}" if others else last
         raise error(f"{what} has no setting {name!r}; it has {known}")
 
 

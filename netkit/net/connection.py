@@ -76,6 +76,7 @@ class Connection(Reader):
         *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
+    begins_tls: bool | None = None  # of its listener; None leaves that to the server's options
     # Enough for a client that reads an early reply after its upload, too little for an attack.
     linger_seconds, linger_bytes = 5.0, 16 * 1024 * 1024
     # Seconds of silence after which the peer of an opaque connection counts as idle: more than the
@@ -96,8 +97,7 @@ class Connection(Reader):
     local_port: int | None = _end("_local_name", "port", "The port of this end.")
     local_family: str | None = _end("_local_name", "family", '``"IPv4"`` or ``"IPv6"``.')
     tls: TlsStream | None = _attribute(
-        "_link.transport.tls",
-        "The result of the TLS handshake; None without TLS, and until the handshake ends.",
+        "_link.transport.tls", "The result of the TLS handshake; None if there was none so far."
     )
     opaque: bool = _attribute("_link.wire.opaque", "Whether the handler uses the socket itself.")
     was_cut: bool = _attribute("_link.was_cut", "Whether a stopping server has ended it early.")

@@ -13,10 +13,13 @@ import socket
 import struct
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import LONGEST_WAIT
 from ..core.kinds import number
+
+if TYPE_CHECKING:
+    from ..core.options import Options
 
 try:
     import fcntl
@@ -27,6 +30,9 @@ else:
     _SIOCOUTQ = termios.TIOCOUTQ if sys.platform == "linux" else None
 
 KNOWS_UNSENT = _SIOCOUTQ is not None  # whether the platform can answer `unsent`
+
+# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
+INHERITS_OPTIONS = sys.platform == "linux"
 
 # A dead peer is detected after 60 + 6 * 10 seconds: late enough not to wake a sleeping phone, and
 # early enough that a thread is not held for the kernel's default of two hours. The name, option,
@@ -253,3 +259,9 @@ def reset_on_close(sock: socket.socket) -> None:
     """Have the close send a reset and discard unsent bytes (SO_LINGER, socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+
+
+def set_options(sock: socket.socket, options: Options) -> None:
+    """Set the options of a client's socket, or of a listener, from which clients inherit them."""
+    set_no_delay(sock, options.no_delay)
+    set_keep_alive(sock, options.keep_alive)

@@ -57,6 +57,7 @@ class Recipe(NamedTuple):
     options: dict[str, Any]
     listeners: tuple[Any, ...]  # sockets, or what becomes one when it is sent
     status_lines: bool = False
+    tls: tuple[bool | None, ...] = (None,)  # whether clients of each listener speak TLS
 
     def __repr__(self) -> str:  # without options: there may be keys among them
         return f"<{type(self).__name__}>"
@@ -95,7 +96,8 @@ def recipe_of(server: Server, load: Load | None, pems: dict[str, Any]) -> Recipe
             " take (server_address, handler, **options)"
         ) from None
     listeners = tuple(map(SentSocket, server._listeners.sockets))
-    return Recipe(kind, handler, options, listeners, log_config.shows_status_lines())
+    shows_lines = log_config.shows_status_lines()
+    return Recipe(kind, handler, options, listeners, shows_lines, server._listeners.tls)
 
 
 # In the new process
@@ -147,12 +149,12 @@ def work(
 
 def _make(source: Server | Recipe, load: Load | None) -> Server:
     if isinstance(source, Recipe):
-        server, listeners = source.make(), source.listeners
+        server, listeners, tls = source.make(), source.listeners, source.tls
     else:
-        server, listeners = source, source._listeners.sockets
+        server, listeners, tls = source, source._listeners.sockets, source._listeners.tls
     if load is not None:
         server.RequestHandlerClass = load()
-    server.take_over(*listeners)
+    server.take_over(*listeners, tls=tls)
     return server
 
 

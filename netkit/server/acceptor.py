@@ -24,7 +24,7 @@ from ..net import sockopts
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
 from .admission import NO_SHARE, Admission
 from .clients import Clients
-from .listeners import INHERITS_OPTIONS, Listeners
+from .listeners import Listeners
 from .overflow import Overflow
 from .refusals import Refusals
 from .registry import Registry
@@ -107,6 +107,7 @@ class Acceptor:
         self._registry = registry
         self._clients = clients
         self._next_listener = 0  # the one that is asked first
+        self._listener = 0  # the one of the last client
         self._has_warned = False  # of handshakes in the accepting thread
 
     def step(self, selector: ListenerSelector, seconds: float | None) -> Answer:
@@ -175,10 +176,11 @@ class Acceptor:
             if held is None:  # the server has been closed in between
                 admission.leave(NO_SHARE)
                 break
-            self._clients.admit(held.request, held.client_address, held.ticket)
+            self._clients.admit(held.request, held.client_address, held.ticket, held.tls)
         while overdue := overflow.take_overdue():
             admission.give_share_back(overdue.ticket)
-            self._refuse(overdue.request, overdue.client_address, "max_connections")
+            request, address = overdue.request, overdue.client_address
+            self._refuse(request, address, "max_connections", overdue.tls)
         return sooner(overflow.close_refused(), self._refusals.end_episodes())
 
     # One client
@@ -192,10 +194,9 @@ class Acceptor:
         server = self._server
         listeners = [server.socket, *self._listeners.more]
         first = self._next_listener = (self._next_listener + 1) % len(listeners)
-        listeners = listeners[first:] + listeners[:first]
-        request: Any = None
+        number, request = first, None
         while request is None:
-            listener = listeners.pop(0)
+            listener = listeners[number]
             try:
                 if type(listener) is not socket.socket:  # TLS, say
                     request, client_address = listener.accept()
@@ -205,11 +206,13 @@ class Acceptor:
                     family = server.address_family if is_first else listener.family
                     request = socket.socket(family, server.socket_type, 0, descriptor)
             except BlockingIOError:
-                if not listeners:
+                number = (number + 1) % len(listeners)
+                if number == first:
                     raise
+        self._listener = number
         if request.gettimeout() is not None:  # of `socket.setdefaulttimeout`
             request.settimeout(None)
-        if not INHERITS_OPTIONS:  # pragma: no cover - there it inherits that it does not block, too
+        if not sockopts.INHERITS_OPTIONS:  # pragma: no cover - it inherits that it does not block
             request.setblocking(True)
         return request, client_address
 
@@ -219,6 +222,7 @@ class Acceptor:
         has_place = not self._overflow.held and admission.enter()
         if not has_place and (when_full == "wait" or admission.suspended):
             return Answer.EMPTY  # another process has taken the place since
+        self._listener = 0  # a `get_request` that does not call `take` knows no other
         try:
             request, client_address = self._server.get_request()
         except BaseException as error:
@@ -229,18 +233,19 @@ class Acceptor:
             return self._failed(error)
         if type(request) is not socket.socket:
             self._look_for_handshake(request)
+        tls = self._listeners.tls[self._listener]
         ticket = admission.judge(client_address) if admission.judges else NO_SHARE
         if isinstance(ticket, str):
             if has_place:
                 admission.leave(NO_SHARE)
-            self._refuse(request, client_address, ticket)
+            self._refuse(request, client_address, ticket, tls)
         elif has_place:
-            self._clients.admit(request, client_address, ticket)
+            self._clients.admit(request, client_address, ticket, tls)
         elif isinstance(when_full, str) or not self._overflow.hold(
-            request, client_address, ticket, when_full
+            request, client_address, ticket, when_full, tls
         ):
             admission.give_share_back(ticket)
-            self._refuse(request, client_address, "max_connections")
+            self._refuse(request, client_address, "max_connections", tls)
         return Answer.NEXT
 
     def _look_for_handshake(self, request: Any) -> None:
@@ -265,18 +270,19 @@ class Acceptor:
 
     # Clients that are not admitted
 
-    def _refuse(self, request: Any, client_address: Any, reason: str) -> None:
+    def _refuse(self, request: Any, client_address: Any, reason: str, tls: bool | None) -> None:
         self._refusals.refused(reason, client_address, sockopts.local_name(request))
         if reason in ("allow", "deny"):  # it is sent nothing
             sockopts.force_close(request)
         else:
-            self._overflow.refuse(request, self._refusal())
+            self._overflow.refuse(request, self._refusal(tls))
 
-    def _refusal(self) -> bytes:
+    def _refusal(self, tls: bool | None) -> bytes:
         setup = self._configuration.setup
         text = setup.options.refusal
-        # A client that expects TLS could not read it.
-        return b"" if text is None or setup.speaks_tls() else to_bytes(text, setup.options.encoding)
+        if text is None or setup.begins_tls(tls):  # a client that expects TLS could not read it
+            return b""
+        return to_bytes(text, setup.options.encoding)
 
     def close(self) -> None:
         """Close the clients that are held or were refused, since the server is closed."""

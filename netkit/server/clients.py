@@ -61,16 +61,21 @@ class Clients:
 
     # In the accepting thread
 
-    def admit(self, request: Any, client_address: Any, ticket: Ticket) -> None:
+    def admit(
+        self, request: Any, client_address: Any, ticket: Ticket, tls: bool | None = None
+    ) -> None:
         """Start to serve a client that has a place; a failure ends that client alone.
 
-        An exception that is meant to end the program is raised.
+        `tls` tells whether its listener speaks TLS; None leaves that to the options. An exception
+        that is meant to end the program is raised.
         """
         connection = None
         try:
             setup, deliver = self._configuration.setup, self.deliver
             is_opaque = setup.serve is None and deliver is None
             connection = self._registrar.register(request, client_address, ticket, setup, is_opaque)
+            if tls is not None:
+                connection.begins_tls = tls
             connection.thread = None  # from now on a thread may claim it
             if (
                 setup.serve is None
@@ -122,7 +127,8 @@ class Clients:
             return
         threading.current_thread().name = f"netkit-{connection.id} {connection.peer}"
         try:
-            if setup.tls is not None and not setup.options.starttls:
+            tls = connection.begins_tls
+            if setup.speaks_tls if tls is None else tls:  # as `begins_tls`, without a call
                 connection.start_tls(setup.tls)
             try:
                 result = serve(connection)
@@ -149,6 +155,6 @@ class Clients:
         """Report the error of a handler; call `handle_error` as `socketserver` does."""
         if not isinstance(error, Exception):
             self._reports.fault(connection, client_address, error)
-        elif not (isinstance(error, NotBegunError) and setup.speaks_tls()):
+        elif not (isinstance(error, NotBegunError) and setup.begins_tls(connection.begins_tls)):
             # A client that sends nothing is no error, as on a port without TLS.
             self._compat.handle_error_of(connection, client_address)

@@ -209,8 +209,8 @@ class Compat:
             request = self._secured(request, connection)
             self._server.finish_request(request, client_address)
         except Exception as error:
-            expects_tls = self._configuration.setup.speaks_tls() or hasattr(request, "do_handshake")
-            if isinstance(error, NotBegunError) and expects_tls:
+            begins = self._configuration.setup.begins_tls(getattr(connection, "begins_tls", None))
+            if isinstance(error, NotBegunError) and (begins or hasattr(request, "do_handshake")):
                 return  # a client that sends nothing is no error, as on a port without TLS
             self.call("handle_error", connection.socket if connection else request, client_address)
         except BaseException as error:
@@ -236,7 +236,7 @@ class Compat:
         If the program has accepted `request` elsewhere, and the server speaks TLS, a connection is
         made for it.
         """
-        if connection is None and self._configuration.setup.speaks_tls():
+        if connection is None and self._configuration.setup.speaks_tls:
             connection = self._register(request, client_address)
         if connection is not None and connection.thread is None:
             self._claim(connection)
@@ -258,7 +258,7 @@ class Compat:
         if type(request) is not socket.socket:
             return self._secured_below(request, connection)
         setup = self._configuration.setup
-        context = None if setup.options.starttls else setup.tls
+        context = None if connection is None else setup.context(connection.begins_tls)
         if context is None or connection is None or connection.is_secured():
             return request
         if not connection.opaque:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import socketserver
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,9 +26,6 @@ from ..net.unix import SocketFile
 from .life import Life, State
 from .reload import lists_in_files
 from .setup import Configuration
-
-# On Linux an accepted socket has the options of its listener: nothing need be set for each client.
-INHERITS_OPTIONS = sys.platform == "linux"
 
 _STOPPED_EARLY = "the server was stopped before it listened everywhere"
 
@@ -58,6 +54,8 @@ class Listeners:
         self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
         self.more: tuple[socket.socket, ...] = ()
         """The listeners besides the server's `socket`."""
+        self.tls: tuple[bool | None, ...] = (None,)
+        """Whether clients of each of `sockets` speak TLS; None leaves that to the options."""
         self.local_name: Any = None
         """The local address of every connection; None if connections have different ones."""
         self.opened_by: int | None = None
@@ -150,8 +148,8 @@ class Listeners:
         for file in filter(None, self._files):
             file.check()
         self.local_name = bind.name_of_all(sock)
-        if INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
-            set_options(sock, self._configuration.setup.options)
+        if sockopts.INHERITS_OPTIONS:  # pragma: no branch - Linux has it so
+            sockopts.set_options(sock, self._configuration.setup.options)
         with self._life.changed:
             self._check_not_stopped()
             is_first = self._life.state is State.NEW
@@ -175,7 +173,8 @@ class Listeners:
         options = self._configuration.setup.options
         where = SocketAddress.from_sockname(sock.getsockname())
         is_reachable = where is not None and not is_loopback(where.address)
-        yield events.Listening(self.describe())  # an observer may close the listener
+        tls = self._configuration.setup.begins_tls(self._endpoint.tls)
+        yield events.Listening(self.describe(), tls)  # an observer may close the listener
         is_announced = any(isinstance(event, events.Unlimited) for event in self.announced)
         if is_reachable and not (options.limited or is_announced):
             yield events.Unlimited(str(where))
@@ -190,14 +189,17 @@ class Listeners:
         endpoints: Sequence[Endpoint | socket.socket | BoundSocket],
         backlog: int | None,
         exclusive: bool,
+        tls: bool | None = None,
     ) -> None:
         """Listen on each of `endpoints`, or sockets that are bound. Errors as of `listen`.
 
-        If one of them fails, all are closed.
+        If one of them fails, all are closed. `tls` is for sockets, as that of an `Endpoint`.
         """
         self._begin(backlog)
+        self.tls = tuple(it.tls if isinstance(it, Endpoint) else tls for it in endpoints)
         try:
             with self._closing_after_failure():
+                self.check_tls(self._configuration.setup.tls is not None)
                 self._open_each(endpoints)
         finally:
             with self._life.changed:
@@ -240,7 +242,8 @@ class Listeners:
             self.local_name = None
 
     def _open_one(self, endpoint: Endpoint | socket.socket | BoundSocket) -> None:
-        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd")
+        tls = self.tls[len(self.more)]
+        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd", tls=tls)
         if isinstance(endpoint, BoundSocket):
             sock, file = endpoint.adopt()
             self._files += (file,)
@@ -281,19 +284,25 @@ class Listeners:
         except OSError as error:
             raise bind.explain(error, server.server_address) from None
 
+    def check_tls(self, has_context: bool) -> None:
+        """ValueError if a listener is to speak TLS, and the options have no context for it."""
+        is_open = self._life.state is not State.CLOSED
+        if True in self.tls and is_open and not has_context:
+            raise ValueError("a listener with tls=True needs a server with tls_cert or tls")
+
     def set_options(self, options: Options) -> None:
         """Set the socket options that accepted sockets inherit."""
         for listener in self._sockets_so_far():
             with contextlib.suppress(OSError):  # it is closed
-                set_options(listener, options)
+                sockopts.set_options(listener, options)
 
-    def take_over(self, *listeners: socket.socket) -> None:
+    def take_over(self, *listeners: socket.socket, tls: tuple[bool | None, ...]) -> None:
         """Accept from `listeners`, which another process has opened. No hook is called."""
         server = self._server
         self._begin_new_life()
         self.opened_by = 0
         server.socket, *more = listeners
-        self.more = tuple(more)
+        self.more, self.tls = tuple(more), tls
         self._files = ()  # the process that has made the files removes them
         server.address_family = server.socket.family
         server.server_address = server.socket.getsockname()
@@ -332,12 +341,6 @@ class Listeners:
         """The address of the first listener, for people."""
         where = _address(self._server.server_address)
         return format_unix(where) if isinstance(where, str) else str(where)
-
-
-def set_options(sock: socket.socket, options: Options) -> None:
-    """Set the options of a client's socket, or of a listener, from which clients inherit them."""
-    sockopts.set_no_delay(sock, options.no_delay)
-    sockopts.set_keep_alive(sock, options.keep_alive)
 
 
 def _address(name: Any) -> SocketAddress | str:

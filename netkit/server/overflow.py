@@ -32,6 +32,7 @@ class Held(NamedTuple):
     client_address: Any
     ticket: Any  # of `Admission.judge`
     until: float  # on the clock of `Overflow`
+    tls: bool | None = None  # of its listener
 
 
 _until = operator.attrgetter("until")
@@ -60,15 +61,22 @@ class Overflow:
         """The clients that were refused, each with the moment when its socket is to be closed."""
         self._closed = False
 
-    def hold(self, request: socket.socket, address: Any, ticket: Any, seconds: float) -> bool:
-        """Keep a client until a place is free, at most `seconds`.
+    def hold(
+        self,
+        request: socket.socket,
+        address: Any,
+        ticket: Any,
+        seconds: float,
+        tls: bool | None = None,
+    ) -> bool:
+        """Keep a client until a place is free, at most `seconds`. `tls` is that of its listener.
 
         False if too many clients are held, or after `close`.
         """
         with self._lock:
             if self._closed or len(self.held) >= self.max_held:
                 return False
-            self.held.append(Held(request, address, ticket, self._clock() + seconds))
+            self.held.append(Held(request, address, ticket, self._clock() + seconds, tls))
             return True
 
     def take_held(self) -> Held | None:

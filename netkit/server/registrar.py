@@ -10,7 +10,7 @@ from ..core.options import Options
 from ..net import sockopts
 from ..net.connection import Connection
 from .admission import NO_SHARE, Admission, Ticket
-from .listeners import INHERITS_OPTIONS, Listeners, set_options
+from .listeners import Listeners
 from .registry import Registry
 from .reports import limit_of_calls
 from .setup import Setup
@@ -54,8 +54,8 @@ class Registrar:
                 opaque,
             )
             connection.lifetime = options.lifetime
-            if not INHERITS_OPTIONS:  # pragma: no cover - see there
-                set_options(request, options)
+            if not sockopts.INHERITS_OPTIONS:  # pragma: no cover - see there
+                sockopts.set_options(request, options)
             if opaque:
                 _limit_calls(request, options)
             elif setup.time_limits is not None:

@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from ..core.blocklist import BlockList
 
 
-def configure(configuration: Configuration, options: dict[str, Any]) -> None:
-    """As `Server.configure`."""
+def configure(
+    configuration: Configuration,
+    options: dict[str, Any],
+    check_tls: Callable[[bool], object] = bool,
+) -> None:
+    """As `Server.configure`.
+
+    ``check_tls(has_context)`` raises an exception if a listener needs a context for TLS, and the
+    options have none.
+    """
     checked = configuration.setup.options.changed(**options)
     given = {name: getattr(checked, name) for name in options}  # an iterator is read once
 
@@ -26,6 +34,7 @@ def configure(configuration: Configuration, options: dict[str, Any]) -> None:
         of_tls = any(name.startswith("tls") for name in options)
         serve = configuration.adapt(setup.handler, new)
         tls = make_tls_context(new) if of_tls else setup.tls
+        check_tls(tls is not None)
         return setup.with_options(new, tls)._replace(serve=serve)
 
     configuration.change(prepare)

@@ -87,6 +87,7 @@ class Server(HookedServer):
         ipv6_only: bool = False,
         reuse_port: bool = False,
         exclusive: bool = False,
+        tls: bool | None = None,
     ) -> _Self:
         """Bind and listen; returns the server itself.
 
@@ -102,8 +103,9 @@ class Server(HookedServer):
           when the server stops.
 
         `backlog` is how many clients the kernel queues until they are accepted (511; the system may
-        allow fewer). An `exclusive` listener is not for worker processes. A server that was closed
-        may listen again.
+        allow fewer). An `exclusive` listener is not for worker processes. `tls` tells whether
+        clients speak TLS from the first byte on; by default they do if the options ask for it and
+        `starttls` is off. A server that was closed may listen again.
 
         ServerStateError if it listens already, or is stopped meanwhile; TypeError or ValueError for
         invalid arguments; OSError (with `address`, `port` and `syscall`) if the address cannot be
@@ -111,10 +113,10 @@ class Server(HookedServer):
         """
         given = (port, host, path, mode, owner, fd, ipv6_only, reuse_port)
         if sock is not None and given != (0, None, None, None, None, None, False, False):
-            raise TypeError("sock is bound already: only backlog and exclusive may go with it")
-        flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port}
+            raise TypeError("sock is bound already: only backlog, exclusive and tls may go with it")
+        flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port, "tls": tls}
         endpoint = Endpoint.of(port, host, path=path, fd=fd, mode=mode, owner=owner, **flags)
-        self._listeners.open([endpoint if sock is None else sock], backlog, exclusive)
+        self._listeners.open([endpoint if sock is None else sock], backlog, exclusive, tls)
         return self
 
     def listen_on(
@@ -128,17 +130,18 @@ class Server(HookedServer):
         An address is a port, or text: ``8080``, ``*:8080``, ``localhost:8080``, ``[::1]:8080``,
         ``unix:/run/app.sock``, ``@name`` (Linux) or ``fd:3``. After a ``?`` it may have settings,
         with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and
-        ``owner=user:group`` for a Unix socket. If one of them cannot be bound, none is listened on.
+        ``owner=user:group`` for a Unix socket, ``tls=on`` or ``tls=off`` for each. If one of them
+        cannot be bound, none is listened on.
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")
         self._listeners.open(list(map(Endpoint.from_any, addresses)), backlog, exclusive)
         return self
 
-    def take_over(self, *listeners: socket.socket) -> None:
+    def take_over(self, *listeners: socket.socket, tls: tuple[bool | None, ...]) -> None:
         """In a worker process, serve on the listeners of its parent. No hook is called."""
         self._drain.workers = None  # a forked process has those of its parent
-        self._listeners.take_over(*listeners)
+        self._listeners.take_over(*listeners, tls=tls)
 
     @Shown
     def listening(self) -> bool:
@@ -176,7 +179,7 @@ class Server(HookedServer):
         the constructor; nothing is changed then. In a worker process, the options of this process
         change, but not the number of connections that all processes may have together.
         """
-        reload.configure(self._configuration, options)
+        reload.configure(self._configuration, options, self._listeners.check_tls)
 
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.

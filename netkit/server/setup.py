@@ -26,16 +26,27 @@ class Setup(NamedTuple):
     """Serves a connection by the handler. None if the handler reads the bare socket."""
     tls: ssl.SSLContext | None = None
     """The context for clients, of the options; None if they ask for no TLS."""
+    speaks_tls: bool = False
+    """Whether clients speak TLS from the first byte on, where their listener does not differ."""
     time_limits: TimeLimits | None = None
     """The time limits of the options; None if no limit is set."""
 
     def with_options(self, options: Options, tls: ssl.SSLContext | None) -> Setup:
         """Return the setup with other options; `tls` is made of them."""
-        return self._replace(options=options, tls=tls, time_limits=options.time_limits)
+        speaks = tls is not None and not options.starttls
+        limits = options.time_limits
+        return self._replace(options=options, tls=tls, speaks_tls=speaks, time_limits=limits)
 
-    def speaks_tls(self) -> bool:
-        """Whether clients speak TLS from the first byte on."""
-        return self.tls is not None and not self.options.starttls
+    def begins_tls(self, of_listener: bool | None) -> bool:
+        """Whether clients speak TLS from the first byte on.
+
+        `of_listener` is what their listener says; None leaves that to the options.
+        """
+        return self.speaks_tls if of_listener is None else of_listener
+
+    def context(self, of_listener: bool | None) -> ssl.SSLContext | None:
+        """Return the context for clients that speak TLS from the first byte on; else None."""
+        return self.tls if self.begins_tls(of_listener) else None
 
 
 class Configuration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,24 @@ def test_a_server_is_configured_by_its_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NETKIT_REFUSAL", "closed")
     with Cli("echo") as server, server.connect() as sock:
         assert sock.recv(100) == b"closed\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("80?tls=on", "?tls=on needs --tls-cert or --tls-self-signed"),
+        ("80 81?tls=off", "?tls=off has no effect without --tls-cert"),
+        ("80?tls=off --tls-cert x", "--tls-cert has no effect: each address has ?tls=off"),
+        ("80?tls=off --tls-self-signed", "--tls-self-signed has no effect: each address has"),
+        ("80?tls=off 81 --tls-cert x --starttls on", "?tls=off has no effect with --starttls"),
+        ("80?tls=on --tls-cert x --starttls on", "--starttls has no effect: each address has"),
+    ],
+)
+def test_a_setting_of_tls_without_effect_is_an_error(argv: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{re.escape(message)}"):
+        understood(Echo(), *argv.split())
+
+
+def test_a_certificate_may_be_for_some_addresses() -> None:
+    argv = ["80?tls=off", "81", "82?tls=on", "--tls-cert", "x", "--starttls", "off"]
+    assert [each.tls for each in understood(Echo(), *argv)[0].addresses] == [False, None, True]

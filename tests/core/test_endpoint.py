@@ -33,6 +33,9 @@ from netkit.core.endpoint import Endpoint
         ("@name", Endpoint("unix", path="\0name")),
         ("@a/b", Endpoint("unix", path="\0a/b")),
         ("fd:3", Endpoint("fd", fd=3)),
+        ("80?tls=on", Endpoint("tcp", None, 80, tls=True)),
+        ("unix:/x?mode=660&tls=off", Endpoint("unix", path="/x", mode=0o660, tls=False)),
+        ("fd:3?tls=on", Endpoint("fd", fd=3, tls=True)),
     ],
 )
 def test_an_address_is_parsed(text: str, expected: Endpoint, linux: None) -> None:
@@ -76,11 +79,12 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("fd:\u0663", FD + "'\u0663'"),
         ("fd:4294967299", FD + "'4294967299'"),
         ("fd:-1", FD + "-1"),
-        ("80?", "a port has no setting ''; it has ipv6_only and reuse_port"),
-        ("80?mode=660", "a port has no setting 'mode'; it has ipv6_only and reuse_port"),
+        ("80?", "a port has no setting ''; it has ipv6_only, reuse_port and tls"),
+        ("80?mode=660", "a port has no setting 'mode'; it has ipv6_only, reuse_port and tls"),
         ("80?ipv6_only=yes", "ipv6_only must be on or off, not 'yes'"),
+        ("80?tls=yes", "tls must be on or off, not 'yes'"),
         ("80?ipv6_only", "ipv6_only must be on or off, not ''"),
-        ("unix:/x?color=1", "a Unix socket has no setting 'color'; it has mode and owner"),
+        ("unix:/x?color=1", "a Unix socket has no setting 'color'; it has mode, owner and tls"),
         ("unix:/x?mode=rw", MODE + "'rw'"),
         ("unix:/x?mode=888", MODE + "'888'"),
         ("unix:/x?mode=", MODE + "''"),
@@ -89,7 +93,7 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("unix:/x?owner=:", OWNER + "':'"),
         ("unix:/x?owner=a:b:c", OWNER + "'a:b:c'"),
         ("@n?mode=660", "an abstract name has no mode and no owner: all users may connect"),
-        ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has none"),
+        ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has tls"),
     ],
 )
 def test_an_invalid_address_is_an_error_of_one_line(text: str, message: str, linux: None) -> None:
@@ -101,7 +105,17 @@ def test_an_invalid_address_is_an_error_of_one_line(text: str, message: str, lin
 # Pieces of addresses in any order, or any text.
 pieces = ["unix:", "@", "fd:", "/run/x", "x", "*", "[::1]", "[", "]", "::1", "127.0.0.1", "%eth0"]
 pieces += [":", "80", "65536", "0", "-1", "?", "&", "=", "mode", "mode=660", "owner=a:b", "owner="]
-pieces += ["ipv6_only=on", "reuse_port=off", "\0", "\n", "\x1b", "\u0661", "\udcff", "9" * 5000]
+pieces += [
+    "ipv6_only=on",
+    "reuse_port=off",
+    "tls=on",
+    "\0",
+    "\n",
+    "\x1b",
+    "\u0661",
+    "\udcff",
+    "9" * 5000,
+]
 texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.text())
 
 
@@ -149,6 +163,7 @@ def test_abstract_names_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"path": Path("/x"), "mode": 0, "owner": None}, Endpoint("unix", path="/x", mode=0)),
         ({"path": b"/x\xff"}, Endpoint("unix", path="/x\udcff")),
         ({"fd": 0}, Endpoint("fd", fd=0)),
+        ({"fd": 0, "tls": False}, Endpoint("fd", fd=0, tls=False)),
     ],
 )
 def test_an_endpoint_can_be_made_of_keywords(given: dict[str, Any], expected: Endpoint) -> None:
@@ -164,11 +179,15 @@ UNIX = {"path": "/x"}
     [
         ({"port": 80, **UNIX}, TypeError, ONE_OF),
         ({"fd": 3, **UNIX}, TypeError, ONE_OF),
-        ({"mode": 6}, TypeError, "a port has no setting 'mode'; it has ipv6_only and reuse_port"),
+        (
+            {"mode": 6},
+            TypeError,
+            "a port has no setting 'mode'; it has ipv6_only, reuse_port and tls",
+        ),
         (
             {**UNIX, "ipv6_only": True},
             TypeError,
-            "a Unix socket has no setting 'ipv6_only'; it has mode and owner",
+            "a Unix socket has no setting 'ipv6_only'; it has mode, owner and tls",
         ),
         ({"port": 65536}, ValueError, PORT + "65536"),
         ({"port": None}, TypeError, PORT + "None"),

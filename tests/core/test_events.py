@@ -82,6 +82,8 @@ TIMED_OUT = timed_out("idle_timeout", 1.0, CLIENT[1])
         (events.Refused("deny", 1, 0.0), "deny: 1 refused"),
         (events.Listening("0.0.0.0:80"), "listening on 0.0.0.0:80 (every address)"),
         (events.Listening("[::]:80"), "listening on [::]:80 (every address)"),
+        (events.Listening("[::]:80", True), "listening on [::]:80 (every address, TLS)"),
+        (events.Listening("unix:/x", True), "listening on unix:/x (TLS)"),
         (events.ListLoaded("deny", 1, "deny.txt"), "deny: 1 rule from deny.txt"),
         (events.SettingsReloaded("TLS"), "TLS reloaded"),
         (events.Stopping(3, 0.5), "stopping: 3 connected, up to 0.5 s to finish"),

@@ -92,9 +92,9 @@ def test_an_acceptor_accepts_by_the_hook_of_its_server_and_hands_the_client_on()
     with parts() as made, made.connect() as client:
         taken = Taken()
         assert made.acceptor(taken).accept() is Answer.NEXT
-        ((request, address, ticket),) = taken
+        ((request, address, ticket, tls),) = taken
         assert address == client.getsockname()
-        assert ticket is NO_SHARE
+        assert (ticket, tls) == (NO_SHARE, None)
         request.close()
 
 

@@ -47,9 +47,9 @@ def test_options_and_what_is_made_of_them_are_replaced_in_one_step() -> None:
     ((setup, options),) = setups
     assert setup.options is options
     assert setup.tls is context
-    assert not setup.speaks_tls()
+    assert not setup.speaks_tls
     assert setup.time_limits is not None
     assert setup.time_limits.idle_timeout == 5
     configure(config, {"starttls": False})
-    assert config.setup.speaks_tls()
-    assert not setup.speaks_tls()  # a client that began before
+    assert config.setup.speaks_tls
+    assert not setup.speaks_tls  # a client that began before

@@ -15,13 +15,18 @@ def _again(pause: float) -> str:
 
 
 class Listening(Event):
-    """The server is bound to `address` (``127.0.0.1:8080``) and accepts clients."""
+    """The server is bound to `address` (``127.0.0.1:8080``) and accepts clients.
+
+    `tls` tells whether clients speak TLS there from the first byte on.
+    """
 
     address: str
+    tls: bool = False
 
     def _text(self) -> str:
         every = self.address.startswith(("0.0.0.0:", "[::]:"))
-        return f"listening on {self.address}{' (every address)' if every else ''}"
+        notes = ", ".join(["every address"] * every + ["TLS"] * self.tls)
+        return f"listening on {self.address}{notes and f' ({notes})'}"
 
 
 class Unlimited(Event):
