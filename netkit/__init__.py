@@ -21,8 +21,6 @@ if _sys.version_info < (3, 10):  # pragma: no cover - no installer has refused i
     raise ImportError(_text)
 
 TYPE_CHECKING = False  # for type checkers, which know the name; importing anything takes time
-if TYPE_CHECKING:
-    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -30,6 +28,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "client.connect": "connect",
     "client.happy_eyeballs": "Cancel",
+    "client.signatures": "ClientOptions",
     "core.addresses": "is_ip is_ipv4 is_ipv6",
     "core.blocklist": "BlockList",
     "core.decoder": "IncrementalDecoder",
@@ -62,6 +61,7 @@ _MODULES = {
     "server.log_config": "configure_logging",
     "server.registry": "StopReport",
     "server.server": "Server create_server",
+    "server.signatures": "ServerOptions",
     "tls.stream": "TlsStream",
 }
 _PUBLIC_MODULES = ("events", "logs")
@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from . import logs as logs
     from .client.connect import connect as connect
     from .client.happy_eyeballs import Cancel as Cancel
+    from .client.signatures import ClientOptions as ClientOptions
     from .core.addresses import is_ip as is_ip
     from .core.addresses import is_ipv4 as is_ipv4
     from .core.addresses import is_ipv6 as is_ipv6
@@ -164,19 +165,21 @@ if TYPE_CHECKING:
     from .server.registry import StopReport as StopReport
     from .server.server import Server as Server
     from .server.server import create_server as create_server
+    from .server.signatures import ServerOptions as ServerOptions
     from .tls.stream import TlsStream as TlsStream
 
+else:  # with it, type checkers would accept any name
 
-def __getattr__(name: str) -> "Any":
-    if name not in _MODULE_OF and name not in _PUBLIC_MODULES:
-        raise AttributeError(f"module 'netkit' has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF and name not in _PUBLIC_MODULES:
+            raise AttributeError(f"module 'netkit' has no attribute {name!r}")
+        from importlib import import_module
 
-    if name in _PUBLIC_MODULES:
-        return import_module(f".{name}", __name__)
-    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
-    globals()[name] = value
-    return value
+        if name in _PUBLIC_MODULES:
+            return import_module(f".{name}", __name__)
+        value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> "list[str]":

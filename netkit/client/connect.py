@@ -35,6 +35,10 @@ from .options import FAMILIES, ConnectOptions
 if TYPE_CHECKING:
     import ssl
 
+    from typing_extensions import Unpack
+
+    from .signatures import ClientOptions
+
 # The pauses between rounds of attempts (seconds). Up to a half of each is left out at random, so
 # that the clients of a server that restarts do not all come at once.
 FIRST_PAUSE = 0.25
@@ -46,12 +50,12 @@ def connect(
     host: str = "localhost",
     *,
     path: str | os.PathLike[str] | None = None,
-    **options: Any,
+    **options: Unpack[ClientOptions],
 ) -> Connection:
     """Connect to a server, and return the `Connection`, which the caller closes.
 
     `path` names a Unix socket instead of a port; ``"\\0name"`` is an abstract one (Linux).
-    `options` are those of `ConnectOptions`, such as ``connect_timeout=5`` (for everything together,
+    `options` are those of `ClientOptions`, such as ``connect_timeout=5`` (for everything together,
     30 seconds by default) and ``tls=True``.
 
     Raises ConnectError, an OSError that contains the error of each address that was tried. If all
@@ -95,8 +99,9 @@ def _context(options: ConnectOptions, target: Endpoint) -> ssl.SSLContext | None
     """Return the context for TLS, or None without TLS. ValueError, TlsConfigError."""
     if options.tls is False:
         return None
-    context: ssl.SSLContext = options.tls
-    if options.tls is True:
+    if options.tls is not True:
+        context = options.tls
+    else:
         from ..tls.context import client_context  # here because most programs do without TLS
 
         context = client_context(

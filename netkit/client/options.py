@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.addresses import check_port, is_ip
 from ..core.kinds import LIST, SIZE, SWITCH, TIMEOUT, Kind, instance, number
-from ..core.options import Options, Pem
+from ..core.options import Options
 from ..core.table import OptionTable, option
-from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM
+from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM, Pem
 from ..net import sockopts
 from .happy_eyeballs import Cancel
 
 if TYPE_CHECKING:
+    import ssl
+    from typing import Literal
+
     from ..core.blocklist import BlockList
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
@@ -69,7 +72,8 @@ _SAME: Any = Options.rows  # rows that servers and clients share
 class ConnectOptions(OptionTable):
     """The keyword arguments of `netkit.connect`.
 
-    ValueError if options contradict each other, and what `OptionTable` raises.
+    Type checkers have their types from `netkit.client.signatures`. ValueError if options
+    contradict each other, and what `OptionTable` raises.
     """
 
     connect_timeout: float | None = option(
@@ -79,7 +83,7 @@ class ConnectOptions(OptionTable):
         0.25, TIMEOUT, "time between the starts of attempts that race"
     )
     retry: int = option(0, RETRIES, "how often to try again, after growing pauses")
-    family: int = option(0, FAMILY, "4 or 6: use only addresses of this family")
+    family: Literal[0, 4, 6] = option(0, FAMILY, "4 or 6: use only addresses of this family")
     source_address: tuple[str, int] | None = option(
         None, SOURCE, "address and port of this end; port 0 stands for any"
     )
@@ -93,7 +97,7 @@ class ConnectOptions(OptionTable):
         None, _instance_of(Cancel, "a netkit.Cancel"), "ends the call from another thread"
     )
     no_delay: bool = _SAME["no_delay"]
-    keep_alive: Any = option(
+    keep_alive: bool | tuple[float | None, float | None, int | None] = option(
         True, KEEP_ALIVE, "probe a silent server; idle and interval are seconds"
     )
     tos: int | None = option(None, TOS, "type of service, or traffic class (IPv6)")
@@ -106,10 +110,10 @@ class ConnectOptions(OptionTable):
     encoding: str = _SAME["encoding"]
     max_line: int = _SAME["max_line"]
     max_message: int | None = _SAME["max_message"]
-    tls: Any = option(False, CLIENT_TLS, "use TLS, or a context of your own")
-    tls_ca: Pem = option(None, PEM, "authorities to trust, instead of the system's")
-    tls_cert: Pem = option(None, PEM, "certificate of the client, and its chain")
-    tls_key: Pem = _SAME["tls_key"]
+    tls: bool | ssl.SSLContext = option(False, CLIENT_TLS, "use TLS, or a context of your own")
+    tls_ca: Pem | None = option(None, PEM, "authorities to trust, instead of the system's")
+    tls_cert: Pem | None = option(None, PEM, "certificate of the client, and its chain")
+    tls_key: Pem | None = _SAME["tls_key"]
     tls_key_password: str | None = option(None, PASSWORD, "password of the encrypted key")
     tls_alpn: Sequence[str] = _SAME["tls_alpn"]
     tls_verify: bool = option(True, SWITCH, "verify the certificate of the server")

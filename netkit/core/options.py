@@ -6,7 +6,6 @@ The option ``max_line`` of the library is the flag ``--max-line`` and the variab
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -30,17 +29,17 @@ from .kinds import (
 )
 from .record import NamedTuple
 from .table import OptionTable, option
-from .tls_options import CERTIFICATES, CONTEXT, PASSWORD, PEM, PROTOCOLS
+from .tls_options import CERTIFICATES, CONTEXT, PASSWORD, PEM, PROTOCOLS, Pem
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from .blocklist import BlockList
 
 # The memory that one peer can make a program hold by default: a server and a client alike, since
 # neither knows the other end. Lines of text protocols have some hundred bytes.
 MAX_LINE = 64 * 1024
 MAX_MESSAGE = 16 * 1024 * 1024
-
-Pem = str | os.PathLike[str] | bytes | None
 
 # A client needs a descriptor, and its handler often another one (a file, a database). The rest is
 # for connections that are being closed, and for clients that are being refused.
@@ -88,10 +87,11 @@ _PROFILE = Kind("name", _check_profile, str, "NAME")
 class Options(OptionTable):
     """The keyword arguments of `Server`, `create_server` and `serve`.
 
-    ValueError if options contradict each other, and what `OptionTable` raises.
+    Type checkers have their types from `netkit.server.signatures`. ValueError if options
+    contradict each other, and what `OptionTable` raises.
     """
 
-    profile: str | None = option(
+    profile: Literal["public"] | None = option(
         None, _PROFILE, "a set of limits; 'public' is for servers on the Internet"
     )
     # With CUT_GRACE, less than the 10 seconds after which service managers kill (docker stop).
@@ -115,7 +115,7 @@ class Options(OptionTable):
         None, BYTE_RATE, "minimum bytes per second of a message, after its first 5 seconds"
     )
     max_connections: int | None = option(None, COUNT, "maximum number of clients at once")
-    when_full: str | float = option(
+    when_full: Literal["wait", "refuse"] | float = option(
         "wait",
         WHEN_FULL,
         "what the next clients do: wait in the queue, get refused, or get refused after TIME",
@@ -138,13 +138,15 @@ class Options(OptionTable):
         "addresses and networks to refuse; the most specific rule of 'allow' and 'deny' wins",
     )
     tls: Any = option(None, CONTEXT, "a context of your own, instead of 'tls_cert'")
-    tls_cert: Pem = option(None, PEM, "use TLS with this certificate (and its chain), in PEM")
-    tls_key: Pem = option(None, PEM, "key of the certificate, if it is not in the same file")
+    tls_cert: Pem | None = option(
+        None, PEM, "use TLS with this certificate (and its chain), in PEM"
+    )
+    tls_key: Pem | None = option(None, PEM, "key of the certificate, if it is not in the same file")
     tls_key_password: str | None = option(None, PASSWORD, "password of the encrypted keys")
-    tls_client_ca: Pem = option(
+    tls_client_ca: Pem | None = option(
         None, PEM, "require a client certificate signed by one of these authorities"
     )
-    tls_sni: Mapping[str, tuple[Any, Any]] | None = option(
+    tls_sni: Mapping[str, tuple[Pem, Pem | None]] | None = option(
         None,
         CERTIFICATES,
         "other certificates by server name (SNI); *.NAME matches names of one more label",

@@ -12,6 +12,8 @@ from typing import Any
 
 from .kinds import TEXT, Kind, instance, kind_of
 
+Pem = str | os.PathLike[str] | bytes  # the path of a file, or the contents of such a file
+
 LONGEST_PASSWORD = 1024  # bytes; OpenSSL's limit
 
 

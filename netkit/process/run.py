@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ..core import events
 from ..core.cores import check_workers
@@ -19,6 +19,11 @@ from ..server.log_config import status_lines
 from ..server.server import Server, create_server
 from .service import RunReport, supervise, wait_for_end
 from .signals import Mailbox, StopSignals, despite_signals
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..server.signatures import AnyHandler, ServerOptions
 
 
 @overload
@@ -121,12 +126,12 @@ def _run(servers: Sequence[Server], drain_timeout: float | None, workers: int) -
 
 
 def serve(
-    handler: Any,
+    handler: AnyHandler,
     port: int | str = 0,
     host: str | None = None,
     *,
     workers: int | str = 1,
-    **options: Any,
+    **options: Unpack[ServerOptions],
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`.
 

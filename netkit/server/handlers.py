@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..core import events
 from ..core.encodings import encode_separator, printable_bytes
 from ..core.errors import LineTooLongError
+from ..core.generic import Generic, ServerT
 from ..core.text import in_bytes
 from ..net.connection import Connection
 from ..net.files import write_all
 from ..net.forks import call_in_children
 
 
-class Handler:
+class Handler(Generic[ServerT]):
     """Serves one client. Derive a class and override its methods; each client gets a new object.
 
     `connected` is called first, `received` with each chunk of input, and `closed` last, even if one
@@ -32,6 +33,9 @@ class Handler:
             def handle(self): self.conn.write(self.greeting)
 
         netkit.create_server(Greeter, handler_args={"greeting": "bonjour\\n"})
+
+    For type checkers, ``netkit.Handler[MyServer]`` is a handler whose attribute `server` is a
+    ``MyServer``. When the program runs, it is `Handler` itself.
     """
 
     def __init__(self, conn: Connection, **settings: Any) -> None:
@@ -52,7 +56,7 @@ class Handler:
                 raise TypeError(f"{cls.__name__} has no setting {name!r}")
 
     if TYPE_CHECKING:  # an attribute, so that a derived class may annotate it: `server: MyServer`
-        server: Any
+        server: ServerT
     else:
 
         @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def configure(
     configuration: Configuration,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
     check_tls: Callable[[bool], object] = bool,
 ) -> None:
     """As `Server.configure`.

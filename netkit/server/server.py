@@ -9,7 +9,7 @@ import os
 import socket
 import socketserver
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.endpoint import Endpoint
@@ -30,7 +30,9 @@ from .subclassing import Shown
 if TYPE_CHECKING:
     import ssl
 
-    _Self = TypeVar("_Self", bound="Server")
+    from typing_extensions import Self, Unpack
+
+    from .signatures import AnyHandler, ServerOptions
 
 events.subscribe(log.write, log.logger.isEnabledFor)  # the level of the logger decides
 
@@ -41,7 +43,7 @@ class Server(HookedServer):
     ``Server(server_address, handler)`` binds at once, as in `socketserver`;
     ``create_server(handler)`` makes a server that binds when `listen` is called. `handler` is a
     request handler class, a `Handler` class or a function that takes a `Connection`. `options` are
-    those of `Options`.
+    those of `ServerOptions`.
 
     A ``with`` block closes the server at its end. If `listen` has bound the server, it also serves
     in the background. All methods may be called from any thread; `shutdown`, `server_close`, `stop`
@@ -51,9 +53,9 @@ class Server(HookedServer):
     def __init__(
         self,
         server_address: Any,
-        RequestHandlerClass: Any,
+        RequestHandlerClass: AnyHandler | None,
         bind_and_activate: bool = True,
-        **options: Any,
+        **options: Unpack[ServerOptions],
     ) -> None:
         """As in `socketserver`. The server is not bound if `server_address` is None, see `listen`.
 
@@ -64,7 +66,7 @@ class Server(HookedServer):
         given = Options(**options)
         tls = reload.make_tls_context(given)
         self._configuration.change(lambda setup: setup.with_options(given, tls))
-        socketserver.BaseServer.__init__(self, server_address, RequestHandlerClass)
+        socketserver.BaseServer.__init__(self, server_address, RequestHandlerClass)  # type: ignore[arg-type]
         if server_address is not None:
             family = bind.family_of(server_address, self.address_family)
             self._listeners.make_socket(family, server_address)
@@ -74,7 +76,7 @@ class Server(HookedServer):
     # Listening
 
     def listen(
-        self: _Self,
+        self,
         port: int | str = 0,
         host: str | None = None,
         *,
@@ -88,7 +90,7 @@ class Server(HookedServer):
         reuse_port: bool = False,
         exclusive: bool = False,
         tls: bool | None = None,
-    ) -> _Self:
+    ) -> Self:
         """Bind and listen; returns the server itself.
 
         With `port` 0 the system chooses the port, see `address`. Without a `host` the server
@@ -120,11 +122,11 @@ class Server(HookedServer):
         return self
 
     def listen_on(
-        self: _Self,
+        self,
         *addresses: str | int | Endpoint,
         backlog: int | None = None,
         exclusive: bool = False,
-    ) -> _Self:
+    ) -> Self:
         """As `listen`, on each of `addresses`; returns the server itself.
 
         An address is a port, or text: ``8080``, ``*:8080``, ``localhost:8080``, ``[::1]:8080``,
@@ -172,7 +174,7 @@ class Server(HookedServer):
         """Accept clients again."""
         self._admission.suspend(False)
 
-    def configure(self, **options: Any) -> None:
+    def configure(self, **options: Unpack[ServerOptions]) -> None:
         """Change options of the constructor. They hold for new clients, not for connected ones.
 
         A `profile` changes all options that it sets, except those given beside it. Errors as of
@@ -220,7 +222,7 @@ class Server(HookedServer):
         """
         self._serving.forever(poll_interval)
 
-    def start(self: _Self, daemon: bool = False) -> _Self:
+    def start(self, daemon: bool = False) -> Self:
         """Serve in the background, in a thread of its own; returns the server itself.
 
         The thread keeps the process alive until the server is stopped. After the main thread has
@@ -329,7 +331,7 @@ class Server(HookedServer):
             text += f" on {where}, {len(self._connections.live())} connected"
         return f"<{type(self).__name__} {text}>"
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> Self:
         has_handler = self._configuration.setup.handler is not no_handler
         if self._listeners.by_listen and has_handler and not self._accept_loop.under_way:
             self.start()
@@ -339,7 +341,7 @@ class Server(HookedServer):
         self.server_close()
 
 
-def create_server(handler: Any = no_handler, **options: Any) -> Server:
+def create_server(handler: AnyHandler = no_handler, **options: Unpack[ServerOptions]) -> Server:
     """Return a server that is not bound yet: ``create_server(handler).listen(8080)``.
 
     `handler` and `options` as for `Server`; TypeError or ValueError if they are invalid. A server

@@ -19,7 +19,8 @@ from typing import Any
 from ..core import events
 from ..core.errors import TlsConfigError
 from ..core.record import NamedTuple
-from .pem import Pem, as_file, look_for, named
+from ..core.tls_options import Pem
+from .pem import as_file, look_for, named
 
 # OpenSSL's reasons if a key does not belong to a certificate, the last for one of another kind.
 _NO_MATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")

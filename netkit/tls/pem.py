@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.errors import TlsConfigError
-
-Pem = str | os.PathLike[str] | bytes  # the path of a file, or the contents of such a file
+from ..core.tls_options import Pem
 
 MOST_PEM = 4 * 1024 * 1024  # bytes; all authorities that browsers trust have 0.3 MB
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import resource
 import threading
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import strategies as st
 from support import ROOT, in_thread
 
+import netkit
 from netkit.client.options import ConnectOptions
 from netkit.core import options
 from netkit.core.errors import UnknownEncodingError
@@ -161,6 +164,33 @@ def test_no_error_and_no_representation_shows_the_arguments_of_the_handler() -> 
     with pytest.raises(TypeError) as caught:
         Options(handler_args="password=hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+# Types
+
+
+def annotations(kind: type) -> dict[str, str]:
+    tree = ast.parse(inspect.getsource(kind))
+    rows = [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]
+    return {ast.unparse(row.target): ast.unparse(row.annotation) for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("table", "types", "differing"),
+    [
+        (Options, netkit.ServerOptions, {"allow", "deny", "tls"}),
+        (ConnectOptions, netkit.ClientOptions, {"block_list"}),
+    ],
+)
+def test_every_option_has_its_type_for_type_checkers(
+    table: type[OptionTable], types: type, differing: set[str]
+) -> None:
+    """Those of `differing` are converted: a program may give more types than the table has."""
+    stored, given = annotations(table), annotations(types)
+    assert list(given) == list(table.rows)
+    assert {name for name in given if given[name] != stored[name]} == differing
+    optional = {name for name, text in given.items() if text.endswith("| None")}
+    assert optional == {name for name, row in table.rows.items() if row.optional}
 
 
 # The page of the documentation

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from support import (
@@ -63,15 +63,28 @@ class OwnServer(netkit.Server):
     motto = "hello"
 
 
+AnyServer = TypeVar("AnyServer", bound=OwnServer)
+
+
 class TellsMotto(netkit.Handler):
-    server: OwnServer  # type checkers accept the class of the program's server
+    server: OwnServer
 
     def handle(self) -> None:
         self.conn.end(self.server.motto)
 
 
-def test_a_handler_may_annotate_its_server_with_a_class_of_the_program() -> None:
-    with OwnServer(("127.0.0.1", 0), TellsMotto) as server:
+class TellsMottoOf(netkit.Handler[AnyServer], Generic[AnyServer]):
+    def handle(self) -> None:
+        self.conn.end(self.server.motto)
+
+
+class TellsOwnMotto(TellsMottoOf[OwnServer]):
+    pass
+
+
+@pytest.mark.parametrize("handler", [TellsMotto, TellsOwnMotto, TellsMottoOf[OwnServer]])
+def test_a_handler_may_name_the_class_of_its_server_for_type_checkers(handler: Any) -> None:
+    with OwnServer(("127.0.0.1", 0), handler) as server:
         server.start()
         assert exchange(server, b"") == b"hello"
 
