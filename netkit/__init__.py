@@ -36,8 +36,9 @@ _MODULES = {
     "core.errors": (
         "CancelledError ConnectError ConnectionClosedError FramingError HandshakeError "
         "IncompleteReadError InvalidTextError LineTooLongError LocalError MessageTooLongError "
-        "MissingExtraError NetkitError PeerError ServerStateError TlsConfigError TlsError "
-        "TruncatedError UnknownEncodingError WorkersFailedError WriteAfterEndError"
+        "MissingExtraError NetkitError OutboxFullError PeerError ServerStateError "
+        "TlsConfigError TlsError TruncatedError UnknownEncodingError WorkersFailedError "
+        "WriteAfterEndError"
     ),
     "core.events": (
         "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
@@ -51,6 +52,8 @@ _MODULES = {
     "net.addresses": "SocketAddress",
     "net.bound": "BoundSocket",
     "net.connection": "Connection",
+    "net.group": "Group",
+    "net.outbox": "Outbox",
     "net.passing": "receive_connection send_connection",
     "net.relay": "Relayed relay",
     "net.unix": "PeerCredentials",
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
     from .core.errors import MessageTooLongError as MessageTooLongError
     from .core.errors import MissingExtraError as MissingExtraError
     from .core.errors import NetkitError as NetkitError
+    from .core.errors import OutboxFullError as OutboxFullError
     from .core.errors import PeerError as PeerError
     from .core.errors import ServerStateError as ServerStateError
     from .core.errors import TlsConfigError as TlsConfigError
@@ -148,6 +152,8 @@ if TYPE_CHECKING:
     from .net.addresses import SocketAddress as SocketAddress
     from .net.bound import BoundSocket as BoundSocket
     from .net.connection import Connection as Connection
+    from .net.group import Group as Group
+    from .net.outbox import Outbox as Outbox
     from .net.passing import receive_connection as receive_connection
     from .net.passing import send_connection as send_connection
     from .net.relay import Relayed as Relayed

@@ -11,13 +11,17 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from netkit.net import outbox
 
 SETTLING = 5.0  # seconds that threads and children have to end after their test
 
@@ -60,6 +64,23 @@ def _children() -> list[int]:
         return [os.waitpid(-1, os.WNOHANG)[0]]
     except ChildProcessError:
         return []
+
+
+@pytest.fixture(autouse=True)
+def traced_outboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a tool for coverage trace the threads of outboxes, which `threading` does not start."""
+    trace = threading.gettrace()
+    if trace is not None:
+        start = outbox._start
+
+        def start_traced(function: Callable[..., object], *arguments: Any) -> None:
+            def run() -> None:
+                sys.settrace(trace)
+                function(*arguments)
+
+            start(run)
+
+        monkeypatch.setattr(outbox, "_start", start_traced)
 
 
 @pytest.fixture(autouse=True)

@@ -60,6 +60,21 @@ class ConnectionClosedError(LocalError, ConnectionError):
         super().__init__("the connection is closed")
 
 
+class OutboxFullError(NetkitError, OSError):
+    """A message was posted to a connection whose peer reads too slowly, and the outbox is full.
+
+    `peer` is the address of the peer as text; `queued` is how many bytes were queued, and
+    `max_bytes` is the limit of the outbox.
+    """
+
+    def __init__(self, peer: str, queued: int, max_bytes: int) -> None:
+        where = f"the outbox of the connection to {peer} is full"
+        super().__init__(f"{where}: {queued} bytes of at most {max_bytes} (max_bytes) are queued")
+        self.peer = peer
+        self.queued = queued
+        self.max_bytes = max_bytes
+
+
 class CancelledError(LocalError, ConnectionAbortedError):
     """Another thread has cancelled the call."""
 

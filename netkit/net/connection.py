@@ -25,7 +25,7 @@ from ..core.buffer import ReceiveBuffer
 from ..core.errors import PeerError
 from ..core.options import MAX_LINE, MAX_MESSAGE, TimeLimits
 from ..core.reader import Reader
-from . import files, ids, linger, settings, sockopts, starttls
+from . import files, ids, linger, posting, settings, sockopts, starttls
 from .addresses import describe_peer, described, part_of
 from .bare import Bare
 from .link import Link
@@ -85,9 +85,9 @@ class Connection(Reader):
 
     # Methods and properties whose code and docstring are in the module of their subject.
     sendfile, start_tls, finish = files.sendfile, starttls.start_tls, linger.finish
-    set_timeout, set_no_delay = settings.set_timeout, settings.set_no_delay
+    post, set_timeout, set_no_delay = posting.post, settings.set_timeout, settings.set_no_delay
     set_keep_alive, tos = settings.set_keep_alive, property(settings.tos, settings.set_tos)
-    peer_credentials = property(settings.peer_credentials)
+    peer_credentials, outbox = property(settings.peer_credentials), property(posting.outbox)
 
     # The state, which any thread may read without a lock. A Unix socket has no addresses.
     remote_address: str | None = _end("_remote_name", "address", "The numeric remote address.")

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..core.deadline import Deadline
+from ..core.errors import OutboxFullError
 from . import sockopts
 from .link import Link
 from .output import Output
@@ -127,7 +128,8 @@ def finish(conn: Connection) -> bool:
             and link.input is InputState.ENDED
             and link.output in (OutputState.OPEN, OutputState.ENDED)
             and link.transport is link.wire
-            and not (output.gathered or link.writing or link.waiting or link.wire.opaque)
+            and not (output.gathered or output.outbox or link.writing)
+            and not (link.waiting or link.wire.opaque)
         ):
             sockopts.shut_down(link.wire.sock, socket.SHUT_WR)
             link.life = Life.FINISHED
@@ -174,7 +176,8 @@ def _linger(conn: Connection, link: Link, deadline: Deadline) -> None:
         if not link.must_reset():
             linger(sock, deadline, size, ended=ended, input_shut=shut, hurried=hurried)
         else:
-            if not isinstance(link.broken, TimeoutError):  # the peer has had its time
+            # Without these errors: the peer has had its time.
+            if not isinstance(link.broken, (TimeoutError, OutboxFullError)):
                 deliver(sock, deadline, size)
             sockopts.reset_on_close(sock)
     finally:

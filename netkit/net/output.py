@@ -1,4 +1,4 @@
-"""The output of a connection: bytes, many small pieces as one, and files.
+"""The output of a connection: bytes, many small pieces as one, posted messages, and files.
 
 One lock is held for the whole of a write, so what one call writes stays together. A thread takes it
 before `Link.lock`. Once a write has failed with a part of its data sent, no other write may follow:
@@ -12,7 +12,7 @@ import errno
 import socket
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..core.buffer import CHUNK
 from ..core.deadline import Deadline
@@ -21,6 +21,9 @@ from ..core.errors import ConnectionClosedError, WriteAfterEndError
 from .link import FREE_THREADED, IN_FILE, IN_SOCKET, Link
 from .states import Life, OutputState
 from .transport import Bytes, Writable
+
+if TYPE_CHECKING:
+    from .outbox import Outbox
 
 
 def as_bytes(data: Writable, encoding: str) -> Bytes:
@@ -35,7 +38,7 @@ def as_bytes(data: Writable, encoding: str) -> Bytes:
 class Output:
     """The output of one connection. Thread-safe; errors as of `Connection.write`."""
 
-    __slots__ = ("_corks", "gathered", "link", "lock")
+    __slots__ = ("_corks", "gathered", "link", "lock", "outbox")
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -44,6 +47,7 @@ class Output:
         self.lock = threading.RLock()
         self._corks = 0  # how many blocks of `corked` have been entered
         self.gathered = bytearray()  # what has been written in them and not been sent
+        self.outbox: Outbox | None = None  # made by the first post
 
     # Bytes
 
@@ -60,6 +64,8 @@ class Output:
                         link.fence()
                     if link.changed:
                         self.check()
+                    if self.outbox is not None and self.outbox.messages:
+                        self.send_gathered()
                     if self._corks:
                         self.gathered += payload
                         if len(self.gathered) >= CHUNK:
@@ -126,6 +132,13 @@ class Output:
 
     def check(self) -> None:
         """Raise the error that a write raises in the present state, if it must not send."""
+        self.check_open()
+        link = self.link
+        if link.interruption is not None:
+            raise link.failure(link.interruption)
+
+    def check_open(self) -> None:
+        """As `check`, but without the error of an interruption, which is not the output's."""
         link = self.link
         if link.life is not Life.OPEN:
             raise ConnectionClosedError
@@ -135,14 +148,15 @@ class Output:
             raise link.broken
         if link.output is OutputState.ENDED:
             raise WriteAfterEndError
-        if link.interruption is not None:
-            raise link.failure(link.interruption)
 
     def send(self, payload: Bytes) -> None:
-        """Send all of `payload` within the time limits. The output must be `held`."""
-        if not payload:
-            return
+        """Send all of `payload` within the time limits. The output must be `held`.
+
+        If it is empty, send what the transport owes.
+        """
         link = self.link
+        if not payload and not link.transport.owes():
+            return
         sent = 0
         try:
             link.wire.begin_write()
@@ -210,17 +224,24 @@ class Output:
                 self.send_gathered()
 
     def flush(self) -> None:
-        """Send what has been gathered."""
+        """Send what has been gathered, and what is posted."""
         with self.held():
             self.send_gathered()
 
     def send_gathered(self) -> None:
-        """Send what blocks of `corked` have gathered. The output must be `held`."""
-        payload, self.gathered = self.gathered, bytearray()
-        if payload and not self._is_over():
-            self.send(payload)
+        """Send what blocks of `corked` have gathered, and what is posted. It must be `held`.
 
-    def _is_over(self) -> bool:
+        What has been gathered is the older of the two, since a write in a block sends both first if
+        anything is posted.
+        """
+        payload, self.gathered = self.gathered, bytearray()
+        if payload and not self.is_over():
+            self.send(payload)
+        if self.outbox is not None:
+            self.outbox.send_all()
+
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
         link = self.link
         ended = link.output is OutputState.ENDED or link.broken is not None
         return ended or link.life is Life.CLOSED
@@ -257,7 +278,7 @@ class Output:
                 raise failure
 
     def _announce_end(self) -> None:
-        if not self._is_over():
+        if not self.is_over():
             self.link.transport.end()
 
     def finish(self, deadline: Deadline) -> bool:
@@ -271,7 +292,7 @@ class Output:
             return False
         try:
             with self._in_socket():
-                if self.gathered or link.transport is not link.wire:
+                if self.gathered or self.outbox or link.transport is not link.wire:
                     link.limit_step(deadline.remaining() or 0, "close")
                 self.send_gathered()
                 if not link.output.is_incomplete():

@@ -52,6 +52,8 @@ def start_tls(
     server_side = accepted if server_side is None else server_side
     tls = Tls(conn._link, context, server_side, server_hostname)
     with conn._output.held():
+        if conn._output.outbox is not None:
+            conn._output.outbox.send_all()  # in clear text, as it was posted
         _replace_transport(conn, tls, timeout)
 
 

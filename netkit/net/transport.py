@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .link import Link
 
 NO_LIMITS = TimeLimits()
+_NO_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)  # Windows has none
 Bytes = bytes | bytearray | memoryview
 Writable = str | Bytes
 
@@ -85,6 +86,17 @@ class Plain:
         if self.timer is None:
             return self.sock_send(data)
         return self._send_in_time(len(data), self.sock_send, data)
+
+    def send_now(self, data: Bytes) -> int:
+        """Send what the kernel takes without waiting, and return how many bytes that are, or 0."""
+        try:
+            return 0 if self.opaque or _NO_WAIT is None else self.sock_send(data, _NO_WAIT)
+        except BlockingIOError:
+            return 0
+
+    def owes(self) -> bool:
+        """Whether something is left to be sent of what `send_now` has taken."""
+        return False
 
     def sendfile(self, descriptor: int, offset: int, size: int) -> int:
         """As `send`, of a file from byte `offset` on (sendfile(2)); 0 at its end."""
@@ -157,8 +169,8 @@ class Tls:
     """TLS over a `Plain` transport. Before its handshake it neither receives nor sends."""
 
     __slots__ = (
-        *("_below", "_link", "_stream", "free_locks", "handshaking", "has_begun", "release"),
-        *("send", "tls"),
+        *("_below", "_link", "_stream", "free_locks", "handshaking", "has_begun", "owes"),
+        *("release", "send", "tls"),
     )
 
     def __init__(
@@ -178,8 +190,9 @@ class Tls:
             server_side=server_side,
             server_hostname=server_hostname,
         )
-        # As of the stream: `send` sends all of its argument, and `has_begun` is as of `Plain`.
+        # As of the stream: `send` sends all of its argument; the others are as of `Plain`.
         self.send, self.has_begun = self._stream.send, self._stream.has_begun
+        self.owes = self._stream.owes
         self.free_locks, self.release = self._stream.free_locks, self._stream.release
         self.handshaking = True
         self.tls: TlsStream | None = None
@@ -207,6 +220,10 @@ class Tls:
             if self._link.has_ended_input():
                 return b""
             raise
+
+    def send_now(self, data: Bytes) -> int:
+        """As of `Plain`."""
+        return self._stream.send_now(data, self._below.send_now)
 
     def end(self) -> None:
         """Send a close_notify, so that the peer does not take the end for a truncation."""

@@ -13,9 +13,11 @@ class Exclusive:
     So the lock is re-entrant, and `is_held` shows that a thread holds it.
     """
 
-    __slots__ = ("_acquire", "_release", "is_held")
+    __slots__ = ("_acquire", "_release", "_text", "is_held")
 
-    def __init__(self) -> None:
+    def __init__(self, text: str = INTERRUPTED) -> None:
+        """`text` is that of the RuntimeError."""
+        self._text = text
         lock = threading.RLock()
         self._acquire, self._release = lock.acquire, lock.release
         self.is_held = False
@@ -24,7 +26,7 @@ class Exclusive:
         self._acquire()
         if self.is_held:
             self._release()
-            raise RuntimeError(INTERRUPTED)
+            raise RuntimeError(self._text)
         self.is_held = True
 
     def __exit__(self, _kind: object, _error: object, _traceback: object) -> None:

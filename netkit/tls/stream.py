@@ -186,7 +186,7 @@ class TlsStream:
     # Writing
 
     def send(self, data: Bytes) -> int:
-        """Send all of `data`, and return its number of bytes. Thread-safe.
+        """Send what is owed, and all of `data`. Return its number of bytes. Thread-safe.
 
         The data of two calls are not mixed. WriteAfterEndError after `end`; TlsError if TLS has
         failed; RuntimeError in a signal handler that has interrupted this. After an error of the
@@ -200,9 +200,9 @@ class TlsStream:
                     raise engine.failure or ValueError(_TOO_EARLY)
                 if self._ended:
                     raise WriteAfterEndError
-                if 0 < size <= PIECE:
-                    self._transmit(self._encrypted(data))
-                elif size:
+                if size <= PIECE:
+                    self._transmit(self._encrypted(data) if size else b"")
+                else:
                     with memoryview(data).cast("B") as whole:
                         for at in range(0, size, PIECE):
                             self._transmit(self._encrypted(whole[at : at + PIECE]))
@@ -212,6 +212,33 @@ class TlsStream:
         if engine.answered:
             self._send_answers()
         return size
+
+    def send_now(self, data: Bytes, send: Callable[[bytes], int]) -> int:
+        """Encrypt at most 64 KiB of `data`, and send what `send` takes, which does not wait.
+
+        Returns how many bytes are encrypted, or 0 if another thread sends, or ciphertext is owed.
+        TlsError; the errors of `send`, which returns 0 instead of waiting. Thread-safe.
+        """
+        if not self._sending.acquire(blocking=False):
+            return 0
+        try:
+            with self._lock:
+                can_send = not (self._engine.handshaking or self._ended or self._unsent)
+                left = self._engine.encrypt(data[:PIECE]) if can_send else None
+            if left is None:
+                return 0
+            try:
+                while left and (sent := send(left)):
+                    left = left[sent:]
+            finally:
+                self._unsent = left
+            return min(len(data), PIECE)
+        finally:
+            self._sending.release()
+
+    def owes(self) -> bool:
+        """Whether ciphertext or answers are left, which the next `send` sends first."""
+        return bool(self._unsent) or self._engine.answered
 
     def end(self) -> None:
         """Send our close_notify: the peer sees the end of input (half-close). Idempotent.

@@ -77,6 +77,15 @@ def test_an_error_has_the_values_that_a_program_needs() -> None:
     assert (too_long.limit, too_long.size) == (10, 11)
 
 
+def test_the_error_of_a_full_outbox_names_the_peer_and_the_limit() -> None:
+    error = errors.OutboxFullError("h:1", 90, 100)
+    text = "the outbox of the connection to h:1 is full: 90 bytes of at most 100 (max_bytes)"
+    for other in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert isinstance(other, OSError)
+        assert str(other) == f"{text} are queued"
+        assert (other.peer, other.queued, other.max_bytes) == ("h:1", 90, 100)
+
+
 def test_errors_of_the_program_are_not_errors_of_the_network() -> None:
     for error in (errors.WriteAfterEndError(), errors.ConnectionClosedError()):
         assert error.errno is None

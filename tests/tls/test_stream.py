@@ -111,6 +111,49 @@ def test_a_large_write_is_sent_in_pieces_and_arrives_whole(kind: Any) -> None:
     assert received(joined.server) == data
 
 
+def test_data_can_be_sent_as_far_as_there_is_room_and_the_rest_is_owed() -> None:
+    joined = Joined()
+    client, send = joined.client, joined.client._send
+    assert client.send_now(b"whole", send) == 5
+    assert not client.owes()
+    taken: list[int] = []
+
+    def send_some(data: bytes) -> int:
+        taken.append(send(data[:10]) if len(taken) < 2 else 0)
+        return taken[-1]
+
+    data = MUCH[: tls_stream.PIECE + 5]
+    assert client.send_now(data, send_some) == tls_stream.PIECE
+    assert taken == [10, 10, 0]
+    assert client.owes()
+    assert client.send_now(b"too early", send) == 0
+    assert client.send(b"") == 0
+    assert not client.owes()
+    client.send(data[tls_stream.PIECE :])
+    assert received(joined.server) == b"whole" + data
+
+
+def test_nothing_is_sent_without_waiting_while_another_thread_sends_or_after_the_end() -> None:
+    joined = Joined()
+    with joined.client._sending:
+        assert joined.client.send_now(b"now", joined.client._send) == 0
+    joined.client.end()
+    assert joined.client.send_now(b"late", joined.client._send) == 0
+    assert received(joined.server) == b""
+
+
+def test_an_error_of_sending_without_waiting_leaves_what_was_not_sent() -> None:
+    joined = Joined()
+
+    def fail(data: bytes) -> int:
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        joined.client.send_now(b"kept", fail)
+    joined.client.send(b"")
+    assert received(joined.server) == b"kept"
+
+
 def test_a_stream_whose_connection_was_closed_raises_an_error() -> None:
     joined = Joined()
     joined.server.release()
