@@ -169,7 +169,7 @@ class Outbox:
         error = link.error = self.full_error()
         output.break_off(error)
         self._drop_all()
-        link.stop(error, hard=True)
+        link.stop(error, hard=False)
         raise error
 
     def full_error(self) -> OutboxFullError:
@@ -312,7 +312,7 @@ class Outbox:
         self._drop_all()
         self._is_done()
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
-            link.stop(link.broken, hard=True)
+            link.stop(link.broken, hard=False)
 
     def renew(self) -> None:
         """Forget all messages, in a forked child: the parent sends them."""

@@ -214,24 +214,22 @@ class TlsStream:
         return size
 
     def send_now(self, data: Bytes, send: Callable[[bytes], int]) -> int:
-        """Encrypt at most 64 KiB of `data`, and send what `send` takes, which does not wait.
+        """Encrypt at most 64 KiB of `data`, and return how many bytes; 0 if one would have to wait.
 
-        Returns how many bytes are encrypted, or 0 if another thread sends, or ciphertext is owed.
-        TlsError; the errors of `send`, which returns 0 instead of waiting. Thread-safe.
+        `send` sends what it can of the ciphertext, and returns 0 instead of waiting. The rest is
+        owed. TlsError; the errors of `send`. Thread-safe.
         """
         if not self._sending.acquire(blocking=False):
             return 0
         try:
+            engine = self._engine
+            must_wait = engine.handshaking or self._ended or self._unsent
             with self._lock:
-                can_send = not (self._engine.handshaking or self._ended or self._unsent)
-                left = self._engine.encrypt(data[:PIECE]) if can_send else None
-            if left is None:
-                return 0
-            try:
-                while left and (sent := send(left)):
-                    left = left[sent:]
-            finally:
-                self._unsent = left
+                if must_wait or (ciphertext := engine.encrypt(data[:PIECE])) is None:
+                    return 0
+            self._unsent = ciphertext
+            while self._unsent and (sent := send(self._unsent)):
+                self._unsent = self._unsent[sent:]
             return min(len(data), PIECE)
         finally:
             self._sending.release()

@@ -415,6 +415,7 @@ def test_a_full_outbox_disconnects_its_client_by_default() -> None:
             assert conn.outbox.queued == 0
             with pytest.raises(OSError):  # noqa: PT011 - closed, or the same error
                 conn.post("more")
+            wait_until(lambda: conn.fileno() < 0)
             until_reset(peer)
     unsubscribe()
     assert raised == [caught.value]
