@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from ..core.addresses import is_ip
 from ..core.endpoint import Endpoint
+from ..core.errors import Failure
 from ..core.text import one_line, said
 
 # The commands, and the first lines of their help.
@@ -31,7 +32,10 @@ COMMANDS = {
     "greeter": "Greet every client and hang up.",
     "serve": """\
 Serve with a handler of your own: a function or class NAME of MODULE, which is a module in the
-current directory or an installed one.""",
+current directory or an installed one. NAME may also be a netkit.Server that does not listen, and
+NAME() calls a function that returns a handler or a server. Options may be in the dictionary
+NETKIT_OPTIONS of the module, and on_start and on_stop, which are called in each process; flags and
+the environment win. With --workers, 1 included, SIGHUP loads new code: see docs/serve.md.""",
     "connect": "Talk to a server: send standard input, and write the data that comes back.",
 }
 
@@ -54,8 +58,10 @@ Documentation: README.md and docs/ in the source\
 """
 
 
-class ArgumentError(Exception):
+class ArgumentError(Failure):
     """The command line is invalid; the message says why."""
+
+    exit_status = 2
 
 
 class Parser(argparse.ArgumentParser):

@@ -138,7 +138,7 @@ def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None
             setattr(arguments, name, value)
 
 
-def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
+def check_effects(given: Container[str], arguments: argparse.Namespace | Options) -> None:
     """ArgumentError if one of the flags that are `given` has no effect with `arguments`."""
 
     def has(*names: str) -> bool:
@@ -149,22 +149,28 @@ def check_effects(given: Container[str], arguments: argparse.Namespace) -> None:
     if "refusal" in given and not has(*_REFUSING, "profile"):
         *others, last = map(flag_of, _REFUSING)
         raise ArgumentError(f"--refusal has no effect without {', '.join(others)} or {last}")
-    if "handshake_timeout" in given and not (arguments.tls_self_signed or has("tls_cert")):
+    if "handshake_timeout" in given and not _has_certificate(arguments):
         raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
 
 
+def _has_certificate(arguments: argparse.Namespace | Options) -> bool:
+    names = ("tls_self_signed", "tls_cert", "tls")
+    return any(getattr(arguments, name, None) for name in names)
+
+
 def check_tls(
-    given: Container[str], arguments: argparse.Namespace, addresses: list[Endpoint]
+    given: Container[str], arguments: argparse.Namespace | Options, addresses: list[Endpoint]
 ) -> None:
     """ArgumentError for a ``?tls=`` that contradicts the flags, or one of both without effect."""
     wanted = {each.tls for each in addresses}
-    certificate = "--tls-self-signed" if arguments.tls_self_signed else "--tls-cert"
-    if not arguments.tls_self_signed and getattr(arguments, "tls_cert", None) is None:
+    is_self_signed = getattr(arguments, "tls_self_signed", False)
+    certificate = "--tls-self-signed" if is_self_signed else "--tls-cert"
+    if not _has_certificate(arguments):
         if True in wanted:
             raise ArgumentError("?tls=on needs --tls-cert or --tls-self-signed")
         if False in wanted:
             raise ArgumentError("?tls=off has no effect without --tls-cert")
-    elif wanted == {False} and (arguments.tls_self_signed or "tls_cert" in given):
+    elif wanted == {False} and (is_self_signed or "tls_cert" in given):
         raise ArgumentError(f"{certificate} has no effect: each address has ?tls=off")
     elif False in wanted and getattr(arguments, "starttls", False):
         raise ArgumentError("?tls=off has no effect with --starttls")

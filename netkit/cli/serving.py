@@ -8,7 +8,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,12 @@ from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFai
 from ..core.options import Options
 from ..core.text import said
 from ..net.bind import candidates
+from ..process.hooks import Hooks
 from ..process.service import supervise
 from ..process.signals import StopSignals
 from ..server import log
 from ..server.log_config import configure_logging, is_configured
-from ..server.server import create_server
+from ..server.server import Server, create_server
 from .arguments import (
     COMMANDS,
     EXAMPLES,
@@ -82,9 +83,29 @@ class Command:
         """Return the handler and its arguments. Failure; ArgumentError for an invalid flag."""
         raise NotImplementedError  # pragma: no cover - each subclass has its own
 
-    def handler_in_parent(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        """As `handler`, but return a replacement if only the workers load the handler."""
-        return self.handler(arguments)
+    def load(self, arguments: argparse.Namespace) -> Any:
+        """Return the handler or the `Application` of a worker process, in this process."""
+        return self.handler(arguments)[0]
+
+    def complete(
+        self, server: Server, arguments: argparse.Namespace
+    ) -> tuple[Server, Hooks | None]:
+        """Return the server that is to serve in this process, and its hooks, if any.
+
+        `server` has `handler`. Failure, ArgumentError.
+        """
+        return server, None
+
+    def has_parent(self, arguments: argparse.Namespace) -> bool:
+        """Whether a parent starts worker processes; otherwise this process serves itself."""
+        return bool(arguments.workers != 1)
+
+    def check(
+        self, given: Container[str], arguments: argparse.Namespace, addresses: list[Endpoint]
+    ) -> None:
+        """ArgumentError if a flag that is `given`, or a setting of an address, has no effect."""
+        check_effects(given, arguments)
+        check_tls(given, arguments, addresses)
 
     def parser(self) -> Parser:
         """Make the parser of the command's flags."""
@@ -114,8 +135,7 @@ class Command:
         for name in filter(given.__contains__, self.unread):
             raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
         set_defaults(arguments, self.without)
-        check_effects(given, arguments)
-        check_tls(given, arguments, addresses)
+        self.check(given, arguments, addresses)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]
@@ -125,6 +145,7 @@ class Command:
             options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
         if arguments.tls_self_signed:
             options["tls_cert"] = self_signed(*(each.host for each in arguments.addresses))
+        arguments.given, arguments.options = given, tuple(options)
         return options
 
     def run(self, argv: Sequence[str]) -> int:
@@ -134,12 +155,14 @@ class Command:
         try:
             options = self.understand(arguments, words)
             set_up_logging(arguments)
-            handler, settings = self.handler_in_parent(arguments)
+            handler, settings = self.handler(arguments)
             with settings.get("output") or contextlib.nullcontext():
                 return self._serve(arguments, options, handler, settings)
         except ArgumentError as error:
             parser.error(str(error))
         except (Failure, WorkersFailedError, TlsConfigError, MissingExtraError) as error:
+            if getattr(error, "exit_status", 1) == 2:  # of a worker
+                parser.error(str(error))
             if arguments.log_format == "json":
                 log.logger.error("%s", error)
             else:
@@ -149,15 +172,17 @@ class Command:
     def _serve(
         self, arguments: argparse.Namespace, options: dict[str, Any], handler: Any, settings: Any
     ) -> int:
-        workers = None
+        workers = hooks = None
         try:
             server = create_server(handler, handler_args=settings, **options)
-            if arguments.workers != 1:
+            if self.has_parent(arguments):
                 from ..process.supervisor import Workers  # here because most have one process
 
                 load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
                 workers = Workers(server, arguments.workers, load)
-        except TlsConfigError:
+            else:
+                server, hooks = self.complete(server, arguments)
+        except (TlsConfigError, Failure):
             raise
         except (TypeError, ValueError) as error:
             raise ArgumentError(as_given(str(error), arguments.variables)) from None
@@ -168,7 +193,7 @@ class Command:
             except (OSError, ValueError) as error:
                 raise Failure(_why_not(error)) from None
             if workers is None:
-                return supervise((server,), signals).exit_status
+                return supervise((server,), signals, hooks=hooks).exit_status
             _set_safe_path("1")
             return workers.supervise(signals).exit_status
 
@@ -183,14 +208,14 @@ def set_up_logging(arguments: argparse.Namespace) -> None:
 
 
 def load_in_worker(command: Command, arguments: argparse.Namespace, safe_path: str | None) -> Any:
-    """Return the handler, in a worker process.
+    """Return what `Command.load` returns, in a worker process.
 
     `safe_path` is the value of PYTHONSAFEPATH for programs that the handler starts.
     """
     _set_safe_path(safe_path)
     if not is_configured():  # the process has not been forked
         set_up_logging(arguments)
-    return command.handler(arguments)[0]
+    return command.load(arguments)
 
 
 def _set_safe_path(value: str | None) -> None:

@@ -266,8 +266,12 @@ class MissingExtraError(LocalError, ImportError):
 
 
 class WorkersFailedError(NetkitError):
-    """No worker process could be made to serve."""
+    """No worker process could be made to serve. `exit_status` is that of the last one, or 1."""
+
+    exit_status = 1
 
 
 class Failure(NetkitError):
     """A command cannot do its work. The message is one line for the user, without a traceback."""
+
+    exit_status = 1

@@ -59,6 +59,10 @@ class Waker:
             with contextlib.suppress(OSError):  # full: the wait has been ended already
                 end.sock.send(b"\0")
 
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for a call of `wake` since the last `clear`. False if `seconds` have passed."""
+        return sockopts.wait_until_ready(self._output, False, seconds)
+
     def clear(self) -> None:
         """Forget the calls of `wake` so far. Waits for one if there was none."""
         self._output.recv(4096)

@@ -19,8 +19,21 @@ from ..server.registry import StopReport
 
 MAX_SIZE = 16384  # bytes of one message
 MAX_REASON = 1000  # characters
-MAX_MESSAGES = 1000  # in one direction of a channel; a worker sends three, a parent a few more
+MAX_MESSAGES = 1000  # in one direction of a channel; a worker sends four, a parent a few more
 _CHUNK = 65536
+
+
+class Loaded(NamedTuple):
+    """A worker has loaded the application. The parent cannot know its options otherwise."""
+
+    drain_timeout: float
+    """The option of this name, in seconds."""
+    hook_seconds: float
+    """How long `on_stop` may take after the clients are gone."""
+    is_limited: bool
+    """`Options.limited`"""
+    speaks_tls: bool
+    """`Setup.speaks_tls`"""
 
 
 class Ready(NamedTuple):
@@ -40,7 +53,7 @@ class Stop(NamedTuple):
     patience: float = 0.0
 
 
-News = Ready | Failed | StopReport  # from a worker
+News = Loaded | Ready | Failed | StopReport  # from a worker
 Message = News | Stop
 
 
@@ -52,12 +65,17 @@ def _is_seconds(value: object) -> bool:
     return _is_count(value) or (type(value) is float and value >= 0)
 
 
+def _is_switch(value: object) -> bool:
+    return type(value) is bool
+
+
 def _is_reason(value: object) -> bool:
     return type(value) is str and len(value) <= MAX_REASON
 
 
 # The checks of each kind's fields.
 _FIELDS: dict[type[Message], tuple[Callable[[object], bool], ...]] = {
+    Loaded: (_is_seconds, _is_seconds, _is_switch, _is_switch),
     Ready: (),
     Failed: (_is_reason,),
     StopReport: (_is_count, _is_count),

@@ -79,6 +79,8 @@ class Crew:
         """Whether all of them are to end."""
         self.why_failed: str | None = None
         """Why the crew has given up; None if it has not. All workers are to be stopped then."""
+        self.exit_status = 1
+        """The exit status of a program whose crew has given up."""
         self.reload = Reload.NONE
         self._start, self._leave, self._read = start, leave, read
         self._emit, self._pace = emit, pace
@@ -164,6 +166,7 @@ class Crew:
         if not self._proven and (hopeless or self._failures >= self._pace.failures):
             # Once one has served, a client that can crash it must not end the server.
             self.why_failed = reason
+            self.exit_status = worker.status or 1 if worker.failure else 1
         elif worker.failure is not None or not worker.pid:
             self._emit(events.WorkerFailed(reason, pause))
         else:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from ..core import events
@@ -17,7 +18,8 @@ from ..server import log
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
-from .service import RunReport, supervise, wait_for_end
+from .hooks import Hook, Hooks
+from .service import RunReport, supervise, wait_for_end, within_hooks
 from .signals import Mailbox, StopSignals, despite_signals
 
 if TYPE_CHECKING:
@@ -28,15 +30,28 @@ if TYPE_CHECKING:
 
 @overload
 def run(
-    server: Server, drain_timeout: float | None = None, workers: int | str = 1
+    server: Server,
+    drain_timeout: float | None = None,
+    workers: int | str = 1,
+    *,
+    on_start: Hook | None = None,
+    on_stop: Hook | None = None,
 ) -> RunReport: ...
 @overload
-def run(server: Server, *more: Server, drain_timeout: float | None = None) -> RunReport: ...
+def run(
+    server: Server,
+    *more: Server,
+    drain_timeout: float | None = None,
+    on_start: Hook | None = None,
+    on_stop: Hook | None = None,
+) -> RunReport: ...
 def run(
     server: Server,
     *more: Any,
     drain_timeout: float | None = None,
     workers: int | str = 1,
+    on_start: Hook | None = None,
+    on_stop: Hook | None = None,
 ) -> RunReport:
     """Serve until Ctrl+C or SIGTERM, then stop gracefully.
 
@@ -61,6 +76,14 @@ def run(
     For these, and for what is raised, see `Workers`. Several servers have one process: ValueError
     for more. TypeError if `server` is not a `Server`; ValueError if a server is given twice.
 
+    ``on_start(server)`` is called in each process that serves, before the first client is accepted,
+    and ``on_stop(server)`` once the clients are gone: to open and to close a database, for example.
+    (With several servers they are called with all of them.) If `on_start` returns a context
+    manager, netkit enters it, and exits it after `on_stop`. Both are called in one thread, which is
+    not the main thread. What `on_start` raises is raised here, and `on_stop` is not called then;
+    what `on_stop` raises is logged. If `on_start` has not returned after 240 seconds, TimeoutError;
+    if `on_stop` has not after 5 seconds, that is logged. TypeError for an invalid hook.
+
     Off the main thread, Python cannot handle signals. Then the log says so, and `Server.stop` or
     `Server.close` ends the call.
     """
@@ -70,14 +93,15 @@ def run(
     count = check_workers(workers)
     if len(servers) > 1:
         _check_several(servers, count)
+    hooks = Hooks(on_start, on_stop, servers=len(servers))
     check_main()
     try:
         with status_lines() as new:
-            for each in servers:
-                if new and each._life.state is State.LISTENING:  # which has not been logged
+            for each in servers if new else ():
+                if each._life.state is State.LISTENING:  # which has not been logged
                     for event in each._listeners.announced:
                         log.write(event)
-            return _run(servers, drain_timeout, count)
+            return _run(servers, drain_timeout, count, hooks)
     except ServerStateError:
         raise
     except BaseException:
@@ -108,16 +132,27 @@ def _check_several(servers: Sequence[Server], workers: int) -> None:
         server._serving.check_for_run()
 
 
-def _run(servers: Sequence[Server], drain_timeout: float | None, workers: int) -> RunReport:
-    server, *more = servers
+def _run(
+    servers: Sequence[Server], drain_timeout: float | None, workers: int, hooks: Hooks
+) -> RunReport:
     if workers > 1:
         from .supervisor import Workers  # here because most programs have one process
 
-        return Workers(server, workers).run(drain_timeout)
+        named = {"on_start": hooks.on_start, "on_stop": hooks.on_stop} if hooks else {}
+        return Workers(servers[0], workers, **named).run(drain_timeout)
     if threading.current_thread() is threading.main_thread():
         with StopSignals() as signals:
-            return supervise(servers, signals, drain_timeout)
-    events.emit(events.SignalsUnavailable(), server)
+            return supervise(servers, signals, drain_timeout, hooks)
+    events.emit(events.SignalsUnavailable(), servers[0])
+    serve = partial(_serve_here, servers, drain_timeout)
+    if not hooks:
+        return serve()
+    with contextlib.closing(Mailbox()) as mailbox:
+        return within_hooks(hooks, servers, mailbox, serve)
+
+
+def _serve_here(servers: Sequence[Server], drain_timeout: float | None) -> RunReport:
+    server, *more = servers
     if more:
         with contextlib.closing(Mailbox()) as mailbox:
             return wait_for_end(servers, mailbox, drain_timeout)
@@ -131,19 +166,23 @@ def serve(
     host: str | None = None,
     *,
     workers: int | str = 1,
+    on_start: Hook | None = None,
+    on_stop: Hook | None = None,
     **options: Unpack[ServerOptions],
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`.
 
     Without `host`, it listens on every address of this machine. For TypeError, ValueError and
-    OSError see `listen` and `create_server`.
+    OSError see `listen` and `create_server`; for the hooks, see `run`.
     """
     check_workers(workers)
+    Hooks(on_start, on_stop)
     check_main()
     server = create_server(handler, **options)
     try:
         with status_lines():
-            return run(server.listen(port, host), workers=workers)
+            server.listen(port, host)
+            return run(server, workers=workers, on_start=on_start, on_stop=on_stop)
     except BaseException:
         despite_signals(server.close)
         raise

@@ -7,14 +7,17 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ..core import events
 from ..core.record import NamedTuple
 from ..net.bind import explain
 from ..server import log
+from ..server.life import State
 from ..server.registry import StopReport
 from ..server.server import Server
 from ..server.threads import join
+from .hooks import Hooks, Lifespan
 from .signals import Mailbox, Request, StopSignals, despite_signals
 
 RELOAD_GRACE = 1.0  # seconds that a reload may go on after the server has stopped
@@ -37,7 +40,10 @@ class RunReport(NamedTuple):
 
 
 def supervise(
-    servers: Sequence[Server], signals: StopSignals, drain_timeout: float | None = None
+    servers: Sequence[Server],
+    signals: StopSignals,
+    drain_timeout: float | None = None,
+    hooks: Hooks | None = None,
 ) -> RunReport:
     """Serve until a signal comes or another thread stops a server; then drain, and report.
 
@@ -45,15 +51,37 @@ def supervise(
     gracefully, and a SIGINT after it cuts the clients that are left. (A second SIGTERM does not:
     some supervisors send it twice.) SIGHUP calls `Server.reload` of each server.
 
-    Raises what `wait_for_end` raises, and what a signal handler of the program raises. The servers
-    are closed and the signal handlers are restored then, as at any other end.
+    `hooks` are called before and after. Raises what `wait_for_end` and `Lifespan.start` raise, and
+    what a signal handler of the program raises. The servers are closed and the signal handlers are
+    restored then, as at any other end.
     """
     try:
         if any(server.can_reload for server in servers) and hasattr(signal, "SIGHUP"):
             signals.catch(signal.SIGHUP)  # though the program handles it, too
-        return wait_for_end(servers, signals.mailbox, drain_timeout)
+        serve = partial(wait_for_end, servers, signals.mailbox, drain_timeout)
+        return within_hooks(hooks, servers, signals.mailbox, serve) if hooks else serve()
     finally:
         signals.close()
+
+
+def within_hooks(
+    hooks: Hooks, servers: Sequence[Server], mailbox: Mailbox, serve: Callable[[], RunReport]
+) -> RunReport:
+    """Return ``serve()``, which serves with `servers`, and call the hooks before and after.
+
+    It is not called if a server is stopped while `on_start` runs. Raises as `Lifespan.start`, and
+    what `serve` raises.
+    """
+    lifespan = Lifespan(hooks, servers, mailbox)
+    report = RunReport(0, 0, False)
+    try:
+        if lifespan.start() and all(each._life.state is not State.CLOSED for each in servers):
+            report = serve()
+    finally:
+        for server in servers:
+            despite_signals(server.close)  # if it has not served
+        despite_signals(lifespan.stop)
+    return report._replace(interrupted=report.interrupted or lifespan.interrupted)
 
 
 def wait_for_end(

@@ -34,8 +34,10 @@ from .channel import duplicates
 MAX_PLACES = 65536  # what a pipe holds (pipe(7)), unless its user has very many of them
 
 # A cell is two numbers of 8 bytes: how many places the worker has taken, and how often it has begun
-# or ended a change of that number. So the second number is odd during a change.
-_MEMORY = MAX_WORKERS * 2 * 16
+# or ended a change of that number. So the second number is odd during a change. After the cells, of
+# which there are two for each worker because of reloads, comes the number of all places, plus 1.
+_LIMIT = MAX_WORKERS * 2 * 2
+_MEMORY = (_LIMIT + 1) * 8
 # How often the parent tries to count the places while no worker changes them, and how long it waits
 # in between (seconds).
 _TRIES, _PAUSE = 50, 0.001
@@ -63,16 +65,36 @@ class SharedPlaces:
 
     index = 0
 
-    def __init__(self, limit: int) -> None:
-        """Make `limit` places, at most `MAX_PLACES`. OSError if no pipe can hold so many."""
-        self._limit = limit
+    def __init__(self, limit: int | None) -> None:
+        """Make `limit` places, as by `open`, unless it is None."""
         self._hold(*os.pipe(), _shared_memory(_MEMORY))
+        if limit is not None:
+            try:
+                self.open(limit)
+            except OSError:
+                self.close()
+                raise
+
+    def open(self, limit: int) -> None:
+        """Make `limit` places, unless any process has made places already.
+
+        OSError if no pipe can hold so many.
+        """
+        import fcntl  # here because Windows has none
+
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
         try:
-            self._give(limit)
+            if not self._cells[_LIMIT]:
+                self._give(limit)
+                self._cells[_LIMIT] = limit + 1
         except BlockingIOError:
-            self.close()
             text = f"no pipe for the {limit} places (max_connections) that workers share"
             raise OSError(errno.ENOBUFS, text) from None
+        finally:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _limit(self) -> int:
+        return int(self._cells[_LIMIT]) - 1
 
     def _hold(self, reader: int, writer: int, file: int) -> None:
         self._reader, self._writer, self._file = reader, writer, file
@@ -125,17 +147,17 @@ class SharedPlaces:
                 break
             time.sleep(_PAUSE)
         else:
-            missing = min(taken, self._limit - self._count_free())
+            missing = min(taken, self._limit() - self._count_free())
         with contextlib.suppress(BlockingIOError):  # a worker has filled the pipe
             self._give(missing)
 
     def _missing(self) -> int | None:
         """Count the places that are lost. None if a worker has changed the places meanwhile."""
-        before = self._cells.tolist()
+        before = self._cells[:_LIMIT].tolist()
         free = self._count_free()
-        if self._cells.tolist() != before or any(changes % 2 for changes in before[1::2]):
+        if self._cells[:_LIMIT].tolist() != before or any(changes % 2 for changes in before[1::2]):
             return None
-        return self._limit - free - sum(before[::2])
+        return self._limit() - free - sum(before[::2])
 
     def _count_free(self) -> int:
         import fcntl  # here because Windows has none

@@ -69,8 +69,13 @@ class Mailbox:
         self._requests.append(request)
         self._waker.wake()
 
-    def wait(self) -> list[Request]:
-        """Wait for requests, and return them. A signal of a forked process may end the wait."""
+    def wait(self, seconds: float | None = None) -> list[Request]:
+        """Wait for requests, for at most `seconds`, and return them.
+
+        Perhaps there are none: a signal of a forked process may end the wait, too.
+        """
+        if seconds is not None and not self._waker.wait(seconds):
+            return []
         self._waker.clear()
         return [self._requests.popleft() for _ in range(len(self._requests))]
 

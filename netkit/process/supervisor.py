@@ -32,8 +32,10 @@ from ..server.log_config import status_lines
 from ..server.registry import StopReport
 from ..server.reload import configure, pems_in_memory
 from ..server.server import Server
-from .channel import Stop
+from .application import news_of
+from .channel import Loaded, Stop
 from .crew import Crew, Pace
+from .hooks import Hook, Hooks
 from .service import RELOAD_GRACE, Reloads, RunReport
 from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
@@ -49,7 +51,10 @@ class Workers:
     SIGTTOU for one worker more or less, SIGHUP to reload, SIGINT and SIGTERM to stop.
 
     `load`, if it is given, is called in each worker and returns its handler: the parent itself then
-    never imports it. Without it, the workers have the handler of `server`.
+    never imports it. Without it, the workers have the handler of `server`. `on_start` and `on_stop`
+    are called in each worker, as `run` has it. They must be functions at the top of a module if the
+    workers are spawned. A worker whose `on_start` raises does not serve: if no worker ever has,
+    `run` raises WorkersFailedError; else another one is started, after a pause that grows.
 
     Processes are forked where that is safe (Linux, and one thread in this process), else spawned;
     or started as `multiprocessing.set_start_method` says. A spawned worker imports the main module
@@ -58,11 +63,21 @@ class Workers:
     spawns, too, unless there is a `load`.
     """
 
-    def __init__(self, server: Server, count: int | str = "auto", load: Load | None = None) -> None:
-        """TypeError or ValueError for an invalid count, or a limit that cannot be shared."""
+    def __init__(
+        self,
+        server: Server,
+        count: int | str = "auto",
+        load: Load | None = None,
+        *,
+        on_start: Hook | None = None,
+        on_stop: Hook | None = None,
+    ) -> None:
+        """TypeError or ValueError for an invalid count, hook, or limit that cannot be shared."""
         check_places(server._options.max_connections)
         self._server = server
         self._load = load
+        self._hooks = Hooks(on_start, on_stop)
+        server._listeners.is_silent = load is not None
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
         self._reloads = Reloads(server, self._read_files)
@@ -158,7 +173,9 @@ class Workers:
         finally:
             despite_signals(lambda: self._clean_up(configured))
         if self._crew.why_failed is not None:
-            raise WorkersFailedError(printable(self._crew.why_failed))
+            error = WorkersFailedError(printable(self._crew.why_failed))
+            error.exit_status = self._crew.exit_status
+            raise error
         self._emit(events.Stopped(*self._report))
         return RunReport(*self._report, interrupted)
 
@@ -171,9 +188,10 @@ class Workers:
         order = server._drain.delegate(self)
         if order is not None:
             self._stop(*order)
-        if server._options.max_connections is not None:
+        limit = server._options.max_connections
+        if limit is not None or self._load is not None:  # which may set one
             try:
-                self._places = SharedPlaces(server._options.max_connections)
+                self._places = SharedPlaces(limit)
             except OSError as error:
                 raise WorkersFailedError(error.strerror) from None
         with contextlib.suppress(OSError):  # then each worker numbers its own connections
@@ -207,6 +225,7 @@ class Workers:
         while crew.workers or not crew.stopping:
             wait([mailbox.fileno(), *self._descriptors()], wait_time(crew.next_step().remaining()))
             ended = crew.check()
+            self._learn()
             # Requests come second: a signal to all processes may have ended the workers.
             for request in mailbox.rest():
                 interrupted |= request is Request.INTERRUPT and crew.stopping
@@ -218,6 +237,21 @@ class Workers:
                 self._stop()
         # The last workers may have ended by a Ctrl+C that this process has not seen yet.
         return interrupted or Request.INTERRUPT in mailbox.rest()
+
+    def _learn(self) -> None:
+        """Adopt the options of workers that have loaded an application since the last call."""
+        for worker in self._crew.workers:
+            if worker.loaded is not None and not worker.is_known:
+                worker.is_known = True
+                self._adopt(worker.loaded)
+
+    def _adopt(self, loaded: Loaded) -> None:
+        configure(self._server._configuration, {"drain_timeout": loaded.drain_timeout})
+        listeners = self._server._listeners
+        if listeners.is_silent and not listeners.announced:
+            listeners.announced.extend(news_of(self._server, loaded))
+            for event in tuple(listeners.announced):
+                self._emit(event)
 
     def _descriptors(self) -> Iterable[Any]:
         for worker in self._crew.workers:
@@ -256,7 +290,8 @@ class Workers:
             if self._places is not None:
                 self._places.index = worker.index  # in the new process
             core = core_of(worker.index, self._crew.count)
-            worker.start(context, work, source, self._load, self._places, self._numbers, core)
+            shared = self._places, self._numbers
+            worker.start(context, work, source, self._load, self._hooks, *shared, core)
         finally:
             if chosen is None:  # `multiprocessing` takes a spawn for a choice
                 multiprocessing.set_start_method(None, force=True)

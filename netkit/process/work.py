@@ -12,26 +12,24 @@ from typing import Any
 
 from ..core import events
 from ..core.cores import has_gil, usable_cores
-from ..core.errors import Failure
+from ..core.errors import Failure, TlsConfigError
 from ..core.record import NamedTuple
 from ..net.forks import undo_in_children
 from ..net.ids import number_by
 from ..server import log, log_config, log_hooks
 from ..server.registry import StopReport
 from ..server.server import Server
-from .channel import Channel, Failed, News, Ready, SentSocket, Stop
+from .application import Application, to_be_loaded
+from .channel import Channel, Failed, Loaded, News, Ready, SentSocket, Stop
+from .hooks import Hooks
 from .service import supervise
-from .shared import SharedNumbers, SharedPlaces
+from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import REQUESTS, StopSignals
 from .worker import PARENTS_SIGNALS
 
-Load = Callable[[], Any]
+Load = Callable[[], Any]  # returns a handler, or an `Application`
 
 _OF_PARENT = (events.Stopping, events.Stopped)  # logged by the parent, for all workers
-
-
-def to_be_loaded(connection: Any, **_: Any) -> None:
-    """The handler of a server whose workers load theirs."""
 
 
 def core_of(index: int, count: int) -> int | None:
@@ -107,6 +105,7 @@ def work(
     channel: Channel,
     source: Server | Recipe,
     load: Load | None,
+    hooks: Hooks,
     places: SharedPlaces | None,
     numbers: SharedNumbers | None,
     core: int | None,
@@ -114,9 +113,9 @@ def work(
     """Serve until the parent orders a stop, or ends. Runs in the main thread of a new process.
 
     `source` is the parent's own server if the process was forked, else the recipe for that server.
-    `load` returns the handler; it is called here, so that it imports the present code. Without
-    `places`, connections are not limited; without `numbers`, the worker numbers its connections
-    itself; without `core`, it runs on any core.
+    `load` returns the handler, or the application, whose hooks replace `hooks`; it is called here,
+    so that it imports the present code. Without `places`, connections are not limited; without
+    `numbers`, the worker numbers its connections itself; without `core`, it runs on any core.
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
@@ -133,29 +132,53 @@ def work(
         try:
             orders = _Orders(channel)
             threading.Thread(None, orders.obey, "netkit-orders", daemon=True).start()
-            server = _make(source, load)
-            if places is not None:
-                server.share_places(places)
+            server, hooks = _make(source, load, hooks)
+            _share(server, places)
+            _send(channel, _loaded(server, hooks))
             server._serving.when_accepting = lambda: _send(channel, Ready())
             orders.made(server)
-            finished, cut, _ = supervise((server,), signals)
+            finished, cut, _ = supervise((server,), signals, hooks=hooks.reporting())
         except Exception as error:
-            told = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
-            _send(channel, Failed(told))
-            sys.exit(1)
+            _send(channel, Failed(_explained(error)))
+            sys.exit(error.exit_status if isinstance(error, Failure) else 1)
         log_hooks.report_rest()  # `multiprocessing` ends a worker without `atexit`
         _send(channel, StopReport(finished, cut))
 
 
-def _make(source: Server | Recipe, load: Load | None) -> Server:
+def _make(source: Server | Recipe, load: Load | None, hooks: Hooks) -> tuple[Server, Hooks]:
     if isinstance(source, Recipe):
         server, listeners, tls = source.make(), source.listeners, source.tls
     else:
         server, listeners, tls = source, source._listeners.sockets, source._listeners.tls
-    if load is not None:
-        server.RequestHandlerClass = load()
+    loaded = None if load is None else load()
+    if isinstance(loaded, Application):
+        server, hooks = loaded.complete(server), loaded.hooks
+    elif load is not None:
+        server.RequestHandlerClass = loaded
     server.take_over(*listeners, tls=tls)
-    return server
+    server._listeners.check_tls(server.tls_context() is not None)
+    return server, hooks
+
+
+def _explained(error: Exception) -> str:
+    for_users = isinstance(error, (Failure, TlsConfigError))
+    return str(error) if for_users else f"{type(error).__name__}: {error}"
+
+
+def _loaded(server: Server, hooks: Hooks) -> Loaded:
+    options = server._options
+    hook_seconds = hooks.stop_seconds if hooks else 0.0
+    tls = server._configuration.setup.speaks_tls
+    return Loaded(options.drain_timeout, hook_seconds, options.limited, tls)
+
+
+def _share(server: Server, places: SharedPlaces | None) -> None:
+    """Have `max_connections` of the server hold for all workers together."""
+    limit = server._options.max_connections
+    if places is not None and limit is not None:
+        check_places(limit)
+        places.open(limit)
+        server.share_places(places)
 
 
 def _send(channel: Channel, news: News) -> None:

@@ -30,7 +30,7 @@ from ..core.deadline import Deadline
 from ..net.forks import do_not_undo, undo_in_children
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
-from .channel import Channel, Failed, News, Ready, Stop, channel_pair
+from .channel import Channel, Failed, Loaded, News, Ready, Stop, channel_pair
 from .signals import REQUESTS, StopSignals
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class Worker:
         self.index = index
         self.round = round_
         self.started_at = time.monotonic()
+        self.loaded: Loaded | None = None
+        """The options of the application, once the worker has loaded it."""
+        self.is_known = False
+        """Whether the parent has adopted these options."""
         self.ready = False
         self.told: Stop | None = None
         """The strictest of the orders to stop."""
@@ -114,7 +118,7 @@ class Worker:
         An order that is not stricter than those before is not sent: a worker that hangs reads no
         order, so its channel would be full one day.
         """
-        self._allow(sum(order) + KILL_GRACE)
+        self._allow(sum(order) + KILL_GRACE + (self.loaded.hook_seconds if self.loaded else 0))
         strictest = order if self.told is None else Stop(*map(min, order, self.told))
         if strictest != self.told:
             self.told = strictest
@@ -156,7 +160,7 @@ class Worker:
         """Read the messages that have come. Never waits."""
         try:
             while not self.channel.closed:
-                for news in self.channel.receive(Ready, Failed, StopReport):
+                for news in self.channel.receive(Loaded, Ready, Failed, StopReport):
                     self._take_in(news)
         except BlockingIOError:
             return
@@ -171,6 +175,9 @@ class Worker:
     def _take_in(self, news: News) -> None:
         if isinstance(news, Ready):
             self.ready = True
+            return
+        if isinstance(news, Loaded):
+            self.loaded = news
             return
         if isinstance(news, Failed):
             self.failure = news.reason

@@ -64,6 +64,7 @@ class Listeners:
         """Whether worker processes must not share them."""
         self.by_listen = False
         """Whether `open` has opened them, and not the constructor of the server."""
+        self.is_silent = False  # whether others emit the events, and check TLS
         self.announced: list[events.Event] = []
         """The events about the present listeners, for a log that begins later."""
 
@@ -155,7 +156,7 @@ class Listeners:
             is_first = self._life.state is State.NEW
             self._life.enter(State.LISTENING)
         self._check_not_stopped()  # by a signal handler, just before `enter`
-        for event in self._news(sock, is_first):
+        for event in () if self.is_silent else self._news(sock, is_first):
             self.announced.append(event)
             if self._life.opener is None:  # else `open` does it once all are open
                 events.emit(event, self._server)
@@ -286,7 +287,7 @@ class Listeners:
 
     def check_tls(self, has_context: bool) -> None:
         """ValueError if a listener is to speak TLS, and the options have no context for it."""
-        is_open = self._life.state is not State.CLOSED
+        is_open = self._life.state is not State.CLOSED and not self.is_silent
         if True in self.tls and is_open and not has_context:
             raise ValueError("a listener with tls=True needs a server with tls_cert or tls")
 

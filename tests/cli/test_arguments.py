@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netkit.cli import arguments, connect, flags, serve
+from netkit.cli import arguments, connect, flags, loading, serve
 from netkit.cli.arguments import Parser, checked, endpoints
 from netkit.core.endpoint import Endpoint
 
@@ -39,7 +39,7 @@ def test_options_stand_between_the_handler_and_the_addresses() -> None:
         ["app:Shout", "--idle-timeout", "5", "8080", "--workers", "2", "8081"]
     )
     assert serve.Serve().understand(found, words) == {"idle_timeout": 5}
-    assert (found.handler, found.workers) == ("app:Shout", 2)
+    assert (str(found.target), found.workers) == ("app:Shout", 2)
     assert [address.port for address in found.addresses] == [8080, 8081]
 
 
@@ -134,7 +134,7 @@ values = st.one_of(
 @pytest.mark.fuzz
 @given(values)
 def test_any_text_is_a_value_of_another_flag_or_is_refused(text: str) -> None:
-    kinds: list[Any] = [flags.WORKERS.parse, serve.handler_name, arguments.count]
+    kinds: list[Any] = [flags.WORKERS.parse, loading.target_of, arguments.count]
     for kind in kinds:
         with contextlib.suppress(argparse.ArgumentTypeError):
             checked(kind)(text)

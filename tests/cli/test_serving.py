@@ -18,6 +18,7 @@ import netkit
 from netkit.cli import serving
 from netkit.core import events
 from netkit.core.cores import check_workers
+from netkit.process.application import to_be_loaded
 from netkit.server import log
 
 from .commands import COMMANDS, HANDLERS, Run, ask, send_and_wait, started, taken
@@ -181,8 +182,10 @@ def test_workers_load_the_handler_of_the_command(module: Any) -> None:
     module(HANDLERS)
     assert handler_in_a_worker("echo", "--workers", "3") == (3, netkit.EchoHandler)
     assert handler_in_a_worker("greeter", "--workers", "1") == (1, netkit.GreeterHandler)
-    found = handler_in_a_worker("serve", "app:Class", "--workers", "auto")
-    assert found == (check_workers("auto"), sys.modules["app"].Class)
+    count, application = handler_in_a_worker("serve", "app:Class", "--workers", "auto")
+    assert count == check_workers("auto")
+    server = application.complete(netkit.create_server(to_be_loaded))
+    assert server.RequestHandlerClass is sys.modules["app"].Class
 
 
 @pytest.mark.usefixtures("unconfigured")

@@ -16,6 +16,7 @@ from support import ROOT, Program, in_threads, receive_all, wait_until
 
 import netkit
 from netkit.net import ids
+from netkit.process import shared
 from netkit.process.shared import SharedNumbers, SharedPlaces
 
 # Of fork, from 3.12 on.
@@ -136,7 +137,7 @@ def test_a_full_pipe_that_waits_does_not_block_the_parent(places: SharedPlaces) 
         while True:
             os.write(places._writer, bytes(4096))
     os.set_blocking(places._writer, True)
-    places._limit = 10**6
+    places._cells[shared._LIMIT] = 10**6
     places.reclaim(3)
     with pytest.raises(BlockingIOError):
         places._give(1)

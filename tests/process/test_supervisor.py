@@ -419,7 +419,7 @@ def test_a_handler_that_does_not_load_is_one_error_and_the_end(
     name: str, source: str, error: str, tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(source)
-    with Cli("serve", name, "--workers", "3", cwd=tmp_path) as program:
+    with Cli("serve", name, "--workers", "3", cwd=tmp_path, listening=False) as program:
         assert program.wait() == 1
         assert re.fullmatch(f"netkit: error: {error}", program.lines[-1]), program.lines
         assert sum("rror:" in line for line in program.lines) == (3 if "above" in error else 1)

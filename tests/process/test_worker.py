@@ -20,6 +20,7 @@ import netkit
 from netkit.net.forks import do_not_undo
 from netkit.process import work, worker
 from netkit.process.channel import Channel, Failed, Ready, Stop, channel_pair
+from netkit.process.hooks import Hooks
 from netkit.process.work import Recipe
 from netkit.process.worker import PARENTS_SIGNALS, Worker
 from netkit.server.registry import StopReport
@@ -363,7 +364,7 @@ def test_a_class_whose_constructor_does_not_take_the_options_cannot_be_spawned()
 def test_it_serves_on_the_listener_of_its_parent(load: Any, answer: bytes) -> None:
     parent = netkit.create_server(shout).listen(0, "127.0.0.1")
     recipe = Recipe(Shouting, shout, {}, (parent.socket,))
-    made = work._make(recipe, load)
+    made, _ = work._make(recipe, load, Hooks())
     assert made.address == parent.address
     with made, made.start(), client(made) as sock:
         sock.sendall(b"hello There")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
-from support import ROOT, Cli, receive_exactly, reset
+import pytest
+from support import ROOT, Cli, receive_all, receive_exactly, reset
 
 import netkit
 
@@ -37,6 +39,20 @@ def test_the_chat_sends_each_line_to_the_others_and_says_who_comes_and_leaves() 
             assert ann.readline() == b"* rude leaves\n"
         program.send_signal()
         assert program.wait() == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]])
+def test_the_visitors_are_counted_in_a_database(options: list[str], tmp_path: Path) -> None:
+    command = ("serve", "examples.visits:visit", "0", "--set", "greeting=Welcome", *options)
+    for start in (1, 4):  # the file outlives the server
+        with Cli(*command, cwd=tmp_path) as program:
+            answers = set()
+            for _ in range(3):
+                with program.connect() as sock:
+                    answers.add(receive_all(sock).decode())
+            assert answers == {f"Welcome, visitor {n}\n" for n in range(start, start + 3)}
+            program.send_signal()
+            assert program.wait() == 0
 
 
 def test_the_chat_is_short() -> None:

@@ -86,7 +86,10 @@ class HandshakeInAccept(Event):
 
 
 class HookFailed(Event):
-    """An overridden method of the server (`service_actions`, `handle_error`, ...) raised."""
+    """An overridden method of the server (`service_actions`, `handle_error`, ...) raised.
+
+    Also `on_stop`, or `on_start` in a worker; `error` is a TimeoutError if one of them is late.
+    """
 
     hook: str
     error: BaseException

@@ -1,0 +1,43 @@
+"""What a worker process loads: an application of the program, or only a handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..core import events
+from ..core.addresses import format_unix, is_loopback
+from ..core.record import NamedTuple
+from ..server.reload import lists_in_files
+from ..server.server import Server
+from .channel import Loaded
+from .hooks import Hooks
+
+
+class Application(NamedTuple):
+    """What the function `load` of `Workers` may return in the place of a handler."""
+
+    complete: Callable[[Server], Server]
+    """Is called with the server that the options of the parent make, which does not listen.
+
+    Returns the server that is to serve: the same one, or a server of the program. A Failure if the
+    application cannot serve.
+    """
+    hooks: Hooks
+
+
+def to_be_loaded(connection: Any, **_: Any) -> None:
+    """The handler of a server which an application completes."""
+
+
+def news_of(server: Server, loaded: Loaded) -> Iterator[events.Event]:
+    """The events of a parent about the listeners of `server`, which its workers' options decide."""
+    is_announced = loaded.is_limited
+    for where, tls in zip(server.addresses, server._listeners.tls, strict=True):
+        address = format_unix(where) if isinstance(where, str) else str(where)
+        yield events.Listening(address, loaded.speaks_tls if tls is None else tls)
+        if not (isinstance(where, str) or is_announced or is_loopback(where.address)):
+            is_announced = True
+            yield events.Unlimited(address)
+    for name, addresses in lists_in_files(server._options).items():
+        yield events.ListLoaded(name, len(addresses), addresses.path or "")
