@@ -72,7 +72,7 @@ def connect(
     try:
         if context is not None:
             _start_tls(conn, context, chosen, target, deadline)
-        conn.set_limits(TimeLimits.of(chosen))
+        conn._link.set_limits(TimeLimits.of(chosen))
     except BaseException:
         conn.destroy()
         raise

@@ -9,6 +9,7 @@ Reading costs O(n) for n received bytes, in whatever pieces they arrive, because
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 CHUNK = 64 * 1024  # the largest number of bytes received at once, and of a chunk of iteration
@@ -101,3 +102,6 @@ class Source(Protocol):
 
     def failure(self, error: OSError) -> OSError:
         """Return the exception to raise for `error`."""
+
+    def within(self, seconds: float, name: str) -> AbstractContextManager[object]:
+        """Return a block in which `receive` raises TimeoutError (``name: ...``) after `seconds`."""

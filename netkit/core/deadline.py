@@ -23,25 +23,26 @@ def wait_time(seconds: float | None) -> float | None:
 class Deadline:
     """A point in time, `timeout` seconds from now by the monotonic clock, or never if that is None.
 
-    Immutable, so threads may share it. Tests pass a `clock` of their own.
+    Immutable, so threads may share it. `at` is that point, None for never. Tests pass a `clock` of
+    their own.
     """
 
-    __slots__ = ("_at", "_clock")
+    __slots__ = ("_clock", "at")
 
     def __init__(self, timeout: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._at = None if timeout is None else clock() + timeout
+        self.at: float | None = None if timeout is None else clock() + timeout
 
     def remaining(self) -> float | None:
         """Return the seconds left: 0.0 after the deadline, None if there is none."""
-        return None if self._at is None else max(0.0, self._at - self._clock())
+        return None if self.at is None else max(0.0, self.at - self._clock())
 
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return self._at is not None and self._clock() >= self._at
+        return self.at is not None and self._clock() >= self.at
 
     def earlier(self, other: Deadline) -> Deadline:
         """Return the earlier one of the two."""
-        if self._at is None or (other._at is not None and other._at < self._at):
+        if self.at is None or (other.at is not None and other.at < self.at):
             return other
         return self

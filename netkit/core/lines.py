@@ -20,15 +20,25 @@ _AS_SET: Any = object()  # the encoding is that of the reader
 
 
 @overload
-def lines(reader: Reader, encoding: None) -> Iterator[bytes]: ...
+def lines(reader: Reader, encoding: None, *, timeout: float | None = None) -> Iterator[bytes]: ...
 
 
 @overload
-def lines(reader: Reader, encoding: str = _AS_SET, errors: str | None = None) -> Iterator[str]: ...
+def lines(
+    reader: Reader,
+    encoding: str = _AS_SET,
+    errors: str | None = None,
+    *,
+    timeout: float | None = None,
+) -> Iterator[str]: ...
 
 
 def lines(
-    reader: Reader, encoding: str | None = _AS_SET, errors: str | None = None
+    reader: Reader,
+    encoding: str | None = _AS_SET,
+    errors: str | None = None,
+    *,
+    timeout: float | None = None,
 ) -> Iterator[Any]:
     r"""Yield the lines without ``\n`` or ``\r\n``, until the end of input.
 
@@ -38,7 +48,8 @@ def lines(
     `errors` is as in ``bytes.decode``; by default it is that of `set_encoding`, or else
     ``"replace"``: invalid bytes become U+FFFD. With ``"strict"`` a line that has invalid bytes
     raises InvalidTextError. After that error, and after LineTooLongError (as by `readuntil`), the
-    iterator goes on with the next line. UnknownEncodingError; LookupError for unknown `errors`.
+    iterator goes on with the next line. `timeout` bounds each line. UnknownEncodingError;
+    LookupError for unknown `errors`.
     """
     source = reader._source
     seen, decoder, newline, width, ending, can_split = _form(reader, encoding, errors)
@@ -47,13 +58,8 @@ def lines(
         nonlocal seen, decoder, newline, width, ending, can_split
         if reader._decoder is not seen:  # `set_encoding` applies to the lines that follow
             seen, decoder, newline, width, ending, can_split = _form(reader, encoding, errors)
-        ahead = reader._ahead
-        if (
-            ahead
-            and can_split
-            and len(ahead[-1]) <= reader.max_line
-            and source.interruption is None
-        ):
+        ahead = reader._ahead if can_split else None
+        if ahead and len(ahead[-1]) <= reader.max_line and source.interruption is None:
             line = ahead.pop()
             if decoder is None:
                 return line.removesuffix(ending)
@@ -71,7 +77,8 @@ def lines(
         text = decoder.decode(line, final=not complete)
         return text.removesuffix("\n").removesuffix(ending) if line or text else None
 
-    return iter(next_line, None)
+    timed = next_line if timeout is None else lambda: reader._within(timeout, next_line)
+    return iter(timed, None)
 
 
 def _split_ahead(reader: Reader) -> None:

@@ -7,7 +7,7 @@ bytes are not enough for its result.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .buffer import CHUNK, ReceiveBuffer, Source
@@ -34,6 +34,10 @@ class Reader:
     drops the line ending or delimiter. A single read keeps it, so that only the end of input is
     empty. Text never ends within a character, and invalid bytes become U+FFFD unless `errors` says
     otherwise.
+
+    `timeout` is the number of seconds in which a read, or each line or message of a loop, must be
+    done, however slowly bytes arrive: TimeoutError (``timeout: ...``). 0 is to return what has
+    arrived, or to raise; None is no limit of its own.
 
     An exception of the source loses no byte: the next call of the same method begins with all bytes
     received.
@@ -70,13 +74,15 @@ class Reader:
         self._ahead: list[bytes] | None = None  # lines before the buffer without \n, the last first
         self._mixed = False  # other reads come between lines, so none are split in advance
 
-    def read(self, size: int = -1) -> Any:
+    def read(self, size: int = -1, *, timeout: float | None = None) -> Any:
         """Read up to `size` bytes, or everything to the end of input if `size` is negative.
 
         With a size it waits for the first bytes only. An empty result is the end of input. Text
         (`set_encoding`) is never cut within a character, and `size` still counts bytes.
         MessageTooLongError if there are more than `max_message` bytes to the end; they stay unread.
         """
+        if timeout is not None:
+            return self._within(timeout, self.read, size)
         if type(size) is not int:  # a call for each read would cost more
             _check_size(size)
         if size == 0:
@@ -113,11 +119,13 @@ class Reader:
                 return
             yield chunk
 
-    def readexactly(self, size: int) -> Any:
+    def readexactly(self, size: int, *, timeout: float | None = None) -> Any:
         """Read exactly `size` bytes. IncompleteReadError if the input ends before that.
 
         MessageTooLongError, without a wait, if `size` is more than `max_message`.
         """
+        if timeout is not None:
+            return self._within(timeout, self.readexactly, size)
         _check_size(size)
         if size < 0:
             raise ValueError(f"size must be 0 or more, not {size}")
@@ -130,13 +138,15 @@ class Reader:
                 raise IncompleteReadError(self._decoded(partial, final=True), size)
         return self._decoded(self._buffer.take(size))
 
-    def readuntil(self, separator: str | bytes = b"\n") -> Any:
+    def readuntil(self, separator: str | bytes = b"\n", *, timeout: float | None = None) -> Any:
         """Read up to and including `separator`.
 
         IncompleteReadError if the input ends before the separator. LineTooLongError if more than
         `max_line` bytes come before it; the next read of any kind then skips the line to its end.
         For longer messages (`max_message`) use `read_message` with a `Delimiter`.
         """
+        if timeout is not None:
+            return self._within(timeout, self.readuntil, separator)
         if isinstance(separator, str):
             found, width = encode_separator(separator, self.encoding)
         else:
@@ -148,11 +158,13 @@ class Reader:
             return self._decoded(line)
         raise IncompleteReadError(self._decoded(line, final=True), None)
 
-    def readline(self) -> Any:
+    def readline(self, *, timeout: float | None = None) -> Any:
         """Read one line with its newline, which the last line may lack.
 
         Empty at the end of input. LineTooLongError as by `readuntil`.
         """
+        if timeout is not None:
+            return self._within(timeout, self.readline)
         newline, width = encode_separator("\n", self.encoding)
         while True:  # the text of a line may be empty until the next one (base64)
             line, complete = self._read_until(newline, width)
@@ -160,11 +172,11 @@ class Reader:
             if text or not line:
                 return text
 
-    def messages(self, framing: Framing) -> Iterator[bytes]:
+    def messages(self, framing: Framing, *, timeout: float | None = None) -> Iterator[bytes]:
         """Yield the messages, as `read_message` returns them, until the input ends after one."""
-        return iter(lambda: self.read_message(framing), None)
+        return iter(lambda: self.read_message(framing, timeout=timeout), None)
 
-    def read_message(self, framing: Framing) -> bytes | None:
+    def read_message(self, framing: Framing, *, timeout: float | None = None) -> bytes | None:
         """Read one message, always as bytes. None if the input ends before a message begins.
 
         IncompleteReadError if the input ends within the message or its length: `partial` has all
@@ -173,6 +185,9 @@ class Reader:
         reader). FramingError for invalid bytes. The last two leave the bytes unread, so each
         further call raises them again: close the connection.
         """
+        if timeout is not None:
+            message: bytes | None = self._within(timeout, self.read_message, framing)
+            return message
         self._settle()
         self._buffer.restart_search()
         limit = self.max_message if framing.max_message is None else framing.max_message
@@ -189,18 +204,20 @@ class Reader:
             if 0 < size <= len(self._buffer):
                 return self._buffer.take(size)[start:end]
 
-    def peek(self, size: int = CHUNK) -> bytes:
+    def peek(self, size: int = CHUNK, *, timeout: float | None = None) -> bytes:
         """Return up to `size` bytes, always as bytes, and leave them for the next read.
 
         Waits for the first bytes. Empty at the end of input.
         """
         _check_size(size)
+        if timeout is not None:
+            self._within(timeout, self.peek, size)
         self._settle()
         if not self._buffer:
             self._fill()
         return self._buffer.peek(size)
 
-    def read_into(self, buffer: Any) -> int:
+    def read_into(self, buffer: Any, *, timeout: float | None = None) -> int:
         """Read into a writable `buffer`. Returns the number of bytes, 0 at the end of input.
 
         ValueError for an empty buffer, and after `set_encoding`.
@@ -210,7 +227,7 @@ class Reader:
                 raise ValueError("the buffer has no room")
             if self._decoder is not None:
                 raise ValueError("text cannot be read into a buffer")
-            data = self.read(len(room))
+            data = self.read(len(room), timeout=timeout)
             room[: len(data)] = data
         return len(data)
 
@@ -234,6 +251,10 @@ class Reader:
         self._decoder = decoder
         self._decoded_size = 0
         self.encoding = encoding or self.encoding
+
+    def _within(self, seconds: float, read: Callable[..., Any], *arguments: Any) -> Any:
+        with self._source.within(seconds, "timeout"):
+            return read(*arguments)
 
     def _decoded(self, data: bytes, final: bool = False) -> Any:
         if self._decoder is None:

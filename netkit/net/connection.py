@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.buffer import ReceiveBuffer
 from ..core.errors import PeerError
-from ..core.options import MAX_LINE, MAX_MESSAGE, TimeLimits
+from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
-from . import files, ids, linger, posting, settings, sockopts, starttls
+from . import deadlines, files, ids, linger, posting, settings, sockopts, starttls
 from .addresses import describe_peer, described, part_of
 from .bare import Bare
 from .link import Link
@@ -85,7 +85,8 @@ class Connection(Reader):
 
     # Methods and properties whose code and docstring are in the module of their subject.
     sendfile, start_tls, finish = files.sendfile, starttls.start_tls, linger.finish
-    post, set_timeout, set_no_delay = posting.post, settings.set_timeout, settings.set_no_delay
+    post, deadline = posting.post, deadlines.deadline
+    set_timeout, set_no_delay = settings.set_timeout, settings.set_no_delay
     set_keep_alive, tos = settings.set_keep_alive, property(settings.tos, settings.set_tos)
     peer_credentials, outbox = property(settings.peer_credentials), property(posting.outbox)
 
@@ -340,10 +341,6 @@ class Connection(Reader):
         """Make all locks anew, in a forked child, where the threads that held them do not exist."""
         self._link.free_locks()
         self._output.lock = threading.RLock()
-
-    def set_limits(self, limits: TimeLimits) -> None:
-        """Replace all time limits; a wait that is under way may keep its own."""
-        self._link.set_limits(limits)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"

@@ -16,6 +16,8 @@ _TEXTS = {
     "handshake_timeout": "no TLS handshake with {peer} within {seconds}",
     "close": "{peer} has not taken the rest within {seconds}",
     "lifetime": "the connection to {peer} has lasted {seconds}",
+    "deadline": "the exchange with {peer} was not over within {seconds}",
+    "timeout": "the read from {peer} was not done within {seconds}",
 }
 
 # With these the kernel gives up a connection, for its own time limit or the last ICMP error that it
@@ -32,6 +34,11 @@ def timed_out(name: str, limit: float, peer: str) -> TimeoutError:
     """Return the error for the time limit `name`, which has passed after `limit` seconds."""
     text = _TEXTS[name].format(limit=limit, seconds=in_seconds(limit), peer=peer)
     return TimeoutError(errno.ETIMEDOUT, f"{name}: {text}")
+
+
+def is_silence(error: OSError) -> bool:
+    """Whether `error` was raised because the peer has sent nothing for some time."""
+    return str(error.strerror).startswith(("idle_timeout:", "read_timeout:"))
 
 
 def unacknowledged(error: OSError, limit: float, peer: str) -> OSError:

@@ -80,7 +80,7 @@ def sendfile(conn: Connection, file: BinaryIO, offset: int = 0, count: int | Non
     with output.held():
         output.check()
         output.send_gathered()
-        link.wire.begin_write()
+        output.begin_write()
         before = link.bytes_written
         try:
             if not _send_by_kernel(output, file, offset, most):
@@ -112,7 +112,8 @@ def _send_by_kernel(output: Output, file: BinaryIO, offset: int, most: int) -> b
     if descriptor is None:
         return False
     at, end = offset, offset + most
-    while (size := min(AT_ONCE, end - at, os.fstat(descriptor).st_size - at)) > 0:
+    at_once = CHUNK if link.wire.timer is not None and link.wire.timer.deadlines else AT_ONCE
+    while (size := min(at_once, end - at, os.fstat(descriptor).st_size - at)) > 0:
         try:
             sent = link.wire.sendfile(descriptor, at, size)
         except OSError as error:

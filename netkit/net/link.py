@@ -29,7 +29,7 @@ from ..core.buffer import FIRST_CHUNK, ReceiveBuffer, next_chunk
 from ..core.cores import has_gil
 from ..core.errors import ConnectionClosedError, TlsError
 from ..core.options import TimeLimits
-from . import sockopts
+from . import deadlines, sockopts
 from .bare import Bare
 from .states import InputState, Life, OutputState
 from .transport import NO_LIMITS, Bytes, Plain, Tls
@@ -79,6 +79,8 @@ class Link:
         self.interruption: OSError | None = None  # the next read or write raises it
         self.shut_both = False  # by a stop: no write can follow, so `interruption` stays
         self.released: Callable[[], object] | None = None  # called once the socket is given up
+
+    within = deadlines.within
 
     # Reading
 
@@ -181,7 +183,7 @@ class Link:
         """Use `sock`, which has taken over the descriptor."""
         with self.lock:
             self.wire.replace_socket(sock)
-            self._choose_way()
+            self.choose_way_locked()
 
     def set_option(self, setter: Callable[..., None], *values: Any) -> None:
         """Call `setter` with the socket and the values; nothing after the close."""
@@ -194,16 +196,17 @@ class Link:
         with self.lock:
             if self.life is not Life.CLOSED:
                 self.wire.set_limits(limits, self.peer)
-                self._choose_way()
+                self.choose_way_locked()
 
     def limit_step(self, seconds: float, name: str) -> None:
         """Replace the time limits by one for a whole step, named `name` in its TimeoutError."""
         with self.lock:
             self.open_socket()
             self.wire.set_limits(self.wire.limits, self.peer, (name, seconds))
-            self._choose_way()
+            self.choose_way_locked()
 
-    def _choose_way(self) -> None:
+    def choose_way_locked(self) -> None:
+        """Let reads and writes call the socket itself, or the transport; see rule 4."""
         wire = self.wire
         is_direct = self.transport is wire and wire.timer is None
         self.recv, self.send = (wire.sock_recv, wire.sock_send) if is_direct else (None, None)

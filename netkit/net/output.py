@@ -157,15 +157,22 @@ class Output:
         link = self.link
         if not payload and not link.transport.owes():
             return
+        self.begin_write()
         sent = 0
         try:
-            link.wire.begin_write()
             sent = link.transport.send(payload)
             link.bytes_written += sent
             if sent < len(payload):
                 self._send_rest(payload, sent)
         except BaseException as error:
             self.fail(error, sent)
+
+    def begin_write(self) -> None:
+        """Let the time limits of a write count. TimeoutError if a deadline has passed."""
+        try:
+            self.link.wire.begin_write()
+        except TimeoutError as error:  # nothing has been sent, nor encrypted
+            raise self.link.failure(error) from None
 
     def _send_rest(self, payload: Bytes, sent: int) -> None:
         link = self.link

@@ -23,7 +23,7 @@ def set_timeout(conn: Connection, seconds: float | None) -> None:
     if seconds is not None:
         check_seconds("timeout", seconds, zero=False)
     limits = conn._link.wire.limits
-    conn.set_limits(limits._replace(idle_timeout=seconds, write_timeout=seconds))
+    conn._link.set_limits(limits._replace(idle_timeout=seconds, write_timeout=seconds))
 
 
 def set_no_delay(conn: Connection, on: bool = True) -> None:

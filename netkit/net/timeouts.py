@@ -19,7 +19,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
 
 from ..core.options import TimeLimits
 from ..core.record import NamedTuple
@@ -43,12 +42,14 @@ _note_main_thread()
 call_in_children(_note_main_thread)  # the main thread of a child is the one that has forked
 
 
-class _Due(NamedTuple):
+class Due(NamedTuple):
     """When a limit passes, and which one."""
 
     at: float
     name: str
     limit: float
+    thread: int | None = None
+    """The thread whose calls the limit is for; None for any."""
 
 
 class Timer:
@@ -63,7 +64,7 @@ class Timer:
     __slots__ = (
         *("sock", "_peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
         *("_kernel_unacknowledged", "_longest", "_since", "_start", "_held", "_began"),
-        *("_write_began", "_written", "untouched"),
+        *("_write_began", "_progress", "_written", "deadlines", "untouched"),
     )
 
     def __init__(
@@ -80,17 +81,19 @@ class Timer:
         self._since = 0.0  # when the present wait for input began
         self._held = 0  # how many bytes of the present message have been received
         self._began = 0.0  # when it was first found to be incomplete
+        # Those of the blocks that have been entered, of any thread. `Link.lock` guards it.
+        self.deadlines: tuple[Due, ...] = ()
         self.set(TimeLimits())
 
     def set(self, limits: TimeLimits, step: tuple[str, float] | None = None) -> None:
-        """Replace all limits, by `step` unless it is None.
+        """Replace all limits but the deadlines, by `step` unless it is None.
 
         `step` is one limit for all that is received and sent from now on, a TLS handshake or a
-        close: the name for its TimeoutError, and seconds.
+        close: the name for its TimeoutError, and seconds. No deadline applies to a close.
         """
         self._limits = limits if step is None else TimeLimits()
         self._start = -1  # where in the stream the present message begins
-        self._step: _Due | None = None
+        self._step: Due | None = None
         self._longest: float | None = None  # the kernel's timeout for a message's first byte
         if step is None:
             self._longest = limits.idle_timeout or limits.read_timeout
@@ -102,10 +105,10 @@ class Timer:
                 sockopts.set_acknowledgement_timeout(self.sock, limits.write_timeout)
         else:
             name, seconds = step
-            self._step = _Due(self._clock() + seconds, name, seconds)
+            self._step = Due(self._clock() + seconds, name, seconds)
             self._set_receive(seconds)
             self._set_send(seconds)
-        self.begin_write()
+        self._restart_write()
 
     def outlast_signals(self, writing: bool) -> None:
         """Call before each recv or send. BlockingIOError, as they raise it, after the timeout."""
@@ -135,17 +138,15 @@ class Timer:
         """
         self._since = now = self._clock()
         self._held = held
-        if not held and self._kernel_receive == self._longest:  # as nearly always
-            return
+        if not (held or self.deadlines) and self._kernel_receive == self._longest:
+            return  # as nearly always
         if held and start != self._start:
             self._start, self._began = start, now
         due = self._due()
         if due is None:
             return
         left = self._left_to_receive(due, now)
-        longest = left * (1 + TOLERANCE)
-        if self._kernel_receive is None or self._kernel_receive > longest:
-            self._set_receive(due.limit if due.limit <= longest else left)
+        self._set_receive(_shortened(self._kernel_receive, due, left))
 
     def after_wait(self) -> None:
         """The kernel's timeout has passed. Unless a limit has, the caller waits again."""
@@ -153,64 +154,91 @@ class Timer:
         left = None if due is None else self._left_to_receive(due, self._clock())
         self._set_receive(left)
 
-    def _due(self) -> _Due | None:
+    def _due(self) -> Due | None:
         idle, read, _, rate = self._limits
-        found = [] if self._step is None else [self._step]
+        found = self._bounds()
         if idle is not None:
-            found.append(_Due(self._since + idle, "idle_timeout", idle))
+            found.append(Due(self._since + idle, "idle_timeout", idle))
         if read is not None and (self._held or idle is None):
             since = self._began if self._held else self._since
-            found.append(_Due(since + read, "read_timeout", read))
+            found.append(Due(since + read, "read_timeout", read))
         if rate is not None and self._held:
             found.append(self._at_rate(self._began, self._held, rate))
         return min(found, default=None)
 
-    def _left_to_receive(self, due: _Due, now: float) -> float:
-        if now >= due.at and due.name != "idle_timeout":
-            self._began = now  # a handler that catches the error may go on for as long again
-        return self._left(due, now)
+    def _bounds(self) -> list[Due]:
+        """Return the limits for all that the calling thread receives and sends."""
+        step, deadlines = self._step, self.deadlines
+        found = [] if step is None else [step]
+        if deadlines and (step is None or step.name != "close"):
+            thread = threading.get_ident()
+            found += [each for each in deadlines if each.thread == thread]
+        return found
 
-    def _left(self, due: _Due, now: float) -> float:
-        if now >= due.at:
-            raise timed_out(due.name, due.limit, self._peer)
-        return due.at - now
+    def _left_to_receive(self, due: Due, now: float) -> float:
+        if now >= due.at and due.name in ("read_timeout", "min_rate"):
+            self._began = now  # a handler that catches the error may go on for as long again
+        return self._left(due, now, writing=False)
+
+    def _left(self, due: Due, now: float, writing: bool) -> float:
+        if now < due.at:
+            return due.at - now
+        if not due.limit and sockopts.wait_until_ready(self.sock, writing, 0):
+            return 0.0  # the call does not wait
+        raise timed_out(due.name, due.limit, self._peer)
 
     # Sending
 
     def begin_write(self) -> None:
-        """A write begins: its limits count from now on."""
-        self._write_began = self._clock()
+        """A write begins: its limits count from now on. TimeoutError if a deadline has passed."""
+        self._restart_write()
+        if self.deadlines:
+            self.before_send()
+
+    def _restart_write(self) -> None:
+        self._write_began = self._progress = self._clock()
         self._written = 0
         self.untouched = False
         """Whether a limit of this write has passed before anything of it was sent."""
 
+    def before_send(self) -> None:
+        """Call before each send if there are `deadlines`: the kernel must not wait for longer."""
+        due = min(self._bounds(), default=None)
+        if due is not None:
+            left = self._left_to_send(due, self._clock())
+            self._set_send(_shortened(self._kernel_send, due, left))
+
     def after_stall(self) -> None:
         """Nothing could be sent within the kernel's timeout. Unless a limit has passed, go on."""
-        if self._step is None:
-            for name in ("write_timeout", "idle_timeout"):
-                limit = getattr(self._limits, name)
-                if limit is not None:
-                    self._fail_write(name, limit)
-        self._check_write()
+        idle, _, write, rate = self._limits
+        found = self._bounds()
+        if write is not None:
+            found.append(Due(self._progress + write, "write_timeout", write))
+        elif idle is not None:
+            found.append(Due(self._progress + idle, "idle_timeout", idle))
+        if rate is not None:
+            found.append(self._at_rate(self._write_began, self._written, rate))
+        due = min(found, default=None)
+        self._set_send(None if due is None else self._left_to_send(due, self._clock()))
 
     def after_send(self, sent: int, size: int) -> None:
         """`sent` of `size` bytes have been sent."""
         self._written += sent
         if sent < size:
-            self._check_write()
+            self._progress = self._clock()
+            self.after_stall()
 
-    def _check_write(self) -> None:
-        rate = self._limits.min_rate
-        if self._step is not None:
-            self._set_send(self._left(self._step, self._clock()))
-        elif rate is not None:
-            due = self._at_rate(self._write_began, self._written, rate)
-            if self._clock() >= due.at:
-                self._fail_write(due.name, due.limit)
+    def _left_to_send(self, due: Due, now: float) -> float:
+        self.untouched = not self._written and due is not self._step
+        return self._left(due, now, writing=True)
 
-    def _fail_write(self, name: str, limit: float) -> NoReturn:
-        self.untouched = not self._written
-        raise timed_out(name, limit, self._peer)
+    def _at_rate(self, began: float, size: int, rate: float) -> Due:
+        return Due(began + self.grace + size / rate, "min_rate", rate)
 
-    def _at_rate(self, began: float, size: int, rate: float) -> _Due:
-        return _Due(began + self.grace + size / rate, "min_rate", rate)
+
+def _shortened(timeout: float | None, due: Due, left: float) -> float | None:
+    """Return the kernel's `timeout`, or a shorter one if it is much longer than `left`."""
+    longest = left * (1 + TOLERANCE)
+    if timeout is not None and timeout <= longest:
+        return timeout
+    return due.limit if due.limit <= longest else left

@@ -17,7 +17,7 @@ from ..core.errors import TlsError, TruncatedError
 from ..core.options import TimeLimits
 from . import sockopts
 from .explain import peer_is_gone, unacknowledged
-from .timeouts import Timer
+from .timeouts import Due, Timer
 
 if TYPE_CHECKING:
     import ssl
@@ -77,7 +77,7 @@ class Plain:
                 timer.after_wait()
 
     def begin_write(self) -> None:
-        """Have the time limits of a write count from now on."""
+        """Have the time limits of a write count from now on. TimeoutError as of `Timer`."""
         if self.timer is not None:
             self.timer.begin_write()
 
@@ -109,6 +109,8 @@ class Plain:
             return send(*arguments)
         while True:
             try:
+                if timer.deadlines:
+                    timer.before_send()
                 timer.outlast_signals(writing=True)
                 sent = send(*arguments)
                 break
@@ -132,7 +134,18 @@ class Plain:
         if self.timer is not None or step is not None or any(limits):
             timer = self.timer or Timer(self.sock, peer)
             timer.set(limits, step)
-            self.timer = timer if step is not None or any(limits) else None
+            is_needed = step is not None or any(limits) or timer.deadlines
+            self.timer = timer if is_needed else None
+
+    def add_deadline(self, due: Due, peer: str) -> None:
+        """Add a limit for all that the thread of `due` receives and sends."""
+        timer = self.timer = self.timer or Timer(self.sock, peer)
+        timer.deadlines += (due,)
+
+    def remove_deadline(self, due: Due) -> None:
+        """Remove what `add_deadline` has added. The timer stays, as does the kernel's timeout."""
+        if self.timer is not None:
+            self.timer.deadlines = tuple(each for each in self.timer.deadlines if each is not due)
 
     def explained(self, error: OSError, peer: str) -> OSError:
         """Return the error to raise for `error` of the socket, in words that name the peer."""

@@ -288,7 +288,7 @@ class Compat:
         request = sockopts.blocking(socket.socket(fileno=request.detach()))
         self._replace(connection, request)
         if setup.time_limits is not None:
-            connection.set_limits(setup.time_limits)
+            connection._link.set_limits(setup.time_limits)
         connection.start_tls(context)
         return request
 

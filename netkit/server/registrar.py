@@ -59,7 +59,7 @@ class Registrar:
             if opaque:
                 _limit_calls(request, options)
             elif setup.time_limits is not None:
-                connection.set_limits(setup.time_limits)
+                connection._link.set_limits(setup.time_limits)
             connection.ticket, connection.thread = ticket, threading.get_ident()
             if ticket is not NO_SHARE:
                 connection.on_close = self._admission.linger

@@ -10,7 +10,6 @@ import pytest
 from support import in_thread, receive_all, tcp_pair, wait_until
 
 import netkit
-from netkit.core.options import TimeLimits
 
 Call = Callable[[netkit.Connection], Any]
 
@@ -127,23 +126,23 @@ def test_an_interrupt_between_two_chunks_is_raised_by_the_next() -> None:
 def test_the_limits_of_a_connection_may_be_replaced() -> None:
     with tcp_pair() as (ours, peer):
         conn = netkit.Connection(ours)
-        conn.set_limits(TimeLimits(read_timeout=0.05))
-        with pytest.raises(TimeoutError, match="read_timeout"):
+        conn.set_timeout(0.05)
+        with pytest.raises(TimeoutError, match="idle_timeout"):
             conn.readline()
-        conn.set_limits(TimeLimits())
+        conn.set_timeout(None)
         peer.sendall(b"line\n")
         assert conn.readline() == b"line\n"
         conn.socket.setblocking(False)
         with pytest.raises(BlockingIOError):
             conn.write(bytes(50_000_000))
-        conn.set_limits(TimeLimits())
+        conn.set_timeout(None)
         conn.destroy()
 
 
 def test_a_socket_that_takes_over_the_descriptor_keeps_the_limits() -> None:
     with tcp_pair() as (ours, _), netkit.Connection(ours) as conn:
-        conn.set_limits(TimeLimits(idle_timeout=60))
+        conn.set_timeout(60)
         conn.socket = socket.socket(fileno=ours.detach())
-        conn.set_limits(TimeLimits(idle_timeout=0.05))
+        conn.set_timeout(0.05)
         with pytest.raises(TimeoutError, match="idle_timeout"):
             conn.read()

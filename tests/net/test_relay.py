@@ -205,6 +205,22 @@ def test_silence_both_ways_is_a_timeout_and_silence_one_way_is_none() -> None:
     assert isinstance(error, TimeoutError)
 
 
+def test_a_deadline_of_the_first_connection_ends_a_relay_that_is_busy() -> None:
+    over = threading.Event()
+
+    def chatter(sock: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            while not over.wait(0.01):
+                sock.sendall(b"x")
+
+    with pair() as (first, _), pair() as (second, right), in_thread(chatter, right):
+        try:
+            with pytest.raises(TimeoutError, match="deadline"), first.deadline(0.2):
+                netkit.relay(first, second)
+        finally:
+            over.set()
+
+
 def test_a_timeout_of_what_is_written_to_is_its_own() -> None:
     class Stuck:
         def write(self, data: bytes) -> int:

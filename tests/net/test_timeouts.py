@@ -142,13 +142,21 @@ def test_a_peer_that_is_slower_than_the_rate_is_an_error(sock: socket.socket) ->
 
 
 def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
-    waits, _ = timer(sock, write_timeout=5, idle_timeout=7)
+    waits, clock = timer(sock, write_timeout=5, idle_timeout=7)
+    clock.now += 4
+    waits.after_stall()  # the kernel was too early
+    assert kernels(sock, socket.SO_SNDTIMEO) == 1
+    clock.now += 1
     with pytest.raises(TimeoutError, match="write_timeout: nothing could be sent to p for 5 sec"):
         waits.after_stall()
     assert waits.untouched
     waits.begin_write()
     assert not waits.untouched
+    clock.now += 4
     waits.after_send(10, 20)
+    clock.now += 4
+    waits.after_stall()
+    clock.now += 1
     with pytest.raises(TimeoutError, match="write_timeout"):
         waits.after_stall()
     assert not waits.untouched
