@@ -365,7 +365,7 @@ def test_errors_says_what_becomes_of_invalid_bytes(
         ("utf-32", b"abc"),
         ("idna", b"\xff"),
         ("punycode", b"\xff"),
-        ("iso2022_jp", b"\x1b(" * 6),
+        ("iso2022_jp", b"\x1b(12345678"),
     ],
 )
 def test_strict_decoding_raises_an_error_of_the_peer(encoding: str, data: bytes) -> None:

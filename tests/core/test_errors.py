@@ -86,6 +86,12 @@ def test_the_error_of_a_full_outbox_names_the_peer_and_the_limit() -> None:
         assert (other.peer, other.queued, other.max_bytes) == ("h:1", 90, 100)
 
 
+def test_an_error_of_a_codec_without_a_position_is_one_of_all_the_text() -> None:
+    error = errors.InvalidTextError.of(UnicodeError("incomplete"), "idna", b"abc")  # before 3.13
+    assert (error.encoding, error.object, error.start, error.end) == ("idna", b"abc", 0, 3)
+    assert error.reason == "incomplete"
+
+
 def test_errors_of_the_program_are_not_errors_of_the_network() -> None:
     for error in (errors.WriteAfterEndError(), errors.ConnectionClosedError()):
         assert error.errno is None

@@ -337,13 +337,16 @@ def test_no_deadline_is_none() -> None:
 
 
 def test_a_closed_connection_has_no_deadline() -> None:
-    with connected() as (conn, _):
-        with conn.deadline(60):
-            conn.destroy()
-            with pytest.raises(netkit.ConnectionClosedError):
-                conn.readline(timeout=60)
-        with conn.deadline(60), pytest.raises(netkit.ConnectionClosedError):
-            conn.write("x")
+    for closed_before in (True, False):
+        with connected() as (conn, _):
+            if closed_before:
+                conn.destroy()
+            with conn.deadline(60):
+                conn.destroy()
+                with pytest.raises(netkit.ConnectionClosedError):
+                    conn.readline(timeout=60)
+                with pytest.raises(netkit.ConnectionClosedError):
+                    conn.write("x")
 
 
 def test_a_handler_that_reads_the_socket_itself_has_no_deadline() -> None:

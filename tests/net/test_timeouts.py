@@ -162,6 +162,15 @@ def test_a_stalled_write_meets_its_limit(sock: socket.socket) -> None:
     assert not waits.untouched
 
 
+def test_a_stalled_write_without_a_limit_of_its_own_meets_the_idle_timeout(
+    sock: socket.socket,
+) -> None:
+    waits, clock = timer(sock, idle_timeout=7)
+    clock.now += 7
+    with pytest.raises(TimeoutError, match="idle_timeout"):
+        waits.after_stall()
+
+
 def test_a_write_that_is_slower_than_the_rate_is_an_error(sock: socket.socket) -> None:
     waits, clock = timer(sock, min_rate=100)
     waits.after_stall()
