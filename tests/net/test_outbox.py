@@ -492,7 +492,7 @@ def test_a_peer_that_leaves_while_messages_are_queued_breaks_the_output() -> Non
 def test_a_time_limit_for_what_is_queued_ends_the_read_of_the_connection() -> None:
     with connected() as (conn, _):
         fill(conn.socket)
-        conn.set_limits(conn._link.wire.limits._replace(write_timeout=0.05))
+        conn._link.set_limits(conn._link.wire.limits._replace(write_timeout=0.05))
         conn.post("in vain")
         with pytest.raises(TimeoutError, match="write_timeout") as caught:
             conn.read()
