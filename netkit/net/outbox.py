@@ -264,8 +264,11 @@ class Outbox:
     def send_all(self) -> None:
         """Send the messages that are queued now. The output must be `held`. Errors as of a write.
 
-        After an error nothing is queued, and the output is broken.
+        After an error nothing is queued, and the output is broken; except that all stays queued if
+        a deadline of the calling thread has passed before.
         """
+        if self.messages:
+            self._output.begin_write()
         for _ in range(len(self.messages)):
             message = self._first()
             try:

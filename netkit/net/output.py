@@ -20,6 +20,7 @@ from ..core.encodings import to_bytes
 from ..core.errors import ConnectionClosedError, WriteAfterEndError
 from .link import FREE_THREADED, IN_FILE, IN_SOCKET, Link
 from .states import Life, OutputState
+from .timeouts import Timer
 from .transport import Bytes, Writable
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Output:
     def write(self, payload: Bytes) -> None:
         """Send all of `payload`."""
         link = self.link
+        timed = (timer := link.wire.timer) and timer.deadlines and self._acquire_in_time(timer)
         try:
             with self.lock:
                 if link.writing:
@@ -67,9 +69,7 @@ class Output:
                     if self.outbox is not None and self.outbox.messages:
                         self.send_gathered()
                     if self._corks:
-                        self.gathered += payload
-                        if len(self.gathered) >= CHUNK:
-                            self.send_gathered()
+                        self._gather(payload)
                     elif (send := link.send) is None:
                         self.send(payload)
                     elif payload:
@@ -84,17 +84,33 @@ class Output:
                 finally:
                     link.writing = 0
         finally:  # without the lock: if this closes the connection, observers are called
+            if timed:
+                self.lock.release()
             if link.changed or FREE_THREADED:
                 link.leave()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """In this block, the calling thread alone uses the output, and may use the socket."""
+        timer = self.link.wire.timer
+        timed = timer is not None and self._acquire_in_time(timer)
         try:
             with self.lock, self._in_socket():
                 yield
         finally:  # without the lock, as in `write`
+            if timed:
+                self.lock.release()
             self.link.leave()
+
+    def _acquire_in_time(self, timer: Timer) -> bool:
+        """Acquire the lock if a deadline bounds the wait for it; the caller releases it then.
+
+        Another thread may write for long. TimeoutError.
+        """
+        try:
+            return timer.acquire(self.lock)
+        except TimeoutError as error:
+            raise self.link.failure(error) from None
 
     @contextlib.contextmanager
     def _in_socket(self) -> Iterator[None]:
@@ -229,6 +245,11 @@ class Output:
             self._corks -= 1
             if not self._corks:
                 self.send_gathered()
+
+    def _gather(self, payload: Bytes) -> None:
+        self.gathered += payload
+        if len(self.gathered) >= CHUNK:
+            self.send_gathered()
 
     def flush(self) -> None:
         """Send what has been gathered, and what is posted."""

@@ -128,6 +128,15 @@ class Timer:
             self._kernel_send = seconds
             sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
 
+    def acquire(self, lock: threading.RLock) -> bool:
+        """Acquire `lock` within the deadlines of the calling thread. False if it has none."""
+        due = min(self._bounds(), default=None) if self.deadlines else None
+        if due is None:
+            return False
+        if not lock.acquire(timeout=max(0.0, due.at - self._clock())):
+            raise timed_out(due.name, due.limit, self._peer)
+        return True
+
     # Receiving
 
     def before_receive(self, start: int, held: int) -> None:

@@ -278,6 +278,30 @@ def test_the_deadline_of_one_thread_does_not_bound_another() -> None:
                 assert conn.readline() == b"y\n"
 
 
+@pytest.mark.parametrize("call", [lambda conn: conn.write("x"), lambda conn: conn.end("x")])
+def test_a_write_of_another_thread_is_not_waited_for_after_the_deadline(call: Call) -> None:
+    with connected() as (conn, peer):
+        with in_thread(conn.write, MUCH):
+            wait_until(lambda: conn._link.writing)
+            with pytest.raises(TimeoutError, match=DEADLINE) as caught, conn.deadline(SOON):
+                call(conn)
+            assert caught.value is conn.error
+            with conn.deadline(60), in_thread(receive_exactly, peer, len(MUCH)):
+                call(conn)
+        assert receive_exactly(peer, 1) == b"x"
+
+
+def test_a_deadline_that_has_passed_leaves_what_is_posted_in_the_queue() -> None:
+    with connected() as (conn, peer):
+        with conn._output.held():  # the thread of the outbox waits
+            conn.post("posted")
+            with pytest.raises(TimeoutError, match="deadline"), conn.deadline(1e-9):
+                conn._output.send_gathered()
+            assert conn.outbox.queued
+        conn.end()
+        assert receive_all(peer) == b"posted"
+
+
 def test_a_block_may_be_entered_again_and_begins_anew() -> None:
     with connected() as (conn, peer):
         block = conn.deadline(LATER)
