@@ -167,6 +167,11 @@ class Options(OptionTable):
     handler_args: Mapping[str, Any] = option(
         MappingProxyType({}), MAPPING, "keyword arguments of the handler"
     )
+    raise_errors: bool = option(
+        False,
+        SWITCH._replace(parse=None),  # for programs: commands have no `with` block
+        "at the end of a `with` block, raise what handlers have raised",
+    )
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**_with_profile(given))

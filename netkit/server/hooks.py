@@ -98,7 +98,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         watchdog = self._watchdog = Watchdog(registry.live)
         threads = self._client_threads = ClientThreads(lambda: self.daemon_threads, loop.may_retry)
         listeners = self._listeners = Listeners(self, life, config, self._begin_new_life)
-        reports = Reports(config, self)
+        reports = self._reports = Reports(config, self)
         registrar = Registrar(self, admission, listeners, registry, watchdog)
         compat = self._compat = Compat(
             self, self._overrides, config, loop, registrar, registry, threads, reports
@@ -149,6 +149,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         self._life.end_in_child()
         self._configuration.free_lock()
         self._overflow.end_in_child()
+        self._reports.forget()
         self._refusals.reset()
         self._admission.reset()
         self._watchdog.reset()
@@ -218,6 +219,11 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     def server_activate(self) -> None:
         """Listen on the socket; the kernel queues up to `request_queue_size` clients."""
         self._listeners.activate(super().server_activate)
+
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self.server_close()
+        if kind is None:
+            self._reports.raise_errors()
 
     # Clients
 

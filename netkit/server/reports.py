@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import sys
+from collections import deque
 from typing import Any
 
 from ..core import events
@@ -16,6 +18,12 @@ from ..net.explain import in_seconds, unacknowledged
 from .adapting import error_of_handle
 from .setup import Configuration
 
+# How many errors of handlers are kept for the end of a `with` block. Each of them keeps the frames
+# of its handler alive.
+MOST_ERRORS = 100
+
+_Group: Any = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11 on
+
 
 class Reports:
     """Emits the events about the errors of one server's handlers. They name `server`."""
@@ -23,6 +31,7 @@ class Reports:
     def __init__(self, configuration: Configuration, server: Any) -> None:
         self._configuration = configuration
         self._server = server
+        self._errors: deque[BaseException] = deque()  # thread-safe, and without a lock
 
     def report(self, connection: Connection | None, client_address: Any) -> None:
         """Emit an event about the exception being handled: whether the client is to blame or not.
@@ -43,8 +52,22 @@ class Reports:
     def fault(
         self, connection: Connection | None, client_address: Any, error: BaseException
     ) -> None:
-        """Emit an event about an error that is not the client's."""
+        """Emit an event about an error that is not the client's. Keep it for `raise_errors`."""
+        if self._configuration.setup.options.raise_errors and len(self._errors) < MOST_ERRORS:
+            self._errors.append(error)
         events.emit(events.HandlerFailed(*_ends(connection, client_address, error)), self._server)
+
+    def raise_errors(self) -> None:
+        """Raise the errors that have been kept, if any, and forget them."""
+        errors = [self._errors.popleft() for _ in range(len(self._errors))]
+        if len(errors) > 1 and _Group is not None:
+            raise _Group(f"{len(errors)} errors of handlers", errors)
+        if errors:
+            raise errors[0]
+
+    def forget(self) -> None:
+        """Forget the errors that have been kept."""
+        self._errors.clear()
 
     def of_hook(self, name: str, error: BaseException) -> None:
         """Emit an event about an error of an overridden hook."""

@@ -46,8 +46,11 @@ class Server(HookedServer):
     those of `ServerOptions`.
 
     A ``with`` block closes the server at its end. If `listen` has bound the server, it also serves
-    in the background. All methods may be called from any thread; `shutdown`, `server_close`, `stop`
-    and `close` also from handlers and signal handlers.
+    in the background. With the option `raise_errors`, the block raises the error of a handler, or
+    an exception group of several (before Python 3.11, the first), unless it raises one itself.
+
+    All methods may be called from any thread; `shutdown`, `server_close`, `stop` and `close` also
+    from handlers and signal handlers.
     """
 
     def __init__(
@@ -336,9 +339,6 @@ class Server(HookedServer):
         if self._listeners.by_listen and has_handler and not self._accept_loop.under_way:
             self.start()
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server_close()
 
 
 def create_server(handler: AnyHandler = no_handler, **options: Unpack[ServerOptions]) -> Server:

@@ -68,3 +68,4 @@ class ServerOptions(TypedDict, total=False):
     no_delay: bool
     keep_alive: bool
     handler_args: Mapping[str, Any]
+    raise_errors: bool

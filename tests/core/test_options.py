@@ -68,7 +68,7 @@ def test_the_error_of_an_unknown_option_names_the_known_ones() -> None:
         Options(max_lines=5)
     hint = "unknown option 'max_lines'; did you mean 'max_line'? The options are profile, drain_ti"
     assert str(caught.value).startswith(hint)
-    assert str(caught.value).endswith(", no_delay, keep_alive, handler_args")
+    assert str(caught.value).endswith(", no_delay, keep_alive, handler_args, raise_errors")
 
 
 TOO_LONG = threading.TIMEOUT_MAX * 2
@@ -147,7 +147,7 @@ def test_every_wait_accepts_the_longest_time() -> None:
 
 def test_every_option_has_a_form_on_the_command_line_but_two() -> None:
     without = {name for name, row in Options.rows.items() if row.kind.parse is None}
-    assert without == {"handler_args", "tls"}
+    assert without == {"handler_args", "raise_errors", "tls"}
     assert all(
         row.help and row.kind.metavar for name, row in Options.rows.items() if name not in without
     )
