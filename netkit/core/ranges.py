@@ -120,7 +120,9 @@ def parse_range(first: Any, last: Any) -> Rule:
         raise ValueError(f"a range that ends before it begins: {first}-{last}")
     spans = summarize_address_range(IPv6Address(low), IPv6Address(high))
     networks = ((it.prefixlen, int(it.network_address) >> (BITS - it.prefixlen)) for it in spans)
-    return Rule(f"Range: {_named(low)}-{_named(high)[5:]}", tuple(networks))
+    # An IPv4 address that begins a range of IPv6 is shown in its IPv6 form, as the family says.
+    start = _named(low) if is_ipv4(high) else f"IPv6 {IPv6Address(low)}"
+    return Rule(f"Range: {start}-{_named(high)[5:]}", tuple(networks))
 
 
 def parse_shown(text: str) -> Rule:

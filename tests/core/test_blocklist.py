@@ -313,7 +313,7 @@ def test_each_edge_of_what_is_not_global_is_as_pythons_module_says() -> None:
 
 
 def test_a_list_goes_through_json_and_pickle() -> None:
-    found = BlockList(["1.2.3.4", "10.0.0.0/8", "1.2.3.4-1.2.3.9"])
+    found = BlockList(["1.2.3.4", "10.0.0.0/8", "1.2.3.4-1.2.3.9", "1.2.3.4-2001:db8::"])
     again = BlockList()
     again.from_json(found.to_json())
     assert again.rules == found.rules == pickle.loads(pickle.dumps(found)).rules
