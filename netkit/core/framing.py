@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .buffer import ReceiveBuffer
 from .errors import FramingError, MessageTooLongError
@@ -62,7 +62,7 @@ class Framing(ABC):
         MessageTooLongError for a longer message, FramingError for invalid bytes.
         """
 
-    def read(self, reader: Reader) -> bytes | None:
+    def read(self, reader: Reader[Any]) -> bytes | None:
         """Return the next message of `reader`; see `Reader.read_message`."""
         return reader.read_message(self)
 

@@ -1,7 +1,7 @@
 """Generic classes and their type variables, which only type checkers know.
 
-With `typing`, a class would need a package at run time: the type variables have defaults, which
-CPython has from 3.13 on.
+The type variables have defaults, which `typing` knows only from CPython 3.13 on. So at run time
+there are none, and a class is not generic.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     ServerT = TypeVar("ServerT", default=Any)
+    # What reads return: bytes, or text if the program has asked for it.
+    DataT = TypeVar("DataT", bound="bytes | str", default=bytes)
+    DataT_co = TypeVar("DataT_co", bound="bytes | str", default=bytes, covariant=True)
 else:
-    ServerT = Any
+    ServerT = DataT = DataT_co = Any
 
     class Generic:
         """The base of a class ``C`` with parameters. At run time, ``C[anything]`` is ``C``."""

@@ -20,12 +20,14 @@ _AS_SET: Any = object()  # the encoding is that of the reader
 
 
 @overload
-def lines(reader: Reader, encoding: None, *, timeout: float | None = None) -> Iterator[bytes]: ...
+def lines(
+    reader: Reader[Any], encoding: None, *, timeout: float | None = None
+) -> Iterator[bytes]: ...
 
 
 @overload
 def lines(
-    reader: Reader,
+    reader: Reader[Any],
     encoding: str = _AS_SET,
     errors: str | None = None,
     *,
@@ -34,7 +36,7 @@ def lines(
 
 
 def lines(
-    reader: Reader,
+    reader: Reader[Any],
     encoding: str | None = _AS_SET,
     errors: str | None = None,
     *,
@@ -81,13 +83,13 @@ def lines(
     return iter(timed, None)
 
 
-def _split_ahead(reader: Reader) -> None:
+def _split_ahead(reader: Reader[Any]) -> None:
     end = reader._buffer.rfind(b"\n", 0, AHEAD)
     if end >= 0:
         reader._ahead = reader._buffer.take(end + 1)[:end].split(b"\n")[::-1]
 
 
-def _form(reader: Reader, encoding: str | None, errors: str | None) -> tuple[Any, ...]:
+def _form(reader: Reader[Any], encoding: str | None, errors: str | None) -> tuple[Any, ...]:
     """Return how lines are found and decoded.
 
     The decoder of `set_encoding` and that of the lines (None if there is none); the newline, and
@@ -104,7 +106,7 @@ def _form(reader: Reader, encoding: str | None, errors: str | None) -> tuple[Any
 
 
 def _decoder_of(
-    reader: Reader, encoding: str | None, errors: str | None
+    reader: Reader[Any], encoding: str | None, errors: str | None
 ) -> IncrementalDecoder | None:
     if encoding is None:
         return None

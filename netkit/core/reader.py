@@ -14,10 +14,15 @@ from .buffer import CHUNK, ReceiveBuffer, Source
 from .decoder import IncrementalDecoder
 from .encodings import REPLACE, encode_separator, to_bytes
 from .errors import IncompleteReadError, LineTooLongError, MessageTooLongError
+from .generic import DataT_co, Generic
 from .lines import lines
 
 if TYPE_CHECKING:  # a program without messages does not import it
+    from typing import TypeVar
+
     from .framing import Framing
+
+    _Result = TypeVar("_Result")
 
 
 def _check_size(size: object) -> None:
@@ -25,7 +30,21 @@ def _check_size(size: object) -> None:
         raise TypeError(f"size must be a number of bytes, not {size!r}")
 
 
-class Reader:
+def set_encoding(reader: Reader[Any], encoding: str | None = "utf-8", errors: str = REPLACE) -> Any:
+    """Have reads return text in this encoding, or bytes again if it is None.
+
+    Returns the reader itself. `Connection.set_encoding` describes all of this.
+    """
+    decoder = None
+    if encoding is not None:
+        decoder = IncrementalDecoder(encoding, reader.max_message, errors)
+    reader._decoder = decoder
+    reader._decoded_size = 0
+    reader.encoding = encoding or reader.encoding
+    return reader
+
+
+class Reader(Generic[DataT_co]):
     """The reading half of a connection. Not thread-safe: one thread at a time may use it.
 
     A read returns ``bytes`` as they came, unless text was asked for. `lines` asks for text.
@@ -49,6 +68,7 @@ class Reader:
     )
 
     lines = lines
+    set_encoding = set_encoding  # pyright takes more precise types of a subclass if it is no `def`
 
     def __init__(
         self,
@@ -74,7 +94,7 @@ class Reader:
         self._ahead: list[bytes] | None = None  # lines before the buffer without \n, the last first
         self._mixed = False  # other reads come between lines, so none are split in advance
 
-    def read(self, size: int = -1, *, timeout: float | None = None) -> Any:
+    def read(self, size: int = -1, *, timeout: float | None = None) -> DataT_co:
         """Read up to `size` bytes, or everything to the end of input if `size` is negative.
 
         With a size it waits for the first bytes only. An empty result is the end of input. Text
@@ -103,23 +123,23 @@ class Reader:
                 self._buffer.feed(data)
                 data = self._buffer.take(size)
             if self._decoder is None:
-                return data
+                return data  # type: ignore[return-value]
             text = self._decoded(data, final=not data)
             if text or not data:
                 return text
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[DataT_co]:
         """Yield the chunks of input as they arrive, until the end of input."""
         while True:
             if self._buffer or self._decoder or self._overlong or self._ahead:
-                chunk = self.read(CHUNK)
+                chunk: Any = self.read(CHUNK)
             else:
                 chunk = self._receive()
             if not chunk:
                 return
             yield chunk
 
-    def readexactly(self, size: int, *, timeout: float | None = None) -> Any:
+    def readexactly(self, size: int, *, timeout: float | None = None) -> DataT_co:
         """Read exactly `size` bytes. IncompleteReadError if the input ends before that.
 
         MessageTooLongError, without a wait, if `size` is more than `max_message`.
@@ -138,7 +158,9 @@ class Reader:
                 raise IncompleteReadError(self._decoded(partial, final=True), size)
         return self._decoded(self._buffer.take(size))
 
-    def readuntil(self, separator: str | bytes = b"\n", *, timeout: float | None = None) -> Any:
+    def readuntil(
+        self, separator: str | bytes = b"\n", *, timeout: float | None = None
+    ) -> DataT_co:
         """Read up to and including `separator`.
 
         IncompleteReadError if the input ends before the separator. LineTooLongError if more than
@@ -158,7 +180,7 @@ class Reader:
             return self._decoded(line)
         raise IncompleteReadError(self._decoded(line, final=True), None)
 
-    def readline(self, *, timeout: float | None = None) -> Any:
+    def readline(self, *, timeout: float | None = None) -> DataT_co:
         """Read one line with its newline, which the last line may lack.
 
         Empty at the end of input. LineTooLongError as by `readuntil`.
@@ -186,8 +208,7 @@ class Reader:
         further call raises them again: close the connection.
         """
         if timeout is not None:
-            message: bytes | None = self._within(timeout, self.read_message, framing)
-            return message
+            return self._within(timeout, self.read_message, framing)
         self._settle()
         self._buffer.restart_search()
         limit = self.max_message if framing.max_message is None else framing.max_message
@@ -227,7 +248,7 @@ class Reader:
                 raise ValueError("the buffer has no room")
             if self._decoder is not None:
                 raise ValueError("text cannot be read into a buffer")
-            data = self.read(len(room), timeout=timeout)
+            data: Any = self.read(len(room), timeout=timeout)
             room[: len(data)] = data
         return len(data)
 
@@ -236,31 +257,15 @@ class Reader:
         self._settle()
         self._buffer.put_back(to_bytes(data, self.encoding))
 
-    def set_encoding(self, encoding: str | None = "utf-8", errors: str = REPLACE) -> None:
-        """Let reads return text in this encoding, or bytes again if it is None.
-
-        This includes bytes that have been received and not read. A read returns whole characters
-        only. `write` uses the same encoding. `errors` says what becomes of invalid bytes, as in
-        ``bytes.decode``: ``"replace"`` makes each of them U+FFFD; with ``"strict"`` the read raises
-        InvalidTextError, and the next read goes on with the bytes that follow those of the error's
-        `object`. UnknownEncodingError; LookupError if `errors` is unknown.
-        """
-        decoder = None
-        if encoding is not None:
-            decoder = IncrementalDecoder(encoding, self.max_message, errors)
-        self._decoder = decoder
-        self._decoded_size = 0
-        self.encoding = encoding or self.encoding
-
-    def _within(self, seconds: float, read: Callable[..., Any], *arguments: Any) -> Any:
+    def _within(self, seconds: float, read: Callable[..., _Result], *arguments: Any) -> _Result:
         with self._source.within(seconds, "timeout"):
             return read(*arguments)
 
-    def _decoded(self, data: bytes, final: bool = False) -> Any:
+    def _decoded(self, data: bytes, final: bool = False) -> DataT_co:
         if self._decoder is None:
-            return data
+            return data  # type: ignore[return-value]
         self._decoded_size += len(data)
-        return self._decoder.decode(data, final)
+        return self._decoder.decode(data, final)  # type: ignore[return-value]
 
     def _fill(self) -> bool:
         """Receive one more chunk into the buffer. Returns False at the end of input."""

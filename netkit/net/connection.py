@@ -13,16 +13,16 @@ A `Connection` is a `Reader`, since a reader of its own would cost a call for ea
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ..core.buffer import ReceiveBuffer
 from ..core.errors import PeerError
+from ..core.generic import DataT_co
 from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
 from . import deadlines, files, ids, linger, posting, settings, sockopts, starttls
@@ -37,9 +37,13 @@ from .transport import Plain, Writable
 if TYPE_CHECKING:
     import socket as sockets
 
-    from ..tls.stream import TlsStream
+    from typing_extensions import Self
 
-    _Self = TypeVar("_Self", bound="Connection")
+    from ..tls.stream import TlsStream
+    from .outbox import Outbox
+    from .unix import PeerCredentials
+
+_property: Any = property  # type checkers have the type from the attribute's annotation
 
 
 def _attribute(path: str, doc: str) -> Any:
@@ -50,7 +54,7 @@ def _end(name: str, part: str, doc: str) -> Any:
     return property(lambda conn: part_of(getattr(conn, name), part), doc=doc)
 
 
-class Connection(Reader):
+class Connection(Reader[DataT_co]):
     """A blocking, two-way stream of bytes.
 
     Reads return ``bytes``, or ``str`` after `set_encoding`, and an empty value at the end of input.
@@ -87,8 +91,11 @@ class Connection(Reader):
     sendfile, start_tls, finish = files.sendfile, starttls.start_tls, linger.finish
     post, deadline = posting.post, deadlines.deadline
     set_timeout, set_no_delay = settings.set_timeout, settings.set_no_delay
-    set_keep_alive, tos = settings.set_keep_alive, property(settings.tos, settings.set_tos)
-    peer_credentials, outbox = property(settings.peer_credentials), property(posting.outbox)
+    set_encoding, reset = settings.set_encoding, linger.reset
+    set_keep_alive = settings.set_keep_alive
+    tos: int = _property(settings.tos, settings.set_tos)
+    peer_credentials: PeerCredentials = _property(settings.peer_credentials)
+    outbox: Outbox = _property(posting.outbox)
 
     # The state, which any thread may read without a lock. A Unix socket has no addresses.
     remote_address: str | None = _end("_remote_name", "address", "The numeric remote address.")
@@ -266,15 +273,6 @@ class Connection(Reader):
         """
         self._link.abort(reset=False)
 
-    def reset(self) -> None:
-        """As `destroy`, but the peer sees a reset (ECONNRESET) instead of an end.
-
-        OSError (EOPNOTSUPP), and it stays open, for a Unix socket, which knows no reset.
-        """
-        if not self._link.can_reset:
-            raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({self.peer})")
-        self._link.abort(reset=True)
-
     def detach(self) -> tuple[sockets.socket, bytes]:
         """Give up the socket: return it, blocking, and the bytes received and not read.
 
@@ -297,7 +295,7 @@ class Connection(Reader):
         if not blameless:
             self._output.abandon()
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import Deadline
 from ..core.kinds import check_seconds
@@ -70,7 +70,7 @@ def within(link: Link, seconds: float, name: str) -> Block:
     return Block(link, seconds, name)
 
 
-def deadline(conn: Connection, seconds: float | None) -> AbstractContextManager[Deadline]:
+def deadline(conn: Connection[Any], seconds: float | None) -> AbstractContextManager[Deadline]:
     """Return a context manager: what its block reads and writes must be done within `seconds`.
 
     The time begins when the block is entered. It bounds all reads and writes of this connection in

@@ -62,7 +62,9 @@ def write_all(sink: Sink, data: bytes) -> None:
             raise OSError(errno.EIO, text)
 
 
-def sendfile(conn: Connection, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+def sendfile(
+    conn: Connection[Any], file: BinaryIO, offset: int = 0, count: int | None = None
+) -> int:
     """Send a binary file from byte `offset` on, and return how many bytes were sent.
 
     `count` is the most bytes to send; None for all up to the file's end. The kernel copies them
@@ -92,7 +94,7 @@ def sendfile(conn: Connection, file: BinaryIO, offset: int = 0, count: int | Non
         return link.bytes_written - before
 
 
-def copy_input(conn: Connection, sink: Sink) -> int:
+def copy_input(conn: Connection[Any], sink: Sink) -> int:
     """Copy all input of `conn` to `sink`, and return how many bytes were copied."""
     copied = 0
     conn._settle()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+from ..core.generic import DataT
 from .connection import Connection
 from .output import as_bytes
 from .posting import outbox
@@ -21,15 +23,15 @@ class Group:
     them waits. A connection may be in many groups. A closed connection is no member any more.
     """
 
-    def __init__(self, members: Iterable[Connection] = ()) -> None:
+    def __init__(self, members: Iterable[Connection[Any]] = ()) -> None:
         # The keys are the members, in the order in which they came. Each method uses only single
         # calls of the dictionary, which are atomic, also without the GIL.
-        self._members: dict[Connection, None] = {}
+        self._members: dict[Connection[Any], None] = {}
         self._most = _FEWEST  # with more members, `add` looks for closed ones
         for conn in members:
             self.add(conn)
 
-    def add(self, conn: Connection) -> None:
+    def add(self, conn: Connection[Any]) -> None:
         """Make `conn` a member, if it is none yet. TypeError unless it is a `Connection`."""
         if not isinstance(conn, Connection):
             raise TypeError(f"a member of a group is a Connection, not {conn!r}")
@@ -38,12 +40,12 @@ class Group:
             members = list(self)
             self._most = max(_FEWEST, 2 * len(members))
 
-    def discard(self, conn: Connection) -> None:
+    def discard(self, conn: Connection[Any]) -> None:
         """Remove `conn`; do nothing if it is no member."""
         self._members.pop(conn, None)
 
     @contextlib.contextmanager
-    def member(self, conn: Connection) -> Iterator[Connection]:
+    def member(self, conn: Connection[DataT]) -> Iterator[Connection[DataT]]:
         """Make `conn` a member for as long as the ``with`` block runs."""
         self.add(conn)
         try:
@@ -51,7 +53,9 @@ class Group:
         finally:
             self.discard(conn)
 
-    def post(self, data: Writable, but: Connection | None = None, encoding: str = "utf-8") -> int:
+    def post(
+        self, data: Writable, but: Connection[Any] | None = None, encoding: str = "utf-8"
+    ) -> int:
         """Call `Connection.post` of all members except `but`; return how many took the message.
 
         Text is encoded, and bytes that may change are copied, once for all members. A member that
@@ -67,7 +71,7 @@ class Group:
                     self.discard(conn)
         return count
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[Connection[Any]]:
         """Iterate over the present members: those who come or go meanwhile change nothing."""
         for conn in list(self._members):
             if conn.closed:

@@ -1,4 +1,4 @@
-"""The end of a connection such that its peer gets everything that was written.
+"""The end of a connection: its peer gets everything that was written, or sees a reset.
 
 A close with unread input makes the kernel reset the connection, and a reset discards what the peer
 has not read yet (RFC 2525 section 2.17). So our side is ended first, and then netkit reads and
@@ -8,9 +8,10 @@ drops what the peer still sends, for a bounded time and up to a bounded size.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import Deadline
 from ..core.errors import OutboxFullError
@@ -106,7 +107,7 @@ def linger(
         (swallow_until_sent if hurried else swallow)(sock, deadline, size)
 
 
-def finish(conn: Connection) -> bool:
+def finish(conn: Connection[Any]) -> bool:
     """Do all that `close` does, except for closing the descriptor.
 
     False if nothing is left to be done: it is closed, or another thread is about to close it. If a
@@ -135,6 +136,16 @@ def finish(conn: Connection) -> bool:
             link.life = Life.FINISHED
             return True
     return _finish_slowly(conn, link, output)
+
+
+def reset(conn: Connection[Any]) -> None:
+    """As `destroy`, but the peer sees a reset (ECONNRESET) instead of an end.
+
+    OSError (EOPNOTSUPP), and it stays open, for a Unix socket, which knows no reset.
+    """
+    if not conn._link.can_reset:
+        raise OSError(errno.EOPNOTSUPP, f"a Unix socket cannot be reset ({conn.peer})")
+    conn._link.abort(reset=True)
 
 
 def _finish_slowly(conn: Connection, link: Link, output: Output) -> bool:

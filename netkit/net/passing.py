@@ -41,7 +41,7 @@ _INT = array.array("i").itemsize
 _CONTROL = 256
 
 
-def send_connection(channel: socket.socket, conn: Connection) -> None:
+def send_connection(channel: socket.socket, conn: Connection[Any]) -> None:
     """Send `conn` to the process at the other end of `channel`, a Unix stream socket. Thread-safe.
 
     This closes `conn`, which its client does not notice unless sending fails. Waits while the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .outbox import Outbox
 from .output import as_bytes
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 
-def post(conn: Connection, data: Writable, encoding: str | None = None) -> int:
+def post(conn: Connection[Any], data: Writable, encoding: str | None = None) -> int:
     """Send all of `data` without waiting, and return its number of bytes.
 
     What the kernel does not take at once is queued in `outbox`, and another thread sends it. What
@@ -31,7 +31,7 @@ def post(conn: Connection, data: Writable, encoding: str | None = None) -> int:
     return len(payload)
 
 
-def outbox(conn: Connection) -> Outbox:
+def outbox(conn: Connection[Any]) -> Outbox:
     """The queue of what `post` could not send at once: its size, its limit, and what is dropped."""
     output = conn._output
     if output.outbox is None:

@@ -16,6 +16,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from ..core.record import NamedTuple
 from .connection import Connection
@@ -40,7 +41,7 @@ class Direction(NamedTuple):
     the other direction end."""
 
 
-def relay(first: Connection, second: Connection) -> Relayed:
+def relay(first: Connection[Any], second: Connection[Any]) -> Relayed:
     """Copy both ways until both inputs have ended.
 
     Closes neither connection. Bytes that a connection has received already are copied, too. No
@@ -101,7 +102,7 @@ def copy_both_ways(
     return errors.get("here"), errors.get("there")
 
 
-def copy(source: Connection, sink: Sink) -> None:
+def copy(source: Connection[Any], sink: Sink) -> None:
     """As ``source.pipe_to(sink)``, but writing to `source` counts against its silence, too.
 
     Silence is noticed after one to two times `idle_timeout`.

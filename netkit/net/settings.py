@@ -5,16 +5,53 @@ All of them are thread-safe. Those that set something do nothing after the close
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
+from ..core.encodings import REPLACE
 from ..core.kinds import check_seconds
+from ..core.reader import Reader
 from . import sockopts, unix
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 
-def set_timeout(conn: Connection, seconds: float | None) -> None:
+@overload
+def set_encoding(
+    conn: Connection[Any], encoding: None, errors: str = REPLACE
+) -> Connection[bytes]: ...
+
+
+@overload
+def set_encoding(
+    conn: Connection[Any], encoding: str = "utf-8", errors: str = REPLACE
+) -> Connection[str]: ...
+
+
+@overload
+def set_encoding(
+    conn: Connection[Any], encoding: str | None = "utf-8", errors: str = REPLACE
+) -> Connection[Any]: ...
+
+
+def set_encoding(
+    conn: Connection[Any], encoding: str | None = "utf-8", errors: str = REPLACE
+) -> Any:
+    """Have reads return text in this encoding, or bytes again if it is None.
+
+    Returns the connection itself. Type checkers know the result as a ``Connection[str]``, or a
+    ``Connection[bytes]``, whose reads return what it says.
+
+    This includes bytes that have been received and not read. A read returns whole characters only.
+    `write` uses the same encoding. `errors` says what becomes of invalid bytes, as in
+    ``bytes.decode``: ``"replace"`` makes each of them U+FFFD; with ``"strict"`` the read raises
+    InvalidTextError, and the next read goes on with the bytes that follow those of the error's
+    `object`. UnknownEncodingError; LookupError if `errors` is unknown.
+    """
+    return Reader.set_encoding(conn, encoding, errors)
+
+
+def set_timeout(conn: Connection[Any], seconds: float | None) -> None:
     """Limit the wait of each read for input, and of each write for progress, in seconds.
 
     Replaces the options `idle_timeout` and `write_timeout`; None is no limit. TypeError or
@@ -26,13 +63,13 @@ def set_timeout(conn: Connection, seconds: float | None) -> None:
     conn._link.set_limits(limits._replace(idle_timeout=seconds, write_timeout=seconds))
 
 
-def set_no_delay(conn: Connection, on: bool = True) -> None:
+def set_no_delay(conn: Connection[Any], on: bool = True) -> None:
     """Send small writes at once (TCP_NODELAY), instead of waiting to fill a packet."""
     conn._link.set_option(sockopts.set_no_delay, on)
 
 
 def set_keep_alive(
-    conn: Connection,
+    conn: Connection[Any],
     on: bool = True,
     idle: float | None = None,
     interval: float | None = None,
@@ -47,7 +84,7 @@ def set_keep_alive(
     conn._link.set_option(sockopts.set_keep_alive, on, idle, interval, count)
 
 
-def tos(conn: Connection) -> int:
+def tos(conn: Connection[Any]) -> int:
     """The type of service (IP_TOS), or traffic class (IPV6_TCLASS), of sent packets: 0 to 255.
 
     May be set: TypeError or ValueError for an invalid value. The kernel may keep the lowest two
@@ -57,13 +94,13 @@ def tos(conn: Connection) -> int:
     return sockopts.tos(conn._link.open_socket())
 
 
-def set_tos(conn: Connection, value: int) -> None:
+def set_tos(conn: Connection[Any], value: int) -> None:
     """Set `tos`."""
     sockopts.check_tos("tos", value)
     conn._link.set_option(sockopts.set_tos, value)
 
 
-def peer_credentials(conn: Connection) -> unix.PeerCredentials:
+def peer_credentials(conn: Connection[Any]) -> unix.PeerCredentials:
     """The process, user and group that connected a Unix socket, as the kernel knows them.
 
     OSError (EOPNOTSUPP) for any other connection; ConnectionClosedError after the close.

@@ -18,7 +18,7 @@ _BY_DEFAULT: Any = object()
 
 
 def start_tls(
-    conn: Connection,
+    conn: Connection[Any],
     context: ssl.SSLContext | None = None,
     *,
     server_hostname: str | None = None,

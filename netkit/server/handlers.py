@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..core import events
 from ..core.encodings import encode_separator, printable_bytes
 from ..core.errors import LineTooLongError
-from ..core.generic import Generic, ServerT
+from ..core.generic import DataT, Generic, ServerT
 from ..core.text import in_bytes
 from ..net.connection import Connection
 from ..net.files import write_all
 from ..net.forks import call_in_children
 
 
-class Handler(Generic[ServerT]):
+class Handler(Generic[ServerT, DataT]):
     """Serves one client. Derive a class and override its methods; each client gets a new object.
 
     `connected` is called first, `received` with each chunk of input, and `closed` last, even if one
@@ -35,10 +35,11 @@ class Handler(Generic[ServerT]):
         netkit.create_server(Greeter, handler_args={"greeting": "bonjour\\n"})
 
     For type checkers, ``netkit.Handler[MyServer]`` is a handler whose attribute `server` is a
-    ``MyServer``. When the program runs, it is `Handler` itself.
+    ``MyServer``, and ``netkit.Handler[MyServer, str]`` one that reads text. When the program runs,
+    both are `Handler` itself.
     """
 
-    def __init__(self, conn: Connection, **settings: Any) -> None:
+    def __init__(self, conn: Connection[DataT], **settings: Any) -> None:
         """TypeError for an unknown setting, as by `check_settings`."""
         self.conn = conn
         if settings:
@@ -72,14 +73,16 @@ class Handler(Generic[ServerT]):
         for data in self.conn:
             self.received(data)
 
-    def received(self, data: Any) -> None:
-        """Called with each chunk of input, bytes, or str after ``self.conn.set_encoding``."""
+    def received(self, data: DataT) -> None:
+        """Called with each chunk of input: bytes, or str after ``self.conn.set_encoding``."""
 
     def closed(self) -> None:
         """Called last. The connection is closed, but its addresses and counts can be read."""
 
 
-def served_by(kind: type[Handler], settings: Mapping[str, Any]) -> Callable[[Connection], None]:
+def served_by(
+    kind: type[Handler[Any, Any]], settings: Mapping[str, Any]
+) -> Callable[[Connection], None]:
     """Return a function that serves a connection by a new object of the class `kind`."""
 
     def serve(conn: Connection) -> None:
@@ -106,7 +109,7 @@ def served_by(kind: type[Handler], settings: Mapping[str, Any]) -> Callable[[Con
 class EchoHandler(Handler):
     """Sends all input back at once."""
 
-    def received(self, data: Any) -> None:
+    def received(self, data: bytes) -> None:
         self.conn.write(data)
 
 
@@ -155,7 +158,7 @@ class LoggerHandler(Handler):
             self._put(printable_bytes(line, encoding).encode() + b"\n")
         super().handle()
 
-    def received(self, data: Any) -> None:
+    def received(self, data: bytes) -> None:
         self._put(hex_dump(data, self.conn.bytes_read) if self.style == "hex" else data)
 
     def closed(self) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     # handler class is called as the class is.
     AnyHandler = (
         Callable[Concatenate[Connection, ...], object]
-        | type[Handler]
+        | type[Handler[Any, Any]]
         | type[socketserver.BaseRequestHandler]
         | Callable[[Any, Any, Any], socketserver.BaseRequestHandler]
     )

@@ -213,9 +213,9 @@ def test_text_is_written_in_the_connections_encoding_or_in_one_given() -> None:
     with connected(encoding="latin1") as (conn, peer):
         conn.write("é")
         conn.write("é", "utf16le")
-        conn.set_encoding("utf-8")
+        assert conn.set_encoding("utf-8") is conn
         conn.write("é")
-        conn.set_encoding(None)
+        assert conn.set_encoding(None) is conn
         conn.write("é")
         conn.end("6869", encoding="hex")
         assert receive_all(peer) == b"\xe9\xe9\0\xc3\xa9\xc3\xa9hi"

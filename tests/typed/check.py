@@ -41,7 +41,7 @@ def found_by_mypy() -> Errors:
     errors: Errors = {}
     output = output_of("mypy", "--strict", "--python-version", OLDEST, "--no-pretty")
     for path, line, message in re.findall(r"^(.+?):(\d+): error: (.*)$", output, re.MULTILINE):
-        errors[Path(path).name, int(line)] = message
+        errors[path, int(line)] = message
     return errors
 
 
@@ -51,7 +51,7 @@ def found_by_pyright() -> Errors:
     output = output_of("pyright", "--pythonversion", OLDEST, "--outputjson")
     for each in json.loads(output)["generalDiagnostics"]:
         line = each["range"]["start"]["line"] + 1
-        errors[Path(each["file"]).name, line] = each["message"].splitlines()[0]
+        errors[os.path.relpath(each["file"], ROOT), line] = each["message"].splitlines()[0]
     return errors
 
 
@@ -61,14 +61,14 @@ def expected(checker: str) -> Errors:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             marker = re.search(r"# error(?:: (\w+))?$", line)
             if marker and marker[1] in (None, checker):
-                errors[path.name, number] = line.strip()
+                errors[str(path.relative_to(ROOT)), number] = line.strip()
     return errors
 
 
 def differs(checker: str, found: Errors) -> bool:
     wanted = expected(checker)
     for file, line in sorted(found.keys() ^ wanted.keys()):
-        where = f"tests/typed/{file}:{line}"
+        where = f"{file}:{line}"
         if (file, line) in wanted:
             print(f"{where}: {checker} reports no error: {wanted[file, line]}")
         else:
