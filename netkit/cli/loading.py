@@ -29,7 +29,7 @@ from ..core.record import NamedTuple
 from ..core.text import said
 from ..process.application import Application
 from ..process.hooks import Hooks
-from ..server.adapting import problem_of_result
+from ..server.adapting import problem_of_result, signature_of
 from ..server.log import logger
 from ..server.server import Server
 from ..server.serving import no_handler
@@ -141,14 +141,12 @@ def _set_handler(server: Server, handler: Any, target: Target, has_arguments: bo
 
 def _binds(function: Any, *arguments: Any) -> bool:
     """Whether `function` can be called with `arguments`, as far as that can be known."""
-    import inspect  # here because most programs need no factory
-
+    signature = signature_of(function)
     try:
-        inspect.signature(function).bind(*arguments)
+        if signature is not None:
+            signature.bind(*arguments)
     except TypeError:
         return False
-    except ValueError:  # it is written in C
-        return True
     return True
 
 

@@ -18,7 +18,6 @@ of a setting is that of its annotation, else that of its default, else `str`:
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import pathlib
@@ -29,6 +28,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..server.adapting import signature_of
 from ..server.handlers import Handler
 from .arguments import ArgumentError, similar
 
@@ -74,10 +74,10 @@ def _settings_of(handler: Any) -> tuple[_Known, bool]:
     is_ours = isinstance(handler, type) and issubclass(handler, Handler)
     if is_ours and handler.__init__ is Handler.__init__:
         return _attributes(handler), False
-    try:
-        parameters = list(inspect.signature(handler).parameters.values())
-    except (TypeError, ValueError):  # it cannot be called, or is written in C
+    signature = signature_of(handler)
+    if signature is None:
         return {}, False
+    parameters = list(signature.parameters.values())
     function: Any = handler
     if isinstance(handler, type):
         function = handler.__init__  # type: ignore[misc] # of this very class
@@ -122,14 +122,16 @@ def _hints(annotated: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(annotated)
     except Exception:  # a name that only type checkers import
-        with contextlib.suppress(Exception):  # a partial function, or the same from 3.14 on
-            found = inspect.get_annotations(annotated)
-            return {name: _SIMPLE.get(hint, _EMPTY) for name, hint in found.items()}
-        return {}
+        try:
+            found = getattr(annotated, "__annotations__", {})
+        except NameError:  # pragma: no cover - the same, from 3.14 on
+            lenient: Any = {"format": inspect.Format.FORWARDREF}  # type: ignore[attr-defined]
+            found = inspect.get_annotations(annotated, **lenient)
+        return {name: _SIMPLE.get(hint, hint) for name, hint in found.items()}
 
 
 def _type(hint: Any, default: Any) -> Any:
-    if hint in (_EMPTY, Any) or isinstance(hint, str):
+    if hint in (_EMPTY, Any) or isinstance(hint, (str, typing.ForwardRef)):
         return str if default is _EMPTY or default is None else type(default)
     return hint
 

@@ -22,7 +22,7 @@ from ..core import events
 from ..core.deadline import Deadline
 from ..core.errors import Failure
 from ..core.text import described
-from ..server.adapting import check_result, problem_of_result
+from ..server.adapting import check_result, problem_of_result, signature_of
 from .signals import Mailbox, Request
 
 Hook = Callable[..., object]
@@ -70,20 +70,18 @@ class Hooks:
 
 
 def _check(name: str, hook: Any, servers: int) -> None:
-    import inspect  # here because most programs have no hooks
-
     if not callable(hook):
         raise TypeError(f"{name} must be a function that takes the server, not {hook!r}")
     problem = problem_of_result(hook)
     if problem:
         raise TypeError(f"{name} must be a plain function: {problem.partition(';')[0]}")
-    with contextlib.suppress(ValueError):  # some functions written in C have no signature
-        signature = inspect.signature(hook)
-        try:
+    signature = signature_of(hook)
+    try:
+        if signature is not None:
             signature.bind(*[None] * servers)
-        except TypeError as error:
-            called = f"{name}({', '.join(['server'] * servers)})"
-            raise TypeError(f"{name} is called as {called}: {error}") from None
+    except TypeError as error:
+        called = f"{name}({', '.join(['server'] * servers)})"
+        raise TypeError(f"{name} is called as {called}: {error}") from None
 
 
 class Lifespan:

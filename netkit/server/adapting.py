@@ -68,7 +68,7 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     a request handler class does.
     """
     is_class = isinstance(handler, type)
-    signature = _signature(handler)
+    signature = signature_of(handler)
     if signature is None or (is_class and issubclass(handler, socketserver.BaseRequestHandler)):
         return True
     required = [name for name in _required(signature) if name not in arguments]
@@ -77,12 +77,16 @@ def _takes_socket(handler: Any, arguments: Mapping[str, Any]) -> bool:
     )
 
 
-def _signature(handler: Any) -> inspect.Signature | None:
+def signature_of(function: Any) -> inspect.Signature | None:
+    """Return the signature; None if `function` cannot be called, or is written in C without one."""
     import inspect  # here, since a server with a `Handler` class does not need it
 
     try:
-        return inspect.signature(handler)
-    except (TypeError, ValueError):  # some functions written in C have none
+        return inspect.signature(function)
+    except NameError:  # pragma: no cover - an annotation for type checkers alone, from 3.14 on
+        lenient: Any = {"annotation_format": inspect.Format.FORWARDREF}  # type: ignore[attr-defined]
+        return inspect.signature(function, **lenient)
+    except (TypeError, ValueError):
         return None
 
 
@@ -171,7 +175,7 @@ def _name(handler: Any) -> str:
 
 
 def _check_call(handler: Any, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> None:
-    signature = _signature(handler)
+    signature = signature_of(handler)
     if signature is None:
         return
     try:

@@ -30,6 +30,7 @@ class Typed(netkit.Handler):
     here = Path("x")
     anything: Any = None
     nothing = None
+    maybe: dict | None = None
     table: dict[str, int] = {}  # noqa: RUF012
     unset: int
 
@@ -74,11 +75,12 @@ def test_the_annotation_or_else_the_default_says_the_type(setting: str, value: A
         ("loud=yes", "--set loud: it must be on or off, not 'yes'"),
         ("word=three", "--set word: it must be one of one, two, not 'three'"),
         ("table={}", "--set table: a value of type dict cannot be given as text"),
+        ("maybe=x", "--set maybe: a value of type dict | None cannot be given as text"),
         ("tetx=x", "--set tetx: Typed has no setting tetx; did you mean text?"),
         (
             "method=1",
             "--set method: Typed has no setting method; the settings are anything, count, "
-            "delay, file, here, loud, nothing, rate, raw, share, table, text, word",
+            "delay, file, here, loud, maybe, nothing, rate, raw, share, table, text, word",
         ),
     ],
 )
