@@ -64,7 +64,7 @@ class Timer:
     __slots__ = (
         *("sock", "_peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
         *("_kernel_unacknowledged", "_longest", "_since", "_start", "_held", "_began"),
-        *("_write_began", "_progress", "_written", "deadlines", "untouched"),
+        *("_write_began", "_progress", "_written", "_is_prepared", "deadlines", "untouched"),
     )
 
     def __init__(
@@ -130,12 +130,14 @@ class Timer:
 
     def acquire(self, lock: threading.RLock) -> bool:
         """Acquire `lock` within the deadlines of the calling thread. False if it has none."""
-        due = min(self._bounds(), default=None) if self.deadlines else None
-        if due is None:
+        if not self.deadlines:
             return False
-        if not lock.acquire(timeout=max(0.0, due.at - self._clock())):
+        if lock.acquire(blocking=False):  # as nearly always
+            return True
+        due = min(self._bounds(), default=None)
+        if due is not None and not lock.acquire(timeout=max(0.0, due.at - self._clock())):
             raise timed_out(due.name, due.limit, self._peer)
-        return True
+        return due is not None
 
     # Receiving
 
@@ -203,15 +205,20 @@ class Timer:
         self._restart_write()
         if self.deadlines:
             self.before_send()
+            self._is_prepared = True
 
     def _restart_write(self) -> None:
         self._write_began = self._progress = self._clock()
         self._written = 0
+        self._is_prepared = False  # for the first send
         self.untouched = False
         """Whether a limit of this write has passed before anything of it was sent."""
 
     def before_send(self) -> None:
         """Call before each send if there are `deadlines`: the kernel must not wait for longer."""
+        if self._is_prepared:
+            self._is_prepared = False
+            return
         due = min(self._bounds(), default=None)
         if due is not None:
             left = self._left_to_send(due, self._clock())
