@@ -48,15 +48,14 @@ class Reader(Generic[DataT_co]):
     """The reading half of a connection. Not thread-safe: one thread at a time may use it.
 
     A read returns ``bytes`` as they came, unless text was asked for. `lines` asks for text.
-    `set_encoding` asks for text (``str``) in all later reads, except in those that frame or count
-    bytes: `messages`, `read_message`, `peek`, `read_into` and ``lines(encoding=None)``. A loop
-    drops the line ending or delimiter. A single read keeps it, so that only the end of input is
-    empty. Text never ends within a character, and invalid bytes become U+FFFD unless `errors` says
-    otherwise.
+    `set_encoding` asks for text (``str``) in all later reads but messages, `peek`, `read_into` and
+    ``lines(encoding=None)``. Messages, and the lines of `lines`, come without what ends them;
+    `readline` and `readuntil` keep it, so that only the end of input is empty. Text never ends
+    within a character, and invalid bytes become U+FFFD unless `errors` says otherwise.
 
-    `timeout` is the number of seconds in which a read, or each line or message of a loop, must be
-    done, however slowly bytes arrive: TimeoutError (``timeout: ...``). 0 is to return what has
-    arrived, or to raise; None is no limit of its own.
+    `timeout` bounds a read, or each line or message of a loop, in seconds: TimeoutError
+    (``timeout: ...``), however slowly bytes arrive. With 0, a read returns what has arrived, or
+    raises. None sets no limit. TypeError or ValueError for an invalid or negative number.
 
     An exception of the source loses no byte: the next call of the same method begins with all bytes
     received.

@@ -1,7 +1,7 @@
-"""Deadlines: blocks of a program in which all work of a connection must be done by one moment.
+"""Deadlines: one moment by which a block of a program has done its reads and writes.
 
-A block adds its deadline to the timer of the connection (`netkit.net.timeouts`) and removes it. It
-starts no thread. Rules:
+A block adds its deadline to the timer of the connection (`netkit.net.timeouts`), and removes it at
+its end. It starts no thread. Rules:
 
 1. A deadline applies to the calls of the thread that has entered the block. Otherwise a handler
    that waits for its client could break a message that another thread writes to that client.
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 
 class Block:
-    """A context manager: what it encloses must be done `seconds` after it was entered.
+    """A context manager that bounds the reads and writes of the thread which has entered it.
 
-    One thread may enter it, as often as it likes. Each time is a deadline of its own.
+    One thread may enter it several times, also within itself. Each entry has a deadline of its own,
+    `seconds` later. Entering returns that `Deadline`.
     """
 
     __slots__ = ("_entered", "_link", "_name", "_seconds")
@@ -71,25 +72,24 @@ def within(link: Link, seconds: float, name: str) -> Block:
 
 
 def deadline(conn: Connection[Any], seconds: float | None) -> AbstractContextManager[Deadline]:
-    """Return a context manager: what its block reads and writes must be done within `seconds`.
+    """Return a context manager that bounds all reads and writes of its block together.
 
-    The time begins when the block is entered. It bounds all reads and writes of this connection in
-    the block together, with `sendfile`, `pipe_to`, `start_tls` and `end`, however many there are
-    and however slowly bytes arrive. Other limits apply as well, and of nested blocks the earliest
-    deadline counts. `close` has a limit of its own (`linger_seconds`). Entering returns an object
-    with `remaining()` (seconds) and `expired()`.
+    The deadline is `seconds` after the block was entered. Then a call in the block that would have
+    to receive or send raises TimeoutError (``deadline: ...``). This holds for reads, writes,
+    `sendfile`, `pipe_to`, `start_tls` and `end`, however many there are and however slowly bytes
+    arrive, but not for `close`, which waits `linger_seconds`. Other limits apply as well, and of
+    nested blocks the earliest deadline counts. Entering returns an object whose `remaining()` is
+    the seconds left. The end of the block raises nothing by itself.
 
-    After the deadline, a call in the block that would have to receive or send raises TimeoutError
-    (``deadline: ...``), and the end of the block raises nothing by itself. After a read, nothing of
-    the input is lost and the connection is good; after a write that has sent a part, as of `write`.
-    So catch the error outside the block to send the peer a last word. With 0 seconds, calls do not
-    wait: a read returns what has arrived, or raises. None is no deadline.
+    A read that has met its deadline loses nothing, and the connection is still good. A write that
+    has sent a part is broken, as of `write`. Catch the error outside the block to send the peer a
+    last word. With 0 seconds calls do not wait: a read returns what has arrived, or raises. With
+    None there is no deadline.
 
-    Applies to the calls of the thread that has entered the block: other threads write undisturbed.
-    No thread watches, and a call that does not wait costs no system call, once the kernel has the
-    time. It may be noticed late, by up to a tenth of the time that was left when the wait began.
-    TypeError or ValueError for a negative or invalid number; ValueError for a connection whose
-    handler reads the socket itself. Nothing happens after the close.
+    A deadline bounds the calls of the thread that has entered the block; other threads may write
+    meanwhile. It may be noticed late, by up to a tenth of the time that was left when the wait
+    began. TypeError or ValueError for an invalid or negative number; ValueError for a connection
+    whose handler reads the socket itself. Thread-safe; nothing happens after the close.
     """
     if seconds is None:
         return contextlib.nullcontext(Deadline(None))

@@ -11,6 +11,8 @@ Rules:
 4. After a signal, Python starts the kernel's wait anew, so a program's timer could postpone a limit
    forever. So in the main thread, where signals arrive, poll(2) waits first: Python continues that
    with the time left.
+5. A deadline (`netkit.net.deadlines`) is one more limit, for the calls of one thread. After its
+   block the kernel keeps the shorter timeout, by rule 3: the next block needs no system call.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ class Timer:
         self._since = 0.0  # when the present wait for input began
         self._held = 0  # how many bytes of the present message have been received
         self._began = 0.0  # when it was first found to be incomplete
-        # Those of the blocks that have been entered, of any thread. `Link.lock` guards it.
+        # Of the blocks that have been entered, by any thread. `Link.lock` guards this.
         self.deadlines: tuple[Due, ...] = ()
         self.set(TimeLimits())
 
@@ -129,7 +131,10 @@ class Timer:
             sockopts.limit_wait(self.sock, socket.SO_SNDTIMEO, seconds)
 
     def acquire(self, lock: threading.RLock) -> bool:
-        """Acquire `lock` within the deadlines of the calling thread. False if it has none."""
+        """Acquire `lock` before the deadlines of the calling thread have passed.
+
+        False, and the lock is not acquired, if that thread has no deadline. TimeoutError.
+        """
         if not self.deadlines:
             return False
         if lock.acquire(blocking=False):  # as nearly always
