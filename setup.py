@@ -1,9 +1,11 @@
 """The name and the contents of the distribution. pyproject.toml configures its tools."""
 
+import os
 import re
+import sysconfig
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 here = Path(__file__).parent
 source = (here / "netkit/__init__.py").read_text(encoding="utf-8")
@@ -15,6 +17,10 @@ assert version
 readme = (here / "README.md").read_text(encoding="utf-8")
 readme = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", readme)
 
+# Everything works without the compiled module, which is of use only with the GIL.
+gate = Extension("netkit.net._gate", ["netkit/net/_gate.c"], optional=True)
+has_gate = os.name == "posix" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
 setup(
     name="netkit-tcp",  # the name netkit belongs to another project
     version=version[1],
@@ -24,7 +30,8 @@ setup(
     author="The netkit authors",
     license="MIT",
     packages=find_packages(include=["netkit", "netkit.*"]),
-    package_data={"netkit": ["py.typed"]},
+    package_data={"netkit": ["py.typed"], "netkit.net": ["_gate.pyi"]},
+    ext_modules=[gate] if has_gate else [],
     python_requires=">=3.10",
     extras_require={
         "cli": ["prompt_toolkit>=3.0.29", "rich>=12.6"],  # for `netkit connect` on a terminal

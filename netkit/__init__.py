@@ -52,6 +52,7 @@ _MODULES = {
     "net.addresses": "SocketAddress",
     "net.bound": "BoundSocket",
     "net.connection": "Connection",
+    "net.gate": "gate_active",
     "net.group": "Group",
     "net.outbox": "Outbox",
     "net.passing": "receive_connection send_connection",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from .net.addresses import SocketAddress as SocketAddress
     from .net.bound import BoundSocket as BoundSocket
     from .net.connection import Connection as Connection
+    from .net.gate import gate_active as gate_active
     from .net.group import Group as Group
     from .net.outbox import Outbox as Outbox
     from .net.passing import receive_connection as receive_connection

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         summaries = {name: re.split("[:.]", text)[0] for name, text in COMMANDS.items()}
         show(_HELP % "\n".join(f"  {name:<9}{text}" for name, text in summaries.items()))
     elif first in ("-V", "--version", "version"):
-        show(f"netkit {__version__}\n")
+        from ..net.gate import gate_active  # imports sockets
+
+        show(f"netkit {__version__} (gate {'on' if gate_active() else 'off'})\n")
     elif first.startswith("-"):
         text = f"options follow a command, such as echo, and {first!r} is not a command"
         Parser("netkit").error(text)

@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from functools import partial
 from typing import Any
 
+from .. import __version__
 from ..core import events
 from ..core.addresses import MAX_PORT
 from ..core.endpoint import Endpoint
@@ -19,6 +20,7 @@ from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFai
 from ..core.options import Options
 from ..core.text import said
 from ..net.bind import candidates
+from ..net.gate import gate_active
 from ..process.hooks import Hooks
 from ..process.service import supervise
 from ..process.signals import StopSignals
@@ -201,6 +203,7 @@ class Command:
 def set_up_logging(arguments: argparse.Namespace) -> None:
     """Log to standard error, as the flags say."""
     configure_logging(arguments.log_level, arguments.log_format)
+    log.logger.debug("netkit %s, gate %s", __version__, "on" if gate_active() else "off")
     events.show_listeners(len(arguments.addresses) > 1)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import LONGEST_WAIT
 from ..core.kinds import number
+from .gate import PLAIN
 
 if TYPE_CHECKING:
     from ..core.options import Options
@@ -235,7 +236,7 @@ def shut_down(sock: socket.socket, how: int) -> None:
     write of another thread would then be sent unencrypted.
     """
     try:  # for each connection, and contextlib.suppress costs three calls
-        if type(sock) is socket.socket:
+        if type(sock) in PLAIN:
             sock.shutdown(how)
         else:
             below_tls(sock, "shutdown")(how)
@@ -246,7 +247,7 @@ def shut_down(sock: socket.socket, how: int) -> None:
 def force_close(sock: socket.socket) -> None:
     """Close the descriptor at once: ``socket.close`` waits for the files of ``makefile``."""
     try:
-        if type(sock) is not socket.socket:  # TLS has more to free
+        if type(sock) not in PLAIN:  # TLS has more to free
             sock.close()
         descriptor = sock.detach()
         if descriptor >= 0:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import TlsError, TruncatedError
 from ..core.options import TimeLimits
-from . import sockopts
+from . import gate, sockopts
 from .explain import peer_is_gone, unacknowledged
 from .timeouts import Due, Timer
 
@@ -47,7 +47,10 @@ class Plain:
         self.sock = sock
         # All that a connection receives and sends, but for a file, goes by these two. They are
         # bound here, and where another socket takes over the descriptor.
-        self.sock_recv, self.sock_send = sock.recv, sock.send
+        self.sock_recv: Callable[[int], bytes] = sock.recv
+        self.sock_send: Callable[[Any], int] = sock.send
+        if type(sock) is gate.UNGATED:
+            self.sock_recv, self.sock_send = gate.calls(sock)
         self.limits = NO_LIMITS
         self.timer: Timer | None = None
         # Of the message under way: where in the stream it begins, and how many bytes are here.
@@ -57,6 +60,8 @@ class Plain:
         """Use `sock`, which has taken over the descriptor, and so the timeouts in the kernel."""
         self.sock = sock
         self.sock_recv, self.sock_send = sock.recv, sock.send
+        if type(sock) is gate.UNGATED:
+            self.sock_recv, self.sock_send = gate.calls(sock)
         if self.timer is not None:
             self.timer.sock = sock
 

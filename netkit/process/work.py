@@ -14,6 +14,7 @@ from ..core import events
 from ..core.cores import has_gil, usable_cores
 from ..core.errors import Failure, TlsConfigError
 from ..core.record import NamedTuple
+from ..net import gate
 from ..net.forks import undo_in_children
 from ..net.ids import number_by
 from ..server import log, log_config, log_hooks
@@ -125,6 +126,7 @@ def work(
     if core is not None:
         with contextlib.suppress(OSError):  # the process may not use it any more: any will do
             os.sched_setaffinity(0, {core})
+            gate.renew()
     log.logger.addFilter(lambda it: not isinstance(getattr(it, "event", None), _OF_PARENT))
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)

@@ -21,6 +21,7 @@ from typing import Any
 from ..core import events
 from ..core.encodings import to_bytes
 from ..net import sockopts
+from ..net.gate import PLAIN, Socket
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
 from .admission import NO_SHARE, Admission
 from .clients import Clients
@@ -204,7 +205,7 @@ class Acceptor:
                     descriptor, client_address = listener._accept()  # type: ignore[attr-defined]
                     is_first = listener is server.socket
                     family = server.address_family if is_first else listener.family
-                    request = socket.socket(family, server.socket_type, 0, descriptor)
+                    request = Socket(family, server.socket_type, 0, descriptor)
             except BlockingIOError:
                 number = (number + 1) % len(listeners)
                 if number == first:
@@ -231,7 +232,7 @@ class Acceptor:
             if self._loop.is_for_caller(error):
                 raise
             return self._failed(error)
-        if type(request) is not socket.socket:
+        if type(request) not in PLAIN:
             self._look_for_handshake(request)
         tls = self._listeners.tls[self._listener]
         ticket = admission.judge(client_address) if admission.judges else NO_SHARE

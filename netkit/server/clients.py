@@ -8,13 +8,13 @@ client once it is registered.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import NotBegunError
 from ..net.connection import Connection
+from ..net.gate import PLAIN
 from .accept_loop import AcceptLoop
 from .adapting import Serve, check_result
 from .admission import Ticket
@@ -80,7 +80,7 @@ class Clients:
             if (
                 setup.serve is None
                 or deliver is not None
-                or type(request) is not socket.socket
+                or type(request) not in PLAIN
                 or self._overrides_hooks()
             ):
                 self._compat.start(connection, request, client_address, deliver)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import NotBegunError
-from ..net import sockopts
+from ..net import gate, sockopts
 from ..net.connection import Connection
 from .accept_loop import AcceptLoop
 from .adapting import check_result
@@ -255,7 +255,7 @@ class Compat:
 
         Returns `request`, or the TLS socket that replaces it for a handler that reads the socket.
         """
-        if type(request) is not socket.socket:
+        if type(request) not in gate.PLAIN:
             return self._secured_below(request, connection)
         setup = self._configuration.setup
         context = None if connection is None else setup.context(connection.begins_tls)

@@ -49,7 +49,10 @@ def started(*argv: object, **options: Any) -> Iterator[tuple[subprocess.Popen[st
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as process:
         try:
             assert process.stderr
-            listening = re.search(r"listening on \S+:(\d+)", process.stderr.readline())
+            line = process.stderr.readline()
+            if "gate" in line:  # the first line at the level "debug"
+                line = process.stderr.readline()
+            listening = re.search(r"listening on \S+:(\d+)", line)
             assert listening
             yield process, int(listening[1])
         finally:

@@ -70,7 +70,8 @@ def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
 
 @pytest.mark.parametrize("argv", ["--version", "-V", "version"])
 def test_the_version_is_that_of_the_package(argv: str, run: Run) -> None:
-    assert run(argv) == (0, f"netkit {netkit.__version__}\n".encode(), [])
+    version = f"netkit {netkit.__version__} (gate {'on' if netkit.gate_active() else 'off'})\n"
+    assert run(argv) == (0, version.encode(), [])
 
 
 @pytest.mark.parametrize(

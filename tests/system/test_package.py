@@ -68,8 +68,9 @@ PeerCredentials PeerError Refused Refusing Relayed ReloadFailed Reloaded Report 
 Server ServerOptions ServerStateError ServingOn SettingsKept SettingsReloaded SignalsUnavailable
 SocketAddress StopReport Stopped Stopping TlsConfigError TlsError TlsStream TruncatedError
 UnknownEncodingError Unlimited VarintPrefix WorkerEnded WorkerFailed Workers WorkersFailedError
-WorkersReady WorkersStopping WriteAfterEndError configure_logging connect create_server is_ip
-is_ipv4 is_ipv6 receive_connection relay run send_connection serve subscribe to_bytes to_str
+WorkersReady WorkersStopping WriteAfterEndError configure_logging connect create_server
+gate_active is_ip is_ipv4 is_ipv6 receive_connection relay run send_connection serve subscribe
+to_bytes to_str
 """
 
 

@@ -53,7 +53,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder.mkdir()
     for path in filter(is_of_the_project, ROOT.iterdir()):
         if path.is_dir():
-            made = shutil.ignore_patterns("__pycache__", ".*")
+            made = shutil.ignore_patterns("__pycache__", ".*", "*.so")
             shutil.copytree(path, folder / path.name, ignore=made)
         else:
             shutil.copy(path, folder)
