@@ -27,6 +27,7 @@ matplotlib.rcParams.update(
 # Not all servers: a plot with twenty lines shows nothing. The tables have the others.
 STYLES: dict[str, tuple[str, str]] = {
     "netkit": ("netkit", "#d62728"),
+    "netkit-plain": ("netkit, without the gate", "#f29b9b"),
     "netkit-w4": ("netkit, 4 workers", "#e8590c"),
     "netkit-ft": ("netkit, free-threaded", "#9c1c6b"),
     "netkit-ft-gil": ("same build, with the GIL", "#c98bb3"),
@@ -41,12 +42,12 @@ STYLES: dict[str, tuple[str, str]] = {
     "gevent": ("gevent", "#9a8340"),
 }
 ECHO = [
-    "netkit", "netkit-w4", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",
-    "uvloop-streams", "uvloop-protocol", "gevent",
+    "netkit", "netkit-plain", "netkit-w4", "netkit-ft", "c", "go", "node", "socketserver",
+    "asyncio-streams", "uvloop-streams", "uvloop-protocol", "gevent",
 ]  # fmt: skip
 LATENCY = [
-    "netkit", "netkit-w4", "netkit-ft", "c", "go", "socketserver", "asyncio-streams",
-    "uvloop-protocol",
+    "netkit", "netkit-plain", "netkit-w4", "netkit-ft", "c", "go", "socketserver",
+    "asyncio-streams", "uvloop-protocol",
 ]  # fmt: skip
 MEMORY = [
     "netkit", "netkit-w2", "netkit-ft", "c", "go", "node", "socketserver", "asyncio-streams",

@@ -259,7 +259,10 @@ def _some(*names: str) -> list[Peer]:
 def points(settings: Settings) -> list[Point]:
     quick = settings.quick
     everybody = [*NETKIT, *OTHERS]
-    chosen = [*_some("netkit", "netkit-function", "netkit-w2", "netkit-w4", "netkit-ft"), *OTHERS]
+    chosen = [
+        *_some("netkit", "netkit-plain", "netkit-function", "netkit-w2", "netkit-w4", "netkit-ft"),
+        *OTHERS,
+    ]
     few = [*_some("netkit", "netkit-w2", "netkit-ft"), *OTHERS]
     found = [
         Point(

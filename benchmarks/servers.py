@@ -57,6 +57,8 @@ class Peer:
     parallel: int = 1
     """How many clients it computes for at once, at most."""
     workers: int = 1
+    gate: bool = True
+    """Whether netkit's compiled calls are used, if they are built."""
 
     @property
     def in_python(self) -> bool:
@@ -83,11 +85,13 @@ def _netkit(name: str, title: str, style: str, **more: object) -> Peer:
         (interpreter, _script("netkit_server.py"), style, str(workers)),
         parallel=ALL_CORES if interpreter == FREE_THREADED else workers,
         workers=workers,
+        gate=bool(more.get("gate", True)),
     )
 
 
 NETKIT = [
     _netkit("netkit", "**netkit**, `Handler` class", "handler"),
+    _netkit("netkit-plain", "**netkit**, the same without the gate", "handler", gate=False),
     _netkit("netkit-function", "**netkit**, `for chunk in conn`", "function"),
     _netkit("netkit-loop", "**netkit**, `socketserver` handler", "loop"),
     *(
@@ -111,6 +115,13 @@ SOCKETSERVER = Peer(
     "socketserver", "`socketserver.ThreadingTCPServer`", (PYTHON, _script("stdlib_socketserver.py"))
 )
 
+# The least that a loop in Python costs: what the interpreter itself makes impossible.
+GATED_THREADS = Peer(
+    "threads-gate",
+    "a `threading.Thread` per client, with netkit's gate",
+    (PYTHON, _script("bare_threads.py"), "gated"),
+)
+
 _ASYNCIO_STREAMS = (PYTHON, _script("asyncio_streams.py"), "asyncio")
 
 OTHERS = [
@@ -122,6 +133,7 @@ OTHERS = [
         parallel=ALL_CORES,
     ),
     Peer("threads", "a `threading.Thread` per client", (PYTHON, _script("bare_threads.py"))),
+    GATED_THREADS,
     Peer("asyncio-streams", "asyncio, streams", _ASYNCIO_STREAMS),
     Peer(
         "asyncio-protocol",
@@ -210,7 +222,9 @@ class Laboratory:
         if peer.workers > 1:
             code = "import inspect, netkit; inspect.signature(netkit.serve).parameters['workers']"
         code += "; print('there')" if peer.needs or peer.workers > 1 else ""
-        if peer.needs or peer.workers > 1:
+        if peer is GATED_THREADS:
+            code = "import netkit; print('there' if netkit.gate_active() else '')"
+        if peer.needs or peer.workers > 1 or peer is GATED_THREADS:
             found = machine.output("env", f"PYTHONPATH={ROOT}", interpreter, "-c", code)
             return "" if found else "not installed" if peer.needs else "not supported"
         return ""
@@ -245,7 +259,7 @@ class Laboratory:
     ) -> Iterator[Server]:
         """A server that listens, until the end of the block."""
         port = self._free_port()
-        environment = {"PYTHONPATH": str(ROOT)}
+        environment = {"PYTHONPATH": str(ROOT)} | ({} if peer.gate else {"NETKIT_GATE": "off"})
         if peer.command[0] in (FREE_THREADED, WITH_GIL):
             environment["PYTHON_GIL"] = str(int(peer.command[0] == WITH_GIL))
         started = time.monotonic()

@@ -1,9 +1,14 @@
-"""A loop that accepts and starts a thread for each client, with nothing around it."""
+"""A loop that accepts and starts a thread for each client, with nothing around it.
+
+`bare_threads.py [gated] PORT KIND [AMOUNT]`; `gated`: it receives and sends through netkit's gate.
+"""
 
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+from typing import Any
 
 from work import BACKLOG, CHUNK, HOST, from_arguments
 
@@ -16,8 +21,19 @@ def serve(sock: socket.socket) -> None:
             sock.sendall(data)
 
 
-port, work = from_arguments()
+is_gated = sys.argv[1] == "gated"
+port, work = from_arguments(1 if is_gated else 0)
+if is_gated:
+    from netkit.net.gate import Socket
+
+    def accept(listener: Any) -> socket.socket:
+        return Socket(fileno=listener._accept()[0])
+else:
+
+    def accept(listener: Any) -> socket.socket:
+        return listener.accept()[0]
+
+
 with socket.create_server((HOST, port), backlog=BACKLOG) as listener:
     while True:
-        client, _ = listener.accept()
-        threading.Thread(target=serve, args=[client], daemon=True).start()
+        threading.Thread(target=serve, args=[accept(listener)], daemon=True).start()
