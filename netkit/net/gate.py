@@ -16,7 +16,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..core.cores import has_gil, usable_cores
 from . import forks
@@ -74,12 +74,10 @@ Socket = _GatedSocket if _is_active else socket.socket
 """The class for sockets that a server accepts."""
 PLAIN = frozenset((socket.socket, Socket))
 """The classes of sockets that are nothing more than a socket: neither TLS nor a program's own."""
-
-
 UNGATED = socket.socket if _is_active else None
 """The class of sockets whose own methods are not the calls above, though they might be."""
 
 
-def calls(sock: socket.socket) -> tuple[Callable[[int], bytes], Callable[[Any], int]]:
+def calls(sock: socket.socket) -> tuple[Callable[[int], bytes], Callable[..., int]]:
     """Return `recv` and `send` above, as methods of `sock`."""
     return recv.__get__(sock), send.__get__(sock)

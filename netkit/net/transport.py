@@ -48,7 +48,7 @@ class Plain:
         # All that a connection receives and sends, but for a file, goes by these two. They are
         # bound here, and where another socket takes over the descriptor.
         self.sock_recv: Callable[[int], bytes] = sock.recv
-        self.sock_send: Callable[[Any], int] = sock.send
+        self.sock_send: Callable[..., int] = sock.send
         if type(sock) is gate.UNGATED:
             self.sock_recv, self.sock_send = gate.calls(sock)
         self.limits = NO_LIMITS

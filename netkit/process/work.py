@@ -45,6 +45,12 @@ def core_of(index: int, count: int) -> int | None:
     return cores[index % len(cores)] if pinned else None
 
 
+def _stay_on(core: int) -> None:
+    with contextlib.suppress(OSError):  # the process may not use it any more: any will do
+        os.sched_setaffinity(0, {core})
+        gate.renew()
+
+
 # How a process that is not forked makes the server of its parent
 
 
@@ -124,9 +130,7 @@ def work(
     if numbers is not None:
         number_by(numbers.take)
     if core is not None:
-        with contextlib.suppress(OSError):  # the process may not use it any more: any will do
-            os.sched_setaffinity(0, {core})
-            gate.renew()
+        _stay_on(core)
     log.logger.addFilter(lambda it: not isinstance(getattr(it, "event", None), _OF_PARENT))
     with StopSignals(afterwards=signal.SIG_IGN) as signals:
         signals.disregard(*PARENTS_SIGNALS)
