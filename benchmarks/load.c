@@ -9,6 +9,9 @@
  *   idle     N clients that are served once and then do nothing. Writes "ready" to standard error
  *            when all are, waits for the end of standard input, and then lets M of them, spread
  *            evenly, run as in echo.
+ *   broadcast  N clients, all of whom get what each of them sends. M of them, spread evenly, send a
+ *            message, wait until all N have received it, and send the next one: one such round is a
+ *            request. A message begins with the number of its sender and its own.
  *
  * A closed loop: a server that is slow is asked less often. Therefore the oldest request that was
  * open at the end ("pending_us") and the clients that got nothing while it was measured
@@ -60,14 +63,17 @@ static const uint64_t GRACE = 10 * SECOND; /* for replies still on their way at 
  * 0.4 % off. */
 enum { SUB_BITS = 7, SUB = 1 << SUB_BITS, BUCKETS = (64 - SUB_BITS + 1) * SUB };
 
-enum scenario { ECHO, CONNECT, IDLE };
+enum scenario { ECHO, CONNECT, IDLE, BROADCAST };
+enum { HEADER = 2 * sizeof(uint32_t) }; /* of a message that is broadcast */
 
 struct client {
     int fd;             /* -1: closed */
     uint32_t id;
     uint32_t sequence;  /* of the message that is under way */
     uint32_t sent;      /* bytes of it */
-    uint32_t received;  /* bytes of its reply */
+    uint32_t received;  /* bytes of its reply; or the clients that have received it */
+    uint32_t held;      /* bytes of a message of others, in `part` */
+    char *part, *whole; /* for messages that are broadcast; `whole` is the client's own */
     uint8_t busy;       /* sends messages while it is measured */
     uint8_t waiting;    /* for a reply */
     uint8_t answered;   /* ever */
@@ -151,9 +157,14 @@ static void fill_pool(void)
 }
 
 /* The multipliers are odd, so neighbours in either number never share a window. */
+static const char *content(uint32_t id, uint32_t sequence)
+{
+    return pool + ((id * 40503u + sequence * 30011u) & (WINDOWS - 1));
+}
+
 static const char *message(const struct client *client)
 {
-    return pool + ((client->id * 40503u + client->sequence * 30011u) & (WINDOWS - 1));
+    return scenario == BROADCAST ? client->whole : content(client->id, client->sequence);
 }
 
 static void print_error(void)
@@ -209,6 +220,11 @@ static void next_message(struct worker *worker, struct client *client, uint64_t 
     client->started = now;
     client->waiting = 1;
     worker->waiting++;
+    if (scenario == BROADCAST) {
+        memcpy(client->whole, content(client->id, client->sequence), size);
+        memcpy(client->whole, &client->id, sizeof client->id);
+        memcpy(client->whole + sizeof client->id, &client->sequence, sizeof client->sequence);
+    }
 }
 
 /* Begin to connect. The first message follows as soon as the socket is writable. */
@@ -296,6 +312,53 @@ static void receive_more(struct worker *worker, struct client *client)
     }
 }
 
+/* A whole message of any client has arrived. Until all clients are connected, its sender waits for
+ * its own copy alone. Later, messages from before do not count. */
+static void on_broadcast(struct worker *worker, struct client *client, const char *data)
+{
+    uint32_t id, sequence;
+    memcpy(&id, data, sizeof id);
+    memcpy(&sequence, data + sizeof id, sizeof sequence);
+    if (id >= (uint32_t)clients
+        || memcmp(data + HEADER, content(id, sequence) + HEADER, size - HEADER) != 0) {
+        fail(worker, client, &worker->mismatches, "a message differs from what was sent");
+        return;
+    }
+    struct client *sender = &worker->clients[id];
+    if (!sender->waiting || sequence != sender->sequence || (begin == 0 && sender != client))
+        return;
+    if (begin == 0 || ++sender->received == (uint32_t)clients) {
+        on_reply(worker, sender);
+        if (sender->waiting)
+            send_more(worker, sender);
+    }
+}
+
+static void receive_broadcasts(struct worker *worker, struct client *client)
+{
+    for (;;) {
+        char *buffer = worker->buffer;
+        size_t held = client->held, at = 0;
+        memcpy(buffer, client->part, held);
+        ssize_t n = recv(client->fd, buffer + held, BUFFER - held, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0) {
+            const char *text = n < 0 ? strerror(errno) : "the server closed the connection";
+            fail(worker, client, &worker->errors, text);
+            return;
+        }
+        for (; held + (size_t)n - at >= size && client->fd >= 0; at += size)
+            on_broadcast(worker, client, buffer + at);
+        client->held = (uint32_t)(held + (size_t)n - at);
+        memcpy(client->part, buffer + at, client->held < size ? client->held : 0);
+        if (client->fd < 0 || (size_t)n < BUFFER - held)
+            return;
+    }
+}
+
 static void turn(struct worker *worker, int timeout)
 {
     struct epoll_event events[EVENTS];
@@ -303,7 +366,7 @@ static void turn(struct worker *worker, int timeout)
     for (int i = 0; i < count; i++) {
         struct client *client = events[i].data.ptr;
         if (client->fd >= 0 && events[i].events & (EPOLLIN | EPOLLERR | EPOLLHUP))
-            receive_more(worker, client);
+            (scenario == BROADCAST ? receive_broadcasts : receive_more)(worker, client);
         if (client->fd >= 0 && client->waiting)
             send_more(worker, client);
     }
@@ -388,7 +451,7 @@ static double percentile(const uint64_t *histogram, uint64_t total, uint64_t lon
 
 static int report(struct worker *workers, double cpu)
 {
-    static const char *const names[] = {"echo", "connect", "idle"};
+    static const char *const names[] = {"echo", "connect", "idle", "broadcast"};
     static uint64_t histogram[BUCKETS];
     uint64_t replies = 0, requests = 0, errors = 0, mismatches = 0, pending = 0, longest = 0;
     int starved = 0, unanswered = 0;
@@ -439,15 +502,17 @@ static double number(const char *name, const char *text, double low, double high
 static void parse(int argc, char **argv)
 {
     if (argc < 2)
-        usage("echo, connect or idle?");
+        usage("echo, connect, idle or broadcast?");
     if (strcmp(argv[1], "echo") == 0)
         scenario = ECHO;
     else if (strcmp(argv[1], "connect") == 0)
         scenario = CONNECT;
     else if (strcmp(argv[1], "idle") == 0)
         scenario = IDLE;
+    else if (strcmp(argv[1], "broadcast") == 0)
+        scenario = BROADCAST;
     else
-        usage("echo, connect or idle?");
+        usage("echo, connect, idle or broadcast?");
     server.sin_family = AF_INET;
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     for (int i = 2; i < argc; i += 2) {
@@ -473,7 +538,9 @@ static void parse(int argc, char **argv)
     }
     if (server.sin_port == 0)
         usage("--port is missing");
-    if (scenario != IDLE)
+    if (scenario == BROADCAST && (threads > 1 || size < HEADER || size > BUFFER / 2))
+        usage("broadcast has one thread, and messages of 8 bytes to 64 KiB");
+    if (scenario == ECHO || scenario == CONNECT)
         busy = clients;
     else if (busy < 0)
         busy = 0;
@@ -502,6 +569,12 @@ static struct worker *make_workers(void)
     for (int i = 0; i < clients; i++) {
         all[i].fd = -1;
         all[i].id = (uint32_t)i;
+        if (scenario == BROADCAST) {
+            all[i].part = malloc(size);
+            all[i].whole = malloc(size);
+            if (all[i].part == NULL || all[i].whole == NULL)
+                die("malloc");
+        }
         all[i].busy = (int64_t)(i + 1) * busy / clients > (int64_t)i * busy / clients;
     }
     return workers;

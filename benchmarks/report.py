@@ -244,6 +244,29 @@ def _overhead(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def _broadcast(results: Results) -> str:
+    parts = [
+        "### A chat",
+        "All members get each message of 64 bytes. Ten of them send one, wait until all have it, "
+        "and send the next one.",
+    ]
+    for point in results.points("broadcast"):
+        columns = [
+            _figure(results, "broadcasts/s", "broadcast", point, "requests_per_s"),
+            *(
+                _relative(results, title, "broadcast", point, "requests_per_s", to=other)
+                for title, other in (("to asyncio", "asyncio-protocol"), ("to Node", "node"))
+            ),
+            _latency(results, "broadcast", point, "p50_us"),
+            _latency(results, "broadcast", point, "p99_us"),
+            _figure(
+                results, "server CPU, µs each", "broadcast", point, "server_cpu_us", show=plain
+            ),
+        ]
+        parts += [f"#### {point}", _table(results.servers("broadcast"), columns)]
+    return "\n\n".join(parts)
+
+
 def _idle(results: Results) -> str:
     points = results.points("idle")
     columns = [
@@ -463,6 +486,7 @@ def _generated(results: Results, folder: Path) -> str:
         "bulk": lambda: _throughput(
             results, "bulk", "Large messages", "They come back while they are still being sent."
         ),
+        "broadcast": lambda: _broadcast(results),
         "sleep": lambda: _against_ideal(
             results,
             "sleep",

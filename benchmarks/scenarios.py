@@ -21,6 +21,7 @@ from processes import Process, process
 from servers import (
     BUILT,
     CEILING,
+    CHATS,
     ECHO,
     HTTP_SERVER,
     NETKIT,
@@ -43,6 +44,7 @@ SLEEP_MS = 5.0
 COMPUTE_MS = 1.0
 WORKING_CLIENTS = 200
 CALLS_CLIENTS = 10
+SENDING_CLIENTS = 10
 LOAD_PATIENCE = 180.0  # seconds beyond its own that the load generator may take
 
 
@@ -298,6 +300,17 @@ def points(settings: Settings) -> list[Point]:
                 _loaded(ECHO, "echo", "--clients", 4, "--size", size),
             )
             for title, size in (("64 KiB", 1 << 16), ("1 MiB", 1 << 20))
+        ),
+        *(
+            Point(
+                "broadcast",
+                f"{members} members",
+                [*_some("netkit", "netkit-ft"), *CHATS],
+                _loaded(
+                    Work("broadcast"), "broadcast", "--clients", members, "--busy", SENDING_CLIENTS
+                ),
+            )
+            for members in (100, 1000)
         ),
         Point(
             "sleep",

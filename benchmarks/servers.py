@@ -160,6 +160,9 @@ OTHERS = [
     C,
 ]
 
+# Those that can broadcast.
+CHATS = [peer for peer in OTHERS if peer.name in ("asyncio-protocol", "uvloop-protocol", NODE.name)]
+
 # The same wait as in `sleep`, but in a call that blocks, as most libraries have it.
 TO_THREAD = [
     Peer("asyncio-to-thread", "asyncio, streams, `to_thread`", _ASYNCIO_STREAMS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from importlib import import_module
-from typing import cast
+from typing import ClassVar, cast
 
 from work import BACKLOG, HOST, from_arguments
 
@@ -28,8 +28,24 @@ class Echo(asyncio.Protocol):
         self.transport.resume_reading()
 
 
+class Broadcast(asyncio.Protocol):
+    members: ClassVar[set[asyncio.Transport]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.members.add(self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        for member in self.members:
+            member.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.members.discard(self.transport)
+
+
 async def main() -> None:
-    server = await asyncio.get_running_loop().create_server(Echo, HOST, port, backlog=BACKLOG)
+    kind = Broadcast if work.kind == "broadcast" else Echo
+    server = await asyncio.get_running_loop().create_server(kind, HOST, port, backlog=BACKLOG)
     await server.serve_forever()
 
 

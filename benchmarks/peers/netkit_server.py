@@ -29,6 +29,12 @@ def function(conn: netkit.Connection) -> None:
         conn.write(chunk)
 
 
+def broadcast(conn: netkit.Connection) -> None:
+    with group.member(conn):
+        for chunk in conn:
+            group.post(chunk)
+
+
 class Loop(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         sock = self.request
@@ -37,6 +43,7 @@ class Loop(socketserver.BaseRequestHandler):
             sock.sendall(data)
 
 
+group = netkit.Group()
 style, workers = sys.argv[1], int(sys.argv[2])
 port, work = from_arguments(2)
 handlers: dict[str, Any] = {
@@ -45,6 +52,8 @@ handlers: dict[str, Any] = {
     "loop": Loop,
 }
 handlers["limits"] = handlers["handler"]
+if work.kind == "broadcast":
+    handlers[style] = broadcast
 options: dict[str, Any] = {} if workers == 1 else {"workers": workers}
 if style == "limits":
     options |= dict.fromkeys(("idle_timeout", "read_timeout", "write_timeout", "lifetime"), 600.0)

@@ -1,5 +1,5 @@
 // Node's net: the events that netkit's handlers have, on one loop.
-//   node node_net.js PORT [echo | sleep MS | rounds N]
+//   node node_net.js PORT [echo | broadcast | sleep MS | rounds N]
 //   node node_net.js calibrate    prints how many rounds take a millisecond
 'use strict';
 const net = require('node:net');
@@ -32,10 +32,18 @@ function echo(socket, data) {
   socket.once('drain', () => socket.resume());
 }
 
+const members = new Set();
+
 const server = net.createServer({ noDelay: true }, (socket) => {
   socket.on('error', () => socket.destroy());
+  if (kind === 'broadcast') {
+    members.add(socket);
+    socket.on('close', () => members.delete(socket));
+  }
   socket.on('data', (data) => {
-    if (kind === 'sleep') {
+    if (kind === 'broadcast') {
+      for (const member of members) member.write(data);
+    } else if (kind === 'sleep') {
       setTimeout(echo, Number(amount), socket, data);
     } else {
       if (rounds) compute(rounds);

@@ -3,6 +3,7 @@
 A server's arguments are a port and one of
 
     echo             nothing
+    broadcast        send it to all clients (not with all servers)
     sleep MS         wait, as for a database
     rounds COUNT     so many rounds of a loop in pure Python
 

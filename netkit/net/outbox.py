@@ -50,10 +50,6 @@ LEAST = 64
 # has nothing to do with its own client.
 DISCONNECT, DROP, REFUSE = "disconnect", "drop", "refuse"
 
-# A thread that posts may find messages of other threads in the queue, and sends at most so many of
-# them. Then a thread of the outbox goes on, so that no poster works for the others without end.
-AT_ONCE = 32
-
 # If messages have been posted while the thread of the outbox has sent those before them, it leaves
 # the output alone for this time (seconds). Otherwise a `write` of another thread, which waits for
 # the output, would hardly ever get it.
@@ -129,7 +125,7 @@ class Outbox:
             self._output.check_open()
         if not payload:
             return True
-        if not self._lock.acquire(blocking=True):  # a signal handler has interrupted a post
+        if not self._lock.acquire(True):  # a signal handler has interrupted a post
             _start(self._offer_later, payload)
             return True
         try:
@@ -181,27 +177,24 @@ class Outbox:
     def _attend(self, payload: bytes) -> None:
         """Send what the kernel takes at once, queue the rest, and have a thread send that."""
         try:
-            if not self._is_done(None if self._has_sent(payload) else payload):
+            is_begun = self._has_begun(payload)
+            with self._lock:
+                if not is_begun:
+                    self._queue_locked(payload)
+                is_left = self._attended = bool(self.messages)
+            if is_left:
                 _start(self._run)
         except BaseException as error:
             self._give_up(error)
             raise
 
-    def _is_done(self, unsent: bytes | None = None) -> bool:
-        """Queue `unsent`. Whether nothing is queued: then the thread attends to it no longer."""
-        with self._lock:
-            if unsent is not None:
-                self._queue_locked(unsent)
-            self._attended = bool(self.messages)
-            return not self._attended
-
-    def _has_sent(self, payload: bytes) -> bool:
+    def _has_begun(self, payload: bytes) -> bool:
         """Send what the kernel takes at once. If that is a part of `payload`, queue the rest.
 
         False if nothing of it could be sent.
         """
         output, link = self._output, self._output.link
-        if not output.lock.acquire(blocking=False):  # another thread writes
+        if not output.lock.acquire(False):  # another thread writes
             return False
         try:
             if link.writing or output.gathered:
@@ -210,33 +203,35 @@ class Outbox:
                 link.writing = IN_SOCKET
                 if FREE_THREADED:  # pragma: no cover - free-threaded builds only
                     link.fence()
-                return not (link.changed and output.is_over()) and self._has_sent_now(payload)
+                if link.changed and output.is_over():
+                    return False
+                sent = link.transport.send_now(payload)
+                link.bytes_written += sent
+                if sent < len(payload) or self.messages or link.transport is not link.wire:
+                    self._go_on(payload, sent)
+            except OSError as error:
+                raise link.failure(error) from None
             finally:
                 link.writing = 0
+            return sent > 0
         finally:
             output.lock.release()
             if link.changed or FREE_THREADED:  # without the lock, as in `Output.write`
                 link.leave()
 
-    def _has_sent_now(self, payload: bytes) -> bool:
-        link = self._output.link
-        try:
-            sent = link.transport.send_now(payload)
-            link.bytes_written += sent
-            if 0 < sent < len(payload):
-                self._put_back(memoryview(payload)[sent:])
-            elif sent and self.messages:
-                self._send_others()
-            if link.transport.owes():
-                self._put_back(b"")
-        except OSError as error:
-            raise link.failure(error) from None
-        return sent > 0
+    def _go_on(self, payload: bytes, sent: int) -> None:
+        """Do what is left to be done once `sent` bytes of `payload` have been sent."""
+        if 0 < sent < len(payload):
+            self._put_back(memoryview(payload)[sent:])
+        elif sent and self.messages:
+            self._send_others()
+        if self._output.link.transport.owes():
+            self._put_back(b"")
 
     def _send_others(self) -> None:
         """Send messages that other threads have posted meanwhile."""
         link = self._output.link
-        for _ in range(min(len(self.messages), AT_ONCE)):
+        for _ in range(len(self.messages)):
             message = self._first()
             sent = link.transport.send_now(message)
             link.bytes_written += sent
@@ -253,13 +248,19 @@ class Outbox:
     def _run(self) -> None:
         """Send what is queued: this is the outbox's own thread."""
         try:
-            while not self._is_done():
+            while self._is_attended():
                 with self._output.held():
                     self._output.send_gathered()
                 if self.messages:
                     time.sleep(PAUSE)
         except BaseException as error:
             self._give_up(error)
+
+    def _is_attended(self) -> bool:
+        """Whether anything is queued. If not, the calling thread no longer attends to the queue."""
+        with self._lock:
+            self._attended = bool(self.messages)
+            return self._attended
 
     def send_all(self) -> None:
         """Send the messages that are queued now. The output must be `held`. Errors as of a write.
@@ -313,7 +314,7 @@ class Outbox:
             link.error = error
         output.break_off(error)
         self._drop_all()
-        self._is_done()
+        self._is_attended()
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             link.stop(link.broken, hard=False)
 

@@ -24,8 +24,8 @@ def post(conn: Connection[Any], data: Writable, encoding: str | None = None) -> 
     data cannot be sent later, every further write raises the error; if a time limit has passed, the
     read that is under way raises it, too.
     """
-    payload = bytes(as_bytes(data, encoding or conn.encoding))
-    box = outbox(conn)
+    payload = data if type(data) is bytes else bytes(as_bytes(data, encoding or conn.encoding))
+    box = conn._output.outbox or outbox(conn)
     if not box.offer(payload):
         raise box.full_error()
     return len(payload)

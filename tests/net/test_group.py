@@ -22,6 +22,7 @@ from support import (
 )
 
 import netkit
+from netkit.net import group as groups
 
 Pair = tuple[netkit.Connection, socket.socket]
 
@@ -182,3 +183,10 @@ def test_members_come_and_go_while_others_post() -> None:
             done.set()
             for conn in group:
                 conn.end()
+
+
+def test_a_thread_posts_though_another_one_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "LONGEST_TURN", 0.01)
+    with members(1) as (group, [(_, peer)]), groups._turn:
+        with in_thread(group.post, "posted"):
+            assert receive_exactly(peer, 6) == b"posted"

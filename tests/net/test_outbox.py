@@ -556,7 +556,7 @@ def test_a_signal_handler_may_post_amid_a_post_of_the_same_thread() -> None:
         with conn.outbox._lock:  # as the interrupted post holds it
             conn.post("by the handler")
             with pytest.raises(RuntimeError, match="cannot write amid a post"):
-                conn.outbox._is_done()
+                conn.outbox._is_attended()
         assert receive_exactly(peer, 14) == b"by the handler"
         with conn.outbox._lock:
             conn.post("in vain")
