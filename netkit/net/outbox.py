@@ -232,8 +232,7 @@ class Outbox:
         """Send messages that other threads have posted meanwhile."""
         link = self._output.link
         for _ in range(len(self.messages)):
-            message = self._first()
-            sent = link.transport.send_now(message)
+            sent = link.transport.send_now(self._first())
             link.bytes_written += sent
             if not self._note_sent(sent):
                 return
