@@ -162,6 +162,10 @@ class Lifespan:
         if not self._ended.is_set():
             self._report("on_stop", _late("on_stop", self._hooks.stop_seconds))
 
+    def abandon(self) -> None:
+        """Have `on_stop` called, unless it has been. Never waits. Idempotent."""
+        self._stopping.set()
+
     # In the thread of the hooks
 
     def _run(self) -> None:

@@ -75,13 +75,20 @@ def within_hooks(
     lifespan = Lifespan(hooks, servers, mailbox)
     report = RunReport(0, 0, False)
     try:
-        if lifespan.start() and all(each._life.state is not State.CLOSED for each in servers):
-            report = serve()
-    finally:
-        for server in servers:
-            despite_signals(server.close)  # if it has not served
-        despite_signals(lifespan.stop)
+        try:
+            if lifespan.start() and all(each._life.state is not State.CLOSED for each in servers):
+                report = serve()
+        finally:
+            despite_signals(lambda: _end(servers, lifespan))
+    finally:  # wherever a signal handler has raised an exception
+        lifespan.abandon()
     return report._replace(interrupted=report.interrupted or lifespan.interrupted)
+
+
+def _end(servers: Sequence[Server], lifespan: Lifespan) -> None:
+    for server in servers:
+        server.close()  # if it has not served
+    lifespan.stop()
 
 
 def wait_for_end(

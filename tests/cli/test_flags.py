@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import Cli, logging_put_back
 
-from netkit.cli import main
+from netkit.cli import flags, main
 from netkit.cli.arguments import ArgumentError
 from netkit.cli.echo import Echo
 from netkit.cli.flags import ROWS, from_environment
@@ -151,3 +151,9 @@ def test_a_setting_of_tls_without_effect_is_an_error(argv: str, message: str) ->
 def test_a_certificate_may_be_for_some_addresses() -> None:
     argv = ["80?tls=off", "81", "82?tls=on", "--tls-cert", "x", "--starttls", "off"]
     assert [each.tls for each in understood(Echo(), *argv)[0].addresses] == [False, None, True]
+
+
+def test_an_error_of_the_library_names_flags_and_variables_where_there_are_any() -> None:
+    message = "max_line and min_rate and handler_args and no_such"
+    named = flags.as_given(message, ["min_rate"])
+    assert named == "--max-line and NETKIT_MIN_RATE and handler_args and no_such"
