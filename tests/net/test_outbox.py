@@ -126,8 +126,8 @@ class Interrupted(socket.socket):
     room = 100
 
     def send(self, data: Any, *flags: int) -> int:
-        if data == b"first":
-            self.before()
+        if data == b"first" and (taken := self.before()):
+            return int(str(taken))
         if flags and len(data) > self.room:
             data = data[: self.room]
             if not data:
@@ -169,15 +169,47 @@ def test_messages_that_came_during_a_post_are_sent_by_its_thread(
 
 
 def test_a_message_may_be_sent_after_its_client_was_disconnected() -> None:
-    def overflow(conn: netkit.Connection) -> None:
-        if conn.outbox.queued:
-            with pytest.raises(netkit.OutboxFullError):
-                conn.post("more")
-            conn._link.wire.sock_send = lambda data: len(data)
+    def overflow(conn: netkit.Connection) -> int:
+        if not conn.outbox.queued:
+            return 0
+        with pytest.raises(netkit.OutboxFullError):
+            conn.post("more")
+        return len("first")
 
     with interrupted(overflow, 0) as (conn, _):
         conn.outbox.max_bytes = 64
         conn.post("first")
+        wait_until(lambda: is_idle(conn))
+        assert conn.bytes_written == 5
+
+
+def test_an_error_of_the_program_amid_a_post_breaks_the_output() -> None:
+    def fail(conn: netkit.Connection) -> None:
+        raise MemoryError
+
+    with interrupted(fail, 100) as (conn, _):
+        with pytest.raises(MemoryError):
+            conn.post("first")
+        for use in (lambda: conn.post("second"), conn.read):
+            with pytest.raises(ConnectionAbortedError, match="was broken off: MemoryError"):
+                use()
+
+
+def test_a_connection_that_ends_amid_a_post_drops_the_message() -> None:
+    with connected() as (conn, peer):
+        box = conn.outbox
+        conn.end()
+        box._attend(b"late")
+        wait_until(lambda: is_idle(conn))
+        assert receive_all(peer) == b""
+
+
+def test_the_rest_of_a_tls_record_is_sent_by_a_thread() -> None:
+    with secured() as (conn, peer):
+        posted = 0
+        while not conn.outbox.queued:
+            posted += conn.post(bytes(50_000))
+        assert len(peer.readexactly(posted)) == posted
         wait_until(lambda: is_idle(conn))
 
 
