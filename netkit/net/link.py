@@ -56,6 +56,8 @@ class Link:
         *("transport", "waiting", "was_cut", "wire", "writing", "_buffer", "_chunk", "can_reset"),
     )
 
+    within = deadlines.within
+
     def __init__(self, wire: Plain, peer: str, can_reset: bool, buffer: ReceiveBuffer) -> None:
         """`buffer` holds what was received and not read. A Unix socket cannot be reset."""
         self.wire = wire
@@ -79,8 +81,6 @@ class Link:
         self.interruption: OSError | None = None  # the next read or write raises it
         self.shut_both = False  # by a stop: no write can follow, so `interruption` stays
         self.released: Callable[[], object] | None = None  # called once the socket is given up
-
-    within = deadlines.within
 
     # Reading
 
