@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.addresses import format_unix, is_loopback
@@ -24,6 +24,12 @@ class Application(NamedTuple):
     application cannot serve.
     """
     hooks: Hooks
+
+
+if TYPE_CHECKING:
+    from ..server.signatures import AnyHandler
+
+    Load = Callable[[], AnyHandler | Application]
 
 
 def to_be_loaded(connection: Any, **_: Any) -> None:

@@ -23,6 +23,8 @@ from .service import RunReport, supervise, wait_for_end, within_hooks
 from .signals import Mailbox, StopSignals, despite_signals
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from typing_extensions import Unpack
 
     from ..server.signatures import AnyHandler, ServerOptions
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def run(
     server: Server,
     drain_timeout: float | None = None,
-    workers: int | str = 1,
+    workers: int | Literal["auto"] = 1,
     *,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
@@ -49,7 +51,7 @@ def run(
     server: Server,
     *more: Any,
     drain_timeout: float | None = None,
-    workers: int | str = 1,
+    workers: int | Literal["auto"] = 1,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
 ) -> RunReport:
@@ -111,8 +113,8 @@ def run(
 
 
 def _arguments(
-    given: list[Any], drain_timeout: float | None, workers: int | str
-) -> tuple[list[Server], float | None, int | str]:
+    given: list[Any], drain_timeout: float | None, workers: int | Literal["auto"]
+) -> tuple[list[Server], float | None, int | Literal["auto"]]:
     """Return the servers, and the two arguments that may follow them by position."""
     servers = list(itertools.takewhile(lambda it: isinstance(it, Server), given))
     rest = given[len(servers) :]
@@ -138,7 +140,9 @@ def _run(
     if workers > 1:
         from .supervisor import Workers  # here because most programs have one process
 
-        named = {"on_start": hooks.on_start, "on_stop": hooks.on_stop} if hooks else {}
+        named: dict[str, Any] = (
+            {"on_start": hooks.on_start, "on_stop": hooks.on_stop} if hooks else {}
+        )
         return Workers(servers[0], workers, **named).run(drain_timeout)
     if threading.current_thread() is threading.main_thread():
         with StopSignals() as signals:
@@ -165,7 +169,7 @@ def serve(
     port: int | str = 0,
     host: str | None = None,
     *,
-    workers: int | str = 1,
+    workers: int | Literal["auto"] = 1,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
     **options: Unpack[ServerOptions],

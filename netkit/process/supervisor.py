@@ -19,7 +19,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.cores import MAX_WORKERS, check_workers
@@ -39,8 +39,13 @@ from .hooks import Hook, Hooks
 from .service import RELOAD_GRACE, Reloads, RunReport
 from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
-from .work import Load, core_of, recipe_of, work
+from .work import core_of, recipe_of, work
 from .worker import PARENTS_SIGNALS, Worker, context_of, prepare
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from .application import Load
 
 
 class Workers:
@@ -66,7 +71,7 @@ class Workers:
     def __init__(
         self,
         server: Server,
-        count: int | str = "auto",
+        count: int | Literal["auto"] = "auto",
         load: Load | None = None,
         *,
         on_start: Hook | None = None,
@@ -101,7 +106,7 @@ class Workers:
         """The numbers of the processes, including those that only finish with their clients."""
         return tuple(worker.pid for worker in tuple(self._crew.workers))
 
-    def resize(self, count: int | str) -> None:
+    def resize(self, count: int | Literal["auto"]) -> None:
         """Have `count` workers from now on. Those above it finish with their clients, and end.
 
         TypeError or ValueError for an invalid count.

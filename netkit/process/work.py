@@ -7,8 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.cores import has_gil, usable_cores
@@ -28,7 +27,8 @@ from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import REQUESTS, StopSignals
 from .worker import PARENTS_SIGNALS
 
-Load = Callable[[], Any]  # returns a handler, or an `Application`
+if TYPE_CHECKING:
+    from .application import Load
 
 _OF_PARENT = (events.Stopping, events.Stopped)  # logged by the parent, for all workers
 

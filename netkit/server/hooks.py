@@ -70,6 +70,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
     """
 
     socket: Any = _NoSocketYet()
+    server_address: Any
 
     allow_reuse_address = os.name == "posix"  # elsewhere it lets two servers share a port
     allow_reuse_port = False

@@ -154,7 +154,7 @@ class Server(HookedServer):
         return self._life.state is State.LISTENING
 
     @Shown
-    def address(self) -> SocketAddress | str | None:
+    def address(self) -> SocketAddress | Any:  # so that a program may ask for `address.port`
         """The first of `addresses`: a `SocketAddress`, or a Unix socket's path. None if empty."""
         return next(self._addresses(), None)
 

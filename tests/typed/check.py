@@ -1,4 +1,4 @@
-"""Checks the typed programs in this folder by mypy and pyright, which must report their errors.
+"""Checks the programs in this folder, and the examples, by mypy and pyright.
 
     python tests/typed/check.py      # exit status 1 if a report differs from what is expected
 
@@ -23,7 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-PROGRAMS = sorted(path for path in HERE.glob("*.py") if path.name != "check.py")
+TYPED = sorted(set(HERE.glob("*.py")) - {Path(__file__).resolve()})
+PROGRAMS = [*TYPED, *sorted((ROOT / "examples").glob("*.py"))]
 OLDEST = "3.10"
 
 Errors = dict[tuple[str, int], str]  # by file and line: the messages
@@ -85,8 +86,9 @@ def main() -> int:
     if importlib.util.find_spec("pyright") is None:
         missing = "pyright"
     if missing:
-        print(f"pyright: skipped, since {missing} is missing")
-        failed = failed or os.environ.get("CI") == "true"
+        needed = os.environ.get("CI") == "true"
+        print(f"pyright: {'failed' if needed else 'skipped'}, since {missing} is missing")
+        failed = failed or needed
     else:
         failed = differs("pyright", found_by_pyright()) or failed
     return int(failed)

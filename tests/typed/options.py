@@ -4,7 +4,7 @@
 import ssl
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import netkit
 
@@ -44,9 +44,22 @@ server.configure(max_connection=100)  # error
 netkit.serve(shout, port="8080", host="127.0.0.1", workers="auto", min_rate=1000)
 netkit.serve(shout, port=8080, workres=2)  # error
 netkit.serve(shout, idle_timeout="soon")  # error
+netkit.serve(shout, workers="all")  # error
+assert_type(server.address.port, int | Any)
 assert_type(netkit.run(server, workers=2), netkit.RunReport)
+assert_type(netkit.run(server, server, drain_timeout=5), netkit.RunReport)
+netkit.run(server, server, workers=2)  # error
+netkit.run(server, on_start=5)  # error
+netkit.run(shout)  # error
 netkit.run(server, max_line=100)  # error
 netkit.create_sever(shout)  # error
+
+
+workers = netkit.Workers(server, "auto", load=lambda: shout)
+workers.resize(2)
+workers.resize("all")  # error
+netkit.Workers(server, 2, load=shout)  # error
+netkit.Workers(server, 2, load=lambda: 42)  # error
 
 
 # Options that are passed on
