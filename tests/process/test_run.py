@@ -114,10 +114,15 @@ def interrupted_at(moment: int, run: Callable[[], object]) -> bool:
                 raise Boom
         return trace
 
+    def call() -> Iterator[object]:
+        yield run()
+
     previous = sys.gettrace()
     sys.settrace(trace)
     try:
-        run()
+        # CPython may go on handling an exception where a trace function has raised another one, and
+        # all later tracebacks would show it. A generator has an exception context of its own.
+        next(call())
     except Boom:
         return True
     finally:
