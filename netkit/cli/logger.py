@@ -1,27 +1,25 @@
-"""``netkit logger``: a server that writes what clients send to a file or to standard output.
-
-A failure of the output (a closed pipe, a full disk) stops the server.
-"""
+"""``netkit logger``: a server that writes what clients send to files or to standard output."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import sys
+import re
 from typing import Any
 
-from ..core.errors import Failure
-from ..core.text import said
 from ..server.handlers import LoggerHandler
-from .arguments import ArgumentError
+from .arguments import ArgumentError, checked, count
+from .log_files import PEER, LogFile, LogFiles, Rotation
 from .serving import Command
-from .stdio import Output, OutputError
+from .stdio import OutputError
+
+# The words of logrotate(8), as `TimedRotatingFileHandler` has them. W6 is the end of a Sunday.
+_TIMES = {"hourly": "H", "daily": "midnight", "weekly": "W6"}
+_UNITS = ("", "K", "M", "G")
 
 
 class Logger(Command):
     name = "logger"
-    without = ("workers",)  # since its output is one stream of lines
     unread = ("max_message",)
     instead = "reads no messages"
 
@@ -31,70 +29,115 @@ class Logger(Command):
         style: dict[str, Any] = {"dest": "style", "action": "store_const"}
         styles("--hex", const="hex", help="write a hex dump instead of lines", **style)
         styles("--raw", const="raw", help="write the bytes as they come, unescaped", **style)
-        help = "append to FILE, not to standard output"
-        group.add_argument("--output", metavar="FILE", help=help)
+        text = "begin each line with the time (UTC) and the client"
+        group.add_argument("--prefix", action="store_true", default=None, help=text)
+        text = f"append to FILE, not to standard output; {PEER} in its name: a file for each client"
+        group.add_argument("--output", metavar="FILE", help=text)
+        rotations = group.add_mutually_exclusive_group().add_argument
+        text = "begin a new FILE before it has more than SIZE bytes, such as 500K, 10M or 1G"
+        rotations("--rotate-size", type=checked(_size), metavar="SIZE", help=text)
+        text = "begin a new FILE each hour, day or week (UTC)"
+        rotations("--rotate-time", type=checked(_when), metavar="|".join(_TIMES), help=text)
+        text = f"how many former files to keep (default: {Rotation().keep})"
+        group.add_argument("--keep", type=checked(_keep), metavar="N", help=text)
+
+    def understand(self, arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
+        options = super().understand(arguments, words)
+        _check_style(arguments)
+        _check_output(arguments)
+        if arguments.workers > 1:
+            _check_workers(arguments)
+        return options
 
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-        given = "max_line" in arguments and "max_line" not in arguments.variables
-        if given and arguments.style != "text":
-            text = f"--max-line has no effect with --{arguments.style}, which reads no lines"
-            raise ArgumentError(text)
-        return CommandLogger, {"style": arguments.style, "output": LogFile(arguments.output)}
+        style = arguments.style
+        keep = {} if arguments.keep is None else {"keep": arguments.keep}
+        rotation = Rotation(arguments.rotate_size, arguments.rotate_time, **keep)
+        files = LogFiles(arguments.output, rotation, style != "raw")
+        settings = {"style": style, "prefix": bool(arguments.prefix), "output": files}
+        return CommandLogger, settings
 
 
 run = Logger().run
 
 
-class LogFile(Output):
-    """The output of the logger, in a ``with`` block, which closes it. Failure if it is invalid.
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})([KMG]?)", text)
+    if match is None or not int(match[1]):
+        raise ValueError(f"it must be a size such as 500K, 10M or 1G, not {text!r}")
+    return int(match[1]) << 10 * _UNITS.index(match[2])
 
-    `error` is the error of a failed write (a closed pipe, a full disk). The ``with`` block raises
-    it at its end, as a Failure.
-    """
 
-    def __init__(self, path: str | None) -> None:
-        self.error: OutputError | None = None
-        self._path = path
-        if path is None and sys.stdout is None:
-            raise Failure("standard output is closed: name a file with --output")
-        # Standard output is opened once more, without a buffer: Python flushes its own at the exit,
-        # and would report there once more that the output has failed.
-        try:
-            super().__init__(sys.stdout.fileno() if path is None else path, "ab")
-        except OSError as error:
-            raise Failure(said(error)) from None
-        self.reopen = None if path is None else self._reopen
-        """Opens the file again, which may have been renamed (logrotate(8)).
+def _when(text: str) -> str:
+    if text not in _TIMES:
+        *others, last = _TIMES
+        raise ValueError(f"it must be {', '.join(others)} or {last}, not {text!r}")
+    return _TIMES[text]
 
-        None for standard output. Thread-safe: each write goes to one of the two files. If the file
-        cannot be opened, OSError is raised, and the former one stays in use.
-        """
 
-    def _reopen(self) -> None:
-        with open(self._path or "", "ab") as file:
-            os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
+def _keep(text: str) -> int:
+    number = count(text)
+    if not number:
+        raise ValueError("it must be at least 1: the file before the present one")
+    return number
 
-    def flush(self) -> None:
-        """Do nothing: there is no buffer."""
 
-    def __enter__(self) -> None:
-        pass
+def _check_style(arguments: argparse.Namespace) -> None:
+    style = arguments.style
+    given = "max_line" in arguments and "max_line" not in arguments.variables
+    if given and style != "text":
+        text = f"--max-line has no effect with --{style}, which reads no lines"
+        raise ArgumentError(text)
+    if arguments.prefix and style == "raw":
+        raise ArgumentError("--prefix has no effect with --raw, which writes no lines")
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self.close()
-        if kind is None and self.error is not None:
-            raise Failure(said(self.error))
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    rotation = [f"--{name}" for name in ("rotate-size", "rotate-time") if _given(arguments, name)]
+    for flag in rotation if arguments.output is None else ():
+        raise ArgumentError(f"{flag} has no effect without --output")
+    if arguments.keep is not None and not rotation:
+        raise ArgumentError("--keep has no effect without --rotate-size or --rotate-time")
+    if PEER in os.path.dirname(arguments.output or ""):
+        raise ArgumentError(f"--output may have {PEER} in the name of the file, not of its folder")
+
+
+def _check_workers(arguments: argparse.Namespace) -> None:
+    """ArgumentError if several processes cannot write; one, if a variable asks for several."""
+    problem = None
+    if arguments.output is None:
+        problem = "--workers needs --output: lines of several processes would mix in a pipe"
+    elif _given(arguments, "rotate-size") or _given(arguments, "rotate-time"):
+        problem = "files of several --workers cannot be rotated here: leave that to logrotate(8)"
+    if problem and "workers" in arguments.variables:
+        arguments.workers = 1
+    elif problem:
+        raise ArgumentError(problem)
+
+
+def _given(arguments: argparse.Namespace, flag: str) -> bool:
+    return getattr(arguments, flag.replace("-", "_")) is not None
 
 
 class CommandLogger(LoggerHandler):
-    """Stops the server when its output fails, since no more input could be recorded."""
+    """Writes to the files of `output`. Stops the server when nobody reads its output any more."""
 
-    output: Any
+    output: Any  # `LogFiles`
+    _file: LogFile
+
+    def connected(self) -> None:
+        self._file = self.output.file_of(self.conn)
+        super().connected()
 
     def handle(self) -> None:
         try:
             super().handle()
-        except OutputError as error:
-            self.output.error = error
+        except OutputError:
             self.server.request_stop()
+
+    def _write(self, data: bytes) -> None:
+        self.output.append(self._file, data)
+
+    def closed(self) -> None:
+        super().closed()
+        self.output.release(self._file)

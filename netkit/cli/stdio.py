@@ -55,7 +55,7 @@ class Input:
             except BlockingIOError:  # another process has read it, and made it non-blocking
                 continue
             except OSError as error:
-                raise OSError(error.errno, _failure("read", self._name, error)) from None
+                raise OSError(error.errno, failure("read", self._name, error)) from None
             if not data:
                 return
             yield data
@@ -100,7 +100,7 @@ class Output:
         try:
             write_all(self._file, data)
         except OSError as error:
-            raise OutputError(error.errno, _failure("write to", self._name, error)) from None
+            raise OutputError(error.errno, failure("write to", self._name, error)) from None
         return len(data)
 
     def close(self) -> None:
@@ -112,8 +112,9 @@ def _open(file: str | int, mode: str, name: str) -> FileIO:
     try:
         return FileIO(file, mode, closefd=isinstance(file, str))
     except OSError as error:
-        raise OSError(error.errno, _failure("open", name, error)) from None
+        raise OSError(error.errno, failure("open", name, error)) from None
 
 
-def _failure(what: str, name: str, error: OSError) -> str:
+def failure(what: str, name: str, error: OSError) -> str:
+    """Return the text of an error: ``cannot write to a.log: no space left on device``."""
     return f"cannot {what} {name}: {os.strerror(error.errno or errno.EIO).lower()}"

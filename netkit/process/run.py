@@ -99,8 +99,8 @@ def run(
     check_main()
     try:
         with status_lines() as new:
-            for each in servers if new else ():
-                if each._life.state is State.LISTENING:  # which has not been logged
+            for each in servers:
+                if new and each._life.state is State.LISTENING:  # which has not been logged
                     for event in each._listeners.announced:
                         log.write(event)
             return _run(servers, drain_timeout, count, hooks)

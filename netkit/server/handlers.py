@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import threading
 import time
@@ -124,21 +126,37 @@ class LoggerHandler(Handler):
 
     The `style` ``"text"`` writes lines and escapes control characters, so that no client can forge
     a line or control a terminal; ``"hex"`` writes a dump of each chunk, ``"raw"`` the bytes as they
-    are. `output` is a binary file; None is standard output. All clients share it, and one thread at
-    a time writes to it, a whole line. The thread waits for a non-blocking file. An error of the
+    are. With `prefix`, a line begins with the time (UTC, RFC 3339, milliseconds) and the peer; a
+    space in the name of a Unix peer is escaped.
+
+    `output` is a binary file; None is standard output. All clients share it, and one thread at a
+    time writes to it, a whole line. The thread waits for a non-blocking file. An error of the
     output (a full disk, a closed pipe) is raised.
+
+    `output` may also be a `logging.Handler`, such as a `logging.handlers.RotatingFileHandler`. It
+    handles a record of the level INFO for each line or dump, whose attributes `peer` and `id` are
+    those of the connection. The handler's own `handleError` reports errors. A handler takes text,
+    so the style ``"raw"`` is not for it. The program closes the output.
     """
 
     style: str = "text"
-    output: BinaryIO | None = None
+    prefix: bool = False
+    output: BinaryIO | logging.Handler | None = None
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """TypeError also for an unknown style."""
+        """TypeError also for an unknown style, a text file, and what does not go with raw bytes."""
         super().check_settings(settings)
         style = settings.get("style", cls.style)
+        output = settings.get("output", cls.output)
         if style not in ("text", "hex", "raw"):
             raise TypeError(f"style must be text, hex or raw, not {style!r}")
+        if isinstance(output, io.TextIOBase):
+            raise TypeError(f"output must be a binary file or a logging.Handler, not {output!r}")
+        if style == "raw" and settings.get("prefix", cls.prefix):
+            raise TypeError("raw bytes have no lines that a prefix could begin")
+        if style == "raw" and isinstance(output, logging.Handler):
+            raise TypeError("a logging.Handler takes text: style must be text or hex, not 'raw'")
 
     def connected(self) -> None:
         self._report(f"got connection from {self.conn.peer}")
@@ -170,7 +188,24 @@ class LoggerHandler(Handler):
         )
 
     def _put(self, data: bytes) -> None:
-        output = self.output or sys.stdout.buffer
+        if self.prefix:
+            peer = self.conn.peer.replace(" ", r"\x20")  # it is printable
+            head = f"{_now()} {peer} ".encode()
+            data = b"".join(head + line for line in data.splitlines(keepends=True))
+        if isinstance(self.output, logging.Handler):
+            self._log(self.output, data.decode().removesuffix("\n"))
+        else:
+            self._write(data)
+
+    def _log(self, handler: logging.Handler, text: str) -> None:
+        record = logging.LogRecord("netkit.logger", logging.INFO, "", 0, text, None, None)
+        vars(record).update(peer=self.conn.peer, id=self.conn.id)
+        if record.levelno >= handler.level:
+            handler.handle(record)
+
+    def _write(self, data: bytes) -> None:
+        """Write whole lines, or raw bytes, to the output, which is a file."""
+        output: Any = self.output or sys.stdout.buffer
         with _writing.setdefault(id(output), threading.Lock()):
             write_all(output, data)
             output.flush()
@@ -178,6 +213,12 @@ class LoggerHandler(Handler):
     def _report(self, text: str) -> None:
         conn = self.conn
         events.emit(events.Report(conn.id, conn.peer, text, conn.local), conn.server)
+
+
+def _now() -> str:
+    """Return the time for a prefix: ``2026-11-27T13:03:09.870Z``."""
+    now = time.time()
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{int(now % 1 * 1000):03d}Z", time.gmtime(now))
 
 
 def hex_dump(data: bytes, end: int) -> bytes:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, Cli, in_thread, observed, receive_all, reset, wait_until
+from support import (
+    PATIENCE,
+    Cli,
+    Program,
+    in_thread,
+    in_threads,
+    observed,
+    receive_all,
+    reset,
+    wait_until,
+)
 
 from netkit.core import events
 
@@ -92,15 +103,86 @@ def test_logger_appends_to_a_file(run: Run, tmp_path: Path) -> None:
     assert (status, out, path.read_bytes()) == (0, b"", b"before\nafter\n")
 
 
+def test_a_full_disk_loses_no_client(run: Run, tmp_path: Path) -> None:
+    """There is one line when it begins, and one when it ends."""
+    path = tmp_path / "log"
+    path.symlink_to("/dev/full")
+
+    def use(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+            sock.sendall(b"lost\nlost\n")
+            assert ask(port, b"lost, too\n") == b""
+            path.unlink()
+            sock.sendall(b"kept\n")
+            wait_until(path.exists)
+            wait_until(path.read_bytes)
+
+    status, _, lines = run("logger", "--output", str(path), during=use)
+    assert (status, path.read_bytes()) == (0, b"kept\n")
+    first, last = [line for line in lines if "lost" in line]
+    begin = f"error: cannot write to {path}: no space left on device; data is lost until that succ"
+    assert first.startswith(begin)
+    assert last == "warning: the output takes data again; 20 bytes were lost"
+
+
 @needs_dev_full
 @pytest.mark.parametrize("style", [[], ["--hex"], ["--raw"]])
-def test_a_full_disk_ends_the_logger_with_one_line(style: list[str], run: Run) -> None:
+def test_a_disk_that_is_full_at_the_end_is_a_failure(style: list[str], run: Run) -> None:
     use = send_and_wait(b"hello\n")
-    status, _, lines = run("logger", "--output", "/dev/full", *style, during=use, stop=False)
-    line = "netkit: error: cannot write to /dev/full: no space left on device"
-    assert (status, lines[-1]) == (1, line)
+    status, _, lines = run("logger", "--output", "/dev/full", *style, during=use)
+    last = r"netkit: error: cannot write to /dev/full: no space left on device; \d+ bytes were lost"
+    assert (status, bool(re.fullmatch(last, lines[-1]))) == (1, True)
     assert lines[-2].startswith("stopped: ")
-    assert sum("error" in line for line in lines) == 1
+
+
+def test_lines_have_a_prefix_and_files_are_rotated(run: Run, tmp_path: Path) -> None:
+    flags = ("--prefix", "--output", str(tmp_path / "log"), "--rotate-size", "100", "--keep", "2")
+    assert run("logger", *flags, during=send_and_wait(b"hello\n" * 10)).status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1", "log.2"]
+    line = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z 127\.0\.0\.1:\d+ hello\n"
+    assert re.fullmatch(line * 2, (tmp_path / "log.1").read_bytes())
+
+
+def test_each_client_may_have_a_file(run: Run, tmp_path: Path) -> None:
+    use = send_and_wait(b"one\n", b"two\n")
+    assert run("logger", "--raw", "--output", str(tmp_path / "{peer}.raw"), during=use).status == 0
+    files = list(tmp_path.iterdir())
+    assert all(re.fullmatch(r"127\.0\.0\.1_\d+\.raw", path.name) for path in files)
+    assert sorted(path.read_bytes() for path in files) == [b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_lines_of_workers_stay_whole_and_the_file_is_reopened(method: str, tmp_path: Path) -> None:
+    program = f"""if __name__ == "__main__":
+    import multiprocessing, sys
+    multiprocessing.set_start_method({method!r})
+    from netkit.cli.main import main
+    sys.exit(main(sys.argv[1:]))
+"""
+    script, path = tmp_path / "program.py", tmp_path / "log"
+    script.write_text(program)
+    flags = ("--workers", "2", "--prefix", "--output", path)
+    with Program(sys.executable, script, "logger", *flags) as server:
+        server.wait_for_line("2 workers ready")
+        data = [letter * 9999 + b"\n" for letter in (b"a", b"b", b"c", b"d")]
+        in_threads(lambda line: ask(server.port, line * 50), [(line,) for line in data])
+        lines = [line.split(b" ")[2] for line in path.read_bytes().splitlines(keepends=True)]
+        assert sorted(lines) == [line for line in data for _ in range(50)]
+        path.rename(tmp_path / "old")
+        server.send_signal(signal.SIGHUP)
+        server.wait_for_line("reloaded: 2 workers")
+        assert path.read_bytes() == b""
+        ask(server.port, b"after\n")
+        wait_until(lambda: path.read_bytes().endswith(b" after\n"))
+        server.send_signal()
+        assert server.wait() == 0
+
+
+def test_a_variable_for_several_workers_does_not_concern_standard_output(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETKIT_WORKERS", "3")
+    assert run("logger", during=send_and_wait(b"hello\n")).out == b"hello\n"
 
 
 def test_a_reset_does_not_end_the_logger(run: Run) -> None:
@@ -136,9 +218,11 @@ def test_a_standard_output_that_is_full_is_not_tried_again_at_the_exit() -> None
     with open("/dev/full", "wb") as full:
         with started("-m", "netkit", "logger", stdout=full) as (process, port):
             assert ask(port, b"hello\n") == b""
+            process.terminate()
             lines = process.stderr.read().splitlines()
             assert process.wait(PATIENCE) == 1
-    assert lines[-1].endswith("cannot write to standard output: no space left on device")
+    failure = "cannot write to standard output: no space left on device; 6 bytes were lost"
+    assert lines[-1].endswith(failure)
     assert not any("Exception" in line or "Traceback" in line for line in lines)
 
 

@@ -49,7 +49,7 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
     for title in ("where", "time", "limits", "TLS", "logging"):
         assert f"\n{title}:\n" in text
     assert "Documentation: README.md and docs/" in text
-    assert ("--workers N|auto " in text) == (command != "logger")
+    assert "--workers N|auto " in text
     assert "None" not in text
     assert "True" not in text
 
@@ -150,7 +150,32 @@ WRONG = {
         for text in ("1.5", "+4", "²", "Auto")
     },
     "logger --hex --raw": "argument --raw: not allowed with argument --hex",
-    "logger 0 --workers 2": "unknown option --workers",
+    "logger --prefix --raw": "--prefix has no effect with --raw, which writes no lines",
+    "logger --rotate-size 1M": "--rotate-size has no effect without --output",
+    "logger --rotate-time daily": "--rotate-time has no effect without --output",
+    "logger --output x --keep 3": "--keep has no effect without --rotate-size or --rotate-time",
+    "logger --rotate-size 1T": (
+        "argument --rotate-size: it must be a size such as 500K, 10M or 1G, not '1T'"
+    ),
+    "logger --rotate-size 0": (
+        "argument --rotate-size: it must be a size such as 500K, 10M or 1G, not '0'"
+    ),
+    "logger --keep 0": "argument --keep: it must be at least 1: the file before the present one",
+    "logger --rotate-time noon": (
+        "argument --rotate-time: it must be hourly, daily or weekly, not 'noon'"
+    ),
+    "logger --rotate-time daily --rotate-size 1": (
+        "argument --rotate-size: not allowed with argument --rotate-time"
+    ),
+    "logger --output {peer}/log": (
+        "--output may have {peer} in the name of the file, not of its folder"
+    ),
+    "logger 0 --workers 2": (
+        "--workers needs --output: lines of several processes would mix in a pipe"
+    ),
+    "logger --output x --rotate-size 1 --workers 2": (
+        "files of several --workers cannot be rotated here: leave that to logrotate(8)"
+    ),
     "echo --idle 5": "unknown option --idle; did you mean --idle-timeout?",
     "echo --tls=x": (
         "unknown option --tls; did you mean --tls-alpn or --tls-cert or --tls-client-ca?"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import random
 import re
 import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -288,10 +290,12 @@ def test_echo_answers_while_the_client_is_still_sending() -> None:
 # LoggerHandler
 
 
-def logged(data: bytes, *, style: str = "text", **options: Any) -> tuple[bytes, list[str]]:
+def logged(
+    data: bytes, *, style: str = "text", prefix: bool = False, **options: Any
+) -> tuple[bytes, list[str]]:
     """What the logger writes when a client sends `data` and leaves, and its reports."""
     output = io.BytesIO()
-    settings = {"style": style, "output": output}
+    settings = {"style": style, "output": output, "prefix": prefix}
     with observed(events.Report) as reports:
         with serving(netkit.LoggerHandler, handler_args=settings, **options) as server:
             assert exchange(server, data) == b""
@@ -489,6 +493,78 @@ def test_an_error_of_the_output_is_one_of_the_handler(write: Any, number: int) -
             exchange_and_fail(server, b"hello\n")
             wait_until(lambda: failures, "the failure")
     assert failures[0].error.errno == number
+
+
+TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+def test_a_prefix_names_the_time_and_the_peer_of_each_line() -> None:
+    for style, second in (("text", b"two"), ("hex", b"00000010  ")):
+        written, _ = logged(b"one             \ntwo\n", style=style, prefix=True)
+        lines = written.splitlines()
+        assert len(lines) == 2
+        assert re.match(TIME + rb" 127\.0\.0\.1:\d+ " + re.escape(second), lines[1])
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+def test_the_name_of_a_unix_peer_cannot_forge_a_prefix(tmp_path: Path) -> None:
+    output = io.BytesIO()
+    settings = {"output": output, "prefix": True}
+    name, path = str(tmp_path / "a b\nc"), str(tmp_path / "s")
+    with netkit.create_server(netkit.LoggerHandler, handler_args=settings).listen(path=path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(name)
+            sock.connect(path)
+            send_and_end(sock, b"hello\n")
+            assert receive_all(sock) == b""
+    _, peer, line = output.getvalue().split(b" ")
+    assert (peer, line) == (f"unix:{tmp_path}/a\\x20b\\nc".encode(), b"hello\n")
+
+
+class Records(logging.Handler):
+    def __init__(self, level: int = logging.NOTSET) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+        self.setFormatter(logging.Formatter("%(levelname)s %(peer)s %(id)d %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+def test_the_output_may_be_a_handler_of_logging() -> None:
+    handler = Records()
+    with serving(netkit.LoggerHandler, handler_args={"output": handler}) as server:
+        exchange(server, b"100 %s\nand\x1b[2J\n")
+    first, second = handler.lines
+    assert re.fullmatch(r"INFO 127\.0\.0\.1:\d+ \d+ 100 %s", first)
+    assert second.endswith(r" and\x1b[2J")
+    handler = Records()
+    settings = {"output": handler, "style": "hex", "prefix": True}
+    with serving(netkit.LoggerHandler, handler_args=settings) as server:
+        exchange(server, b"x")
+    assert re.search(r" \d{4}-\S+Z 127\.0\.0\.1:\d+ 00000000  78 .*\|x\|$", handler.lines[0])
+
+
+def test_a_handler_of_logging_gets_no_record_below_its_level() -> None:
+    handler = Records(logging.WARNING)
+    with serving(netkit.LoggerHandler, handler_args={"output": handler}) as server:
+        exchange(server, b"hello\n")
+    assert handler.lines == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"output": io.StringIO()}, "output must be a binary file or a logging.Handler, not <_io"),
+        ({"output": Records(), "style": "raw"}, "a logging.Handler takes text: style must be text"),
+        ({"prefix": True, "style": "raw"}, "raw bytes have no lines that a prefix could begin"),
+    ],
+)
+def test_an_output_that_does_not_take_the_style_is_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=f"^{message}"):
+        netkit.create_server(netkit.LoggerHandler, handler_args=settings)
 
 
 def test_logger_writes_to_standard_output_by_default(

@@ -1,0 +1,317 @@
+"""The output of ``netkit logger``: standard output, a file, or a file for each client.
+
+Rules:
+
+1. A line is one write(2) to a file that was opened with O_APPEND. So lines of several processes do
+   not mix in a file.
+2. A file that has been renamed or removed is opened again before the next write.
+3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
+   one record when that begins, and one with the number of lost bytes when all files take data
+   again. Only the end of a pipe's reader is for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sys
+import threading
+import zlib
+from io import FileIO
+from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
+from typing import Any
+
+from ..core.errors import Failure
+from ..core.record import NamedTuple
+from ..core.text import in_bytes, said
+from ..net.connection import Connection
+from ..net.files import write_all
+from ..server import log
+from .stdio import OutputError, failure
+
+PEER = "{peer}"  # in the name of a file, it stands for the client
+_LONGEST_NAME = 150  # characters, so that the name of a rotated file has at most 255 bytes
+
+
+class Rotation(NamedTuple):
+    """When a new file is begun, and how many of the former files are kept."""
+
+    size: int | None = None
+    """The most bytes of a file. A longer line has a file to itself."""
+    when: str | None = None
+    """A time as for `logging.handlers.TimedRotatingFileHandler`."""
+    keep: int = 7
+
+    def of(self, path: str) -> RotatingFileHandler | TimedRotatingFileHandler | None:
+        """Return a handler that renames and removes the files of `path`, and opens none."""
+        if self.when is not None:
+            # By UTC, since the hour that local time has twice would give two files one name.
+            by_utc: dict[str, Any] = {"utc": True, "backupCount": self.keep, "delay": True}
+            return TimedRotatingFileHandler(path, self.when, **by_utc)
+        if self.size is not None:
+            return RotatingFileHandler(path, "a", self.size, backupCount=self.keep, delay=True)
+        return None
+
+
+class _File(FileIO):
+    """A file without a buffer that counts the bytes written."""
+
+    written = 0
+
+    def write(self, data: Any, /) -> int:
+        size = super().write(data)  # None if it would block
+        self.written += size or 0
+        return size
+
+
+class LogFile:
+    """One file to which whole lines are appended, or standard output. Thread-safe.
+
+    Its methods raise OSError, which names the file.
+    """
+
+    def __init__(self, path: str | None, rotation: Rotation, has_lines: bool = True) -> None:
+        """`path` is None for standard output. The file is opened when it is first used.
+
+        If it `has_lines`, a line that follows a part of one begins on a line of its own.
+        """
+        self.users = 0
+        """How many clients use the file. For `LogFiles`."""
+        self.rotation_error: OSError | None = None
+        """Why the last rotation has failed: the files are appended to nevertheless."""
+        self._path = path
+        self._name = "standard output" if path is None else path or repr(path)
+        self._has_lines = has_lines
+        self._rotation = rotation.of(path) if path else None
+        self._lock = threading.Lock()  # guards the attributes that follow
+        self._file: _File | None = None
+        self._torn = False  # the file ends with a part of a line
+
+    def open(self) -> None:
+        """Open the file unless it is open."""
+        with self._lock:
+            self._open_locked()
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data`, which is whole lines or raw bytes."""
+        with self._lock:
+            if self._is_moved_locked():
+                self._close_locked()
+            self._rotate_locked(len(data))
+            file = self._open_locked()
+            before = file.written
+            try:
+                write_all(file, b"\n" + data if self._torn else data)
+            except OSError as error:
+                self._torn = self._has_lines and (self._torn or file.written > before)
+                raise OutputError(error.errno, failure("write to", self._name, error)) from None
+            self._torn = False
+
+    def reopen(self) -> None:
+        """Open the file anew if it is open. If that fails, the former one stays in use."""
+        with self._lock:
+            if self._file is not None and self._path is not None:
+                file = self._new_file()
+                self._close_locked()
+                self._file = file
+
+    def close(self) -> None:
+        """Close the file, but not standard output. Idempotent."""
+        with self._lock:
+            self._close_locked()
+            if self._rotation is not None:
+                self._rotation.close()
+
+    def _open_locked(self) -> _File:
+        if self._file is None:
+            self._file = self._new_file()
+        return self._file
+
+    def _new_file(self) -> _File:
+        # Standard output is opened once more, without a buffer: Python flushes its own at the exit,
+        # and would report there once more that the output has failed.
+        file = sys.stdout.fileno() if self._path is None else self._path
+        try:
+            return _File(file, "ab", closefd=self._path is not None)
+        except OSError as error:
+            raise OSError(error.errno, failure("open", self._name, error)) from None
+
+    def _close_locked(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # of a disk of another machine, say
+                file.close()
+
+    def _is_moved_locked(self) -> bool:
+        if self._file is None or self._path is None:
+            return False
+        try:
+            return not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+        except OSError:  # it has been removed
+            return True
+
+    def _rotate_locked(self, size: int) -> None:
+        """Begin a new file if it is time, or if `size` more bytes would be too many."""
+        handler = self._rotation
+        if isinstance(handler, TimedRotatingFileHandler):
+            is_due = bool(handler.shouldRollover(None))  # type: ignore[arg-type] # it is not used
+        elif handler is not None:
+            present = os.fstat(self._open_locked().fileno()).st_size
+            is_due = present > 0 and present + size > handler.maxBytes
+        else:
+            return
+        if is_due:
+            self._close_locked()
+            try:
+                handler.doRollover()
+                self.rotation_error = None
+            except OSError as error:
+                self.rotation_error = error
+
+
+class LogFiles:
+    """The files of one logger, in a ``with`` block, which opens and closes them. Thread-safe.
+
+    The block raises Failure if the output cannot be opened, or does not take data at the end.
+    """
+
+    def __init__(
+        self, path: str | None, rotation: Rotation | None = None, has_lines: bool = True
+    ) -> None:
+        """`path` is None for standard output. With `PEER` in it, each client has a file.
+
+        `has_lines` as for `LogFile`.
+        """
+        self._made_of = path, rotation or Rotation(), has_lines
+        self._path = path
+        self._lock = threading.Lock()  # guards the attributes that follow
+        self._files: dict[str | None, LogFile] = {}  # by the path
+        self._failing: dict[LogFile, OSError] = {}  # the files that have not taken the last data
+        self._lost = 0  # bytes, since the first of these files has failed
+        self._ended: OSError | None = None  # nobody reads the pipe any more
+        self._cannot_rotate = False
+        self.reopen = None if path is None else self._reopen
+        """Opens the files again, as `LogFile.reopen`. None for standard output."""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for spawned workers
+        return LogFiles, self._made_of
+
+    def file_of(self, conn: Connection) -> LogFile:
+        """Return the file of a client, which calls `release` at its end."""
+        path = self._path and self._path.replace(PEER, name_of(conn))
+        with self._lock:
+            file = self._file_locked(path)
+            file.users += 1
+            return file
+
+    def _file_locked(self, path: str | None) -> LogFile:
+        if path not in self._files:
+            self._files[path] = LogFile(path, *self._made_of[1:])
+        return self._files[path]
+
+    def release(self, file: LogFile) -> None:
+        """Note that a client does not use `file` any more."""
+        is_of_client = PEER in (self._path or "")
+        with self._lock:
+            file.users -= 1
+            if file.users or not is_of_client:
+                return
+            self._files = {path: it for path, it in self._files.items() if it is not file}
+            lost = self._take_locked(file)
+        file.close()
+        self._report_end(lost)
+
+    def append(self, file: LogFile, data: bytes) -> None:
+        """Append `data` to a file; data that it does not take is lost, which is logged.
+
+        OutputError if nobody reads the pipe any more.
+        """
+        try:
+            file.append(data)
+        except OSError as error:
+            with self._lock:
+                is_first = not self._failing
+                self._failing[file] = error
+                self._lost += len(data)
+                if error.errno == errno.EPIPE:
+                    self._ended = error
+            if error.errno == errno.EPIPE:
+                raise
+            if is_first:
+                log.logger.error("%s; data is lost until that succeeds", said(error))
+            return
+        if self._failing:  # else nothing has been lost
+            with self._lock:
+                lost = self._take_locked(file)
+            self._report_end(lost)
+        if file.rotation_error is not None or self._cannot_rotate:
+            self._report_rotation(file.rotation_error)
+
+    def _take_locked(self, file: LogFile) -> int:
+        """Note that `file` has not failed. Return the lost bytes if it was the last to fail."""
+        if self._failing.pop(file, None) is None or self._failing:
+            return 0
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def _report_end(self, lost: int) -> None:
+        if lost:
+            log.logger.warning("the output takes data again; %s were lost", in_bytes(lost))
+
+    def _report_rotation(self, error: OSError | None) -> None:
+        with self._lock:
+            is_new = error is not None and not self._cannot_rotate
+            self._cannot_rotate = error is not None
+        if is_new and error is not None:
+            log.logger.error("the output cannot be rotated, and grows: %s", said(error))
+
+    def _reopen(self) -> None:
+        with self._lock:
+            files = list(self._files.values())
+        for file in files:
+            file.reopen()
+
+    def __enter__(self) -> LogFiles:
+        if self._path is None and sys.stdout is None:
+            raise Failure("standard output is closed: name a file with --output")
+        if self._path is None or PEER not in self._path:
+            with self._lock:
+                file = self._file_locked(self._path)
+            try:
+                file.open()
+            except OSError as error:
+                raise Failure(said(error)) from None
+        elif not os.path.isdir(os.path.dirname(self._path) or "."):
+            raise Failure(f"cannot open {self._path}: no such directory")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:
+            files = list(self._files.values())
+            errors = [*filter(None, [self._ended]), *self._failing.values()]
+            lost = self._lost
+        for file in files:
+            file.close()
+        if kind is None and errors:
+            more = "" if errors[0] is self._ended else f"; {in_bytes(lost)} were lost"
+            raise Failure(said(errors[0]) + more)
+
+
+def name_of(conn: Connection) -> str:
+    """Return a name for the file of a client: ``127.0.0.1_50312``, ``2001_db8__1_50312``, ``unix``.
+
+    It has only letters, digits and ``._%-`` of ASCII, no ``/``, and does not begin with a dot.
+    """
+    peer = conn.peer
+    if conn.remote_address is not None:
+        peer = f"{conn.remote_address}:{conn.remote_port}"
+    quoted = re.sub(r"[^A-Za-z0-9.:-]", _quoted, peer).replace(":", "_")
+    if len(quoted) > _LONGEST_NAME:
+        quoted = f"{quoted[:_LONGEST_NAME]}-{zlib.crc32(quoted.encode()):08x}"
+    return re.sub(r"^\.", "%2E", quoted)
+
+
+def _quoted(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape"))
