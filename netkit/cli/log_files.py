@@ -20,8 +20,7 @@ import sys
 import threading
 import zlib
 from io import FileIO
-from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import Failure
 from ..core.record import NamedTuple
@@ -30,6 +29,9 @@ from ..net.connection import Connection
 from ..net.files import write_all
 from ..server import log
 from .stdio import OutputError, failure
+
+if TYPE_CHECKING:
+    from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
 
 PEER = "{peer}"  # in the name of a file, it stands for the client
 _LONGEST_NAME = 150  # characters, so that the name of a rotated file has at most 255 bytes
@@ -46,13 +48,17 @@ class Rotation(NamedTuple):
 
     def of(self, path: str) -> RotatingFileHandler | TimedRotatingFileHandler | None:
         """Return a handler that renames and removes the files of `path`, and opens none."""
+        if self == (None, None, self.keep):
+            return None
+        # Here because the module takes milliseconds to import.
+        from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
+
         if self.when is not None:
             # By UTC, since the hour that local time has twice would give two files one name.
             by_utc: dict[str, Any] = {"utc": True, "backupCount": self.keep, "delay": True}
             return TimedRotatingFileHandler(path, self.when, **by_utc)
-        if self.size is not None:
-            return RotatingFileHandler(path, "a", self.size, backupCount=self.keep, delay=True)
-        return None
+        size = self.size or 0
+        return RotatingFileHandler(path, "a", size, backupCount=self.keep, delay=True)
 
 
 class _File(FileIO):
@@ -84,6 +90,7 @@ class LogFile:
         self._path = path
         self._name = "standard output" if path is None else path or repr(path)
         self._has_lines = has_lines
+        self._limit = rotation.size
         self._rotation = rotation.of(path) if path else None
         self._lock = threading.Lock()  # guards the attributes that follow
         self._file: _File | None = None
@@ -154,14 +161,14 @@ class LogFile:
 
     def _rotate_locked(self, size: int) -> None:
         """Begin a new file if it is time, or if `size` more bytes would be too many."""
-        handler = self._rotation
-        if isinstance(handler, TimedRotatingFileHandler):
-            is_due = bool(handler.shouldRollover(None))  # type: ignore[arg-type] # it is not used
-        elif handler is not None:
-            present = os.fstat(self._open_locked().fileno()).st_size
-            is_due = present > 0 and present + size > handler.maxBytes
-        else:
+        handler: Any = self._rotation
+        if handler is None:
             return
+        if self._limit is None:
+            is_due = handler.shouldRollover(None)  # it needs no record
+        else:
+            present = os.fstat(self._open_locked().fileno()).st_size
+            is_due = present > 0 and present + size > self._limit
         if is_due:
             self._close_locked()
             try:
@@ -191,7 +198,7 @@ class LogFiles:
         self._failing: dict[LogFile, OSError] = {}  # the files that have not taken the last data
         self._lost = 0  # bytes, since the first of these files has failed
         self._ended: OSError | None = None  # nobody reads the pipe any more
-        self._cannot_rotate = False
+        self._growing: set[LogFile] = set()  # the files that could not be rotated
         self.reopen = None if path is None else self._reopen
         """Opens the files again, as `LogFile.reopen`. None for standard output."""
 
@@ -220,6 +227,7 @@ class LogFiles:
                 return
             self._files = {path: it for path, it in self._files.items() if it is not file}
             lost = self._take_locked(file)
+            self._growing.discard(file)
         file.close()
         self._report_end(lost)
 
@@ -246,8 +254,8 @@ class LogFiles:
             with self._lock:
                 lost = self._take_locked(file)
             self._report_end(lost)
-        if file.rotation_error is not None or self._cannot_rotate:
-            self._report_rotation(file.rotation_error)
+        if file.rotation_error is not None or self._growing:
+            self._note_rotation(file, file.rotation_error)
 
     def _take_locked(self, file: LogFile) -> int:
         """Note that `file` has not failed. Return the lost bytes if it was the last to fail."""
@@ -260,11 +268,15 @@ class LogFiles:
         if lost:
             log.logger.warning("the output takes data again; %s were lost", in_bytes(lost))
 
-    def _report_rotation(self, error: OSError | None) -> None:
+    def _note_rotation(self, file: LogFile, error: OSError | None) -> None:
+        """Log the `error` of a rotation, if all other files could be rotated so far."""
         with self._lock:
-            is_new = error is not None and not self._cannot_rotate
-            self._cannot_rotate = error is not None
-        if is_new and error is not None:
+            is_first = not self._growing
+            self._growing.discard(file)
+            if error is None:
+                return
+            self._growing.add(file)
+        if is_first:
             log.logger.error("the output cannot be rotated, and grows: %s", said(error))
 
     def _reopen(self) -> None:

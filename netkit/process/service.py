@@ -126,8 +126,8 @@ def _obey(mailbox: Mailbox, group: _Group) -> bool:
             elif request is Request.INTERRUPT:
                 interrupted = True
                 group.cut()
-            elif group.is_stopping():
-                group.stop()
+            else:
+                group.stop_together()
     return interrupted
 
 
@@ -168,21 +168,25 @@ class _Group:
     def has_ended(self) -> bool:
         return all(service.outcome for service in self._services)
 
-    def is_stopping(self) -> bool:
-        """Whether one of the servers has stopped accepting."""
-        return any(service.is_stopping for service in self._services)
-
     def stop(self) -> None:
-        """Stop the servers gracefully. Idempotent."""
+        """Stop all servers gracefully."""
+        self._stop(self._services)
+
+    def stop_together(self) -> None:
+        """If one of the servers has stopped accepting, stop the others gracefully."""
+        accepting = [service for service in self._services if not service.is_stopping]
+        if len(accepting) < len(self._services):
+            self._stop(accepting)
+
+    def _stop(self, services: Sequence[_Service]) -> None:
         connected = sum(server.connection_count for server in self._servers)
         if connected and not self._is_stopped and len(self._servers) > 1:
             limits = [server._options.drain_timeout for server in self._servers]
             seconds = max(limits) if self._drain_timeout is None else self._drain_timeout
             log.write(events.Stopping(connected, seconds))
         self._is_stopped = True
-        for service in self._services:
-            if not service.is_stopping:
-                service.server.request_stop()
+        for service in services:
+            service.server.request_stop()
 
     def cut(self) -> None:
         """End the stop now."""

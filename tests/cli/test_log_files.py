@@ -209,6 +209,20 @@ def test_a_rotation_that_fails_is_logged_once_and_nothing_is_lost(
         assert messages() == []
 
 
+def test_one_file_that_cannot_be_rotated_is_logged_once_though_others_can(
+    tmp_path: Path, messages: Any
+) -> None:
+    (tmp_path / "127.0.0.1_5001.1").mkdir()
+    with LogFiles(str(tmp_path / "{peer}"), Rotation(size=5, keep=1)) as files:
+        both = files.file_of(ONE), files.file_of(TWO)
+        for _ in range(3):
+            for file in both:
+                files.append(file, b"line\n")
+        assert len(messages()) == 1
+        for file in both:
+            files.release(file)
+
+
 def test_each_client_has_a_file_that_is_made_by_its_first_line(tmp_path: Path) -> None:
     with LogFiles(str(tmp_path / "{peer}.log")) as files:
         one, two, same = files.file_of(ONE), files.file_of(TWO), files.file_of(ONE)

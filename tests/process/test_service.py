@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,43 @@ def test_the_log_has_one_stop_and_one_report(first: bytes, status: int, report: 
         assert program.wait() == status
         stop = [line for line in program.lines if line.startswith("stop")]
         assert stop == ["stopping: 2 connected, up to 40 s to finish", report]
+
+
+def test_a_signal_shortens_a_stop_that_the_program_has_begun() -> None:
+    begun = threading.Event()
+
+    def handler(conn: netkit.Connection) -> None:
+        conn.readexactly(1)
+        begun.set()
+        conn.readexactly(2)  # of which the client sends one
+
+    server = netkit.create_server(handler, drain_timeout=0.05).listen(0, "127.0.0.1")
+
+    def use() -> None:
+        with client(server) as sock:
+            sock.sendall(b"12")
+            assert begun.wait(PATIENCE)
+            with in_thread(server.stop, 4 * PATIENCE):
+                wait_until(lambda: not server._accept_loop.under_way)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with silent_log(), in_thread(use):
+        assert netkit.run(server) == (0, 1, False)
+
+
+def test_without_a_thread_for_one_server_all_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, left = threading.Thread.start, [0, 1]
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "netkit-serve" and not left.pop():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with bound() as servers:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            netkit.run(*servers)
+        assert not any(server.listening for server in servers)
 
 
 def test_the_stop_of_one_stops_the_others() -> None:
