@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import sys
@@ -65,6 +66,11 @@ class _File(FileIO):
     """A file without a buffer that counts the bytes written."""
 
     written = 0
+
+    @functools.cached_property
+    def identity(self) -> os.stat_result:
+        """The file itself, which may have another path by now."""
+        return os.fstat(self.fileno())
 
     def write(self, data: Any, /) -> int:
         size = super().write(data)  # None if it would block
@@ -155,7 +161,7 @@ class LogFile:
         if self._file is None or self._path is None:
             return False
         try:
-            return not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
+            return not os.path.samestat(os.stat(self._path), self._file.identity)
         except OSError:  # it has been removed
             return True
 
