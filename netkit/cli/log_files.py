@@ -7,7 +7,8 @@ Rules:
 2. A file that has been renamed or removed is opened again before the next write.
 3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
    one record when that begins, and one with the number of lost bytes when all files take data
-   again. Only the end of a pipe's reader is for good.
+   again. A pipe whose reader is gone never does: that is
+   an error.
 """
 
 from __future__ import annotations

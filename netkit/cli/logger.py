@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Container
 from typing import Any
 
+from ..core.endpoint import Endpoint
 from ..server.handlers import LoggerHandler
 from .arguments import ArgumentError, checked, count
 from .log_files import PEER, LogFile, LogFiles, Rotation
@@ -41,13 +43,14 @@ class Logger(Command):
         text = f"how many former files to keep (default: {Rotation().keep})"
         group.add_argument("--keep", type=checked(_keep), metavar="N", help=text)
 
-    def understand(self, arguments: argparse.Namespace, words: list[str]) -> dict[str, Any]:
-        options = super().understand(arguments, words)
-        _check_style(arguments)
-        _check_output(arguments)
+    def check(
+        self, given: Container[str], arguments: argparse.Namespace, addresses: list[Endpoint]
+    ) -> None:
+        super().check(given, arguments, addresses)
+        _check_style(given, arguments.style)
+        _check_output(given, arguments.output)
         if arguments.workers > 1:
-            _check_workers(arguments)
-        return options
+            _check_workers(given, arguments)
 
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         style = arguments.style
@@ -82,41 +85,38 @@ def _keep(text: str) -> int:
     return number
 
 
-def _check_style(arguments: argparse.Namespace) -> None:
-    style = arguments.style
-    given = "max_line" in arguments and "max_line" not in arguments.variables
-    if given and style != "text":
+_ROTATIONS = {"rotate_size": "--rotate-size", "rotate_time": "--rotate-time"}
+
+
+def _check_style(given: Container[str], style: str) -> None:
+    if "max_line" in given and style != "text":
         text = f"--max-line has no effect with --{style}, which reads no lines"
         raise ArgumentError(text)
-    if arguments.prefix and style == "raw":
+    if "prefix" in given and style == "raw":
         raise ArgumentError("--prefix has no effect with --raw, which writes no lines")
 
 
-def _check_output(arguments: argparse.Namespace) -> None:
-    rotation = [f"--{name}" for name in ("rotate-size", "rotate-time") if _given(arguments, name)]
-    for flag in rotation if arguments.output is None else ():
-        raise ArgumentError(f"{flag} has no effect without --output")
-    if arguments.keep is not None and not rotation:
+def _check_output(given: Container[str], output: str | None) -> None:
+    rotations = [flag for name, flag in _ROTATIONS.items() if name in given]
+    if rotations and output is None:
+        raise ArgumentError(f"{rotations[0]} has no effect without --output")
+    if "keep" in given and not rotations:
         raise ArgumentError("--keep has no effect without --rotate-size or --rotate-time")
-    if PEER in os.path.dirname(arguments.output or ""):
+    if PEER in os.path.dirname(output or ""):
         raise ArgumentError(f"--output may have {PEER} in the name of the file, not of its folder")
 
 
-def _check_workers(arguments: argparse.Namespace) -> None:
+def _check_workers(given: Container[str], arguments: argparse.Namespace) -> None:
     """ArgumentError if several processes cannot write; one, if a variable asks for several."""
-    problem = None
-    if arguments.output is None:
+    if "output" not in given:
         problem = "--workers needs --output: lines of several processes would mix in a pipe"
-    elif _given(arguments, "rotate-size") or _given(arguments, "rotate-time"):
+    elif any(name in given for name in _ROTATIONS):
         problem = "files of several --workers cannot be rotated here: leave that to logrotate(8)"
-    if problem and "workers" in arguments.variables:
-        arguments.workers = 1
-    elif problem:
+    else:
+        return
+    if "workers" in given:
         raise ArgumentError(problem)
-
-
-def _given(arguments: argparse.Namespace, flag: str) -> bool:
-    return getattr(arguments, flag.replace("-", "_")) is not None
+    arguments.workers = 1
 
 
 class CommandLogger(LoggerHandler):

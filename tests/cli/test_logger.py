@@ -110,8 +110,7 @@ def test_a_full_disk_loses_no_client(run: Run, tmp_path: Path) -> None:
 
     def use(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
-            sock.sendall(b"lost\nlost\n")
-            assert ask(port, b"lost, too\n") == b""
+            assert ask(port, b"lost\nlost\n") == ask(port, b"lost, too\n") == b""
             path.unlink()
             sock.sendall(b"kept\n")
             wait_until(path.exists)
