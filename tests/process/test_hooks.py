@@ -109,6 +109,7 @@ def test_there_may_be_only_one_hook_or_none(server: netkit.Server, mailbox: Mail
     assert stopped == [server]
     assert not Hooks()
     assert Hooks(print)
+    assert Hooks(dict)  # which has no signature that could be checked
     assert pickle.loads(pickle.dumps(Hooks(print))).on_start is print
 
 

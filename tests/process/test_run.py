@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -417,6 +418,14 @@ def test_where_it_listens_and_that_it_stops_is_written_to_standard_error(
     else:
         assert first == f"listening on {where}"
     assert re.fullmatch("stopped: [01] finished, 0 cut", last)  # its client may be closing yet
+
+
+def test_a_server_that_does_not_listen_is_an_error_and_is_not_announced() -> None:
+    program = "import netkit; netkit.run(netkit.create_server(netkit.EchoHandler))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("Traceback")
+    assert "ServerStateError: the server is" in run.stderr
 
 
 def test_a_handler_that_fails_is_written_to_standard_error() -> None:
