@@ -284,21 +284,28 @@ static void on_reply(struct worker *worker, struct client *client)
     }
 }
 
+/* Returns how many bytes have been received; 0 if there are none, or if the client has failed. */
+static size_t receive(struct worker *worker, struct client *client, char *buffer, size_t most)
+{
+    ssize_t n;
+    do
+        n = recv(client->fd, buffer, most, 0);
+    while (n < 0 && errno == EINTR);
+    if (n == 0 || (n < 0 && errno != EAGAIN)) {
+        const char *text = n < 0 ? strerror(errno) : "the server closed the connection";
+        fail(worker, client, &worker->errors, text);
+    }
+    return n > 0 ? (size_t)n : 0;
+}
+
 static void receive_more(struct worker *worker, struct client *client)
 {
     for (;;) {
-        ssize_t n = recv(client->fd, worker->buffer, BUFFER, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
+        size_t n = receive(worker, client, worker->buffer, BUFFER);
+        if (n == 0)
             return;
-        if (n <= 0) {
-            const char *text = n < 0 ? strerror(errno) : "the server closed the connection";
-            fail(worker, client, &worker->errors, text);
-            return;
-        }
-        if (!client->waiting || (size_t)n > client->sent - client->received
-            || memcmp(worker->buffer, message(client) + client->received, (size_t)n) != 0) {
+        if (!client->waiting || n > client->sent - client->received
+            || memcmp(worker->buffer, message(client) + client->received, n) != 0) {
             fail(worker, client, &worker->mismatches, "a reply differs from its message");
             return;
         }
@@ -340,21 +347,14 @@ static void receive_broadcasts(struct worker *worker, struct client *client)
         char *buffer = worker->buffer;
         size_t held = client->held, at = 0;
         memcpy(buffer, client->part, held);
-        ssize_t n = recv(client->fd, buffer + held, BUFFER - held, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno == EAGAIN)
+        size_t n = receive(worker, client, buffer + held, BUFFER - held);
+        if (n == 0)
             return;
-        if (n <= 0) {
-            const char *text = n < 0 ? strerror(errno) : "the server closed the connection";
-            fail(worker, client, &worker->errors, text);
-            return;
-        }
-        for (; held + (size_t)n - at >= size && client->fd >= 0; at += size)
+        for (; held + n - at >= size && client->fd >= 0; at += size)
             on_broadcast(worker, client, buffer + at);
-        client->held = (uint32_t)(held + (size_t)n - at);
+        client->held = (uint32_t)(held + n - at);
         memcpy(client->part, buffer + at, client->held < size ? client->held : 0);
-        if (client->fd < 0 || (size_t)n < BUFFER - held)
+        if (client->fd < 0 || n < BUFFER - held)
             return;
     }
 }

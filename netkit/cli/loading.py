@@ -129,7 +129,7 @@ def _set_handler(server: Server, handler: Any, target: Target, has_arguments: bo
     try:
         server.RequestHandlerClass = handler
     except TypeError as error:
-        if has_arguments:
+        if has_arguments and callable(handler):
             raise Failure(f"{target.module}.{OPTIONS}: handler_args: {error}") from None
         if target.is_factory and not callable(handler):
             text = f"{target} has returned {handler!r}, neither a handler nor a netkit.Server"

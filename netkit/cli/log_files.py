@@ -7,8 +7,7 @@ Rules:
 2. A file that has been renamed or removed is opened again before the next write.
 3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
    one record when that begins, and one with the number of lost bytes when all files take data
-   again. A pipe whose reader is gone never does: that is
-   an error.
+   again. A pipe without a reader is an error, since it never takes data again.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ Socket = _GatedSocket if _is_active else socket.socket
 PLAIN = frozenset((socket.socket, Socket))
 """The classes of sockets that are nothing more than a socket: neither TLS nor a program's own."""
 UNGATED = socket.socket if _is_active else None
-"""The class of sockets whose own methods are not the calls above, though they might be."""
+"""The class of sockets that do not use the calls above by themselves; None if there is none."""
 
 
 def calls(sock: socket.socket) -> tuple[Callable[[int], bytes], Callable[..., int]]:

@@ -102,16 +102,14 @@ class Outbox:
 
         ``"disconnect"``, the default, resets the connection: the read or write of its thread, and
         every later post, raise OutboxFullError. ``"drop"`` drops the oldest messages that have not
-        been begun; the new one, if that is not enough. ``"refuse"`` raises OutboxFullError, and
-        nothing is queued.
+        been begun; the new one, if that is not enough. ``"refuse"`` only raises OutboxFullError.
         """
         return self._when_full
 
     @when_full.setter
     def when_full(self, value: str) -> None:
         if value not in (DISCONNECT, DROP, REFUSE):
-            text = f'when_full must be "disconnect", "drop" or "refuse", not {value!r}'
-            raise ValueError(text)
+            raise ValueError(f'when_full must be "disconnect", "drop" or "refuse", not {value!r}')
         self._when_full = value
 
     # Posting
@@ -128,16 +126,22 @@ class Outbox:
         if not self._lock.acquire(True):  # a signal handler has interrupted a post
             _start(self._offer_later, payload)
             return True
+        attends = False
         try:
-            attends, self._attended = not self._attended, True
-            fits = attends or self._make_room_locked(_size(payload))
-            if fits and not attends:
-                self._queue_locked(payload)
-        finally:
-            self._lock.release()
-        if attends:
-            self._attend(payload)
-        elif not fits and self._when_full == DISCONNECT:
+            try:
+                attends, self._attended = not self._attended, True
+                fits = attends or self._make_room_locked(_size(payload))
+                if fits and not attends:
+                    self._queue_locked(payload)
+            finally:
+                self._lock.release()
+            if attends:
+                self._attend(payload)
+        except BaseException as error:
+            if attends:  # else nobody would send what is posted later
+                self._give_up(error)
+            raise
+        if not fits and self._when_full == DISCONNECT:
             self._disconnect()
         return fits or self._when_full == DROP
 
@@ -176,17 +180,13 @@ class Outbox:
 
     def _attend(self, payload: bytes) -> None:
         """Send what the kernel takes at once, queue the rest, and have a thread send that."""
-        try:
-            is_begun = self._has_begun(payload)
-            with self._lock:
-                if not is_begun:
-                    self._queue_locked(payload)
-                is_left = self._attended = bool(self.messages)
-            if is_left:
-                _start(self._run)
-        except BaseException as error:
-            self._give_up(error)
-            raise
+        is_begun = self._has_begun(payload)
+        with self._lock:
+            if not is_begun:
+                self._queue_locked(payload)
+            is_left = self._attended = bool(self.messages)
+        if is_left:
+            _start(self._run)
 
     def _has_begun(self, payload: bytes) -> bool:
         """Send what the kernel takes at once. If that is a part of `payload`, queue the rest.

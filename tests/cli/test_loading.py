@@ -26,7 +26,14 @@ def test_a_handler_that_cannot_be_called_is_refused(module: Any, run: Run) -> No
     status, _, lines = run("serve", "app:handler")
     assert (status, len(lines)) == (2, 1)
     assert lines[0].startswith("netkit serve: error: handler(key) cannot serve a client: ")
-    assert "--handler-args" not in lines[0]  # there is no such flag
+    assert "--handler-args" not in lines[0]  # a flag that does not exist
+
+
+def test_what_is_no_handler_is_no_fault_of_the_options(module: Any, run: Run) -> None:
+    module("number = 5\nNETKIT_OPTIONS = {'handler_args': {'x': 1}}")
+    status, _, (line,) = run("serve", "app:number")
+    assert status == 2
+    assert line.startswith("netkit serve: error: a handler must be a class or a function, not 5")
 
 
 @pytest.mark.parametrize("name", ["nosuch", "json.nosuch"])

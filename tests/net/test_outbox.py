@@ -195,6 +195,22 @@ def test_an_error_of_the_program_amid_a_post_breaks_the_output() -> None:
                 use()
 
 
+def test_a_post_that_is_interrupted_before_it_sends_breaks_the_output(monkeypatch: Patch) -> None:
+    """Otherwise later messages would wait for a thread that does not exist."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with connected() as (conn, _), monkeypatch.context() as patch:
+        patch.setattr(outboxes.Outbox, "_attend", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            conn.post("a")
+        patch.undo()
+        with pytest.raises(OSError):
+            conn.post("b")
+        assert is_idle(conn)
+
+
 def test_a_connection_that_ends_amid_a_post_drops_the_message() -> None:
     with connected() as (conn, peer):
         box = conn.outbox

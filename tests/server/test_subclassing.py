@@ -356,7 +356,7 @@ def test_an_address_that_is_no_path_is_refused_for_a_unix_socket() -> None:
         kind(LOCAL, Shout)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no such class here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork(2)")
 def test_a_class_with_forking_mix_in_can_be_made_and_is_refused_when_it_serves() -> None:
     kind = made_of([socketserver.ForkingMixIn, netkit.Server])
     for serve in ("serve_forever", "handle_request", "start"):
