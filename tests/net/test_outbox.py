@@ -206,9 +206,25 @@ def test_a_post_that_is_interrupted_before_it_sends_breaks_the_output(monkeypatc
         with pytest.raises(KeyboardInterrupt):
             conn.post("a")
         patch.undo()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionAbortedError, match="broken off: KeyboardInterrupt"):
             conn.post("b")
         assert is_idle(conn)
+
+
+def test_a_post_that_is_interrupted_while_a_thread_sends_loses_only_its_message(
+    monkeypatch: Patch,
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with full() as (conn, read), monkeypatch.context() as patch:
+        conn.post("a")
+        patch.setattr(outboxes.Outbox, "_queue_locked", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            conn.post("b")
+        patch.undo()
+        conn.post("c")
+        assert read(2) == b"ac"
 
 
 def test_a_connection_that_ends_amid_a_post_drops_the_message() -> None:
