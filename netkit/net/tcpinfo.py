@@ -1,0 +1,72 @@
+"""What the kernel knows of a TCP connection: TCP_INFO (Linux, tcp(7)). No cost until it is asked.
+
+The layout is that of `struct tcp_info` in linux/tcp.h. A kernel before 4.2 returns fewer fields.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+
+from ..core.record import NamedTuple
+from . import sockopts
+
+_IN_MILLISECONDS = 1000
+_IN_MICROSECONDS = 1_000_000
+# Skipped: 8 flags of a byte each, and 9 numbers. Then last_data_sent, last_ack_sent and
+# last_data_recv; after 3 more numbers, rtt; after 7 more, total_retrans; after two rates,
+# bytes_acked and bytes_received.
+_LAYOUT = struct.Struct("=8x36xI4xI12xI28xI16xQQ")
+
+
+class TcpInfo(NamedTuple):
+    """Counters of one TCP connection."""
+
+    idle: float
+    """Seconds since the last byte of data was sent or received."""
+    rtt: float
+    """The smoothed round-trip time (seconds)."""
+    retransmits: int
+    """How many segments have been sent again, since the connection began."""
+    acknowledged: int
+    """How many bytes the peer's kernel has acknowledged. The end of our side counts as one byte.
+
+    So does the beginning of a connection that this side has opened.
+    """
+    received: int
+    """How many bytes this kernel has received. The end of the peer's side counts as one byte."""
+
+
+def tcp_info(sock: socket.socket) -> TcpInfo | None:
+    """Return the counters of `sock`, also of one that TLS wraps.
+
+    None if it is closed or not TCP, or if the platform has no TCP_INFO with these fields. From any
+    thread.
+    """
+    if sys.platform != "linux" or not sockopts.is_ip(sock):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAYOUT.size)
+        sent, received, rtt, retransmits, acknowledged, bytes_received = _LAYOUT.unpack(info)
+    except (OSError, struct.error):  # it is closed; an older kernel
+        return None
+    idle = min(sent, received) / _IN_MILLISECONDS
+    return TcpInfo(idle, rtt / _IN_MICROSECONDS, retransmits, acknowledged, bytes_received)
+
+
+def send_queue(sock: socket.socket) -> int | None:
+    """Return how many written bytes the peer's kernel has not acknowledged (SIOCOUTQ, tcp(7)).
+
+    None where `tcp_info` returns None.
+    """
+    if sys.platform != "linux" or not sockopts.is_ip(sock):
+        return None
+    import fcntl  # here because other platforms have no such module
+    import termios
+
+    try:
+        queued = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # it is closed
+        return None
+    return int.from_bytes(queued, sys.byteorder)
