@@ -38,7 +38,8 @@ def core_of(index: int, count: int) -> int | None:
 
     With the GIL, a thread that wakes up on another core than the thread that holds the GIL only
     gets in its way. On one core only one thread runs, and has the GIL. With fewer workers than
-    cores, no worker may leave a core idle.
+    cores, no worker may leave a core idle. That holds for a quota of CPU time, too: it is for no
+    core in particular, and if each container kept to the first cores, the others would be idle.
     """
     cores = usable_cores()
     pinned = has_gil() and hasattr(os, "sched_setaffinity") and count >= len(cores)

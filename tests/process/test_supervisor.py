@@ -28,7 +28,7 @@ from support import (
 )
 
 import netkit
-from netkit.core.cores import MAX_WORKERS, WORKERS_PER_CORE, check_workers, has_gil, usable_cores
+from netkit.core.cores import has_gil, usable_cores
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks and /proc as Linux has them")
 
@@ -1116,18 +1116,6 @@ def test_a_server_that_cannot_be_shared_gets_no_workers() -> None:
             send_and_end(sock, b"x")
             assert receive_all(sock) == b"x"
     is_refused("is closed; call listen")
-
-
-def test_auto_is_some_for_each_core_and_one_without_the_gil(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-    assert check_workers("auto") == 1
-    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True)
-    if hasattr(os, "sched_getaffinity"):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 7})
-        assert check_workers("auto") == 3 * WORKERS_PER_CORE
-    assert 1 <= check_workers("auto") <= MAX_WORKERS
 
 
 # Idle
