@@ -35,10 +35,10 @@ _MODULES = {
     "core.encodings": "to_bytes to_str",
     "core.errors": (
         "CancelledError ConnectError ConnectionClosedError FramingError HandshakeError "
-        "IncompleteReadError InvalidTextError LineTooLongError LocalError MessageTooLongError "
-        "MissingExtraError NetkitError OutboxFullError PeerError ServerStateError "
-        "TlsConfigError TlsError TruncatedError UnknownEncodingError WorkersFailedError "
-        "WriteAfterEndError"
+        "IncompleteReadError InvalidTextError KilledError LineTooLongError LocalError "
+        "MessageTooLongError MissingExtraError NetkitError OutboxFullError PeerError "
+        "ServerStateError TlsConfigError TlsError TruncatedError UnknownEncodingError "
+        "WorkersFailedError WriteAfterEndError"
     ),
     "core.events": (
         "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from .core.errors import HandshakeError as HandshakeError
     from .core.errors import IncompleteReadError as IncompleteReadError
     from .core.errors import InvalidTextError as InvalidTextError
+    from .core.errors import KilledError as KilledError
     from .core.errors import LineTooLongError as LineTooLongError
     from .core.errors import LocalError as LocalError
     from .core.errors import MessageTooLongError as MessageTooLongError

@@ -82,6 +82,17 @@ class CancelledError(LocalError, ConnectionAbortedError):
         super().__init__("cancelled")
 
 
+class KilledError(NetkitError, ConnectionAbortedError):
+    """An operator has ended the connection, with the command ``kill`` of the control socket.
+
+    `peer` is the address of the other end as text.
+    """
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"an operator has killed the connection to {peer}")
+        self.peer = peer
+
+
 class ConnectError(NetkitError, OSError):
     """No address could be connected to. The message has the reason for each of them.
 

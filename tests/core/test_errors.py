@@ -86,6 +86,14 @@ def test_the_error_of_a_full_outbox_names_the_peer_and_the_limit() -> None:
         assert (other.peer, other.queued, other.max_bytes) == ("h:1", 90, 100)
 
 
+def test_the_error_of_a_killed_connection_names_the_peer() -> None:
+    error = errors.KilledError("h:1")
+    for other in (error, copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert isinstance(other, ConnectionAbortedError)
+        assert str(other) == "an operator has killed the connection to h:1"
+        assert other.peer == "h:1"
+
+
 def test_an_error_of_a_codec_without_a_position_is_one_of_all_the_text() -> None:
     error = errors.InvalidTextError.of(UnicodeError("incomplete"), "idna", b"abc")  # before 3.13
     assert (error.encoding, error.object, error.start, error.end) == ("idna", b"abc", 0, 3)
