@@ -18,4 +18,5 @@ class Echo(Command):
         return EchoHandler, {}
 
 
-run = Echo().run
+command = Echo()
+run = command.run

@@ -1,8 +1,7 @@
-"""The flags of the commands that serve, and the environment variables that are their defaults.
+"""The flags of the commands that serve: one for each option of a server, and a few more.
 
-An option of the server is a flag, ``--max-line 80``, or a variable, ``NETKIT_MAX_LINE=80``. Both
-have the same form and the same check, and the flag wins. A flag that would have no effect is an
-error; such a variable is not, since several commands may share it.
+A flag that would have no effect is an error. The variable of such a flag is not, since several
+commands may share it (`netkit.cli.environment`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from ..core.kinds import TEXT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
-from .arguments import ArgumentError, Parser, checked, flag_of
+from .arguments import ArgumentError, checked, flag_of
+from .environment import EnvironmentParser, variable_of
 
 # The options by which a client is refused with a message. `allow` and `deny` send none.
 _REFUSING = ("max_connections", "max_connections_per_ip", "max_connection_rate")
@@ -68,34 +68,13 @@ class Flags(OptionTable):
 ROWS = {**Flags.rows, **Options.rows}
 
 
-def variable_of(name: str) -> str:
-    """Return the environment variable of an option."""
-    return f"NETKIT_{name.upper()}"
-
-
-def from_environment(without: Container[str] = ()) -> dict[str, Any]:
-    """Return the options that variables of the environment set, except those in `without`.
-
-    The variable of a password is the password itself: other users cannot see the environment.
-    ArgumentError, with the name of the variable, if a value is invalid.
-    """
-    found = {}
-    for name, row in ROWS.items():
-        text = os.environ.get(variable_of(name))
-        if text is not None and row.kind.parse and name not in without:
-            parse = partial(row.check, "it") if row.kind is PASSWORD else row.parse
-            try:
-                found[name] = checked(parse)(text)
-            except argparse.ArgumentTypeError as error:
-                raise ArgumentError(f"{variable_of(name)}: {error}") from None
-    return found
-
-
-def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
+def add_flags(parser: EnvironmentParser, without: Container[str]) -> dict[str, Any]:
     """Add all flags but those in `without` to `parser`, and return its groups by their titles.
 
-    Only flags that are given become attributes of the parsed arguments.
+    An option of the server that is not given becomes no attribute of the parsed arguments. The
+    variable of a password is the password itself: other users cannot see the environment.
     """
+    parser.set_defaults(**Flags().as_dict())
     titles = ("what it does", "where", "time", "limits", "TLS", "logging", "data")
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in titles}
     certificate = groups["TLS"].add_mutually_exclusive_group()
@@ -106,11 +85,13 @@ def add_flags(parser: Parser, without: Container[str]) -> dict[str, Any]:
             group = certificate if name == "tls_cert" else groups[row.group]
             group.add_argument(
                 flag_of(name),
-                default=argparse.SUPPRESS,
+                default=row.default if name in Flags.rows else argparse.SUPPRESS,
                 type=checked(row.parse),
                 metavar=row.kind.metavar,
                 help=row.help + _shown(row.default, row.kind),
             )
+            if row.kind is PASSWORD:
+                parser.from_variable[name] = checked(partial(row.check, "it"))
     return groups
 
 
@@ -121,21 +102,6 @@ def _shown(default: Any, kind: Kind) -> str:
     if isinstance(default, bool):
         default = "on" if default else "off"
     return f" (default: {default:g}s)" if isinstance(default, float) else f" (default: {default})"
-
-
-def set_defaults(arguments: argparse.Namespace, without: Container[str]) -> None:
-    """Complete `arguments` by the values of the environment, and by the defaults of `Flags`.
-
-    `arguments.variables` becomes the list of the options whose values are from the environment.
-    """
-    found = from_environment(without)
-    if arguments.tls_self_signed:
-        for name in ("tls_cert", "tls_key", "tls_key_password"):
-            found.pop(name, None)
-    arguments.variables = [name for name in found if name not in arguments]
-    for name, value in {**Flags().as_dict(), **found}.items():
-        if name not in arguments:
-            setattr(arguments, name, value)
 
 
 def check_effects(given: Container[str], arguments: argparse.Namespace | Options) -> None:

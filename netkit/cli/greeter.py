@@ -9,6 +9,7 @@ from ..core.encodings import to_bytes
 from ..core.options import Options
 from ..server.handlers import GreeterHandler
 from .arguments import ArgumentError
+from .environment import named
 from .serving import Command
 
 
@@ -31,9 +32,11 @@ class Greeter(Command):
         try:
             to_bytes(greeting, encoding)
         except UnicodeError:
-            text = f"--greeting cannot be written in {encoding}: {greeting!r}"
+            name = named("greeting", arguments)
+            text = f"{name} cannot be written in {encoding}: {greeting!r}"
             raise ArgumentError(text) from None
         return GreeterHandler, {"greeting": greeting.removesuffix("\n") + "\n"}
 
 
-run = Greeter().run
+command = Greeter()
+run = command.run

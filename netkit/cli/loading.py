@@ -34,7 +34,8 @@ from ..server.log import logger
 from ..server.server import Server
 from ..server.serving import no_handler
 from .arguments import ArgumentError, flag_of, similar
-from .flags import Flags, check_effects, check_tls, variable_of
+from .environment import variable_of
+from .flags import Flags, check_effects, check_tls
 from .settings import converted
 
 OPTIONS = "NETKIT_OPTIONS"  # the name of a module's options

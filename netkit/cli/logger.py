@@ -11,6 +11,7 @@ from typing import Any
 from ..core.endpoint import Endpoint
 from ..server.handlers import LoggerHandler
 from .arguments import ArgumentError, checked, count
+from .environment import named
 from .log_files import PEER, LogFile, LogFiles, Rotation
 from .serving import Command
 from .stdio import OutputError
@@ -32,7 +33,7 @@ class Logger(Command):
         styles("--hex", const="hex", help="write a hex dump instead of lines", **style)
         styles("--raw", const="raw", help="write the bytes as they come, unescaped", **style)
         text = "begin each line with the time (UTC) and the client"
-        group.add_argument("--prefix", action="store_true", default=None, help=text)
+        group.add_argument("--prefix", action="store_true", help=text)
         text = f"append to FILE, not to standard output; {PEER} in its name: a file for each client"
         group.add_argument("--output", metavar="FILE", help=text)
         rotations = group.add_mutually_exclusive_group().add_argument
@@ -48,7 +49,7 @@ class Logger(Command):
     ) -> None:
         super().check(given, arguments, addresses)
         _check_style(given, arguments.style)
-        _check_output(given, arguments.output)
+        _check_output(given, arguments)
         if arguments.workers > 1:
             _check_workers(given, arguments)
 
@@ -57,11 +58,12 @@ class Logger(Command):
         keep = {} if arguments.keep is None else {"keep": arguments.keep}
         rotation = Rotation(arguments.rotate_size, arguments.rotate_time, **keep)
         files = LogFiles(arguments.output, rotation, style != "raw")
-        settings = {"style": style, "prefix": bool(arguments.prefix), "output": files}
+        settings = {"style": style, "prefix": arguments.prefix, "output": files}
         return CommandLogger, settings
 
 
-run = Logger().run
+command = Logger()
+run = command.run
 
 
 def _size(text: str) -> int:
@@ -96,21 +98,26 @@ def _check_style(given: Container[str], style: str) -> None:
         raise ArgumentError("--prefix has no effect with --raw, which writes no lines")
 
 
-def _check_output(given: Container[str], output: str | None) -> None:
+def _check_output(given: Container[str], arguments: argparse.Namespace) -> None:
     rotations = [flag for name, flag in _ROTATIONS.items() if name in given]
-    if rotations and output is None:
+    if rotations and arguments.output is None:
         raise ArgumentError(f"{rotations[0]} has no effect without --output")
-    if "keep" in given and not rotations:
+    if "keep" in given and not _rotations(arguments):
         raise ArgumentError("--keep has no effect without --rotate-size or --rotate-time")
-    if PEER in os.path.dirname(output or ""):
-        raise ArgumentError(f"--output may have {PEER} in the name of the file, not of its folder")
+    if PEER in os.path.dirname(arguments.output or ""):
+        name = named("output", arguments)
+        raise ArgumentError(f"{name} may have {PEER} in the name of the file, not of its folder")
+
+
+def _rotations(arguments: argparse.Namespace) -> list[str]:
+    return [name for name in _ROTATIONS if getattr(arguments, name) is not None]
 
 
 def _check_workers(given: Container[str], arguments: argparse.Namespace) -> None:
     """ArgumentError if several processes cannot write; one, if a variable asks for several."""
-    if "output" not in given:
+    if arguments.output is None:
         problem = "--workers needs --output: lines of several processes would mix in a pipe"
-    elif any(name in given for name in _ROTATIONS):
+    elif _rotations(arguments):
         problem = "files of several --workers cannot be rotated here: leave that to logrotate(8)"
     else:
         return

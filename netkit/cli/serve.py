@@ -10,6 +10,7 @@ from ..process.application import Application, to_be_loaded
 from ..process.hooks import Hooks
 from ..server.server import Server
 from .arguments import checked
+from .environment import HANDLER
 from .serving import Command
 
 
@@ -29,10 +30,17 @@ class Serve(Command):
         )
 
     def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
-        if not words:
-            raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
         from .loading import target_of
 
+        variable = os.environ.get(HANDLER)
+        if variable is not None and not (words and _names_a_handler(words[0])):
+            try:
+                arguments.target = target_of(variable)
+            except ValueError as error:
+                raise ValueError(f"{HANDLER}: {error}") from None
+            return
+        if not words:
+            raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
         arguments.target = target_of(words.pop(0))
 
     def check(self, *_: object) -> None:
@@ -60,7 +68,18 @@ class Serve(Command):
         return application.complete(server), application.hooks
 
 
-run = Serve().run
+command = Serve()
+run = command.run
+
+
+def _names_a_handler(word: str) -> bool:
+    """Whether `word` is MODULE:NAME, and not an address: for a command that may do without one."""
+    from .loading import target_of
+
+    try:
+        return target_of(word).module not in ("unix", "fd", "systemd")
+    except ValueError:
+        return False
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -32,13 +32,13 @@ from .arguments import (
     EXAMPLES,
     MORE,
     ArgumentError,
-    Parser,
     complain,
     endpoints,
     flag_of,
     self_signed,
 )
-from .flags import add_flags, as_given, check_addresses, check_effects, check_tls, set_defaults
+from .environment import ADDRESSES, EnvironmentParser, words_of
+from .flags import add_flags, as_given, check_addresses, check_effects, check_tls
 
 _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
@@ -46,8 +46,9 @@ abstract Unix socket) or fd:N (a descriptor, as from systemd). There may be seve
 address the system chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is
 without TLS.
 
-Each option that has a value may also be a variable of the environment: NETKIT_MAX_LINE is the
-default of --max-line.
+Each option may also be a variable of the environment: NETKIT_MAX_LINE=80 for --max-line 80,
+NETKIT_PREFIX=on for an option without a value, and NETKIT_ADDRESSES for the addresses. An option or
+an address on the command line wins.
 """
 
 # Options that some other servers have, and what to write instead.
@@ -109,9 +110,9 @@ class Command:
         check_effects(given, arguments)
         check_tls(given, arguments, addresses)
 
-    def parser(self) -> Parser:
-        """Make the parser of the command's flags."""
-        parser = Parser(
+    def parser(self) -> EnvironmentParser:
+        """Make the parser of the command's flags and variables."""
+        parser = EnvironmentParser(
             f"netkit {self.name}",
             _HINTS,
             usage=f"netkit {self.name} {self.words}[ADDRESS ...] [OPTIONS]",
@@ -129,14 +130,16 @@ class Command:
         """
         try:
             self.take(arguments, words)
-            addresses = endpoints(words)
+            addresses = endpoints(words) or _from_environment()
         except ValueError as error:
             raise ArgumentError(str(error)) from None
-        given = {name for name, value in vars(arguments).items() if value is not None}
+        given = arguments.given
         check_addresses(given, addresses)
         for name in filter(given.__contains__, self.unread):
             raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
-        set_defaults(arguments, self.without)
+        if arguments.tls_self_signed:  # whose key is made with it
+            for name in {"tls_key", "tls_key_password"} & {*arguments.variables}:
+                delattr(arguments, name)
         self.check(given, arguments, addresses)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
@@ -147,7 +150,7 @@ class Command:
             options["refusal"] = options["refusal"].removesuffix("\n") + "\n"
         if arguments.tls_self_signed:
             options["tls_cert"] = self_signed(*(each.host for each in arguments.addresses))
-        arguments.given, arguments.options = given, tuple(options)
+        arguments.options = tuple(options)
         return options
 
     def run(self, argv: Sequence[str]) -> int:
@@ -198,6 +201,15 @@ class Command:
                 return supervise((server,), signals, hooks=hooks).exit_status
             _set_safe_path("1")
             return workers.supervise(signals).exit_status
+
+
+def _from_environment() -> list[Endpoint]:
+    """Return the addresses in NETKIT_ADDRESSES. ValueError, which names the variable."""
+    try:
+        return endpoints(words_of(ADDRESSES))
+    except ValueError as error:
+        text = str(error).removeprefix(f"{ADDRESSES}: ")
+        raise ValueError(f"{ADDRESSES}: {text}") from None
 
 
 def set_up_logging(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -23,6 +24,12 @@ from netkit.core import events
 COMMANDS: dict[str, serving.Command] = {
     command.name: command for command in (Echo(), Greeter(), Logger(), Serve())
 }
+
+
+def understood(command: serving.Command, *argv: str) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The arguments, and the options of the server."""
+    arguments, words = command.parser().read(argv)
+    return arguments, command.understand(arguments, words)
 
 
 class Result(NamedTuple):
