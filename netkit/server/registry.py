@@ -32,6 +32,15 @@ class StopReport(NamedTuple):
         return f"stopped: {self.finished} finished, {self.cut} cut"
 
 
+class Tally(NamedTuple):
+    """How many connections have been opened and closed, and the bytes of those that are closed."""
+
+    opened: int
+    closed: int
+    received: int
+    sent: int
+
+
 class Registry:
     """The open connections of one server. Thread-safe; adding and removing take constant time."""
 
@@ -46,6 +55,7 @@ class Registry:
         # program's. Notified when a connection comes or goes, a limit changes, and by `notify`.
         self._changed = threading.Condition()
         self._live: dict[Connection, None] = {}  # a set that keeps the order: the oldest first
+        self._closed = self._received = self._sent = 0  # as of `Tally`
         # The threads that call the observers of `ConnectionClosed`, by the connection's id.
         self._ending: dict[int, int] = {}
         self._draining = False
@@ -94,6 +104,9 @@ class Registry:
             if connection not in self._live:
                 return
             del self._live[connection]
+            self._closed += 1
+            self._received += connection.bytes_read
+            self._sent += connection.bytes_written
             self._ending[connection.id] = threading.get_ident()
         try:
             self._on_close(connection)
@@ -117,6 +130,16 @@ class Registry:
         """Return the open connections, the oldest first."""
         with self._changed:
             return tuple(self._live)
+
+    def snapshot(self) -> tuple[Tally, tuple[Connection, ...]]:
+        """Return the sums of the connections that are closed, and the connections that are open.
+
+        Both are of the same moment: each connection is in one of them, and in one only.
+        """
+        with self._changed:
+            live = tuple(self._live)
+            closed = self._closed
+            return Tally(closed + len(live), closed, self._received, self._sent), live
 
     def waits_for(self, thread: int) -> bool:
         """Whether a drain waits for a thread: it serves a connection, or reports its end."""
@@ -277,7 +300,8 @@ class Registry:
     def end_in_child(self) -> None:
         """Forget, in a forked child, all connections but that of the calling thread.
 
-        The parent gives back their places. A thread that is not here may have held the lock.
+        The parent gives back their places, and counts them. A thread that is not here may have held
+        the lock.
         """
         self._changed = threading.Condition()
         self._ending = {}

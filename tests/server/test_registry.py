@@ -73,6 +73,19 @@ def test_each_connection_has_one_event_at_its_begin_and_one_with_the_counts_at_i
     assert 0 <= closed.seconds < 60
 
 
+def test_a_snapshot_has_each_connection_either_among_the_open_ones_or_in_the_sums() -> None:
+    registry = Registry()
+    with connections(2) as (one, two):
+        added(registry, [one, two])
+        one.write("hello")
+        assert registry.snapshot() == ((2, 0, 0, 0), (one, two))
+        registry.remove(one)
+        registry.remove(one)
+        tally, live = registry.snapshot()
+        assert (tally.opened, tally.closed, tally.received, tally.sent) == (2, 1, 0, 5)
+        assert live == (two,)
+
+
 def test_one_thread_alone_can_claim_a_connection_and_only_while_it_is_live() -> None:
     registry = Registry()
     with connections(2) as (one, two):

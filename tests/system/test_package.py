@@ -33,7 +33,8 @@ PACKAGES = {
     "server": ("core", "tls", "net"),
     "client": ("core", "tls", "net"),
     "process": ("core", "tls", "net", "server"),
-    "cli": ("core", "tls", "net", "server", "client", "process"),
+    "ops": ("core", "tls", "net", "server", "process"),
+    "cli": ("core", "tls", "net", "server", "client", "process", "ops"),
 }
 
 LONGEST_MODULE = 350  # lines

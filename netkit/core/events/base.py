@@ -153,10 +153,14 @@ def is_wanted(level: int) -> bool:
 def emit(event: Event, server: Any = None) -> None:
     """Call every observer with `event`, which `server` (if any) emits.
 
-    Exceptions of observers are not raised, with one exception: KeyboardInterrupt and SystemExit in
-    the main thread, where a signal handler may have raised them to end the program.
+    A server whose attribute `unobserved` is true is netkit's own, beside those of the program: its
+    events are dropped. Exceptions of observers are not raised, with one exception:
+    KeyboardInterrupt and SystemExit in the main thread, where a signal handler may have raised them
+    to end the program.
     """
     if server is not None:
+        if getattr(server, "unobserved", False):
+            return
         vars(event)["server"] = server
     _emit(event, None)
 
