@@ -29,7 +29,7 @@ _MODULES = {
     "client.connect": "connect",
     "client.happy_eyeballs": "Cancel",
     "client.signatures": "ClientOptions",
-    "core.addresses": "is_ip is_ipv4 is_ipv6",
+    "core.addresses": "SocketAddress is_ip is_ipv4 is_ipv6",
     "core.blocklist": "BlockList",
     "core.decoder": "IncrementalDecoder",
     "core.encodings": "to_bytes to_str",
@@ -49,7 +49,6 @@ _MODULES = {
         "WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
     ),
     "core.framing": "Delimiter FixedSize Framing LengthPrefix Netstrings VarintPrefix",
-    "net.addresses": "SocketAddress",
     "net.bound": "BoundSocket",
     "net.connection": "Connection",
     "net.gate": "gate_active",
@@ -79,6 +78,7 @@ if TYPE_CHECKING:
     from .client.connect import connect as connect
     from .client.happy_eyeballs import Cancel as Cancel
     from .client.signatures import ClientOptions as ClientOptions
+    from .core.addresses import SocketAddress as SocketAddress
     from .core.addresses import is_ip as is_ip
     from .core.addresses import is_ipv4 as is_ipv4
     from .core.addresses import is_ipv6 as is_ipv6
@@ -151,7 +151,6 @@ if TYPE_CHECKING:
     from .core.framing import LengthPrefix as LengthPrefix
     from .core.framing import Netstrings as Netstrings
     from .core.framing import VarintPrefix as VarintPrefix
-    from .net.addresses import SocketAddress as SocketAddress
     from .net.bound import BoundSocket as BoundSocket
     from .net.connection import Connection as Connection
     from .net.gate import gate_active as gate_active

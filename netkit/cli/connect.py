@@ -17,12 +17,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.addresses import is_ip
+from ..core.addresses import SocketAddress, is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import Options
 from ..core.text import in_bytes, said
-from ..net.addresses import SocketAddress
 from .arguments import COMMANDS, Parser, checked, complain, count, endpoints, flag_of, say
 from .conversation import transfer
 from .opening import accept, dial

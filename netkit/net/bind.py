@@ -15,10 +15,11 @@ from ..core.addresses import (
     format_unix,
     is_ip,
     needs_zone,
+    zoned,
 )
 from ..core.record import NamedTuple
 from . import sockopts
-from .addresses import describe_peer, zoned
+from .addresses import describe_peer
 from .forks import problem_of_main
 
 # The machine has no address of the family; an address of the other family may succeed.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 
-from ..core.addresses import check_port, is_ip
+from ..core.addresses import SocketAddress, check_port, is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from . import bind, sockopts, unix
-from .addresses import SocketAddress
 from .unix import SocketFile
 
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..core import events
-from ..core.addresses import format_unix, is_loopback
+from ..core.addresses import SocketAddress, format_unix, is_loopback
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from ..core.options import Options
 from ..net import bind, sockopts, unix
-from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .life import Life, State

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core import events
-from ..net.addresses import SocketAddress, describe_peer
+from ..core.addresses import SocketAddress
+from ..net.addresses import describe_peer
 
 # An episode is over once no client has been refused for so long (seconds).
 EPISODE_QUIET = 5.0

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
+from ..core.addresses import SocketAddress
 from ..core.endpoint import Endpoint
 from ..core.kinds import check_count, check_seconds
 from ..core.options import Options
 from ..net import bind
-from ..net.addresses import SocketAddress
 from ..net.bound import BoundSocket
 from ..net.connection import Connection
 from . import log, reload

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import pickle
+import socket
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netkit.core.addresses import is_ip
-from netkit.net import addresses
-from netkit.net.addresses import SocketAddress, describe_peer
+from netkit.core.addresses import SocketAddress, is_ip
+from netkit.net.addresses import describe_peer
 
 
 @pytest.mark.parametrize(
@@ -47,12 +48,19 @@ def test_a_link_local_address_has_the_interface_as_its_zone_or_else_its_number(
             raise OSError(errno.ENXIO, "No such device or address")
         return interface
 
-    monkeypatch.setattr(addresses.socket, "if_indextoname", if_indextoname)
+    monkeypatch.setattr(socket, "if_indextoname", if_indextoname)
     name = ("fe80::1", 80, 0, 7)
     address = SocketAddress.from_sockname(name)
     assert address == (shown, 80, "IPv6")
     assert describe_peer(name) == f"[{shown}]:80"
     assert SocketAddress.parse(str(address)) == address
+
+
+def test_a_program_without_sockets_sees_the_number_of_a_zone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "socket")
+    assert SocketAddress.from_sockname(("fe80::1", 80, 0, 7)) == ("fe80::1%7", 80, "IPv6")
 
 
 @pytest.mark.parametrize("name", ["", "/run/x.sock", b"\0abstract", None, (), ("alone",)])
