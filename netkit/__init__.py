@@ -57,7 +57,7 @@ _MODULES = {
     "net.passing": "receive_connection send_connection",
     "net.relay": "Relayed relay",
     "net.unix": "PeerCredentials",
-    "process.run": "run serve",
+    "ops.run": "run serve",
     "process.service": "RunReport",
     "process.supervisor": "Workers",
     "server.handlers": "EchoHandler GreeterHandler Handler LoggerHandler",
@@ -161,8 +161,8 @@ if TYPE_CHECKING:
     from .net.relay import Relayed as Relayed
     from .net.relay import relay as relay
     from .net.unix import PeerCredentials as PeerCredentials
-    from .process.run import run as run
-    from .process.run import serve as serve
+    from .ops.run import run as run
+    from .ops.run import serve as serve
     from .process.service import RunReport as RunReport
     from .process.supervisor import Workers as Workers
     from .server.handlers import EchoHandler as EchoHandler

@@ -14,13 +14,13 @@ from ..core.cores import check_workers
 from ..core.errors import ServerStateError
 from ..core.kinds import check_seconds
 from ..net.forks import check_main
+from ..process.hooks import Hook, Hooks
+from ..process.service import RunReport, supervise, wait_for_end, within_hooks
+from ..process.signals import Mailbox, StopSignals, despite_signals
 from ..server import log
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
-from .hooks import Hook, Hooks
-from .service import RunReport, supervise, wait_for_end, within_hooks
-from .signals import Mailbox, StopSignals, despite_signals
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -138,7 +138,7 @@ def _run(
     servers: Sequence[Server], drain_timeout: float | None, workers: int, hooks: Hooks
 ) -> RunReport:
     if workers > 1:
-        from .supervisor import Workers  # here because most programs have one process
+        from ..process.supervisor import Workers  # here because most programs have one process
 
         named: dict[str, Any] = (
             {"on_start": hooks.on_start, "on_stop": hooks.on_stop} if hooks else {}

@@ -223,7 +223,7 @@ def test_serve_closes_what_it_has_bound_if_it_cannot_run(monkeypatch: pytest.Mon
     def fail(*_: Any, **__: Any) -> None:
         raise Boom
 
-    monkeypatch.setattr("netkit.process.run.run", fail)
+    monkeypatch.setattr("netkit.ops.run.run", fail)
     with observed(events.Listening) as seen, pytest.raises(Boom):
         netkit.serve(netkit.EchoHandler, host="127.0.0.1")
     host, port = seen[0].address.split(":")
