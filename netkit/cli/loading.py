@@ -92,7 +92,7 @@ def load(target: Target, given: Given) -> Application:
     served = _made(found, target) if target.is_factory else found
     if isinstance(served, Server):
         _check_server(served, target)
-    options, hooks = _options_of(target.module)
+    options, hooks = options_of(target.module)
     return Application(partial(_complete, target, served, given, options), hooks.reporting())
 
 
@@ -181,7 +181,7 @@ def _check_server(server: Server, target: Target) -> None:
 # The options of the module
 
 
-def _options_of(module: str) -> tuple[dict[str, Any], Hooks]:
+def options_of(module: str) -> tuple[dict[str, Any], Hooks]:
     """Return the options of the server in the module's `NETKIT_OPTIONS`, and the hooks there."""
     options, where = getattr(sys.modules[module], OPTIONS, {}), f"{module}.{OPTIONS}"
     if not isinstance(options, Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..process.application import Application, to_be_loaded
 from ..process.hooks import Hooks
@@ -12,6 +12,9 @@ from ..server.server import Server
 from .arguments import checked
 from .environment import HANDLER
 from .serving import Command
+
+if TYPE_CHECKING:
+    from .checking import Module
 
 
 class Serve(Command):
@@ -33,11 +36,13 @@ class Serve(Command):
         from .loading import target_of
 
         variable = os.environ.get(HANDLER)
+        arguments.handler_from = "command line"
         if variable is not None and not (words and _names_a_handler(words[0])):
             try:
                 arguments.target = target_of(variable)
             except ValueError as error:
                 raise ValueError(f"{HANDLER}: {error}") from None
+            arguments.handler_from = HANDLER
             return
         if not words:
             raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
@@ -66,6 +71,12 @@ class Serve(Command):
     def complete(self, server: Server, arguments: argparse.Namespace) -> tuple[Server, Hooks]:
         application = self.load(arguments)
         return application.complete(server), application.hooks
+
+    def module(self, arguments: argparse.Namespace) -> Module:
+        from .checking import Module
+        from .loading import options_of
+
+        return Module(str(arguments.target), options_of(arguments.target.module)[0])
 
 
 command = Serve()

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections.abc import Container, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core import events
@@ -18,6 +18,7 @@ from ..core.addresses import MAX_PORT
 from ..core.endpoint import Endpoint
 from ..core.errors import Failure, MissingExtraError, TlsConfigError, WorkersFailedError
 from ..core.options import Options
+from ..core.record import NamedTuple
 from ..core.text import said
 from ..net.bind import candidates
 from ..net.gate import gate_active
@@ -36,9 +37,14 @@ from .arguments import (
     endpoints,
     flag_of,
     self_signed,
+    show,
 )
 from .environment import ADDRESSES, EnvironmentParser, words_of
 from .flags import add_flags, as_given, check_addresses, check_effects, check_tls
+
+if TYPE_CHECKING:
+    from ..process.supervisor import Workers
+    from .checking import Module
 
 _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
@@ -60,6 +66,14 @@ _HINTS = {
 
 _SAFE_PATH = "PYTHONSAFEPATH"  # as `python -P`
 _SUGGESTED_PORTS = 20  # the number of ports after one in use of which a free one is suggested
+
+
+class Served(NamedTuple):
+    """A server that does not listen yet, and what serves with it."""
+
+    server: Server
+    hooks: Hooks | None = None
+    workers: Workers | None = None
 
 
 class Command:
@@ -99,6 +113,10 @@ class Command:
         """
         return server, None
 
+    def module(self, arguments: argparse.Namespace) -> Module | None:
+        """Return the module that `complete` has loaded, for ``--check``; None if there is none."""
+        return None
+
     def has_parent(self, arguments: argparse.Namespace) -> bool:
         """Whether a parent starts worker processes; otherwise this process serves itself."""
         return bool(arguments.workers != 1)
@@ -120,6 +138,8 @@ class Command:
             epilog=f"{EXAMPLES}\n{MORE}.",
         )
         groups = add_flags(parser, self.without)
+        text = "show what holds and where each value is from, and end: nothing is bound"
+        groups["what it does"].add_argument("--check", action="store_true", help=text)
         self.add_flags(groups["what it does"])
         return parser
 
@@ -131,6 +151,8 @@ class Command:
         try:
             self.take(arguments, words)
             addresses = endpoints(words) or _from_environment()
+            source = "command line" if words else ADDRESSES if addresses else "default"
+            arguments.addresses_from = source
         except ValueError as error:
             raise ArgumentError(str(error)) from None
         given = arguments.given
@@ -162,7 +184,10 @@ class Command:
             set_up_logging(arguments)
             handler, settings = self.handler(arguments)
             with settings.get("output") or contextlib.nullcontext():
-                return self._serve(arguments, options, handler, settings)
+                server = self._made(arguments, options, handler, settings)
+                if arguments.check:
+                    return self._check(server, arguments, parser)
+                return self._serve(server, arguments)
         except ArgumentError as error:
             parser.error(str(error))
         except (Failure, WorkersFailedError, TlsConfigError, MissingExtraError) as error:
@@ -174,23 +199,37 @@ class Command:
                 complain(str(error))
             return 1
 
-    def _serve(
+    def _made(
         self, arguments: argparse.Namespace, options: dict[str, Any], handler: Any, settings: Any
-    ) -> int:
-        workers = hooks = None
+    ) -> Served:
         try:
             server = create_server(handler, handler_args=settings, **options)
-            if self.has_parent(arguments):
-                from ..process.supervisor import Workers  # here because most have one process
-
-                load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
-                workers = Workers(server, arguments.workers, load)
-            else:
+            if arguments.check or not self.has_parent(arguments):
                 server, hooks = self.complete(server, arguments)
+                return Served(server, hooks)
+            from ..process.supervisor import Workers  # here because most have one process
+
+            load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
+            return Served(server, workers=Workers(server, arguments.workers, load))
         except (TlsConfigError, Failure):
             raise
         except (TypeError, ValueError) as error:
             raise ArgumentError(as_given(str(error), arguments.variables)) from None
+
+    def _check(
+        self, served: Served, arguments: argparse.Namespace, parser: EnvironmentParser
+    ) -> int:
+        from .checking import Check
+
+        flags = parser.variables().values()
+        try:
+            show(str(Check(served.server, arguments, flags, self.module(arguments))))
+        except (OSError, ValueError) as error:
+            raise Failure(_why_not(error)) from None
+        return 0
+
+    def _serve(self, served: Served, arguments: argparse.Namespace) -> int:
+        server, hooks, workers = served
         # Once it has stopped, no later signal may change the exit status.
         with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
             try:

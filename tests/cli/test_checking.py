@@ -1,0 +1,110 @@
+"""``--check``: what a command would serve with, and where each value is from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from secure import files
+from support import observed
+
+from netkit.core import events
+
+from .commands import HANDLERS, Run, taken
+
+
+def rows(out: bytes) -> dict[str, list[str]]:
+    """The values by their names: each value, and where it is from."""
+    found: dict[str, list[str]] = {}
+    for line in out.decode().splitlines():
+        name, value, source = re.split(r"  +", line)
+        found.setdefault(name, []).append(f"{value} < {source}")
+    return found
+
+
+def test_each_value_is_shown_with_its_source(
+    run: Run, module: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "{'max_line': 100, 'lifetime': 7, 'handler_args': {'ending': 'secret'}}"
+    module(f"def shout(conn, ending, times=1): pass\nNETKIT_OPTIONS = {options}")
+    monkeypatch.setenv("NETKIT_IDLE_TIMEOUT", "500ms")
+    monkeypatch.setenv("NETKIT_LIFETIME", "8")
+    monkeypatch.setenv("NETKIT_DENY", "10.0.0.1,10.0.0.2")
+    with taken() as listener:
+        port = str(listener.getsockname()[1])  # in use: nothing is bound
+        flags = ("--profile", "public", "--allow", "10.0.0.0/8", "--set", "times=2", "--check")
+        status, out, lines = run("serve", "app:shout", port, "localhost", "80", *flags)
+    assert (status, lines) == (0, [])
+    found = rows(out)
+    local = next(it for it in found["address"] if "localhost" in it)
+    assert re.fullmatch(r"localhost:80 \(\S+(, \S+)?\) < command line", local)
+    expected = {
+        "handler": "app:shout < command line",
+        "handler_args": "ending, times < --set",
+        "max_line": "100 < NETKIT_OPTIONS of app",
+        "idle_timeout": "0.5 < NETKIT_IDLE_TIMEOUT",
+        "lifetime": "8 < NETKIT_LIFETIME",
+        "profile": "public < --profile",
+        "write_timeout": "30 < profile public",
+        "allow": "1 rule < --allow",
+        "deny": "2 rules < NETKIT_DENY",
+        "refusal": "- < default",
+        "keep_alive": "on < default",
+    }
+    assert {name: found[name] for name in expected} == {k: [it] for k, it in expected.items()}
+    assert "secret" not in out.decode()
+
+
+def test_the_options_of_a_server_are_its_own(run: Run, module: Callable[..., Path]) -> None:
+    module(f"{HANDLERS}\nserver = netkit.create_server(function, max_line=9, lifetime=8)")
+    found = rows(run("serve", "app:server", "unix:/tmp/x", "--lifetime", "7", "--check").out)
+    assert found["max_line"] == ["9 < app:server"]
+    assert found["lifetime"] == ["7 < --lifetime"]
+    assert found["address"] == ["unix:/tmp/x < command line"]
+
+
+def test_addresses_with_tls_are_marked(run: Run) -> None:
+    flags = ("--tls-cert", files().server, "fd:0?tls=off", "*:80", "--check", "--raw")
+    status, out, _ = run("logger", *flags)
+    found = rows(out)
+    assert (status, found["style"]) == (0, ["raw < --raw"])
+    assert found["address"] == ["fd:0 < command line", "*:80 (TLS) < command line"]
+
+
+def test_the_addresses_may_be_from_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETKIT_ADDRESSES", "127.0.0.1:80")
+    monkeypatch.setenv("NETKIT_HEX", "on")
+    found = rows(run("logger", "--check").out)
+    assert found["address"] == ["127.0.0.1:80 < NETKIT_ADDRESSES"]
+    assert found["style"] == ["hex < NETKIT_HEX"]
+    assert rows(run("logger", "81", "--check").out)["address"] == ["127.0.0.1:81 < command line"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        ("echo nope.invalid:80", 1, "nope.invalid:80: "),
+        ("echo --tls-cert /nowhere", 1, "/nowhere"),
+        ("echo --deny @/nowhere", 2, "/nowhere"),
+        ("serve app:nothing", 1, "app has no nothing"),
+        ("serve app:function --set x=1", 2, "has no setting x"),
+        ("serve app:function --workers 2 --max-line x", 2, "it must be a number of bytes"),
+    ],
+)
+def test_what_would_fail_is_an_error(
+    argv: str, status: int, message: str, run: Run, module: Callable[..., Path]
+) -> None:
+    module(HANDLERS)
+    with observed(events.Listening) as seen:
+        result = run(*argv.split(), "--check")
+    assert (result.status, result.out, seen) == (status, b"", [])
+    assert message in result.lines[-1]
+
+
+def test_hooks_are_not_called(run: Run, module: Callable[..., Path]) -> None:
+    module(HANDLERS + "NETKIT_OPTIONS = {'on_start': lambda server: 1 / 0}")
+    assert run("serve", "app:function", "--workers", "2", "--check").status == 0
