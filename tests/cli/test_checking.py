@@ -65,10 +65,12 @@ def test_the_options_of_a_server_are_its_own(run: Run, module: Callable[..., Pat
     assert found["address"] == ["unix:/tmp/x < command line"]
 
 
-def test_addresses_with_tls_are_marked(run: Run) -> None:
-    flags = ("--tls-cert", files().server, "fd:0?tls=off", "*:80", "--check", "--raw")
-    status, out, _ = run("logger", *flags)
+def test_addresses_with_tls_are_marked_and_no_password_is_shown(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret\n")
+    flags = ("--tls-cert", files().server, "--tls-key-password", f"@{tmp_path / 'password'}")
+    status, out, _ = run("logger", *flags, "fd:0?tls=off", "*:80", "--check", "--raw")
     found = rows(out)
+    assert found["tls_key_password"] == ["... < --tls-key-password"]
     assert (status, found["style"]) == (0, ["raw < --raw"])
     assert found["address"] == ["fd:0 < command line", "*:80 (TLS) < command line"]
 
