@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from netkit.net import outbox
+from netkit.net import outbox, service_manager
 
 SETTLING = 5.0  # seconds that threads and children have to end after their test
 
@@ -81,6 +81,12 @@ def traced_outboxes(monkeypatch: pytest.MonkeyPatch) -> None:
             start(run)
 
         monkeypatch.setattr(outbox, "_start", start_traced)
+
+
+@pytest.fixture(autouse=True)
+def no_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test is passed, as by systemd, is not passed to later tests."""
+    monkeypatch.setattr(service_manager, "_passed", service_manager.ServiceManager())
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from ..core.kinds import TEXT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
+from ..net.service_manager import service_manager
 from .arguments import ArgumentError, checked, flag_of
 from .environment import EnvironmentParser, variable_of
 
@@ -148,10 +149,11 @@ def check_addresses(given: Container[str], addresses: list[Endpoint]) -> None:
     """ArgumentError for a host without a port, or for sockets of systemd without an address."""
     if "host" in given and addresses and all(each.kind != "tcp" or each.host for each in addresses):
         raise ArgumentError("--host has no effect: each address names its own")
-    passed = os.environ.get("LISTEN_FDS", "0")
-    ours = os.environ.get("LISTEN_PID") in (None, str(os.getpid()))
-    if passed != "0" and ours and not any(address.kind == "fd" for address in addresses):
-        raise ArgumentError(f"systemd has passed sockets (LISTEN_FDS={passed}): name them, as fd:3")
+    passed = len(service_manager().sockets)
+    if passed and not any(address.kind in ("fd", "systemd") for address in addresses):
+        raise ArgumentError(
+            f"systemd has passed sockets (LISTEN_FDS={passed}): name them, as systemd:"
+        )
 
 
 def as_given(message: str, variables: Sequence[str]) -> str:

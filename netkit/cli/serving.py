@@ -22,6 +22,7 @@ from ..core.record import NamedTuple
 from ..core.text import said
 from ..net.bind import candidates
 from ..net.gate import gate_active
+from ..net.service_manager import service_manager
 from ..process.hooks import Hooks
 from ..process.service import supervise
 from ..process.signals import StopSignals
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
 
 _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
-abstract Unix socket) or fd:N (a descriptor, as from systemd). There may be several. Without an
-address the system chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is
-without TLS.
+abstract Unix socket), systemd: (the sockets that systemd has passed), systemd:NAME (those with this
+FileDescriptorName) or fd:N (a descriptor). There may be several. Without an address the system
+chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is without TLS.
 
 Each option may also be a variable of the environment: NETKIT_MAX_LINE=80 for --max-line 80,
 NETKIT_PREFIX=on for an option without a value, and NETKIT_ADDRESSES for the addresses. An option or
@@ -178,6 +179,7 @@ class Command:
     def run(self, argv: Sequence[str]) -> int:
         """Serve until a signal ends it, and return the exit status. SystemExit for wrong use."""
         parser = self.parser()
+        service_manager()  # removes its variables before any process is started
         arguments, words = parser.read(argv)
         try:
             options = self.understand(arguments, words)

@@ -3,7 +3,7 @@
 Nothing here resolves a name or touches a socket. Each of these is an address:
 
     8080   *:8080   127.0.0.1:8080   localhost:8080   [::1]:8080
-    unix:/run/app.sock   @name   fd:3
+    unix:/run/app.sock   @name   fd:3   systemd:   systemd:NAME
 
 Settings follow after a ``?``, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
 TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket, ``tls=on`` or ``tls=off``
@@ -25,6 +25,13 @@ _SETTINGS = {
     "tcp": ("ipv6_only", "reuse_port", "tls"),
     "unix": ("mode", "owner", "tls"),
     "fd": ("tls",),
+    "systemd": ("tls",),
+}
+_KINDS = {
+    "tcp": "a port",
+    "unix": "a Unix socket",
+    "fd": "a descriptor",
+    "systemd": "a socket of systemd",
 }
 _MAX_DESCRIPTOR = 2**31 - 1  # of C's int: Python would take the lower bits of a larger one
 _OWNER = r"[^:]+(:[^:]+)?|:[^:]+"  # as for chown(1)
@@ -36,9 +43,10 @@ _check_descriptor = number(int, _THE_NUMBER, _THE_NUMBER, lambda it: 0 <= it <= 
 class Endpoint(NamedTuple):
     """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 
-    `kind` is ``"tcp"``, ``"unix"`` or ``"fd"``. `host` is None if the address names no host. The
-    `path` of an abstract name begins with a null character. `tls` tells whether clients speak TLS
-    from the first byte on; None leaves that to the options of the server.
+    `kind` is ``"tcp"``, ``"unix"``, ``"fd"`` or ``"systemd"``. `host` is None if the address names
+    no host. The `path` of an abstract name begins with a null character. `name` is that of the
+    sockets that systemd has passed; all of them are meant if it is empty. `tls` tells whether
+    clients speak TLS from the first byte on; None leaves that to the options of the server.
     """
 
     kind: str = "tcp"
@@ -51,6 +59,7 @@ class Endpoint(NamedTuple):
     owner: str | None = None
     fd: int = -1
     tls: bool | None = None
+    name: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -105,15 +114,8 @@ class Endpoint(NamedTuple):
 
 
 def _parse_address(text: str) -> dict[str, Any]:
-    if text.startswith("unix:"):
-        return {"kind": "unix", "path": text.removeprefix("unix:")}
-    if text.startswith("@"):
-        return {"kind": "unix", "path": "\0" + text[1:]}
-    if text.startswith("fd:"):
-        fd = text.removeprefix("fd:")
-        if not re.fullmatch("-?[0-9]{1,9}", fd):
-            raise ValueError(f"fd must be {_THE_NUMBER}, not {fd!r}")
-        return {"kind": "fd", "fd": int(fd)}
+    if re.match("unix:|@|fd:|systemd:", text):
+        return _parse_local(text)
     scheme, slashes, rest = text.partition("://")
     if slashes:
         address = rest.partition("/")[0] or "HOST:PORT"
@@ -132,6 +134,21 @@ def _parse_address(text: str) -> dict[str, Any]:
     elif not host:
         raise ValueError(f"{text!r} has no host: write {'*' + text!r} for every address")
     return {"host": host, "port": check_port(port)}
+
+
+def _parse_local(text: str) -> dict[str, Any]:
+    if text.startswith("@"):
+        return {"kind": "unix", "path": "\0" + text[1:]}
+    kind, _, rest = text.partition(":")
+    if kind == "unix":
+        return {"kind": kind, "path": rest}
+    if kind == "systemd":
+        if ":" in rest:
+            raise ValueError(f"a name of systemd has no colon, but {rest!r} has one")
+        return {"kind": kind, "name": rest}
+    if not re.fullmatch("-?[0-9]{1,9}", rest):
+        raise ValueError(f"fd must be {_THE_NUMBER}, not {rest!r}")
+    return {"kind": kind, "fd": int(rest)}
 
 
 def _parse_settings(kind: str, text: str) -> dict[str, Any]:
@@ -154,10 +171,9 @@ def _parse_settings(kind: str, text: str) -> dict[str, Any]:
 
 def _check_setting(kind: str, name: str, error: type[Exception]) -> None:
     if name not in _SETTINGS[kind]:
-        what = {"tcp": "a port", "unix": "a Unix socket", "fd": "a descriptor"}[kind]
         *others, last = _SETTINGS[kind]
         known = f"{', '.join(others)} and {last}" if others else last
-        raise error(f"{what} has no setting {name!r}; it has {known}")
+        raise error(f"{_KINDS[kind]} has no setting {name!r}; it has {known}")
 
 
 def _check_path(endpoint: Endpoint) -> None:

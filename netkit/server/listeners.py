@@ -19,12 +19,15 @@ from ..core.addresses import SocketAddress, format_unix, is_loopback
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from ..core.options import Options
-from ..net import bind, sockopts, unix
+from ..net import bind, service_manager, sockopts, unix
 from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .life import Life, State
 from .reload import lists_in_files
 from .setup import Configuration
+
+Place = Endpoint | socket.socket | BoundSocket
+"""Where to listen: at an address, or with a socket that is bound."""
 
 _STOPPED_EARLY = "the server was stopped before it listened everywhere"
 
@@ -185,22 +188,19 @@ class Listeners:
     # Opening all
 
     def open(
-        self,
-        endpoints: Sequence[Endpoint | socket.socket | BoundSocket],
-        backlog: int | None,
-        exclusive: bool,
-        tls: bool | None = None,
+        self, places: Sequence[Place], backlog: int | None, exclusive: bool, tls: bool | None = None
     ) -> None:
-        """Listen on each of `endpoints`, or sockets that are bound. Errors as of `listen`.
+        """Listen at each of `places`. Errors as of `listen`.
 
         If one of them fails, all are closed. `tls` is for sockets, as that of an `Endpoint`.
         """
+        places = service_manager.expanded(places)
         self._begin(backlog)
-        self.tls = tuple(it.tls if isinstance(it, Endpoint) else tls for it in endpoints)
+        self.tls = tuple(it.tls if isinstance(it, Endpoint) else tls for it in places)
         try:
             with self._closing_after_failure():
                 self.check_tls(self._configuration.setup.tls is not None)
-                self._open_each(endpoints)
+                self._open_each(places)
         finally:
             with self._life.changed:
                 self._life.opener = None
@@ -227,11 +227,11 @@ class Listeners:
         if any(sock.fileno() < 0 for sock in self._sockets_so_far()):
             del self._server.socket  # closed in an earlier life: from now on that means a stop
 
-    def _open_each(self, endpoints: Sequence[Endpoint | socket.socket | BoundSocket]) -> None:
+    def _open_each(self, places: Sequence[Place]) -> None:
         server = self._server
         names = []
-        for endpoint in endpoints:
-            self._open_one(endpoint)
+        for place in places:
+            self._open_one(place)
             self.more += (server.socket,)
             names.append(server.server_address)
             self._check_not_stopped()  # by a hook, a signal handler or another thread
@@ -241,7 +241,7 @@ class Listeners:
         if more:
             self.local_name = None
 
-    def _open_one(self, endpoint: Endpoint | socket.socket | BoundSocket) -> None:
+    def _open_one(self, endpoint: Place) -> None:
         tls = self.tls[len(self.more)]
         self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd", tls=tls)
         if isinstance(endpoint, BoundSocket):

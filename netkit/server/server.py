@@ -133,10 +133,10 @@ class Server(HookedServer):
         """As `listen`, on each of `addresses`; returns the server itself.
 
         An address is a port, or text: ``8080``, ``*:8080``, ``localhost:8080``, ``[::1]:8080``,
-        ``unix:/run/app.sock``, ``@name`` (Linux) or ``fd:3``. After a ``?`` it may have settings,
-        with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and
-        ``owner=user:group`` for a Unix socket, ``tls=on`` or ``tls=off`` for each. If one of them
-        cannot be bound, none is listened on.
+        ``unix:/run/app.sock``, ``@name`` (Linux), ``fd:3``, or ``systemd:NAME`` and ``systemd:``
+        for sockets that systemd has passed. After a ``?`` it may have settings, with ``&`` between
+        them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and ``owner=user:group``
+        for a Unix socket, ``tls=on`` or ``tls=off`` for each. If one cannot be bound, none is.
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")

@@ -31,7 +31,7 @@ def test_sockets_from_systemd_must_be_named(
     monkeypatch.setenv("LISTEN_FDS", "1")
     if pid:
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    line = "systemd has passed sockets (LISTEN_FDS=1): name them, as fd:3"
+    line = "systemd has passed sockets (LISTEN_FDS=1): name them, as systemd:"
     assert run("echo", "0").lines == [f"netkit echo: error: {line} (see netkit echo --help)"]
     status, _, lines = run("echo", "fd:99")
     assert status == 1
