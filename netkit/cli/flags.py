@@ -7,7 +7,6 @@ commands may share it (`netkit.cli.environment`).
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Container, Sequence
 from functools import partial

@@ -22,6 +22,10 @@ from ..core.record import NamedTuple
 
 _Place = TypeVar("_Place")
 
+_VARIABLES = (
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+)
 _FIRST = 3  # the first descriptor that is passed
 _UNNAMED = "unknown"  # the name of a descriptor without one
 _MOST = 65536  # more descriptors must be a mistake
@@ -59,9 +63,7 @@ def service_manager(environment: MutableMapping[str, str] = os.environ) -> Servi
     passed nothing. Call it before this process starts others, and in one thread at a time.
     """
     global _passed
-    names = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-    names += ("LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES")
-    found = {name: environment.pop(name) for name in names if name in environment}
+    found = {name: environment.pop(name) for name in _VARIABLES if name in environment}
     pid = os.getpid()
     if found:
         _passed = _read(found, pid)
