@@ -29,7 +29,8 @@ def close_at_exit(server: Any) -> None:
         _accepting.add(server)
 
 
-def _servers() -> list[Any]:
+def accepting() -> list[Any]:
+    """Return the servers that have accepted clients in this process, and still exist."""
     with _lock:  # a thread may add a server meanwhile
         return list(_accepting)
 
@@ -45,7 +46,7 @@ call_in_children(_leave_to_parent)
 
 @atexit.register
 def _close_all() -> None:
-    for server in _servers():
+    for server in accepting():
         with contextlib.suppress(Exception):
             server.server_close()
             server.stop()  # waits for a handler that has stopped its server itself
@@ -58,7 +59,7 @@ def _serve_on() -> None:
     """
     servers: list[Any] = []
     try:
-        servers += [server for server in _servers() if server._accept_loop.keeps_alive()]
+        servers += [server for server in accepting() if server._accept_loop.keeps_alive()]
         if hasattr(sys, "ps1"):  # at Python's prompt it would look as if Python hung
             for server in servers:
                 events.emit(events.ServingOn(server._listeners.describe()), server)

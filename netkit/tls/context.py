@@ -20,6 +20,7 @@ from ..core import events
 from ..core.errors import TlsConfigError
 from ..core.record import NamedTuple
 from ..core.tls_options import Pem
+from .expiry import expiry_of
 from .pem import as_file, look_for, named
 
 # OpenSSL's reasons if a key does not belong to a certificate, the last for one of another kind.
@@ -50,6 +51,11 @@ class TlsFiles(NamedTuple):
 class OwnContext(ssl.SSLContext):
     """A context that netkit has made. A context for servers always has a certificate."""
 
+    expiry: int | None = None
+    """When its certificate ends, in seconds since 1970; None if that is not known."""
+    named: Mapping[str, OwnContext] = MappingProxyType({})
+    """The contexts for clients that ask for another name, see `TlsFiles`."""
+
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
     """Make a server's context for TLS 1.2 and later. TlsConfigError if a file cannot be used."""
@@ -67,7 +73,7 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
             if chosen:
                 session.context = chosen
 
-        context.sni_callback = choose
+        context.sni_callback, context.named = choose, named
     return context
 
 
@@ -109,7 +115,7 @@ def a_labels(host: str) -> str:
         raise TlsConfigError(f"no certificate can have the host name {host!r}") from None
 
 
-def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
+def _context(protocol: int, alpn: Sequence[str]) -> OwnContext:
     context = OwnContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A renegotiation (TLS 1.2) would make writes wait for input, and can be attacked (RFC 5746).
@@ -123,7 +129,7 @@ def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     return context
 
 
-def _server_context(files: TlsFiles, cert: Pem, key: Pem | None) -> ssl.SSLContext:
+def _server_context(files: TlsFiles, cert: Pem, key: Pem | None) -> OwnContext:
     context = _context(ssl.PROTOCOL_TLS_SERVER, files.alpn)
     _load(context, cert, key, files.key_password)
     if files.client_ca is not None:
@@ -132,10 +138,10 @@ def _server_context(files: TlsFiles, cert: Pem, key: Pem | None) -> ssl.SSLConte
     return context
 
 
-def _load(context: ssl.SSLContext, cert: Pem, key: Pem | None, password: str | None) -> None:
+def _load(context: OwnContext, cert: Pem, key: Pem | None, password: str | None) -> None:
     key = cert if key is None else key
     certificate, key_file = named("certificate", cert), named("key", key)
-    look_for("certificate", cert, b"CERTIFICATE-----")
+    context.expiry = expiry_of(look_for("certificate", cert, b"CERTIFICATE-----"))
     look_for("key", key, b"PRIVATE KEY-----")
     asked = False
 

@@ -73,13 +73,14 @@ def _file_in_memory() -> Any:
     return None
 
 
-def look_for(what: str, pem: Pem, label: bytes) -> None:
-    """TlsConfigError unless `pem` has a block with this label (RFC 7468)."""
+def look_for(what: str, pem: Pem, label: bytes) -> bytes:
+    """Return the bytes of `pem`. TlsConfigError unless they have a block with this label."""
     try:
-        found = label in contents(pem)
+        found = contents(pem)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or error
         raise TlsConfigError(f"{named(what, pem)}: {text}") from None
-    if not found:
+    if label not in found:
         thing = "private key" if what == "key" else "certificate"
         raise TlsConfigError(f"{named(what, pem)} has no {thing} in it (in PEM)")
+    return found

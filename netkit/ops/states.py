@@ -1,0 +1,19 @@
+"""The state of a client, in the words of an operator."""
+
+from __future__ import annotations
+
+from ..net.connection import Connection
+from ..net.states import Life
+
+STATES = ("proxy", "handshake", "serving", "closing", "held")
+"""All states. A held client has been accepted, and has no connection yet (`when_full`)."""
+
+
+def state_of(connection: Connection) -> str:
+    """Return the state of an open connection. From any thread."""
+    link = connection._link
+    if link.life is not Life.OPEN:
+        return "closing"
+    if getattr(connection, "expects_proxy", False):
+        return "proxy"
+    return "handshake" if link.transport.handshaking else "serving"
