@@ -37,8 +37,8 @@ _MODULES = {
         "CancelledError ConnectError ConnectionClosedError FramingError HandshakeError "
         "IncompleteReadError InvalidTextError KilledError LineTooLongError LocalError "
         "MessageTooLongError MissingExtraError NetkitError OutboxFullError PeerError "
-        "ServerStateError TlsConfigError TlsError TruncatedError UnknownEncodingError "
-        "WorkersFailedError WriteAfterEndError"
+        "ProxyHeaderError ServerStateError TlsConfigError TlsError TruncatedError "
+        "UnknownEncodingError WorkersFailedError WriteAfterEndError"
     ),
     "core.events": (
         "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
@@ -49,6 +49,8 @@ _MODULES = {
         "WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
     ),
     "core.framing": "Delimiter FixedSize Framing LengthPrefix Netstrings VarintPrefix",
+    "core.proxyheader": "ProxyHeader ProxyHeaderParser",
+    "core.proxytlvs": "ProxyTls",
     "net.bound": "BoundSocket",
     "net.connection": "Connection",
     "net.gate": "gate_active",
@@ -101,6 +103,7 @@ if TYPE_CHECKING:
     from .core.errors import NetkitError as NetkitError
     from .core.errors import OutboxFullError as OutboxFullError
     from .core.errors import PeerError as PeerError
+    from .core.errors import ProxyHeaderError as ProxyHeaderError
     from .core.errors import ServerStateError as ServerStateError
     from .core.errors import TlsConfigError as TlsConfigError
     from .core.errors import TlsError as TlsError
@@ -151,6 +154,9 @@ if TYPE_CHECKING:
     from .core.framing import LengthPrefix as LengthPrefix
     from .core.framing import Netstrings as Netstrings
     from .core.framing import VarintPrefix as VarintPrefix
+    from .core.proxyheader import ProxyHeader as ProxyHeader
+    from .core.proxyheader import ProxyHeaderParser as ProxyHeaderParser
+    from .core.proxytlvs import ProxyTls as ProxyTls
     from .net.bound import BoundSocket as BoundSocket
     from .net.connection import Connection as Connection
     from .net.gate import gate_active as gate_active

@@ -240,6 +240,10 @@ class FramingError(PeerError, ValueError):
     """
 
 
+class ProxyHeaderError(PeerError, ValueError):
+    """What a proxy sent first is no valid PROXY header; the error's message says why."""
+
+
 class TlsError(PeerError, ConnectionError):
     """The peer violated TLS or ended it with an alert. No more can be read or written."""
 

@@ -65,13 +65,13 @@ Framing FramingError GreeterHandler Group Handler HandlerFailed HandshakeError H
 HookFailed IncompleteReadError IncrementalDecoder InvalidTextError KeyReadable KilledError
 LengthPrefix LineTooLongError ListLoaded ListenerLost Listening LocalError LoggerHandler
 MessageTooLongError MissingExtraError NetkitError Netstrings NothingToReload ObserverFailed Outbox
-OutboxFullError PeerCredentials PeerError Refused Refusing Relayed ReloadFailed Reloaded Report
-Resolved RunReport Server ServerOptions ServerStateError ServingOn SettingsKept SettingsReloaded
-SignalsUnavailable SocketAddress StopReport Stopped Stopping TlsConfigError TlsError TlsStream
-TruncatedError UnknownEncodingError Unlimited VarintPrefix WorkerEnded WorkerFailed Workers
-WorkersFailedError WorkersReady WorkersStopping WriteAfterEndError configure_logging connect
-create_server gate_active is_ip is_ipv4 is_ipv6 receive_connection relay run send_connection serve
-subscribe to_bytes to_str
+OutboxFullError PeerCredentials PeerError ProxyHeader ProxyHeaderError ProxyHeaderParser ProxyTls
+Refused Refusing Relayed ReloadFailed Reloaded Report Resolved RunReport Server ServerOptions
+ServerStateError ServingOn SettingsKept SettingsReloaded SignalsUnavailable SocketAddress
+StopReport Stopped Stopping TlsConfigError TlsError TlsStream TruncatedError UnknownEncodingError
+Unlimited VarintPrefix WorkerEnded WorkerFailed Workers WorkersFailedError WorkersReady
+WorkersStopping WriteAfterEndError configure_logging connect create_server gate_active is_ip
+is_ipv4 is_ipv6 receive_connection relay run send_connection serve subscribe to_bytes to_str
 """
 
 
