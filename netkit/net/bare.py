@@ -19,6 +19,7 @@ from typing import Any
 
 from . import sockopts
 from .explain import is_broken_tls, is_hang_up
+from .tcpinfo import Traffic, traffic
 from .transport import Plain
 
 # How often a stop looks for a socket that it does not find (seconds): the socket is about to be
@@ -29,7 +30,7 @@ OUT_OF_SIGHT_SECONDS = 0.05
 class Bare(Plain):
     """A socket that its handler reads itself, also after the handler has wrapped it."""
 
-    __slots__ = ("_descriptor", "_mark")
+    __slots__ = ("_descriptor", "_mark", "_traffic")
 
     opaque = True
 
@@ -38,6 +39,22 @@ class Bare(Plain):
         self._descriptor = sock.fileno()
         is_tcp = isinstance(remote_name, tuple)
         self._mark: Any = (remote_name, local_name) if is_tcp else _inode(self._descriptor)
+        self._traffic: Traffic | None = None
+
+    def traffic(self) -> Traffic | None:
+        """Return what has been carried until `count` was called, or until now.
+
+        None if that is not known: a Unix socket, another system, a socket that the program closed.
+        """
+        if self._traffic is not None:
+            return self._traffic
+        with contextlib.suppress(AttributeError), self.reached() as sock:
+            return traffic(sock)
+        return None  # the program has replaced the socket by an object of its own
+
+    def count(self) -> None:
+        """Have `traffic` return from now on what has been carried until now. Idempotent."""
+        self._traffic = self.traffic()
 
     def end(self) -> None:
         """Have an ``ssl.SSLSocket`` send its close_notify. Does not wait for the peer's."""

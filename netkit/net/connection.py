@@ -25,7 +25,7 @@ from ..core.errors import PeerError
 from ..core.generic import DataT_co
 from ..core.options import MAX_LINE, MAX_MESSAGE
 from ..core.reader import Reader
-from . import deadlines, files, ids, linger, posting, settings, sockopts, starttls
+from . import deadlines, endings, files, ids, linger, posting, settings, sockopts, starttls
 from .addresses import describe_peer, described, part_of
 from .bare import Bare
 from .link import Link
@@ -76,8 +76,9 @@ class Connection(Reader[DataT_co]):
     # A dictionary of so many attributes would cost each client 2 KiB. `__dict__` is for attributes
     # that a program sets, and is made when it does.
     __slots__ = (
-        *("id", "lifetime", "opened_at", "peer", "server", "thread", "ticket", "on_close"),
-        *("_link", "_local_name", "_output", "_remote_name", "__dict__", "__weakref__"),
+        *("id", "lifetime", "accepted_at", "began_at", "opened_at", "peer", "server", "thread"),
+        *("ticket", "on_close", "_link", "_local_name", "_output", "_remote_name"),
+        *("__dict__", "__weakref__"),
     )
     attempted_addresses: tuple[str, ...] = ()
     begins_tls: bool | None = None  # of its listener; None leaves that to the server's options
@@ -96,6 +97,8 @@ class Connection(Reader[DataT_co]):
     tos: int = _property(settings.tos, settings.set_tos)
     peer_credentials: PeerCredentials = _property(settings.peer_credentials)
     outbox: Outbox = _property(posting.outbox)
+    end_reason: str = _property(endings.end_reason)
+    waited: float = _property(endings.waited)
 
     # The state, which any thread may read without a lock. A Unix socket has no addresses.
     remote_address: str | None = _end("_remote_name", "address", "The numeric remote address.")
@@ -141,7 +144,8 @@ class Connection(Reader[DataT_co]):
         self._output = Output(self._link)
         super().__init__(self._link, buffer, encoding, max_line, max_message)
         self.server = server
-        self.opened_at = time.monotonic()
+        self.opened_at = self.accepted_at = time.monotonic()
+        self.began_at: float | None = None  # when its handler was called
         self.lifetime: float | None = None  # the limit of its server (seconds)
         self.thread: int | None = None
         self.ticket: Any = None  # the share of the server's limits
@@ -291,8 +295,9 @@ class Connection(Reader[DataT_co]):
         Does nothing if the peer is to blame, if our side has been ended, or if the handler reads
         the socket itself.
         """
-        blameless = self.opaque or isinstance(error, PeerError) or self.is_to_blame(error)
-        if not blameless:
+        by_peer = isinstance(error, PeerError) or self.is_to_blame(error)
+        endings.note_error(self._link, error, by_peer)
+        if not (by_peer or self.opaque):
             self._output.abandon()
 
     def __enter__(self) -> Self:

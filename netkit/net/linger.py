@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import Deadline
 from ..core.errors import OutboxFullError
-from . import sockopts
+from . import endings, sockopts
 from .link import Link
 from .output import Output
 from .states import InputState, Life, OutputState
@@ -119,6 +119,8 @@ def finish(conn: Connection[Any]) -> bool:
             return False
         link.changed = True
         link.life = Life.CLOSING
+    if link.wire.opaque:
+        endings.count(link)
     if link.transport.handshaking and link.leave_closing():  # another thread closes it
         return False
     if conn.on_close is not None:

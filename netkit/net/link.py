@@ -29,7 +29,7 @@ from ..core.buffer import FIRST_CHUNK, ReceiveBuffer, next_chunk
 from ..core.cores import has_gil
 from ..core.errors import ConnectionClosedError, TlsError
 from ..core.options import TimeLimits
-from . import deadlines, sockopts
+from . import deadlines, endings, sockopts
 from .bare import Bare
 from .states import InputState, Life, OutputState
 from .transport import NO_LIMITS, Bytes, Plain, Tls
@@ -51,12 +51,13 @@ class Link:
     """The socket of one connection, and its states. See the rules above for thread safety."""
 
     __slots__ = (
-        *("bytes_read", "bytes_written", "changed", "error", "heard", "input", "interruption"),
-        *("life", "lock", "output", "broken", "peer", "recv", "released", "send", "shut_both"),
-        *("transport", "waiting", "was_cut", "wire", "writing", "_buffer", "_chunk", "can_reset"),
+        *("bytes_read", "bytes_written", "changed", "ending", "error", "heard", "input"),
+        *("interruption", "life", "lock", "output", "broken", "peer", "recv", "released", "send"),
+        *("shut_both", "stalled", "transport", "waiting", "was_cut", "wire", "writing", "_buffer"),
+        *("_chunk", "can_reset"),
     )
 
-    within = deadlines.within
+    within, note = deadlines.within, endings.note
 
     def __init__(self, wire: Plain, peer: str, can_reset: bool, buffer: ReceiveBuffer) -> None:
         """`buffer` holds what was received and not read. A Unix socket cannot be reset."""
@@ -64,13 +65,13 @@ class Link:
         self.transport: Plain | Tls = wire
         self.recv: Callable[[int], bytes] | None = wire.sock_recv
         self.send: Callable[[Bytes], int] | None = wire.sock_send
-        self.peer = peer
-        self.can_reset = can_reset
+        self.peer, self.can_reset = peer, can_reset
         self._buffer = buffer
         self._chunk = FIRST_CHUNK
         self.bytes_read = self.bytes_written = 0
         self.heard = 0  # the value of `bytes_written` when something was last received
         self.error: BaseException | None = None  # the last failure
+        self.ending, self.stalled = "", -1  # as `endings` says
         self.lock = threading.RLock()
         self.changed = False  # a state is no longer OPEN, or there is a reason to end
         self.input, self.output, self.life = InputState.OPEN, OutputState.OPEN, Life.OPEN
@@ -132,6 +133,7 @@ class Link:
                 raise self.interruption
             if self.input is InputState.DRAINING and not self._has_more():
                 self.input = InputState.DRAINED
+                self.note("drained")
             return self.input.is_over()
 
     def _has_more(self) -> bool:
@@ -163,6 +165,7 @@ class Link:
         else:
             failure = self.wire.explained(error, self.peer)
         self.error = failure
+        endings.note_failure(self, failure)
         return failure
 
     def is_to_blame(self, error: BaseException) -> bool:
@@ -235,6 +238,7 @@ class Link:
                     return wait
             elif not self.waiting or self.has_begun():
                 return None
+            endings.note_drained(self)
             self.input = self.input.shut()
             self.wire.shut_down(socket.SHUT_RD)
             return None
@@ -249,6 +253,7 @@ class Link:
             if self.life is Life.CLOSED:
                 return False
             self.changed = True
+            endings.note_interruption(self, reason)
             if reason is None:
                 self.was_cut = True
                 self.input = self.input.drained()
@@ -310,6 +315,7 @@ class Link:
 
     def _close_locked(self, reset: bool) -> None:
         finished = self.life is Life.FINISHED
+        endings.count(self)
         self.changed = True
         self.life = Life.CLOSED
         if reset:
@@ -341,4 +347,4 @@ class Link:
     def fence(self) -> None:
         """Order what this thread has stored before what it loads next; see rule 2."""
         with self.lock:
-            pass
+            return

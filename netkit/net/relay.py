@@ -121,6 +121,8 @@ def copy(source: Connection[Any], sink: Sink) -> None:
 class _Interrupted(ConnectionAbortedError):
     """The other direction has failed, and has the error that tells more."""
 
+    is_reason = False  # why the connection ends, for `netkit.net.endings`
+
     def __init__(self) -> None:
         super().__init__(errno.ECONNABORTED, "the other direction of the relay has failed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import HandshakeError
+from . import endings
 from .states import OutputState
 from .transport import Tls
 
@@ -74,6 +75,7 @@ def _replace_transport(conn: Connection, tls: Tls, seconds: float | None) -> Non
         link.set_limits(link.wire.limits)
     except BaseException as error:
         link.transport = link.wire
+        endings.note_handshake(link, error)
         failure = link.failure(error) if isinstance(error, OSError) else error
         output.break_off(failure, OutputState.REFUSED)
         link.heard = link.bytes_written

@@ -18,6 +18,13 @@ _IN_MICROSECONDS = 1_000_000
 # last_data_recv; after 3 more numbers, rtt; after 7 more, total_retrans; after two rates,
 # bytes_acked and bytes_received.
 _LAYOUT = struct.Struct("=8x36xI4xI12xI28xI16xQQ")
+# Of those: the state, bytes_acked, bytes_received, notsent_bytes, data_segs_in, bytes_sent and
+# bytes_retrans.
+_TRAFFIC = struct.Struct("=B119xQQ8xI4xI44xQQ")
+# The states after the end of the peer's side (include/net/tcp_states.h in the kernel's source):
+# TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING.
+_PEER_HAS_ENDED = (6, 8, 9, 11)
+_CLOSED = 7  # after a reset by the peer, which may have followed the end of the peer's side
 
 
 class TcpInfo(NamedTuple):
@@ -53,6 +60,44 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         return None
     idle = min(sent, received) / _IN_MILLISECONDS
     return TcpInfo(idle, rtt / _IN_MICROSECONDS, retransmits, acknowledged, bytes_received)
+
+
+class Traffic(NamedTuple):
+    """How many bytes of data a TCP connection has carried, without those that only mark an end."""
+
+    received: int
+    sent: int
+    """Those that the kernel has taken from this side, as the result of a write has it."""
+    acknowledged: int
+    """Those of `sent` that the peer's kernel has acknowledged."""
+    ended: bool
+    """Whether the peer has ended its side."""
+
+    def is_silent(self, reset: bool) -> bool:
+        """Whether the peer has hung up without sending or acknowledging a byte.
+
+        `reset` tells that the peer has reset the connection.
+        """
+        return (reset or self.ended) and not self.received and not self.acknowledged
+
+
+def traffic(sock: socket.socket) -> Traffic | None:
+    """Return how many bytes `sock` has carried. Call it before this side is ended.
+
+    With TLS these are the encrypted bytes. None where `tcp_info` returns None, and on Linux before
+    4.19. From any thread.
+    """
+    if sys.platform != "linux" or not sockopts.is_ip(sock):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TRAFFIC.size)
+        state, acknowledged, received, unsent, segments, sent, again = _TRAFFIC.unpack(info)
+    except (OSError, struct.error):
+        return None
+    is_end = received == 1 and not segments
+    ended = state in _PEER_HAS_ENDED or (state == _CLOSED and is_end)
+    sent -= again
+    return Traffic(received - ended, sent + unsent, min(acknowledged, sent), ended)
 
 
 def send_queue(sock: socket.socket) -> int | None:

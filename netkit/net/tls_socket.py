@@ -10,7 +10,7 @@ from ..core.deadline import Deadline
 from ..core.errors import ConnectionClosedError, NotBegunError
 from ..tls.context import OwnContext
 from ..tls.explain import SHOWN, handshake_failure, plain_text
-from . import sockopts
+from . import endings, sockopts
 from .explain import timed_out
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def secure(
     except OSError as error:
         if link.interruption is not None:
             raise NotBegunError from None
+        endings.note_handshake(link, error)
         raise link.failure(error) from None
     sock.settimeout(timeout)
     return sock

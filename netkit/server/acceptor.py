@@ -177,7 +177,8 @@ class Acceptor:
             if held is None:  # the server has been closed in between
                 admission.leave(NO_SHARE)
                 break
-            self._clients.admit(held.request, held.client_address, held.ticket, held.tls)
+            request, address = held.request, held.client_address
+            self._clients.admit(request, address, held.ticket, held.tls, held.accepted_at)
         while overdue := overflow.take_overdue():
             admission.give_share_back(overdue.ticket)
             request, address = overdue.request, overdue.client_address

@@ -9,6 +9,7 @@ client once it is registered.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -62,11 +63,17 @@ class Clients:
     # In the accepting thread
 
     def admit(
-        self, request: Any, client_address: Any, ticket: Ticket, tls: bool | None = None
+        self,
+        request: Any,
+        client_address: Any,
+        ticket: Ticket,
+        tls: bool | None = None,
+        accepted_at: float | None = None,
     ) -> None:
         """Start to serve a client that has a place; a failure ends that client alone.
 
-        `tls` tells whether its listener speaks TLS; None leaves that to the options. An exception
+        `tls` tells whether its listener speaks TLS; None leaves that to the options. `accepted_at`,
+        on the monotonic clock, is None for a client that has been accepted just now. An exception
         that is meant to end the program is raised.
         """
         connection = None
@@ -76,6 +83,8 @@ class Clients:
             connection = self._registrar.register(request, client_address, ticket, setup, is_opaque)
             if tls is not None:
                 connection.begins_tls = tls
+            if accepted_at is not None:
+                connection.accepted_at = accepted_at
             connection.thread = None  # from now on a thread may claim it
             if (
                 setup.serve is None
@@ -87,32 +96,32 @@ class Clients:
             elif not self._threads.run(self.serve, connection, client_address, setup, setup.serve):
                 self._compat.close_request(request)
         except BaseException as error:
-            if self._loop.is_for_caller(error):
-                # Its thread may run already, and have claimed it.
-                if connection is None or self._registry.claim(connection):
-                    self._compat.close_at_once(connection, request)
-                raise
-            try:
-                self._report_failed_start(connection, error, request, client_address)
-            finally:
-                self._compat.close_at_once(connection, request)
+            self._failed_to_start(connection, error, request, client_address)
         else:
             if self._loop.back_off.pause:
                 self._loop.succeeded()
 
-    def _report_failed_start(
+    def _failed_to_start(
         self,
         connection: Connection | None,
         error: BaseException,
         request: Any,
         client_address: Any,
     ) -> None:
-        if not isinstance(error, Exception):
-            self._reports.of_hook("process_request", error)
-        elif connection is not None:
-            self._compat.handle_error_of(connection, client_address)
-        else:
-            self._compat.call("handle_error", request, client_address)
+        if self._loop.is_for_caller(error):
+            # Its thread may run already, and have claimed it.
+            if connection is None or self._registry.claim(connection):
+                self._compat.close_at_once(connection, request)
+            raise error
+        try:
+            if not isinstance(error, Exception):
+                self._reports.of_hook("process_request", error)
+            elif connection is not None:
+                self._compat.handle_error_of(connection, client_address)
+            else:
+                self._compat.call("handle_error", request, client_address)
+        finally:
+            self._compat.close_at_once(connection, request)
 
     # In the client's thread
 
@@ -130,6 +139,7 @@ class Clients:
             tls = connection.begins_tls
             if setup.speaks_tls if tls is None else tls:  # as `begins_tls`, without a call
                 connection.start_tls(setup.tls)
+            connection.began_at = time.monotonic()
             try:
                 result = serve(connection)
                 if result is not None:

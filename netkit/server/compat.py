@@ -12,14 +12,16 @@ import functools
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import NotBegunError
-from ..net import gate, sockopts
+from ..net import sockopts
 from ..net.connection import Connection
 from .accept_loop import AcceptLoop
 from .adapting import check_result
+from .handshakes import Handshakes
 from .registrar import Registrar
 from .registry import Registry
 from .reports import Reports
@@ -58,6 +60,7 @@ class Compat:
         self._replaced: dict[Connection, list[Any]] = {}  # the sockets that others have replaced
         self._of_thread: dict[int, Connection] = {}  # by the thread that serves it
         self._scheduled: dict[int, Connection] = {}  # by the descriptor; some are closed
+        self._handshakes = Handshakes(configuration, self._replace)
 
     # Connections
 
@@ -136,6 +139,7 @@ class Compat:
         elif deliver is None:
             # `process_request` may wrap `request`, for a thread of netkit or of the program.
             self._scheduled[connection.fileno()] = connection
+            connection.began_at = time.monotonic()
             self._call_for(connection, self._server.process_request, request, client_address)
         else:
             connection._link.released = functools.partial(self.remove, connection)
@@ -189,7 +193,7 @@ class Compat:
 
     def _verify(self, request: Any, client_address: Any) -> bool:
         try:
-            request = self._secured_below(request, self.connection_of(request))
+            request = self._handshakes.secured_below(request, self.connection_of(request))
             return self._is_verified(request, client_address)
         except Exception:
             self.call("handle_error", request, client_address)
@@ -206,7 +210,9 @@ class Compat:
                 connection = self._adopt(request, scheduled)
         connection = self._claimed(connection, request, client_address)
         try:
-            request = self._secured(request, connection)
+            request = self._handshakes.secured(request, connection)
+            if connection is not None:
+                connection.began_at = time.monotonic()
             self._server.finish_request(request, client_address)
         except Exception as error:
             begins = self._configuration.setup.begins_tls(getattr(connection, "begins_tls", None))
@@ -250,62 +256,23 @@ class Compat:
         self._of_thread[threading.get_ident()] = connection
         return connection
 
-    def _secured(self, request: Any, connection: Connection | None) -> Any:
-        """Do the TLS handshake of the server's options, if it is still to be done.
-
-        Returns `request`, or the TLS socket that replaces it for a handler that reads the socket.
-        """
-        if type(request) not in gate.PLAIN:
-            return self._secured_below(request, connection)
-        setup = self._configuration.setup
-        context = None if connection is None else setup.context(connection.begins_tls)
-        if context is None or connection is None or connection.is_secured():
-            return request
-        if not connection.opaque:
-            connection.start_tls(context)
-            return request
-        from ..net import tls_socket  # here because most programs do without
-
-        limit = request.gettimeout()
-        secured = tls_socket.wrap(request, context)
-        self._replace(connection, secured)
-        return tls_socket.secure(connection, secured, setup.options.handshake_timeout, limit)
-
-    def _secured_below(self, request: Any, connection: Connection | None) -> Any:
-        """As `_secured`, for a TLS socket that the program, or its listener, has made."""
-        if connection is None or connection.tls is not None or not hasattr(request, "context"):
-            return request
-        from ..net import tls_socket
-
-        if not tls_socket.is_pending(request):
-            return request
-        setup = self._configuration.setup
-        if connection.opaque:
-            tls_socket.make_stoppable(request)
-            seconds = setup.options.handshake_timeout
-            return tls_socket.secure(connection, request, seconds, request.gettimeout())
-        context = request.context
-        request = sockopts.blocking(socket.socket(fileno=request.detach()))
-        self._replace(connection, request)
-        if setup.time_limits is not None:
-            connection._link.set_limits(setup.time_limits)
-        connection.start_tls(context)
-        return request
-
     def finish_request(self, request: Any, client_address: Any) -> None:
         """As `Server.finish_request`. `request` may be a socket that wraps the accepted one."""
         connection = self.connection_of(request) or self._adopt(request)
         connection = self._claimed(connection, request, client_address)
-        request = self._secured(request, connection)  # if the caller has not done so
+        request = self._handshakes.secured(request, connection)  # if the caller has not done so
         setup = self._configuration.setup
-        if setup.serve is None:
-            setup.handler(request, client_address, self._server, **setup.options.handler_args)
-            return
-        connection = connection or self._register(request, client_address)
+        if setup.serve is not None:
+            connection = connection or self._register(request, client_address)
         try:
-            check_result(setup.serve(connection))
+            if connection is not None and setup.serve is not None:
+                check_result(setup.serve(connection))
+            else:
+                handler: Any = setup.handler
+                handler(request, client_address, self._server, **setup.options.handler_args)
         except BaseException as error:
-            connection.fail(error)
+            if connection is not None:
+                connection.fail(self._reports.cause_of(error, connection)[0])
             raise
 
     # Ending, and errors

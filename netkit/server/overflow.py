@@ -33,6 +33,7 @@ class Held(NamedTuple):
     ticket: Any  # of `Admission.judge`
     until: float  # on the clock of `Overflow`
     tls: bool | None = None  # of its listener
+    accepted_at: float = 0.0  # on the clock of `Overflow`
 
 
 _until = operator.attrgetter("until")
@@ -76,7 +77,8 @@ class Overflow:
         with self._lock:
             if self._closed or len(self.held) >= self.max_held:
                 return False
-            self.held.append(Held(request, address, ticket, self._clock() + seconds, tls))
+            now = self._clock()
+            self.held.append(Held(request, address, ticket, now + seconds, tls, now))
             return True
 
     def take_held(self) -> Held | None:

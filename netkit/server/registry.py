@@ -7,7 +7,6 @@ it. Between the two, any thread may ask all connections to finish, or cut them.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..core import events
 from ..core.deadline import Deadline
 from ..core.record import NamedTuple
 from ..net.connection import Connection
+from .closed import closed_event
 
 _NOW = Deadline(0)
 
@@ -111,16 +111,7 @@ class Registry:
         try:
             self._on_close(connection)
             if events.is_wanted(events.ConnectionClosed.level):
-                is_opaque = connection.opaque
-                event = events.ConnectionClosed(
-                    connection.id,
-                    connection.peer,
-                    None if is_opaque else connection.bytes_read,
-                    None if is_opaque else connection.bytes_written,
-                    time.monotonic() - connection.opened_at,
-                    connection.local,
-                )
-                events.emit(event, self._server)
+                events.emit(closed_event(connection), self._server)
         finally:
             with self._changed:
                 self._ending.pop(connection.id, None)  # a forked child has none

@@ -40,14 +40,22 @@ class Reports:
         """
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
-        # If the client is gone, the error of `finish` must not hide that of `handle`.
-        faults = [e for e in (error, error_of_handle(error)) if not _is_clients(e, connection)]
-        if faults:
-            self.fault(connection, client_address, faults[0])
-        else:
-            reason = self._explained(error, connection)
-            event = events.ClientFailed(*_ends(connection, client_address, reason))
+        cause, is_clients = self.cause_of(error, connection)
+        if not is_clients:
+            self.fault(connection, client_address, cause)
+        elif connection is None or connection.end_reason != "probe":  # of a health check, say
+            event = events.ClientFailed(*_ends(connection, client_address, cause))
             events.emit(event, self._server)
+
+    def cause_of(
+        self, error: BaseException, connection: Connection | None
+    ) -> tuple[BaseException, bool]:
+        """Return the error to report for `error` of a handler, and whether the client caused it."""
+        # If the client is gone, the error of `finish` must not hide that of `handle`.
+        for each in (error, error_of_handle(error)):
+            if not _is_clients(each, connection):
+                return each, False
+        return self._explained(error, connection), True
 
     def fault(
         self, connection: Connection | None, client_address: Any, error: BaseException

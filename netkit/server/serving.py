@@ -128,6 +128,7 @@ class Serving:
                 yield from self._yield_each(selector, accepted)
             finally:
                 for connection in accepted:
+                    connection.cut()
                     connection.destroy()
                 self._loop.end(selector)
 
@@ -142,6 +143,7 @@ class Serving:
                 return
             connection = accepted.popleft()
             connection.thread = threading.get_ident()  # a stop in the body does not wait for it
+            connection.began_at = time.monotonic()
             self._loop.suspend()
             try:
                 yield connection

@@ -27,7 +27,7 @@ CLIENT = (7, "192.0.2.7:50312")
 # An event of every class. docs/events.md shows the level and the message of each.
 SAMPLES: list[events.Event] = [
     events.ConnectionOpened(*CLIENT),
-    events.ConnectionClosed(*CLIENT, 1, 20, 1.5),
+    events.ConnectionClosed(*CLIENT, 1, 20, 1.5, end="done"),
     events.ClientFailed(*CLIENT, ConnectionResetError(104, "Connection reset by peer")),
     events.HandlerFailed(*CLIENT, ERROR),
     events.Report(*CLIENT, "192.0.2.7:50312 closed: 5 bytes received, 0 sent, 1.0 s"),

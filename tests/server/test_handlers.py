@@ -121,11 +121,12 @@ def test_closed_is_called_when_the_client_resets() -> None:
     handler, calls = recorder()
     with observed(events.ClientFailed) as failures, serving(handler) as server:
         with client(server) as sock:
-            wait_until(lambda: calls, "connected")
+            sock.sendall(b"x")
+            wait_until(lambda: len(calls) == 2, "received")
             reset(sock)
-        wait_until(lambda: len(calls) == 2, "closed")
+        wait_until(lambda: len(calls) == 3, "closed")
         wait_until(lambda: failures, "the report")
-    assert calls == [("connected", False), ("closed", True)]
+    assert calls == [("connected", False), ("received", b"x"), ("closed", True)]
     assert isinstance(failures[0].error, ConnectionResetError)
 
 

@@ -42,7 +42,7 @@ def test_held_clients_are_taken_in_order_until_their_time_is_over(pair: Pair) ->
     assert overflow.hold(second, "b", None, 5)
     assert overflow.close_refused() == 5
     held = overflow.take_held()
-    assert held == (first, "a", "ticket", 55.0, None)
+    assert held == (first, "a", "ticket", 55.0, None, 50.0)
     assert overdue(overflow) is None
     overflow.now += 5
     assert overflow.close_refused() == 0

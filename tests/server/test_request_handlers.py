@@ -76,6 +76,7 @@ def test_a_last_flush_to_a_client_that_is_gone_hides_no_error_and_leaves_nothing
     with netkit.Server(LOCAL, Buffers) as server, serving_forever(server):
         with observed(events.ClientFailed, events.HandlerFailed) as seen:
             with client(server) as sock:
+                sock.sendall(b"x")
                 wait_until(lambda: handlers)
                 reset(sock)
             wait_until(lambda: not server.connections)

@@ -544,15 +544,6 @@ def test_the_events_of_a_life_come_in_order_and_with_exact_counts() -> None:
     assert stopped == events.Stopped(0, 0)
 
 
-def test_the_bytes_of_a_handler_that_uses_the_bare_socket_are_not_counted() -> None:
-    def handler(request: socket.socket, client_address: Any, server: Any) -> None:
-        request.sendall(request.recv(10))
-
-    with observed(events.ConnectionClosed) as closed, serving(handler) as server:
-        assert exchange(server, b"hello") == b"hello"
-    assert (closed[0].bytes_read, closed[0].bytes_written) == (None, None)
-
-
 def test_a_failing_handler_is_logged_once_with_id_and_peer_and_harms_no_other_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

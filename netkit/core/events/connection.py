@@ -34,7 +34,17 @@ class ConnectionOpened(Event):
 
 
 class ConnectionClosed(Event):
-    """A connection is over. The byte counts are None if a handler used the bare socket."""
+    """A connection is over.
+
+    `end` is why: one of `netkit.core.ends.ENDS`. `seconds` is how long it was served, from its
+    registration on, and `waited` how long it took from the accept to the call of the handler.
+
+    The byte counts are those of `Connection.bytes_read` and `bytes_written`; None if a handler used
+    the bare socket, and the system does not count its bytes. `via` is the address of the proxy that
+    has announced the client, and `proxy` the command of its header (``PROXY`` or ``LOCAL``); both
+    are empty without a header. `tls_version`, `server_name` (which the client asked for) and
+    `unique_id` (of the header) are empty if there is none.
+    """
 
     id: int
     peer: str
@@ -42,6 +52,13 @@ class ConnectionClosed(Event):
     bytes_written: int | None
     seconds: float
     local: str = ""
+    end: str = ""
+    waited: float = 0.0
+    via: str = ""
+    proxy: str = ""
+    tls_version: str = ""
+    server_name: str = ""
+    unique_id: str = ""
     level = DEBUG
 
     def _text(self) -> str:
@@ -49,7 +66,8 @@ class ConnectionClosed(Event):
             traffic = "bytes not counted"
         else:
             traffic = f"{in_bytes(self.bytes_read)} received, {in_bytes(self.bytes_written)} sent"
-        return f"{_client(self)} closed after {self.seconds:.3f} s: {traffic}"
+        end = f" ({self.end})" if self.end else ""
+        return f"{_client(self)} closed after {self.seconds:.3f} s: {traffic}{end}"
 
 
 class ClientFailed(Event):

@@ -1,0 +1,153 @@
+"""Why a connection ended, how long it waited for its handler, and how many bytes it carried.
+
+The first cause counts: a reset that follows a time limit changes nothing. There is one exception.
+`drained` only says that the connection was asked to finish, so a cut or an operator's kill prevails
+over it.
+
+An error is noted where a read or a write raises it, since a handler may catch it and return. But a
+time limit may pass and the handler go on, so a limit that was caught counts only if the connection
+has received nothing after it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..core.ends import LIMITS, limit_of, reason_of
+from ..core.errors import LocalError, NotBegunError, OutboxFullError
+from .bare import Bare
+from .states import InputState, Life
+from .tcpinfo import traffic
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .link import Link
+
+_FINAL = ("cut", "killed")  # the causes that prevail over `drained`
+
+
+def note(link: Link, reason: str) -> None:
+    """Note why the connection ends, unless an earlier cause is known. Thread-safe; never waits."""
+    with link.lock:
+        if not link.ending or (link.ending == "drained" and reason in _FINAL):
+            link.ending = reason
+
+
+def note_failure(link: Link, error: BaseException) -> None:
+    """Note the `error` of a read or a write, unless a handler may catch it and go on."""
+    if not (limit := limit_of(error)):
+        _note_error(link, error)
+    elif limit in LIMITS:
+        link.stalled = link.bytes_read
+
+
+def _note_error(link: Link, error: BaseException) -> None:
+    reason = reason_of(error)
+    if reason:
+        note(link, "probe" if reason == "reset" and _is_unheard(link) else reason)
+
+
+def note_handshake(link: Link, error: BaseException) -> None:
+    """Note that a TLS handshake has failed with `error`; a client that sent nothing is a probe."""
+    if isinstance(error, ConnectionError) and not isinstance(error, NotBegunError | LocalError):
+        note(link, "handshake")
+
+
+def note_drained(link: Link) -> None:
+    """Note that a stop ends the input, unless the peer has, or the handler is done."""
+    if link.life is Life.OPEN and link.input is InputState.DRAINING:
+        note(link, "drained")
+
+
+def note_interruption(link: Link, error: BaseException | None) -> None:
+    """Note that another thread ends the connection: with `error`, or None for a cut."""
+    if error is None:
+        note(link, "cut")
+    elif isinstance(error, OutboxFullError) or error is link.broken or limit_of(error):
+        note(link, reason_of(error))
+    elif getattr(error, "is_reason", True):  # else it only ends a wait, and the reason follows
+        note(link, "killed")
+
+
+def note_error(link: Link, error: BaseException, by_peer: bool) -> None:
+    """Note that the handler has raised `error`, for which the peer is to blame if `by_peer`."""
+    if by_peer:
+        _note_error(link, error)
+    else:
+        note(link, "handler")
+
+
+def count(link: Link) -> None:
+    """Keep what a bare socket has carried, before it is closed, and before our side is ended."""
+    if isinstance(link.wire, Bare):
+        link.wire.count()
+        link.bytes_read, link.bytes_written = (number or 0 for number in _of_bare(link.wire))
+
+
+def end_reason(conn: Connection[Any]) -> str:
+    """Why the connection ends or has ended, one of `netkit.ENDS`; empty while nothing ends it.
+
+    The first cause counts. docs/operations.md explains the reasons. From any thread.
+    """
+    link = conn._link
+    reason = link.ending or _unnoted(link, conn.server is None or conn.began_at is not None)
+    if isinstance(link.wire, Bare) and reason in ("done", "reset"):
+        known = link.wire.traffic()
+        is_probe = known is not None and known.is_silent(reset=reason == "reset")
+        return "probe" if is_probe else reason
+    if reason == "probe" and link.bytes_read:  # before STARTTLS
+        return "reset"
+    return reason
+
+
+def _unnoted(link: Link, is_served: bool) -> str:
+    error: BaseException | None = link.broken
+    if error is None and link.stalled == link.bytes_read:
+        error = link.error
+    if error is not None:
+        return reason_of(error.__cause__ or error)
+    if link.life is not Life.CLOSED:
+        return ""
+    if not is_served:
+        return "refused"
+    is_probe = link.input is InputState.ENDED and not link.bytes_written and _is_unheard(link)
+    return "probe" if is_probe else "done"
+
+
+def _is_unheard(link: Link) -> bool:
+    """Whether the peer has sent nothing, and acknowledged nothing, as far as that is known."""
+    if link.bytes_read or link.wire.opaque or link.transport.tls is not None:
+        return False
+    if not link.bytes_written:
+        return True
+    known = traffic(link.wire.sock)
+    return known is not None and not known.acknowledged
+
+
+def carried(conn: Connection[Any]) -> tuple[int | None, int | None]:
+    """How many bytes have been received and sent so far. None if the handler reads the socket.
+
+    On Linux the kernel knows also these, of TCP: the bytes that this kernel has received, and those
+    that it has taken to be sent, with TLS encrypted. Fixed once the handler is done. From any
+    thread.
+    """
+    link = conn._link
+    if isinstance(link.wire, Bare):
+        return _of_bare(link.wire)
+    return link.bytes_read, link.bytes_written
+
+
+def _of_bare(wire: Bare) -> tuple[int | None, int | None]:
+    known = wire.traffic()
+    return (None, None) if known is None else (known.received, known.sent)
+
+
+def waited(conn: Connection[Any]) -> float:
+    """The seconds from the accept to the call of the handler, or until now if it is not called yet.
+
+    The time in which the client was held (`when_full`), and those of a PROXY header and of a TLS
+    handshake, count. 0.0 for a connection of `netkit.connect`.
+    """
+    began = conn.began_at
+    return (time.monotonic() if began is None else began) - conn.accepted_at

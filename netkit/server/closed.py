@@ -1,0 +1,52 @@
+"""Makes the event about the end of a connection, once it is wanted."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ..core import events
+from ..net.connection import Connection
+from ..net.endings import carried
+
+
+def closed_event(connection: Connection) -> events.ConnectionClosed:
+    """Return the event about a `connection` that has just been closed."""
+    received, sent = carried(connection)
+    version, server_name = _of_tls(connection)
+    return events.ConnectionClosed(
+        connection.id,
+        connection.peer,
+        received,
+        sent,
+        time.monotonic() - connection.opened_at,
+        connection.local,
+        connection.end_reason or "done",
+        connection.waited,
+        *_of_proxy(connection),
+        version,
+        server_name,
+        _unique_id(connection),
+    )
+
+
+def _of_tls(connection: Connection) -> tuple[str, str]:
+    """Return the version of TLS, and the name that the client has asked for."""
+    tls: Any = connection.tls
+    if tls is not None:
+        return tls.version or "", tls.server_name or ""
+    version: Any = getattr(connection.socket, "version", None)  # of an `ssl.SSLSocket`
+    return (version() or "" if callable(version) else ""), ""
+
+
+def _of_proxy(connection: Connection) -> tuple[str, str]:
+    """Return the address of the proxy, and the command of its header."""
+    header = getattr(connection, "proxy", None)
+    if header is None:
+        return "", ""
+    return getattr(header.via, "address", header.via) or "", header.command
+
+
+def _unique_id(connection: Connection) -> str:
+    header = getattr(connection, "proxy", None)
+    return "" if header is None else (header.unique_id or b"").decode("utf-8", "backslashreplace")
