@@ -115,7 +115,10 @@ class AcceptLoop:
         with self._changed:
             self._thread = None
             self._taken_over = False
+            selector = self._selector
             self._changed.notify_all()
+        if selector is not None:  # else another thread has ended the loop
+            selector.call()
         self._on_end()
 
     def end(self, selector: ListenerSelector) -> None:
@@ -126,6 +129,7 @@ class AcceptLoop:
                 self._selector = self._thread = None
                 self.stop_requested = self._taken_over = False
                 self._changed.notify_all()
+        selector.call()
         self._on_end()
 
     @contextlib.contextmanager
@@ -181,6 +185,21 @@ class AcceptLoop:
         with self._changed:
             if self._selector is not None:
                 self._selector.wake()
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Have the thread that runs the loop call `function`, as soon as its present step is over.
+
+        So the call shows that this thread accepts clients, and does not hang. `function` must be
+        quick and must not raise. If no thread runs the loop, or its thread ends the loop, there is
+        nothing to hang, and `function` is called all the same.
+        """
+        with self._changed:
+            selector = None if self._thread is None else self._selector
+            if selector is not None:
+                selector.calls.append(function)
+                selector.wake()
+        if selector is None:
+            function()
 
     def wait_for_end(self) -> None:
         """Wait until the loop has ended. Returns at once in the thread that runs it."""

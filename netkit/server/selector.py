@@ -9,6 +9,8 @@ import os
 import select
 import selectors
 import socket
+from collections import deque
+from collections.abc import Callable
 
 from ..core.deadline import wait_time
 from ..net.waker import Waker
@@ -43,6 +45,8 @@ class ListenerSelector:
         self.stopped = False
         """Whether the accept loop is to end. Another thread sets it, and calls `wake`."""
         self.waker = Waker()
+        self.calls = deque[Callable[[], object]]()
+        """What the thread is to call once `wake` has ended its wait. Thread-safe."""
 
     def wait(self, timeout: float | None, also: int | None = None) -> bool:
         """Wait until a client may have connected, and return True.
@@ -64,9 +68,22 @@ class ListenerSelector:
                 selector.register(descriptor, selectors.EVENT_READ)
             ready = {key.fd for key, _ in selector.select(wait_time(timeout))}
         if wakes in ready:
-            self.waker.clear()
+            self._end_wait()
             return False
         return not ready.isdisjoint(descriptors)
+
+    def _end_wait(self) -> None:
+        self.waker.clear()
+        self.call()
+
+    def call(self) -> None:
+        """Call each of `calls`, once."""
+        while True:
+            try:
+                function = self.calls.popleft()
+            except IndexError:
+                return
+            function()
 
     def wake(self) -> None:
         """End the present `wait` or `pause`, or the next one if there is none."""
@@ -113,7 +130,7 @@ class ExclusiveSelector(ListenerSelector):
             epoll.unregister(descriptor)
             epoll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         if self._wakes in ready:
-            self.waker.clear()
+            self._end_wait()
             return False
         return bool(found)
 

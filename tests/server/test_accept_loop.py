@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -272,3 +273,52 @@ def test_a_function_tells_whether_the_loop_has_ended(listener: socket.socket) ->
     loop.end(selector)
     assert has_ended()
     assert told == [True, False]
+
+
+# Calls in the accepting thread
+
+
+def test_the_thread_of_the_loop_makes_a_call_of_another_thread(listener: socket.socket) -> None:
+    loop = AcceptLoop(list, None)
+    threads: list[int] = []
+
+    def call() -> None:
+        threads.append(threading.get_ident())
+
+    with in_thread(run, loop, listener):
+        wait_until(lambda: loop.under_way)
+        loop.call_soon(call)
+        wait_until(lambda: threads)
+        loop.request_stop()
+    assert threads[0] != threading.get_ident()
+    loop.call_soon(call)  # no thread runs it any more
+    assert threads[1] == threading.get_ident()
+
+
+def test_a_call_is_made_also_if_the_loop_ends_or_is_suspended(listener: socket.socket) -> None:
+    loop = AcceptLoop(list, None)
+    calls: list[str] = []
+    selector = begin(loop, listener)
+    loop.call_soon(lambda: calls.append("before it is suspended"))
+    assert calls == []
+    loop.suspend()
+    loop.call_soon(lambda: calls.append("while it is suspended"))
+    loop.take_over(selector)
+    loop.call_soon(lambda: calls.append("before its end"))
+    loop.end(selector)
+    loop.suspend()
+    assert calls == ["before it is suspended", "while it is suspended", "before its end"]
+
+
+def test_a_thread_that_hangs_makes_no_call(listener: socket.socket) -> None:
+    loop = AcceptLoop(list, None)
+    selector = begin(loop, listener)
+    calls: list[int] = []
+    loop.call_soon(lambda: calls.append(1))
+    assert calls == []
+    assert not selector.wait(None)
+    assert calls == [1]
+    loop.call_soon(lambda: calls.append(2))
+    selector.pause(None)  # as while the server is full
+    assert calls == [1, 2]
+    loop.end(selector)
