@@ -19,7 +19,7 @@ from ..server.registry import StopReport
 
 MAX_SIZE = 16384  # bytes of one message
 MAX_REASON = 1000  # characters
-MAX_MESSAGES = 1000  # in one direction of a channel; a worker sends four, a parent a few more
+MAX_MESSAGES = 1000  # in one direction of a channel, beside those that `allow` is called for
 _CHUNK = 65536
 
 
@@ -53,8 +53,19 @@ class Stop(NamedTuple):
     patience: float = 0.0
 
 
-News = Loaded | Ready | Failed | StopReport  # from a worker
-Message = News | Stop
+class Ask(NamedTuple):
+    """The question whether the worker accepts clients, or only hangs."""
+
+
+class Alive(NamedTuple):
+    """The answer to `Ask`, by the accepting thread of the worker."""
+
+    connections: int
+    """How many are open."""
+
+
+News = Loaded | Ready | Failed | Alive | StopReport  # from a worker
+Message = News | Stop | Ask
 
 
 def _is_count(value: object) -> bool:
@@ -79,6 +90,8 @@ _FIELDS: dict[type[Message], tuple[Callable[[object], bool], ...]] = {
     Ready: (),
     Failed: (_is_reason,),
     StopReport: (_is_count, _is_count),
+    Ask: (),
+    Alive: (_is_count,),
     Stop: (_is_seconds, _is_seconds),
 }
 
@@ -103,6 +116,10 @@ class Channel:
         if isinstance(message, Failed):
             message = Failed(message.reason[:MAX_REASON])
         self._socket.sendall(json.dumps([type(message).__name__, *message]).encode() + b"\n")
+
+    def allow(self) -> None:
+        """Receive one message more: there is no limit to questions and their answers."""
+        self._count -= 1
 
     def receive(self, *kinds: type[Message]) -> list[Any]:
         """Read once, and return the messages that are complete then, perhaps none.

@@ -20,7 +20,7 @@ from ..server import log, log_config, log_hooks
 from ..server.registry import StopReport
 from ..server.server import Server
 from .application import Application, to_be_loaded
-from .channel import Channel, Failed, Loaded, News, Ready, SentSocket, Stop
+from .channel import Alive, Ask, Channel, Failed, Loaded, News, Ready, SentSocket, Stop
 from .hooks import Hooks
 from .service import supervise
 from .shared import SharedNumbers, SharedPlaces, check_places
@@ -209,9 +209,21 @@ class _Orders:
         """Carry out orders, and stop gracefully once the parent is gone. Returns then."""
         with contextlib.suppress(EOFError, OSError, ValueError):
             while True:
-                for order in self._channel.receive(Stop):
-                    self._stop(*order)
+                for order in self._channel.receive(Stop, Ask):
+                    if isinstance(order, Ask):
+                        self._answer()
+                    else:
+                        self._stop(*order)
         self._stop()
+
+    def _answer(self) -> None:
+        self._channel.allow()
+        with self._lock:
+            server = self._server
+        if server is not None:  # else the parent asks too early
+            server._accept_loop.call_soon(
+                lambda: _send(self._channel, Alive(server.connection_count))
+            )
 
     def _stop(self, *order: float) -> None:
         with self._lock:

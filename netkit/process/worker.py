@@ -12,6 +12,7 @@ once the other one has ended in any way. The parent kills a worker that is late:
 | ready, and told to stop                     | the time of the strictest order, and `KILL_GRACE` |
 | has reported its end, or closed its channel | `KILL_GRACE`                                      |
 | has sent an invalid message                 | no time                                           |
+| has been asked whether it accepts clients   | the seconds that it was given to answer           |
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..core.deadline import Deadline
 from ..net.forks import do_not_undo, undo_in_children
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
-from .channel import Channel, Failed, Loaded, News, Ready, Stop, channel_pair
+from .channel import Alive, Ask, Channel, Failed, Loaded, News, Ready, Stop, channel_pair
 from .signals import REQUESTS, StopSignals
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Worker:
         """The strictest of the orders to stop."""
         self.failure: str | None = None
         """Why the worker cannot serve; None if it can."""
+        self.connections = 0
+        """How many are open, as of the last answer to `ask`."""
         self.report = StopReport(0, 0)
         self.status: int | None = 0
         """The exit status, once it has ended, negative for a signal; None if it is lost."""
@@ -80,6 +83,8 @@ class Worker:
         self._process: Any = None  # that of `multiprocessing`, until it has ended
         self._pidfd: int | None = None
         self._kill_unready_at, self._kill_ready_at = Deadline(READY_SECONDS), Deadline(None)
+        self._is_asked = False  # and has not answered
+        self._answer_by, self._answer_seconds = Deadline(None), 0.0
 
     def start(self, context: BaseContext, target: Callable[..., None], *arguments: Any) -> None:
         """Start a process that calls ``target(channel, *arguments)`` with its end of the channel.
@@ -110,7 +115,23 @@ class Worker:
     @property
     def kill_at(self) -> Deadline:
         """When the worker is late: see the table of this module."""
-        return self._kill_ready_at if self.ready else self._kill_unready_at
+        due = self._kill_ready_at if self.ready else self._kill_unready_at
+        return due.earlier(self._answer_by)
+
+    def ask(self, seconds: float | None) -> None:
+        """Ask whether the worker accepts clients, and kill it if it does not answer in `seconds`.
+
+        A worker that is to stop has its own limits, and may be asked without one (None), too. Does
+        nothing if the worker is not ready, or has not answered the last question.
+        """
+        if self._is_asked or not self.ready or self.channel.closed:
+            return
+        self._is_asked = True
+        if seconds is not None and not self.leaving:
+            self._answer_by, self._answer_seconds = Deadline(seconds), seconds
+        self.channel.allow()
+        with contextlib.suppress(OSError):  # it hangs, or is gone
+            self.channel.send(Ask())
 
     def tell(self, order: Stop) -> None:
         """Order the worker to stop, and give it time to do so. Does nothing if the worker is gone.
@@ -151,7 +172,9 @@ class Worker:
         """Kill the process, and wait for its end, unless it has ended or was never started."""
         if self._process is None or self._process.pid is None:
             return
-        if not (self.ready or self.leaving or self.failure or self.channel.closed):
+        if self._answer_by.expired():
+            self.failure = f"worker {self.pid} has hung for {self._answer_seconds:g} seconds"
+        elif not (self.ready or self.leaving or self.failure or self.channel.closed):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
         self._process.kill()
         self._process.join()
@@ -160,7 +183,7 @@ class Worker:
         """Read the messages that have come. Never waits."""
         try:
             while not self.channel.closed:
-                for news in self.channel.receive(Loaded, Ready, Failed, StopReport):
+                for news in self.channel.receive(Loaded, Ready, Failed, Alive, StopReport):
                     self._take_in(news)
         except BlockingIOError:
             return
@@ -178,6 +201,10 @@ class Worker:
             return
         if isinstance(news, Loaded):
             self.loaded = news
+            return
+        if isinstance(news, Alive):
+            self.connections = news.connections
+            self._is_asked, self._answer_by = False, Deadline(None)
             return
         if isinstance(news, Failed):
             self.failure = news.reason

@@ -15,10 +15,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netkit.process import channel
-from netkit.process.channel import Channel, Failed, Ready, Stop, channel_pair
+from netkit.process.channel import (
+    MAX_MESSAGES,
+    Alive,
+    Ask,
+    Channel,
+    Failed,
+    Ready,
+    Stop,
+    channel_pair,
+)
 from netkit.server.registry import StopReport
 
-KINDS = (Ready, Failed, StopReport, Stop)
+KINDS = (Ready, Failed, StopReport, Stop, Ask, Alive)
 
 
 @pytest.fixture
@@ -44,7 +53,16 @@ def received(data: bytes, *kinds: Any) -> list[Any]:
 
 @pytest.mark.parametrize(
     "message",
-    [Ready(), Failed("why \x1b é"), Stop(1.5, 2.5), Stop(10), Stop(float("inf")), StopReport(1, 2)],
+    [
+        Ready(),
+        Ask(),
+        Alive(7),
+        Failed("why \x1b é"),
+        Stop(1.5, 2.5),
+        Stop(10),
+        Stop(float("inf")),
+        StopReport(1, 2),
+    ],
 )
 def test_messages_arrive_with_their_kind(message: Any, ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
@@ -137,6 +155,14 @@ def test_too_much_and_what_is_not_expected_is_refused() -> None:
         received(b'["Ready"]\n' * 1001)
     with pytest.raises(ValueError, match="an invalid message"):
         received(b'["Stop", 1, 0]\n', Ready, Failed)
+
+
+def test_answers_to_questions_have_no_limit(ends: tuple[Channel, Channel]) -> None:
+    ours, theirs = ends
+    for number in range(MAX_MESSAGES + 1):
+        ours.allow()
+        theirs.send(Alive(number))
+        assert ours.receive(Alive) == [(number,)]
 
 
 values = st.one_of(

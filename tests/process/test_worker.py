@@ -19,7 +19,7 @@ from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_
 import netkit
 from netkit.net.forks import do_not_undo
 from netkit.process import work, worker
-from netkit.process.channel import Channel, Failed, Ready, Stop, channel_pair
+from netkit.process.channel import Alive, Ask, Channel, Failed, Ready, Stop, channel_pair
 from netkit.process.hooks import Hooks
 from netkit.process.work import Recipe
 from netkit.process.worker import PARENTS_SIGNALS, Worker
@@ -225,6 +225,42 @@ def test_it_is_killed_a_while_after_it_should_have_ended(ends: Ends) -> None:
     assert process.calls == ["kill", "join"]
 
 
+def test_one_that_does_not_answer_in_time_is_to_be_killed(ends: Ends) -> None:
+    made, theirs, _ = ends
+    made.ask(0)  # it is not ready, so it has a limit already
+    theirs.send(Ready())
+    made.listen()
+    assert made.kill_at.remaining() is None
+    made.ask(None)
+    theirs.send(Alive(7))
+    made.listen()
+    assert made.connections == 7
+    made.ask(LONG)
+    made.ask(0)  # it is to answer the first question
+    assert 0 < (made.kill_at.remaining() or 0) <= LONG
+    theirs.send(Alive(8))
+    made.listen()
+    assert made.kill_at.remaining() is None
+    made.ask(0)
+    assert theirs.receive(Ask) == [Ask(), Ask(), Ask()]
+    assert made.kill_at.expired()
+    made.kill()
+    assert made.failure == f"worker {made.pid} has hung for 0 seconds"
+
+
+def test_one_that_is_leaving_has_its_limit_already(ends: Ends) -> None:
+    made, theirs, _ = ends
+    theirs.send(Ready())
+    made.listen()
+    made.tell(Stop(LONG))
+    made.ask(0)
+    assert not made.kill_at.expired()
+    theirs.close()
+    made.listen()
+    made._is_asked = False
+    made.ask(0)  # it is gone
+
+
 def test_one_that_is_killed_before_it_was_ready_has_failed(ends: Ends) -> None:
     ends[0].kill()
     assert ends[0].failure == f"not ready after {worker.READY_SECONDS:g} seconds"
@@ -407,6 +443,20 @@ def test_an_order_or_the_end_of_its_parent_stops_its_server(
             ours.send(order)
         wait_until(lambda: not server._accept_loop.under_way)
         assert server._drain.order == seen
+        ours.close()
+
+
+def test_its_accepting_thread_answers_the_parent(server: netkit.Server) -> None:
+    ours, theirs = channel_pair()
+    orders = work._Orders(theirs)
+    orders._answer()  # too early
+    orders.made(server)
+    ours._socket.setblocking(True)
+    with closing(theirs), closing(ours), client(server) as sock, in_thread(orders.obey):
+        sock.sendall(b"x")
+        assert receive_exactly(sock, 1) == b"x"
+        ours.send(Ask())
+        assert ours.receive(Alive) == [Alive(1)]
         ours.close()
 
 
