@@ -84,12 +84,6 @@ def traced_outboxes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test is passed, as by systemd, is not passed to later tests."""
-    monkeypatch.setattr(service_manager, "_passed", service_manager.ServiceManager())
-
-
-@pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
     threads = set(threading.enumerate())
     descriptors = _descriptors()
@@ -106,6 +100,12 @@ def nothing_leaks() -> Iterator[None]:
         gc.collect()  # not before, since it takes longer than most tests
         time.sleep(0.005)
     pytest.fail(f"left behind: {more_threads or ''} {more_descriptors or ''} {children or ''}")
+
+
+@pytest.fixture(autouse=True)
+def unsupervised(nothing_leaks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test is passed, as by systemd, is not passed to later tests."""
+    monkeypatch.setattr(service_manager, "_passed", service_manager.ServiceManager())
 
 
 class _Duplicate:
