@@ -98,6 +98,9 @@ class Options(OptionTable):
     drain_timeout: float = option(
         7.0, DURATION, "how long busy clients may take to finish when the server stops"
     )
+    stop_delay: float = option(
+        0.0, DURATION, "how long SIGTERM lets the server accept clients before it stops"
+    )
     idle_timeout: float | None = option(
         None, TIMEOUT, "longest silence while waiting for a client's data"
     )

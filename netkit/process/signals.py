@@ -37,18 +37,23 @@ class Request(Enum):
     RELOAD = "read the files again; with workers, load the code again"
     MORE = "have one more worker"
     FEWER = "have one worker less"
+    REPORT = "write a report into the log"
 
 
-# The request of each signal that is caught. Windows has only the first two.
+# The request of each signal that is caught. Windows has only the first two; SIGINFO is Ctrl+T on
+# BSD and macOS.
 _NAMES = {
     "SIGINT": Request.INTERRUPT,
     "SIGTERM": Request.STOP,
     "SIGHUP": Request.RELOAD,
     "SIGTTIN": Request.MORE,
     "SIGTTOU": Request.FEWER,
+    "SIGUSR1": Request.REPORT,
+    "SIGINFO": Request.REPORT,
 }
 REQUESTS = {getattr(signal, name): _NAMES[name] for name in _NAMES if hasattr(signal, name)}
 _SIGHUP = getattr(signal, "SIGHUP", None)
+REPORTS = tuple(signum for signum in REQUESTS if REQUESTS[signum] is Request.REPORT)
 _TRIES = 1000  # how often signal handlers may interrupt the same action by an exception
 
 SignalHandler = Callable[[int, Any], Any] | int | None
@@ -99,8 +104,8 @@ class Mailbox:
 class StopSignals:
     """Catches SIGINT and SIGTERM while the ``with`` block runs, and posts them to `mailbox`.
 
-    Also SIGHUP, if the program neither ignores (nohup(1)) nor handles it, and the signals given to
-    `catch`. For the main thread only: ValueError in another one.
+    Also SIGHUP, if the program neither ignores (nohup(1)) nor handles it, SIGUSR1 (and SIGINFO)
+    likewise, and the signals given to `catch`. For the main thread only: ValueError in another one.
 
     At the end, and whenever a signal handler of the program raises an exception, the former signal
     handlers are restored; or SIGINT and SIGTERM get `afterwards`, if it is given: a program that is
@@ -116,6 +121,8 @@ class StopSignals:
         self._former_fds: list[int] = []
         self._disregarded: set[int] = set()
         self._had_terminal = False
+        self.survives_terminal = has_service_manager()
+        """Whether SIGHUP does not stop the program if its terminal is lost."""
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -130,6 +137,7 @@ class StopSignals:
             if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
                 self._had_terminal = _has_terminal()
                 self.catch(_SIGHUP)  # before the server serves, or it would end the program
+            self.catch(*filter(_is_free, REPORTS))
             return self
         except BaseException:
             self.close()
@@ -157,8 +165,9 @@ class StopSignals:
     def _post(self, signum: int, frame: object) -> None:
         """The signal handler: the one place where a signal becomes a request."""
         request = REQUESTS.get(signum, Request.LOOK)
-        if request is Request.RELOAD and self._had_terminal and not _has_terminal():
-            request = Request.STOP  # the terminal is lost on which the program was started
+        if request is Request.RELOAD and self._had_terminal and not self.survives_terminal:
+            if not _has_terminal():  # which the program was started on
+                request = Request.STOP
         elif request is Request.FEWER and stops_writers():
             # The terminal has sent it to a process in the background that writes. The write is
             # interrupted forever while SIGTTOU is caught, and succeeds if it is ignored.
@@ -235,6 +244,21 @@ def despite_signals(action: Callable[[], object]) -> None:
             raised = error
     if raised is not None:
         raise raised
+
+
+def has_service_manager() -> bool:
+    """Whether a service manager has started this program: sd_notify(3), sd_listen_fds(3)."""
+    return any(os.environ.get(name) for name in ("NOTIFY_SOCKET", "LISTEN_FDS"))
+
+
+def _is_free(signum: int) -> bool:
+    """Whether neither the program nor a library in C (faulthandler) handles or ignores a signal."""
+    if signal.getsignal(signum) is not signal.SIG_DFL:
+        return False
+    with contextlib.suppress(OSError), open("/proc/self/status", "rb") as status:
+        caught = next(int(line[7:], 16) for line in status if line.startswith(b"SigCgt:"))
+        return not caught >> (signum - 1) & 1
+    return True
 
 
 # The terminal of this process's session (termios(3))

@@ -32,7 +32,7 @@ from ..net.forks import do_not_undo, undo_in_children
 from ..server.drain import CUT_GRACE
 from ..server.registry import StopReport
 from .channel import Alive, Ask, Channel, Failed, Loaded, News, Ready, Stop, channel_pair
-from .signals import REQUESTS, StopSignals
+from .signals import REPORTS, REQUESTS, StopSignals
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -45,7 +45,7 @@ READY_SECONDS = 300.0  # for loading a handler: models may be large
 
 # A parent catches these and passes them on as orders. All of them may come to the whole process
 # group, from a terminal, and a worker must not obey them itself.
-PARENTS_SIGNALS = tuple(signum for signum in REQUESTS if signum not in StopSignals.SIGNALS)
+PARENTS_SIGNALS = tuple(it for it in REQUESTS if it not in (*StopSignals.SIGNALS, *REPORTS))
 
 
 class Worker:

@@ -28,6 +28,7 @@ from ..core.kinds import check_seconds
 from ..core.record import NamedTuple
 from .accept_loop import AcceptLoop
 from .acceptor import Acceptor
+from .delay import Delay
 from .life import Life, State
 from .listeners import Listeners
 from .registry import Registry, StopReport
@@ -49,16 +50,17 @@ class Workers(Protocol):
     @property
     def stopping(self) -> bool: ...
 
-    def stop(self, timeout: float | None, patience: float) -> None: ...
+    def stop(self, timeout: float | None, patience: float, delay: float) -> None: ...
 
     def outcome(self) -> StopReport: ...
 
 
 class Order(NamedTuple):
-    """The time limits that `request_stop` was given, for the stop that follows (seconds)."""
+    """The times that `request_stop` was given, for the stop that follows (seconds)."""
 
     timeout: float | None = None  # None stands for the option drain_timeout
     patience: float = 0.0
+    delay: float = 0.0
 
 
 class Drain:
@@ -92,12 +94,22 @@ class Drain:
         self._threads = threads
         self._watchdog = watchdog
         self._thread: int | None = None  # the one that stops the server
-        self.order = Order()
+        self.reopen()
         self._postponed: Callable[[], object] | None = None  # see rule 3
         self.workers: Workers | None = None
         """The worker processes that serve in the server's place; None if there are none."""
         self.report = StopReport(0, 0)
         """The report of the last stop."""
+
+    def reopen(self) -> None:
+        """Forget the last stop, since the server listens again, or is that of a forked child."""
+        self.order = Order()
+        self._is_announced = False
+        self._delay = Delay(self._server, self._end_delay)
+
+    def is_announced(self) -> bool:
+        """Whether the server is to stop, or has stopped."""
+        return self._is_announced or self._life.state in (State.DRAINING, State.CLOSED)
 
     # Worker processes
 
@@ -114,29 +126,48 @@ class Drain:
 
     # Requests
 
-    def request(self, timeout: float | None, patience: float) -> None:
+    def request(self, timeout: float | None, patience: float, delay: float = 0.0) -> None:
         """As `Server.request_stop`."""
+        order = Order(timeout, patience, delay)
         with self._life.changed:
             workers = self.workers
-            if workers is None:
-                self.order = Order(timeout, patience)
+            is_delayed = workers is None and self._announce_locked(order)
+            if workers is None and not is_delayed:
                 if self._life.state is State.DRAINING:
-                    self._limit_locked(self.order)
+                    self._limit_locked(order)
                 self._loop.request_stop()
         if workers is not None:
-            workers.stop(timeout, patience)
+            workers.stop(*order)
+        elif is_delayed:
+            self._delay.begin(delay)
 
-    def stop(self, timeout: float | None, patience: float) -> StopReport:
+    def _announce_locked(self, order: Order) -> bool:
+        """Note that the server is to stop. Return whether it serves on for a while before."""
+        self.order = order
+        self._is_announced = True
+        if order.delay and self._life.state is State.LISTENING and not self._loop.stop_requested:
+            return True
+        self._delay.end()
+        return False
+
+    def _end_delay(self) -> None:
+        self.request(self.order.timeout, self.order.patience)
+
+    def stop(self, timeout: float | None, patience: float, delay: float = 0.0) -> StopReport:
         """As `Server.stop`."""
         life = self._life
         with life.changed:
-            order = self._take_order_locked(timeout, patience)
+            order = self._take_order_locked(timeout, patience, delay)
             workers = self.workers
-            if life.state is not State.CLOSED and workers is None:
-                self._limit_locked(order)
+            if workers is None and not order.delay:
+                self._delay.end()
+                if life.state is not State.CLOSED:
+                    self._limit_locked(order)
         if workers is not None:
             workers.stop(*order)
             return workers.outcome()
+        if order.delay:
+            return self._stop_later(order)
         if self._loop.accepts_here():
             self.order = order
             self._postpone(lambda: self.stop(*self.order))
@@ -146,6 +177,14 @@ class Drain:
         if life.state is State.CLOSED and self._registry.limited:
             self._registry.wait_and_cut(self._seconds(order), but=_me())
         return self.report if life.state is State.CLOSED else self._registry.drained()
+
+    def _stop_later(self, order: Order) -> StopReport:
+        self.request(*order)
+        if not self._loop.accepts_here():
+            self._delay.wait()
+            return self.stop(order.timeout, order.patience)
+        self._postponed = self._postponed or (lambda: self.stop(*self.order[:2]))
+        return StopReport(0, 0)
 
     def _postpone(self, stop: Callable[[], object]) -> None:
         self._postponed = self._postponed or stop
@@ -157,13 +196,14 @@ class Drain:
         if stop is not None:
             stop()
 
-    def _take_order_locked(self, timeout: float | None, patience: float) -> Order:
-        if timeout is None:
-            return self.order
-        check_seconds("timeout", timeout)
+    def _take_order_locked(self, timeout: float | None, patience: float, delay: float) -> Order:
+        check_seconds("delay", delay)
         check_seconds("patience", patience)
+        if timeout is None:
+            return self.order._replace(delay=delay)
+        check_seconds("timeout", timeout)
         self.order = Order()  # an order that comes from now on counts, too
-        return Order(timeout, patience)
+        return Order(timeout, patience, delay)
 
     def _limit_locked(self, order: Order) -> None:
         limit = Deadline(order.patience + self._seconds(order))
@@ -204,6 +244,7 @@ class Drain:
                     life.enter(State.CLOSED)
                 return False
             life.enter(State.DRAINING)
+            self._delay.end()
             self._thread = _me()
             self.report = StopReport(0, 0)  # not that of an earlier life
             if self.order.timeout is not None:  # it has come since, or there is no other

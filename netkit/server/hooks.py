@@ -19,7 +19,7 @@ from .adapting import Serve, adapt, problem_of_result
 from .admission import Admission
 from .clients import Clients
 from .compat import Compat
-from .drain import Drain, Order
+from .drain import Drain
 from .life import Life, State
 from .listeners import Listeners
 from .overflow import Overflow
@@ -131,7 +131,7 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         """Forget the stop of the server, which is going to listen again."""
         with self._life.changed:
             self._life.state = State.NEW
-            self._drain.order = Order()
+            self._drain.reopen()
             self._listeners.opened_by = None
             self._connections.reopen()
             self._accept_loop.reopen()

@@ -279,38 +279,40 @@ class Server(HookedServer):
             check_seconds("timeout", timeout)
         return self._connections.wait_for(count, timeout)
 
-    # Stopping
+    def request_stop(
+        self, timeout: float | None = None, patience: float = 0.0, delay: float = 0.0
+    ) -> None:
+        """As `stop`, of which `timeout` and `patience` are those of the next call without them.
 
-    def request_stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
-        """Have `serve_forever` end soon. Returns at once, also in a signal handler.
-
-        `timeout` and `patience` (seconds) hold for the next `stop` that is called without them.
+        Only has `serve_forever` end, and returns at once, also in a signal handler.
         """
-        self._drain.request(timeout, patience)
+        self._drain.request(timeout, patience, delay)
 
     def shutdown(self) -> None:
         """End `serve_forever`, and wait until it has ended, which takes milliseconds.
 
-        Clients stay connected, and the kernel queues new ones until the server serves again or is
-        closed. In the serving thread (in a signal handler or a hook) it does not wait. If the
-        server has never served, the next `serve_forever` returns at once.
+        Clients stay connected, and new ones are queued until the server serves again or is closed.
+        In the serving thread (in a signal handler or a hook) it does not wait. If the server has
+        never served, the next `serve_forever` returns at once.
         """
         self._accept_loop.request_stop()
         self._accept_loop.wait_for_end()
 
-    def stop(self, timeout: float | None = None, patience: float = 0.0) -> StopReport:
+    def stop(
+        self, timeout: float | None = None, patience: float = 0.0, delay: float = 0.0
+    ) -> StopReport:
         """Stop gracefully, and report how many clients finished and how many were cut.
 
-        The server accepts the clients that the kernel has queued, and no others. For `patience`
-        seconds clients are served as before. Then idle clients see the end of their input, and busy
-        ones get `timeout` seconds (by default the option `drain_timeout`) before they are cut.
-        Idempotent. A second call, from another thread, waits for the first, and the shorter time
-        limit counts. A handler that calls this does not wait for its own connection; a later call
-        of another thread, and the interpreter's exit, give that connection its time. In the serving
-        thread (in a signal handler or a hook) this only requests the stop and returns an empty
-        report. The thread stops the server before `serve_forever` returns.
+        For `delay` seconds the server serves on, and is not ready. Then it accepts the clients that
+        the kernel has queued, and no others. For `patience` seconds clients are served as before.
+        Then idle clients see the end of their input, and busy ones get `timeout` seconds (by
+        default the option `drain_timeout`) before they are cut. Idempotent. A second call, from
+        another thread, waits for the first, and the shorter times count. A handler that calls this
+        does not wait for its own connection; a later call of another thread, and the interpreter's
+        exit, do. In the serving thread (in a signal handler or a hook) this only requests the stop
+        and returns an empty report. The thread stops the server before `serve_forever` returns.
         """
-        return self._drain.stop(timeout, patience)
+        return self._drain.stop(timeout, patience, delay)
 
     def close(self) -> StopReport:
         """Stop now: as ``stop(0)``, with no time for busy clients."""
@@ -322,8 +324,6 @@ class Server(HookedServer):
         If `block_on_close` is False, it closes the listeners and leaves the clients connected.
         """
         self._drain.close()
-
-    # In a ``with`` block
 
     def __repr__(self) -> str:
         """Show the state, the addresses and the number of open connections."""

@@ -41,6 +41,7 @@ class ServerOptions(TypedDict, total=False):
 
     profile: Literal["public"] | None
     drain_timeout: float
+    stop_delay: float
     idle_timeout: float | None
     read_timeout: float | None
     write_timeout: float | None

@@ -6,6 +6,7 @@ docs/events.md describes all events for users.
 
 from .base import *  # noqa: F403
 from .connection import *  # noqa: F403
+from .program import *  # noqa: F403
 from .server import *  # noqa: F403
 
 # The names of these modules, without what they import. Type checkers must not see the list: they

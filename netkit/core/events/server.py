@@ -10,7 +10,7 @@ def _time_limit(seconds: float | None) -> str:
     return "no time limit" if seconds is None else f"up to {round(seconds, 1):g} s to finish"
 
 
-def _again(pause: float) -> str:
+def again(pause: float) -> str:
     return f"starting another in {pause:g} s" if pause else "starting another"
 
 
@@ -213,10 +213,10 @@ class WorkerEnded(Event):
     level = ERROR
 
     def _text(self) -> str:
-        return f"worker {self.pid} ended {_end(self.status)}; {_again(self.pause)}"
+        return f"worker {self.pid} ended {end_of(self.status)}; {again(self.pause)}"
 
 
-def _end(status: int | None) -> str:
+def end_of(status: int | None) -> str:
     if status is None:
         return "with an unknown status"
     if status >= 0:
@@ -240,7 +240,7 @@ class WorkerFailed(Event):
     level = ERROR
 
     def _text(self) -> str:
-        return f"a worker failed: {self.reason}; {_again(self.pause)}"
+        return f"a worker failed: {self.reason}; {again(self.pause)}"
 
 
 class WorkersStopping(Event):

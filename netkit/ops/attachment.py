@@ -1,0 +1,74 @@
+"""What the operators of a program have asked for: the one place where it is put together.
+
+Nothing of it is imported unless it is switched on, or SIGUSR1 comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..process.program import Answering, Closeable, Program
+    from ..server.server import Server
+
+
+class Operations:
+    """The `Attachment` of `run`, `serve` and the command line. Can be pickled before `open`."""
+
+    def __init__(
+        self,
+        status: str | int | None = None,
+        control: str | None = None,
+        access_log: str | None = None,
+        stuck: float | None = None,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
+        """ValueError for an invalid address, path or number of seconds.
+
+        `prepare` sets up the log in a process that is neither forked nor a worker.
+        """
+        self.status, self.control = status, control
+        self.access_log, self.stuck = access_log, stuck
+        self.prepare = prepare
+        self.has_endpoints = status is not None or control is not None
+        self.attaches = self.has_endpoints or access_log is not None or stuck is not None
+        self.survives_terminal = control is not None
+        self._stack = contextlib.ExitStack()  # what `detach` ends, the last first
+
+    def open(self, servers: Sequence[Server]) -> None:
+        """Open the listeners of the endpoints. OSError or ValueError, with a text for users."""
+
+    def attach(self, servers: Sequence[Server]) -> Answering:
+        """Begin to watch `servers`, and return what answers questions in this process."""
+        answers: dict[str, Any] = {}
+
+        def answer(command: str, arguments: dict[str, Any]) -> Any:
+            if command not in answers:
+                raise ValueError(f"{command}: there is no such question")
+            return answers[command](arguments)
+
+        return answer
+
+    def detach(self) -> None:
+        """End what `attach` has begun. Idempotent."""
+        self._stack.close()
+
+    def serve(self, program: Program) -> Closeable:
+        """Start the endpoints in the background. The result ends them."""
+        stack = contextlib.ExitStack()
+        return stack
+
+    def report(self, program: Program) -> None:
+        """Write a report on `program` into the log."""
+
+    def reopen(self) -> bool:
+        """Open the access log anew. Return whether there is one."""
+        return False
+
+    def forget(self) -> None:
+        """Close this process's copies of the listeners that the parent has opened."""
+
+    def close(self) -> None:
+        """Close what `open` has opened, and remove its files. Idempotent."""
