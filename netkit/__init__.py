@@ -43,10 +43,10 @@ _MODULES = {
     "core.events": (
         "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
         "ClientRefused ConnectionClosed ConnectionOpened Event HandlerFailed HandshakeInAccept "
-        "HookFailed KeyReadable ListLoaded ListenerLost Listening NothingToReload "
-        "ObserverFailed Refused Refusing ReloadFailed Reloaded Report Resolved ServingOn "
-        "SettingsKept SettingsReloaded SignalsUnavailable Stopped Stopping Unlimited "
-        "WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
+        "FrontEnded HookFailed KeyReadable ListLoaded ListenerLost Listening NothingToReload "
+        "ObserverFailed Ready Refused Refusing ReloadBegun ReloadEnded ReloadFailed Reloaded "
+        "Report Resolved ServingOn SettingsKept SettingsReloaded SignalsUnavailable StopDelayed "
+        "Stopped Stopping Unlimited WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
     ),
     "core.framing": "Delimiter FixedSize Framing LengthPrefix Netstrings VarintPrefix",
     "core.proxyheader": "ProxyHeader ProxyHeaderParser",
@@ -125,6 +125,11 @@ if TYPE_CHECKING:
     from .core.events.connection import Refusing as Refusing
     from .core.events.connection import Report as Report
     from .core.events.connection import Resolved as Resolved
+    from .core.events.program import FrontEnded as FrontEnded
+    from .core.events.program import Ready as Ready
+    from .core.events.program import ReloadBegun as ReloadBegun
+    from .core.events.program import ReloadEnded as ReloadEnded
+    from .core.events.program import StopDelayed as StopDelayed
     from .core.events.server import AcceptFailed as AcceptFailed
     from .core.events.server import AcceptPaused as AcceptPaused
     from .core.events.server import AcceptResumed as AcceptResumed

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..core.cores import check_workers
 from ..core.endpoint import Endpoint
-from ..core.kinds import TEXT, Kind
+from ..core.kinds import TEXT, TIMEOUT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
 from ..core.tls_options import PASSWORD
@@ -55,6 +55,26 @@ class Flags(OptionTable):
         TEXT._replace(metavar="HOST", group="where"),
         "host of every ADDRESS that is only a port; '*' for all addresses",
     )
+    status: str | None = option(
+        None,
+        TEXT._replace(metavar="ADDRESS", group="for operators"),
+        "address of the status endpoint: metrics, and whether the server is ready",
+    )
+    control: str | None = option(
+        None,
+        TEXT._replace(metavar="PATH", group="for operators"),
+        "path of the control socket, for 'netkit ctl' and 'netkit top'",
+    )
+    access_log: str | None = option(
+        None,
+        TEXT._replace(metavar="FILE|-", group="for operators"),
+        "file that gets a line for each connection at its end; '-' for standard error",
+    )
+    stuck: float | None = option(
+        None,
+        TIMEOUT._replace(group="for operators"),
+        "log a handler that has neither read nor written for so long",
+    )
     log_level: str = option(
         "info",
         _one_of("debug", "info", "warning", "error"),
@@ -75,7 +95,7 @@ def add_flags(parser: EnvironmentParser, without: Container[str]) -> dict[str, A
     variable of a password is the password itself: other users cannot see the environment.
     """
     parser.set_defaults(**Flags().as_dict())
-    titles = ("what it does", "where", "time", "limits", "TLS", "logging", "data")
+    titles = ("what it does", "where", "time", "limits", "TLS", "for operators", "logging", "data")
     groups: dict[str, Any] = {title: parser.add_argument_group(title) for title in titles}
     certificate = groups["TLS"].add_mutually_exclusive_group()
     text = "use TLS with a certificate made at the start, for trials (needs cryptography)"

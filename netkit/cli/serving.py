@@ -23,6 +23,7 @@ from ..core.text import said
 from ..net.bind import candidates
 from ..net.gate import gate_active
 from ..net.service_manager import service_manager
+from ..ops.attachment import Operations
 from ..process.hooks import Hooks
 from ..process.service import supervise
 from ..process.signals import StopSignals
@@ -73,6 +74,7 @@ class Served(NamedTuple):
     """A server that does not listen yet, and what serves with it."""
 
     server: Server
+    attachment: Operations
     hooks: Hooks | None = None
     workers: Workers | None = None
 
@@ -205,14 +207,16 @@ class Command:
         self, arguments: argparse.Namespace, options: dict[str, Any], handler: Any, settings: Any
     ) -> Served:
         try:
+            attachment = operations_of(arguments)
             server = create_server(handler, handler_args=settings, **options)
             if arguments.check or not self.has_parent(arguments):
                 server, hooks = self.complete(server, arguments)
-                return Served(server, hooks)
+                return Served(server, attachment, hooks)
             from ..process.supervisor import Workers  # here because most have one process
 
             load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
-            return Served(server, workers=Workers(server, arguments.workers, load))
+            workers = Workers(server, arguments.workers, load, attachment=attachment)
+            return Served(server, attachment, workers=workers)
         except (TlsConfigError, Failure):
             raise
         except (TypeError, ValueError) as error:
@@ -231,15 +235,19 @@ class Command:
         return 0
 
     def _serve(self, served: Served, arguments: argparse.Namespace) -> int:
-        server, hooks, workers = served
+        server, attachment, hooks, workers = served
         # Once it has stopped, no later signal may change the exit status.
-        with StopSignals(afterwards=signal.SIG_IGN) as signals, contextlib.closing(server):
+        with contextlib.ExitStack() as stack:
+            signals = stack.enter_context(StopSignals(afterwards=signal.SIG_IGN))
+            stack.callback(server.close)
+            stack.callback(attachment.close)
             try:
                 server.listen_on(*arguments.addresses)
+                attachment.open((server,))
             except (OSError, ValueError) as error:
                 raise Failure(_why_not(error)) from None
             if workers is None:
-                return supervise((server,), signals, hooks=hooks).exit_status
+                return supervise((server,), signals, None, hooks, attachment).exit_status
             _set_safe_path("1")
             return workers.supervise(signals).exit_status
 
@@ -258,6 +266,23 @@ def set_up_logging(arguments: argparse.Namespace) -> None:
     configure_logging(arguments.log_level, arguments.log_format)
     log.logger.debug("netkit %s, gate %s", __version__, "on" if gate_active() else "off")
     events.show_listeners(len(arguments.addresses) > 1)
+
+
+def operations_of(arguments: argparse.Namespace) -> Operations:
+    """Return what the flags switch on for operators. ValueError for an invalid address."""
+    return Operations(
+        arguments.status,
+        arguments.control,
+        arguments.access_log,
+        arguments.stuck,
+        partial(_prepare_front, arguments),
+    )
+
+
+def _prepare_front(arguments: argparse.Namespace) -> None:
+    """Set up the log of the process that answers operators."""
+    if not is_configured():  # the process has not been forked
+        set_up_logging(arguments)
 
 
 # Worker processes

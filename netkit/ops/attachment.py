@@ -6,6 +6,7 @@ Nothing of it is imported unless it is switched on, or SIGUSR1 comes.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ class Operations:
     def __init__(
         self,
         status: str | int | None = None,
-        control: str | None = None,
-        access_log: str | None = None,
+        control: str | os.PathLike[str] | None = None,
+        access_log: str | os.PathLike[str] | None = None,
         stuck: float | None = None,
         prepare: Callable[[], object] | None = None,
     ) -> None:
@@ -29,8 +30,9 @@ class Operations:
 
         `prepare` sets up the log in a process that is neither forked nor a worker.
         """
-        self.status, self.control = status, control
-        self.access_log, self.stuck = access_log, stuck
+        self.status, self.stuck = status, stuck
+        self.control = None if control is None else os.fspath(control)
+        self.access_log = None if access_log is None else os.fspath(access_log)
         self.prepare = prepare
         self.has_endpoints = status is not None or control is not None
         self.attaches = self.has_endpoints or access_log is not None or stuck is not None
@@ -57,8 +59,7 @@ class Operations:
 
     def serve(self, program: Program) -> Closeable:
         """Start the endpoints in the background. The result ends them."""
-        stack = contextlib.ExitStack()
-        return stack
+        return contextlib.ExitStack()
 
     def report(self, program: Program) -> None:
         """Write a report on `program` into the log."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from ..core import events
@@ -14,13 +14,15 @@ from ..core.cores import check_workers
 from ..core.errors import ServerStateError
 from ..core.kinds import check_seconds
 from ..net.forks import check_main
+from ..process.group import Group
 from ..process.hooks import Hook, Hooks
-from ..process.service import RunReport, supervise, wait_for_end, within_hooks
+from ..process.service import RunReport, serve_together, supervise
 from ..process.signals import Mailbox, StopSignals, despite_signals
 from ..server import log
 from ..server.life import State
 from ..server.log_config import status_lines
 from ..server.server import Server, create_server
+from .attachment import Operations
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -38,6 +40,10 @@ def run(
     *,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
+    status: str | int | None = None,
+    control: str | os.PathLike[str] | None = None,
+    access_log: str | os.PathLike[str] | None = None,
+    stuck: float | None = None,
 ) -> RunReport: ...
 @overload
 def run(
@@ -46,6 +52,10 @@ def run(
     drain_timeout: float | None = None,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
+    status: str | int | None = None,
+    control: str | os.PathLike[str] | None = None,
+    access_log: str | os.PathLike[str] | None = None,
+    stuck: float | None = None,
 ) -> RunReport: ...
 def run(
     server: Server,
@@ -54,6 +64,10 @@ def run(
     workers: int | Literal["auto"] = 1,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
+    status: str | int | None = None,
+    control: str | os.PathLike[str] | None = None,
+    access_log: str | os.PathLike[str] | None = None,
+    stuck: float | None = None,
 ) -> RunReport:
     """Serve until Ctrl+C or SIGTERM, then stop gracefully.
 
@@ -86,6 +100,13 @@ def run(
     what `on_stop` raises is logged. If `on_start` has not returned after 240 seconds, TimeoutError;
     if `on_stop` has not after 5 seconds, that is logged. TypeError for an invalid hook.
 
+    For operators (docs/operations.md): `status` is the address of the status endpoint, a port of
+    127.0.0.1 for example; `control` is the path of the control socket. `access_log` names the file
+    that gets a line for each connection, or is ``"-"`` for the log. `stuck` is the number of
+    seconds after which a handler that neither reads nor writes is logged. OSError or ValueError if
+    one of them cannot be had. SIGUSR1 writes a report into the log, unless the program ignores or
+    handles it.
+
     Off the main thread, Python cannot handle signals. Then the log says so, and `Server.stop` or
     `Server.close` ends the call.
     """
@@ -96,14 +117,16 @@ def run(
     if len(servers) > 1:
         _check_several(servers, count)
     hooks = Hooks(on_start, on_stop, servers=len(servers))
+    attachment = Operations(status, control, access_log, stuck)
     check_main()
     try:
-        with status_lines() as new:
+        with status_lines() as new, contextlib.closing(attachment):
             for each in servers:
                 if new and each._life.state is State.LISTENING:  # which has not been logged
                     for event in each._listeners.announced:
                         log.write(event)
-            return _run(servers, drain_timeout, count, hooks)
+            attachment.open(servers)
+            return _run(servers, drain_timeout, count, hooks, attachment)
     except ServerStateError:
         raise
     except BaseException:
@@ -135,7 +158,11 @@ def _check_several(servers: Sequence[Server], workers: int) -> None:
 
 
 def _run(
-    servers: Sequence[Server], drain_timeout: float | None, workers: int, hooks: Hooks
+    servers: Sequence[Server],
+    drain_timeout: float | None,
+    workers: int,
+    hooks: Hooks,
+    attachment: Operations,
 ) -> RunReport:
     if workers > 1:
         from ..process.supervisor import Workers  # here because most programs have one process
@@ -143,25 +170,19 @@ def _run(
         named: dict[str, Any] = (
             {"on_start": hooks.on_start, "on_stop": hooks.on_stop} if hooks else {}
         )
-        return Workers(servers[0], workers, **named).run(drain_timeout)
+        return Workers(servers[0], workers, attachment=attachment, **named).run(drain_timeout)
     if threading.current_thread() is threading.main_thread():
         with StopSignals() as signals:
-            return supervise(servers, signals, drain_timeout, hooks)
-    events.emit(events.SignalsUnavailable(), servers[0])
-    serve = partial(_serve_here, servers, drain_timeout)
-    if not hooks:
-        return serve()
-    with contextlib.closing(Mailbox()) as mailbox:
-        return within_hooks(hooks, servers, mailbox, serve)
-
-
-def _serve_here(servers: Sequence[Server], drain_timeout: float | None) -> RunReport:
+            return supervise(servers, signals, drain_timeout, hooks, attachment)
     server, *more = servers
-    if more:
-        with contextlib.closing(Mailbox()) as mailbox:
-            return wait_for_end(servers, mailbox, drain_timeout)
-    server.serve_forever()
-    return RunReport(*server.stop(drain_timeout), False)
+    events.emit(events.SignalsUnavailable(), server)
+    if not (hooks or more or attachment.attaches):
+        server._serving.when_accepting = lambda: events.emit(events.Ready(), server)
+        server.serve_forever()
+        return RunReport(*server.stop(drain_timeout), False)
+    with contextlib.closing(Mailbox()) as mailbox:
+        group = Group(servers, mailbox, drain_timeout, attachment.reopen)
+        return serve_together(group, hooks, attachment)
 
 
 def serve(
@@ -172,12 +193,16 @@ def serve(
     workers: int | Literal["auto"] = 1,
     on_start: Hook | None = None,
     on_stop: Hook | None = None,
+    status: str | int | None = None,
+    control: str | os.PathLike[str] | None = None,
+    access_log: str | os.PathLike[str] | None = None,
+    stuck: float | None = None,
     **options: Unpack[ServerOptions],
 ) -> RunReport:
     """Bind, serve until Ctrl+C or SIGTERM, stop gracefully: `create_server`, `listen` and `run`.
 
     Without `host`, it listens on every address of this machine. For TypeError, ValueError and
-    OSError see `listen` and `create_server`; for the hooks, see `run`.
+    OSError see `listen` and `create_server`; for the other arguments, see `run`.
     """
     check_workers(workers)
     Hooks(on_start, on_stop)
@@ -186,7 +211,16 @@ def serve(
     try:
         with status_lines():
             server.listen(port, host)
-            return run(server, workers=workers, on_start=on_start, on_stop=on_stop)
+            return run(
+                server,
+                workers=workers,
+                on_start=on_start,
+                on_stop=on_stop,
+                status=status,
+                control=control,
+                access_log=access_log,
+                stuck=stuck,
+            )
     except BaseException:
         despite_signals(server.close)
         raise

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..core.addresses import format_unix
 from ..core.kinds import check_seconds
-from ..server.life import State
 from ..server.server import Server
 from .program import NONE, SECONDS, Answer, Answering, Attachment, ProgramState, answered
 

@@ -102,15 +102,15 @@ class Closeable(Protocol):
 class Attachment(Protocol):
     """What is attached to a program for its operators. Can be pickled for spawned processes.
 
-    | method            | process                                | when                             |
-    |-------------------|----------------------------------------|----------------------------------|
-    | `open`            | the parent, or the only one            | before anything serves           |
-    | `attach`          | each one that serves                   | before its first client          |
-    | `serve`, `report` | the front process, or the only one     | while the program serves         |
-    | `reopen`          | each one that serves                   | after SIGHUP                     |
-    | `detach`          | each one that serves                   | after its last client            |
-    | `forget`          | each one that has copies of listeners  | at its start                     |
-    | `close`           | the parent, or the only one            | after the end of all             |
+    | method            | process                               | when                            |
+    |-------------------|---------------------------------------|---------------------------------|
+    | `open`            | the parent, or the only one           | before anything serves          |
+    | `attach`          | each one that serves                  | before its first client         |
+    | `serve`, `report` | the front process, or the only one    | while the program serves        |
+    | `reopen`          | each one that serves                  | after SIGHUP                    |
+    | `detach`          | each one that serves                  | after its last client           |
+    | `forget`          | each one that has copies of listeners | at its start                    |
+    | `close`           | the parent, or the only one           | after the end of all            |
     """
 
     attaches: bool

@@ -64,9 +64,9 @@ def failures() -> Iterator[list[str]]:
     thread = threading.get_ident()
 
     def note(event: events.Event) -> None:
-        if isinstance(event, (events.SettingsKept, events.HookFailed)):
-            if threading.get_ident() == thread:
-                failed.append(event.message())
+        of_reload = isinstance(event, (events.SettingsKept, events.HookFailed))
+        if of_reload and threading.get_ident() == thread:
+            failed.append(event.message())
 
     end = events.subscribe(note, lambda level: False)
     try:

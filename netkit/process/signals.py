@@ -25,6 +25,7 @@ from enum import Enum
 from typing import Any
 
 from ..net.forks import do_not_undo, undo_in_children
+from ..net.service_manager import service_manager
 from ..net.waker import Waker
 
 
@@ -121,7 +122,7 @@ class StopSignals:
         self._former_fds: list[int] = []
         self._disregarded: set[int] = set()
         self._had_terminal = False
-        self.survives_terminal = has_service_manager()
+        self.survives_terminal = service_manager().supervises
         """Whether SIGHUP does not stop the program if its terminal is lost."""
 
     def __enter__(self) -> StopSignals:
@@ -244,11 +245,6 @@ def despite_signals(action: Callable[[], object]) -> None:
             raised = error
     if raised is not None:
         raise raised
-
-
-def has_service_manager() -> bool:
-    """Whether a service manager has started this program: sd_notify(3), sd_listen_fds(3)."""
-    return any(os.environ.get(name) for name in ("NOTIFY_SOCKET", "LISTEN_FDS"))
 
 
 def _is_free(signum: int) -> bool:

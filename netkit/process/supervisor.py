@@ -1,8 +1,5 @@
 """Several worker processes on the same listeners, and the parent that starts and replaces them.
 
-Why processes: with the GIL, the threads of one process run Python one at a time, and many busy ones
-hinder each other. Without it (free-threaded builds) one process uses all cores.
-
 Rules:
 
 1. The parent opens the listeners, so that the clients in their queues outlive any worker. It
@@ -35,8 +32,10 @@ from ..server.server import Server
 from .application import news_of
 from .channel import Loaded, Stop
 from .crew import Crew, Pace
+from .errand import Errand
 from .hooks import Hook, Hooks
-from .service import RELOAD_GRACE, Reloads, RunReport
+from .reloading import GRACE
+from .service import RunReport
 from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
 from .work import core_of, recipe_of, work
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from .application import Load
+    from .program import Attachment
 
 
 class Workers:
@@ -76,16 +76,20 @@ class Workers:
         *,
         on_start: Hook | None = None,
         on_stop: Hook | None = None,
+        attachment: Attachment | None = None,
     ) -> None:
-        """TypeError or ValueError for an invalid count, hook, or limit that cannot be shared."""
+        """TypeError or ValueError for an invalid count, hook, or limit that cannot be shared.
+
+        `attachment` is what netkit itself attaches for operators.
+        """
         check_places(server._options.max_connections)
         self._server = server
         self._load = load
-        self._hooks = Hooks(on_start, on_stop)
+        self._hooks, self._attachment = Hooks(on_start, on_stop), attachment
         server._listeners.is_silent = load is not None
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
-        self._reloads = Reloads(server, self._read_files)
+        self._reloads = Errand("reload", self._read_files, server)
         self._crew = Crew(
             check_workers(count), self._start, self._leave, self._reloads.ask, self._emit, Pace()
         )
@@ -118,7 +122,7 @@ class Workers:
         """Replace all by new ones, which have the handler's present code."""
         self._order(self._crew.begin_reload)
 
-    def stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
+    def stop(self, timeout: float | None = None, patience: float = 0.0, delay: float = 0.0) -> None:
         """End `run` gracefully, as `Server.stop` does. Returns at once.
 
         The methods that stop the `Server` do so, too, and wait for the end.
@@ -192,7 +196,7 @@ class Workers:
         self._thread = threading.get_ident()
         order = server._drain.delegate(self)
         if order is not None:
-            self._stop(*order)
+            self._stop(*order[:2])
         limit = server._options.max_connections
         if limit is not None or self._load is not None:  # which may set one
             try:
@@ -315,7 +319,7 @@ class Workers:
             self._order(self._end_reading)
 
     def _end_reading(self) -> None:
-        self._reloads.join(RELOAD_GRACE)  # so that this process has one thread, and may fork
+        self._reloads.join(GRACE)  # so that this process has one thread, and may fork
         self._crew.files_are_read()
 
     def _keep_files(self) -> None:

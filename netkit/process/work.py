@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -142,9 +143,9 @@ def work(
             server, hooks = _make(source, load, hooks)
             _share(server, places)
             _send(channel, _loaded(server, hooks))
-            server._serving.when_accepting = lambda: _send(channel, Ready())
             orders.made(server)
-            finished, cut, _ = supervise((server,), signals, hooks=hooks.reporting())
+            report = partial(_send, channel, Ready())
+            finished, cut, _ = supervise((server,), signals, None, hooks.reporting(), None, report)
         except Exception as error:
             _send(channel, Failed(_explained(error)))
             sys.exit(error.exit_status if isinstance(error, Failure) else 1)

@@ -32,7 +32,7 @@ class Recorder:
 
     calls: list[Any] = []  # noqa: RUF012 - emptied by the fixture
 
-    def __init__(self, server: netkit.Server, count: int | str) -> None:
+    def __init__(self, server: netkit.Server, count: int | str, attachment: Any) -> None:
         self.calls.append((server, count))
 
     def run(self, drain_timeout: float | None) -> netkit.RunReport:

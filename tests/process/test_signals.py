@@ -38,7 +38,8 @@ from support import (
 import netkit
 from netkit.core import events
 from netkit.net import forks
-from netkit.process.service import Reloads, supervise
+from netkit.process.reloading import Reloads
+from netkit.process.service import supervise
 from netkit.process.signals import Mailbox, Request, StopSignals
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
@@ -256,15 +257,16 @@ def test_a_reload_that_fails_is_logged_and_the_next_one_begins(
         raise RuntimeError("can't start new thread")
 
     server = Failing(None, netkit.EchoHandler)
-    reloads = Reloads(server, server.reload)
+    reloads = Reloads([server])
     with silent_log(), observed(events.HookFailed) as seen:
         reloads.ask()
         reloads.join(PATIENCE)
         monkeypatch.setattr(threading.Thread, "start", no_thread)
-        wait_until(lambda: reloads._thread is None)
+        wait_until(lambda: reloads.counts == {"ok": 0, "failed": 1})
         reloads.ask()  # in this thread
         reloads.join(PATIENCE)
     assert [(each.hook, str(each.error)) for each in seen] == [("reload", "no")] * 2
+    assert reloads.counts == {"ok": 0, "failed": 2}
 
 
 @pytest.mark.parametrize("handled", [True, False])
@@ -699,10 +701,11 @@ def test_a_signal_is_one_request() -> None:
         signal.SIGHUP: Request.RELOAD,
         signal.SIGTTIN: Request.MORE,
         signal.SIGTTOU: Request.FEWER,
-        signal.SIGUSR1: Request.LOOK,
+        signal.SIGUSR1: Request.REPORT,
+        signal.SIGUSR2: Request.LOOK,
     }
     with StopSignals() as signals:
-        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
         signals.catch(*asked)
         for signum, request in asked.items():
             kill(signum)
@@ -711,7 +714,7 @@ def test_a_signal_is_one_request() -> None:
         signals.catch(signal.SIGHUP)
         kill(signal.SIGHUP)
         assert signals.mailbox.rest() == []
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("may_end_otherwise")

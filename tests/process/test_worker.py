@@ -427,7 +427,7 @@ def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
     assert statuses == [1]
 
 
-@pytest.mark.parametrize(("order", "seen"), [(Stop(9, 8), (9, 8)), (None, (None, 0.0))])
+@pytest.mark.parametrize(("order", "seen"), [(Stop(9, 8), (9, 8, 0)), (None, (None, 0, 0))])
 def test_an_order_or_the_end_of_its_parent_stops_its_server(
     order: Stop | None, seen: Any, server: netkit.Server
 ) -> None:

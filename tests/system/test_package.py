@@ -61,17 +61,18 @@ PUBLIC_NAMES = """
 __version__ AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted BlockList
 BoundSocket Cancel CancelledError ClientFailed ClientOptions ClientRefused ConnectError Connection
 ConnectionClosed ConnectionClosedError ConnectionOpened Delimiter EchoHandler Event FixedSize
-Framing FramingError GreeterHandler Group Handler HandlerFailed HandshakeError HandshakeInAccept
-HookFailed IncompleteReadError IncrementalDecoder InvalidTextError KeyReadable KilledError
-LengthPrefix LineTooLongError ListLoaded ListenerLost Listening LocalError LoggerHandler
+Framing FramingError FrontEnded GreeterHandler Group Handler HandlerFailed HandshakeError
+HandshakeInAccept HookFailed IncompleteReadError IncrementalDecoder InvalidTextError KeyReadable
+KilledError LengthPrefix LineTooLongError ListLoaded ListenerLost Listening LocalError LoggerHandler
 MessageTooLongError MissingExtraError NetkitError Netstrings NothingToReload ObserverFailed Outbox
 OutboxFullError PeerCredentials PeerError ProxyHeader ProxyHeaderError ProxyHeaderParser ProxyTls
-Refused Refusing Relayed ReloadFailed Reloaded Report Resolved RunReport Server ServerOptions
-ServerStateError ServingOn SettingsKept SettingsReloaded SignalsUnavailable SocketAddress
-StopReport Stopped Stopping TlsConfigError TlsError TlsStream TruncatedError UnknownEncodingError
-Unlimited VarintPrefix WorkerEnded WorkerFailed Workers WorkersFailedError WorkersReady
-WorkersStopping WriteAfterEndError configure_logging connect create_server gate_active is_ip
-is_ipv4 is_ipv6 receive_connection relay run send_connection serve subscribe to_bytes to_str
+Ready Refused Refusing Relayed ReloadBegun ReloadEnded ReloadFailed Reloaded Report Resolved
+RunReport Server ServerOptions ServerStateError ServingOn SettingsKept SettingsReloaded
+SignalsUnavailable SocketAddress StopDelayed StopReport Stopped Stopping TlsConfigError TlsError
+TlsStream TruncatedError UnknownEncodingError Unlimited VarintPrefix WorkerEnded WorkerFailed
+Workers WorkersFailedError WorkersReady WorkersStopping WriteAfterEndError configure_logging connect
+create_server gate_active is_ip is_ipv4 is_ipv6 receive_connection relay run send_connection serve
+subscribe to_bytes to_str
 """
 
 
