@@ -6,17 +6,19 @@ import contextlib
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Program, receive_all, send_and_end, tool
+from support import PATIENCE, ROOT, Program, receive_all, send_and_end, tool
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="systemd is for Linux")
 pytestmark = linux
 
+EXAMPLES = ROOT / "examples"
 NETKIT = (sys.executable, "-m", "netkit")
 
 
@@ -115,3 +117,49 @@ def test_a_socket_for_datagrams_is_refused() -> None:
 def test_without_systemd_the_error_says_that_nothing_was_passed() -> None:
     with Program(*NETKIT, "echo", "systemd:", listening=False) as program:
         ends_with(program, "systemd has passed no sockets: LISTEN_FDS is not set")
+
+
+# The units of the examples
+
+
+def units(folder: Path) -> tuple[Path, Path]:
+    """The units in `examples/`, as they are installed with the systemd of this machine."""
+    analyze = tool("systemd-analyze")
+    version = int(subprocess.check_output([analyze, "--version"], text=True).split()[1])
+    service = (EXAMPLES / "netkit.service").read_text()
+    service = service.replace("/opt/shout/bin/python", sys.executable)
+    if version < 253:  # as the comment in the unit says
+        service = service.replace("Type=notify-reload", "#").replace("\n#Type", "\nType")
+        service = service.replace("\n#ExecReload", "\nExecReload")
+    (folder / "netkit.service").write_text(service)
+    (folder / "netkit.socket").write_text((EXAMPLES / "netkit.socket").read_text())
+    return folder / "netkit.service", folder / "netkit.socket"
+
+
+def values(unit: Path, key: str) -> list[str]:
+    """The values of a setting of a unit."""
+    return re.findall(f"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_systemd_finds_no_fault_in_the_units(number: int, tmp_path: Path) -> None:
+    verify = [tool("systemd-analyze"), "verify", str(units(tmp_path)[number])]
+    done = subprocess.run(verify, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_the_units_start_a_server(tmp_path: Path) -> None:
+    service, sockets = units(tmp_path)
+    source = "import netkit\nclass Shout(netkit.EchoHandler):\n    pass\n"
+    (tmp_path / "app.py").write_text(source)
+    (command,) = values(service, "ExecStart")
+    (name,) = values(sockets, "FileDescriptorName")
+    variables = " ".join(values(service, "Environment"))
+    command = command.replace("/run/netkit", str(tmp_path))
+    script = f"cd {tmp_path}; {variables} exec {command}"
+    ports = free_ports(1)
+    with activated(ports, "sh", "-c", script, names=name) as program:
+        program.wait_for_line("workers? ready")
+        assert exchange(ports[0]) == b"hello\n"
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
