@@ -10,8 +10,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..net.service_manager import service_manager
+from ..process.supervised import NoNotices
+
 if TYPE_CHECKING:
     from ..process.program import Answering, Closeable, Program
+    from ..process.supervised import Notices, Supervised
     from ..server.server import Server
 
 
@@ -41,6 +45,7 @@ class Operations:
 
     def open(self, servers: Sequence[Server]) -> None:
         """Open the listeners of the endpoints. OSError or ValueError, with a text for users."""
+        service_manager()  # removes its variables before any process is started
 
     def attach(self, servers: Sequence[Server]) -> Answering:
         """Begin to watch `servers`, and return what answers questions in this process."""
@@ -70,6 +75,15 @@ class Operations:
 
     def forget(self) -> None:
         """Close this process's copies of the listeners that the parent has opened."""
+
+    def notices(self, program: Supervised) -> Notices:
+        """Return what tells a service manager about `program`, if there is a manager."""
+        manager = service_manager()
+        if not manager.notify_socket:
+            return NoNotices()
+        from . import systemd
+
+        return systemd.Notices(manager, program)
 
     def close(self) -> None:
         """Close what `open` has opened, and remove its files. Idempotent."""

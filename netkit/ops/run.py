@@ -14,6 +14,7 @@ from ..core.cores import check_workers
 from ..core.errors import ServerStateError
 from ..core.kinds import check_seconds
 from ..net.forks import check_main
+from ..net.service_manager import service_manager
 from ..process.group import Group
 from ..process.hooks import Hook, Hooks
 from ..process.service import RunReport, serve_together, supervise
@@ -176,7 +177,7 @@ def _run(
             return supervise(servers, signals, drain_timeout, hooks, attachment)
     server, *more = servers
     events.emit(events.SignalsUnavailable(), server)
-    if not (hooks or more or attachment.attaches):
+    if not (hooks or more or attachment.attaches or service_manager().notify_socket):
         server._serving.when_accepting = lambda: events.emit(events.Ready(), server)
         server.serve_forever()
         return RunReport(*server.stop(drain_timeout), False)

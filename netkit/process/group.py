@@ -38,7 +38,7 @@ class Group:
         self.servers, self.mailbox = servers, mailbox
         self.reloads = Reloads(servers, reopen)
         self._services = [_Service(server, drain_timeout, mailbox) for server in servers]
-        self._drain_timeout = drain_timeout
+        self.drain_timeout = drain_timeout
         self._is_stopped = False
         self._delay = Deadline(0)  # when the stop begins that has been delayed
         self._when_ready = when_ready or (lambda: events.emit(events.Ready(), servers[0]))
@@ -108,7 +108,7 @@ class Group:
         connected = sum(server.connection_count for server in self.servers)
         if connected and not self._is_stopped and len(self.servers) > 1:
             limits = [server._options.drain_timeout for server in self.servers]
-            seconds = max(limits) if self._drain_timeout is None else self._drain_timeout
+            seconds = max(limits) if self.drain_timeout is None else self.drain_timeout
             log.write(events.Stopping(connected, seconds))
         self._is_stopped = True
         for service in services:

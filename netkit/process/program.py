@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..server.server import Server
+    from .supervised import Notices, Supervised
 
 Answering = Callable[[str, dict[str, Any]], Any]
 """``answering(command, arguments)`` answers a question in a process that serves.
@@ -110,6 +111,7 @@ class Attachment(Protocol):
     | `reopen`          | each one that serves                  | after SIGHUP                    |
     | `detach`          | each one that serves                  | after its last client           |
     | `forget`          | each one that has copies of listeners | at its start                    |
+    | `notices`         | the parent, or the only one           | before anything serves          |
     | `close`           | the parent, or the only one           | after the end of all            |
     """
 
@@ -146,6 +148,10 @@ class Attachment(Protocol):
 
     def forget(self) -> None:
         """Close this process's copies of what the parent has opened."""
+        ...
+
+    def notices(self, program: Supervised) -> Notices:
+        """Return what tells a service manager about `program`."""
         ...
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from .hooks import Hooks, Lifespan
 from .local import LocalProgram
 from .program import Attachment
 from .signals import Mailbox, Request, StopSignals, despite_signals
+from .supervised import NoNotices, Notices, SupervisedGroup
 
 
 class RunReport(NamedTuple):
@@ -74,9 +75,18 @@ def serve_together(
 
     Raises what `wait_for_end`, `Lifespan.start` and the methods of the attachment raise.
     """
-    with attached(group, attachment) as report:
-        serve = partial(wait_for_end, group, report)
-        return within_hooks(hooks, group.servers, group.mailbox, serve) if hooks else serve()
+    with attached(group, attachment) as report, noticed(group, hooks, attachment) as notices:
+        serve = partial(wait_for_end, group, report, notices)
+        outcome = within_hooks(hooks, group.servers, group.mailbox, serve) if hooks else serve()
+        notices.stopped(outcome)
+        return outcome
+
+
+def noticed(group: Group, hooks: Hooks | None, attachment: Attachment | None) -> Notices:
+    """Return the notifications about `group`, if a service manager wants any."""
+    if attachment is None:
+        return NoNotices()
+    return attachment.notices(SupervisedGroup(group, hooks))
 
 
 @contextlib.contextmanager
@@ -128,29 +138,29 @@ def _end(servers: Sequence[Server], lifespan: Lifespan) -> None:
     lifespan.stop()
 
 
-def wait_for_end(group: Group, report: Callable[[], object]) -> RunReport:
+def wait_for_end(group: Group, report: Callable[[], object], notices: Notices) -> RunReport:
     """Serve, each server in a thread of its own, and obey the requests in the group's mailbox.
 
     The servers stop together: as soon as one of them stops or fails, the others are stopped
     gracefully. The report is the sum of theirs. Raises what a `serve_forever` raises. If there are
     several servers, the loss of a listener is an OSError. ``report()`` begins to write a report
-    into the log.
+    into the log. `notices` tells a service manager what happens.
     """
     try:
         with group.logged_as_one():
             group.start()
-            interrupted = _obey(group, report)
+            interrupted = _obey(group, report, notices)
             return RunReport(*group.report(), interrupted)
     except BaseException:
         despite_signals(group.abandon)
         raise
 
 
-def _obey(group: Group, report: Callable[[], object]) -> bool:
+def _obey(group: Group, report: Callable[[], object], notices: Notices) -> bool:
     """Obey requests until all services have ended. Return whether the stop was interrupted."""
     stopping = interrupted = False
     while not group.has_ended():
-        for request in group.mailbox.wait():
+        for request in group.mailbox.wait(notices.due().remaining()):
             if group.has_ended():
                 break
             if request is Request.RELOAD:
@@ -168,4 +178,5 @@ def _obey(group: Group, report: Callable[[], object]) -> bool:
                 group.cut()
             else:
                 group.stop_together()
+        notices.step()
     return interrupted

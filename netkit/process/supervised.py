@@ -1,0 +1,142 @@
+"""A program as the thread that supervises it sees it, and what tells a service manager of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..core.deadline import Deadline
+from .group import Group
+from .local import phase_of
+from .signals import Request
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..server.server import Server
+    from .hooks import Hooks
+
+
+class Supervised(Protocol):
+    """A program, in one process or in several. No method waits.
+
+    For the thread that supervises, except `wake`, `phase`, `workers` and `connected`.
+    """
+
+    def wake(self) -> None:
+        """End the present wait of the thread that supervises."""
+        ...
+
+    def phase(self) -> str:
+        """As `ProgramState.phase`."""
+        ...
+
+    def workers(self) -> int | None:
+        """The number of worker processes that accept clients; None if this process does."""
+        ...
+
+    def connected(self) -> int:
+        """The number of open connections; with workers, as of their last answers to `ask`."""
+        ...
+
+    def start_seconds(self) -> float | None:
+        """How long a start may take; None if it runs no code of the program."""
+        ...
+
+    def stop_seconds(self) -> float:
+        """How long the stop that has begun may take until the last clients are cut."""
+        ...
+
+    def ask(self, seconds: float | None) -> None:
+        """Have each accepting thread answer.
+
+        A worker that has not answered after `seconds` is killed and replaced; None for no limit.
+        """
+        ...
+
+    def has_answered(self) -> bool:
+        """Whether all accepting threads of this process have answered the last `ask`."""
+        ...
+
+
+class Notices(Protocol):
+    """Tells a service manager about a program. A context manager, for the time of the program."""
+
+    def due(self) -> Deadline:
+        """When `step` is to be called at the latest."""
+        ...
+
+    def step(self) -> None:
+        """Do what is due. To be called whenever something may have changed."""
+        ...
+
+    def stopped(self, report: object) -> None:
+        """Tell the manager how the stop has ended."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class NoNotices:
+    """For a program without a service manager, and for worker processes."""
+
+    def due(self) -> Deadline:
+        return Deadline(None)
+
+    def step(self) -> None: ...
+
+    def stopped(self, report: object) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None: ...
+
+
+class SupervisedGroup:
+    """The servers of this process, as a `Supervised`."""
+
+    def __init__(self, group: Group, hooks: Hooks | None) -> None:
+        self._group = group
+        self._hooks = hooks
+        self._answers: list[threading.Event] = []  # one for each server, set by its answer
+
+    def wake(self) -> None:
+        self._group.mailbox.post(Request.LOOK)
+
+    def phase(self) -> str:
+        return phase_of(self._group.servers)
+
+    def workers(self) -> None:
+        return None
+
+    def connected(self) -> int:
+        return sum(server.connection_count for server in self._group.servers)
+
+    def start_seconds(self) -> float | None:
+        return self._hooks.start_seconds if self._hooks else None
+
+    def stop_seconds(self) -> float:
+        for_hook = self._hooks.stop_seconds if self._hooks else 0.0
+        return max(map(self._stop_seconds_of, self._group.servers)) + for_hook
+
+    def _stop_seconds_of(self, server: Server) -> float:
+        left = server._connections.time_left()
+        if left is not None:
+            return left
+        timeout, patience, delay = server._drain.order
+        if timeout is None:
+            timeout = self._group.drain_timeout
+        if timeout is None:
+            timeout = server._options.drain_timeout
+        return delay + patience + timeout
+
+    def ask(self, seconds: float | None) -> None:
+        self._answers = [threading.Event() for _ in self._group.servers]
+        for server, answer in zip(self._group.servers, self._answers, strict=True):
+            server._accept_loop.call_soon(answer.set)
+
+    def has_answered(self) -> bool:
+        return all(answer.is_set() for answer in self._answers)

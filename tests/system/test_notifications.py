@@ -1,0 +1,144 @@
+"""What a service manager hears of whole programs: notifications in order, and the watchdog."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from managers import Manager
+from support import Program, receive_exactly
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is for Linux")
+
+NETKIT = (sys.executable, "-m", "netkit")
+# Handlers that hang in several ways, and a server that one may suspend.
+APP = """
+import ctypes, os, netkit
+
+def app(conn):
+    for line in conn.lines():
+        if line == "hold the GIL":
+            ctypes.PyDLL(None).sleep(3)
+        elif line == "suspend":
+            conn.server.suspend()
+        elif line == "stop":
+            os.kill(os.getpid(), 19)
+        conn.write(f"{os.getpid()}\\n")
+"""
+
+WATCHDOG = 2.0  # seconds
+READY = "READY=1\nSTATUS=0 connected"
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    """A manager that the programs of the test notify."""
+    made = Manager(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", made.address)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(manager: Manager, tmp_path: Path) -> Iterator[Start]:
+    """Starts ``netkit serve app:app 0 ARGUMENTS``, and kills it in the end."""
+    programs: list[Program] = []
+    (tmp_path / "app.py").write_text(APP)
+
+    def call(*arguments: Any, command: tuple[Any, ...] = ("serve", "app:app")) -> Program:
+        programs.append(Program(*NETKIT, *command, 0, *arguments, cwd=tmp_path))
+        return programs[-1]
+
+    yield call
+    for program in programs:
+        program.__exit__()
+
+
+def ask(program: Program, line: str) -> int:
+    """The process that answers."""
+    with program.connect() as sock:
+        sock.sendall(line.encode() + b"\n")
+        return int(sock.makefile().readline())
+
+
+def watch(manager: Manager, seconds: float, *expected: str) -> list[float]:
+    """The times between the notifications of the watchdog. Others must be those `expected`."""
+    end, times, others = time.monotonic() + seconds, [time.monotonic()], []
+    while time.monotonic() < end:
+        text = manager.receive()
+        if text == "WATCHDOG=1":
+            times.append(time.monotonic())
+        else:
+            others.append(text)
+    assert [re.sub(r"\d+ connected", "N connected", text) for text in others] == [*expected]
+    return [b - a for a, b in itertools.pairwise(times)]
+
+
+def stopping(seconds: float, status: str) -> str:
+    return f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}\nSTATUS=stopping: {status}"
+
+
+def test_a_start_a_reload_of_nothing_and_a_stop(manager: Manager, start: Start) -> None:
+    program = start("--drain-timeout", "100", "--stop-delay", "0.1", command=("echo",))
+    assert manager.receive() == READY
+    with program.connect() as sock:
+        sock.sendall(b"x")
+        receive_exactly(sock, 1)
+        program.send_signal(signal.SIGHUP)
+        assert re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=\d+", manager.receive())
+        assert manager.receive() == "READY=1\nSTATUS=reloaded"
+        program.send_signal(signal.SIGTERM)
+        assert manager.receive() == stopping(103.1, "1 connected")
+        assert sock.recv(1) == b""
+    assert manager.receive() == "STATUS=stopped: 1 finished, 0 cut"
+    assert program.wait() == 0
+    assert manager.received() == []
+
+
+def test_a_reload_that_fails_is_told_with_its_reason(
+    manager: Manager, start: Start, tmp_path: Path
+) -> None:
+    deny = tmp_path / "deny"
+    deny.write_text("10.0.0.0/8\n")
+    program = start("--deny", f"@{deny}", command=("echo",))
+    assert manager.receive() == READY
+    for text, outcome in (
+        ("nonsense\n", "the list 'deny' not reloaded, the old one stays: .*nonsense.*"),
+        ("10.0.0.0/8\n", "reloaded"),
+    ):
+        deny.write_text(text)
+        program.send_signal(signal.SIGHUP)
+        assert manager.receive().startswith("RELOADING=1\n")
+        assert re.fullmatch(f"READY=1\nSTATUS={outcome}", manager.receive())
+
+
+# The watchdog
+
+
+@pytest.fixture
+def watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", str(int(WATCHDOG * 1e6)))
+
+
+@pytest.mark.usefixtures("watchdog")
+def test_a_handler_that_holds_the_gil_is_noticed_and_a_full_or_suspended_server_is_well(
+    manager: Manager, start: Start
+) -> None:
+    program = start("--max-connections", "1")
+    assert manager.receive() == READY
+    assert max(watch(manager, 1)) < WATCHDOG
+    with program.connect() as sock, program.connect():  # the second one waits
+        sock.sendall(b"hold the GIL\n")
+        assert max(watch(manager, 2 * WATCHDOG)) > WATCHDOG
+        assert max(watch(manager, WATCHDOG)) < WATCHDOG  # though it is full
+        sock.sendall(b"suspend\n")
+        assert max(watch(manager, WATCHDOG, "STATUS=suspended: N connected")) < WATCHDOG
