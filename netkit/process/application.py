@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import events
 from ..core.addresses import format_unix, is_loopback
 from ..core.record import NamedTuple
-from ..server.reload import lists_in_files
+from ..server.reload import configure, lists_in_files
 from ..server.server import Server
 from .channel import Loaded
 from .hooks import Hooks
@@ -47,3 +47,16 @@ def news_of(server: Server, loaded: Loaded) -> Iterator[events.Event]:
             yield events.Unlimited(address)
     for name, addresses in lists_in_files(server._options).items():
         yield events.ListLoaded(name, len(addresses), addresses.path or "")
+
+
+def adopt(server: Server, loaded: Loaded) -> None:
+    """Have `server`, the parent's, adopt the options of a worker that has loaded an application.
+
+    The events about the listeners, which depend on these options, are emitted the first time.
+    """
+    configure(server._configuration, {"drain_timeout": loaded.drain_timeout})
+    listeners = server._listeners
+    if listeners.is_silent and not listeners.announced:
+        listeners.announced.extend(news_of(server, loaded))
+        for event in tuple(listeners.announced):
+            events.emit(event, server)

@@ -22,8 +22,9 @@ A reload that is asked for meanwhile begins at the end. It ends a STARTING that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
+from typing import Any
 
 from ..core import events
 from ..core.backoff import BackOff
@@ -88,7 +89,8 @@ class Crew:
         self._reload_patience = Deadline(None)
         self._generation = 0
         self._announced = 0  # the number of workers in the last event
-        self._proven = False  # a worker has been ready
+        self.proven = False
+        """Whether a worker has ever been ready."""
         self._round = 0  # the number of the last round: workers that are started together
         self._failed_round = 0  # the number of the last round that had a failure
         self._failures = 0  # how many rounds in a row had a failure
@@ -98,6 +100,13 @@ class Crew:
     def current(self) -> list[Worker]:
         """The workers of the present generation, without those that are leaving."""
         return [w for w in self.workers if w.generation == self._generation and not w.leaving]
+
+    def descriptors(self) -> Iterator[Any]:
+        """The descriptors, and objects with one, to wait for before `check`."""
+        for worker in self.workers:
+            yield worker.end
+            if not worker.channel.closed:
+                yield worker.channel
 
     def next_step(self) -> Deadline:
         """When `check` and `step` are due even if nothing happens."""
@@ -109,7 +118,7 @@ class Crew:
     def check(self) -> list[Worker]:
         """Note what has happened to the workers, and return those that have ended."""
         ended = [worker for worker in self.workers if worker.check()]
-        self._proven = self._proven or any(worker.ready for worker in self.workers)
+        self.proven = self.proven or any(worker.ready for worker in self.workers)
         return ended
 
     def step(self) -> None:
@@ -127,7 +136,7 @@ class Crew:
         """How many workers to start. The first worker of all is alone until it is ready."""
         if self.stopping or self.why_failed is not None:
             return 0
-        wanted = self.count if self._generation or self._proven else 1
+        wanted = self.count if self._generation or self.proven else 1
         return wanted - len(self.current())
 
     def _add(self) -> bool:
@@ -163,7 +172,7 @@ class Crew:
             return
         pause = self._pause_after(worker)
         self._not_before = Deadline(pause)
-        if not self._proven and (hopeless or self._failures >= self._pace.failures):
+        if not self.proven and (hopeless or self._failures >= self._pace.failures):
             # Once one has served, a client that can crash it must not end the server.
             self.why_failed = reason
             self.exit_status = worker.status or 1 if worker.failure else 1

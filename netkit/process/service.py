@@ -17,7 +17,7 @@ from .hooks import Hooks, Lifespan
 from .local import LocalProgram
 from .program import Attachment
 from .signals import Mailbox, Request, StopSignals, despite_signals
-from .supervised import NoNotices, Notices, SupervisedGroup
+from .supervised import Notices, SupervisedGroup, notices_of
 
 
 class RunReport(NamedTuple):
@@ -75,18 +75,12 @@ def serve_together(
 
     Raises what `wait_for_end`, `Lifespan.start` and the methods of the attachment raise.
     """
-    with attached(group, attachment) as report, noticed(group, hooks, attachment) as notices:
+    program = SupervisedGroup(group, hooks)
+    with attached(group, attachment) as report, notices_of(attachment, program) as notices:
         serve = partial(wait_for_end, group, report, notices)
         outcome = within_hooks(hooks, group.servers, group.mailbox, serve) if hooks else serve()
         notices.stopped(outcome)
         return outcome
-
-
-def noticed(group: Group, hooks: Hooks | None, attachment: Attachment | None) -> Notices:
-    """Return the notifications about `group`, if a service manager wants any."""
-    if attachment is None:
-        return NoNotices()
-    return attachment.notices(SupervisedGroup(group, hooks))
 
 
 @contextlib.contextmanager

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.deadline import Deadline
 from .group import Group
 from .local import phase_of
 from .signals import Request
+from .worker import READY_SECONDS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ..server.server import Server
+    from .crew import Crew
     from .hooks import Hooks
+    from .program import Attachment
+    from .signals import Mailbox
 
 
 class Supervised(Protocol):
@@ -95,6 +100,11 @@ class NoNotices:
     def __exit__(self, *_: Any) -> None: ...
 
 
+def notices_of(attachment: Attachment | None, program: Supervised) -> Notices:
+    """Return what tells a service manager about `program`."""
+    return NoNotices() if attachment is None else attachment.notices(program)
+
+
 class SupervisedGroup:
     """The servers of this process, as a `Supervised`."""
 
@@ -140,3 +150,45 @@ class SupervisedGroup:
 
     def has_answered(self) -> bool:
         return all(answer.is_set() for answer in self._answers)
+
+
+class SupervisedCrew:
+    """The workers of this process, as a `Supervised`."""
+
+    def __init__(self, crew: Crew, mailbox: Mailbox, seconds: Callable[[], float]) -> None:
+        """`seconds` returns how long the stop that has begun may take, without the hooks."""
+        self._crew = crew
+        self._mailbox = mailbox
+        self._seconds = seconds
+
+    def wake(self) -> None:
+        self._mailbox.post(Request.LOOK)
+
+    def phase(self) -> str:
+        if self._crew.stopping:
+            return "stopping"
+        return "ready" if self._crew.proven else "starting"
+
+    def workers(self) -> int:
+        crew = self._crew
+        serving = [it for it in crew.workers if it.ready and (crew.stopping or not it.leaving)]
+        return min(len(serving), crew.count)  # in a reload, there are old and new ones
+
+    def connected(self) -> int:
+        return sum(worker.connections for worker in self._crew.workers)
+
+    def start_seconds(self) -> float:
+        return READY_SECONDS
+
+    def stop_seconds(self) -> float:
+        loaded = [worker.loaded for worker in self._crew.workers if worker.loaded is not None]
+        for_hooks = max((each.hook_seconds for each in loaded), default=0.0)
+        return self._seconds() + for_hooks
+
+    def ask(self, seconds: float | None) -> None:
+        for worker in self._crew.workers:
+            worker.ask(seconds)
+
+    def has_answered(self) -> bool:
+        """True: the parent is well whether the workers are or not."""
+        return True

@@ -15,7 +15,7 @@ import operator
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -29,15 +29,16 @@ from ..server.log_config import status_lines
 from ..server.registry import StopReport
 from ..server.reload import configure, pems_in_memory
 from ..server.server import Server
-from .application import news_of
-from .channel import Loaded, Stop
+from .application import adopt
+from .channel import Stop
 from .crew import Crew, Pace
 from .errand import Errand
 from .hooks import Hook, Hooks
-from .reloading import GRACE
+from .reloading import GRACE, Announcer, failures
 from .service import RunReport
 from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
+from .supervised import Notices, SupervisedCrew, notices_of
 from .work import core_of, recipe_of, work
 from .worker import PARENTS_SIGNALS, Worker, context_of, prepare
 
@@ -90,9 +91,10 @@ class Workers:
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
         self._reloads = Errand("reload", self._read_files, server)
-        self._crew = Crew(
-            check_workers(count), self._start, self._leave, self._reloads.ask, self._emit, Pace()
-        )
+        self._announcer = announcer = Announcer(self._emit)
+        number = check_workers(count)
+        self._crew = Crew(number, self._start, self._leave, self._read, announcer, Pace())
+        self._stop_seconds = 0.0  # after which the last clients are to be cut
         self._thread: int | None = None  # the one that runs
         self._ended = threading.Event()
         self._report = StopReport(0, 0)
@@ -178,7 +180,10 @@ class Workers:
             if drain_timeout is not None:  # also for workers that a signal stops directly
                 configure(self._server._configuration, {"drain_timeout": drain_timeout})
             self._begin(mailbox)
-            interrupted = self._live(mailbox)
+            program = SupervisedCrew(self._crew, mailbox, lambda: self._stop_seconds)
+            with notices_of(self._attachment, program) as notices:
+                interrupted = self._live(mailbox, notices)
+                notices.stopped(self._report)
         finally:
             despite_signals(lambda: self._clean_up(configured))
         if self._crew.why_failed is not None:
@@ -226,13 +231,14 @@ class Workers:
         if self._numbers is not None:
             self._numbers.close()
 
-    def _live(self, mailbox: Mailbox) -> bool:
+    def _live(self, mailbox: Mailbox, notices: Notices) -> bool:
         """Wait until all have ended. Return whether a Ctrl+C came while they were ending."""
         from multiprocessing.connection import wait
 
         crew, interrupted = self._crew, False
         while crew.workers or not crew.stopping:
-            wait([mailbox.fileno(), *self._descriptors()], wait_time(crew.next_step().remaining()))
+            due = crew.next_step().earlier(notices.due())
+            wait([mailbox.fileno(), *crew.descriptors()], wait_time(due.remaining()))
             ended = crew.check()
             self._learn()
             # Requests come second: a signal to all processes may have ended the workers.
@@ -244,6 +250,7 @@ class Workers:
             crew.step()
             if crew.why_failed is not None:
                 self._stop()
+            notices.step()
         # The last workers may have ended by a Ctrl+C that this process has not seen yet.
         return interrupted or Request.INTERRUPT in mailbox.rest()
 
@@ -252,21 +259,7 @@ class Workers:
         for worker in self._crew.workers:
             if worker.loaded is not None and not worker.is_known:
                 worker.is_known = True
-                self._adopt(worker.loaded)
-
-    def _adopt(self, loaded: Loaded) -> None:
-        configure(self._server._configuration, {"drain_timeout": loaded.drain_timeout})
-        listeners = self._server._listeners
-        if listeners.is_silent and not listeners.announced:
-            listeners.announced.extend(news_of(self._server, loaded))
-            for event in tuple(listeners.announced):
-                self._emit(event)
-
-    def _descriptors(self) -> Iterable[Any]:
-        for worker in self._crew.workers:
-            yield worker.end
-            if not worker.channel.closed:
-                yield worker.channel
+                adopt(self._server, worker.loaded)
 
     def _obey(self, request: Request) -> None:
         while self._orders:
@@ -310,10 +303,16 @@ class Workers:
         seconds = self._server._options.drain_timeout
         return Stop(seconds, seconds)
 
+    def _read(self) -> None:
+        self._emit(events.ReloadBegun())
+        self._reloads.ask()
+
     def _read_files(self) -> None:
         """Reload the server's settings, which new workers get. In a thread: files may block."""
         try:
-            self._server.reload()
+            with failures() as failed:
+                self._server.reload()
+            self._announcer.failed = "; ".join(failed)
             self._keep_files()
         finally:
             self._order(self._end_reading)
@@ -341,6 +340,7 @@ class Workers:
 
     def _stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
         seconds = self._server._options.drain_timeout if timeout is None else timeout
+        self._stop_seconds = patience + seconds
         begins = not self._crew.stopping
         self._crew.stopping = True  # first: `server_close` asks for it
         if begins:

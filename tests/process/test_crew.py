@@ -47,7 +47,7 @@ class Made(Crew):
         while any(not worker.ready for worker in self.current()):
             for worker in self.current():
                 worker.ready = True
-            self._proven = True
+            self.proven = True
             self.step()
         return self.current()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 import sys
@@ -121,6 +122,23 @@ def test_a_reload_that_fails_is_told_with_its_reason(
         assert re.fullmatch(f"READY=1\nSTATUS={outcome}", manager.receive())
 
 
+def test_workers_that_come_die_and_are_reloaded(manager: Manager, start: Start) -> None:
+    program = start("--workers", "2")
+    assert manager.receive() == "EXTEND_TIMEOUT_USEC=303000000\nSTATUS=starting"
+    assert manager.receive() == f"{READY}, 2 workers"
+    os.kill(ask(program, "who"), signal.SIGKILL)
+    assert manager.receive() == "STATUS=0 connected, 1 worker"
+    assert manager.receive() == "STATUS=0 connected, 2 workers"
+    program.send_signal(signal.SIGHUP)
+    assert manager.receive().startswith("RELOADING=1\n")
+    assert manager.receive() == "READY=1\nSTATUS=reloaded"
+    program.send_signal(signal.SIGTERM)
+    assert manager.receive() == stopping(10, "0 connected, 2 workers")
+    for status in iter(manager.receive, "STATUS=stopped: 0 finished, 0 cut"):
+        assert re.fullmatch(r"STATUS=stopping: 0 connected, [01] workers?", status)
+    assert program.wait() == 0
+
+
 # The watchdog
 
 
@@ -142,3 +160,20 @@ def test_a_handler_that_holds_the_gil_is_noticed_and_a_full_or_suspended_server_
         assert max(watch(manager, WATCHDOG)) < WATCHDOG  # though it is full
         sock.sendall(b"suspend\n")
         assert max(watch(manager, WATCHDOG, "STATUS=suspended: N connected")) < WATCHDOG
+
+
+@pytest.mark.usefixtures("watchdog")
+def test_a_worker_that_hangs_is_replaced_and_the_parent_is_well(
+    manager: Manager, start: Start
+) -> None:
+    program = start("--workers", "2")
+    manager.receive()
+    assert manager.receive() == f"{READY}, 2 workers"
+    with program.connect() as sock:
+        sock.sendall(b"who\n")
+        pid = int(sock.makefile().readline())
+        sock.sendall(b"stop\n")
+        changes = "STATUS=N connected, 1 worker", "STATUS=N connected, 2 workers"
+        assert max(watch(manager, 2.5 * WATCHDOG, *changes)) < WATCHDOG
+    program.wait_for_line(f"error: a worker failed: worker {pid} has hung for 2 seconds; starting")
+    assert ask(program, "who") != pid
