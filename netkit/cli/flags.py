@@ -144,10 +144,21 @@ def _has_certificate(arguments: argparse.Namespace | Options) -> bool:
     return any(getattr(arguments, name, None) for name in names)
 
 
-def check_tls(
+def check_layers(
     given: Container[str], arguments: argparse.Namespace | Options, addresses: list[Endpoint]
 ) -> None:
-    """ArgumentError for a ``?tls=`` that contradicts the flags, or one of both without effect."""
+    """ArgumentError for a ``?tls=`` that contradicts the flags, or one of both without effect.
+
+    Also for proxies that are trusted, if no address has ``?proxy=on``.
+    """
+    if "proxy_from" in given and not any(each.proxy for each in addresses):
+        raise ArgumentError("--proxy-from has no effect: no address has ?proxy=on")
+    _check_tls(given, arguments, addresses)
+
+
+def _check_tls(
+    given: Container[str], arguments: argparse.Namespace | Options, addresses: list[Endpoint]
+) -> None:
     wanted = {each.tls for each in addresses}
     is_self_signed = getattr(arguments, "tls_self_signed", False)
     certificate = "--tls-self-signed" if is_self_signed else "--tls-cert"

@@ -35,7 +35,7 @@ from ..server.server import Server
 from ..server.serving import no_handler
 from .arguments import ArgumentError, flag_of, similar
 from .environment import variable_of
-from .flags import Flags, check_effects, check_tls
+from .flags import Flags, check_effects, check_layers
 from .settings import converted
 
 OPTIONS = "NETKIT_OPTIONS"  # the name of a module's options
@@ -121,7 +121,7 @@ def _complete(
     if not is_server:
         _set_handler(server, handler, target, "handler_args" in options)
     check_effects(given.flags, server._options)
-    check_tls(given.flags, server._options, given.addresses)
+    check_layers(given.flags, server._options, given.addresses)
     return server
 
 

@@ -42,7 +42,7 @@ from .arguments import (
     show,
 )
 from .environment import ADDRESSES, EnvironmentParser, words_of
-from .flags import add_flags, as_given, check_addresses, check_effects, check_tls
+from .flags import add_flags, as_given, check_addresses, check_effects, check_layers
 
 if TYPE_CHECKING:
     from ..process.supervisor import Workers
@@ -129,7 +129,7 @@ class Command:
     ) -> None:
         """ArgumentError if a flag that is `given`, or a setting of an address, has no effect."""
         check_effects(given, arguments)
-        check_tls(given, arguments, addresses)
+        check_layers(given, arguments, addresses)
 
     def parser(self) -> EnvironmentParser:
         """Make the parser of the command's flags and variables."""

@@ -6,8 +6,8 @@ Nothing here resolves a name or touches a socket. Each of these is an address:
     unix:/run/app.sock   @name   fd:3   systemd:   systemd:NAME
 
 Settings follow after a ``?``, with ``&`` between them: ``ipv6_only=on`` and ``reuse_port=on`` for
-TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket, ``tls=on`` or ``tls=off``
-for all.
+TCP, ``mode=660`` and ``owner=USER:GROUP`` for the file of a Unix socket; for all, ``proxy=on``, and
+``tls=on`` or ``tls=off``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .kinds import number
 from .record import NamedTuple
 
 _SETTINGS = {
-    "tcp": ("ipv6_only", "reuse_port", "tls"),
-    "unix": ("mode", "owner", "tls"),
-    "fd": ("tls",),
-    "systemd": ("tls",),
+    "tcp": ("ipv6_only", "reuse_port", "proxy", "tls"),
+    "unix": ("mode", "owner", "proxy", "tls"),
+    "fd": ("proxy", "tls"),
+    "systemd": ("proxy", "tls"),
 }
 _KINDS = {
     "tcp": "a port",
@@ -40,13 +40,24 @@ _THE_NUMBER = "the number of a descriptor"
 _check_descriptor = number(int, _THE_NUMBER, _THE_NUMBER, lambda it: 0 <= it <= _MAX_DESCRIPTOR)
 
 
+class Layers(NamedTuple):
+    """What the clients of one listener send before the bytes that a handler reads.
+
+    `tls` tells whether they speak TLS from the first byte on; None leaves that to the options of
+    the server. With `proxy`, a PROXY header comes before everything else.
+    """
+
+    tls: bool | None = None
+    proxy: bool = False
+
+
 class Endpoint(NamedTuple):
     """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 
     `kind` is ``"tcp"``, ``"unix"``, ``"fd"`` or ``"systemd"``. `host` is None if the address names
     no host. The `path` of an abstract name begins with a null character. `name` is that of the
-    sockets that systemd has passed; all of them are meant if it is empty. `tls` tells whether
-    clients speak TLS from the first byte on; None leaves that to the options of the server.
+    sockets that systemd has passed; all of them are meant if it is empty. `tls` and `proxy` are
+    those of `Layers`.
     """
 
     kind: str = "tcp"
@@ -60,6 +71,12 @@ class Endpoint(NamedTuple):
     fd: int = -1
     tls: bool | None = None
     name: str = ""
+    proxy: bool = False
+
+    @property
+    def layers(self) -> Layers:
+        """What clients send before the bytes that a handler reads."""
+        return Layers(self.tls, self.proxy)
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -110,6 +127,8 @@ class Endpoint(NamedTuple):
             _check_descriptor("fd", self.fd)
         if self.tls not in (None, True, False):
             raise TypeError(f"tls must be True, False or None, not {self.tls!r}")
+        if not isinstance(self.proxy, bool):
+            raise TypeError(f"proxy must be True or False, not {self.proxy!r}")
         return self
 
 

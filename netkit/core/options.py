@@ -140,6 +140,9 @@ class Options(OptionTable):
         LIST,
         "addresses and networks to refuse; the most specific rule of 'allow' and 'deny' wins",
     )
+    proxy_from: BlockList | None = option(
+        None, LIST, "proxies to trust at addresses with ?proxy=on (default: 127.0.0.0/8,::1)"
+    )
     tls: Any = option(None, CONTEXT, "a context of your own, instead of 'tls_cert'")
     tls_cert: Pem | None = option(
         None, PEM, "use TLS with this certificate (and its chain), in PEM"

@@ -39,9 +39,10 @@ def to_be_loaded(connection: Any, **_: Any) -> None:
 def news_of(server: Server, loaded: Loaded) -> Iterator[events.Event]:
     """The events of a parent about the listeners of `server`, which its workers' options decide."""
     is_announced = loaded.is_limited
-    for where, tls in zip(server.addresses, server._listeners.tls, strict=True):
+    for where, layers in zip(server.addresses, server._listeners.layers, strict=True):
         address = format_unix(where) if isinstance(where, str) else str(where)
-        yield events.Listening(address, loaded.speaks_tls if tls is None else tls)
+        tls = loaded.speaks_tls if layers.tls is None else layers.tls
+        yield events.Listening(address, tls, layers.proxy)
         if not (isinstance(where, str) or is_announced or is_loopback(where.address)):
             is_announced = True
             yield events.Unlimited(address)

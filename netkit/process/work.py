@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.cores import has_gil, usable_cores
+from ..core.endpoint import Layers
 from ..core.errors import Failure, TlsConfigError
 from ..core.record import NamedTuple
 from ..net import gate
@@ -64,7 +65,7 @@ class Recipe(NamedTuple):
     options: dict[str, Any]
     listeners: tuple[Any, ...]  # sockets, or what becomes one when it is sent
     status_lines: bool = False
-    tls: tuple[bool | None, ...] = (None,)  # whether clients of each listener speak TLS
+    layers: tuple[Layers, ...] = (Layers(),)  # of each listener
 
     def __repr__(self) -> str:  # without options: there may be keys among them
         return f"<{type(self).__name__}>"
@@ -104,7 +105,7 @@ def recipe_of(server: Server, load: Load | None, pems: dict[str, Any]) -> Recipe
         ) from None
     listeners = tuple(map(SentSocket, server._listeners.sockets))
     shows_lines = log_config.shows_status_lines()
-    return Recipe(kind, handler, options, listeners, shows_lines, server._listeners.tls)
+    return Recipe(kind, handler, options, listeners, shows_lines, server._listeners.layers)
 
 
 # In the new process
@@ -155,16 +156,17 @@ def work(
 
 def _make(source: Server | Recipe, load: Load | None, hooks: Hooks) -> tuple[Server, Hooks]:
     if isinstance(source, Recipe):
-        server, listeners, tls = source.make(), source.listeners, source.tls
+        server, listeners, layers = source.make(), source.listeners, source.layers
     else:
-        server, listeners, tls = source, source._listeners.sockets, source._listeners.tls
+        server, listeners = source, source._listeners.sockets
+        layers = source._listeners.layers
     loaded = None if load is None else load()
     if isinstance(loaded, Application):
         server, hooks = loaded.complete(server), loaded.hooks
     elif load is not None:
         server.RequestHandlerClass = loaded
-    server.take_over(*listeners, tls=tls)
-    server._listeners.check_tls(server.tls_context() is not None)
+    server.take_over(*listeners, layers=layers)
+    server._listeners.check_layers(server._configuration.setup)
     return server, hooks
 
 

@@ -235,7 +235,7 @@ class Acceptor:
             return self._failed(error)
         if type(request) not in PLAIN:
             self._look_for_handshake(request)
-        tls = self._listeners.tls[self._listener]
+        tls = self._listeners.layers[self._listener].tls
         ticket = admission.judge(client_address) if admission.judges else NO_SHARE
         if isinstance(ticket, str):
             if has_place:

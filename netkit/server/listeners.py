@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core import events
 from ..core.addresses import SocketAddress, format_unix, is_loopback
-from ..core.endpoint import Endpoint
+from ..core.endpoint import Endpoint, Layers
 from ..core.errors import ServerStateError
 from ..core.options import Options
 from ..net import bind, service_manager, sockopts, unix
@@ -24,7 +24,7 @@ from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .life import Life, State
 from .reload import lists_in_files
-from .setup import Configuration
+from .setup import Configuration, Setup
 
 Place = Endpoint | socket.socket | BoundSocket
 """Where to listen: at an address, or with a socket that is bound."""
@@ -56,8 +56,8 @@ class Listeners:
         self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
         self.more: tuple[socket.socket, ...] = ()
         """The listeners besides the server's `socket`."""
-        self.tls: tuple[bool | None, ...] = (None,)
-        """Whether clients of each of `sockets` speak TLS; None leaves that to the options."""
+        self.layers: tuple[Layers, ...] = (Layers(),)
+        """What the clients of each of `sockets` send first."""
         self.local_name: Any = None
         """The local address of every connection; None if connections have different ones."""
         self.opened_by: int | None = None
@@ -66,7 +66,7 @@ class Listeners:
         """Whether worker processes must not share them."""
         self.by_listen = False
         """Whether `open` has opened them, and not the constructor of the server."""
-        self.is_silent = False  # whether others emit the events, and check TLS
+        self.is_silent = False  # whether others emit the events, and check layers
         self.announced: list[events.Event] = []
         """The events about the present listeners, for a log that begins later."""
 
@@ -92,6 +92,7 @@ class Listeners:
     def bind_and_activate(self) -> None:
         """Call the hooks that bind `socket` and make it a listener; it is closed if one fails."""
         with self._closing_after_failure():
+            self._configuration.setup.check_layers(self.layers)
             self._call_hooks()
 
     def _call_hooks(self) -> None:
@@ -176,8 +177,10 @@ class Listeners:
         options = self._configuration.setup.options
         where = SocketAddress.from_sockname(sock.getsockname())
         is_reachable = where is not None and not is_loopback(where.address)
-        tls = self._configuration.setup.begins_tls(self._endpoint.tls)
-        yield events.Listening(self.describe(), tls)  # an observer may close the listener
+        layers = self.layers[len(self.more)]
+        tls = self._configuration.setup.begins_tls(layers.tls)
+        # An observer may close the listener.
+        yield events.Listening(self.describe(), tls, layers.proxy)
         is_announced = any(isinstance(event, events.Unlimited) for event in self.announced)
         if is_reachable and not (options.limited or is_announced):
             yield events.Unlimited(str(where))
@@ -188,18 +191,18 @@ class Listeners:
     # Opening all
 
     def open(
-        self, places: Sequence[Place], backlog: int | None, exclusive: bool, tls: bool | None = None
+        self, places: Sequence[Place], backlog: int | None, exclusive: bool, layers: Layers
     ) -> None:
         """Listen at each of `places`. Errors as of `listen`.
 
-        If one of them fails, all are closed. `tls` is for sockets, as that of an `Endpoint`.
+        If one of them fails, all are closed. `layers` are for sockets, as those of an `Endpoint`.
         """
         places = service_manager.expanded(places)
         self._begin(backlog)
-        self.tls = tuple(it.tls if isinstance(it, Endpoint) else tls for it in places)
+        self.layers = tuple(it.layers if isinstance(it, Endpoint) else layers for it in places)
         try:
             with self._closing_after_failure():
-                self.check_tls(self._configuration.setup.tls is not None)
+                self.check_layers(self._configuration.setup)
                 self._open_each(places)
         finally:
             with self._life.changed:
@@ -242,8 +245,7 @@ class Listeners:
             self.local_name = None
 
     def _open_one(self, endpoint: Place) -> None:
-        tls = self.tls[len(self.more)]
-        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd", tls=tls)
+        self._endpoint = endpoint if isinstance(endpoint, Endpoint) else Endpoint("fd")
         if isinstance(endpoint, BoundSocket):
             sock, file = endpoint.adopt()
             self._files += (file,)
@@ -284,11 +286,10 @@ class Listeners:
         except OSError as error:
             raise bind.explain(error, server.server_address) from None
 
-    def check_tls(self, has_context: bool) -> None:
-        """ValueError if a listener is to speak TLS, and the options have no context for it."""
-        is_open = self._life.state is not State.CLOSED and not self.is_silent
-        if True in self.tls and is_open and not has_context:
-            raise ValueError("a listener with tls=True needs a server with tls_cert or tls")
+    def check_layers(self, setup: Setup) -> None:
+        """ValueError if `setup` and what the clients of the listeners send do not fit together."""
+        if not self.is_silent and (self._life.opener or self._life.state is State.LISTENING):
+            setup.check_layers(self.layers)
 
     def set_options(self, options: Options) -> None:
         """Set the socket options that accepted sockets inherit."""
@@ -296,13 +297,13 @@ class Listeners:
             with contextlib.suppress(OSError):  # it is closed
                 sockopts.set_options(listener, options)
 
-    def take_over(self, *listeners: socket.socket, tls: tuple[bool | None, ...]) -> None:
+    def take_over(self, *listeners: socket.socket, layers: tuple[Layers, ...]) -> None:
         """Accept from `listeners`, which another process has opened. No hook is called."""
         server = self._server
         self._begin_new_life()
         self.opened_by = 0
         server.socket, *more = listeners
-        self.more, self.tls = tuple(more), tls
+        self.more, self.layers = tuple(more), layers
         self._files = ()  # the process that has made the files removes them
         server.address_family = server.socket.family
         server.server_address = server.socket.getsockname()

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 def configure(
     configuration: Configuration,
     options: Mapping[str, Any],
-    check_tls: Callable[[bool], object] = bool,
+    check_layers: Callable[[Setup], object] = bool,
 ) -> None:
     """As `Server.configure`.
 
-    ``check_tls(has_context)`` raises an exception if a listener needs a context for TLS, and the
-    options have none.
+    ``check_layers(setup)`` raises an exception if the listeners cannot have the new setup.
     """
     checked = configuration.setup.options.changed(**options)
     given = {name: getattr(checked, name) for name in options}  # an iterator is read once
@@ -34,8 +33,9 @@ def configure(
         of_tls = any(name.startswith("tls") for name in options)
         serve = configuration.adapt(setup.handler, new)
         tls = make_tls_context(new) if of_tls else setup.tls
-        check_tls(tls is not None)
-        return setup.with_options(new, tls)._replace(serve=serve)
+        changed = setup.with_options(new, tls)._replace(serve=serve)
+        check_layers(changed)
+        return changed
 
     configuration.change(prepare)
 
@@ -103,8 +103,8 @@ def pems_in_memory(options: Options) -> dict[str, Any]:
 
 
 def lists_in_files(options: Options) -> dict[str, BlockList]:
-    """Return those of the options `allow` and `deny` that are read from a file."""
-    lists = {"allow": options.allow, "deny": options.deny}
+    """Return the options that are lists of addresses and are read from a file."""
+    lists = {name: getattr(options, name) for name in ("allow", "deny", "proxy_from")}
     return {name: each for name, each in lists.items() if each is not None and each.path}
 
 

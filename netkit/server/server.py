@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.addresses import SocketAddress
-from ..core.endpoint import Endpoint
+from ..core.endpoint import Endpoint, Layers
 from ..core.kinds import check_count, check_seconds
 from ..core.options import Options
 from ..net import bind
@@ -62,8 +62,8 @@ class Server(HookedServer):
     ) -> None:
         """As in `socketserver`. The server is not bound if `server_address` is None, see `listen`.
 
-        TypeError or ValueError for an invalid address, handler or option;
-        OSError, with `address` and `port`, if the address cannot be bound.
+        TypeError or ValueError for an invalid address, handler or option; OSError, with `address`
+        and `port`, if the address cannot be bound.
         """
         server_address = bind.checked(server_address)
         given = Options(**options)
@@ -93,24 +93,24 @@ class Server(HookedServer):
         reuse_port: bool = False,
         exclusive: bool = False,
         tls: bool | None = None,
+        proxy: bool = False,
     ) -> Self:
         """Bind and listen; returns the server itself.
 
         With `port` 0 the system chooses the port, see `address`. Without a `host` the server
         listens on every address, IPv6 and IPv4; if `host` is a name, on the first of its addresses
-        that can be bound. With `reuse_port`, others that say so may listen there, too. Or instead
-        of a port:
+        that can be bound. With `reuse_port`, others may listen there, too. Or instead of a port:
 
         - `path`, of a Unix socket, or an abstract name on Linux (``"\\0name"``). Its file gets
           `mode` (0o660) and `owner` (``"user:group"``) before anybody can connect. The file of a
           dead server is removed first, and the server's own when it stops;
-        - `fd`, an inherited descriptor; `sock`, a bound socket or `BoundSocket`. They are closed
-          when the server stops.
+        - `fd`, an inherited descriptor, or `sock`, a bound socket or `BoundSocket`.
 
         `backlog` is how many clients the kernel queues until they are accepted (511; the system may
         allow fewer). An `exclusive` listener is not for worker processes. `tls` tells whether
         clients speak TLS from the first byte on; by default they do if the options ask for it and
-        `starttls` is off. A server that was closed may listen again.
+        `starttls` is off. With `proxy`, a PROXY header comes first on each connection, from one of
+        the proxies in the option `proxy_from`. A server that was closed may listen again.
 
         ServerStateError if it listens already, or is stopped meanwhile; TypeError or ValueError for
         invalid arguments; OSError (with `address`, `port` and `syscall`) if the address cannot be
@@ -118,10 +118,10 @@ class Server(HookedServer):
         """
         given = (port, host, path, mode, owner, fd, ipv6_only, reuse_port)
         if sock is not None and given != (0, None, None, None, None, None, False, False):
-            raise TypeError("sock is bound already: only backlog, exclusive and tls may go with it")
-        flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port, "tls": tls}
-        endpoint = Endpoint.of(port, host, path=path, fd=fd, mode=mode, owner=owner, **flags)
-        self._listeners.open([endpoint if sock is None else sock], backlog, exclusive, tls)
+            raise TypeError("sock is bound: only backlog, exclusive, proxy and tls may go with it")
+        flags = {"ipv6_only": ipv6_only, "reuse_port": reuse_port, "tls": tls, "proxy": proxy}
+        place = Endpoint.of(port, host, path=path, fd=fd, mode=mode, owner=owner, **flags)
+        self._listeners.open([place if sock is None else sock], backlog, exclusive, place.layers)
         return self
 
     def listen_on(
@@ -136,17 +136,17 @@ class Server(HookedServer):
         ``unix:/run/app.sock``, ``@name`` (Linux), ``fd:3``, or ``systemd:NAME`` and ``systemd:``
         for sockets that systemd has passed. After a ``?`` it may have settings, with ``&`` between
         them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and ``owner=user:group``
-        for a Unix socket, ``tls=on`` or ``tls=off`` for each. If one cannot be bound, none is.
+        for a Unix socket, ``tls=on`` (or off) and ``proxy=on`` for each. If one fails, none opens.
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")
-        self._listeners.open(list(map(Endpoint.from_any, addresses)), backlog, exclusive)
+        self._listeners.open([*map(Endpoint.from_any, addresses)], backlog, exclusive, Layers())
         return self
 
-    def take_over(self, *listeners: socket.socket, tls: tuple[bool | None, ...]) -> None:
+    def take_over(self, *listeners: socket.socket, layers: tuple[Layers, ...]) -> None:
         """In a worker process, serve on the listeners of its parent. No hook is called."""
         self._drain.workers = None  # a forked process has those of its parent
-        self._listeners.take_over(*listeners, tls=tls)
+        self._listeners.take_over(*listeners, layers=layers)
 
     @Shown
     def listening(self) -> bool:
@@ -180,11 +180,11 @@ class Server(HookedServer):
     def configure(self, **options: Unpack[ServerOptions]) -> None:
         """Change options of the constructor. They hold for new clients, not for connected ones.
 
-        A `profile` changes all options that it sets, except those given beside it. Errors as of
-        the constructor; nothing is changed then. In a worker process, the options of this process
-        change, but not the number of connections that all processes may have together.
+        A `profile` changes all options that it sets, except those given beside it. Errors as of the
+        constructor; nothing is changed then. A worker process changes its own options alone, and
+        not the number of connections that all processes may have together.
         """
-        reload.configure(self._configuration, options, self._listeners.check_tls)
+        reload.configure(self._configuration, options, self._listeners.check_layers)
 
     def reload(self) -> bool:
         """Read again what the options name by file: certificates, and lists of addresses.

@@ -6,9 +6,10 @@ All of them are in one record, so that a reader sees a set that belongs together
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.endpoint import Layers
 from ..core.options import Options, TimeLimits
 from ..core.record import NamedTuple
 from .adapting import Serve
@@ -47,6 +48,13 @@ class Setup(NamedTuple):
     def context(self, of_listener: bool | None) -> ssl.SSLContext | None:
         """Return the context for clients that speak TLS from the first byte on; else None."""
         return self.tls if self.begins_tls(of_listener) else None
+
+    def check_layers(self, layers: Sequence[Layers]) -> None:
+        """ValueError unless listeners, each with one of `layers`, can have this setup."""
+        if self.tls is None and any(each.tls for each in layers):
+            raise ValueError("a listener with tls=True needs a server with tls_cert or tls")
+        if self.options.proxy_from is not None and not any(each.proxy for each in layers):
+            raise ValueError("proxy_from needs a listener with proxy=True")
 
 
 class Configuration:

@@ -55,6 +55,7 @@ class ServerOptions(TypedDict, total=False):
     max_connection_rate: float | None
     allow: BlockList | os.PathLike[str] | Iterable[Any] | None
     deny: BlockList | os.PathLike[str] | Iterable[Any] | None
+    proxy_from: BlockList | os.PathLike[str] | Iterable[Any] | None
     tls: ssl.SSLContext | None
     tls_cert: Pem | None
     tls_key: Pem | None

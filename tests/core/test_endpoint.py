@@ -83,13 +83,19 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("fd:4294967299", FD + "'4294967299'"),
         ("fd:-1", FD + "-1"),
         ("systemd:a:b", "a name of systemd has no colon, but 'a:b' has one"),
-        ("systemd:?mode=660", "a socket of systemd has no setting 'mode'; it has tls"),
-        ("80?", "a port has no setting ''; it has ipv6_only, reuse_port and tls"),
-        ("80?mode=660", "a port has no setting 'mode'; it has ipv6_only, reuse_port and tls"),
+        ("systemd:?mode=660", "a socket of systemd has no setting 'mode'; it has proxy and tls"),
+        ("80?", "a port has no setting ''; it has ipv6_only, reuse_port, proxy and tls"),
+        (
+            "80?mode=660",
+            "a port has no setting 'mode'; it has ipv6_only, reuse_port, proxy and tls",
+        ),
         ("80?ipv6_only=yes", "ipv6_only must be on or off, not 'yes'"),
         ("80?tls=yes", "tls must be on or off, not 'yes'"),
         ("80?ipv6_only", "ipv6_only must be on or off, not ''"),
-        ("unix:/x?color=1", "a Unix socket has no setting 'color'; it has mode, owner and tls"),
+        (
+            "unix:/x?color=1",
+            "a Unix socket has no setting 'color'; it has mode, owner, proxy and tls",
+        ),
         ("unix:/x?mode=rw", MODE + "'rw'"),
         ("unix:/x?mode=888", MODE + "'888'"),
         ("unix:/x?mode=", MODE + "''"),
@@ -98,7 +104,7 @@ MODE = "mode must be three octal digits, such as 660, not "
         ("unix:/x?owner=:", OWNER + "':'"),
         ("unix:/x?owner=a:b:c", OWNER + "'a:b:c'"),
         ("@n?mode=660", "an abstract name has no mode and no owner: all users may connect"),
-        ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has tls"),
+        ("fd:3?mode=660", "a descriptor has no setting 'mode'; it has proxy and tls"),
     ],
 )
 def test_an_invalid_address_is_an_error_of_one_line(text: str, message: str, linux: None) -> None:
@@ -195,12 +201,12 @@ UNIX = {"path": "/x"}
         (
             {"mode": 6},
             TypeError,
-            "a port has no setting 'mode'; it has ipv6_only, reuse_port and tls",
+            "a port has no setting 'mode'; it has ipv6_only, reuse_port, proxy and tls",
         ),
         (
             {**UNIX, "ipv6_only": True},
             TypeError,
-            "a Unix socket has no setting 'ipv6_only'; it has mode, owner and tls",
+            "a Unix socket has no setting 'ipv6_only'; it has mode, owner, proxy and tls",
         ),
         ({"port": 65536}, ValueError, PORT + "65536"),
         ({"port": None}, TypeError, PORT + "None"),

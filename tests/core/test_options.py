@@ -178,7 +178,7 @@ def annotations(kind: type) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("table", "types", "differing"),
     [
-        (Options, netkit.ServerOptions, {"allow", "deny", "tls"}),
+        (Options, netkit.ServerOptions, {"allow", "deny", "proxy_from", "tls"}),
         (ConnectOptions, netkit.ClientOptions, {"block_list"}),
     ],
 )

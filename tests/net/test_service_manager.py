@@ -175,7 +175,7 @@ def test_servers_share_what_was_passed_and_settings_hold_for_each_socket(
         with passed(monkeypatch, web, admin, LISTEN_FDNAMES="web:admin"):
             one = netkit.create_server(netkit.EchoHandler).listen_on("systemd:web?tls=off")
             other = netkit.create_server(netkit.GreeterHandler).listen_on("systemd:admin", 0)
-            assert one._listeners.tls == (False,)
+            assert [each.tls for each in one._listeners.layers] == [False]
             assert "LISTEN_FDS" not in os.environ
             with one, other:
                 assert exchange(web) == b"hello"

@@ -282,7 +282,9 @@ def test_a_hook_that_fails_closes_the_socket_it_was_given() -> None:
 @pytest.mark.parametrize("other", [{"port": 80}, {"reuse_port": True}])
 def test_a_socket_goes_with_no_other_address(other: dict[str, Any]) -> None:
     with socket.socket() as sock:
-        with pytest.raises(TypeError, match="only backlog, exclusive and tls may go with it"):
+        with pytest.raises(
+            TypeError, match="only backlog, exclusive, proxy and tls may go with it"
+        ):
             echo().listen(sock=sock, **other)
 
 

@@ -197,7 +197,7 @@ def test_the_certificate_of_a_listener_that_speaks_tls_cannot_be_removed() -> No
 def test_the_listeners_of_a_spawned_worker_are_those_of_its_parent() -> None:
     with listening(socketserver.BaseRequestHandler, PLAIN, SECURE) as server:
         recipe: Recipe = recipe_of(server, None, {})
-        assert recipe.tls == (False, True)
+        assert [each.tls for each in recipe.layers] == [False, True]
 
 
 def test_workers_speak_tls_where_their_parent_says() -> None:

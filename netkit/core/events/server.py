@@ -17,15 +17,17 @@ def again(pause: float) -> str:
 class Listening(Event):
     """The server is bound to `address` (``127.0.0.1:8080``) and accepts clients.
 
-    `tls` tells whether clients speak TLS there from the first byte on.
+    `tls` tells whether clients speak TLS there from the first byte on, and `proxy` whether a PROXY
+    header comes before everything else.
     """
 
     address: str
     tls: bool = False
+    proxy: bool = False
 
     def _text(self) -> str:
         every = self.address.startswith(("0.0.0.0:", "[::]:"))
-        notes = ", ".join(["every address"] * every + ["TLS"] * self.tls)
+        notes = ", ".join(["every address"] * every + ["PROXY"] * self.proxy + ["TLS"] * self.tls)
         return f"listening on {self.address}{notes and f' ({notes})'}"
 
 
