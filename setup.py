@@ -35,6 +35,7 @@ setup(
     python_requires=">=3.10",
     extras_require={
         "cli": ["prompt_toolkit>=3.0.29", "rich>=12.6"],  # for `netkit connect` on a terminal
+        "reload": ["watchfiles"],  # for `netkit serve --reload`, which does without, too
         "tls": ["cryptography"],  # for self-signed certificates
     },
     entry_points={"console_scripts": ["netkit = netkit.__main__:run"]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..process.application import Application, to_be_loaded
@@ -14,7 +15,11 @@ from .environment import HANDLER
 from .serving import Command
 
 if TYPE_CHECKING:
+    from ..process.supervisor import Workers
     from .checking import Module
+
+
+_RELOAD = "--reload"
 
 
 class Serve(Command):
@@ -30,6 +35,10 @@ class Serve(Command):
             type=checked(_setting),
             metavar="NAME=VALUE",
             help="setting of the handler: a class attribute, or a keyword argument of a function",
+        )
+        text = "for development: start new workers when a loaded module changes, or one in DIR"
+        group.add_argument(
+            _RELOAD, nargs="?", const="", type=checked(_folder), metavar="DIR", help=text
         )
 
     def take(self, arguments: argparse.Namespace, words: list[str]) -> None:
@@ -48,16 +57,24 @@ class Serve(Command):
             raise ValueError("a handler is needed: MODULE:NAME, such as app:Shout")
         arguments.target = target_of(words.pop(0))
 
+    def run(self, argv: Sequence[str]) -> int:
+        return super().run(_with_folder(argv))
+
     def check(self, *_: object) -> None:
         """Check nothing yet: the flags may belong to options of the module."""
 
     def has_parent(self, arguments: argparse.Namespace) -> bool:
         # A parent starts workers with new code. One worker needs no parent unless it is asked for.
-        is_asked_for = "workers" in arguments.given or "workers" in arguments.variables
-        return is_asked_for and os.name == "posix"
+        given = {*arguments.given, *arguments.variables}
+        return os.name == "posix" and bool(given & {"workers", "reload"})
 
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         # The parent never loads the module, so that a reload, which starts workers, loads it anew.
+        if arguments.reload is not None and not arguments.check:
+            from .reloading import announce, new_lock
+
+            announce(arguments.reload)
+            arguments.reload_lock = new_lock()
         return to_be_loaded, {}
 
     def load(self, arguments: argparse.Namespace) -> Application:
@@ -66,7 +83,19 @@ class Serve(Command):
         options = frozenset(arguments.options)
         flags = options & arguments.given
         given = Given(dict(arguments.settings), options, flags, arguments.addresses)
-        return load(arguments.target, given)
+        if arguments.reload is None or arguments.check:
+            return load(arguments.target, given)
+        from .reloading import Watch
+
+        watch = Watch(arguments.reload, arguments.reload_lock)  # the files before they are loaded
+        return watch.watching(load(arguments.target, given))
+
+    def kind_of_workers(self, arguments: argparse.Namespace) -> type[Workers]:
+        if arguments.reload is None:
+            return super().kind_of_workers(arguments)
+        from .reloading import ReloadedWorkers
+
+        return ReloadedWorkers
 
     def complete(self, server: Server, arguments: argparse.Namespace) -> tuple[Server, Hooks]:
         application = self.load(arguments)
@@ -81,6 +110,28 @@ class Serve(Command):
 
 command = Serve()
 run = command.run
+
+
+def _with_folder(argv: Sequence[str]) -> list[str]:
+    """Return `argv`, with the folder after each ``--reload``, if any, as the value of this flag.
+
+    The next word is a folder only if there is one of this name, and not a port.
+    """
+    words, rest = [], list(argv)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        if word == _RELOAD:
+            is_folder = bool(rest) and os.path.isdir(rest[0]) and not rest[0].isdigit()
+            word = f"{_RELOAD}={rest.pop(0) if is_folder else ''}"
+        words.append(word)
+    return words + rest
+
+
+def _folder(text: str) -> str:
+    """Return the path of a folder; an empty text stands for no folder. ValueError."""
+    if text and not os.path.isdir(text):
+        raise ValueError(f"there is no folder {text!r}")
+    return text and os.path.abspath(text)
 
 
 def _names_a_handler(word: str) -> bool:

@@ -120,6 +120,12 @@ class Command:
         """Return the module that `complete` has loaded, for ``--check``; None if there is none."""
         return None
 
+    def kind_of_workers(self, arguments: argparse.Namespace) -> type[Workers]:
+        """Return the class of what starts worker processes."""
+        from ..process.supervisor import Workers  # here because most have one process
+
+        return Workers
+
     def has_parent(self, arguments: argparse.Namespace) -> bool:
         """Whether a parent starts worker processes; otherwise this process serves itself."""
         return bool(arguments.workers != 1)
@@ -212,10 +218,9 @@ class Command:
             if arguments.check or not self.has_parent(arguments):
                 server, hooks = self.complete(server, arguments)
                 return Served(server, attachment, hooks)
-            from ..process.supervisor import Workers  # here because most have one process
-
             load = partial(load_in_worker, self, arguments, os.environ.get(_SAFE_PATH))
-            workers = Workers(server, arguments.workers, load, attachment=attachment)
+            kind = self.kind_of_workers(arguments)
+            workers = kind(server, arguments.workers, load, attachment=attachment)
             return Served(server, attachment, workers=workers)
         except (TlsConfigError, Failure):
             raise
