@@ -30,7 +30,7 @@ OUT_OF_SIGHT_SECONDS = 0.05
 class Bare(Plain):
     """A socket that its handler reads itself, also after the handler has wrapped it."""
 
-    __slots__ = ("_descriptor", "_mark", "_traffic")
+    __slots__ = ("_descriptor", "_mark", "_traffic", "tls_version")
 
     opaque = True
 
@@ -40,6 +40,8 @@ class Bare(Plain):
         is_tcp = isinstance(remote_name, tuple)
         self._mark: Any = (remote_name, local_name) if is_tcp else _inode(self._descriptor)
         self._traffic: Traffic | None = None
+        self.tls_version = ""
+        """The version that an ``ssl.SSLSocket`` has agreed on; empty until `count` is called."""
 
     def traffic(self) -> Traffic | None:
         """Return what has been carried until `count` was called, or until now.
@@ -55,6 +57,9 @@ class Bare(Plain):
     def count(self) -> None:
         """Have `traffic` return from now on what has been carried until now. Idempotent."""
         self._traffic = self.traffic()
+        version: Any = getattr(self.sock, "version", None)
+        if callable(version):
+            self.tls_version = self.tls_version or str(version() or "")
 
     def end(self) -> None:
         """Have an ``ssl.SSLSocket`` send its close_notify. Does not wait for the peer's."""

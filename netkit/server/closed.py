@@ -35,8 +35,7 @@ def _of_tls(connection: Connection) -> tuple[str, str]:
     tls: Any = connection.tls
     if tls is not None:
         return tls.version or "", tls.server_name or ""
-    version: Any = getattr(connection.socket, "version", None)  # of an `ssl.SSLSocket`
-    return (version() or "" if callable(version) else ""), ""
+    return getattr(connection._link.wire, "tls_version", ""), ""  # of a bare TLS socket
 
 
 def _of_proxy(connection: Connection) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from ..core import events
 from ..core.deadline import wait_time
 from ..core.errors import PeerError
 from ..core.options import Options
+from ..net import endings
 from ..net.addresses import describe_peer
 from ..net.connection import Connection
 from ..net.explain import in_seconds, unacknowledged
@@ -41,6 +42,8 @@ class Reports:
         error = sys.exc_info()[1]
         assert error is not None, "to be called while an exception is being handled"
         cause, is_clients = self.cause_of(error, connection)
+        if connection is not None:
+            endings.note_error(connection._link, cause, is_clients)
         if not is_clients:
             self.fault(connection, client_address, cause)
         elif connection is None or connection.end_reason != "probe":  # of a health check, say

@@ -228,7 +228,7 @@ def test_a_failure_of_a_command_is_json_too(run: Run) -> None:
 def test_records_below_the_log_level_are_not_written(run: Run) -> None:
     assert run("echo", "--log-level", "warning", during=send_and_wait()).lines == []
     lines = run("echo", "--log-level", "debug", during=lambda port: ask(port, b"x")).lines
-    assert any(line.endswith("1 byte received, 1 byte sent") for line in lines)
+    assert any(line.endswith("1 byte received, 1 byte sent (done)") for line in lines)
 
 
 @pytest.mark.parametrize("value", ["on", "off"])
