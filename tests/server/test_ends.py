@@ -163,7 +163,8 @@ def test_so_has_the_iteration_over_a_server(act: Act, end: str) -> None:
 # --- One reason each ---
 
 
-def refuse(_: netkit.Connection) -> None:
+def refuse(conn: netkit.Connection) -> None:
+    conn.read(1)
     raise ValueError("a fault of the program")
 
 
