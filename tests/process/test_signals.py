@@ -190,6 +190,27 @@ def test_a_server_stops_when_its_terminal_is_closed_and_not_before(workers: int)
 
 
 @pytest.mark.usefixtures("hang_ups_are_default")
+@pytest.mark.parametrize("supervision", ["a service manager", "a control socket"])
+def test_a_hang_up_never_stops_a_server_that_is_supervised(
+    supervision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    options = ["127.0.0.1:0"]
+    if supervision == "a service manager":
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    else:
+        options += ["--control", str(tmp_path / "control")]
+    serve = [sys.executable, "-m", "netkit", "echo", *options]
+    command = [sys.executable, "-c", ON_A_TERMINAL, os.ttyname(theirs), *serve]
+    with open(ours, "rb", buffering=0) as terminal, Program(*command) as server:
+        os.close(theirs)
+        terminal.close()  # which sends SIGHUP
+        server.wait_for_line("SIGHUP: there is nothing to reload")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.usefixtures("hang_ups_are_default")
 def test_a_log_file_that_was_renamed_is_opened_anew_at_a_hang_up(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with Cli("logger", "--output", str(path)) as server, server.connect() as sock:
