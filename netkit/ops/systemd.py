@@ -107,7 +107,7 @@ class Notices:
         self._unsubscribe()
         with self._lock:
             if error is not None:
-                self._send(f"STATUS={_line(str(error))}")
+                self._send(f"STATUS={_line(str(error) or type(error).__name__)}")
             self._notifier.close()
 
     def _observe(self, event: events.Event) -> None:

@@ -205,6 +205,11 @@ def test_the_watchdog_is_told_only_of_a_program_that_answers(
         assert program.asked == [8]
         program.answered = True
         clock.now += 2
+        program.now, program.clients = "ready", 3
+        made.step()
+        assert manager.received() == ["WATCHDOG=1", "STATUS=3 connected"]
+        assert program.asked == [8, 8]
+        clock.now += 2
         program.now = "stopping"
         made.step()
         stopping, watchdog = manager.received()
@@ -212,13 +217,16 @@ def test_the_watchdog_is_told_only_of_a_program_that_answers(
         assert watchdog == "WATCHDOG=1"
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(OSError("the\nlistener is gone"), "the\\nlistener is gone"), (SystemExit(), "SystemExit")],
+)
 def test_an_exception_that_ends_the_program_is_its_last_status(
-    manager: Manager, program: Program, clock: Clock
+    error: BaseException, status: str, manager: Manager, program: Program, clock: Clock
 ) -> None:
-    with pytest.raises(OSError, match="gone"):
-        with notices(manager, program, clock):
-            raise OSError("the\nlistener is gone")
-    assert manager.received() == ["STATUS=the\\nlistener is gone"]
+    with pytest.raises(type(error)), notices(manager, program, clock):
+        raise error
+    assert manager.received() == [f"STATUS={status}"]
 
 
 @pytest.mark.parametrize(
