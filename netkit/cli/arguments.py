@@ -37,6 +37,7 @@ NAME() calls a function that returns a handler or a server. Options may be in th
 NETKIT_OPTIONS of the module, and on_start and on_stop, which are called in each process; flags and
 the environment win. With --workers, 1 included, SIGHUP loads new code: see docs/serve.md.""",
     "connect": "Talk to a server: send standard input, and write the data that comes back.",
+    "ctl": "Give a command to a running server, through its control socket, and print the answer.",
 }
 
 EXAMPLES = """\
@@ -47,6 +48,7 @@ examples:
   netkit echo 8080 unix:/tmp/x   on a port and a Unix socket
   netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
   netkit connect 8080            talk to a server, as with nc
+  netkit ctl /run/app.sock conns who is connected, if the server has --control /run/app.sock
 
 Ctrl+C stops a server gracefully: clients have --drain-timeout to finish what they have begun.
 A second Ctrl+C stops it at once.

@@ -24,7 +24,7 @@ Count = Callable[[int], object]  # is called with the number of bytes of each pi
 
 # Control characters as ``cat -v`` shows them (``^[``), and other unprintable ones as numbers.
 _CARETS = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
-_VISIBLE = Escapes({**_CARETS, ord("\n"): "\n", ord("\t"): "\t"})
+VISIBLE = Escapes({**_CARETS, ord("\n"): "\n", ord("\t"): "\t"})
 
 
 class Text:
@@ -44,7 +44,7 @@ class Text:
         text = self._return + self._decoder.decode(data, final=not data)
         self._return = "\r" if text.endswith("\r") and data else ""
         text = text[: len(text) - len(self._return)]
-        self._show(text.replace("\r\n", "\n").translate(_VISIBLE))
+        self._show(text.replace("\r\n", "\n").translate(VISIBLE))
 
 
 class Rows:

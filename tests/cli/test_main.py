@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ from support import ROOT
 
 import netkit
 from netkit import __main__ as entry
-from netkit.cli import connect, main
+from netkit.cli import main
 from netkit.cli.arguments import EXAMPLES
 from netkit.core.options import Options
 
@@ -56,11 +57,11 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
 
 def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
     examples = re.findall(r"^  netkit (.*?)  ", EXAMPLES, re.MULTILINE)
-    assert len(examples) == 6
+    assert len(examples) == 7
     for example in examples:
         name, *rest = shlex.split(example)
-        if name == "connect":
-            connect.parser().read(rest)
+        if name in ("connect", "ctl"):
+            importlib.import_module(f"netkit.cli.{name}").parser().read(rest)
         else:
             command = COMMANDS[name]
             arguments, words = command.parser().read(rest)
@@ -215,7 +216,10 @@ WRONG = {
     "serve json:__name__": "a handler must be a class or a function, not 'json'",
 }
 NO_COMMAND = {
-    "frob": "there is no command 'frob'; the commands are echo, logger, greeter, serve, connect",
+    "frob": (
+        "there is no command 'frob'; "
+        "the commands are echo, logger, greeter, serve, connect, ctl"
+    ),
     "help sevre": "there is no command 'sevre'; did you mean serve?",
     "--log-level debug echo": (
         "options follow a command, such as echo, and '--log-level' is not a command"
