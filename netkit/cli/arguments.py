@@ -48,7 +48,7 @@ examples:
   netkit echo 8080 unix:/tmp/x   on a port and a Unix socket
   netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
   netkit connect 8080            talk to a server, as with nc
-  netkit ctl /run/app.sock conns who is connected, if the server has --control /run/app.sock
+  netkit ctl /run/app.sock conns  the clients of a server with --control /run/app.sock
 
 Ctrl+C stops a server gracefully: clients have --drain-timeout to finish what they have begun.
 A second Ctrl+C stops it at once.

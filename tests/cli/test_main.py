@@ -217,8 +217,7 @@ WRONG = {
 }
 NO_COMMAND = {
     "frob": (
-        "there is no command 'frob'; "
-        "the commands are echo, logger, greeter, serve, connect, ctl"
+        "there is no command 'frob'; the commands are echo, logger, greeter, serve, connect, ctl"
     ),
     "help sevre": "there is no command 'sevre'; did you mean serve?",
     "--log-level debug echo": (
