@@ -59,6 +59,7 @@ _MODULES = {
     "net.passing": "receive_connection send_connection",
     "net.relay": "Relayed relay",
     "net.unix": "PeerCredentials",
+    "ops.metrics": "metrics_text",
     "ops.run": "run serve",
     "process.service": "RunReport",
     "process.supervisor": "Workers",
@@ -172,6 +173,7 @@ if TYPE_CHECKING:
     from .net.relay import Relayed as Relayed
     from .net.relay import relay as relay
     from .net.unix import PeerCredentials as PeerCredentials
+    from .ops.metrics import metrics_text as metrics_text
     from .ops.run import run as run
     from .ops.run import serve as serve
     from .process.service import RunReport as RunReport

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from ..process.program import Answering, Closeable, Program
     from ..process.supervised import Notices, Supervised
     from ..server.server import Server
+    from .status import Status
+
+
+def _status(address: str | int | None) -> Status | None:
+    if address is None:
+        return None
+    from .status import Status
+
+    return Status(address)
 
 
 class Operations:
@@ -34,7 +43,7 @@ class Operations:
 
         `prepare` sets up the log in a process that is neither forked nor a worker.
         """
-        self.status, self.stuck = status, stuck
+        self.status, self.stuck = _status(status), stuck
         self.control = None if control is None else os.fspath(control)
         self.access_log = None if access_log is None else os.fspath(access_log)
         self.prepare = prepare
@@ -46,10 +55,18 @@ class Operations:
     def open(self, servers: Sequence[Server]) -> None:
         """Open the listeners of the endpoints. OSError or ValueError, with a text for users."""
         service_manager()  # removes its variables before any process is started
+        if self.status is not None:
+            self.status.open(servers)
 
     def attach(self, servers: Sequence[Server]) -> Answering:
         """Begin to watch `servers`, and return what answers questions in this process."""
         answers: dict[str, Any] = {}
+        if self.status is not None:
+            from .metrics import of_process  # as each import here: only what is on costs anything
+
+            metrics = of_process(servers)
+            self._stack.callback(metrics.close)
+            answers["metrics"] = metrics.answer
 
         def answer(command: str, arguments: dict[str, Any]) -> Any:
             if command not in answers:
@@ -64,7 +81,10 @@ class Operations:
 
     def serve(self, program: Program) -> Closeable:
         """Start the endpoints in the background. The result ends them."""
-        return contextlib.ExitStack()
+        endpoints = contextlib.ExitStack()
+        if self.status is not None:
+            endpoints.callback(self.status.serve(program).close)
+        return endpoints
 
     def report(self, program: Program) -> None:
         """Write a report on `program` into the log."""
@@ -75,6 +95,8 @@ class Operations:
 
     def forget(self) -> None:
         """Close this process's copies of the listeners that the parent has opened."""
+        if self.status is not None:
+            self.status.forget()
 
     def notices(self, program: Supervised) -> Notices:
         """Return what tells a service manager about `program`, if there is a manager."""
@@ -87,3 +109,5 @@ class Operations:
 
     def close(self) -> None:
         """Close what `open` has opened, and remove its files. Idempotent."""
+        if self.status is not None:
+            self.status.close()

@@ -12,12 +12,12 @@ from ..server.server import Server
 class InternalServer(Server):
     """A server of netkit's own, such as the status endpoint.
 
-    Its events are neither logged nor counted, and a program's observers do not see them. A handler
-    that fails is logged at the level debug only.
+    Its events are neither logged nor counted, and a program's observers do not see them. What ends
+    a handler is logged at the level debug only.
     """
 
     unobserved = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log the exception being handled, at the level debug."""
-        log.logger.debug("an endpoint for operators failed: %r", sys.exc_info()[1])
+        log.logger.debug("a client of an endpoint for operators: %r", sys.exc_info()[1])

@@ -71,8 +71,8 @@ RunReport Server ServerOptions ServerStateError ServingOn SettingsKept SettingsR
 SignalsUnavailable SocketAddress StopDelayed StopReport Stopped Stopping TlsConfigError TlsError
 TlsStream TruncatedError UnknownEncodingError Unlimited VarintPrefix WorkerEnded WorkerFailed
 Workers WorkersFailedError WorkersReady WorkersStopping WriteAfterEndError configure_logging connect
-create_server gate_active is_ip is_ipv4 is_ipv6 receive_connection relay run send_connection serve
-subscribe to_bytes to_str
+create_server gate_active is_ip is_ipv4 is_ipv6 metrics_text receive_connection relay run
+send_connection serve subscribe to_bytes to_str
 """
 
 
