@@ -42,11 +42,12 @@ _MODULES = {
     ),
     "core.events": (
         "AcceptFailed AcceptPaused AcceptResumed AttemptFailed AttemptStarted ClientFailed "
-        "ClientRefused ConnectionClosed ConnectionOpened Event HandlerFailed HandshakeInAccept "
-        "FrontEnded HookFailed KeyReadable ListLoaded ListenerLost Listening NothingToReload "
-        "ObserverFailed Ready Refused Refusing ReloadBegun ReloadEnded ReloadFailed Reloaded "
-        "Report Resolved ServingOn SettingsKept SettingsReloaded SignalsUnavailable StopDelayed "
-        "Stopped Stopping Unlimited WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
+        "ClientRefused ConnectionClosed ConnectionOpened Event FrontEnded HandlerFailed "
+        "HandlerResumed HandlerStuck HandshakeInAccept HookFailed KeyReadable ListLoaded "
+        "ListenerLost Listening NothingToReload ObserverFailed OperatorCommand Ready Refused "
+        "Refusing ReloadBegun ReloadEnded ReloadFailed Reloaded Report Resolved ServingOn "
+        "SettingsKept SettingsReloaded SignalsUnavailable StatusReported StopDelayed Stopped "
+        "Stopping Unlimited WorkerEnded WorkerFailed WorkersReady WorkersStopping subscribe"
     ),
     "core.framing": "Delimiter FixedSize Framing LengthPrefix Netstrings VarintPrefix",
     "core.proxyheader": "ProxyHeader ProxyHeaderParser",
@@ -122,6 +123,8 @@ if TYPE_CHECKING:
     from .core.events.connection import ConnectionClosed as ConnectionClosed
     from .core.events.connection import ConnectionOpened as ConnectionOpened
     from .core.events.connection import HandlerFailed as HandlerFailed
+    from .core.events.connection import HandlerResumed as HandlerResumed
+    from .core.events.connection import HandlerStuck as HandlerStuck
     from .core.events.connection import Refused as Refused
     from .core.events.connection import Refusing as Refusing
     from .core.events.connection import Report as Report
@@ -141,12 +144,14 @@ if TYPE_CHECKING:
     from .core.events.server import Listening as Listening
     from .core.events.server import ListLoaded as ListLoaded
     from .core.events.server import NothingToReload as NothingToReload
+    from .core.events.server import OperatorCommand as OperatorCommand
     from .core.events.server import Reloaded as Reloaded
     from .core.events.server import ReloadFailed as ReloadFailed
     from .core.events.server import ServingOn as ServingOn
     from .core.events.server import SettingsKept as SettingsKept
     from .core.events.server import SettingsReloaded as SettingsReloaded
     from .core.events.server import SignalsUnavailable as SignalsUnavailable
+    from .core.events.server import StatusReported as StatusReported
     from .core.events.server import Stopped as Stopped
     from .core.events.server import Stopping as Stopping
     from .core.events.server import Unlimited as Unlimited

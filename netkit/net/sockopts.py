@@ -169,6 +169,11 @@ def readable(sock: socket.socket) -> bool:
     return bool(_poll(sock, select.POLLIN, 0))
 
 
+def writable(sock: socket.socket) -> bool:
+    """Whether a send would not wait, since the kernel takes some bytes, or raise an error."""
+    return bool(_poll(sock, select.POLLOUT, 0))
+
+
 def wait_until_ready(sock: socket.socket, writing: bool, seconds: float | None) -> bool:
     """Wait until a send (`writing`) or a recv would not wait. False if `seconds` have passed.
 
@@ -178,9 +183,12 @@ def wait_until_ready(sock: socket.socket, writing: bool, seconds: float | None) 
     return bool(_poll(sock, events, LONGEST_WAIT if seconds is None else seconds))
 
 
-def hung_up(sock: socket.socket) -> bool:
-    """Whether the connection is over in both directions: reset, or closed by both ends."""
-    return bool(_poll(sock, 0, 0) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
+def hung_up(sock: socket.socket, seconds: float = 0.0) -> bool:
+    """Whether the connection is over in both directions: reset, or closed by both ends.
+
+    Waits for that, at most `seconds`.
+    """
+    return bool(_poll(sock, 0, seconds) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
 
 
 def _poll(sock: socket.socket, events: int, seconds: float) -> int:

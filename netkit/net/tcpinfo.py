@@ -105,13 +105,25 @@ def send_queue(sock: socket.socket) -> int | None:
 
     None where `tcp_info` returns None.
     """
+    return _queued(sock, "TIOCOUTQ")
+
+
+def unread(sock: socket.socket) -> int | None:
+    """Return how many received bytes this side has not read (SIOCINQ, tcp(7)).
+
+    With TLS these are encrypted. None where `tcp_info` returns None.
+    """
+    return _queued(sock, "FIONREAD")
+
+
+def _queued(sock: socket.socket, question: str) -> int | None:
     if sys.platform != "linux" or not sockopts.is_ip(sock):
         return None
     import fcntl  # here because other platforms have no such module
     import termios
 
     try:
-        queued = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+        queued = fcntl.ioctl(sock, getattr(termios, question), bytes(4))
     except (OSError, ValueError):  # it is closed
         return None
     return int.from_bytes(queued, sys.byteorder)

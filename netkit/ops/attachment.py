@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.kinds import check_seconds
 from ..net.service_manager import service_manager
 from ..process.supervised import NoNotices
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from ..process.program import Answering, Closeable, Program
     from ..process.supervised import Notices, Supervised
     from ..server.server import Server
+    from .answers import Answers
+    from .control import Control
     from .status import Status
 
 
@@ -26,6 +29,14 @@ def _status(address: str | int | None) -> Status | None:
     from .status import Status
 
     return Status(address)
+
+
+def _control(path: str | os.PathLike[str] | None) -> Control | None:
+    if path is None:
+        return None
+    from .control import Control
+
+    return Control(path)
 
 
 class Operations:
@@ -43,13 +54,16 @@ class Operations:
 
         `prepare` sets up the log in a process that is neither forked nor a worker.
         """
+        if stuck is not None:
+            check_seconds("stuck", stuck, zero=False)
         self.status, self.stuck = _status(status), stuck
-        self.control = None if control is None else os.fspath(control)
+        self.control = _control(control)
         self.access_log = None if access_log is None else os.fspath(access_log)
         self.prepare = prepare
         self.has_endpoints = status is not None or control is not None
         self.attaches = self.has_endpoints or access_log is not None or stuck is not None
         self.survives_terminal = control is not None
+        self._answers: Answers | None = None
         self._stack = contextlib.ExitStack()  # what `detach` ends, the last first
 
     def open(self, servers: Sequence[Server]) -> None:
@@ -57,6 +71,8 @@ class Operations:
         service_manager()  # removes its variables before any process is started
         if self.status is not None:
             self.status.open(servers)
+        if self.control is not None:
+            self.control.open()
 
     def attach(self, servers: Sequence[Server]) -> Answering:
         """Begin to watch `servers`, and return what answers questions in this process."""
@@ -67,16 +83,42 @@ class Operations:
             metrics = of_process(servers)
             self._stack.callback(metrics.close)
             answers["metrics"] = metrics.answer
+        if self.control is not None:
+            self._answer_operators(servers)
+        if self.stuck is not None:
+            self._watch(servers, self.stuck)
 
         def answer(command: str, arguments: dict[str, Any]) -> Any:
-            if command not in answers:
+            if command in answers:
+                return answers[command](arguments)
+            questions = self._answer_operators(servers).questions
+            if command not in questions:
                 raise ValueError(f"{command}: there is no such question")
-            return answers[command](arguments)
+            return questions[command](**arguments)
 
         return answer
 
+    def _answer_operators(self, servers: Sequence[Server]) -> Answers:
+        """Return what answers the questions of commands: without a control socket, for a report."""
+        if self._answers is None:
+            from .answers import Answers
+
+            self._answers = Answers(servers)
+            self._stack.callback(self._answers.close)
+        return self._answers
+
+    def _watch(self, servers: Sequence[Server], seconds: float) -> None:
+        from .stuck import StuckWatch
+
+        watch = StuckWatch(
+            seconds, lambda: [it for each in servers for it in each._connections.live()]
+        )
+        watch.start()
+        self._stack.callback(watch.close)
+
     def detach(self) -> None:
         """End what `attach` has begun. Idempotent."""
+        self._answers = None
         self._stack.close()
 
     def serve(self, program: Program) -> Closeable:
@@ -84,10 +126,15 @@ class Operations:
         endpoints = contextlib.ExitStack()
         if self.status is not None:
             endpoints.callback(self.status.serve(program).close)
+        if self.control is not None:
+            endpoints.callback(self.control.serve(program).close)
         return endpoints
 
     def report(self, program: Program) -> None:
         """Write a report on `program` into the log."""
+        from . import report
+
+        report.write(program)
 
     def reopen(self) -> bool:
         """Open the access log anew. Return whether there is one."""
@@ -97,6 +144,8 @@ class Operations:
         """Close this process's copies of the listeners that the parent has opened."""
         if self.status is not None:
             self.status.forget()
+        if self.control is not None:
+            self.control.forget()
 
     def notices(self, program: Supervised) -> Notices:
         """Return what tells a service manager about `program`, if there is a manager."""
@@ -111,3 +160,5 @@ class Operations:
         """Close what `open` has opened, and remove its files. Idempotent."""
         if self.status is not None:
             self.status.close()
+        if self.control is not None:
+            self.control.close()

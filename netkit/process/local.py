@@ -72,7 +72,7 @@ class LocalProgram:
             return []
         return [answered(self.attach(), pid, command, arguments)]
 
-    def order(self, command: str, **arguments: Any) -> None:
+    def order(self, command: str, /, **arguments: Any) -> None:
         if command == "stop":
             order = stop_order(**arguments)
             for server in self._servers:

@@ -81,7 +81,7 @@ class Program(Protocol):
         """
         ...
 
-    def order(self, command: str, **arguments: Any) -> None:
+    def order(self, command: str, /, **arguments: Any) -> None:
         """Give an order, and return at once. ValueError for an invalid one.
 
         | command    | arguments                       | effect                                  |

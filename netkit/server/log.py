@@ -68,9 +68,15 @@ def _traceback(error: BaseException) -> str:
 
 
 def _add_traceback(record: logging.LogRecord) -> bool:
-    """Format the traceback here: another formatter would not escape the text of a client."""
+    """Format the traceback here: another formatter would not escape the text of a client.
+
+    The stack of an event is written in the same way, below its message.
+    """
     if record.exc_info and record.exc_info[1]:
         record.exc_text = "\n".join(traceback_lines(record.exc_info[1]))
+    stack = getattr(getattr(record, "event", None), "stack", ())
+    if stack:
+        record.stack_info = "\n".join(stack)
     return True
 
 

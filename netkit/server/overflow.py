@@ -95,6 +95,11 @@ class Overflow:
             self.held.remove(first)
             return first
 
+    def waiting(self) -> list[Held]:
+        """Return the held clients, the oldest first, for a look at them."""
+        with self._lock:
+            return list(self.held)
+
     def refuse(self, request: socket.socket, message: bytes) -> None:
         """Send as much of `message` as is sent at once, and the end; close the socket soon."""
         with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support import fill, receive_exactly, tcp_pair, wait_until
 
-from netkit.net.tcpinfo import send_queue, tcp_info
+from netkit.net.tcpinfo import send_queue, tcp_info, unread
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has TCP_INFO")
 
@@ -58,10 +58,19 @@ def test_what_the_peer_has_not_acknowledged_is_in_the_send_queue() -> None:
         assert 0 < queued <= sent
 
 
+@linux_only
+def test_received_bytes_are_unread_until_they_are_read() -> None:
+    with tcp_pair() as (ours, peer):
+        peer.sendall(bytes(1000))
+        wait_until(lambda: unread(ours) == 1000)
+        receive_exactly(ours, 600)
+        assert unread(ours) == 400
+
+
 def test_a_closed_socket_and_a_unix_socket_have_no_counters() -> None:
     with tcp_pair() as (ours, _):
         ours.close()
-        assert (tcp_info(ours), send_queue(ours)) == (None, None)
+        assert (tcp_info(ours), send_queue(ours), unread(ours)) == (None, None, None)
     one, other = socket.socketpair()
     with one, other:
-        assert (tcp_info(one), send_queue(one)) == (None, None)
+        assert (tcp_info(one), send_queue(one), unread(one)) == (None, None, None)

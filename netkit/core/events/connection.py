@@ -102,6 +102,37 @@ class HandlerFailed(Event):
         return f"{_client(self)}: the handler failed: {described(self.error)}"
 
 
+class HandlerStuck(Event):
+    """A handler has neither read nor written for `seconds`, and is in no read or write.
+
+    `stack` has the lines of text about where it is, the innermost line of Python first; it is empty
+    where they cannot be known. Emitted once, before a `HandlerResumed` at the most.
+    """
+
+    id: int
+    peer: str
+    seconds: float
+    stack: tuple[str, ...] = ()
+    local: str = ""
+    level = WARNING
+
+    def _text(self) -> str:
+        return f"{_client(self)}: the handler is stuck, for {self.seconds:.1f} s so far"
+
+
+class HandlerResumed(Event):
+    """A handler that was stuck reads or writes again, or has ended, after `seconds`."""
+
+    id: int
+    peer: str
+    seconds: float
+    local: str = ""
+    level = WARNING
+
+    def _text(self) -> str:
+        return f"{_client(self)}: the handler goes on, after {self.seconds:.1f} s"
+
+
 class Report(Event):
     """A line that a handler writes to the log."""
 

@@ -170,6 +170,24 @@ class Stopped(Event):
     line = "stopped: {finished} finished, {cut} cut"
 
 
+class OperatorCommand(Event):
+    """An operator has given a command that changes something, by the control socket.
+
+    `by` names the user and the process, as far as the system tells them.
+    """
+
+    command: str
+    by: str
+    line = "control: {command} ({by})"
+
+
+class StatusReported(Event):
+    """A line of the report that SIGUSR1 asks for."""
+
+    text: str
+    line = "report: {text}"
+
+
 class SignalsUnavailable(Event):
     """`run` or `serve` was called outside the main thread, where signals cannot be handled."""
 

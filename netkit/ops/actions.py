@@ -1,0 +1,192 @@
+"""What the commands of the control socket do: they ask the processes that serve, and yield rows.
+
+This may be a process that does not serve, so nothing here looks at a server; `netkit.ops.answers`
+does, in the processes that are asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from ..core.record import NamedTuple
+from ..process.program import Program
+from .arguments import Arguments
+from .rows import Processes, Row, Rows, problem
+from .summary import status_row
+
+EVENTS_SECONDS = 0.25  # how often the processes are asked for live events
+_feed_numbers = itertools.count(1)
+
+
+class Call(NamedTuple):
+    """A command to run. ``is_gone(seconds)`` waits, and tells whether the operator has gone."""
+
+    program: Program
+    arguments: Arguments
+    is_gone: Callable[[float], bool] = lambda _: False
+
+
+Action = Callable[[Call], Rows]
+
+
+def status(call: Call) -> Rows:
+    """Yield one row about the whole program."""
+    processes = Processes(call.program)
+    yield status_row(processes.state, processes.ask("status", {}))
+
+
+def conns(call: Call) -> Rows:
+    """Yield a row for each client."""
+    filters = dict(call.arguments)
+    worker = filters.pop("worker", None)
+    yield from Processes(call.program).pages("conns", filters, worker and [worker])
+
+
+def stacks(call: Call) -> Rows:
+    """Yield a row for each thread of a client."""
+    processes = Processes(call.program)
+    if not call.arguments["ids"]:
+        yield from processes.pages("stacks", {})
+    for pids, ids in _by_process(call.arguments["ids"]):
+        found = set()
+        for row in processes.pages("stacks", {"ids": ids}, pids):
+            if row is not None and "id" in row:
+                found.add(int(row["id"].rpartition(".")[2]))
+            yield row
+        yield from _not_found(pids, ids, found)
+
+
+def _by_process(named: list[tuple[int, int]]) -> Iterator[tuple[list[int] | None, list[int]]]:
+    """Yield the processes to ask (None for all), and the identifiers to ask them for."""
+    for pid in dict.fromkeys(pid for pid, _ in named):
+        yield [pid] if pid else None, [number for each, number in named if each == pid]
+
+
+def _not_found(pids: list[int] | None, ids: list[int], found: set[int]) -> Iterator[Row]:
+    prefix = f"{pids[0]}." if pids else ""
+    for number in ids:
+        if number not in found:
+            yield problem(f"no client has the id {prefix}{number}")
+
+
+def on_clients(question: str, result: str) -> Action:
+    """Return a command that asks `question` about some clients, and yields a row for each."""
+
+    def run(call: Call) -> Rows:
+        processes = Processes(call.program)
+        if "peer" in call.arguments:
+            rows = list(_rows_of(processes, question, call.arguments, None))
+            yield from ({**row, "result": result} for row in rows)
+            if not rows:
+                yield problem(f"no client is in {call.arguments['peer']}")
+            return
+        for pids, ids in _by_process(call.arguments["ids"]):
+            found = set()
+            for row in _rows_of(processes, question, {"ids": ids}, pids):
+                if "error" in row:
+                    yield row
+                else:
+                    found.add(int(row["id"].rpartition(".")[2]))
+                    yield {**row, "result": result}
+            yield from _not_found(pids, ids, found)
+
+    return run
+
+
+def _rows_of(
+    processes: Processes, question: str, arguments: Arguments, pids: list[int] | None
+) -> Iterator[Row]:
+    for answer in processes.ask(question, arguments, pids):
+        if answer.error:
+            yield processes.failed(answer)
+        for row in answer.value or ():
+            yield processes.named(row, answer.pid)
+
+
+def suspend(call: Call) -> Rows:
+    """Accept no new clients."""
+    yield from _stand(call, "suspend", {"on": True}, "suspend", "suspended: new clients wait")
+
+
+def resume(call: Call) -> Rows:
+    """Accept clients again."""
+    yield from _stand(call, "suspend", {"on": False}, "suspend", "resumed")
+
+
+def set_option(call: Call) -> Rows:
+    """Change an option."""
+    name, value = call.arguments["name"], call.arguments["value"]
+    result = f"{name} is {value}, for new clients"
+    yield from _stand(call, "set", call.arguments, f"set {name}", result)
+
+
+def set_level(call: Call) -> Rows:
+    """Change the level of the log."""
+    result = f"the level of the log is {call.arguments['level']} until the next start"
+    yield from _stand(call, "log", call.arguments, "log", result)
+
+
+def _stand(call: Call, question: str, arguments: Arguments, key: str, result: str) -> Rows:
+    failed = yield from _reported(Processes(call.program).standing(question, arguments, key))
+    if not failed:
+        yield {"result": result}
+
+
+def _reported(failures: Iterable[Row]) -> Generator[Row, None, bool]:
+    """Yield the failures, and return whether there were any."""
+    failed = False
+    for row in failures:
+        failed = True
+        yield row
+    return failed
+
+
+def ordering(order: str, result: str) -> Action:
+    """Return a command that gives the program an order with the command's arguments."""
+
+    def run(call: Call) -> Rows:
+        call.program.order(order, **call.arguments)
+        yield {"result": result.format_map(call.arguments)}
+
+    return run
+
+
+def get(call: Call) -> Rows:
+    """Yield a row for each option, or one for each worker if their values differ."""
+    processes = Processes(call.program)
+    answers = processes.ask("get", {})
+    good = {answer.pid: answer.value for answer in answers if not answer.error}
+    for name in call.arguments["names"] or next(iter(good.values()), ()):
+        values = {pid: options[name] for pid, options in good.items()}
+        if len(set(values.values())) == 1:
+            yield {"name": name, "value": next(iter(values.values()))}
+        else:
+            yield from ({"name": name, "value": it, "worker": pid} for pid, it in values.items())
+    yield from processes.failures(answers)
+
+
+def live_events(call: Call) -> Rows:
+    """Yield a row for each event that happens, until the operator has gone."""
+    name = f"{os.getpid()}-{next(_feed_numbers)}"
+    try:
+        while True:
+            yield from _news(Processes(call.program), {"name": name, **call.arguments})
+            yield None
+            if call.is_gone(EVENTS_SECONDS):
+                return
+    finally:
+        call.program.ask("events", {"name": name, "end": True})
+
+
+def _news(processes: Processes, question: Arguments) -> Rows:
+    answers = [answer for answer in processes.ask("events", question) if not answer.error]
+    rows: list[Any] = []
+    for answer in answers:
+        rows += ({**row, "worker": answer.pid} for row in answer.value["events"])
+    yield from sorted(rows, key=lambda row: row["time"])
+    lost = sum(answer.value["lost"] for answer in answers)
+    if lost:
+        yield {"event": "lost", "count": lost}

@@ -1,0 +1,161 @@
+"""The control socket: a Unix socket that takes commands from operators.
+
+A client sends one line, and receives lines until the end of output, so that ``nc -U PATH`` will do.
+The mode of the socket's file decides who may connect; there is no other permission.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..core import events
+from ..core.endpoint import Endpoint, Layers
+from ..core.errors import LineTooLongError
+from ..core.text import printable
+from ..net import sockopts
+from ..net.connection import Connection
+from ..process.channel import SentSocket
+from ..process.program import Program
+from ..server.server import Server
+from .commands import answer
+from .internal import InternalServer
+
+MODE = 0o600
+MAX_LINE = 64 * 1024  # bytes of a command
+COMMAND_SECONDS = 10.0  # for the line of a client
+READER_SECONDS = 30.0  # for a client that reads nothing
+LINGER_SECONDS = 1.0  # for a client that sends more than its command
+MAX_CLIENTS = 32
+_CHUNK = 32 * 1024  # characters that are gathered before they are sent
+
+
+class Control:
+    """The control socket of one program. One process opens it, and the same or another one serves.
+
+    For one thread at a time. With a process that is spawned, it can be sent with its listeners.
+    """
+
+    def __init__(self, address: str | os.PathLike[str], *listeners: socket.socket) -> None:
+        """`address` is a path, perhaps with ``?mode=660``. ValueError. Nothing is opened yet.
+
+        `listeners` are those that another process has opened.
+        """
+        self._address = os.fspath(address)
+        self._endpoint = endpoint_of(self._address)
+        self._opened: Server | None = None  # has the listener, and never serves
+        self.listeners: Sequence[socket.socket] = listeners
+        """Those that `open`, or the other process, has opened."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._address, *map(SentSocket, self.listeners))
+
+    def open(self) -> None:
+        """Listen on the path. OSError if it cannot be had."""
+        opened = InternalServer(None, lambda _: None)
+        opened.listen_on(self._endpoint)
+        self._opened, self.listeners = opened, opened._listeners.sockets
+
+    def serve(self, program: Program) -> Server:
+        """Take commands for `program` in the background. Return the server; the caller closes it.
+
+        RuntimeError if no thread can be started.
+        """
+        server = InternalServer(
+            None,
+            lambda conn: serve_operator(conn, program),
+            max_connections=MAX_CLIENTS,
+            when_full="refuse",
+            refusal=f"error: there are {MAX_CLIENTS} operators already\n",
+            idle_timeout=COMMAND_SECONDS,
+            read_timeout=COMMAND_SECONDS,
+            write_timeout=READER_SECONDS,
+            max_line=MAX_LINE,
+            drain_timeout=LINGER_SECONDS,
+        )
+        server.take_over(*self.listeners, layers=(Layers(),) * len(self.listeners))
+        return server.start(daemon=True)
+
+    def forget(self) -> None:
+        """Close this process's copies of the listeners. Idempotent."""
+        for listener in self.listeners:
+            listener.close()
+
+    def close(self) -> None:
+        """Close the listener, and remove its file if `open` has made it. Idempotent."""
+        if self._opened is not None:
+            self._opened.close()
+        self.forget()
+
+
+def endpoint_of(address: str) -> Endpoint:
+    """Parse the address of a control socket: the path of a Unix socket. ValueError."""
+    text = address.removeprefix("unix:")
+    path = text.partition("?")[0]
+    if path.startswith("@"):
+        raise ValueError(
+            f"control must be the path of a file, whose mode says who may connect: {address!r}"
+        )
+    if "/" not in path and (path.isdecimal() or ":" in path):
+        raise ValueError(f"control must be the path of a Unix socket, not {address!r}")
+    endpoint = Endpoint.parse(f"unix:{text}")
+    if endpoint.layers != Layers():
+        raise ValueError(f"a control socket has no settings but mode and owner: {address!r}")
+    return endpoint._replace(mode=MODE if endpoint.mode is None else endpoint.mode)
+
+
+def serve_operator(conn: Connection[Any], program: Program) -> None:
+    """Read one command, and write what it answers."""
+    conn.linger_seconds = LINGER_SECONDS
+    try:
+        line = _read_command(conn)
+    except ValueError as error:
+        conn.write(f"error: {error}\n")
+        return
+
+    def is_gone(seconds: float) -> bool:
+        return sockopts.hung_up(conn.socket, seconds)
+
+    def log_command() -> None:
+        events.emit(events.OperatorCommand(printable(line), _who(conn)))
+
+    with contextlib.closing(answer(line, program, is_gone, log_command)) as lines:
+        _send(conn, lines)
+
+
+def _read_command(conn: Connection[Any]) -> str:
+    """Return the first line. ValueError if there is none in time, or if it is invalid."""
+    try:
+        line: bytes = conn.readline()
+        return line.decode().strip()
+    except TimeoutError:
+        raise ValueError(f"no command within {COMMAND_SECONDS:g} seconds") from None
+    except LineTooLongError:
+        raise ValueError(f"a command has at most {MAX_LINE} bytes") from None
+    except UnicodeDecodeError:
+        raise ValueError("a command is text in UTF-8") from None
+
+
+def _who(conn: Connection[Any]) -> str:
+    try:
+        peer = conn.peer_credentials
+    except OSError:  # a system that does not tell
+        return "an unknown user"
+    return f"uid {peer.uid}" if peer.pid is None else f"uid {peer.uid}, pid {peer.pid}"
+
+
+def _send(conn: Connection[Any], lines: Iterable[str]) -> None:
+    """Send the lines, many at once; an empty one stands for what is to be sent now."""
+    gathered: list[str] = []
+    size = 0
+    for line in lines:
+        gathered.append(line)
+        size += len(line)
+        if size > _CHUNK or (size and not line):
+            conn.write("".join(gathered))
+            gathered, size = [], 0
+    if size:
+        conn.write("".join(gathered))

@@ -1,0 +1,95 @@
+"""The options of a server as text that an operator reads and writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.blocklist import BlockList
+from ..core.options import Options
+from ..core.text import printable, said
+from ..server.server import Server
+
+HIDDEN = "..."  # stands for a secret, or for a value that has no text
+
+
+def shown(name: str, value: Any) -> str:
+    """Return the value of the option `name` as `change` takes it; ``off`` for None.
+
+    A password and the arguments of the handler are hidden, as is what is not from a file.
+    """
+    if value is None:
+        return "off"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if name == "tls_key_password":
+        return HIDDEN
+    if isinstance(value, BlockList):
+        return _of_list(value)
+    if isinstance(value, (str, int)):
+        return printable(str(value))
+    if isinstance(value, os.PathLike):
+        return printable(str(os.fspath(value)))
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, Mapping)):
+        return ",".join(map(str, value)) or "off"
+    return HIDDEN if value else "off"
+
+
+def _of_list(rules: BlockList) -> str:
+    if rules.path is not None:
+        return "@" + printable(rules.path)
+    return ",".join(rule.rpartition(" ")[2] for rule in reversed(rules.rules))
+
+
+def every(options: Options) -> dict[str, str]:
+    """Return all options by name, as `shown`."""
+    return {name: shown(name, value) for name, value in options.as_dict().items()}
+
+
+def parse(name: str, text: str) -> Any:
+    """Return the value that `text` stands for. ValueError, which says what to write instead.
+
+    ``off`` is None for each option that may be None.
+    """
+    check_name(name)
+    row = Options.rows[name]
+    if text == "off" and row.optional:
+        return None
+    if row.kind.parse is None:
+        raise ValueError(f"{name} cannot be written as text")
+    try:
+        return row.parse(text)
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        raise ValueError(f"{name}: {said(error)}") from None
+
+
+def check_name(name: str) -> None:
+    """ValueError, with the most similar name, unless an option has this name."""
+    if name in Options.rows:
+        return
+    import difflib  # here because only a mistake needs it
+
+    close = difflib.get_close_matches(name, list(Options.rows), 1)
+    hint = f"; did you mean {close[0]!r}?" if close else "; get lists the options"
+    raise ValueError(f"unknown option '{printable(name[:100])}'{hint}")
+
+
+def change(servers: Sequence[Server], name: str, text: str) -> None:
+    """Give the option `name` of each server the value `text`, for new clients. ValueError.
+
+    A server whose workers share `max_connections` cannot change it: they have been given so many
+    places.
+    """
+    value = parse(name, text)
+    for server in servers:
+        if name == "max_connections" and server._admission.is_shared:
+            raise ValueError(
+                "max_connections is shared by all workers, and cannot be changed while they serve"
+            )
+        try:
+            Server.configure(server, **{name: value})
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            raise ValueError(said(error)) from None
