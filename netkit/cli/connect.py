@@ -22,10 +22,11 @@ from ..core.endpoint import Endpoint
 from ..core.errors import MissingExtraError, TlsConfigError
 from ..core.options import Options
 from ..core.text import in_bytes, said
+from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain, count, endpoints, flag_of, say
 from .conversation import transfer
 from .opening import accept, dial
-from .stdio import OutputError, is_interactive
+from .stdio import is_interactive
 
 # The time after which a wait is interrupted, if no handler of a signal has ended it (seconds).
 _MOMENT = 0.05

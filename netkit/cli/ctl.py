@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from ..core.errors import Failure
+from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
 from .asking import PATIENCE, VARIABLE, Control, split, time_of
 from .display import VISIBLE, encoded
-from .stdio import Output, OutputError
+from .stdio import Output
 
 _USAGE = "netkit ctl [PATH] COMMAND [ARGUMENT ...] [OPTIONS]"
 

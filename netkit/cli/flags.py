@@ -68,7 +68,7 @@ class Flags(OptionTable):
     access_log: str | None = option(
         None,
         TEXT._replace(metavar="FILE|-", group="for operators"),
-        "file that gets a line for each connection at its end; '-' for standard error",
+        "file that gets a line for each connection at its end; '-' for standard output",
     )
     stuck: float | None = option(
         None,

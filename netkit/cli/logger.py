@@ -9,12 +9,13 @@ from collections.abc import Container
 from typing import Any
 
 from ..core.endpoint import Endpoint
+from ..net.files import OutputError
 from ..server.handlers import LoggerHandler
+from ..server.log_files import PEER, LogFile, LogFiles
+from ..server.rotation import Rotation
 from .arguments import ArgumentError, checked, count
 from .environment import named
-from .log_files import PEER, LogFile, LogFiles, Rotation
 from .serving import Command
-from .stdio import OutputError
 
 # The words of logrotate(8), as `TimedRotatingFileHandler` has them. W6 is the end of a Sunday.
 _TIMES = {"hourly": "H", "daily": "midnight", "weekly": "W6"}

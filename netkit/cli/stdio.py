@@ -6,7 +6,6 @@ while a thread still waits for input.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -14,14 +13,10 @@ from collections.abc import Iterator
 from io import FileIO
 from typing import TextIO
 
-from ..net.files import write_all
+from ..net.files import OutputError, failure, write_all
 from ..net.waker import Waker
 
 PIECE = 64 * 1024  # the most bytes read at once: what a pipe holds (pipe(7))
-
-
-class OutputError(OSError):
-    """The output takes no more data. `errno` is EPIPE if its reader is gone."""
 
 
 def is_interactive() -> bool:
@@ -113,8 +108,3 @@ def _open(file: str | int, mode: str, name: str) -> FileIO:
         return FileIO(file, mode, closefd=isinstance(file, str))
     except OSError as error:
         raise OSError(error.errno, failure("open", name, error)) from None
-
-
-def failure(what: str, name: str, error: OSError) -> str:
-    """Return the text of an error: ``cannot write to a.log: no space left on device``."""
-    return f"cannot {what} {name}: {os.strerror(error.errno or errno.EIO).lower()}"

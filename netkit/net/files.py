@@ -37,6 +37,15 @@ class Sink(Protocol):
         """
 
 
+class OutputError(OSError):
+    """An output takes no more data. `errno` is EPIPE if its reader is gone."""
+
+
+def failure(what: str, name: str, error: OSError) -> str:
+    """Return the text of an error: ``cannot write to a.log: no space left on device``."""
+    return f"cannot {what} {name}: {os.strerror(error.errno or errno.EIO).lower()}"
+
+
 def write_all(sink: Sink, data: bytes) -> None:
     """Write all of `data` to `sink`, and wait while a non-blocking file has no room.
 

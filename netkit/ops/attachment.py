@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.kinds import check_seconds
 from ..net.service_manager import service_manager
 from ..process.supervised import NoNotices
+from ..server.log_config import writes_json
 
 if TYPE_CHECKING:
     from ..process.program import Answering, Closeable, Program
     from ..process.supervised import Notices, Supervised
     from ..server.server import Server
+    from .access import AccessLog
     from .answers import Answers
     from .control import Control
     from .status import Status
@@ -59,6 +61,9 @@ class Operations:
         self.status, self.stuck = _status(status), stuck
         self.control = _control(control)
         self.access_log = None if access_log is None else os.fspath(access_log)
+        if self.access_log == "":
+            raise ValueError("access_log must be the name of a file, or '-', not ''")
+        self._access: AccessLog | None = None  # between `attach` and `detach`
         self.prepare = prepare
         self.has_endpoints = status is not None or control is not None
         self.attaches = self.has_endpoints or access_log is not None or stuck is not None
@@ -69,6 +74,10 @@ class Operations:
     def open(self, servers: Sequence[Server]) -> None:
         """Open the listeners of the endpoints. OSError or ValueError, with a text for users."""
         service_manager()  # removes its variables before any process is started
+        if self.access_log is not None:
+            from . import access
+
+            access.check(self.access_log)
         if self.status is not None:
             self.status.open(servers)
         if self.control is not None:
@@ -87,6 +96,8 @@ class Operations:
             self._answer_operators(servers)
         if self.stuck is not None:
             self._watch(servers, self.stuck)
+        if self.access_log is not None:
+            self._write_lines(self.access_log)
 
         def answer(command: str, arguments: dict[str, Any]) -> Any:
             if command in answers:
@@ -106,6 +117,13 @@ class Operations:
             self._answers = Answers(servers)
             self._stack.callback(self._answers.close)
         return self._answers
+
+    def _write_lines(self, path: str) -> None:
+        from .access import AccessLog
+
+        self._access = AccessLog(path, writes_json())
+        self._access.begin()
+        self._stack.callback(self._access.end)
 
     def _watch(self, servers: Sequence[Server], seconds: float) -> None:
         from .stuck import StuckWatch
@@ -138,7 +156,10 @@ class Operations:
 
     def reopen(self) -> bool:
         """Open the access log anew. Return whether there is one."""
-        return False
+        if self._access is None:
+            return False
+        self._access.reopen()
+        return True
 
     def forget(self) -> None:
         """Close this process's copies of the listeners that the parent has opened."""

@@ -103,10 +103,10 @@ def run(
 
     For operators (docs/operations.md): `status` is the address of the status endpoint, a port of
     127.0.0.1 for example; `control` is the path of the control socket. `access_log` names the file
-    that gets a line for each connection, or is ``"-"`` for the log. `stuck` is the number of
-    seconds after which a handler that neither reads nor writes is logged. OSError or ValueError if
-    one of them cannot be had. SIGUSR1 writes a report into the log, unless the program ignores or
-    handles it.
+    that gets a line for each connection, or is ``"-"`` for standard output. `stuck` is the number
+    of seconds after which a handler that neither reads nor writes is logged. OSError or ValueError
+    if one of them cannot be had. SIGUSR1 writes a report into the log, unless the program ignores
+    or handles it.
 
     Off the main thread, Python cannot handle signals. Then the log says so, and `Server.stop` or
     `Server.close` ends the call.

@@ -53,6 +53,12 @@ def is_configured() -> bool:
     return bool(_handlers(logging.getLogger()))
 
 
+def writes_json() -> bool:
+    """Whether `configure_logging` has been called with the style ``"json"``."""
+    handlers = _handlers(logging.getLogger())
+    return any(isinstance(each.formatter, JsonFormatter) for each in handlers)
+
+
 @contextlib.contextmanager
 def status_lines() -> Iterator[bool]:
     """Write netkit's records to standard error, unless the program has configured logging.

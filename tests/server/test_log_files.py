@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netkit.cli import log_files
-from netkit.cli.log_files import LogFile, LogFiles, Rotation, name_of
 from netkit.cli.logger import Logger
-from netkit.cli.stdio import OutputError
 from netkit.core.errors import Failure
+from netkit.net.files import OutputError
+from netkit.server import log_files
+from netkit.server.log_files import LogFile, LogFiles, name_of
+from netkit.server.rotation import Rotation
 
 
 class Client:

@@ -1,4 +1,4 @@
-"""The output of ``netkit logger``: standard output, a file, or a file for each client.
+"""Files of lines that several processes write: those of ``netkit logger``, and the access log.
 
 Rules:
 
@@ -8,6 +8,7 @@ Rules:
 3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
    one record when that begins, and one with the number of lost bytes when all files take data
    again. A pipe without a reader is an error, since it never takes data again.
+4. A full pipe is waited for, or, with a patience, has failed once nobody reads it for so long.
 """
 
 from __future__ import annotations
@@ -17,49 +18,23 @@ import errno
 import functools
 import os
 import re
+import stat
 import sys
 import threading
 import zlib
 from io import FileIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import Failure
-from ..core.record import NamedTuple
 from ..core.text import in_bytes, said
 from ..net.connection import Connection
-from ..net.files import write_all
-from ..server import log
-from .stdio import OutputError, failure
-
-if TYPE_CHECKING:
-    from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
+from ..net.files import OutputError, failure, write_all
+from ..net.sockopts import wait_until_ready
+from . import log
+from .rotation import Rotation
 
 PEER = "{peer}"  # in the name of a file, it stands for the client
 _LONGEST_NAME = 150  # characters, so that the name of a rotated file has at most 255 bytes
-
-
-class Rotation(NamedTuple):
-    """When a new file is begun, and how many of the former files are kept."""
-
-    size: int | None = None
-    """The most bytes of a file. A longer line has a file to itself."""
-    when: str | None = None
-    """A time as for `logging.handlers.TimedRotatingFileHandler`."""
-    keep: int = 7
-
-    def of(self, path: str) -> RotatingFileHandler | TimedRotatingFileHandler | None:
-        """Return a handler that renames and removes the files of `path`, and opens none."""
-        if self == (None, None, self.keep):
-            return None
-        # Here because the module takes milliseconds to import.
-        from logging.handlers import RotatingFileHandler, TimedRotatingFileHandler
-
-        if self.when is not None:
-            # By UTC, since the hour that local time has twice would give two files one name.
-            by_utc: dict[str, Any] = {"utc": True, "backupCount": self.keep, "delay": True}
-            return TimedRotatingFileHandler(path, self.when, **by_utc)
-        size = self.size or 0
-        return RotatingFileHandler(path, "a", size, backupCount=self.keep, delay=True)
 
 
 class _File(FileIO):
@@ -84,10 +59,17 @@ class LogFile:
     Its methods raise OSError, which names the file.
     """
 
-    def __init__(self, path: str | None, rotation: Rotation, has_lines: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        rotation: Rotation,
+        has_lines: bool = True,
+        patience: float | None = None,
+    ) -> None:
         """`path` is None for standard output. The file is opened when it is first used.
 
-        If it `has_lines`, a line that follows a part of one begins on a line of its own.
+        If it `has_lines`, a line that follows a part of one begins on a line of its own. A pipe
+        that stays full for `patience` seconds has failed; while it does, no line waits for it.
         """
         self.users = 0
         """How many clients use the file. For `LogFiles`."""
@@ -95,12 +77,13 @@ class LogFile:
         """Why the last rotation has failed: the files are appended to nevertheless."""
         self._path = path
         self._name = "standard output" if path is None else path or repr(path)
-        self._has_lines = has_lines
+        self._has_lines, self._patience = has_lines, patience
         self._limit = rotation.size
         self._rotation = rotation.of(path) if path else None
         self._lock = threading.Lock()  # guards the attributes that follow
         self._file: _File | None = None
         self._torn = False  # the file ends with a part of a line
+        self._is_full = False  # the last line was lost, since nobody reads the pipe
 
     def open(self) -> None:
         """Open the file unless it is open."""
@@ -116,11 +99,20 @@ class LogFile:
             file = self._open_locked()
             before = file.written
             try:
+                self._wait_locked(file)
                 write_all(file, b"\n" + data if self._torn else data)
             except OSError as error:
                 self._torn = self._has_lines and (self._torn or file.written > before)
                 raise OutputError(error.errno, failure("write to", self._name, error)) from None
             self._torn = False
+
+    def _wait_locked(self, file: Any) -> None:
+        """Wait while a pipe is full, for the patience. BlockingIOError."""
+        if self._patience is not None and not stat.S_ISREG(file.identity.st_mode):
+            seconds = 0.0 if self._is_full else self._patience
+            self._is_full = not wait_until_ready(file, True, seconds)
+            if self._is_full:
+                raise BlockingIOError(errno.EAGAIN, "nobody reads it")
 
     def reopen(self) -> None:
         """Open the file anew if it is open. If that fails, the former one stays in use."""
@@ -191,13 +183,17 @@ class LogFiles:
     """
 
     def __init__(
-        self, path: str | None, rotation: Rotation | None = None, has_lines: bool = True
+        self,
+        path: str | None,
+        rotation: Rotation | None = None,
+        has_lines: bool = True,
+        patience: float | None = None,
     ) -> None:
         """`path` is None for standard output. With `PEER` in it, each client has a file.
 
-        `has_lines` as for `LogFile`.
+        `has_lines` and `patience` as for `LogFile`.
         """
-        self._made_of = path, rotation or Rotation(), has_lines
+        self._made_of = path, rotation or Rotation(), has_lines, patience
         self._path = path
         self._lock = threading.Lock()  # guards the attributes that follow
         self._files: dict[str | None, LogFile] = {}  # by the path
@@ -218,6 +214,11 @@ class LogFiles:
             file = self._file_locked(path)
             file.users += 1
             return file
+
+    def file_of_all(self) -> LogFile:
+        """Return the one file of all clients."""
+        with self._lock:
+            return self._file_locked(self._path)
 
     def _file_locked(self, path: str | None) -> LogFile:
         if path not in self._files:
