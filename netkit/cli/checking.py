@@ -108,7 +108,7 @@ def _address(endpoint: Endpoint) -> str:
     if endpoint.kind == "unix":
         return format_unix(endpoint.path)
     if endpoint.kind != "tcp":
-        return f"{endpoint.kind}:{endpoint.fd}"
+        return f"{endpoint.kind}:{endpoint.fd if endpoint.kind == 'fd' else endpoint.name}"
     host = endpoint.host or "*"
     found = candidates(host, endpoint.port, endpoint.ipv6_only)
     hosts = dict.fromkeys(str(each.address[0]) for each in found)

@@ -59,10 +59,12 @@ def test_each_value_is_shown_with_its_source(
 
 def test_the_options_of_a_server_are_its_own(run: Run, module: Callable[..., Path]) -> None:
     module(f"{HANDLERS}\nserver = netkit.create_server(function, max_line=9, lifetime=8)")
-    found = rows(run("serve", "app:server", "unix:/tmp/x", "--lifetime", "7", "--check").out)
+    found = rows(
+        run("serve", "app:server", "unix:/tmp/x", "systemd:web", "--lifetime", "7", "--check").out
+    )
     assert found["max_line"] == ["9 < app:server"]
     assert found["lifetime"] == ["7 < --lifetime"]
-    assert found["address"] == ["unix:/tmp/x < command line"]
+    assert found["address"] == ["unix:/tmp/x < command line", "systemd:web < command line"]
 
 
 def test_addresses_with_tls_are_marked_and_no_password_is_shown(run: Run, tmp_path: Path) -> None:
