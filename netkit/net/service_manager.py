@@ -4,7 +4,7 @@ The protocols are those of sd_listen_fds(3), sd_notify(3) and sd_watchdog_enable
 
 1. The variables are removed from the environment as they are read, and the descriptors are not
    inherited: a program that this process starts must not take them for its own.
-2. What is meant for another process, or is malformed, counts as missing.
+2. Variables that are malformed, or are for another process, count as missing.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ def service_manager(environment: MutableMapping[str, str] = os.environ) -> Servi
 
 
 def _read(variables: dict[str, str], pid: int) -> ServiceManager:
-    microseconds = variables.get("WATCHDOG_USEC", "")
+    address, microseconds = variables.get("NOTIFY_SOCKET", ""), variables.get("WATCHDOG_USEC", "")
     is_watched = _is_number(microseconds) and variables.get("WATCHDOG_PID", str(pid)) == str(pid)
     passed = ServiceManager(
         pid,
         named="LISTEN_FDNAMES" in variables,
-        notify_socket=variables.get("NOTIFY_SOCKET", ""),
+        notify_socket=address if re.match("[/@].", address) else "",
         watchdog=int(microseconds) / 1e6 if is_watched else 0.0,
     )
     reason = _why_no_sockets(variables, pid)

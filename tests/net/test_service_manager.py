@@ -99,6 +99,11 @@ def test_a_malformed_time_of_the_watchdog_is_none(period: str) -> None:
     assert service_manager({"WATCHDOG_USEC": period}).watchdog == 0
 
 
+@pytest.mark.parametrize("address", ["", "/", "@", "notify", "vsock:2:1"])
+def test_a_malformed_address_of_a_manager_is_none(address: str) -> None:
+    assert service_manager({"NOTIFY_SOCKET": address}).notify_socket == ""
+
+
 def test_a_child_that_is_forked_has_been_passed_nothing() -> None:
     service_manager({"NOTIFY_SOCKET": "/run/notify"})
     reader, writer = os.pipe()
