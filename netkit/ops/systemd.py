@@ -18,7 +18,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 
 from ..core import events
 from ..core.deadline import Deadline
@@ -50,15 +51,19 @@ class Notifier:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         undo_in_children(self.close)
 
-    def send(self, *assignments: str, seconds: float = _SEND_SECONDS) -> None:
-        """Send a notification, such as ``READY=1``. Wait for at most `seconds`."""
+    def send(self, *assignments: str, seconds: float = _SEND_SECONDS) -> str:
+        """Send a notification, such as ``READY=1``. Wait for at most `seconds`.
+
+        Returns why it could not be sent, or an empty text.
+        """
         if self._socket is None:
-            return
+            return "there is no socket for it"
         try:
             self._socket.settimeout(seconds)
             self._socket.sendto("\n".join(assignments).encode(), self._address)
         except (OSError, ValueError) as error:  # ValueError: a null character in the address
-            log.logger.debug("%s was not sent to the service manager: %s", assignments[0], error)
+            return str(error)
+        return ""
 
     def close(self) -> None:
         """Send nothing from now on. Idempotent."""
@@ -84,9 +89,10 @@ class Notices:
         self._program = program
         self._clock = clock
         self._watchdog = manager.watchdog
-        # Guards what follows, and the order of notifications. Re-entrant, since a signal handler
-        # may stop a server, which is an event.
-        self._lock = threading.RLock()
+        # Guards what follows, and the order of notifications. Nothing that takes it is called in a
+        # signal handler.
+        self._lock = threading.Lock()
+        self._failures = deque[str]()  # which are logged without the lock
         self._is_ready = self._is_stopping = False
         self._kept = ""  # what the last reload has not reloaded
         self._shown: tuple[str, int | None] | None = None  # phase and workers, as last sent
@@ -99,38 +105,42 @@ class Notices:
     def __enter__(self) -> Notices:
         seconds = self._program.start_seconds()
         if seconds is not None:
-            self._send(_extend(seconds), "STATUS=starting")
+            with self._in_order():
+                self._send_locked(_extend(seconds), "STATUS=starting")
         self._unsubscribe = events.subscribe(self._observe, lambda level: False)
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._unsubscribe()
-        with self._lock:
+        with self._in_order():
             if error is not None:
-                self._send(f"STATUS={_line(str(error) or type(error).__name__)}")
+                self._send_locked(f"STATUS={_line(str(error) or type(error).__name__)}")
             self._notifier.close()
 
     def _observe(self, event: events.Event) -> None:
-        with self._lock:
+        if not isinstance(event, (events.Ready, events.ReloadBegun, events.ReloadEnded)):
+            return  # perhaps in a signal handler, which has interrupted code that holds a lock
+        with self._in_order():
             if self._is_stopping:
                 return  # which is final for the manager
             if isinstance(event, events.Ready):
                 self._is_ready = True
                 self._beat_due = self._in(0 if self._watchdog else None)
-                self._send("READY=1", self._next_status())
+                self._send_locked("READY=1", self._next_status_locked())
                 self._program.wake()
             elif isinstance(event, events.ReloadBegun):
                 now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-                self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
-            elif isinstance(event, events.ReloadEnded):
+                self._send_locked("RELOADING=1", f"MONOTONIC_USEC={now}")
+            else:
                 self._kept = event.error
-                self._send("READY=1", f"STATUS={_line(event.error or 'reloaded')}")
+                self._send_locked("READY=1", f"STATUS={_line(event.error or 'reloaded')}")
 
     # In the thread that supervises
 
     def stopped(self, report: object) -> None:
         """Tell the manager how the stop has ended."""
-        self._send(f"STATUS={_line(str(report))}")
+        with self._in_order():
+            self._send_locked(f"STATUS={_line(str(report))}")
 
     def due(self) -> Deadline:
         """When `step` is to be called at the latest."""
@@ -138,33 +148,33 @@ class Notices:
 
     def step(self) -> None:
         """Do what is due. To be called whenever something may have changed."""
-        with self._lock:
+        with self._in_order():
             program = self._program
             if not self._is_stopping and program.phase() == "stopping":
                 self._is_stopping = True
                 extend = _extend(program.stop_seconds())
-                self._send("STOPPING=1", extend, self._next_status())
+                self._send_locked("STOPPING=1", extend, self._next_status_locked())
             if self._beat_due.expired():
-                self._beat()
+                self._beat_locked()
             if self._is_ready and self._shown != (program.phase(), program.workers()):
-                self._send(self._next_status())
+                self._send_locked(self._next_status_locked())
             elif self._status_due.expired():
-                self._tell_connections()
+                self._tell_connections_locked()
 
-    def _beat(self) -> None:
+    def _beat_locked(self) -> None:
         if self._program.has_answered():
-            self._send("WATCHDOG=1", seconds=0)
+            self._send_locked("WATCHDOG=1", seconds=0)
             self._program.ask(self._watchdog)
         self._beat_due = self._in(self._watchdog / BEATS)
 
-    def _tell_connections(self) -> None:
+    def _tell_connections_locked(self) -> None:
         before = self._status
-        if self._next_status() != before:
-            self._send(self._status, seconds=0)
+        if self._next_status_locked() != before:
+            self._send_locked(self._status, seconds=0)
         if not self._watchdog:
             self._program.ask(None)  # how many connections each worker has
 
-    def _next_status(self) -> str:
+    def _next_status_locked(self) -> str:
         program = self._program
         phase, workers = self._shown = program.phase(), program.workers()
         text = f"{program.connected()} connected"
@@ -178,8 +188,17 @@ class Notices:
         self._status_due = self._in(STATUS_SECONDS)
         return self._status
 
-    def _send(self, *assignments: str, seconds: float = _SEND_SECONDS) -> None:
-        self._notifier.send(*assignments, seconds=seconds)
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        with self._lock:
+            yield
+        while self._failures:
+            log.logger.debug("not sent to the service manager: %s", self._failures.popleft())
+
+    def _send_locked(self, *assignments: str, seconds: float = _SEND_SECONDS) -> None:
+        reason = self._notifier.send(*assignments, seconds=seconds)
+        if reason:
+            self._failures.append(f"{assignments[0]}: {reason}")
 
 
 def _extend(seconds: float) -> str:
