@@ -51,6 +51,9 @@ class Layers(NamedTuple):
     proxy: bool = False
 
 
+DIRECT = Layers()
+
+
 class Endpoint(NamedTuple):
     """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 

@@ -119,6 +119,11 @@ class ProxyHeaderParser:
         """The header, once all of it has been fed."""
         self._data = bytearray()
 
+    @property
+    def size(self) -> int:
+        """How many bytes have been fed, up to the end of the header."""
+        return len(self._data)
+
     def feed(self, data: bytes) -> int:
         """Take what belongs to the header from the beginning of `data`; return how many bytes.
 
@@ -132,6 +137,7 @@ class ProxyHeaderParser:
         end = proxywire.end_of(self._data)
         if end is None:
             return len(data)
+        del self._data[end:]
         self.header = ProxyHeader._make(proxywire.decoded(bytes(self._data[:end])))
         return end - before
 

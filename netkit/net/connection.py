@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ..core.proxyheader import ProxyHeader
     from ..tls.stream import TlsStream
     from .outbox import Outbox
     from .unix import PeerCredentials
@@ -68,7 +69,8 @@ class Connection(Reader[DataT_co]):
     worker processes; `peer`, the address of the other end as text (``127.0.0.1:50312``); `server`,
     its `Server` or None; `opened_at`, on the monotonic clock (seconds); `thread`, the identifier of
     the thread that serves it, or None; `attempted_addresses`, which `connect` has tried, the last
-    of them with success. May be set: `encoding`, `max_line` (bytes), `max_message` (bytes or None),
+    of them with success; `proxy`, the `ProxyHeader` with which a proxy has introduced the client,
+    or None. May be set: `encoding`, `max_line` (bytes), `max_message` (bytes or None),
     and `linger_seconds` and `linger_bytes`, how long a `close` waits for its peer, and how much
     input it drops meanwhile.
     """
@@ -82,18 +84,18 @@ class Connection(Reader[DataT_co]):
     )
     attempted_addresses: tuple[str, ...] = ()
     begins_tls: bool | None = None  # of its listener; None leaves that to the server's options
+    expects_proxy = False  # whether a PROXY header is still to be read
+    proxy: ProxyHeader | None = None
     # Enough for a client that reads an early reply after its upload, too little for an attack.
     linger_seconds, linger_bytes = 5.0, 16 * 1024 * 1024
-    # Seconds of silence after which the peer of an opaque connection counts as idle: more than the
-    # gaps within a message, and not too long for a stop.
+    # After so much silence an opaque connection is idle: longer than a gap within a message.
     quiet_seconds = 0.5
 
     # Methods and properties whose code and docstring are in the module of their subject.
     sendfile, start_tls, finish = files.sendfile, starttls.start_tls, linger.finish
-    post, deadline = posting.post, deadlines.deadline
+    post, deadline, reset = posting.post, deadlines.deadline, linger.reset
     set_timeout, set_no_delay = settings.set_timeout, settings.set_no_delay
-    set_encoding, reset = settings.set_encoding, linger.reset
-    set_keep_alive = settings.set_keep_alive
+    set_encoding, set_keep_alive = settings.set_encoding, settings.set_keep_alive
     tos: int = _property(settings.tos, settings.set_tos)
     peer_credentials: PeerCredentials = _property(settings.peer_credentials)
     outbox: Outbox = _property(posting.outbox)
@@ -107,9 +109,7 @@ class Connection(Reader[DataT_co]):
     local_address: str | None = _end("_local_name", "address", "The numeric local address.")
     local_port: int | None = _end("_local_name", "port", "The port of this end.")
     local_family: str | None = _end("_local_name", "family", '``"IPv4"`` or ``"IPv6"``.')
-    tls: TlsStream | None = _attribute(
-        "_link.transport.tls", "The result of the TLS handshake; None if there was none so far."
-    )
+    tls: TlsStream | None = _attribute("_link.transport.tls", "What a TLS handshake has agreed on.")
     opaque: bool = _attribute("_link.wire.opaque", "Whether the handler uses the socket itself.")
     was_cut: bool = _attribute("_link.was_cut", "Whether a stopping server has ended it early.")
     bytes_read: int = _attribute("_link.bytes_read", "How many bytes have been received.")

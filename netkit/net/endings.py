@@ -38,6 +38,8 @@ def note_failure(link: Link, error: BaseException) -> None:
     """Note the `error` of a read or a write, unless a handler may catch it and go on."""
     if not (limit := limit_of(error)):
         _note_error(link, error)
+    elif limit == "handshake_timeout":
+        note(link, limit)
     elif limit in LIMITS:
         link.stalled = link.bytes_read
 

@@ -49,13 +49,26 @@ def start_tls(
     if context is None:
         raise TypeError("start_tls() needs an ssl.SSLContext")
     if timeout is _BY_DEFAULT:
-        timeout = conn.server._options.handshake_timeout if accepted else HANDSHAKE_SECONDS
+        timeout = handshake_seconds(conn)
     server_side = accepted if server_side is None else server_side
     tls = Tls(conn._link, context, server_side, server_hostname)
     with conn._output.held():
         if conn._output.outbox is not None:
             conn._output.outbox.send_all()  # in clear text, as it was posted
         _replace_transport(conn, tls, timeout)
+
+
+def handshake_seconds(conn: Connection[Any]) -> float | None:
+    """How long the next handshake may take: `handshake_timeout`, or 10 seconds without a server.
+
+    The time for a PROXY header just before it is included.
+    """
+    if conn.server is None:
+        return HANDSHAKE_SECONDS
+    until = vars(conn).pop("handshake_until", None)
+    whole: float | None = conn.server._options.handshake_timeout
+    left: float | None = None if until is None else until.remaining()
+    return whole if left is None else max(0.1, round(left, 1))
 
 
 def _replace_transport(conn: Connection, tls: Tls, seconds: float | None) -> None:

@@ -64,7 +64,7 @@ class Timer:
     grace = 5.0
 
     __slots__ = (
-        *("sock", "_peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
+        *("sock", "peer", "_clock", "_limits", "_step", "_kernel_receive", "_kernel_send"),
         *("_kernel_unacknowledged", "_longest", "_since", "_start", "_held", "_began"),
         *("_write_began", "_progress", "_written", "_is_prepared", "deadlines", "untouched"),
     )
@@ -74,7 +74,7 @@ class Timer:
     ) -> None:
         """Without limits, until `set`."""
         self.sock = sock
-        self._peer = peer
+        self.peer = peer
         self._clock = clock
         # The timeouts that the kernel has: a value that it has already costs no system call.
         self._kernel_receive: float | None = None
@@ -141,7 +141,7 @@ class Timer:
             return True
         due = min(self._bounds(), default=None)
         if due is not None and not lock.acquire(timeout=max(0.0, due.at - self._clock())):
-            raise timed_out(due.name, due.limit, self._peer)
+            raise timed_out(due.name, due.limit, self.peer)
         return due is not None
 
     # Receiving
@@ -201,7 +201,7 @@ class Timer:
             return due.at - now
         if not due.limit and sockopts.wait_until_ready(self.sock, writing, 0):
             return 0.0  # the call does not wait
-        raise timed_out(due.name, due.limit, self._peer)
+        raise timed_out(due.name, due.limit, self.peer)
 
     # Sending
 

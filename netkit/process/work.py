@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.cores import has_gil, usable_cores
-from ..core.endpoint import Layers
+from ..core.endpoint import DIRECT, Layers
 from ..core.errors import Failure, TlsConfigError
 from ..core.record import NamedTuple
 from ..net import gate
@@ -65,7 +65,7 @@ class Recipe(NamedTuple):
     options: dict[str, Any]
     listeners: tuple[Any, ...]  # sockets, or what becomes one when it is sent
     status_lines: bool = False
-    layers: tuple[Layers, ...] = (Layers(),)  # of each listener
+    layers: tuple[Layers, ...] = (DIRECT,)  # of each listener
 
     def __repr__(self) -> str:  # without options: there may be keys among them
         return f"<{type(self).__name__}>"

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any
 
 from ..core import events
-from ..core.encodings import to_bytes
+from ..core.endpoint import Layers
 from ..net import sockopts
 from ..net.gate import PLAIN, Socket
 from .accept_loop import LONGEST_PAUSE, AcceptLoop
@@ -178,11 +178,11 @@ class Acceptor:
                 admission.leave(NO_SHARE)
                 break
             request, address = held.request, held.client_address
-            self._clients.admit(request, address, held.ticket, held.tls, held.accepted_at)
+            self._clients.admit(request, address, held.ticket, held.layers, held.accepted_at)
         while overdue := overflow.take_overdue():
             admission.give_share_back(overdue.ticket)
             request, address = overdue.request, overdue.client_address
-            self._refuse(request, address, "max_connections", overdue.tls)
+            self._refuse(request, address, "max_connections", overdue.layers)
         return sooner(overflow.close_refused(), self._refusals.end_episodes())
 
     # One client
@@ -235,19 +235,22 @@ class Acceptor:
             return self._failed(error)
         if type(request) not in PLAIN:
             self._look_for_handshake(request)
-        tls = self._listeners.layers[self._listener].tls
-        ticket = admission.judge(client_address) if admission.judges else NO_SHARE
+        layers = self._listeners.layers[self._listener]
+        if layers.proxy:  # its header says later who the client is
+            ticket = admission.judge_proxy(client_address)
+        else:
+            ticket = admission.judge(client_address) if admission.judges else NO_SHARE
         if isinstance(ticket, str):
             if has_place:
                 admission.leave(NO_SHARE)
-            self._refuse(request, client_address, ticket, tls)
+            self._refuse(request, client_address, ticket, layers)
         elif has_place:
-            self._clients.admit(request, client_address, ticket, tls)
+            self._clients.admit(request, client_address, ticket, layers)
         elif isinstance(when_full, str) or not self._overflow.hold(
-            request, client_address, ticket, when_full, tls
+            request, client_address, ticket, when_full, layers
         ):
             admission.give_share_back(ticket)
-            self._refuse(request, client_address, "max_connections", tls)
+            self._refuse(request, client_address, "max_connections", layers)
         return Answer.NEXT
 
     def _look_for_handshake(self, request: Any) -> None:
@@ -272,19 +275,13 @@ class Acceptor:
 
     # Clients that are not admitted
 
-    def _refuse(self, request: Any, client_address: Any, reason: str, tls: bool | None) -> None:
+    def _refuse(self, request: Any, client_address: Any, reason: str, layers: Layers) -> None:
         self._refusals.refused(reason, client_address, sockopts.local_name(request))
-        if reason in ("allow", "deny"):  # it is sent nothing
+        message = self._configuration.setup.refusal(reason, layers.tls)
+        if message is None:
             sockopts.force_close(request)
         else:
-            self._overflow.refuse(request, self._refusal(tls))
-
-    def _refusal(self, tls: bool | None) -> bytes:
-        setup = self._configuration.setup
-        text = setup.options.refusal
-        if text is None or setup.begins_tls(tls):  # a client that expects TLS could not read it
-            return b""
-        return to_bytes(text, setup.options.encoding)
+            self._overflow.refuse(request, message)
 
     def close(self) -> None:
         """Close the clients that are held or were refused, since the server is closed."""

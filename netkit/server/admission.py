@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from ..core.options import Options
 from ..core.record import NamedTuple
 
 if TYPE_CHECKING:
+    from ..core.blocklist import BlockList
     from ..net.connection import Connection
 
 # How many connections may close without one of the `max_connections` places. Each costs a thread
@@ -245,6 +247,31 @@ class Admission:
             return ticket
         return self._judge_network(network_of(address), ticket, options)
 
+    def judge_proxy(self, address: Any) -> Ticket | str:
+        """As `judge`, for a proxy, whose client is judged once its header has been read."""
+        if isinstance(address, tuple):  # the mode of its file protects a Unix socket
+            trusted = self._options.proxy_from or _this_machine()
+            if trusted.longest_match(address[0]) is None:
+                return "proxy_from"
+        return NO_SHARE if self.unlimited else PLACE
+
+    def judge_introduced(self, connection: Connection, client_address: Any) -> str:
+        """Judge the client of a connection that has been admitted for its proxy.
+
+        Returns the name of the option that refuses it; empty if none does.
+        """
+        verdict = self.judge(client_address)
+        if isinstance(verdict, str):
+            return verdict
+        with self._lock:
+            is_open = connection.ticket is not None
+            if is_open:
+                connection.ticket = verdict
+                connection.on_close = None if verdict is NO_SHARE else self.linger
+        if not is_open:  # another thread is closing it
+            self.give_share_back(verdict)
+        return ""
+
     def _judge_network(self, network: str, ticket: Ticket, options: Options) -> Ticket | str:
         rate, most = options.max_connection_rate, options.max_connections_per_ip
         shares = _shares(network)
@@ -270,6 +297,13 @@ class Admission:
             self._of_network[name] -= 1
             if not self._of_network[name]:
                 del self._of_network[name]
+
+
+@functools.cache
+def _this_machine() -> BlockList:
+    from ..core.blocklist import BlockList  # here because most programs have no list
+
+    return BlockList(("127.0.0.0/8", "::1"))
 
 
 def _why_not_listed(address: str, options: Options) -> str | None:

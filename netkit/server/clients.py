@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..core.endpoint import DIRECT, Layers
 from ..core.errors import NotBegunError
 from ..net.connection import Connection
 from ..net.gate import PLAIN
@@ -20,6 +21,7 @@ from .accept_loop import AcceptLoop
 from .adapting import Serve, check_result
 from .admission import Ticket
 from .compat import Compat
+from .proxying import Proxying
 from .registrar import Registrar
 from .registry import Registry
 from .reports import Reports
@@ -48,6 +50,7 @@ class Clients:
         threads: ClientThreads,
         compat: Compat,
         reports: Reports,
+        proxying: Proxying,
         overrides_hooks: Callable[[], bool],
     ) -> None:
         """``overrides_hooks()`` tells whether the program has replaced a hook of a client."""
@@ -58,6 +61,7 @@ class Clients:
         self._threads = threads
         self._compat = compat
         self._reports = reports
+        self._proxying = proxying
         self._overrides_hooks = overrides_hooks
 
     # In the accepting thread
@@ -67,31 +71,34 @@ class Clients:
         request: Any,
         client_address: Any,
         ticket: Ticket,
-        tls: bool | None = None,
+        layers: Layers = DIRECT,
         accepted_at: float | None = None,
     ) -> None:
         """Start to serve a client that has a place; a failure ends that client alone.
 
-        `tls` tells whether its listener speaks TLS; None leaves that to the options. `accepted_at`,
-        on the monotonic clock, is None for a client that has been accepted just now. An exception
-        that is meant to end the program is raised.
+        `layers` are those of its listener. `accepted_at`, on the monotonic clock, is None for a
+        client that has been accepted just now. An exception that is meant to end the program is
+        raised.
         """
         connection = None
         try:
             setup, deliver = self._configuration.setup, self.deliver
             is_opaque = setup.serve is None and deliver is None
-            connection = self._registrar.register(request, client_address, ticket, setup, is_opaque)
-            if tls is not None:
-                connection.begins_tls = tls
+            connection = self._registrar.register(
+                request, client_address, ticket, setup, is_opaque, layers
+            )
             if accepted_at is not None:
                 connection.accepted_at = accepted_at
             connection.thread = None  # from now on a thread may claim it
-            if (
+            is_hooked = (
                 setup.serve is None
                 or deliver is not None
                 or type(request) not in PLAIN
                 or self._overrides_hooks()
-            ):
+            )
+            if layers.proxy:
+                self._start_proxied(connection, request, setup, deliver, is_hooked)
+            elif is_hooked:
                 self._compat.start(connection, request, client_address, deliver)
             elif not self._threads.run(self.serve, connection, client_address, setup, setup.serve):
                 self._compat.close_request(request)
@@ -100,6 +107,10 @@ class Clients:
         else:
             if self._loop.back_off.pause:
                 self._loop.succeeded()
+
+    def _start_proxied(self, connection: Connection, request: Any, *how: Any) -> None:
+        if not self._threads.run(self._serve_proxied, connection, request, *how):
+            self._compat.close_at_once(connection, request)
 
     def _failed_to_start(
         self,
@@ -113,6 +124,15 @@ class Clients:
             if connection is None or self._registry.claim(connection):
                 self._compat.close_at_once(connection, request)
             raise error
+        self._close_unstarted(connection, error, request, client_address)
+
+    def _close_unstarted(
+        self,
+        connection: Connection | None,
+        error: BaseException,
+        request: Any,
+        client_address: Any,
+    ) -> None:
         try:
             if not isinstance(error, Exception):
                 self._reports.of_hook("process_request", error)
@@ -124,6 +144,29 @@ class Clients:
             self._compat.close_at_once(connection, request)
 
     # In the client's thread
+
+    def _serve_proxied(
+        self,
+        connection: Connection,
+        request: Any,
+        setup: Setup,
+        deliver: Callable[[Connection], object] | None,
+        is_hooked: bool,
+    ) -> None:
+        """Serve a client whose PROXY header is still to be read, as `admit` serves the others."""
+        if not self._registry.claim(connection) or not self._proxying.introduce(connection, setup):
+            return
+        client_address = connection._remote_name
+        if not is_hooked and setup.serve is not None:
+            self.serve(connection, client_address, setup, setup.serve)
+            return
+        connection.thread = None  # an overridden hook may have another thread serve it
+        try:
+            self._compat.start(connection, request, client_address, deliver, in_thread=True)
+        except BaseException as error:  # the thread has more clients to serve
+            self._close_unstarted(connection, error, request, client_address)
+        if deliver is not None:
+            self._loop.wake()
 
     def serve(
         self, connection: Connection, client_address: Any, setup: Setup, serve: Serve

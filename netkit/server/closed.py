@@ -8,6 +8,7 @@ from typing import Any
 from ..core import events
 from ..net.connection import Connection
 from ..net.endings import carried
+from ..net.proxied import via_of
 
 
 def closed_event(connection: Connection) -> events.ConnectionClosed:
@@ -40,12 +41,10 @@ def _of_tls(connection: Connection) -> tuple[str, str]:
 
 def _of_proxy(connection: Connection) -> tuple[str, str]:
     """Return the address of the proxy, and the command of its header."""
-    header = getattr(connection, "proxy", None)
-    if header is None:
-        return "", ""
-    return getattr(header.via, "address", header.via) or "", header.command
+    header = connection.proxy
+    return via_of(header), "" if header is None else header.command
 
 
 def _unique_id(connection: Connection) -> str:
-    header = getattr(connection, "proxy", None)
+    header = connection.proxy
     return "" if header is None else (header.unique_id or b"").decode("utf-8", "backslashreplace")

@@ -118,7 +118,7 @@ class Compat:
         if connection is None or connection.socket is not request:
             sockopts.force_close(request)
 
-    # From the accepting thread
+    # From the accepting thread, or that of a client which a proxy has introduced
 
     def start(
         self,
@@ -126,13 +126,18 @@ class Compat:
         request: Any,
         client_address: Any,
         deliver: Callable[[Connection], object] | None,
+        in_thread: bool = False,
     ) -> None:
         """Start to serve a registered client, by `process_request` if that is overridden.
 
-        With `deliver`, the client is not served, and `deliver` takes its connection.
+        With `deliver`, the client is not served, and `deliver` takes its connection. `in_thread`
+        tells whether the calling thread is the client's own.
         """
         self._of_request[request] = connection
-        if deliver is None and not self._overrides("process_request"):
+        is_own = deliver is None and not self._overrides("process_request")
+        if is_own and in_thread:
+            self._serve(connection, request, client_address, not self._overrides("verify_request"))
+        elif is_own:
             self.process_request(request, client_address, not self._overrides("verify_request"))
         elif not self._is_verified(request, client_address):
             self._server.shutdown_request(request)

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..net import gate, sockopts
 from ..net.connection import Connection
+from ..net.starttls import handshake_seconds
 from .setup import Configuration
 
 
@@ -44,7 +45,7 @@ class Handshakes:
         limit = request.gettimeout()
         secured = tls_socket.wrap(request, context)
         self._replace(connection, secured)
-        return tls_socket.secure(connection, secured, setup.options.handshake_timeout, limit)
+        return tls_socket.secure(connection, secured, handshake_seconds(connection), limit)
 
     def secured_below(self, request: Any, connection: Connection | None) -> Any:
         """As `secured`, for a TLS socket that the program, or its listener, has made."""
@@ -57,7 +58,7 @@ class Handshakes:
         setup = self._configuration.setup
         if connection.opaque:
             tls_socket.make_stoppable(request)
-            seconds = setup.options.handshake_timeout
+            seconds = handshake_seconds(connection)
             return tls_socket.secure(connection, request, seconds, request.gettimeout())
         context = request.context
         request = sockopts.blocking(socket.socket(fileno=request.detach()))

@@ -23,6 +23,7 @@ from .drain import Drain
 from .life import Life, State
 from .listeners import Listeners
 from .overflow import Overflow
+from .proxying import Proxying
 from .refusals import Refusals
 from .registrar import Registrar
 from .registry import Registry
@@ -104,8 +105,9 @@ class HookedServer(CalledByName, socketserver.ThreadingTCPServer, metaclass=Serv
         compat = self._compat = Compat(
             self, self._overrides, config, loop, registrar, registry, threads, reports
         )
+        proxying = Proxying(admission, refusals, registry, compat)
         clients = Clients(
-            *(config, loop, registrar, registry, threads, compat, reports),
+            *(config, loop, registrar, registry, threads, compat, reports, proxying),
             self._overrides_hooks_of_client,
         )
         acceptor = self._acceptor = Acceptor(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core import events
 from ..core.addresses import SocketAddress, format_unix, is_loopback
-from ..core.endpoint import Endpoint, Layers
+from ..core.endpoint import DIRECT, Endpoint, Layers
 from ..core.errors import ServerStateError
 from ..core.options import Options
 from ..net import bind, service_manager, sockopts, unix
@@ -56,7 +56,7 @@ class Listeners:
         self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
         self.more: tuple[socket.socket, ...] = ()
         """The listeners besides the server's `socket`."""
-        self.layers: tuple[Layers, ...] = (Layers(),)
+        self.layers: tuple[Layers, ...] = (DIRECT,)
         """What the clients of each of `sockets` send first."""
         self.local_name: Any = None
         """The local address of every connection; None if connections have different ones."""

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..core.endpoint import DIRECT, Layers
 from ..core.record import NamedTuple
 from ..net import sockopts
 
@@ -32,7 +33,7 @@ class Held(NamedTuple):
     client_address: Any
     ticket: Any  # of `Admission.judge`
     until: float  # on the clock of `Overflow`
-    tls: bool | None = None  # of its listener
+    layers: Layers = DIRECT  # of its listener
     accepted_at: float = 0.0  # on the clock of `Overflow`
 
 
@@ -68,9 +69,9 @@ class Overflow:
         address: Any,
         ticket: Any,
         seconds: float,
-        tls: bool | None = None,
+        layers: Layers = DIRECT,
     ) -> bool:
-        """Keep a client until a place is free, at most `seconds`. `tls` is that of its listener.
+        """Keep a client until a place is free, at most `seconds`. `layers` are of its listener.
 
         False if too many clients are held, or after `close`.
         """
@@ -78,7 +79,7 @@ class Overflow:
             if self._closed or len(self.held) >= self.max_held:
                 return False
             now = self._clock()
-            self.held.append(Held(request, address, ticket, now + seconds, tls, now))
+            self.held.append(Held(request, address, ticket, now + seconds, layers, now))
             return True
 
     def take_held(self) -> Held | None:

@@ -41,12 +41,15 @@ class Refusals:
         self.count = 0
         """How many clients have been refused so far."""
 
-    def refused(self, reason: str, client_address: Any, local_name: Any) -> None:
-        """Note a client that was refused. `local_name` is that of its socket."""
+    def refused(self, reason: str, client_address: Any, local_name: Any, id: int = 0) -> None:
+        """Note a client that was refused. `local_name` is that of its socket.
+
+        `id` is that of its connection, if there is one already.
+        """
         peer = describe_peer(client_address)
         self._note(reason, peer, 1)
         remote, local = map(SocketAddress.from_sockname, (client_address, local_name))
-        events.emit(events.ClientRefused(peer, reason, remote, local), self._server)
+        events.emit(events.ClientRefused(peer, reason, remote, local, id), self._server)
 
     def waiting(self, reason: str) -> None:
         """Note that new clients wait in the kernel's queue."""

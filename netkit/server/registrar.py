@@ -6,6 +6,7 @@ import socket
 import threading
 from typing import Any
 
+from ..core.endpoint import DIRECT, Layers
 from ..core.options import Options
 from ..net import sockopts
 from ..net.connection import Connection
@@ -36,23 +37,26 @@ class Registrar:
         self._watchdog = watchdog
 
     def register(
-        self, request: Any, client_address: Any, ticket: Ticket | None, setup: Setup, opaque: bool
+        self,
+        request: Any,
+        client_address: Any,
+        ticket: Ticket | None,
+        setup: Setup,
+        opaque: bool,
+        layers: Layers = DIRECT,
     ) -> Connection:
         """Make the connection of an accepted client. If that fails, `ticket` is given back.
 
-        `opaque`: whether the handler reads the bare socket. The connection belongs to the calling
-        thread at first: an observer that stops the server here does not wait for it.
+        `opaque` tells whether the handler reads the bare socket, and `layers` are those of its
+        listener. The connection belongs to the calling thread at first: an observer that stops the
+        server here does not wait for it.
         """
         connection, options = None, setup.options
         try:
-            connection = Connection(
-                request,  # by position, since names cost a dictionary for each client
-                client_address,
-                self._listeners.local_name,
-                self._server,
-                *(options.encoding, options.max_line, options.max_message),
-                opaque,
-            )
+            names = client_address, self._listeners.local_name, self._server
+            texts = options.encoding, options.max_line, options.max_message
+            # By position, since names of arguments cost a dictionary for each client.
+            connection = Connection(request, *names, *texts, opaque)
             connection.lifetime = options.lifetime
             if not sockopts.INHERITS_OPTIONS:  # pragma: no cover - see there
                 sockopts.set_options(request, options)
@@ -63,17 +67,22 @@ class Registrar:
             connection.ticket, connection.thread = ticket, threading.get_ident()
             if ticket is not NO_SHARE:
                 connection.on_close = self._admission.linger
+            if layers is not DIRECT:
+                connection.begins_tls, connection.expects_proxy = layers
             self._registry.add(connection)
             if connection.lifetime is not None:
                 self._watchdog.watch(connection.opened_at, connection.lifetime)
         except BaseException:
-            if connection is not None and self._registry.claim(connection):
-                connection.destroy()
-                self._registry.remove(connection)
-            else:  # the registry does not know it
-                self._admission.leave(ticket)
+            self._undo(connection, ticket)
             raise
         return connection
+
+    def _undo(self, connection: Connection | None, ticket: Ticket | None) -> None:
+        if connection is not None and self._registry.claim(connection):
+            connection.destroy()
+            self._registry.remove(connection)
+        else:  # the registry does not know it
+            self._admission.leave(ticket)
 
 
 def _limit_calls(request: socket.socket, options: Options) -> None:

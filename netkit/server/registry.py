@@ -14,6 +14,7 @@ from ..core import events
 from ..core.deadline import Deadline
 from ..core.record import NamedTuple
 from ..net.connection import Connection
+from ..net.proxied import via_of
 from .closed import closed_event
 
 _NOW = Deadline(0)
@@ -67,7 +68,8 @@ class Registry:
     def add(self, connection: Connection) -> None:
         """Add a connection, before a thread is started for it, and emit the event about it.
 
-        It is asked to finish at once if the server drains.
+        It is asked to finish at once if the server drains. The event about a connection that begins
+        with a PROXY header is emitted by `introduced`.
         """
         with self._changed:
             self._live[connection] = None
@@ -76,11 +78,18 @@ class Registry:
             self._changed.notify_all()
         if late:
             self._cut_these([connection])
-        if events.is_wanted(events.ConnectionOpened.level):
+        if events.is_wanted(events.ConnectionOpened.level) and not connection.expects_proxy:
             event = events.ConnectionOpened(connection.id, connection.peer, connection.local)
             events.emit(event, self._server)
         if self._draining:
             connection.end_input()
+
+    def introduced(self, connection: Connection) -> None:
+        """Emit the event about a connection whose PROXY header has been read, or has failed."""
+        connection.expects_proxy = False
+        if events.is_wanted(events.ConnectionOpened.level):
+            names = connection.id, connection.peer, connection.local, via_of(connection.proxy)
+            events.emit(events.ConnectionOpened(*names), self._server)
 
     def claim(self, connection: Connection) -> bool:
         """Have the calling thread serve `connection`, or close it unserved.

@@ -46,7 +46,7 @@ class Reports:
             endings.note_error(connection._link, cause, is_clients)
         if not is_clients:
             self.fault(connection, client_address, cause)
-        elif connection is None or connection.end_reason != "probe":  # of a health check, say
+        elif connection is None or not _is_probe(connection):
             event = events.ClientFailed(*_ends(connection, client_address, cause))
             events.emit(event, self._server)
 
@@ -111,6 +111,13 @@ def _ends(
     """The attributes of an event about `error`: id, peer, error and local address."""
     number, local = (connection.id, connection.local) if connection else (0, "")
     return number, describe_peer(client_address), error, local
+
+
+def _is_probe(connection: Connection) -> bool:
+    """Whether the client has only looked whether the server is there, as health checks do."""
+    header, reason = connection.proxy, connection.end_reason
+    is_check = header is not None and header.command == "LOCAL"
+    return reason == "probe" or (is_check and reason == "reset")
 
 
 def _is_clients(error: BaseException, connection: Connection | None) -> bool:

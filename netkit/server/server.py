@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.addresses import SocketAddress
-from ..core.endpoint import Endpoint, Layers
+from ..core.endpoint import DIRECT, Endpoint, Layers
 from ..core.kinds import check_count, check_seconds
 from ..core.options import Options
 from ..net import bind
@@ -140,7 +140,7 @@ class Server(HookedServer):
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")
-        self._listeners.open([*map(Endpoint.from_any, addresses)], backlog, exclusive, Layers())
+        self._listeners.open([*map(Endpoint.from_any, addresses)], backlog, exclusive, DIRECT)
         return self
 
     def take_over(self, *listeners: socket.socket, layers: tuple[Layers, ...]) -> None:

@@ -5,6 +5,7 @@ Each of them runs the accept loop of a server in one thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socketserver
 import threading
@@ -42,6 +43,15 @@ _NO_HANDLER = "the server has no handler; take its clients by 'for connection in
 def no_handler(connection: Connection) -> None:
     """The handler of a server that was given none."""
     raise ServerStateError(_NO_HANDLER)
+
+
+def _end_all(accepted: deque[Connection]) -> None:
+    """Close connections that the program has not got. Several threads may do so."""
+    with contextlib.suppress(IndexError):
+        while True:
+            connection = accepted.popleft()
+            connection.cut()
+            connection.destroy()
 
 
 class Serving:
@@ -120,16 +130,22 @@ class Serving:
     def iterate(self) -> Iterator[Connection]:
         """As `Server.__iter__`."""
         accepted = deque[Connection]()
+        is_over = threading.Event()
+
+        def deliver(connection: Connection) -> None:  # perhaps in a thread that has read a header
+            accepted.append(connection)
+            if is_over.is_set():
+                _end_all(accepted)
+
         with self._loop.ending_after_exception():
-            selector = self._begin_alone(accepted.append)
+            selector = self._begin_alone(deliver)
             if selector is None:
                 return
             try:
                 yield from self._yield_each(selector, accepted)
             finally:
-                for connection in accepted:
-                    connection.cut()
-                    connection.destroy()
+                is_over.set()
+                _end_all(accepted)
                 self._loop.end(selector)
 
     def _yield_each(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..core.encodings import to_bytes
 from ..core.endpoint import Layers
 from ..core.options import Options, TimeLimits
 from ..core.record import NamedTuple
@@ -16,6 +17,8 @@ from .adapting import Serve
 
 if TYPE_CHECKING:
     import ssl
+
+_SILENT = ("allow", "deny", "proxy_from")  # a client that they refuse learns nothing
 
 
 class Setup(NamedTuple):
@@ -48,6 +51,18 @@ class Setup(NamedTuple):
     def context(self, of_listener: bool | None) -> ssl.SSLContext | None:
         """Return the context for clients that speak TLS from the first byte on; else None."""
         return self.tls if self.begins_tls(of_listener) else None
+
+    def refusal(self, reason: str, of_listener: bool | None) -> bytes | None:
+        """The message to a client that is refused for `reason`; None if it is sent nothing at all.
+
+        A client that expects TLS could not read a message. `of_listener` as for `begins_tls`.
+        """
+        if reason in _SILENT:
+            return None
+        text = self.options.refusal
+        if text is None or self.begins_tls(of_listener):
+            return b""
+        return to_bytes(text, self.options.encoding)
 
     def check_layers(self, layers: Sequence[Layers]) -> None:
         """ValueError unless listeners, each with one of `layers`, can have this setup."""

@@ -350,7 +350,10 @@ def test_the_public_module_has_no_name_that_it_imports_from_elsewhere() -> None:
 
 def test_an_event_has_its_fields_in_order_and_defaults() -> None:
     assert (opened.id, opened.peer, opened.local) == (7, "1.2.3.4:5", "127.0.0.1:80")
-    assert opened.as_dict() == {"id": 7, "peer": "1.2.3.4:5", "local": "127.0.0.1:80"}
+    assert opened.as_dict() == {"id": 7, "peer": "1.2.3.4:5", "local": "127.0.0.1:80", "via": ""}
+    assert (
+        events.ConnectionOpened(1, "p", via="10.0.0.7").message() == "[1] p connected via 10.0.0.7"
+    )
     assert events.ConnectionOpened(1, "p").local == ""
     assert repr(events.Stopped(1, cut=2)) == "Stopped(finished=1, cut=2)"
     match opened:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support import receive_all, reset, tcp_pair, wait_until
 
+from netkit.core.endpoint import DIRECT
 from netkit.server.overflow import CLOSE_SECONDS, Overflow
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -42,7 +43,7 @@ def test_held_clients_are_taken_in_order_until_their_time_is_over(pair: Pair) ->
     assert overflow.hold(second, "b", None, 5)
     assert overflow.close_refused() == 5
     held = overflow.take_held()
-    assert held == (first, "a", "ticket", 55.0, None, 50.0)
+    assert held == (first, "a", "ticket", 55.0, DIRECT, 50.0)
     assert overdue(overflow) is None
     overflow.now += 5
     assert overflow.close_refused() == 0

@@ -13,6 +13,7 @@ from support import PATIENCE, Shout, in_thread, observed, receive_all, send_and_
 
 import netkit
 from netkit.core import events
+from netkit.core.endpoint import DIRECT
 from netkit.core.options import Options
 from netkit.server.accept_loop import AcceptLoop
 from netkit.server.acceptor import Acceptor, Answer
@@ -24,6 +25,7 @@ from netkit.server.drain import Drain
 from netkit.server.life import Life, State
 from netkit.server.listeners import Listeners
 from netkit.server.overflow import Overflow
+from netkit.server.proxying import Proxying
 from netkit.server.refusals import Refusals
 from netkit.server.registrar import Registrar
 from netkit.server.registry import Registry
@@ -52,9 +54,9 @@ class Parts:
         self.compat = Compat(
             server, lambda _: False, config, loop, registrar, registry, threads, reports
         )
-        self.clients = Clients(
-            config, loop, registrar, registry, threads, self.compat, reports, lambda: False
-        )
+        proxying = Proxying(self.admission, self.refusals, registry, self.compat)
+        parts = registrar, registry, threads, self.compat, reports, proxying
+        self.clients = Clients(config, loop, *parts, lambda: False)
 
     def acceptor(self, clients: Any) -> Acceptor:
         limits = self.admission, Overflow(), self.refusals
@@ -92,10 +94,10 @@ def test_an_acceptor_accepts_by_the_hook_of_its_server_and_hands_the_client_on()
     with parts() as made, made.connect() as client:
         taken = Taken()
         assert made.acceptor(taken).accept() is Answer.NEXT
-        ((request, address, ticket, tls),) = taken
-        assert address == client.getsockname()
-        assert (ticket, tls) == (NO_SHARE, None)
+        ((request, address, ticket, layers),) = taken
         request.close()
+        assert address == client.getsockname()
+        assert (ticket, layers) == (NO_SHARE, DIRECT)
 
 
 def test_an_acceptor_refuses_an_address_of_the_list() -> None:

@@ -22,15 +22,20 @@ def _client(event: Any) -> str:
 
 
 class ConnectionOpened(Event):
-    """A client has been accepted. `id` is `Connection.id`, `peer` and `local` are the addresses."""
+    """A client has been accepted. `id` is `Connection.id`, `peer` and `local` are the addresses.
+
+    Where a PROXY header comes first, the event follows the header. Then `via` is the address of the
+    proxy, else it is empty.
+    """
 
     id: int
     peer: str
     local: str = ""
+    via: str = ""
     level = DEBUG
 
     def _text(self) -> str:
-        return f"{_client(self)} connected"
+        return f"{_client(self)} connected" + (f" via {self.via}" if self.via else "")
 
 
 class ConnectionClosed(Event):
@@ -144,16 +149,18 @@ class Report(Event):
 
 
 class ClientRefused(Event):
-    """A client was refused before a thread was started for it.
+    """A client was refused before its handler was called.
 
     `reason` is the name of an option. `remote` and `local` are the `SocketAddress` of each end, or
-    None for a Unix socket.
+    None for a Unix socket. `id` is that of the connection if a proxy has introduced the client;
+    then `ConnectionClosed` follows. Else there is no connection, and it is 0.
     """
 
     peer: str
     reason: str
     remote: Any
     local: Any
+    id: int = 0
     level = DEBUG
     line = "{peer} refused: {reason}"
 
