@@ -63,7 +63,7 @@ def parse(name: str, text: str) -> Any:
     try:
         return row.parse(text)
     except (ValueError, TypeError, LookupError, OSError) as error:
-        raise ValueError(f"{name}: {said(error)}") from None
+        raise ValueError(f"{name}: {said(error).removeprefix('it: ')}") from None
 
 
 def check_name(name: str) -> None:
