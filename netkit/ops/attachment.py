@@ -64,7 +64,7 @@ class Operations:
         if self.access_log == "":
             raise ValueError("access_log must be the name of a file, or '-', not ''")
         self._access: AccessLog | None = None  # between `attach` and `detach`
-        self.prepare = prepare
+        self._prepare = prepare
         self.has_endpoints = status is not None or control is not None
         self.attaches = self.has_endpoints or access_log is not None or stuck is not None
         self.survives_terminal = control is not None
@@ -176,6 +176,11 @@ class Operations:
         from . import systemd
 
         return systemd.Notices(manager, program)
+
+    def prepare_log(self) -> None:
+        """Set up the log of a new interpreter as that of the parent."""
+        if self._prepare is not None:
+            self._prepare()
 
     def close(self) -> None:
         """Close what `open` has opened, and remove its files. Idempotent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..core import events
@@ -12,6 +12,7 @@ from ..server.reload import configure, lists_in_files
 from ..server.server import Server
 from .channel import Loaded
 from .hooks import Hooks
+from .worker import Worker
 
 
 class Application(NamedTuple):
@@ -36,6 +37,24 @@ def to_be_loaded(connection: Any, **_: Any) -> None:
     """The handler of a server which an application completes."""
 
 
+def learn(workers: Iterable[Worker], server: Server) -> None:
+    """Have the server of a parent adopt the options of workers that have loaded an application."""
+    for worker in workers:
+        if worker.loaded is not None and not worker.is_known:
+            worker.is_known = True
+            _adopt(worker.loaded, server)
+
+
+def _adopt(loaded: Loaded, server: Server) -> None:
+    times = {"drain_timeout": loaded.drain_timeout, "stop_delay": loaded.stop_delay}
+    configure(server._configuration, times)
+    listeners = server._listeners
+    if listeners.is_silent and not listeners.announced:
+        listeners.announced.extend(news_of(server, loaded))
+        for event in tuple(listeners.announced):
+            events.emit(event, server)
+
+
 def news_of(server: Server, loaded: Loaded) -> Iterator[events.Event]:
     """The events of a parent about the listeners of `server`, which its workers' options decide."""
     is_announced = loaded.is_limited
@@ -48,16 +67,3 @@ def news_of(server: Server, loaded: Loaded) -> Iterator[events.Event]:
             yield events.Unlimited(address)
     for name, addresses in lists_in_files(server._options).items():
         yield events.ListLoaded(name, len(addresses), addresses.path or "")
-
-
-def adopt(server: Server, loaded: Loaded) -> None:
-    """Have `server`, the parent's, adopt the options of a worker that has loaded an application.
-
-    The events about the listeners, which depend on these options, are emitted the first time.
-    """
-    configure(server._configuration, {"drain_timeout": loaded.drain_timeout})
-    listeners = server._listeners
-    if listeners.is_silent and not listeners.announced:
-        listeners.announced.extend(news_of(server, loaded))
-        for event in tuple(listeners.announced):
-            events.emit(event, server)

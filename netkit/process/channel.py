@@ -1,14 +1,15 @@
-"""The few small messages between a parent process and its workers.
+"""The few small messages between a parent process and its workers, and its front process.
 
 A message is a line of JSON: an array of the name of its kind, and its fields. A handler, or a
 program that it starts, may take over the process of a worker. So the parent checks the size and
-each field of a message, and limits the number of messages.
+each field of a message, and limits the number of messages. Only a parent sends descriptors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,8 @@ class Loaded(NamedTuple):
     """`Options.limited`"""
     speaks_tls: bool
     """`Setup.speaks_tls`"""
+    stop_delay: float
+    """The option of this name, in seconds."""
 
 
 class Ready(NamedTuple):
@@ -64,8 +67,34 @@ class Alive(NamedTuple):
     """How many are open."""
 
 
+class Tell(NamedTuple):
+    """A command that needs no answer: a question for a worker, or an order from the front."""
+
+    command: str
+    arguments: str
+    """The text of a JSON object."""
+
+
+class Questions(NamedTuple):
+    """A socket comes with this message: for questions to a worker, or for those of the front."""
+
+    number: int
+    """`Worker.number`"""
+    pid: int
+
+
+class State(NamedTuple):
+    """Those fields of a `ProgramState` that change, for the front."""
+
+    phase: str
+    workers: int
+    restarts: int
+    ok: int
+    failed: int
+
+
 News = Loaded | Ready | Failed | Alive | StopReport  # from a worker
-Message = News | Stop | Ask
+Message = News | Stop | Ask | Tell | Questions | State
 
 
 def _is_count(value: object) -> bool:
@@ -84,15 +113,22 @@ def _is_reason(value: object) -> bool:
     return type(value) is str and len(value) <= MAX_REASON
 
 
+def _is_text(value: object) -> bool:
+    return type(value) is str
+
+
 # The checks of each kind's fields.
 _FIELDS: dict[type[Message], tuple[Callable[[object], bool], ...]] = {
-    Loaded: (_is_seconds, _is_seconds, _is_switch, _is_switch),
+    Loaded: (_is_seconds, _is_seconds, _is_switch, _is_switch, _is_seconds),
     Ready: (),
     Failed: (_is_reason,),
     StopReport: (_is_count, _is_count),
     Ask: (),
     Alive: (_is_count,),
     Stop: (_is_seconds, _is_seconds),
+    Tell: (_is_reason, _is_text),
+    Questions: (_is_count, _is_count),
+    State: (_is_reason, *[_is_count] * 4),
 }
 
 
@@ -107,15 +143,33 @@ class Channel:
         self._socket = sockopts.blocking(sock)
         self._rest = b""
         self._count = 0
+        self._descriptors: list[int] | None = None  # None if none are received
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Channel, (SentSocket(self._socket),)
 
-    def send(self, message: Message) -> None:
-        """Send a message. OSError if the other end is closed, or has not read for long."""
+    def trust(self) -> Channel:
+        """Receive any number of messages, and descriptors. For the channel to a parent."""
+        self._descriptors = []
+        return self
+
+    def send(self, message: Message, descriptor: int | None = None) -> None:
+        """Send a message, and a copy of `descriptor` with it.
+
+        OSError if the other end is closed, or has not read for long.
+        """
         if isinstance(message, Failed):
             message = Failed(message.reason[:MAX_REASON])
-        self._socket.sendall(json.dumps([type(message).__name__, *message]).encode() + b"\n")
+        line = json.dumps([type(message).__name__, *message]).encode() + b"\n"
+        if descriptor is None:
+            self._socket.sendall(line)
+        else:
+            socket.send_fds(self._socket, [line], [descriptor])
+
+    def take_socket(self) -> socket.socket:
+        """Return the socket that has come with the oldest `Questions` whose socket is not taken."""
+        assert self._descriptors, "a parent sends one with each message of that kind"
+        return sockopts.blocking(socket.socket(fileno=self._descriptors.pop(0)))
 
     def allow(self) -> None:
         """Receive one message more: there is no limit to questions and their answers."""
@@ -126,7 +180,7 @@ class Channel:
 
         EOFError at the end of input, ValueError for anything but a message of `kinds`, OSError.
         """
-        chunk = self._socket.recv(_CHUNK)
+        chunk = self._receive()
         if not chunk:
             raise EOFError
         *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -135,9 +189,19 @@ class Channel:
         if self._rest[:1] not in (b"", b"["):
             raise ValueError("an invalid message")
         self._count += len(lines)
-        if self._count > MAX_MESSAGES:
+        if self._count > MAX_MESSAGES and self._descriptors is None:
             raise ValueError("too many messages")
         return [_parsed(line, kinds) for line in lines]
+
+    def _receive(self) -> bytes:
+        if self._descriptors is None:
+            return self._socket.recv(_CHUNK)
+        flags = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+        chunk, descriptors, *_ = socket.recv_fds(self._socket, _CHUNK, 1, flags)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # where there is no MSG_CMSG_CLOEXEC
+            self._descriptors.append(descriptor)
+        return chunk
 
     def fileno(self) -> int:
         """The descriptor to wait for. -1 once it is closed."""

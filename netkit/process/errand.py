@@ -16,8 +16,8 @@ class Errand:
     handler's setting may block, and so may the log. The thread that obeys requests must not wait.
     """
 
-    def __init__(self, name: str, action: Callable[[], object], server: Server) -> None:
-        """What `action` raises is an event of `server`: `HookFailed` with `name`."""
+    def __init__(self, name: str, action: Callable[[], object], server: Server | None) -> None:
+        """What `action` raises is an event, of `server` if any: `HookFailed` with `name`."""
         self._name = name
         self._action = action
         self._server = server

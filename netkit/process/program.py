@@ -112,6 +112,7 @@ class Attachment(Protocol):
     | `detach`          | each one that serves                  | after its last client           |
     | `forget`          | each one that has copies of listeners | at its start                    |
     | `notices`         | the parent, or the only one           | before anything serves          |
+    | `prepare_log`     | the front process, if it is spawned   | at its start                    |
     | `close`           | the parent, or the only one           | after the end of all            |
     """
 
@@ -152,6 +153,10 @@ class Attachment(Protocol):
 
     def notices(self, program: Supervised) -> Notices:
         """Return what tells a service manager about `program`."""
+        ...
+
+    def prepare_log(self) -> None:
+        """Set up the log of a new interpreter as that of the parent."""
         ...
 
     def close(self) -> None:

@@ -73,26 +73,3 @@ def failures() -> Iterator[list[str]]:
         yield failed
     finally:
         end()
-
-
-class Announcer:
-    """Emits the events of a crew of workers, and those of the program that follow from them.
-
-    For the thread that supervises.
-    """
-
-    def __init__(self, emit: Callable[[events.Event], object]) -> None:
-        self._emit = emit
-        self._is_ready = False
-        self.failed = ""
-        """What the present reload has not read, for which the former contents stay."""
-
-    def __call__(self, event: events.Event) -> None:
-        self._emit(event)
-        if isinstance(event, events.Reloaded):
-            self._emit(events.ReloadEnded(self.failed))
-        elif isinstance(event, events.ReloadFailed):
-            self._emit(events.ReloadEnded(event.message()))
-        elif isinstance(event, events.WorkersReady) and not self._is_ready:
-            self._is_ready = True
-            self._emit(events.Ready())

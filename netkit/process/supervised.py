@@ -155,19 +155,21 @@ class SupervisedGroup:
 class SupervisedCrew:
     """The workers of this process, as a `Supervised`."""
 
-    def __init__(self, crew: Crew, mailbox: Mailbox, seconds: Callable[[], float]) -> None:
-        """`seconds` returns how long the stop that has begun may take, without the hooks."""
+    def __init__(
+        self,
+        crew: Crew,
+        mailbox: Mailbox,
+        phase: Callable[[], str],
+        seconds: Callable[[], float],
+    ) -> None:
+        """`phase` is that method. `seconds` is how long a stop may take, without the hooks."""
         self._crew = crew
         self._mailbox = mailbox
+        self.phase = phase
         self._seconds = seconds
 
     def wake(self) -> None:
         self._mailbox.post(Request.LOOK)
-
-    def phase(self) -> str:
-        if self._crew.stopping:
-            return "stopping"
-        return "ready" if self._crew.proven else "starting"
 
     def workers(self) -> int:
         crew = self._crew

@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import operator
 import signal
 import threading
 from collections import deque
@@ -20,27 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 from ..core import events
 from ..core.cores import MAX_WORKERS, check_workers
-from ..core.deadline import wait_time
+from ..core.deadline import Deadline, wait_time
 from ..core.errors import WorkersFailedError
 from ..core.kinds import check_seconds
 from ..core.text import printable
 from ..net.forks import check_main, do_not_undo, undo_in_children
 from ..server.log_config import status_lines
 from ..server.registry import StopReport
-from ..server.reload import configure, pems_in_memory
+from ..server.reload import configure
 from ..server.server import Server
-from .application import adopt
+from .application import learn
 from .channel import Stop
 from .crew import Crew, Pace
+from .ending import Ending
 from .errand import Errand
 from .hooks import Hook, Hooks
-from .reloading import GRACE, Announcer, failures
+from .launch import Launch
+from .operators import Operators
+from .orders import REOPEN
+from .progress import Progress
+from .reloading import GRACE, failures, reload
 from .service import RunReport
-from .shared import SharedNumbers, SharedPlaces, check_places
+from .shared import check_places
 from .signals import Mailbox, Request, StopSignals, despite_signals
 from .supervised import Notices, SupervisedCrew, notices_of
-from .work import core_of, recipe_of, work
-from .worker import PARENTS_SIGNALS, Worker, context_of, prepare
+from .worker import PARENTS_SIGNALS, Worker
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -86,21 +89,27 @@ class Workers:
         check_places(server._options.max_connections)
         self._server = server
         self._load = load
-        self._hooks, self._attachment = Hooks(on_start, on_stop), attachment
+        self._launch = Launch(server, load, Hooks(on_start, on_stop), attachment)
         server._listeners.is_silent = load is not None
+        self._attachment = attachment
+        self._operators = Operators(
+            attachment, self._launch.start_front, self._obey_operator, self._emit
+        )
         self._orders: deque[Callable[[], object]] = deque()  # thread-safe, and without a lock
         self._mailbox: Mailbox | None = None
         self._reloads = Errand("reload", self._read_files, server)
-        self._announcer = announcer = Announcer(self._emit)
-        number = check_workers(count)
-        self._crew = Crew(number, self._start, self._leave, self._read, announcer, Pace())
-        self._stop_seconds = 0.0  # after which the last clients are to be cut
+        self._progress = Progress(server, self._emit)
+        self._crew = Crew(
+            check_workers(count),
+            self._start,
+            self._leave,
+            self._begin_reading,
+            self._progress.note,
+            Pace(),
+        )
         self._thread: int | None = None  # the one that runs
         self._ended = threading.Event()
-        self._report = StopReport(0, 0)
-        self._places: SharedPlaces | None = None  # if there is a limit
-        self._numbers: SharedNumbers | None = None
-        self._pems: dict[str, Any] = {}  # the last valid files of TLS, for spawned workers
+        self._ending = Ending(server, self._crew, self._emit)
 
     @property
     def stopping(self) -> bool:
@@ -129,16 +138,16 @@ class Workers:
 
         The methods that stop the `Server` do so, too, and wait for the end.
         """
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        check_seconds("patience", patience)
-        self._order(lambda: self._stop(timeout, patience))
+        for name, seconds in (("timeout", timeout), ("patience", patience), ("delay", delay)):
+            if seconds is not None:
+                check_seconds(name, seconds)
+        self._order(lambda: self._ending.later(delay, timeout, patience))
 
     def outcome(self) -> StopReport:
         """The report on the clients. Waits for the end of `run`, except in the thread of `run`."""
         if threading.get_ident() != self._thread:
             self._ended.wait()
-        return self._report
+        return self._ending.report
 
     def _order(self, order: Callable[[], object]) -> None:
         """Have the thread of `run` call `order`."""
@@ -166,6 +175,8 @@ class Workers:
 
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are caught already. For the main thread only."""
+        if self._attachment is not None and self._attachment.survives_terminal:
+            signals.survives_terminal = True
         signals.catch(*PARENTS_SIGNALS)
         if not callable(signal.getsignal(signal.SIGCHLD)):  # else that handler ends the wait
             signals.disregard(signal.SIGCHLD)
@@ -174,101 +185,109 @@ class Workers:
     def _supervise(self, mailbox: Mailbox, drain_timeout: float | None) -> RunReport:
         self._server._serving.check_for_workers(needs_handler=self._load is None)
         check_main()
-        configured = self._server._options.drain_timeout
+        options = self._server._options
+        configured = {"drain_timeout": options.drain_timeout, "stop_delay": options.stop_delay}
         try:
             undo_in_children(self._crew.workers.clear)  # a forked child has no workers
             if drain_timeout is not None:  # also for workers that a signal stops directly
                 configure(self._server._configuration, {"drain_timeout": drain_timeout})
             self._begin(mailbox)
-            program = SupervisedCrew(self._crew, mailbox, lambda: self._stop_seconds)
+            program = SupervisedCrew(self._crew, mailbox, self._phase, self._ending.seconds)
             with notices_of(self._attachment, program) as notices:
                 interrupted = self._live(mailbox, notices)
-                notices.stopped(self._report)
+                notices.stopped(self._ending.report)
         finally:
             despite_signals(lambda: self._clean_up(configured))
         if self._crew.why_failed is not None:
             error = WorkersFailedError(printable(self._crew.why_failed))
             error.exit_status = self._crew.exit_status
             raise error
-        self._emit(events.Stopped(*self._report))
-        return RunReport(*self._report, interrupted)
+        report = self._ending.report
+        self._emit(events.Stopped(*report))
+        return RunReport(*report, interrupted)
 
     def _begin(self, mailbox: Mailbox) -> None:
         server = self._server
-        self._keep_files()
         self._mailbox = mailbox
         mailbox.post(Request.LOOK)  # there may be orders from before
         self._thread = threading.get_ident()
         order = server._drain.delegate(self)
         if order is not None:
-            self._stop(*order[:2])
-        limit = server._options.max_connections
-        if limit is not None or self._load is not None:  # which may set one
-            try:
-                self._places = SharedPlaces(limit)
-            except OSError as error:
-                raise WorkersFailedError(error.strerror) from None
-        with contextlib.suppress(OSError):  # then each worker numbers its own connections
-            self._numbers = SharedNumbers()
+            self._ending.stop(*order[:2])
+        self._launch.open()
 
-    def _clean_up(self, drain_timeout: float) -> None:
+    def _clean_up(self, configured: dict[str, Any]) -> None:
         """Leave nothing behind, whatever has ended it. Idempotent."""
         workers = self._crew.workers
         for worker in tuple(workers):
             worker.kill()
             worker.check()
             workers.remove(worker)
+        self._operators.kill()
         do_not_undo(workers.clear)
         self._mailbox = None
         self._crew.stopping = True
         self._server.server_close()
-        configure(self._server._configuration, {"drain_timeout": drain_timeout})
-        self._server._drain.end_delegation(self._report)
+        configure(self._server._configuration, configured)
+        self._server._drain.end_delegation(self._ending.report)
         self._ended.set()
-        if self._places is not None:
-            self._places.close()
-            self._places = None
-        if self._numbers is not None:
-            self._numbers.close()
+        self._launch.close()
 
     def _live(self, mailbox: Mailbox, notices: Notices) -> bool:
         """Wait until all have ended. Return whether a Ctrl+C came while they were ending."""
         from multiprocessing.connection import wait
 
         crew, interrupted = self._crew, False
-        while crew.workers or not crew.stopping:
-            due = crew.next_step().earlier(notices.due())
-            wait([mailbox.fileno(), *crew.descriptors()], wait_time(due.remaining()))
+        while crew.workers or not crew.stopping or not self._operators.has_ended:
+            descriptors = *crew.descriptors(), *self._operators.descriptors()
+            seconds = self._due().earlier(notices.due()).remaining()
+            wait([mailbox.fileno(), *descriptors], wait_time(seconds))
             ended = crew.check()
-            self._learn()
+            learn(crew.workers, self._server)
             # Requests come second: a signal to all processes may have ended the workers.
             for request in mailbox.rest():
                 interrupted |= request is Request.INTERRUPT and crew.stopping
                 self._obey(request)
             for worker in ended:
-                self._lose(worker)
-            crew.step()
-            if crew.why_failed is not None:
-                self._stop()
+                self._launch.reclaim(worker)
+                self._ending.lost(worker)
+            self._step()
             notices.step()
         # The last workers may have ended by a Ctrl+C that this process has not seen yet.
         return interrupted or Request.INTERRUPT in mailbox.rest()
 
-    def _learn(self) -> None:
-        """Adopt the options of workers that have loaded an application since the last call."""
-        for worker in self._crew.workers:
-            if worker.loaded is not None and not worker.is_known:
-                worker.is_known = True
-                adopt(self._server, worker.loaded)
+    def _due(self) -> Deadline:
+        """When `_live` goes on even if nothing happens."""
+        due = self._crew.next_step().earlier(self._operators.next_step())
+        return due.earlier(self._ending.due())
+
+    def _step(self) -> None:
+        """Do what is due at the end of each turn of `_live`."""
+        crew, operators = self._crew, self._operators
+        crew.step()
+        self._ending.step()
+        operators.step(crew.workers, self._progress.state(crew, self._phase()))
+        if self.stopping and not crew.workers:
+            operators.end()
+
+    def _phase(self) -> str:
+        """As `ProgramState.phase`."""
+        if self._ending.is_announced:
+            return "stopping"
+        if self._operators.is_suspended:
+            return "suspended"
+        return "ready" if self._progress.is_ready(self._crew) else "starting"
 
     def _obey(self, request: Request) -> None:
         while self._orders:
             self._orders.popleft()()
         crew = self._crew
         if request is Request.STOP:
-            self._stop()
+            self._ending.later(self._server._options.stop_delay)
+        elif request is Request.REPORT:
+            self._operators.report()
         elif request is Request.INTERRUPT:
-            self._stop(0 if crew.stopping else None)
+            self._ending.stop(0 if crew.stopping else None)
         elif request is Request.RELOAD:
             crew.begin_reload()
         elif request is Request.MORE:
@@ -279,72 +298,40 @@ class Workers:
     # The methods that the crew calls
 
     def _start(self, worker: Worker) -> None:
-        import multiprocessing
-
-        chosen = multiprocessing.get_start_method(allow_none=True)
-        try:
-            # A copy of this process would have the old code.
-            context = context_of(fresh=worker.generation > 0 and self._load is None)
-            source: Any = self._server
-            if context.get_start_method() != "fork":
-                source = recipe_of(self._server, self._load, self._pems)
-                prepare(context)
-            if self._places is not None:
-                self._places.index = worker.index  # in the new process
-            core = core_of(worker.index, self._crew.count)
-            shared = self._places, self._numbers
-            worker.start(context, work, source, self._load, self._hooks, *shared, core)
-        finally:
-            if chosen is None:  # `multiprocessing` takes a spawn for a choice
-                multiprocessing.set_start_method(None, force=True)
+        self._launch.start(worker, self._crew.count, self._operators.standing())
 
     def _leave(self) -> Stop:
         """The order to finish: clients get `drain_timeout` to leave, and again to be drained."""
         seconds = self._server._options.drain_timeout
         return Stop(seconds, seconds)
 
-    def _read(self) -> None:
-        self._emit(events.ReloadBegun())
+    def _begin_reading(self) -> None:
+        self._progress.begin_reload()
+        self._operators.tell(REOPEN)  # the old workers, which go on for a while
         self._reloads.ask()
 
     def _read_files(self) -> None:
         """Reload the server's settings, which new workers get. In a thread: files may block."""
         try:
             with failures() as failed:
-                self._server.reload()
-            self._announcer.failed = "; ".join(failed)
-            self._keep_files()
+                reload(self._server)
+                self._launch.keep_files()
         finally:
+            self._progress.failures = failed
             self._order(self._end_reading)
 
     def _end_reading(self) -> None:
         self._reloads.join(GRACE)  # so that this process has one thread, and may fork
         self._crew.files_are_read()
 
-    def _keep_files(self) -> None:
-        """Read the files of TLS for spawned workers, which may start when the files are invalid."""
-        with contextlib.suppress(OSError, ValueError):  # the former ones stay
-            self._pems = pems_in_memory(self._server._options)
-
     def _emit(self, event: events.Event) -> None:
         events.emit(event, self._server)
 
-    # The end
-
-    def _lose(self, worker: Worker) -> None:
-        if self._places is not None:
-            self._places.reclaim(worker.index)
-        if self.stopping:  # else its clients had left before the stop that is reported
-            self._report = StopReport(*map(operator.add, self._report, worker.report))
-        self._crew.lost(worker)
-
-    def _stop(self, timeout: float | None = None, patience: float = 0.0) -> None:
-        seconds = self._server._options.drain_timeout if timeout is None else timeout
-        self._stop_seconds = patience + seconds
-        begins = not self._crew.stopping
-        self._crew.stopping = True  # first: `server_close` asks for it
-        if begins:
-            self._server.server_close()  # the parent's copies of the listeners
-            if self._crew.workers:
-                self._emit(events.WorkersStopping(len(self._crew.workers), seconds))
-        self._crew.stop(Stop(seconds, patience))
+    def _obey_operator(self, command: str, arguments: dict[str, Any]) -> None:
+        """Carry out an order of `Program.order`, which is valid."""
+        if command == "stop":
+            self._ending.later(arguments.pop("delay", 0.0), **arguments)
+        elif command == "reload":
+            self._crew.begin_reload()
+        else:
+            self.resize(**arguments)

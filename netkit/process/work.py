@@ -22,9 +22,10 @@ from ..server import log, log_config, log_hooks
 from ..server.registry import StopReport
 from ..server.server import Server
 from .application import Application, to_be_loaded
-from .channel import Alive, Ask, Channel, Failed, Loaded, News, Ready, SentSocket, Stop
+from .channel import Channel, Failed, Loaded, News, Ready, SentSocket
 from .hooks import Hooks
-from .service import supervise
+from .orders import Attached, Orders
+from .service import RunReport, supervise
 from .shared import SharedNumbers, SharedPlaces, check_places
 from .signals import REQUESTS, StopSignals
 from .worker import PARENTS_SIGNALS
@@ -32,7 +33,11 @@ from .worker import PARENTS_SIGNALS
 if TYPE_CHECKING:
     from .application import Load
 
-_OF_PARENT = (events.Stopping, events.Stopped)  # logged by the parent, for all workers
+_OF_PARENT = (
+    events.StopDelayed,
+    events.Stopping,
+    events.Stopped,
+)  # logged by the parent, for all workers
 
 
 def core_of(index: int, count: int) -> int | None:
@@ -74,14 +79,18 @@ class Recipe(NamedTuple):
         """Make the server, which does not listen yet."""
         return self.kind(None, self.handler, **self.options)
 
-    def prepare_process(self) -> None:
-        """Give a new interpreter what a forked process would have from its parent."""
-        # Programs that it executes must not inherit the descriptors that it has inherited itself.
-        for descriptor in map(int, os.listdir("/dev/fd")):
-            with contextlib.suppress(OSError):  # the list's own
-                os.set_inheritable(descriptor, descriptor <= 2)
-        if self.status_lines and not log.logger.hasHandlers():
-            log_config.add_status_lines()
+
+def prepare_process(status_lines: bool) -> None:
+    """Give a new interpreter what a forked process would have from its parent.
+
+    With `status_lines`, its log goes to standard error, unless the program has configured it.
+    """
+    # Programs that it executes must not inherit the descriptors that it has inherited itself.
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # the list's own
+            os.set_inheritable(descriptor, descriptor <= 2)
+    if status_lines and not log.logger.hasHandlers():
+        log_config.add_status_lines()
 
 
 def recipe_of(server: Server, load: Load | None, pems: dict[str, Any]) -> Recipe:
@@ -119,6 +128,7 @@ def work(
     places: SharedPlaces | None,
     numbers: SharedNumbers | None,
     core: int | None,
+    attached: Attached,
 ) -> None:
     """Serve until the parent orders a stop, or ends. Runs in the main thread of a new process.
 
@@ -129,7 +139,8 @@ def work(
     """
     undo_in_children(channel.close)
     if isinstance(source, Recipe):
-        source.prepare_process()
+        prepare_process(source.status_lines)
+    attached.forget_others()
     if numbers is not None:
         number_by(numbers.take)
     if core is not None:
@@ -139,19 +150,23 @@ def work(
         signals.disregard(*PARENTS_SIGNALS)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         try:
-            orders = _Orders(channel)
+            orders = Orders(channel.trust())
             threading.Thread(None, orders.obey, "netkit-orders", daemon=True).start()
             server, hooks = _make(source, load, hooks)
             _share(server, places)
             _send(channel, _loaded(server, hooks))
-            orders.made(server)
-            report = partial(_send, channel, Ready())
-            finished, cut, _ = supervise((server,), signals, None, hooks.reporting(), None, report)
+            with orders.carried_out(server, attached):
+                report = _serve(server, channel, signals, hooks)
         except Exception as error:
             _send(channel, Failed(_explained(error)))
             sys.exit(error.exit_status if isinstance(error, Failure) else 1)
         log_hooks.report_rest()  # `multiprocessing` ends a worker without `atexit`
-        _send(channel, StopReport(finished, cut))
+        _send(channel, StopReport(report.finished, report.cut))
+
+
+def _serve(server: Server, channel: Channel, signals: StopSignals, hooks: Hooks) -> RunReport:
+    when_ready = partial(_send, channel, Ready())
+    return supervise((server,), signals, None, hooks.reporting(), None, when_ready)
 
 
 def _make(source: Server | Recipe, load: Load | None, hooks: Hooks) -> tuple[Server, Hooks]:
@@ -179,7 +194,8 @@ def _loaded(server: Server, hooks: Hooks) -> Loaded:
     options = server._options
     hook_seconds = hooks.stop_seconds if hooks else 0.0
     tls = server._configuration.setup.speaks_tls
-    return Loaded(options.drain_timeout, hook_seconds, options.limited, tls)
+    times = options.drain_timeout, hook_seconds
+    return Loaded(*times, options.limited, tls, options.stop_delay)
 
 
 def _share(server: Server, places: SharedPlaces | None) -> None:
@@ -194,43 +210,3 @@ def _share(server: Server, places: SharedPlaces | None) -> None:
 def _send(channel: Channel, news: News) -> None:
     with contextlib.suppress(OSError):  # the parent is gone
         channel.send(news)
-
-
-class _Orders:
-    """Carries out the orders of the parent, in a thread of its own."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._lock = threading.Lock()  # guards the server
-        self._server: Server | None = None
-
-    def made(self, server: Server) -> None:
-        with self._lock:
-            self._server = server
-
-    def obey(self) -> None:
-        """Carry out orders, and stop gracefully once the parent is gone. Returns then."""
-        with contextlib.suppress(EOFError, OSError, ValueError):
-            while True:
-                for order in self._channel.receive(Stop, Ask):
-                    if isinstance(order, Ask):
-                        self._answer()
-                    else:
-                        self._stop(*order)
-        self._stop()
-
-    def _answer(self) -> None:
-        self._channel.allow()
-        with self._lock:
-            server = self._server
-        if server is not None:  # else the parent asks too early
-            server._accept_loop.call_soon(
-                lambda: _send(self._channel, Alive(server.connection_count))
-            )
-
-    def _stop(self, *order: float) -> None:
-        with self._lock:
-            server = self._server
-            if server is None:  # it is being made, which may hang
-                os._exit(1)
-        server.request_stop(*order)

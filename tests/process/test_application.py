@@ -242,7 +242,7 @@ def test_the_options_of_the_workers_decide_what_a_parent_says_about_its_listener
     assert seen == []
     with contextlib.closing(server):
         first, second, unix, local = map(str, server.addresses)
-        news = list(news_of(server, Loaded(1.0, 0.0, is_limited, speaks_tls)))
+        news = list(news_of(server, Loaded(1.0, 0.0, is_limited, speaks_tls, 0.0)))
     assert [event for event in news if isinstance(event, events.Listening)] == [
         events.Listening(first, True),
         events.Listening(second, speaks_tls),

@@ -18,9 +18,10 @@ from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_
 
 import netkit
 from netkit.net.forks import do_not_undo
-from netkit.process import work, worker
+from netkit.process import child, work, worker
 from netkit.process.channel import Alive, Ask, Channel, Failed, Ready, Stop, channel_pair
 from netkit.process.hooks import Hooks
+from netkit.process.orders import Orders
 from netkit.process.work import Recipe
 from netkit.process.worker import PARENTS_SIGNALS, Worker
 from netkit.server.registry import StopReport
@@ -135,7 +136,7 @@ def test_a_worker_that_was_never_started_has_ended(monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EMFILE, "no more descriptors")
 
     made = Worker(0, 0)
-    monkeypatch.setattr(worker, "channel_pair", fail)
+    monkeypatch.setattr(child, "channel_pair", fail)
     with pytest.raises(OSError, match="no more descriptors"):
         made.start(FakeContext(), int)  # type: ignore[arg-type]
     made.kill()
@@ -145,10 +146,10 @@ def test_a_worker_that_was_never_started_has_ended(monkeypatch: pytest.MonkeyPat
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_a_forked_process_has_no_copy_of_the_parents_end_of_a_channel() -> None:
     with started() as (one, *_), started() as (two, *_):
-        child = os.fork()
-        if child == 0:
+        forked = os.fork()
+        if forked == 0:
             os._exit(one.channel.closed and two.channel.closed)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 1
         assert not (one.channel.closed or two.channel.closed)
 
 
@@ -325,7 +326,7 @@ def test_a_fork_that_fails_leaves_no_descriptor_open() -> None:
 def test_a_process_with_threads_of_any_library_is_not_forked() -> None:
     code = """
 import _thread, threading, time
-from netkit.process.worker import context_of
+from netkit.process.child import context_of
 thread = threading.Thread(target=int)
 thread.start()
 thread.join()
@@ -342,7 +343,7 @@ def test_where_threads_cannot_be_counted_nothing_is_forked(monkeypatch: pytest.M
         raise FileNotFoundError
 
     monkeypatch.setattr(os, "listdir", fail)
-    assert worker.context_of(fresh=False).get_start_method() == "spawn"
+    assert child.context_of(fresh=False).get_start_method() == "spawn"
 
 
 @pytest.mark.parametrize(
@@ -423,7 +424,7 @@ def test_an_order_that_comes_before_there_is_a_server_ends_it_at_once(
     with closing(theirs):
         ours.close()
         with pytest.raises(SystemExit):
-            work._Orders(theirs).obey()
+            Orders(theirs).obey()
     assert statuses == [1]
 
 
@@ -432,7 +433,7 @@ def test_an_order_or_the_end_of_its_parent_stops_its_server(
     order: Stop | None, seen: Any, server: netkit.Server
 ) -> None:
     ours, theirs = channel_pair()
-    orders = work._Orders(theirs)
+    orders = Orders(theirs)
     orders.made(server)
     with closing(theirs), closing(ours), client(server) as sock, in_thread(orders.obey):
         sock.sendall(b"x")
@@ -448,7 +449,7 @@ def test_an_order_or_the_end_of_its_parent_stops_its_server(
 
 def test_its_accepting_thread_answers_the_parent(server: netkit.Server) -> None:
     ours, theirs = channel_pair()
-    orders = work._Orders(theirs)
+    orders = Orders(theirs)
     orders._answer()  # too early
     orders.made(server)
     ours._socket.setblocking(True)
