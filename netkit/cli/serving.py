@@ -243,7 +243,8 @@ class Command:
         server, attachment, hooks, workers = served
         # Once it has stopped, no later signal may change the exit status.
         with contextlib.ExitStack() as stack:
-            signals = stack.enter_context(StopSignals(afterwards=signal.SIG_IGN))
+            survives = attachment.survives_terminal
+            signals = stack.enter_context(StopSignals(signal.SIG_IGN, survives))
             stack.callback(server.close)
             stack.callback(attachment.close)
             try:

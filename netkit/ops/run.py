@@ -173,7 +173,7 @@ def _run(
         )
         return Workers(servers[0], workers, attachment=attachment, **named).run(drain_timeout)
     if threading.current_thread() is threading.main_thread():
-        with StopSignals() as signals:
+        with StopSignals(survives_terminal=attachment.survives_terminal) as signals:
             return supervise(servers, signals, drain_timeout, hooks, attachment)
     server, *more = servers
     events.emit(events.SignalsUnavailable(), server)

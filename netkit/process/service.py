@@ -59,8 +59,6 @@ def supervise(
     try:
         if any(server.can_reload for server in servers) and hasattr(signal, "SIGHUP"):
             signals.catch(signal.SIGHUP)  # though the program handles it, too
-        if attachment is not None and attachment.survives_terminal:
-            signals.survives_terminal = True
         reopen = None if attachment is None else attachment.reopen
         group = Group(servers, signals.mailbox, drain_timeout, reopen, when_ready)
         return serve_together(group, hooks, attachment)

@@ -116,14 +116,17 @@ class StopSignals:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, afterwards: SignalHandler = None) -> None:
+    def __init__(self, afterwards: SignalHandler = None, survives_terminal: bool = False) -> None:
+        """With `survives_terminal`, SIGHUP does not stop the program if its terminal is lost.
+
+        It never does if a service manager has started the program.
+        """
         self._afterwards = afterwards
         self._former: dict[int, SignalHandler] = {}
         self._former_fds: list[int] = []
         self._disregarded: set[int] = set()
         self._had_terminal = False
-        self.survives_terminal = service_manager().supervises
-        """Whether SIGHUP does not stop the program if its terminal is lost."""
+        self._survives_terminal = survives_terminal or service_manager().supervises
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is not threading.main_thread():
@@ -166,7 +169,7 @@ class StopSignals:
     def _post(self, signum: int, frame: object) -> None:
         """The signal handler: the one place where a signal becomes a request."""
         request = REQUESTS.get(signum, Request.LOOK)
-        if request is Request.RELOAD and self._had_terminal and not self.survives_terminal:
+        if request is Request.RELOAD and self._had_terminal and not self._survives_terminal:
             if not _has_terminal():  # which the program was started on
                 request = Request.STOP
         elif request is Request.FEWER and stops_writers():

@@ -167,7 +167,9 @@ class Workers:
         """
         with status_lines():
             if threading.current_thread() is threading.main_thread():
-                with StopSignals() as signals:
+                attachment = self._attachment
+                survives = attachment is not None and attachment.survives_terminal
+                with StopSignals(survives_terminal=survives) as signals:
                     return self.supervise(signals, drain_timeout)
             self._emit(events.SignalsUnavailable())
             with contextlib.closing(Mailbox()) as mailbox:
@@ -175,8 +177,6 @@ class Workers:
 
     def supervise(self, signals: StopSignals, drain_timeout: float | None = None) -> RunReport:
         """As `run`, where the stop signals are caught already. For the main thread only."""
-        if self._attachment is not None and self._attachment.survives_terminal:
-            signals.survives_terminal = True
         signals.catch(*PARENTS_SIGNALS)
         if not callable(signal.getsignal(signal.SIGCHLD)):  # else that handler ends the wait
             signals.disregard(signal.SIGCHLD)
