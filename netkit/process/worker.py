@@ -134,7 +134,7 @@ class Worker(Child):
         if not self.is_started:
             return
         if self._answer_by.expired():
-            self.failure = f"worker {self.pid} has hung for {self._answer_seconds:g} seconds"
+            self.failure = f"worker {self.pid} has hung for {self._answer_seconds:g} s"
         elif not (self.ready or self.leaving or self.failure or self.channel.closed):
             self.failure = f"not ready after {READY_SECONDS:g} seconds"
         super().kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import netkit
 from netkit.process.group import Group
 from netkit.process.hooks import Hooks
 from netkit.process.signals import Mailbox, Request
-from netkit.process.supervised import NoNotices, SupervisedGroup, notices_of
+from netkit.process.supervised import NoNotices, SupervisedCrew, SupervisedGroup, notices_of
+from netkit.process.worker import READY_SECONDS
 
 
 @pytest.fixture
@@ -88,6 +90,41 @@ def test_hooks_have_their_own_time(mailbox: Mailbox) -> None:
 
 def test_the_thread_that_supervises_can_be_woken(mailbox: Mailbox) -> None:
     supervised(mailbox, netkit.create_server(echo)).wake()
+    assert mailbox.wait() == [Request.LOOK]
+
+
+def test_workers_are_counted_that_serve_and_all_of_them_are_asked(mailbox: Mailbox) -> None:
+    def worker(ready: bool, leaving: bool = False, hook_seconds: float = 0.0) -> Any:
+        loaded = SimpleNamespace(hook_seconds=hook_seconds) if ready else None
+        asked: list[float] = []
+        return SimpleNamespace(
+            ready=ready,
+            leaving=leaving,
+            connections=3,
+            loaded=loaded,
+            asked=asked,
+            ask=asked.append,
+        )
+
+    workers = [
+        worker(True),
+        worker(True, hook_seconds=5),
+        worker(True, leaving=True),
+        worker(False),
+    ]
+    crew: Any = SimpleNamespace(workers=workers, stopping=False, count=2)
+    program = SupervisedCrew(crew, mailbox, lambda: "ready", lambda: 10.0)
+    assert (program.workers(), program.connected()) == (2, 12)
+    crew.count = 1  # in a reload, the old ones and the new ones serve
+    assert program.workers() == 1
+    crew.count, crew.stopping = 4, True
+    assert program.workers() == 3
+    assert program.stop_seconds() == 15
+    assert program.start_seconds() == READY_SECONDS
+    program.ask(7)
+    assert [each.asked for each in workers] == [[7]] * 4
+    assert program.has_answered()
+    program.wake()
     assert mailbox.wait() == [Request.LOOK]
 
 

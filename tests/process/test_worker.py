@@ -246,7 +246,7 @@ def test_one_that_does_not_answer_in_time_is_to_be_killed(ends: Ends) -> None:
     assert theirs.receive(Ask) == [Ask(), Ask(), Ask()]
     assert made.kill_at.expired()
     made.kill()
-    assert made.failure == f"worker {made.pid} has hung for 0 seconds"
+    assert made.failure == f"worker {made.pid} has hung for 0 s"
 
 
 def test_one_that_is_leaving_has_its_limit_already(ends: Ends) -> None:
