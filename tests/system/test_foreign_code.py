@@ -14,6 +14,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from support import (
 
 import netkit
 from netkit.core import events
+from netkit.ops.stuck import StuckWatch
 from netkit.server import exiting
 
 SHORT = 0.1  # seconds: a deadline that is to pass
@@ -101,6 +103,19 @@ def scene(
 
 def fails(*_: object) -> None:
     raise ValueError("for this test")
+
+
+def dawdle(conn: netkit.Connection) -> None:
+    time.sleep(SHORT)
+
+
+def watch_a_slow_handler(server: netkit.Server) -> None:
+    watch = StuckWatch(SHORT / 4, lambda: server.connections)
+    with observed(events.HandlerResumed) as seen:
+        watch.start()
+        come_and_go(server)
+        wait_until(lambda: seen)
+    watch.close()
 
 
 def wait_for_the_end(server: netkit.Server) -> None:
@@ -246,7 +261,10 @@ SCENES: list[tuple[type[Any], Scene]] = [
     (events.SettingsReloaded, reloads),
     (events.SettingsKept, functools.partial(reloads, good=False)),
     (events.KeyReadable, is_given_a_key_that_all_may_read),
+    (events.HandlerStuck, scene(watch_a_slow_handler, handler=dawdle)),
+    (events.HandlerResumed, scene(watch_a_slow_handler, handler=dawdle)),
     (events.ServingOn, scene(serve_on_at_the_end_of_the_program)),
+    (events.StopDelayed, scene(lambda server: server.stop(SHORT, delay=SHORT))),
     (events.Stopping, scene(stop_with_a_client)),
     (events.Stopped, scene(stop_with_a_client)),
     (events.SignalsUnavailable, scene(run_off_the_main_thread, started=False)),
@@ -260,7 +278,8 @@ SCENES: list[tuple[type[Any], Scene]] = [
 OF_A_PARENT = {
     events.NothingToReload,
     *(events.WorkersReady, events.WorkerEnded, events.WorkerFailed, events.WorkersStopping),
-    *(events.Reloaded, events.ReloadFailed),
+    *(events.Reloaded, events.ReloadFailed, events.ReloadBegun, events.ReloadEnded),
+    *(events.Ready, events.FrontEnded),
 }
 
 
@@ -271,8 +290,12 @@ WITHOUT_SERVER = {
 }
 
 
+# Emitted in a thread of an endpoint, or of the parent's own, by a command or by SIGUSR1.
+OF_OPERATORS = {events.OperatorCommand, events.StatusReported}
+
+
 def test_every_event_of_a_server_has_a_scene() -> None:
-    assert {kind for kind, _ in SCENES} | OF_A_PARENT == EVENT_KINDS
+    assert {kind for kind, _ in SCENES} | OF_A_PARENT | OF_OPERATORS == EVENT_KINDS
 
 
 @pytest.mark.parametrize(
