@@ -14,24 +14,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from ..core import events
 from ..core.errors import Failure
 from ..core.text import printable, said
-from ..net.addresses import described
+from ..net.addresses import describe_peer
 from ..net.files import OutputError
 from ..server import log
 from ..server.log_files import LogFiles
+from ..server.log_format import JsonFormatter
 
 logger = logging.getLogger("netkit.access")
 
 MOST_FIELD = 255  # characters of a field that a client has a say in
 PIPE_SECONDS = 1.0  # how long a line waits for the reader of a full pipe
+LOOK_SECONDS = 1.0  # how often a line looks whether the file was renamed: that is a system call
 
 Ended = events.ConnectionClosed | events.ClientRefused
 
@@ -51,9 +53,20 @@ def _log(event: events.Event) -> None:
         return
     if logger.isEnabledFor(logging.INFO):
         # Without `Logger.info`, which would look for the caller in the stack.
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, text_of(event), (), None)
+        message = _Message(event)
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, message, (), None)
         record.event = event
         logger.handle(record)
+
+
+class _Message:
+    """The message of a record. Its text is made when it is needed, which JSON does not."""
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def __str__(self) -> str:
+        return text_of(self.event)
 
 
 # The line
@@ -105,6 +118,8 @@ _MEMBERS = (
 
 def _field(text: str) -> str:
     """Return `text` as one word of a line."""
+    if len(text) < MOST_FIELD and text.isprintable() and " " not in text and "\\" not in text:
+        return text
     return printable(text[:MOST_FIELD]).replace(" ", r"\x20")
 
 
@@ -113,22 +128,24 @@ def _listener_of(event: Any) -> str:
 
     It is the local address of the client, unless a proxy has announced another one.
     """
-    listeners = _listeners(event.server)
-    local = "" if event.local is None else str(event.local)
-    same = (local, f":{local.rpartition(':')[2]}")
-    found = next((each for each in listeners if each in same), local)
-    if len(listeners) == 1:
-        found = listeners[0]
-    return _field(found or "-")
-
-
-def _listeners(server: Any) -> list[str]:
+    server, local = event.server, "" if event.local is None else str(event.local)
     if server is None:
-        return []
-    names = [server.server_address]
+        return _field(local or "-")
+    more = server._listeners.more
+    first = _shown(server.server_address)
+    if not more:
+        return first
     with contextlib.suppress(OSError):  # it is closed
-        names += [listener.getsockname() for listener in server._listeners.more]
-    return [_without_host(described(name)) for name in names]
+        every = f":{local.rpartition(':')[2]}"
+        for known in (first, *(_shown(listener.getsockname()) for listener in more)):
+            if known in (local, every):
+                return known
+    return _field(local or "-")
+
+
+@functools.lru_cache(maxsize=64)
+def _shown(name: Any) -> str:
+    return _field(_without_host(describe_peer(name)))
 
 
 def _without_host(listener: str) -> str:
@@ -144,21 +161,18 @@ def _without_host(listener: str) -> str:
 class _TextFormatter(logging.Formatter):
     """A line that begins with the local time."""
 
+    _last = 0, ""  # the last second, and its text, which most lines share
+
     def format(self, record: logging.LogRecord) -> str:
-        seconds = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
-        return f"{seconds}.{int(record.msecs):03d} {record.getMessage()}"
+        second, text = self._last
+        if second != int(record.created):
+            text = self.formatTime(record, "%Y-%m-%d %H:%M:%S")
+            self._last = int(record.created), text
+        return f"{text}.{int(record.msecs):03d} {record.getMessage()}"
 
 
-class _JsonFormatter(logging.Formatter):
-    """One JSON object. The time is UTC."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self) -> None:
-        super().__init__()
-        import json  # here because most programs never need it
-
-        self._dumps = json.dumps
+class _JsonFormatter(JsonFormatter):
+    """One JSON object, with the members that docs/operations.md lists. The time is UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
@@ -176,7 +190,9 @@ class AccessLog(logging.Handler):
         """`path` is ``"-"`` for standard output. Nothing is opened yet."""
         super().__init__()
         self.path = path
-        self._files = LogFiles(None if path == "-" else path, patience=PIPE_SECONDS)
+        self._files = LogFiles(
+            None if path == "-" else path, patience=PIPE_SECONDS, interval=LOOK_SECONDS
+        )
         self._has_ended = False  # nobody reads standard output any more
         self.setFormatter(_JsonFormatter() if is_json else _TextFormatter())
 

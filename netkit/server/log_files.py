@@ -4,7 +4,8 @@ Rules:
 
 1. A line is one write(2) to a file that was opened with O_APPEND. So lines of several processes do
    not mix in a file.
-2. A file that has been renamed or removed is opened again before the next write.
+2. A file that has been renamed or removed is opened again before the next write, or, with an
+   interval, before the first write after it.
 3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
    one record when that begins, and one with the number of lost bytes when all files take data
    again. A pipe without a reader is an error, since it never takes data again.
@@ -21,6 +22,7 @@ import re
 import stat
 import sys
 import threading
+import time
 import zlib
 from io import FileIO
 from typing import Any
@@ -65,11 +67,13 @@ class LogFile:
         rotation: Rotation,
         has_lines: bool = True,
         patience: float | None = None,
+        interval: float = 0.0,
     ) -> None:
         """`path` is None for standard output. The file is opened when it is first used.
 
         If it `has_lines`, a line that follows a part of one begins on a line of its own. A pipe
         that stays full for `patience` seconds has failed; while it does, no line waits for it.
+        Whether the file was renamed is looked for once in `interval` seconds.
         """
         self.users = 0
         """How many clients use the file. For `LogFiles`."""
@@ -77,13 +81,14 @@ class LogFile:
         """Why the last rotation has failed: the files are appended to nevertheless."""
         self._path = path
         self._name = "standard output" if path is None else path or repr(path)
-        self._has_lines, self._patience = has_lines, patience
+        self._has_lines, self._patience, self._interval = has_lines, patience, interval
         self._limit = rotation.size
         self._rotation = rotation.of(path) if path else None
         self._lock = threading.Lock()  # guards the attributes that follow
         self._file: _File | None = None
         self._torn = False  # the file ends with a part of a line
         self._is_full = False  # the last line was lost, since nobody reads the pipe
+        self._look_at = 0.0  # when to look whether it was renamed, on the monotonic clock
 
     def open(self) -> None:
         """Open the file unless it is open."""
@@ -152,6 +157,11 @@ class LogFile:
     def _is_moved_locked(self) -> bool:
         if self._file is None or self._path is None:
             return False
+        if self._interval:
+            now = time.monotonic()
+            if now < self._look_at:
+                return False
+            self._look_at = now + self._interval
         try:
             return not os.path.samestat(os.stat(self._path), self._file.identity)
         except OSError:  # it has been removed
@@ -188,12 +198,13 @@ class LogFiles:
         rotation: Rotation | None = None,
         has_lines: bool = True,
         patience: float | None = None,
+        interval: float = 0.0,
     ) -> None:
         """`path` is None for standard output. With `PEER` in it, each client has a file.
 
-        `has_lines` and `patience` as for `LogFile`.
+        The others as for `LogFile`.
         """
-        self._made_of = path, rotation or Rotation(), has_lines, patience
+        self._made_of = path, rotation or Rotation(), has_lines, patience, interval
         self._path = path
         self._lock = threading.Lock()  # guards the attributes that follow
         self._files: dict[str | None, LogFile] = {}  # by the path
