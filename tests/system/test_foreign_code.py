@@ -267,6 +267,8 @@ SCENES: list[tuple[type[Any], Scene]] = [
     (events.StopDelayed, scene(lambda server: server.stop(SHORT, delay=SHORT))),
     (events.Stopping, scene(stop_with_a_client)),
     (events.Stopped, scene(stop_with_a_client)),
+    (events.StopDelayed, scene(lambda server: server.stop(delay=0.01))),
+    (events.Ready, scene(run_off_the_main_thread, started=False)),
     (events.SignalsUnavailable, scene(run_off_the_main_thread, started=False)),
     (events.Report, scene(handler=Reporting)),
     (events.Resolved, scene(connect_to_it)),
@@ -274,9 +276,12 @@ SCENES: list[tuple[type[Any], Scene]] = [
     (events.AttemptFailed, scene(connect_in_vain)),
 ]
 
-# The thread that waits for signals emits them: it accepts nobody, and holds no lock.
+# A thread emits them that accepts nobody, and holds no lock: one that waits for signals, reloads,
+# watches handlers or answers operators.
 OF_A_PARENT = {
-    events.NothingToReload,
+    *(events.NothingToReload, events.ReloadBegun, events.ReloadEnded, events.FrontEnded),
+    *(events.HandlerStuck, events.HandlerResumed),
+    *(events.OperatorCommand, events.StatusReported),
     *(events.WorkersReady, events.WorkerEnded, events.WorkerFailed, events.WorkersStopping),
     *(events.Reloaded, events.ReloadFailed, events.ReloadBegun, events.ReloadEnded),
     *(events.Ready, events.FrontEnded),
