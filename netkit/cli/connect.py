@@ -94,6 +94,8 @@ _OPTIONS = {
         ("-4", "", "use only IPv4 addresses"),
         ("-6", "", "use only IPv6 addresses"),
         ("--source", "ADDRESS[:PORT]", "connect from this address"),
+        ("--proxy", "v1|v2|local", "begin with a PROXY header, as proxies and their checks do"),
+        ("--proxy-client", "ADDRESS[:PORT]", "pretend to be a proxy of this client (--proxy v2)"),
         ("--retry", "N", "how often to try again within --timeout (default: 0)"),
     ],
     "time (30, 500ms, 5m, 2h, or off)": [
@@ -125,6 +127,7 @@ def parser() -> Parser:
         "TIME": {"metavar": "TIME", "type": time, "default": argparse.SUPPRESS},
         "N": {"metavar": "N", "type": checked(count), "default": 0},
         "ADDRESS[:PORT]": {"metavar": "ADDRESS[:PORT]", "type": checked(_source)},
+        "v1|v2|local": {"metavar": "v1|v2|local", "type": checked(_header)},
         "": {"action": "store_true"},
     }
     for title, options in _OPTIONS.items():
@@ -135,6 +138,12 @@ def parser() -> Parser:
             add = families.add_argument if names in kinds else group.add_argument
             add(*names.split(), help=help, **kind)
     return parser
+
+
+def _header(text: str) -> str:
+    if text not in ("v1", "v2", "local"):
+        raise ValueError(f"it must be v1, v2 or local, not {text!r}")
+    return text
 
 
 def _source(text: str) -> tuple[str, int]:
@@ -234,7 +243,10 @@ def _endpoint(words: list[str], listen: bool) -> Endpoint:
 
 _TLS = ("tls", "insecure", "tls_ca", "server_name", "tls_cert", "tls_key", "tls_self_signed")
 _EXCLUDES = {
-    "listen": ("probe", "insecure", "tls_ca", "server_name", "retry", "source"),
+    "listen": (
+        *("probe", "insecure", "tls_ca", "server_name", "retry", "source"),
+        *("proxy", "proxy_client"),
+    ),
     "probe": ("send", "receive", "crlf", "hex", "no_half_close", "idle_timeout"),
     "insecure": ("tls_ca",),
     "tls_self_signed": ("tls_cert",),
@@ -250,6 +262,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError("--tls-key needs --tls-cert")
     if "tls_self_signed" in given and "listen" not in given:
         raise ValueError("--tls-self-signed needs --listen")
+    if "proxy_client" in given and arguments.proxy == "local":
+        raise ValueError("--proxy-client cannot be used with --proxy local")
     if {"tls", "listen"} <= given and not {"tls_cert", "tls_self_signed"} & given:
         raise ValueError("--listen --tls needs --tls-cert or --tls-self-signed")
     files = (arguments.send, arguments.receive)

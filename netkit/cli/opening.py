@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core import events
-from ..core.addresses import is_ip
+from ..core.addresses import SocketAddress, is_ip
 from ..core.endpoint import Endpoint
 from ..net import bind
 from ..net.addresses import describe_peer
@@ -42,6 +42,7 @@ def dial(arguments: argparse.Namespace) -> Connection:
                 source_address=arguments.source,
                 tls_verify=not arguments.insecure,
                 server_hostname=arguments.server_name,
+                proxy=_header(arguments),
                 **{name: getattr(arguments, name) for name in same},
             )
         except socket.gaierror as error:
@@ -52,6 +53,16 @@ def dial(arguments: argparse.Namespace) -> Connection:
     if arguments.verbose:
         _say_connected(conn, f"connected to {conn.peer}")
     return conn
+
+
+def _header(arguments: argparse.Namespace) -> Any:
+    """Return the option `proxy` for the flags, or None."""
+    if arguments.proxy_client is None:
+        return arguments.proxy
+    from ..client.introduction import Pretended
+
+    version = 1 if arguments.proxy == "v1" else 2
+    return Pretended(version, SocketAddress(*arguments.proxy_client))
 
 
 def _say_attempt(event: events.Event) -> None:

@@ -3,7 +3,7 @@
 Rules:
 
 1. One deadline (``connect_timeout``) covers every step: the lookup of the name, all attempts, the
-   pauses between rounds of attempts, and the TLS handshake.
+   pauses between rounds of attempts, the PROXY header, and the TLS handshake.
 2. Whatever is invalid is an error before the first attempt: options, certificates, the name that a
    certificate must have.
 3. The block list is asked twice about each address: before the attempt, and about the address that
@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -30,6 +31,7 @@ from ..net import sockopts
 from ..net.bind import Candidate, explain, look_up, scoped
 from ..net.connection import Connection
 from .happy_eyeballs import Cancel, Race, Waiter, interleaved
+from .introduction import header_of
 from .options import FAMILIES, ConnectOptions
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def connect(
     with Waiter(deadline, chosen.cancel) as waiter:
         conn = _attempt(target, chosen, waiter)
     try:
+        if chosen.proxy is not None:
+            _introduce(conn, chosen, target, deadline)
         if context is not None:
             _start_tls(conn, context, chosen, target, deadline)
         conn._link.set_limits(TimeLimits.of(chosen))
@@ -90,6 +94,20 @@ def _target(port: int | str | None, host: str, path: Any) -> Endpoint:
     if not host:
         raise ValueError("host must be a name or an address, not empty")
     return endpoint
+
+
+def _introduce(
+    conn: Connection, options: ConnectOptions, target: Endpoint, deadline: Deadline
+) -> None:
+    """Send the PROXY header of the options. ValueError if it is too long."""
+    header = header_of(options.proxy, conn)
+    left = deadline.remaining()
+    try:
+        with contextlib.nullcontext() if left is None else conn.deadline(left):
+            conn.write(header)
+    except TimeoutError:
+        late = TimeoutError(errno.ETIMEDOUT, "the PROXY header could not be sent in time")
+        raise _failure(target, [(conn.peer, late)], timed_out=True) from None
 
 
 # TLS

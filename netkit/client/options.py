@@ -15,6 +15,7 @@ from ..core.options import Options
 from ..core.table import OptionTable, option
 from ..core.tls_options import CLIENT_TLS, PASSWORD, PEM, Pem
 from ..net import sockopts
+from . import introduction
 from .happy_eyeballs import Cancel
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..core.blocklist import BlockList
+    from ..core.proxyheader import ProxyHeader
+    from ..net.connection import Connection
 
 FAMILIES = {0: socket.AF_UNSPEC, 4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -63,6 +66,7 @@ RETRIES = Kind("number", number(int, "a whole number", "0 or more", lambda it: i
 FAMILY = Kind("0, 4 or 6", _check_family)
 SOURCE = Kind("(address, port)", _check_source)
 KEEP_ALIVE = Kind("True, False or (idle, interval, count)", _check_keep_alive)
+HEADER = Kind('`"v1"`, `"v2"`, `"local"`, ProxyHeader or Connection', introduction.check)
 TOS = Kind("number from 0 to 255", sockopts.check_tos)
 
 
@@ -110,6 +114,9 @@ class ConnectOptions(OptionTable):
     encoding: str = _SAME["encoding"]
     max_line: int = _SAME["max_line"]
     max_message: int | None = _SAME["max_message"]
+    proxy: Literal["v1", "v2", "local"] | ProxyHeader | Connection | None = option(
+        None, HEADER, "PROXY header to send first: a word, a header, or a client to introduce"
+    )
     tls: bool | ssl.SSLContext = option(False, CLIENT_TLS, "use TLS, or a context of your own")
     tls_ca: Pem | None = option(None, PEM, "authorities to trust, instead of the system's")
     tls_cert: Pem | None = option(None, PEM, "certificate of the client, and its chain")

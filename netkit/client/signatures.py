@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import ssl
 
     from ..core.blocklist import BlockList
+    from ..core.proxyheader import ProxyHeader
     from ..core.tls_options import Pem
+    from ..net.connection import Connection
     from .happy_eyeballs import Cancel
     from .options import Resolver
 
@@ -47,6 +49,7 @@ class ClientOptions(TypedDict, total=False):
     encoding: str
     max_line: int
     max_message: int | None
+    proxy: Literal["v1", "v2", "local"] | ProxyHeader | Connection | None
     tls: bool | ssl.SSLContext
     tls_ca: Pem | None
     tls_cert: Pem | None

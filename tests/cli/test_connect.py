@@ -384,6 +384,29 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
 
+def test_it_pretends_to_be_a_proxy(run: Run) -> None:
+    def tell(conn: netkit.Connection) -> None:
+        header = conn.proxy
+        assert header is not None
+        conn.write(f"{header.version} {header.command} {conn.remote_address} {conn.remote_port}")
+
+    with netkit.create_server(tell).listen(0, "127.0.0.1", proxy=True) as server:
+        port = server.address.port
+        shown = [
+            run("--proxy", "v1", "--proxy-client", "192.0.2.7:4", port).out,
+            run("--proxy-client", "2001:db8::7", port).out,
+            run("--proxy", "local", port).out.rpartition(b" ")[0],
+            run("--proxy", "v2", port).out.rpartition(b" ")[0],
+        ]
+        assert run("--probe", "--proxy", "local", port) == (0, b"", [])
+    assert shown == [
+        b"1 PROXY 192.0.2.7 4",
+        b"2 PROXY 2001:db8::7 0",
+        b"2 LOCAL 127.0.0.1",
+        b"2 PROXY 127.0.0.1",
+    ]
+
+
 def test_it_connects_from_the_source_address(run: Run) -> None:
     with port_of(netkit.GreeterHandler, handler_args={"greeting": "{address}:{port}"}) as port:
         for source in ("127.0.0.3", f"127.0.0.3:{free_port()}"):
@@ -488,6 +511,9 @@ WRONG = {
     "-connect localhost:80 -servername x": (
         "there is no option -connect: the address is no option: netkit connect --tls HOST:PORT"
     ),
+    "--proxy v3 80": "argument --proxy: it must be v1, v2 or local, not 'v3'",
+    "--proxy local --proxy-client ::1 80": "--proxy-client cannot be used with --proxy local",
+    "--listen --proxy v1 80": "--listen cannot be used with --proxy",
     "--probe --send f 80": "--probe cannot be used with --send",
     "--probe --idle-timeout 5 80": "--probe cannot be used with --idle-timeout",
     "--timeout 0 80": "argument --timeout: it must be more than 0 seconds, not 0.0",
