@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import check_by_promtool, samples_of
 from support import ROOT, examples
 
 from netkit.ops.exposition import FAMILIES, Histogram, family_of, merged, sample, text_of
-
-from .pages import check_by_promtool, samples_of
 
 
 @examples(50)

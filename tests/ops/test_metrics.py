@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import check_by_promtool, samples_of
 from secure import files
 from support import (
     PATIENCE,
@@ -39,8 +40,6 @@ from netkit.ops import figures
 from netkit.ops.exposition import Samples, sample
 from netkit.ops.internal import InternalServer
 from netkit.ops.metrics import REASONS, Metrics, of_process
-
-from .pages import check_by_promtool, samples_of
 
 ACCEPTED = "netkit_connections_accepted_total"
 RECEIVED, SENT = "netkit_received_bytes_total", "netkit_sent_bytes_total"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 
+from pages import STATE, NoProgram, check_by_promtool, samples_of, told
 from support import PATIENCE, in_thread, in_threads, wait_until
 
 from netkit.ops.scrape import Scraper
 from netkit.process.program import Answer
-
-from .pages import STATE, NoProgram, check_by_promtool, samples_of, told
 
 SENT = "netkit_sent_bytes_total"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import STATE, NoProgram, asked, check_by_promtool, page_of, samples_of, told
 from support import PATIENCE, observed, receive_all, serving, wait_until
 
 import netkit
@@ -22,8 +23,6 @@ from netkit.ops.metrics import of_process
 from netkit.ops.status import Status, endpoint_of
 from netkit.process.channel import SentSocket
 from netkit.process.program import Answer
-
-from .pages import STATE, NoProgram, asked, check_by_promtool, page_of, samples_of, told
 
 CONNECTIONS = 'netkit_connections{state="serving"}'
 
