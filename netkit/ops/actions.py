@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from ..core.record import NamedTuple
-from ..process.program import Program
+from ..process.program import Answer, Program
 from .arguments import Arguments
 from .rows import Processes, Row, Rows, problem
 from .summary import status_row
 
 EVENTS_SECONDS = 0.25  # how often the processes are asked for live events
+_TRIES = 3  # to count while no process ends
 _feed_numbers = itertools.count(1)
 
 
@@ -34,8 +35,25 @@ Action = Callable[[Call], Rows]
 
 def status(call: Call) -> Rows:
     """Yield one row about the whole program."""
-    processes = Processes(call.program)
-    yield status_row(processes.state, processes.ask("status", {}))
+    answers = Processes(call.program).ask("status", {})
+    for _ in range(_TRIES):
+        before = call.program.state()
+        counted = list(_counted(call.program, answers))
+        state = call.program.state()
+        if state.retired == before.retired:  # else a process may be counted twice, or never
+            break
+    yield status_row(state, answers, counted)
+
+
+def _counted(program: Program, asked: list[Answer]) -> Iterator[Answer]:
+    """Yield the counters of each process. One that was silent is not waited for once more.
+
+    Its answer has the counters that are known of it.
+    """
+    silent = {answer.pid for answer in asked if answer.error}
+    yield from program.ask("metrics", {}, {answer.pid for answer in asked} - silent)
+    if silent:
+        yield from program.ask("metrics", {}, silent, 0.0)
 
 
 def conns(call: Call) -> Rows:
@@ -108,12 +126,12 @@ def _rows_of(
 
 def suspend(call: Call) -> Rows:
     """Accept no new clients."""
-    yield from _stand(call, "suspend", {"on": True}, "suspend", "suspended: new clients wait")
+    yield from _stand(call, "suspend", {}, "suspend", "suspended: new clients wait")
 
 
 def resume(call: Call) -> Rows:
     """Accept clients again."""
-    yield from _stand(call, "suspend", {"on": False}, "suspend", "resumed")
+    yield from _stand(call, "resume", {}, "suspend", "resumed")
 
 
 def set_option(call: Call) -> Rows:

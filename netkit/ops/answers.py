@@ -22,6 +22,7 @@ from ..server.server import Server
 from . import settings
 from .clients import Filters, connections_of, page_of_clients, page_of_stacks
 from .feed import Feeds
+from .summary import COUNTERS
 
 
 class Answers:
@@ -41,10 +42,12 @@ class Answers:
             "stacks": lambda **given: page_of_stacks(self._servers, **given),
             "kill": self._kill,
             "end": self._end,
-            "suspend": self._suspend,
+            "suspend": lambda: self._suspend(True),
+            "resume": lambda: self._suspend(False),
             "get": lambda: settings.every(self._options()),
             "set": lambda name, value: settings.change(self._servers, name, value),
             "log": _set_level,
+            "metrics": self._counters,
             "events": self._events,
         }
 
@@ -66,6 +69,17 @@ class Answers:
             "limit": None if None in limits else sum(filter(None, limits)),
             "threads": threading.active_count(),
             "suspended": any(server._admission.suspended for server in servers),
+        }
+
+    def _counters(self) -> dict[str, dict[str, int]]:
+        """The counters of the status, for the sums of processes that have ended.
+
+        Without `netkit.ops.metrics`, which counts more, and has the same names.
+        """
+        status = self._status()
+        return {
+            "counters": {counter: status[name] for name, counter in COUNTERS.items()},
+            "gauges": {},
         }
 
     def _kill(self, **filters: Any) -> list[dict[str, Any]]:

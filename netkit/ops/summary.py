@@ -17,22 +17,25 @@ _REASONS = {
     "stopping": "it is stopping",
 }
 
-# The sums over all processes, and the counters of `netkit.ops.metrics` that have the share of the
-# processes that have ended.
-_SUMS = {
-    "connected": None,
-    "held": None,
+# The figures to which processes that have ended contributed, by the name of their counter in
+# `netkit.ops.metrics`.
+COUNTERS = {
     "refused": "netkit_connections_refused_total",
     "accepted": "netkit_connections_accepted_total",
     "closed": "netkit_connections_closed_total",
     "received": "netkit_received_bytes_total",
     "sent": "netkit_sent_bytes_total",
-    "threads": None,
 }
+_GAUGES = ("connected", "held", "threads")
 
 
-def status_row(state: ProgramState, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return the status as one JSON object. docs/operations.md lists its members."""
+def status_row(
+    state: ProgramState, answers: Sequence[Answer], counted: Sequence[Answer]
+) -> dict[str, Any]:
+    """Return the status as one JSON object. docs/operations.md lists its members.
+
+    `answers` are those to ``"status"``, and `counted` those to ``"metrics"``.
+    """
     good = [answer.value for answer in answers if not answer.error]
     processes = [
         {"pid": answer.pid, "error": answer.error}
@@ -53,7 +56,8 @@ def status_row(state: ProgramState, answers: Sequence[Answer]) -> dict[str, Any]
         "uptime": max(0.0, time.time() - state.started_at),
         "addresses": list(state.addresses),
         "limit": good[0]["limit"] if good else None,
-        **{name: _sum(name, good, state.retired) for name in _SUMS},
+        **{name: sum(each[name] for each in good) for name in _GAUGES},
+        **{name: _total(counter, counted, state.retired) for name, counter in COUNTERS.items()},
         "workers": state.workers,
         "restarts": state.restarts,
         "reloads": dict(state.reloads),
@@ -71,9 +75,11 @@ def _phase(state: ProgramState, good: Sequence[Mapping[str, Any]]) -> tuple[str,
     return phase, _REASONS.get(phase, "")
 
 
-def _sum(name: str, good: Sequence[Mapping[str, Any]], retired: Mapping[str, float]) -> int:
-    total = sum(each[name] for each in good)
-    counter = _SUMS[name]
-    if counter is not None:
-        total += sum(it for key, it in retired.items() if key.partition("{")[0] == counter)
-    return int(total)
+def _total(counter: str, counted: Sequence[Answer], retired: Mapping[str, float]) -> int:
+    """The sum of a counter with all its labels, over all processes there are and have been."""
+    every = [retired, *(each.value["counters"] for each in counted if each.value is not None)]
+    return int(sum(it for one in every for key, it in one.items() if _base(key) == counter))
+
+
+def _base(name: str) -> str:
+    return name.partition("{")[0]

@@ -117,7 +117,11 @@ def test_the_status_adds_up_the_workers_also_those_that_have_ended_and_names_the
     with serving(echo) as server, client(server):
         wait_until(lambda: server.connection_count)
         status = FakeProgram(server).answer("status", {})
-        other = Worker(status={**status, "connected": 5, "refused": 2, "suspended": True})
+        refused = {'netkit_connections_refused_total{reason="allow"}': 2}
+        other = Worker(
+            status={**status, "connected": 5, "refused": 2, "suspended": True},
+            metrics={"counters": refused, "gauges": {}},
+        )
         program = FakeProgram(server, others={1: other, 2: silent})
         program.retired = {
             'netkit_connections_refused_total{reason="deny"}': 4.0,
@@ -410,10 +414,10 @@ def test_clients_wait_while_the_program_is_suspended_also_in_workers_to_come() -
         assert server._admission.suspended
         assert one(program, "resume") == {"result": "resumed"}
         assert not server._admission.suspended
-        assert other.asked == [("suspend", {"on": on}) for on in (True, True, False, False)]
+        assert other.asked == [(name, {}) for name in ("suspend", "suspend", "resume", "resume")]
         assert program.orders == [
-            ("standing", {"command": "suspend", "arguments": {"on": on}, "key": "suspend"})
-            for on in (True, False)
+            ("standing", {"command": name, "arguments": {}, "key": "suspend"})
+            for name in ("suspend", "resume")
         ]
 
 
