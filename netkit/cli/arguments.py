@@ -38,6 +38,7 @@ NETKIT_OPTIONS of the module, and on_start and on_stop, which are called in each
 the environment win. With --workers, 1 included, SIGHUP loads new code: see docs/serve.md.""",
     "connect": "Talk to a server: send standard input, and write the data that comes back.",
     "ctl": "Give a command to a running server, through its control socket, and print the answer.",
+    "top": "Watch the clients of a running server, through its control socket.",
 }
 
 EXAMPLES = """\
@@ -49,6 +50,7 @@ examples:
   netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
   netkit connect 8080            talk to a server, as with nc
   netkit ctl /run/app.sock conns  the clients of a server with --control /run/app.sock
+  netkit top /run/app.sock       the same on a screen that is kept up to date
 
 Ctrl+C stops a server gracefully: clients have --drain-timeout to finish what they have begun.
 A second Ctrl+C stops it at once.

@@ -26,7 +26,7 @@ def is_interactive() -> bool:
 
 def is_capable(stream: TextIO | None) -> bool:
     """Whether `stream` is a terminal that can move its cursor. None is a closed stream."""
-    dumb = os.environ.get("TERM", "dumb").lower() in ("dumb", "unknown")
+    dumb = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
     return stream is not None and stream.isatty() and not dumb
 
 

@@ -57,10 +57,10 @@ def test_the_help_of_a_command_has_every_option_and_examples(command: str, run: 
 
 def test_the_examples_of_the_help_are_commands_that_it_understands() -> None:
     examples = re.findall(r"^  netkit (.*?)  ", EXAMPLES, re.MULTILINE)
-    assert len(examples) == 7
+    assert len(examples) == 8
     for example in examples:
         name, *rest = shlex.split(example)
-        if name in ("connect", "ctl"):
+        if name in ("connect", "ctl", "top"):
             importlib.import_module(f"netkit.cli.{name}").parser().read(rest)
         else:
             command = COMMANDS[name]
@@ -217,7 +217,8 @@ WRONG = {
 }
 NO_COMMAND = {
     "frob": (
-        "there is no command 'frob'; the commands are echo, logger, greeter, serve, connect, ctl"
+        "there is no command 'frob'; "
+        "the commands are echo, logger, greeter, serve, connect, ctl, top"
     ),
     "help sevre": "there is no command 'sevre'; did you mean serve?",
     "--log-level debug echo": (
