@@ -93,24 +93,27 @@ def _print(control: Control, request: str, is_json: bool) -> int:
     output = Output(sys.stdout.fileno())
     status = 0
     for line in control.lines(request):
-        status = max(status, _status_of(line, status, is_json))
-        if line.startswith("error: ") and not is_json:
-            complain(line.removeprefix("error: "))
-        else:
+        error = _error_in(line, is_json)
+        if error is not None:
+            status = max(status, _status_of(error))
+        if error is None or is_json:
             output.write(encoded(line.translate(VISIBLE) + "\n"))
+        else:
+            complain(error)
     return status
 
 
-def _status_of(line: str, status: int, is_json: bool) -> int:
-    """Return the exit status for a line: 1 for a failure, 2 if it is about the use of a command.
-
-    The line about the use follows the error, whose `status` is 1.
-    """
+def _error_in(line: str, is_json: bool) -> str | None:
+    """Return the error in a line of an answer, or None if it has none."""
     if not is_json:
-        return 2 if status and line.startswith("usage: ") else int(line.startswith("error: "))
+        return line.removeprefix("error: ") if line.startswith("error: ") else None
     try:
         row = json.loads(line)
     except ValueError:
-        return 1
-    is_error = isinstance(row, dict) and "error" in row
-    return 0 if not is_error else 2 if "usage" in row else 1
+        return "no JSON"
+    return str(row["error"]) if isinstance(row, dict) and "error" in row else None
+
+
+def _status_of(error: str) -> int:
+    """Return the exit status for an error: 2 if the server does not know the command so."""
+    return 2 if error.startswith("unknown command") or "; usage: " in error else 1

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import Failure
+from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
 from .asking import VARIABLE, Control, time_of
 from .ctl import add_timeout
 from .display import encoded
-from .stdio import Output, OutputError, is_interactive
+from .stdio import Output, is_interactive
 from .top_layout import plain, screen
 from .top_model import Request, Row, Sample, Top
 

@@ -70,7 +70,10 @@ def duration(seconds: float | None) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.3g}ms"
+    if seconds is None:
+        return "-"
+    number = seconds * 1000
+    return f"{number:.{2 if number < 1 else 1 if number < 10 else 0}f}ms"
 
 
 # The table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT
+from support import PATIENCE, ROOT, Cli, wait_until
 
 from .commands import Run
 from .control_server import client_row, control_server
@@ -124,11 +125,21 @@ def test_errors_stay_in_json(path: Path, run: Run) -> None:
         assert out == b'{"id": "7"}\n{"error": "no client has the id 8"}\n'
 
 
-@pytest.mark.parametrize("option", [[], ["--json"]])
-def test_a_wrong_use_of_a_command_is_wrong_use(option: list[str], path: Path, run: Run) -> None:
-    with control_server(path, kill="error: kill needs an ID\nusage: kill ID...\n") as server:
-        server.answers["json kill"] = [{"error": "kill needs an ID", "usage": "kill ID..."}]
-        assert run("ctl", str(path), *option, "kill").status == 2
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_the_exit_status_tells_wrong_use_from_a_failure(
+    options: list[str], path: Path, run: Run
+) -> None:
+    with Cli("echo", "0", "--control", str(path)) as program, program.connect():
+        wait_until(lambda: b"127.0.0.1" in run("ctl", str(path), "conns").out)
+        client = json.loads(run("ctl", str(path), "conns", "--json").out)["id"]
+
+        def status(*command: str) -> object:
+            return run("ctl", str(path), *options, *command).status
+
+        assert [status("status"), status("conns", "older=1h")] == [0, 0]
+        assert [status("kill", "99"), status("kill", client)] == [1, 0]
+        assert [status("kil"), status("kill"), status("conns", "older=x")] == [2, 2, 2]
+        assert run("top", str(path)).status == 0
 
 
 def test_an_answer_that_is_no_json_is_a_failure(path: Path, run: Run) -> None:

@@ -79,26 +79,26 @@ def test_the_header_has_totals_and_rates_and_what_is_wrong() -> None:
 def test_each_client_is_a_row_and_the_selected_one_is_marked() -> None:
     top = top_with(
         client_row(1, via="10.0.0.7:999", tls="TLSv1.3", rtt=None),
-        client_row(2, id="", state="held", age=None, where="", **{"in": None}),
-        client_row(3, end="idle_timeout"),
+        client_row(2, id="", state="held", age=None, where="", rtt=0.0004, **{"in": None}),
+        client_row(3, end="idle_timeout", rtt=0.025),
     )
     lines = screen(top, 140, 10)
     assert [text.rstrip() for text, _ in lines[3:7]] == [
         "ID  PEER             VIA           STATE           AGE  IDLE    IN   OUT  IN/s  OUT/s"
-        "    RTT  SENDQ  TLS      WHERE",
+        "     RTT  SENDQ  TLS      WHERE",
         "3   192.0.2.3:50312                idle_timeout  3m00s    1s  3.0K  6.0M     -      -"
-        "  2.1ms      0           app.py:12 shout",
+        "    25ms      0           app.py:12 shout",
         "1   192.0.2.1:50312  10.0.0.7:999  serving       1m00s    1s  1.0K  2.0M     -      -"
-        "      -      0  TLSv1.3  app.py:12 shout",
+        "       -      0  TLSv1.3  app.py:12 shout",
         "    192.0.2.2:50312                held              -    1s     -  4.0M     -      -"
-        "  2.1ms      0",
+        "  0.40ms      0",
     ]
     assert [style for _, style in lines[3:7]] == ["reverse", "reverse", "", ""]
 
 
 def test_a_narrow_screen_has_fewer_columns_and_the_last_one_is_cut() -> None:
     top = top_with(client_row(1, where="a_long_name.py:1234 a_function_with_a_long_name"))
-    assert shown(top, 79)[4].endswith("  2.0M  a_long_name.py:1234 a_fun")
+    assert shown(top, 79)[4].endswith("  2.0M  a_long_name.py:1234 a_fu")
     assert shown(top, 40)[3:5] == [
         "ID  PEER             WHERE",
         "1   192.0.2.1:50312  a_long_name.py:1",
