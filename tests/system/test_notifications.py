@@ -121,6 +121,23 @@ def test_a_reload_that_fails_is_told_with_its_reason(
         assert re.fullmatch(f"READY=1\nSTATUS={outcome}", manager.receive())
 
 
+def test_hooks_of_a_program_have_the_time_that_netkit_allows(
+    manager: Manager, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import netkit\n"
+        "netkit.serve(netkit.EchoHandler, host='127.0.0.1', on_start=lambda server: None)\n"
+    )
+    with Program(sys.executable, script) as program:
+        assert manager.receive() == "EXTEND_TIMEOUT_USEC=243000000\nSTATUS=starting"
+        assert manager.receive() == READY
+        program.send_signal(signal.SIGTERM)
+        assert manager.receive() == stopping(15, "0 connected")
+        assert manager.receive() == "STATUS=stopped: 0 finished, 0 cut"
+        assert program.wait() == 0
+
+
 def test_workers_that_come_die_and_are_reloaded(manager: Manager, start: Start) -> None:
     program = start("--workers", "2", "--stop-delay", "0.1")
     assert manager.receive() == "EXTEND_TIMEOUT_USEC=303000000\nSTATUS=starting"

@@ -97,6 +97,42 @@ def test_names_tell_the_sockets_apart(app: list[str]) -> None:
         assert not any(f":{ports[0]}" in line for line in program.lines[-3:])
 
 
+SCRIPT = """
+import multiprocessing, os, sys
+import netkit
+
+def left(conn):
+    conn.write(f"left {[name for name in os.environ if name.startswith('LISTEN_')]}")
+
+def right(conn):
+    conn.write("right")
+
+if __name__ == "__main__":
+    if sys.argv[1] == "spawn":
+        multiprocessing.set_start_method("spawn")
+        server = netkit.create_server(left).listen_on("systemd:left", "systemd:right")
+        netkit.run(server, workers=2)
+    else:
+        server = netkit.create_server(left).listen_on("systemd:left")
+        netkit.run(server, netkit.create_server(right).listen_on("systemd:right"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"), [("spawn", [b"left []", b"left []"]), ("two", [b"left []", b"right"])]
+)
+def test_spawned_workers_and_several_servers_have_the_sockets(
+    kind: str, answers: list[bytes], tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ports = free_ports(2)
+    with activated(ports, sys.executable, script, kind, names="left:right") as program:
+        assert [exchange(port) for port in ports] == answers
+        program.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
+
+
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(app: list[str]) -> None:
     with activated(free_ports(2), *app, "systemd:web", names="http:admin") as program:
         ends_with(program, "systemd:web: LISTEN_FDNAMES has only 'http', 'admin'")
