@@ -18,11 +18,13 @@ from ..core.ends import LIMITS, limit_of, reason_of
 from ..core.errors import LocalError, NotBegunError, OutboxFullError
 from .bare import Bare
 from .states import InputState, Life
-from .tcpinfo import traffic
 
 if TYPE_CHECKING:
     from .connection import Connection
     from .link import Link
+
+# How soon a health check hangs up. The kernel of one that is greeted may acknowledge the greeting.
+PROBE_SECONDS = 1.0
 
 _FINAL = ("cut", "killed")  # the causes that prevail over `drained`
 
@@ -47,7 +49,7 @@ def note_failure(link: Link, error: BaseException) -> None:
 def _note_error(link: Link, error: BaseException) -> None:
     reason = reason_of(error)
     if reason:
-        note(link, "probe" if reason == "reset" and _is_unheard(link) else reason)
+        note(link, reason)
 
 
 def note_handshake(link: Link, error: BaseException) -> None:
@@ -94,11 +96,9 @@ def end_reason(conn: Connection[Any]) -> str:
     """
     link = conn._link
     reason = link.ending or _unnoted(link, conn.server is None or conn.began_at is not None)
-    if isinstance(link.wire, Bare) and reason in ("done", "reset"):
-        known = link.wire.traffic()
-        is_probe = known is not None and known.is_silent(reset=reason == "reset")
-        return "probe" if is_probe else reason
-    if reason == "probe" and link.bytes_read:  # before STARTTLS
+    if reason in ("done", "reset") and _is_probe(conn, link, reason):
+        link.ending = reason = "probe"  # also if it is asked for later
+    elif reason == "probe" and link.bytes_read:  # before STARTTLS
         return "reset"
     return reason
 
@@ -111,20 +111,27 @@ def _unnoted(link: Link, is_served: bool) -> str:
         return reason_of(error.__cause__ or error)
     if link.life is not Life.CLOSED:
         return ""
-    if not is_served:
-        return "refused"
-    is_probe = link.input is InputState.ENDED and not link.bytes_written and _is_unheard(link)
-    return "probe" if is_probe else "done"
+    return "done" if is_served else "refused"
 
 
-def _is_unheard(link: Link) -> bool:
-    """Whether the peer has sent nothing, and acknowledged nothing, as far as that is known."""
-    if link.bytes_read or link.wire.opaque or link.transport.tls is not None:
+def _is_probe(conn: Connection[Any], link: Link, reason: str) -> bool:
+    """Whether the peer has hung up before its first byte.
+
+    A peer that was greeted is one only if it has reset the connection soon: it may as well be a
+    client that only listens.
+    """
+    if isinstance(link.wire, Bare):
+        known = link.wire.traffic()
+        if known is None:
+            return False
+        received, sent, ended = known
+    else:
+        received, sent = link.bytes_read, link.bytes_written
+        ended = link.input is InputState.ENDED and link.transport.tls is None
+    if received or not (ended or reason == "reset") or conn.tls is not None:
         return False
-    if not link.bytes_written:
-        return True
-    known = traffic(link.wire.sock)
-    return known is not None and not known.acknowledged
+    soon = time.monotonic() - conn.opened_at < PROBE_SECONDS
+    return not sent or (reason == "reset" and soon)
 
 
 def carried(conn: Connection[Any]) -> tuple[int | None, int | None]:

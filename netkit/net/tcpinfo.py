@@ -18,9 +18,8 @@ _IN_MICROSECONDS = 1_000_000
 # last_data_recv; after 3 more numbers, rtt; after 7 more, total_retrans; after two rates,
 # bytes_acked and bytes_received.
 _LAYOUT = struct.Struct("=8x36xI4xI12xI28xI16xQQ")
-# Of those: the state, bytes_acked, bytes_received, notsent_bytes, data_segs_in, bytes_sent and
-# bytes_retrans.
-_TRAFFIC = struct.Struct("=B119xQQ8xI4xI44xQQ")
+# Of those: the state, bytes_received, notsent_bytes, data_segs_in, bytes_sent and bytes_retrans.
+_TRAFFIC = struct.Struct("=B127xQ8xI4xI44xQQ")
 # The states after the end of the peer's side (include/net/tcp_states.h in the kernel's source):
 # TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING.
 _PEER_HAS_ENDED = (6, 8, 9, 11)
@@ -68,17 +67,8 @@ class Traffic(NamedTuple):
     received: int
     sent: int
     """Those that the kernel has taken from this side, as the result of a write has it."""
-    acknowledged: int
-    """Those of `sent` that the peer's kernel has acknowledged."""
     ended: bool
     """Whether the peer has ended its side."""
-
-    def is_silent(self, reset: bool) -> bool:
-        """Whether the peer has hung up without sending or acknowledging a byte.
-
-        `reset` tells that the peer has reset the connection.
-        """
-        return (reset or self.ended) and not self.received and not self.acknowledged
 
 
 def traffic(sock: socket.socket) -> Traffic | None:
@@ -91,13 +81,12 @@ def traffic(sock: socket.socket) -> Traffic | None:
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TRAFFIC.size)
-        state, acknowledged, received, unsent, segments, sent, again = _TRAFFIC.unpack(info)
+        state, received, unsent, segments, sent, again = _TRAFFIC.unpack(info)
     except (OSError, struct.error):
         return None
     is_end = received == 1 and not segments
     ended = state in _PEER_HAS_ENDED or (state == _CLOSED and is_end)
-    sent -= again
-    return Traffic(received - ended, sent + unsent, min(acknowledged, sent), ended)
+    return Traffic(received - ended, sent - again + unsent, ended)
 
 
 def send_queue(sock: socket.socket) -> int | None:
