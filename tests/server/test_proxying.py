@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import socketserver
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import descriptors_left
 from secure import files
 from support import (
     PATIENCE,
@@ -25,6 +27,7 @@ from support import (
     receive_exactly,
     reset,
     send_and_end,
+    silent_log,
     wait_until,
 )
 
@@ -337,6 +340,21 @@ def test_without_a_handshake_timeout_a_header_may_take_any_time() -> None:
         wait_until(lambda: server.connections and server.connections[0]._link.waiting)
         send_and_end(sock, V1[-1:] + b"hello")
         assert receive_all(sock).endswith(b"|hello")
+
+
+def test_without_descriptors_headers_are_read_and_new_clients_wait() -> None:
+    pytest.importorskip("resource")
+    with silent_log(), proxied(names) as server, client(server) as early, socket.socket() as late:
+        awaited(server)
+        late.settimeout(PATIENCE)
+        gc.collect()  # so that no descriptor is closed in the block
+        with observed(events.AcceptPaused) as paused, descriptors_left(0):
+            late.connect(server.server_address)
+            send_and_end(late, V2 + b"late")
+            wait_until(lambda: paused)
+            send_and_end(early, V2 + b"early")
+            assert receive_all(early).endswith(b"|early")
+        assert receive_all(late).endswith(b"|late")
 
 
 # Stopping, while a header is awaited
