@@ -25,7 +25,7 @@ from ..server.threads import PARKED
 from .stacks import NOWHERE, Stack, stacks_of
 from .states import state_of
 
-PAGE = 50  # clients; a page takes some milliseconds
+PAGE = 20  # clients; a page takes about a millisecond
 
 Row = dict[str, Any]
 _Kernel = tuple["TcpInfo | None", "int | None"]  # the counters of a connection, and its send queue

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 Rows = Iterator["Row | None"]
 
 # Between two pages of a long answer: the clients of this process come first (seconds).
-PAUSE = 0.001
+PAUSE = 0.002
 
 
 def problem(text: str, worker: int | None = None) -> Row:

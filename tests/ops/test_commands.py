@@ -77,6 +77,7 @@ def test_the_status_says_how_the_program_is() -> None:
         sock.sendall(b"abc")
         sock.recv(3)
         program = FakeProgram(server)
+        wait_until(lambda: one(program, "status")["sent"] == 3)
         row = one(program, "status")
         assert {name: row[name] for name in ("phase", "ready", "reason", "pid", "workers")} == {
             "phase": "ready",
