@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..client.connect import connect
@@ -101,18 +101,10 @@ class Control:
 
 
 def _is_socket(path: str) -> bool:
-    try:
-        return path.startswith("\0") or stat.S_ISSOCK(os.stat(path).st_mode)
-    except OSError:
-        return True
+    return path.startswith("\0") or Path(path).is_socket()
 
 
 def time_of(text: str) -> float | None:
     """Convert a time such as ``30``, ``500ms`` or ``off`` to seconds. ValueError."""
     seconds: float | None = Options.rows["idle_timeout"].parse(text)
     return seconds
-
-
-def errors(rows: Iterable[Row]) -> list[str]:
-    """Return the texts of those `rows` that are errors."""
-    return [str(row["error"]) for row in rows if "error" in row]

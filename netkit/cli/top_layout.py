@@ -50,10 +50,9 @@ def amount(number: float | None) -> str:
     """Return a number in at most five characters: ``999``, ``1.2K``, ``34M``; ``-`` for None."""
     if number is None:
         return "-"
-    for unit in ("", "K", "M", "G", "T"):
-        if number < 999.5 or unit == "T":
-            break
-        number /= 1000
+    unit, *greater = ("", "K", "M", "G", "T")
+    while number >= 999.5 and greater:
+        number, unit = number / 1000, greater.pop(0)
     digits = 1 if number < 9.95 and (unit or number % 1) else 0
     return f"{number:.{digits}f}{unit}"
 

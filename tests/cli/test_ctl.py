@@ -148,6 +148,16 @@ def test_an_answer_that_is_no_json_is_a_failure(path: Path, run: Run) -> None:
         assert run("ctl", str(path), "--json", "x").status == 1
 
 
+def test_an_endless_line_of_another_program_is_a_failure(
+    path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netkit.cli.asking._LONGEST_LINE", 10)
+    with control_server(path, x="12345678901\n"):
+        status, out, (line,) = run("ctl", str(path), "x")
+        assert (status, out) == (1, b"")
+        assert line.startswith(f"netkit: error: {path} is no control socket of netkit: line longer")
+
+
 def test_each_reason_why_nobody_answers_is_one_line(path: Path, run: Run, tmp_path: Path) -> None:
     def error(target: object, *options: str) -> str:
         status, out, lines = run("ctl", str(target), "status", *options)

@@ -47,11 +47,15 @@ def control(tmp_path: Path) -> Iterator[ControlServer]:
 
 
 @contextlib.contextmanager
-def watching(path: object, **environment: str) -> Iterator[Session]:
-    """A session whose screen shows the clients."""
-    with session(path, "--interval", "100ms", program=TOP, **environment) as user:
-        user.until(lambda: shows(user, "ID  PEER"))
+def watching(path: object, program: str = TOP, **environment: str) -> Iterator[Session]:
+    """A session whose screen shows the clients. The end of the block ends the program."""
+    with session(path, "--interval", "100ms", program=program, **environment) as user:
+        user.resize(200, 24)
+        user.until(lambda: shows(user, "q quit"))  # the last line that is drawn
         yield user
+        if user.process.poll() is None:
+            user.signal(signal.SIGTERM)
+            user.wait()
 
 
 def shows(user: Session, text: str) -> bool:
@@ -133,7 +137,6 @@ def test_a_server_that_restarts_is_waited_for(tmp_path: Path) -> None:
 def test_a_failure_of_a_request_is_shown(control: ControlServer) -> None:
     control.answers["json kill"] = "220 welcome\n"
     with watching(control.path) as user:
-        user.resize(300, 24)
         user.type("ky")
         user.until(lambda: shows(user, "is no control socket of netkit"))
 
@@ -148,6 +151,14 @@ def test_a_signal_restores_the_terminal(signum: int, control: ControlServer) -> 
         assert user.wait() == 128 + signum
         assert user.is_restored
         assert not shows(user, "Traceback")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(control: ControlServer) -> None:
+    program = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{TOP}"
+    with watching(control.path, program) as user:
+        user.signal(signal.SIGHUP)
+        user.type("p")
+        user.until(lambda: shows(user, "by peer"))
 
 
 def test_an_exception_restores_the_terminal(control: ControlServer) -> None:

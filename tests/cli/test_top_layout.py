@@ -101,7 +101,7 @@ def test_a_narrow_screen_has_fewer_columns_and_the_last_one_is_cut() -> None:
     assert shown(top, 79)[4].endswith("  2.0M  a_long_name.py:1234 a_fu")
     assert shown(top, 40)[3:5] == [
         "ID  PEER             WHERE",
-        "1   192.0.2.1:50312  a_long_name.py:1",
+        "1   192.0.2.1:50312  a_long_name.py:1234",
     ]
     assert shown(top, 10)[3:5] == ["ID", "1"]
 
