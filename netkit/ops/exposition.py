@@ -19,6 +19,8 @@ from ..core.record import NamedTuple
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+OTHER = "other"
+
 Samples = dict[str, float]
 
 
@@ -156,6 +158,26 @@ def text_of(samples: Mapping[str, float]) -> str:
 def _number(value: float) -> str:
     """The shortest text of the number; that of a whole one has no fraction."""
     return str(int(value)) if value == int(value) else repr(value)
+
+
+class Counts:
+    """Counts by the value of a label, which has a closed set of values. Not thread-safe."""
+
+    def __init__(self, name: str, label: str, values: Iterable[str]) -> None:
+        self._name, self._label = name, label
+        self._counts = dict.fromkeys(values, 0)
+
+    def add(self, value: str) -> None:
+        """Count `value`; as `OTHER` if it is not one of the set."""
+        if value not in self._counts:
+            value = OTHER
+            self._counts.setdefault(value, 0)
+        self._counts[value] += 1
+
+    def samples(self) -> Samples:
+        """Return the samples, all of which are counters."""
+        counts = self._counts.items()
+        return {sample(self._name, **{self._label: value}): count for value, count in counts}
 
 
 class Histogram:

@@ -18,7 +18,7 @@ from ..core.ends import ENDS
 from ..net.forks import do_not_undo, renew_in_children, undo_in_children
 from ..server import exiting
 from ..server.server import Server
-from .exposition import Histogram, Samples, merged, sample, text_of
+from .exposition import Counts, Histogram, Samples, merged, text_of
 from .figures import OF_SERVERS, build_info, figures_of_process, figures_of_server
 
 # The options that refuse clients.
@@ -26,13 +26,9 @@ REASONS = (
     *("allow", "deny", "max_connections", "max_connections_per_ip", "max_connection_rate"),
     "proxy_from",
 )
-OTHER = "other"  # for a value that no list here has, so that labels stay a closed set
 
 DURATIONS = (0.01, 0.1, 1, 10, 60, 600, 3600, 86400)  # seconds
 WAITS = (0.001, 0.01, 0.1, 1, 10, 60)  # seconds
-
-_CLOSED, _REFUSED = "netkit_connections_closed_total", "netkit_connections_refused_total"
-_PAUSES, _FAILURES = "netkit_accept_pauses_total", "netkit_handler_failures_total"
 
 
 class Metrics:
@@ -52,22 +48,17 @@ class Metrics:
         self._shown: Samples = {}  # the counters of the last answer
         self._durations = Histogram("netkit_connection_duration_seconds", *DURATIONS)
         self._waits = Histogram("netkit_connection_wait_seconds", *WAITS)
-        self._counts: dict[str, int] = {
-            **{sample(_CLOSED, end=end): 0 for end in ENDS},
-            **{sample(_REFUSED, reason=reason): 0 for reason in REASONS},
-            _PAUSES: 0,
-            _FAILURES: 0,
-        }
+        self._ends = Counts("netkit_connections_closed_total", "end", ENDS)
+        self._refusals = Counts("netkit_connections_refused_total", "reason", REASONS)
+        self._pauses = self._failures = 0
         # Guards the attributes above but the first. Re-entrant, since a signal handler may stop a
         # server while its thread holds the lock.
         self._lock = threading.RLock()
         self._notes: dict[type, Callable[[Any], None]] = {
             events.ConnectionClosed: self._closed_locked,
-            events.ClientRefused: lambda event: self._count_locked(
-                sample(_REFUSED, reason=event.reason), sample(_REFUSED, reason=OTHER)
-            ),
-            events.AcceptPaused: lambda _: self._count_locked(_PAUSES, _PAUSES),
-            events.HandlerFailed: lambda _: self._count_locked(_FAILURES, _FAILURES),
+            events.ClientRefused: lambda event: self._refusals.add(event.reason),
+            events.AcceptPaused: self._paused_locked,
+            events.HandlerFailed: self._failed_locked,
         }
         self._unsubscribe = events.subscribe(self._observe)
         undo_in_children(self._end_in_child)
@@ -96,13 +87,25 @@ class Metrics:
                 note(event)
 
     def _closed_locked(self, event: events.ConnectionClosed) -> None:
-        self._count_locked(sample(_CLOSED, end=event.end), sample(_CLOSED, end=OTHER))
+        self._ends.add(event.end)
         self._durations.add(event.seconds)
         self._waits.add(event.waited)
 
-    def _count_locked(self, name: str, otherwise: str) -> None:
-        name = name if name in self._counts else otherwise
-        self._counts[name] = self._counts.get(name, 0) + 1
+    def _paused_locked(self, _: events.AcceptPaused) -> None:
+        self._pauses += 1
+
+    def _failed_locked(self, _: events.HandlerFailed) -> None:
+        self._failures += 1
+
+    def _counts_locked(self) -> Samples:
+        return {
+            **self._ends.samples(),
+            **self._refusals.samples(),
+            **self._durations.samples(),
+            **self._waits.samples(),
+            "netkit_accept_pauses_total": self._pauses,
+            "netkit_handler_failures_total": self._failures,
+        }
 
     # Answering
 
@@ -113,7 +116,7 @@ class Metrics:
         """
         servers = self._all()
         with self._lock:  # first, so that no more connections are closed than were accepted
-            counts = {**self._counts, **self._durations.samples(), **self._waits.samples()}
+            counts = self._counts_locked()
         parts = [*map(figures_of_server, servers), figures_of_process()]
         counters = {
             **dict.fromkeys(OF_SERVERS, 0),

@@ -344,7 +344,7 @@ child = os.fork()
 if not child:
     netkit.events.emit(netkit.AcceptPaused(OSError()), server)
     counting.answer()
-    assert counting._counts["netkit_accept_pauses_total"] == 0
+    assert counting._pauses == 0
     assert metrics._current is None
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
