@@ -175,13 +175,22 @@ class Load:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self.stopped = threading.Event()
+        self._stopped = threading.Event()
         self._lock = threading.Lock()  # guards `counts`
         self.counts: Counter[str] = Counter()
         """What the clients have done: at least as much as the server can know of."""
 
-    def run(self) -> None:
-        while not self.stopped.is_set():
+    @contextlib.contextmanager
+    def running(self, threads: int) -> Iterator[None]:
+        """Run clients in so many threads during the block."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(threads):
+                stack.enter_context(in_thread(self._run))
+            stack.callback(self._stopped.set)
+            yield
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
             with contextlib.suppress(OSError, AssertionError):  # its worker was killed
                 self.exchange(*[bytes(1000)] * 5)
 
@@ -264,10 +273,7 @@ def test_no_counter_falls_while_worker_after_worker_is_killed(tmp_path: Path) ->
         address = status_of(program)
         wait_until(lambda: is_ready(address))
         load = Load(program)
-        with contextlib.ExitStack() as stack:
-            for _ in range(3):
-                stack.enter_context(in_thread(load.run))
-            stack.callback(load.stopped.set)
+        with load.running(3):
             pages = scrape_and_kill(program, load, address, kills)
         quiet = idle_page(address)
         for _ in range(10):
@@ -282,6 +288,26 @@ def test_no_counter_falls_while_worker_after_worker_is_killed(tmp_path: Path) ->
     assert after[ACCEPTED] - quiet[ACCEPTED] == 10
     assert after[RECEIVED] - quiet[RECEIVED] == after[SENT] - quiet[SENT] == 10_000
     assert closed(after) - closed(quiet) == 10
+
+
+def test_the_sums_are_exact_while_workers_are_replaced_by_a_reload(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(WORKERS)
+    pages = []
+    with Program(sys.executable, str(tmp_path / "app.py")) as program:
+        address = status_of(program)
+        wait_until(lambda: is_ready(address))
+        load = Load(program)
+        with load.running(2):
+            for number in (1, 2):
+                program.send_signal(signal.SIGHUP)
+                while scraped(address)['netkit_reloads_total{result="ok"}'] < number:
+                    pages.append(scraped(address))
+        last = idle_page(address)
+    check_none_falls([*pages, last])
+    counts = load.counts
+    assert (last[ACCEPTED], last[RECEIVED]) == (counts["connected"], counts["sent"])
+    assert (last[SENT], closed(last)) == (counts["sent"], counts["connected"])
+    assert last["netkit_worker_restarts_total"] == 0
 
 
 def closed(page: dict[str, float]) -> float:
