@@ -133,15 +133,13 @@ class SupervisedGroup:
         return max(map(self._stop_seconds_of, self._group.servers)) + for_hook
 
     def _stop_seconds_of(self, server: Server) -> float:
-        left = server._connections.time_left()
-        if left is not None:
-            return left
         timeout, patience, delay = server._drain.order
         if timeout is None:
             timeout = self._group.drain_timeout
         if timeout is None:
             timeout = server._options.drain_timeout
-        return delay + patience + timeout
+        # An order that the program has given to `stop` itself shows in the deadline alone.
+        return max(delay + patience + timeout, server._connections.time_left() or 0.0)
 
     def ask(self, seconds: float | None) -> None:
         self._answers = [threading.Event() for _ in self._group.servers]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import echo, exchange, serving, wait_until
+from support import echo, exchange, in_thread, serving, wait_until
 
 import netkit
 from netkit.process.group import Group
@@ -77,8 +77,12 @@ def test_the_time_for_a_stop_is_that_of_its_order_or_of_the_options(mailbox: Mai
         one.request_stop(40, 1, delay=2)
         assert program.phase() == "stopping"
         assert program.stop_seconds() == 43
-        one.stop(0)
-        assert program.stop_seconds() == 30
+        with netkit.connect(other.address.port, "127.0.0.1") as conn:
+            conn.write("x")
+            assert conn.read(1) == b"x"
+            with in_thread(other.stop, 100, 20):
+                wait_until(lambda: program.stop_seconds() > 100)
+                conn.end()
 
 
 def test_hooks_have_their_own_time(mailbox: Mailbox) -> None:
