@@ -15,6 +15,5 @@ def write(program: Program) -> None:
     May take as long as the processes need to answer.
     """
     for command in COMMANDS:
-        for line in answer(command, program):
-            if line:
-                events.emit(events.StatusReported(line.removesuffix("\n")))
+        for line in filter(None, answer(command, program)):
+            events.emit(events.StatusReported(line.removesuffix("\n")))

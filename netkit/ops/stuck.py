@@ -19,7 +19,6 @@ from ..core.record import NamedTuple
 from ..net import sockopts
 from ..net.bare import Bare
 from ..net.connection import Connection
-from ..net.states import Life
 from ..net.tcpinfo import unread
 from ..server.threads import join
 from .stacks import NOWHERE, stacks_of
@@ -112,14 +111,12 @@ def progress_of(connection: Connection) -> Progress | None:
     has returned.
     """
     link = connection._link
-    if connection.began_at is None or state_of(connection) != "serving":
-        return None
-    if not isinstance(link.wire, Bare):
-        is_busy = link.waiting or link.writing
-        return None if is_busy else (connection.bytes_read, connection.bytes_written)
     with link.lock:  # so that the descriptor is not closed meanwhile
-        if link.life is not Life.OPEN:
+        if connection.began_at is None or state_of(connection) != "serving":
             return None
+        if not isinstance(link.wire, Bare):
+            is_busy = link.waiting or link.writing
+            return None if is_busy else (connection.bytes_read, connection.bytes_written)
         with link.wire.reached() as sock:
             waiting, carried = unread(sock), link.wire.traffic()
             if not waiting or carried is None or not sockopts.writable(sock):

@@ -141,6 +141,24 @@ def test_the_status_adds_up_the_workers_also_those_that_have_ended_and_names_the
         assert one(alone, "status")["reason"] == "no process answers"
 
 
+def test_the_sums_are_taken_anew_if_a_process_ends_meanwhile() -> None:
+    class Ending(FakeProgram):
+        asked = ends = 0
+
+        def ask(self, command: str, *given: Any) -> Any:
+            self.asked += command == "metrics"
+            if self.asked <= self.ends:
+                self.retired = {"netkit_sent_bytes_total": 1.0 + self.asked}
+            return super().ask(command, *given)
+
+    with serving(echo) as server:
+        for ends, asked in ((0, 1), (1, 2), (100, 3)):
+            program = Ending(server)
+            program.ends = ends
+            one(program, "status")
+            assert program.asked == asked
+
+
 # Clients
 
 
@@ -237,6 +255,7 @@ def test_held_clients_and_threads_that_wait_for_a_client_are_named() -> None:
             assert held["peer"] == "{}:{}".format(*second.getsockname())
             assert held["local"] == str(server.address)
             assert rows(program, "conns peer=127.0.0.1 state=held") == [held]
+            assert rows(program, "conns peer=192.0.2.1") == []
             assert [row["state"] for row in rows(program, "stacks")] == ["serving", "held"]
             assert one(program, "status")["held"] == 1
     server = netkit.create_server(echo)
@@ -398,6 +417,7 @@ def test_clients_are_named_by_number_or_by_process_and_number_and_missing_ones_a
         assert one(program, f"end {ME}.99")["error"] == f"no client has the id {ME}.99"
         missing = "no client has the id 99\n"
         assert text(FakeProgram(server), "stacks 99") == f"error: {missing}"
+        assert [row["error"] for row in rows(program, "stacks 2.5")] == expected
         assert (
             text(FakeProgram(server), "kill peer=192.0.2.0/24")
             == "error: no client is in 192.0.2.0/24\n"

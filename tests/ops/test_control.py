@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, client, echo, observed, receive_all, serving, tool, wait_until
+from support import (
+    PATIENCE,
+    client,
+    echo,
+    exchange,
+    observed,
+    receive_all,
+    serving,
+    tool,
+    wait_until,
+)
 
 import netkit
 from netkit.core import events
@@ -185,6 +195,15 @@ def test_a_command_that_changes_something_is_logged_with_who_gave_it(tmp_path: P
     (event,) = seen
     assert event.command == "kill 12345"
     assert event.by == f"uid {os.getuid()}, pid {os.getpid()}"
+
+
+def test_a_system_that_does_not_tell_who_connects_leaves_the_user_unknown() -> None:
+    with serving(echo) as served:
+        program = FakeProgram(served)
+        with serving(lambda conn: control.serve_operator(conn, program)) as server:
+            with observed(events.OperatorCommand) as seen:
+                assert exchange(server, b"reload") == b"reloading\n"
+    assert [event.by for event in seen] == ["an unknown user"]
 
 
 def test_another_process_can_serve_on_the_listeners(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_feed_that_nobody_asks_for_any_more_is_forgotten() -> None:
 def test_the_fields_of_an_event_become_json_values() -> None:
     where = SocketAddress("192.0.2.1", 80)
     row = as_row(1.5, events.ClientRefused("192.0.2.7:1", "deny", where, None))
-    assert row == {
+    expected = {
         "time": 1.5,
         "event": "ClientRefused",
         "message": "192.0.2.7:1 refused: deny",
@@ -81,6 +81,7 @@ def test_the_fields_of_an_event_become_json_values() -> None:
         "remote": "192.0.2.1:80",
         "local": None,
     }
+    assert row.items() >= expected.items()
     assert as_row(0, events.Resolved("h", ("192.0.2.1:80",)))["addresses"] == ["192.0.2.1:80"]
     failed = as_row(0, events.HookFailed("get_request", ValueError("x\ny")))
     assert failed["error"] == r"ValueError: x\ny"
