@@ -30,6 +30,8 @@ from .questions import METRICS, packed, receive
 
 _MAX_UNSENT = 1 << 20  # bytes of questions that a worker has not read
 _MAX_ORDER = 12_000  # characters of the arguments of an order
+_CHANGED = ("ready", "suspended")  # the phases that operators change
+SUSPEND = "suspend"  # the key of the order by which all workers accept no clients, or do again
 
 Counters = dict[str, float]
 
@@ -240,12 +242,27 @@ class RemoteProgram:
         text = json.dumps(arguments)
         if len(text) > _MAX_ORDER:
             raise ValueError(f"{command}: the arguments are too long")
+        self._expect(command, arguments)
         with self._sending, contextlib.suppress(OSError):  # the parent is gone
             self._channel.send(Tell(command, text))
+
+    def _expect(self, command: str, arguments: dict[str, Any]) -> None:
+        """Change the phase as the parent will: the operator may ask for it at once."""
+        with self._lock:
+            if command == "stop":
+                self._state = self._state._replace(phase="stopping")
+            elif arguments.get("key") == SUSPEND and self._state.phase in _CHANGED:
+                phase = _CHANGED[suspends(arguments["arguments"])]
+                self._state = self._state._replace(phase=phase)
 
 
 def _larger(some: Counters, others: Counters) -> Counters:
     return {**some, **{name: max(it, some.get(name, 0)) for name, it in others.items()}}
+
+
+def suspends(arguments: Any) -> bool:
+    """Whether the order with the key `SUSPEND` has the workers accept no clients."""
+    return isinstance(arguments, dict) and bool(arguments.get("on"))
 
 
 def check_order(command: str, arguments: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ class Child:
             target=target, args=(self._theirs, *arguments), name=self.name
         )
         # A child with a copy of the parent's end would not see that the parent has ended.
-        undo_in_children(self._forget)
+        undo_in_children(self._end_in_child)
         method = context.get_start_method()
         _start(self._process, method)
         self._theirs.close()
@@ -96,7 +96,7 @@ class Child:
             return
         if self.is_started:
             self.status = self._process.exitcode
-        do_not_undo(self._forget)
+        do_not_undo(self._end_in_child)
         self._forget()
         self._theirs.close()
         process, self._process = self._process, None
@@ -104,11 +104,19 @@ class Child:
             process.close()
 
     def _forget(self) -> None:
-        """Close the descriptors, also the copies of a forked child."""
         self.channel.close()
         if self._pidfd is not None:
             pidfd, self._pidfd = self._pidfd, None
             os.close(pidfd)
+
+    def _end_in_child(self) -> None:
+        """Close the copies of a forked child."""
+        self._forget()
+        # `multiprocessing` has pipes to each process, and closes them in their own parent only.
+        popen: Any = getattr(self._process, "_popen", None)
+        for descriptor in getattr(getattr(popen, "finalizer", None), "_args", ()):
+            with contextlib.suppress(OSError, TypeError):
+                os.close(descriptor)
 
 
 # How a process is started

@@ -21,7 +21,7 @@ from ..core import events
 from ..core.backoff import BackOff
 from ..core.deadline import Deadline
 from ..net import sockopts
-from .asking import check_order
+from .asking import SUSPEND, check_order, suspends
 from .channel import Channel, Questions, State, Tell
 from .child import Child
 from .program import Attachment
@@ -30,7 +30,6 @@ from .worker import Worker
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a front process is replaced
 _STEADY = 5.0  # seconds after which a front process has not failed to start
 _END_SECONDS = 0.5  # for the front process to end what it is answering
-_SUSPEND = "suspend"  # the command, and the key of the order, by which all workers are suspended
 
 
 class Operators:
@@ -118,7 +117,7 @@ class Operators:
     @property
     def is_suspended(self) -> bool:
         """Whether the workers accept no clients, by an order."""
-        return self._standing.get(_SUSPEND, ("", ""))[0] == _SUSPEND
+        return suspends(json.loads(self._standing.get(SUSPEND, ("", "{}"))[1]))
 
     def tell(self, command: str, arguments: str = "{}") -> None:
         """Ask all workers, who do not answer."""
