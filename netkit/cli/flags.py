@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..core.cores import check_workers
-from ..core.endpoint import Endpoint
+from ..core.endpoint import Endpoint, status_endpoint
 from ..core.kinds import TEXT, TIMEOUT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
@@ -44,6 +44,11 @@ WORKERS = Kind(
 )
 
 
+def _check_status(_: str, address: str) -> str:
+    status_endpoint(address)
+    return address
+
+
 class Flags(OptionTable):
     """The flags of all commands that serve, beside the options of the server."""
 
@@ -57,7 +62,7 @@ class Flags(OptionTable):
     )
     status: str | None = option(
         None,
-        TEXT._replace(metavar="ADDRESS", group="for operators"),
+        Kind("address", _check_status, str, "ADDRESS", group="for operators"),
         "address of the status endpoint: metrics, and whether the server is ready",
     )
     control: str | None = option(

@@ -135,6 +135,20 @@ class Endpoint(NamedTuple):
         return self
 
 
+def status_endpoint(address: str | int) -> Endpoint:
+    """Return where the status endpoint listens. A port without a host is on loopback.
+
+    TypeError or ValueError if the address is invalid, or has settings that make no sense there.
+    """
+    endpoint = Endpoint.from_any(address)
+    for name in ("reuse_port", "tls", "proxy"):
+        if getattr(endpoint, name):
+            raise ValueError(f"the address of the status endpoint cannot have {name}=on")
+    if endpoint.kind == "tcp" and endpoint.host is None:
+        return endpoint._replace(host="127.0.0.1")
+    return endpoint
+
+
 def _parse_address(text: str) -> dict[str, Any]:
     if re.match("unix:|@|fd:|systemd:", text):
         return _parse_local(text)

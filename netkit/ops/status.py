@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core.addresses import SocketAddress
-from ..core.endpoint import Endpoint, Layers
+from ..core.endpoint import Endpoint, Layers, status_endpoint
 from ..net.connection import Connection
 from ..process.channel import SentSocket
 from ..process.program import Program
@@ -51,18 +51,6 @@ _REASONS = {
 _Reply = tuple[int, str]  # the status and the body
 
 
-def endpoint_of(address: str | int) -> Endpoint:
-    """Return where to listen. A port without a host is on loopback. TypeError, ValueError."""
-    endpoint = Endpoint.from_any(address)
-    if endpoint.kind == "tcp" and endpoint.host is None:
-        endpoint = endpoint._replace(host="127.0.0.1")
-    allowed = ("kind", "host", "port", "path", "mode", "owner", "fd", "ipv6_only")
-    for name, default in Endpoint()._asdict().items():
-        if name not in allowed and getattr(endpoint, name) != default:
-            raise ValueError(f"the address of the status endpoint cannot have the setting {name!r}")
-    return endpoint
-
-
 class Status:
     """The endpoint of one program. One process opens it, and the same or another one serves.
 
@@ -75,7 +63,7 @@ class Status:
         `listeners` are those that another process has opened.
         """
         self._address = address
-        self._endpoint = endpoint_of(address)
+        self._endpoint = status_endpoint(address)
         self._opened: Server | None = None  # has the listeners, and never serves
         self.listeners = listeners
         """Those that `open`, or the other process, has opened."""
