@@ -18,6 +18,7 @@ from ..core.record import NamedTuple
 from ..core.text import printable
 from ..net.bind import candidates
 from ..server.server import Server
+from ..tls.expiry import day_of
 from .environment import named, variable_of
 
 _NOT_SHOWN = ("check", "settings")  # the settings are among the arguments of the handler
@@ -62,7 +63,7 @@ class Check:
 
     def __str__(self) -> str:
         """The table of all values. OSError or ValueError if a name does not resolve."""
-        rows = [*self._handler(), *self._addresses(), *self._values()]
+        rows = [*self._handler(), *self._addresses(), *self._values(), *self._certificates()]
         names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
         return "".join(f"{row[0]:<{names}}  {row[1]:<{values}}  {row[2]}\n" for row in rows)
 
@@ -78,8 +79,18 @@ class Check:
     def _addresses(self) -> Iterator[Row]:
         for endpoint in self._arguments.addresses:
             has_tls = self._server._configuration.setup.context(endpoint.tls) is not None
-            text = _address(endpoint) + (" (TLS)" if has_tls else "")
+            layers = ", ".join(["PROXY"] * endpoint.proxy + ["TLS"] * has_tls)
+            text = _address(endpoint) + (f" ({layers})" if layers else "")
             yield Row("address", text, self._arguments.addresses_from)
+
+    def _certificates(self) -> Iterator[Row]:
+        """When each certificate ends, if netkit has loaded it."""
+        context: Any = self._server.tls_context()
+        named = {"tls_cert": context, **getattr(context, "named", {})}
+        for name, each in named.items():
+            expiry = getattr(each, "expiry", None)
+            if expiry is not None:
+                yield Row("certificate", name, f"valid until {day_of(expiry)}")
 
     def _values(self) -> Iterator[Row]:
         for name, flags in self._flags.items():

@@ -29,6 +29,11 @@ def expiry_of(pem: bytes) -> int | None:
         return None
 
 
+def day_of(expiry: int) -> str:
+    """Return the day of a time in seconds since 1970, in UTC: ``2027-01-31``."""
+    return datetime.date.fromordinal(_EPOCH + expiry // 86400).isoformat()
+
+
 def _not_after(certificate: bytes) -> int:
     (_, whole), *_ = _values(certificate)
     (_, signed), *_ = _values(whole)

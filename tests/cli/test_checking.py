@@ -70,11 +70,21 @@ def test_the_options_of_a_server_are_its_own(run: Run, module: Callable[..., Pat
 def test_addresses_with_tls_are_marked_and_no_password_is_shown(run: Run, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret\n")
     flags = ("--tls-cert", files().server, "--tls-key-password", f"@{tmp_path / 'password'}")
-    status, out, _ = run("logger", *flags, "fd:0?tls=off", "*:80", "--check", "--raw")
+    sni = ("--tls-sni", f"example.org={files().server}")
+    addresses = ("fd:0?tls=off", "*:80", "systemd:web?tls=off&proxy=on", "81?proxy=on")
+    status, out, _ = run("logger", *flags, *sni, *addresses, "--check", "--raw")
     found = rows(out)
     assert found["tls_key_password"] == ["... < --tls-key-password"]
     assert (status, found["style"]) == (0, ["raw < --raw"])
-    assert found["address"] == ["fd:0 < command line", "*:80 (TLS) < command line"]
+    assert [each.partition(" <")[0] for each in found["address"]] == [
+        "fd:0",
+        "*:80 (TLS)",
+        "systemd:web (PROXY)",
+        "127.0.0.1:81 (PROXY, TLS)",
+    ]
+    first, second = found["certificate"]
+    assert re.fullmatch(r"tls_cert < valid until \d{4}-\d\d-\d\d", first)
+    assert second.startswith("example.org < valid until ")
 
 
 def test_the_addresses_may_be_from_the_environment(

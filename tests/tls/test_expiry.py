@@ -14,7 +14,7 @@ from secure import files
 from support import examples
 
 from netkit.tls.context import TlsFiles, server_context
-from netkit.tls.expiry import expiry_of
+from netkit.tls.expiry import day_of, expiry_of
 
 
 def value(tag: int, *contents: bytes) -> bytes:
@@ -78,3 +78,9 @@ def test_what_is_no_certificate_has_no_end(data: bytes, length: int) -> None:
     assert expiry_of(pem(data)) is None
     assert expiry_of(pem(der[:length])) in (None, expiry_of(whole))
     expiry_of(pem(der[:length] + data + der[length:]))  # raises nothing
+
+
+def test_the_day_of_a_time_is_that_of_utc() -> None:
+    assert [day_of(each) for each in (0, 86399, 86400, 4102444800)] == [
+        *("1970-01-01", "1970-01-01", "1970-01-02", "2100-01-01")
+    ]
