@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .link import Link
 
-# How soon a health check hangs up. The kernel of one that is greeted may acknowledge the greeting.
-PROBE_SECONDS = 1.0
+# How soon a health check hangs up, and the most bytes of a greeting that it is sent before that.
+PROBE_SECONDS, GREETING = 1.0, 4096
 
 _FINAL = ("cut", "killed")  # the causes that prevail over `drained`
 
@@ -130,8 +130,8 @@ def _is_probe(conn: Connection[Any], link: Link, reason: str) -> bool:
         ended = link.input is InputState.ENDED and link.transport.tls is None
     if received or not (ended or reason == "reset") or conn.tls is not None:
         return False
-    soon = time.monotonic() - conn.opened_at < PROBE_SECONDS
-    return not sent or (reason == "reset" and soon)
+    is_soon = time.monotonic() - conn.opened_at < PROBE_SECONDS
+    return not sent or (reason == "reset" and is_soon and sent <= GREETING)
 
 
 def carried(conn: Connection[Any]) -> tuple[int | None, int | None]:

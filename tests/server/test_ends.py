@@ -467,6 +467,14 @@ def test_a_probe_is_a_record_of_the_level_debug_alone(
 
 
 def test_a_client_that_only_listens_is_no_probe() -> None:
+    def tell_much(conn: netkit.Connection) -> None:
+        while True:
+            conn.write(bytes(10_000))
+
+    def leave_early(sock: socket.socket, _: netkit.Server) -> None:
+        receive_exactly(sock, 100_000)
+        reset(sock)
+
     def tell(conn: netkit.Connection) -> None:
         conn.write("the time")
 
@@ -474,6 +482,7 @@ def test_a_client_that_only_listens_is_no_probe() -> None:
         assert receive_all(sock) == b"the time"
 
     assert end_of(tell, hear).end == "done"
+    assert end_of(tell_much, leave_early).end == "reset"
 
 
 # --- Bytes and times ---
