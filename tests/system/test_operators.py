@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ops.pages import page_of, samples_of
 from ops.programs import Operator
+from pages import page_of, samples_of
 from support import Program, receive_all, receive_exactly, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
