@@ -168,9 +168,8 @@ class Command:
         check_addresses(given, addresses)
         for name in filter(given.__contains__, self.unread):
             raise ArgumentError(f"{flag_of(name)} has no effect: {self.name} {self.instead}")
-        if arguments.tls_self_signed:  # whose key is made with it
-            for name in {"tls_key", "tls_key_password"} & {*arguments.variables}:
-                delattr(arguments, name)
+        for name in _without_effect(arguments, addresses) & {*arguments.variables}:
+            delattr(arguments, name)
         self.check(given, arguments, addresses)
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
@@ -265,6 +264,12 @@ def _from_environment() -> list[Endpoint]:
     except ValueError as error:
         text = str(error).removeprefix(f"{ADDRESSES}: ")
         raise ValueError(f"{ADDRESSES}: {text}") from None
+
+
+def _without_effect(arguments: argparse.Namespace, addresses: list[Endpoint]) -> set[str]:
+    """Return the options whose variables are ignored."""
+    of_key = {"tls_key", "tls_key_password"} if arguments.tls_self_signed else set()
+    return of_key if any(each.proxy for each in addresses) else of_key | {"proxy_from"}
 
 
 def set_up_logging(arguments: argparse.Namespace) -> None:

@@ -170,6 +170,8 @@ def test_a_variable_without_effect_is_ignored(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NETKIT_REFUSAL", "no")
     monkeypatch.setenv("NETKIT_HOST", "::1")
     monkeypatch.setenv("NETKIT_WORKERS", "3")
+    monkeypatch.setenv("NETKIT_PROXY_FROM", "10.0.0.0/8")
+    assert "proxy_from" in understood(Echo(), "localhost:80?proxy=on")[1]
     assert understood(Echo(), "localhost:80")[1] == {"max_line": 80, "refusal": "no\n"}
     assert understood(Logger(), "--hex")[0].workers == 1
     assert understood(Serve(), "app:f", "--workers", "2")[0].workers == 2

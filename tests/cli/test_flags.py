@@ -29,6 +29,12 @@ def test_a_setting_of_tls_without_effect_is_an_error(argv: str, message: str) ->
         understood(Echo(), *argv.split())
 
 
+def test_trusted_proxies_without_an_address_for_them_are_an_error() -> None:
+    message = "^--proxy-from has no effect: no address has \\?proxy=on"
+    with pytest.raises(ArgumentError, match=message):
+        understood(Echo(), "80", "--proxy-from", "10.0.0.1")
+
+
 def test_a_certificate_may_be_for_some_addresses() -> None:
     argv = ["80?tls=off", "81", "82?tls=on", "--tls-cert", "x", "--starttls", "off"]
     assert [each.tls for each in understood(Echo(), *argv)[0].addresses] == [False, None, True]
