@@ -90,9 +90,9 @@ def count(link: Link) -> None:
 
 
 def end_reason(conn: Connection[Any]) -> str:
-    """Why the connection ends or has ended, one of `netkit.ENDS`; empty while nothing ends it.
+    """Why the connection ends or has ended, in one word; empty while nothing ends it.
 
-    The first cause counts. docs/operations.md explains the reasons. From any thread.
+    The first cause counts. docs/operations.md explains the words. From any thread.
     """
     link = conn._link
     reason = link.ending or _unnoted(link, conn.server is None or conn.began_at is not None)

@@ -126,6 +126,9 @@ def test_with_several_listeners_it_is_the_one_that_the_client_has_connected_to()
             conn.read()
         wait_until(lambda: seen)
         assert f" -> {second} " in text_of(seen[0])
+        fields = {**seen[0].as_dict(), "local": "198.51.100.1:80", "proxy": "PROXY"}
+        vars(announced := events.ConnectionClosed(**fields))["server"] = server
+        assert " -> 198.51.100.1:80 " in text_of(announced)
 
 
 # --- Real clients ---
@@ -209,12 +212,11 @@ def test_a_level_above_info_switches_the_lines_off(caplog: pytest.LogCaptureFixt
 
 def test_lines_in_a_file_are_nowhere_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = access.logger.level, access.logger.propagate
-    with logging_to(str(tmp_path / "a.log")):
+    with logging_to(str(tmp_path / "a.log")) as access_log:
         events.emit(events.ConnectionClosed(**CLOSED))
         access.logger.info("of the program's")
-        access.logger.addFilter(no := lambda _: False)
+        access_log.addFilter(lambda _: False)
         events.emit(events.ConnectionClosed(**CLOSED))
-        access.logger.removeFilter(no)
     assert "netkit.access" not in caplog.text
     assert (access.logger.level, access.logger.propagate) == before
     lines = (tmp_path / "a.log").read_text().splitlines()

@@ -8,6 +8,7 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ import netkit
 from netkit.core import events
 from netkit.core.ends import ENDS
 from netkit.core.errors import KilledError
+from netkit.net.endings import carried
 from netkit.net.timeouts import Timer
 
 Act = Callable[[socket.socket, netkit.Server], object]
@@ -552,6 +554,23 @@ def test_the_bytes_of_a_bare_unix_socket_are_not_known(tmp_path: Any) -> None:
         wait_until(lambda: seen)
     [closed] = seen
     assert (closed.end, closed.bytes_read, closed.bytes_written) == ("done", None, None)
+
+
+def test_the_bytes_of_an_object_that_is_no_socket_are_not_known() -> None:
+    with connected(opaque=True) as (conn, _):
+        sock = conn.socket
+        conn.socket = SimpleNamespace(recv=sock.recv, send=sock.send, fileno=sock.fileno)
+        assert carried(conn) == (None, None)
+        conn.socket = sock
+
+
+def test_a_handler_of_a_socket_that_the_server_does_not_know_may_fail() -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("as in socketserver")
+
+    with socket.socket() as unknown, netkit.Server(("127.0.0.1", 0), fail) as server:
+        with pytest.raises(ValueError, match="as in"):
+            server.finish_request(unknown, ("127.0.0.1", 1))
 
 
 def test_a_client_that_was_held_has_waited() -> None:
