@@ -270,6 +270,7 @@ def test_an_invalid_argument_or_option_is_an_error_that_names_it(
 
 def test_the_error_of_one_attempt_reads_well(caplog: pytest.LogCaptureFixture) -> None:
     port = closed_port()
+    assert netkit.Server  # whose module has the log observe the events
     with caplog.at_level("DEBUG", "netkit"), pytest.raises(ConnectionRefusedError) as caught:
         connect(port, "127.0.0.1")
     error = caught.value

@@ -406,6 +406,13 @@ def test_a_connection_may_be_interrupted_or_closed_before_its_header(hard: bool)
     assert [event.end for event in closed] == ["killed" if hard else "refused"]
 
 
+def test_a_client_for_which_no_thread_starts_is_closed() -> None:
+    with proxied(names) as server:
+        server._client_threads.run = lambda *_: False  # type: ignore[method-assign]
+        assert exchange(server, V2) == b""
+        assert server.wait_for_connections(0, PATIENCE)
+
+
 # Who may introduce clients, and which clients
 
 
