@@ -85,6 +85,7 @@ class Peer:
         """Send a question, which has this number. Never waits."""
         pending = Pending()
         with self._lock:
+            self._send_locked()  # what it has not read so far
             if self._has_ended:
                 pending.finish(None, "the worker has ended")
             elif len(self._unsent) <= _MAX_UNSENT:  # else it has not read for long

@@ -103,7 +103,7 @@ def stop_order(
     """Return the arguments of `Server.stop`. ValueError if they are invalid."""
     given = {"timeout": timeout, "patience": patience, "delay": delay}
     for name, seconds in given.items():
-        if seconds is not None:
+        if seconds is not None or name != "timeout":
             try:
                 check_seconds(name, seconds)
             except TypeError as error:
