@@ -41,7 +41,7 @@ from .arguments import (
     self_signed,
     show,
 )
-from .environment import ADDRESSES, EnvironmentParser, words_of
+from .environment import ADDRESSES, EnvironmentParser, named, words_of
 from .flags import add_flags, as_given, check_addresses, check_effects, check_layers
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Command:
         groups = add_flags(parser, self.without)
         text = "show what holds and where each value is from, and end: nothing is bound"
         groups["what it does"].add_argument("--check", action="store_true", help=text)
+        text = "take the listeners of the program at --control over, which then stops"
+        groups["for operators"].add_argument("--take-over", action="store_true", help=text)
         self.add_flags(groups["what it does"])
         return parser
 
@@ -171,6 +173,8 @@ class Command:
         for name in _without_effect(arguments, addresses) & {*arguments.variables}:
             delattr(arguments, name)
         self.check(given, arguments, addresses)
+        if arguments.take_over and arguments.control is None:
+            raise ArgumentError(f"{named('take_over', arguments)} has no effect without --control")
         arguments.addresses = [
             each._replace(host=arguments.host) if each.kind == "tcp" and each.host is None else each
             for each in addresses or [Endpoint()]
@@ -247,7 +251,8 @@ class Command:
             stack.callback(server.close)
             stack.callback(attachment.close)
             try:
-                server.listen_on(*arguments.addresses)
+                place = attachment.placing(stack)
+                server.listen_on(*map(place, arguments.addresses))
                 attachment.open((server,))
             except (OSError, ValueError) as error:
                 raise Failure(_why_not(error)) from None
@@ -287,6 +292,7 @@ def operations_of(arguments: argparse.Namespace) -> Operations:
         arguments.access_log,
         arguments.stuck,
         partial(_prepare_front, arguments),
+        takes_over=arguments.take_over,
     )
 
 

@@ -78,6 +78,17 @@ class SocketFile(NamedTuple):
                         folder.unlink()
 
 
+def left_behind(path: str) -> tuple[SocketFile, ...]:
+    """Return the file that another process has made, and leaves to this one. OSError.
+
+    There is none if `path` is empty.
+    """
+    if not path:
+        return ()
+    status = os.lstat(path)
+    return (SocketFile(os.path.abspath(path), status.st_dev, status.st_ino, os.getpid()),)
+
+
 def family() -> int:
     """Return the family of Unix sockets. OSError (EAFNOSUPPORT) if the system has none."""
     if not hasattr(socket, "AF_UNIX"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.record import NamedTuple
 from ..process.program import Answer, Program
+from . import takeover
 from .arguments import Arguments
 from .rows import Processes, Row, Rows, problem
 from .summary import status_row
@@ -28,6 +29,7 @@ class Call(NamedTuple):
     program: Program
     arguments: Arguments
     is_gone: Callable[[float], bool] = lambda _: False
+    endpoints: takeover.Endpoints | None = None
 
 
 Action = Callable[[Call], Rows]
@@ -184,6 +186,27 @@ def get(call: Call) -> Rows:
         else:
             yield from ({"name": name, "value": it, "worker": pid} for pid, it in values.items())
     yield from processes.failures(answers)
+
+
+def hand_over(call: Call) -> Rows:
+    """Send the listeners to another program, and stop once that serves."""
+    path, endpoints = call.arguments["path"], call.endpoints
+    own = () if endpoints is None else endpoints.listeners()
+    with takeover.connected(path) as channel:
+        count = takeover.send(channel, own)
+        answers = Processes(call.program).ask("listeners", {"path": path})
+        failed = [answer.error for answer in answers if answer.error]
+        if len(failed) == len(answers):
+            raise ValueError("; ".join(failed) or "no process serves")
+        yield {"result": "sent", "endpoints": count, "pid": call.program.state().pid}
+        yield None
+        while not call.is_gone(EVENTS_SECONDS):
+            pass
+        if takeover.may_go(channel):
+            call.program.order("release")
+            call.program.order("stop")
+            if endpoints is not None:
+                endpoints.leave()
 
 
 def live_events(call: Call) -> Rows:

@@ -18,7 +18,7 @@ from ..core.options import Options
 from ..net.connection import Connection
 from ..server import log
 from ..server.server import Server
-from . import settings
+from . import settings, takeover
 from .clients import Filters, connections_of, page_of_clients, page_of_stacks
 from .feed import Feeds
 from .summary import COUNTERS
@@ -47,6 +47,7 @@ class Answers:
             "set": lambda name, value: settings.change(self._servers, name, value),
             "log": _set_level,
             "metrics": self._counters,
+            "listeners": lambda path: takeover.send_those_of(self._servers, path),
             "events": self._events,
         }
 

@@ -135,6 +135,13 @@ def option(text: str) -> Arguments:
     return {"name": name, "value": value.strip()}
 
 
+def path(text: str) -> Arguments:
+    """Parse a path, which may contain spaces."""
+    if not text:
+        raise ValueError("a path is needed")
+    return {"path": text}
+
+
 def level(text: str) -> Arguments:
     """Parse a level of the log."""
     if text not in LEVELS:

@@ -14,6 +14,7 @@ from ..core.kinds import check_seconds
 from ..net.service_manager import service_manager
 from ..process.supervised import NoNotices
 from ..server.log_config import writes_json
+from .internal import Placing, unchanged
 
 if TYPE_CHECKING:
     from ..process.program import Answering, Closeable, Program
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .answers import Answers
     from .control import Control
     from .status import Status
+    from .takeover import TakeOver
 
 
 def _status(address: str | int | None) -> Status | None:
@@ -51,10 +53,12 @@ class Operations:
         access_log: str | os.PathLike[str] | None = None,
         stuck: float | None = None,
         prepare: Callable[[], object] | None = None,
+        takes_over: bool = False,
     ) -> None:
         """ValueError for an invalid address, path or number of seconds.
 
-        `prepare` sets up the log in a process that is neither forked nor a worker.
+        `prepare` sets up the log in a process that is neither forked nor a worker. If the program
+        `takes_over` listeners, its endpoints accept nobody before it is ready.
         """
         if stuck is not None:
             check_seconds("stuck", stuck, zero=False)
@@ -65,23 +69,41 @@ class Operations:
             raise ValueError("access_log must be the name of a file, or '-', not ''")
         self._access: AccessLog | None = None  # between `attach` and `detach`
         self._prepare = prepare
+        self._takes_over = takes_over
+        self._taken: TakeOver | None = None  # between `placing` and `open`
         self.has_endpoints = status is not None or control is not None
         self.attaches = self.has_endpoints or access_log is not None or stuck is not None
         self.survives_terminal = control is not None
         self._answers: Answers | None = None
         self._stack = contextlib.ExitStack()  # what `detach` ends, the last first
 
+    def placing(self, stack: contextlib.ExitStack) -> Placing:
+        """Return where to listen instead of at an address: at what is taken over, if anything is.
+
+        What is not used, `open` closes, or else `stack`. Failure.
+        """
+        if not self._takes_over or self.control is None:
+            return unchanged
+        from .takeover import TakeOver
+
+        self._taken = stack.enter_context(TakeOver(self.control.endpoint))
+        return self._taken.place
+
     def open(self, servers: Sequence[Server]) -> None:
         """Open the listeners of the endpoints. OSError or ValueError, with a text for users."""
+        taken, self._taken = self._taken, None
+        place = unchanged if taken is None else taken.place
         service_manager()  # removes its variables before any process is started
         if self.access_log is not None:
             from . import access
 
             access.check(self.access_log)
         if self.status is not None:
-            self.status.open(servers)
+            self.status.open(servers, place)
         if self.control is not None:
-            self.control.open()
+            self.control.open(place)
+        if taken is not None:
+            taken.end_when_ready()
 
     def attach(self, servers: Sequence[Server]) -> Answering:
         """Begin to watch `servers`, and return what answers questions in this process."""
@@ -141,12 +163,9 @@ class Operations:
 
     def serve(self, program: Program) -> Closeable:
         """Start the endpoints in the background. The result ends them."""
-        endpoints = contextlib.ExitStack()
-        if self.status is not None:
-            endpoints.callback(self.status.serve(program).close)
-        if self.control is not None:
-            endpoints.callback(self.control.serve(program).close)
-        return endpoints
+        from .endpoints import ServedEndpoints
+
+        return ServedEndpoints(self.status, self.control, program, self._takes_over)
 
     def report(self, program: Program) -> None:
         """Write a report on `program` into the log."""
@@ -160,6 +179,13 @@ class Operations:
             return False
         self._access.reopen()
         return True
+
+    def release(self) -> None:
+        """Leave the files of the endpoints to another program."""
+        if self.status is not None:
+            self.status.release()
+        if self.control is not None:
+            self.control.release()
 
     def forget(self) -> None:
         """Close this process's copies of the listeners that the parent has opened."""

@@ -17,6 +17,7 @@ from . import actions, arguments, display
 from .actions import Action, Call
 from .arguments import Arguments, quoted
 from .rows import Row, Rows, problem
+from .takeover import Endpoints
 
 
 class Command(NamedTuple):
@@ -41,6 +42,7 @@ def answer(
     program: Program,
     is_gone: Callable[[float], bool] = lambda _: False,
     on_change: Callable[[], object] = lambda: None,
+    endpoints: Endpoints | None = None,
 ) -> Generator[str, None, None]:
     """Yield the lines of the answer to a command, each with its newline.
 
@@ -52,7 +54,7 @@ def answer(
         command, given = find(line.removeprefix("json ") if is_json else line)
         if command.changes:
             on_change()
-        yield from _lines(command, command.run(Call(program, given, is_gone)), is_json)
+        yield from _lines(command, command.run(Call(program, given, is_gone, endpoints)), is_json)
     except (ValueError, TypeError, LookupError) as error:
         yield _line_of_failure(problem(said(error) or described(error)), is_json)
 
@@ -183,6 +185,13 @@ COMMANDS = {
         changes=True,
         usage="N",
         help="serve with N worker processes",
+    ),
+    "hand-over": Command(
+        arguments.path,
+        actions.hand_over,
+        changes=True,
+        usage="PATH",
+        help="send the listeners to the program that takes them at PATH (--take-over), and stop",
     ),
     "get": Command(
         arguments.option_names,

@@ -22,7 +22,8 @@ from ..process.channel import SentSocket
 from ..process.program import Program
 from ..server.server import Server
 from .commands import answer
-from .internal import InternalServer
+from .internal import InternalServer, Placing, unchanged
+from .takeover import Endpoints
 
 MODE = 0o600
 MAX_LINE = 64 * 1024  # bytes of a command
@@ -45,7 +46,7 @@ class Control:
         `listeners` are those that another process has opened.
         """
         self._address = os.fspath(address)
-        self._endpoint = endpoint_of(self._address)
+        self.endpoint = endpoint_of(self._address)
         self._opened: Server | None = None  # has the listener, and never serves
         self.listeners: Sequence[socket.socket] = listeners
         """Those that `open`, or the other process, has opened."""
@@ -53,20 +54,24 @@ class Control:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._address, *map(SentSocket, self.listeners))
 
-    def open(self) -> None:
-        """Listen on the path. OSError if it cannot be had."""
+    def open(self, place: Placing = unchanged) -> None:
+        """Listen on the path, or where `place` says. OSError if it cannot be had."""
         opened = InternalServer(None, lambda _: None)
-        opened.listen_on(self._endpoint)
+        opened.listen_on(place(self.endpoint))
         self._opened, self.listeners = opened, opened._listeners.sockets
 
-    def serve(self, program: Program) -> Server:
+    def serve(
+        self, program: Program, endpoints: Endpoints | None = None, suspended: bool = False
+    ) -> Server:
         """Take commands for `program` in the background. Return the server; the caller closes it.
+
+        `endpoints` are those of this process. It accepts nobody yet if it is `suspended`.
 
         RuntimeError if no thread can be started.
         """
         server = InternalServer(
             None,
-            lambda conn: serve_operator(conn, program),
+            lambda conn: serve_operator(conn, program, endpoints),
             max_connections=MAX_CLIENTS,
             when_full="refuse",
             refusal=f"error: there are {MAX_CLIENTS} operators already\n",
@@ -77,7 +82,14 @@ class Control:
             drain_timeout=LINGER_SECONDS,
         )
         server.take_over(*self.listeners, layers=(Layers(),) * len(self.listeners))
+        if suspended:
+            server.suspend()
         return server.start(daemon=True)
+
+    def release(self) -> None:
+        """Leave the file of the listener to another program."""
+        if self._opened is not None:
+            self._opened._listeners.leave_files()
 
     def forget(self) -> None:
         """Close this process's copies of the listeners. Idempotent."""
@@ -107,7 +119,9 @@ def endpoint_of(address: str) -> Endpoint:
     return endpoint._replace(mode=MODE if endpoint.mode is None else endpoint.mode)
 
 
-def serve_operator(conn: Connection[Any], program: Program) -> None:
+def serve_operator(
+    conn: Connection[Any], program: Program, endpoints: Endpoints | None = None
+) -> None:
     """Read one command, and write what it answers."""
     conn.linger_seconds = LINGER_SECONDS
     try:
@@ -122,7 +136,7 @@ def serve_operator(conn: Connection[Any], program: Program) -> None:
     def log_command() -> None:
         events.emit(events.OperatorCommand(printable(line), _who(conn)))
 
-    with contextlib.closing(answer(line, program, is_gone, log_command)) as lines:
+    with contextlib.closing(answer(line, program, is_gone, log_command, endpoints)) as lines:
         _send(conn, lines)
 
 

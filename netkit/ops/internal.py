@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from ..core.endpoint import Endpoint
 from ..server import log
 from ..server.server import Server
+
+Placing = Callable[[Endpoint], Endpoint]
+"""Returns where to listen instead of at an address; see `netkit.ops.takeover`."""
+
+
+def unchanged(endpoint: Endpoint) -> Endpoint:
+    """Listen at the address itself."""
+    return endpoint
 
 
 class InternalServer(Server):

@@ -27,7 +27,7 @@ from ..process.program import Program
 from ..server import log
 from ..server.server import Server
 from .exposition import CONTENT_TYPE
-from .internal import InternalServer
+from .internal import InternalServer, Placing, unchanged
 from .scrape import Scraper
 
 MOST_CLIENTS = 16  # at once; further ones wait in the kernel's queue
@@ -71,14 +71,14 @@ class Status:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._address, *map(SentSocket, self.listeners))
 
-    def open(self, servers: Iterable[Server] = ()) -> None:
-        """Listen. `servers` are those of the program.
+    def open(self, servers: Iterable[Server] = (), place: Placing = unchanged) -> None:
+        """Listen where `place` says. `servers` are those of the program.
 
         OSError if the address cannot be had; ValueError if it is an address of `servers`.
         """
         opened = InternalServer(None, lambda _: None)
         try:
-            opened.listen_on(self._endpoint)
+            opened.listen_on(place(self._endpoint))
         except OSError as error:
             if error.errno == errno.EADDRINUSE and _is_own(self._endpoint, servers):
                 raise ValueError(
@@ -88,8 +88,10 @@ class Status:
         self._opened, self.listeners = opened, opened._listeners.sockets
         log.logger.info("status on %s", opened._listeners.describe())
 
-    def serve(self, program: Program) -> Server:
+    def serve(self, program: Program, suspended: bool = False) -> Server:
         """Answer for `program` in the background, and return the server, which the caller closes.
+
+        It accepts nobody yet if it is `suspended`.
 
         RuntimeError if no thread can be started.
         """
@@ -100,7 +102,14 @@ class Status:
             drain_timeout=SECONDS,
         )
         server.take_over(*self.listeners, layers=(Layers(),) * len(self.listeners))
+        if suspended:
+            server.suspend()
         return server.start(daemon=True)
+
+    def release(self) -> None:
+        """Leave the file of the listener to another program."""
+        if self._opened is not None:
+            self._opened._listeners.leave_files()
 
     def forget(self) -> None:
         """Close this process's copies of the listeners. Idempotent."""

@@ -275,5 +275,5 @@ def check_order(command: str, arguments: dict[str, Any]) -> None:
             check_workers(arguments["count"])
         except TypeError as error:
             raise ValueError(str(error)) from None
-    elif command not in ("reload", "standing"):
+    elif command not in ("reload", "release", "standing"):
         raise ValueError(f"{command}: there is no such order")

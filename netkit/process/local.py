@@ -79,6 +79,10 @@ class LocalProgram:
                 server.request_stop(*order)
         elif command == "reload":
             self._reload()
+        elif command == "release":
+            for server in self._servers:
+                server._listeners.leave_files()
+            self._attachment.release()
         elif command != "standing":  # no process starts later
             raise ValueError(f"{command}: the program serves in one process")
 

@@ -89,6 +89,8 @@ class Program(Protocol):
         | `stop`     | `timeout`, `patience`, `delay`  | as `Server.stop`                        |
         | `reload`   |                                 | as SIGHUP                               |
         | `resize`   | `count`                         | as `Workers.resize`                     |
+        | `release`  |                                 | files of Unix sockets are left to       |
+        |            |                                 | another program                         |
         | `standing` | `command`, `arguments`, `key`   | processes that start later are asked    |
         |            |                                 | this before their first client; a later |
         |            |                                 | order with the same `key` replaces it   |
@@ -111,6 +113,7 @@ class Attachment(Protocol):
     | `reopen`          | each one that serves                  | after SIGHUP                    |
     | `detach`          | each one that serves                  | after its last client           |
     | `forget`          | each one that has copies of listeners | at its start                    |
+    | `release`         | the parent, or the only one           | with the order `release`        |
     | `notices`         | the parent, or the only one           | before anything serves          |
     | `prepare_log`     | the front process, if it is spawned   | at its start                    |
     | `close`           | the parent, or the only one           | after the end of all            |
@@ -149,6 +152,10 @@ class Attachment(Protocol):
 
     def forget(self) -> None:
         """Close this process's copies of what the parent has opened."""
+        ...
+
+    def release(self) -> None:
+        """Leave the files of Unix sockets to another program."""
         ...
 
     def notices(self, program: Supervised) -> Notices:

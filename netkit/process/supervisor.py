@@ -333,5 +333,9 @@ class Workers:
             self._ending.later(arguments.pop("delay", 0.0), **arguments)
         elif command == "reload":
             self._crew.begin_reload()
+        elif command == "release":
+            self._server._listeners.leave_files()
+            if self._attachment is not None:
+                self._attachment.release()
         else:
             self.resize(**arguments)

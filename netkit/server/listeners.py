@@ -208,8 +208,7 @@ class Listeners:
             with self._life.changed:
                 self._life.opener = None
                 self._life.changed.notify_all()
-        self.exclusive = exclusive
-        self.by_listen = True
+        self.exclusive, self.by_listen = exclusive, True
         for event in tuple(self.announced):
             events.emit(event, self._server)
 
@@ -222,8 +221,7 @@ class Listeners:
                 raise ServerStateError(f"the server is {life.state.value} on {self.describe()}")
             self._begin_new_life()
             life.opener = threading.get_ident()
-        self.announced = []
-        self._backlog = backlog
+        self.announced, self._backlog = [], backlog
         if backlog is not None:
             self._server.request_queue_size = backlog
         self.more, self._files = (), ()
@@ -256,6 +254,7 @@ class Listeners:
             if endpoint.fd in [sock.fileno() for sock in self.more]:
                 raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
             self._adopt(bind.adopted(endpoint.fd))
+            self._files += unix.left_behind(endpoint.path)
         elif endpoint.kind == "unix":
             self.make_socket(unix.family(), endpoint.path)
             self._call_hooks()
@@ -304,7 +303,7 @@ class Listeners:
         self.opened_by = 0
         server.socket, *more = listeners
         self.more, self.layers = tuple(more), layers
-        self._files = ()  # the process that has made the files removes them
+        self.leave_files()
         server.address_family = server.socket.family
         server.server_address = server.socket.getsockname()
         self.local_name = None if more else bind.name_of_all(server.socket)
@@ -325,12 +324,14 @@ class Listeners:
             with contextlib.suppress(OSError):  # another part of the program has closed it
                 listener.close()
 
+    def leave_files(self) -> None:
+        """Leave the files of Unix sockets to another process, which removes them."""
+        self._files = ()
+
     def end_in_child(self) -> None:
         """In a forked child: close the listeners, and leave their files to the parent."""
-        self._files = ()
+        self.leave_files()
         self.close()
-
-    # Names
 
     def addresses(self) -> Iterator[SocketAddress | str]:
         """The address of each listener: a `SocketAddress`, or the path of a Unix socket."""
