@@ -204,7 +204,8 @@ def hand_over(call: Call) -> Rows:
             pass
         if takeover.may_go(channel):
             call.program.order("release")
-            call.program.order("stop")
+            patience = max(answer.value for answer in answers if not answer.error)
+            call.program.order("stop", patience=patience)
             if endpoints is not None:
                 endpoints.leave()
 

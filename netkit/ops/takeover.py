@@ -8,7 +8,9 @@ Rules:
    both programs have the listeners, so no client is refused.
 2. Once the new program serves, it says so, and the old one stops. If the new one ends before that,
    the old one goes on.
-3. Before the old one stops, it leaves the files of its Unix sockets to the new one. The endpoints
+3. A client that the old one has accepted may not have sent its request yet. So the old one leaves
+   its clients in peace for their `drain_timeout`, and then drains, as a worker that is replaced.
+4. Before the old one stops, it leaves the files of its Unix sockets to the new one. The endpoints
    of the new one accept nobody before the new one serves.
 """
 
@@ -71,15 +73,16 @@ def send(channel: socket.socket, listeners: Iterable[socket.socket]) -> int:
     return count
 
 
-def send_those_of(servers: Iterable[Server], path: str) -> int:
-    """Send the listeners of `servers`, and return how many. ValueError."""
+def send_those_of(servers: Sequence[Server], path: str) -> float:
+    """Send the listeners of `servers`, and return their longest `drain_timeout`. ValueError."""
     with connected(path) as channel:
-        return send(channel, (it for each in servers for it in each._listeners.sockets))
+        send(channel, (it for each in servers for it in each._listeners.sockets))
+    return max(each._options.drain_timeout for each in servers)
 
 
-def may_go(channel: socket.socket) -> bool:
-    """Whether the new program has said that it serves. Waits a moment for that. OSError."""
-    channel.settimeout(1.0)
+def may_go(channel: socket.socket, seconds: float = 1.0) -> bool:
+    """Whether the new program has said that it serves, or says so within `seconds`. OSError."""
+    channel.settimeout(seconds)
     with contextlib.suppress(TimeoutError):
         return channel.recv(len(GO)) == GO
     return False

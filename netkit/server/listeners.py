@@ -309,8 +309,6 @@ class Listeners:
         self.local_name = None if more else bind.name_of_all(server.socket)
         self._life.enter(State.LISTENING)
 
-    # Closing
-
     def remove_files(self) -> None:
         """Remove the files of Unix sockets, so that a successor may have their names."""
         for file in filter(None, self._files):
