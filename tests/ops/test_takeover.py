@@ -22,6 +22,7 @@ from netkit.core.errors import Failure
 from netkit.ops import commands, takeover
 from netkit.ops.control import Control
 from netkit.ops.endpoints import ServedEndpoints
+from netkit.ops.status import Status
 from netkit.ops.takeover import TakeOver
 
 from .programs import FakeProgram, Operator
@@ -147,6 +148,8 @@ def test_a_program_that_cannot_start_leaves_the_former_one_as_it_was(folder: Pat
             for each in (sock, local):
                 each.sendall(b"hi\n")
                 assert receive_exactly(each, 3) == b"HI\n"
+        former.send_signal()
+        assert former.wait() == 0
 
 
 def test_a_control_socket_of_another_program_is_an_error_of_one_line(folder: Path) -> None:
@@ -271,9 +274,19 @@ def test_endpoints_that_wait_accept_nobody_before_the_program_is_ready(
 
 def test_endpoints_that_are_closed_wait_no_longer(program: FakeProgram, tmp_path: Path) -> None:
     program.phase = "starting"
-    control = Control(tmp_path / "control")
-    control.open()
+    status = Status(f"unix:{tmp_path}/status")
+    status.open()
     before = threading.active_count()
-    with contextlib.closing(control):
-        ServedEndpoints(None, control, program, True).close()
+    with contextlib.closing(status):
+        ServedEndpoints(status, None, program, True).close()
         wait_until(lambda: threading.active_count() <= before)
+
+
+@pytest.mark.parametrize("kind", [Control, Status])
+def test_an_endpoint_that_has_left_its_file_does_not_remove_it(kind: Any, tmp_path: Path) -> None:
+    endpoint = kind(f"unix:{tmp_path}/endpoint")
+    endpoint.release()  # of nothing
+    endpoint.open()
+    endpoint.release()
+    endpoint.close()
+    assert (tmp_path / "endpoint").is_socket()
