@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import check_by_promtool, samples_of
-from support import ROOT, examples
+from support import PATIENCE, ROOT, examples, tool
 
 from netkit.ops.exposition import FAMILIES, Histogram, family_of, merged, sample, text_of
 
@@ -51,6 +55,20 @@ def test_processes_are_added_except_where_a_sum_says_nothing() -> None:
         certificate: 5,
     }
     assert merged([]) == {}
+
+
+def test_the_rules_for_alerts_in_the_documentation_are_valid_and_name_metrics_that_exist(
+    tmp_path: Path,
+) -> None:
+    (rules,) = re.findall(
+        r"```yaml\n(groups:.*?)```", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL
+    )
+    for name in re.findall(r"\b(?:netkit|process)_\w+", rules):
+        assert family_of(name), name
+    (tmp_path / "rules.yml").write_text(rules)
+    command = [tool("promtool"), "check", "rules", str(tmp_path / "rules.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_histogram_counts_each_value_in_every_bucket_that_it_fits() -> None:

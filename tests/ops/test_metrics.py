@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -368,3 +369,29 @@ def test_metrics_see_only_what_happens_until_they_are_closed() -> None:
             exchange(server, b"hello")
             wait_until(lambda: seen)
         assert counters(metrics)[ended("done")] == 0
+
+
+def test_an_exchange_on_an_open_connection_costs_no_call_more() -> None:
+    def calls_of_an_exchange() -> list[str]:
+        seen: list[str] = []
+
+        def handler(conn: netkit.Connection) -> None:
+            conn.read(1)
+            sys.setprofile(lambda frame, kind, _: seen.append(f"{kind} {frame.f_code.co_name}"))
+            try:
+                conn.read(1)
+                conn.write(b"x")
+            finally:
+                sys.setprofile(None)
+
+        with serving(handler) as server:
+            with contextlib.ExitStack() as stack:
+                if is_on:
+                    stack.enter_context(counting(server))
+                exchange(server, b"ab")
+        return seen
+
+    is_on = False
+    without = calls_of_an_exchange()
+    is_on = True
+    assert calls_of_an_exchange() == without != []
