@@ -71,9 +71,12 @@ def ask(program: Program, line: str) -> int:
 
 
 def watch(manager: Manager, seconds: float, *expected: str) -> list[float]:
-    """The times between the notifications of the watchdog. Others must be those `expected`."""
+    """The times between the notifications of the watchdog. Others must be those `expected`.
+
+    It takes `seconds`, and longer if an expected one has not come by then.
+    """
     end, times, others = time.monotonic() + seconds, [time.monotonic()], []
-    while time.monotonic() < end:
+    while time.monotonic() < end or len(others) < len(expected):
         text = manager.receive()
         if text == "WATCHDOG=1":
             times.append(time.monotonic())
