@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stops", type=int, default=20)
     parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--stop-delay", default="1500ms")
+    parser.add_argument("--stop-delay", default="2500ms")
     arguments = parser.parse_args()
     make_network()
     with tempfile.TemporaryDirectory() as name:
@@ -263,7 +263,7 @@ def main() -> None:
         ]
         clients.stop()
         for host in hosts:
-            host.process.terminate()
+            host.process.send_signal(signal.SIGINT)  # which waits for no delay
             host.process.wait(PATIENCE)
         balancer.process.terminate()
         balancer.process.wait(PATIENCE)

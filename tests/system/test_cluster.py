@@ -44,8 +44,8 @@ def test_no_client_is_lost_while_hosts_and_haproxy_are_replaced() -> None:
     assert min(found["hosts"].values()) > 50
     for stop in found["stops"]:
         assert (stop["status"], stop["exit"]) == ("DRAIN (agent)", 0)
-        assert stop["noticed"] < 0.2 + 1  # one interval of the agent, and time for a busy machine
-        assert stop["stopped"] > 1.5  # the delay
+        assert stop["noticed"] < 2  # usually within 0.2 s, the interval of the agent
+        assert stop["stopped"] > 2.5  # the delay
     for log in found["logs"].values():
         assert "cut" in log
         assert ", 0 cut" in log
