@@ -105,6 +105,11 @@ def _check_output(given: Container[str], arguments: argparse.Namespace) -> None:
         raise ArgumentError(f"{rotations[0]} has no effect without --output")
     if "keep" in given and not _rotations(arguments):
         raise ArgumentError("--keep has no effect without --rotate-size or --rotate-time")
+    if arguments.output is None and arguments.access_log == "-":
+        name = named("access_log", arguments)
+        raise ArgumentError(
+            f"{name} - needs --output: standard output has the lines of the clients"
+        )
     if PEER in os.path.dirname(arguments.output or ""):
         name = named("output", arguments)
         raise ArgumentError(f"{name} may have {PEER} in the name of the file, not of its folder")

@@ -154,6 +154,9 @@ WRONG = {
     "logger --prefix --raw": "--prefix has no effect with --raw, which writes no lines",
     "logger --rotate-size 1M": "--rotate-size has no effect without --output",
     "logger --rotate-time daily": "--rotate-time has no effect without --output",
+    "logger --access-log -": (
+        "--access-log - needs --output: standard output has the lines of the clients"
+    ),
     "logger --output x --keep 3": "--keep has no effect without --rotate-size or --rotate-time",
     "logger --rotate-size 1T": (
         "argument --rotate-size: it must be a size such as 500K, 10M or 1G, not '1T'"
