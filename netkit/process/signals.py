@@ -125,7 +125,7 @@ class StopSignals:
         self._former: dict[int, SignalHandler] = {}
         self._former_fds: list[int] = []
         self._disregarded: set[int] = set()
-        self._had_terminal = False
+        self._depends_on_terminal = False
         self._survives_terminal = survives_terminal or service_manager().supervises
 
     def __enter__(self) -> StopSignals:
@@ -139,7 +139,7 @@ class StopSignals:
             self._former_fds.extend(map(set_fd, [self.mailbox.wakeup_fileno()]))
             self.catch(*self.SIGNALS)
             if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
-                self._had_terminal = _has_terminal()
+                self._depends_on_terminal = not self._survives_terminal and _has_terminal()
                 self.catch(_SIGHUP)  # before the server serves, or it would end the program
             self.catch(*filter(_is_free, REPORTS))
             return self
@@ -169,9 +169,8 @@ class StopSignals:
     def _post(self, signum: int, frame: object) -> None:
         """The signal handler: the one place where a signal becomes a request."""
         request = REQUESTS.get(signum, Request.LOOK)
-        if request is Request.RELOAD and self._had_terminal and not self._survives_terminal:
-            if not _has_terminal():  # which the program was started on
-                request = Request.STOP
+        if request is Request.RELOAD and self._depends_on_terminal and not _has_terminal():
+            request = Request.STOP  # the terminal is lost on which the program was started
         elif request is Request.FEWER and stops_writers():
             # The terminal has sent it to a process in the background that writes. The write is
             # interrupted forever while SIGTTOU is caught, and succeeds if it is ignored.

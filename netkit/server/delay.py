@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..core import events
 from ..core.deadline import Deadline
+
+_NAME = "netkit-stop-delay"
 
 
 class Delay:
@@ -34,8 +35,9 @@ class Delay:
             self._changed.notify_all()
         if runs:
             return
-        try:  # without `threading`, whose lock a signal handler may have interrupted
-            _thread.start_new_thread(self._run, (seconds,))
+        thread = threading.Thread(target=self._run, args=(seconds,), name=_NAME, daemon=True)
+        try:
+            thread.start()
         except RuntimeError:  # the system gives no thread
             self.end()
             self._stop()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -89,11 +89,11 @@ def test_an_invalid_time_is_an_error_and_nothing_is_stopped(wrong: dict[str, flo
 
 
 def test_without_a_thread_the_stop_is_not_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_thread(*_: Any) -> int:
+    def no_thread(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with serving(echo) as server:
-        monkeypatch.setattr(_thread, "start_new_thread", no_thread)
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
         server.request_stop(delay=LONG)
         wait_until(lambda: not server._accept_loop.under_way)
 

@@ -87,9 +87,19 @@ Start = Callable[..., Served]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a `Served`, and kills it in the end."""
+    """Starts a `Served`, and stops it in the end."""
     with contextlib.ExitStack() as stack:
-        yield lambda **given: stack.enter_context(Served(tmp_path, **given))
+        made: list[Served] = []
+
+        def call(**given: Any) -> Served:
+            made.append(stack.enter_context(Served(tmp_path, **given)))
+            return made[-1]
+
+        yield call
+        for program in made:
+            if program.process.poll() is None:
+                program.send_signal(signal.SIGINT)
+                assert program.wait() == 0
 
 
 def kill(pid: int) -> None:
@@ -120,6 +130,8 @@ def descriptors(pid: int) -> int:
 
 def test_a_worker_that_does_not_answer_is_named_and_the_others_answer(start: Start) -> None:
     program = start()
+    program.send_signal(signal.SIGUSR1)
+    program.wait_for_line("report: worker ")
     stopped, other = program.workers()
     stop(stopped)
     began = time.monotonic()
@@ -175,6 +187,16 @@ def test_counters_do_not_fall_though_workers_and_the_front_process_are_killed(
     assert restarts == 2
     assert sum("which answers operators, ended by SIGKILL" in it for it in program.lines) == 2
     program.send_signal(signal.SIGTERM)
+    assert program.wait() == 0
+
+
+def test_operators_change_the_workers_and_stop_the_program(start: Start) -> None:
+    program = start()
+    program.operator.rows("workers 3")
+    program.wait_for_line("3 workers ready")
+    program.operator.rows("reload")
+    program.wait_for_line("reloaded: 3 workers")
+    program.operator.rows("stop 5")
     assert program.wait() == 0
 
 
