@@ -52,7 +52,8 @@ _ADDRESSES = """\
 ADDRESS is PORT, HOST:PORT, [IPV6]:PORT, HOST PORT, unix:PATH, unix:PATH?mode=660, @NAME (an
 abstract Unix socket), systemd: (the sockets that systemd has passed), systemd:NAME (those with this
 FileDescriptorName) or fd:N (a descriptor). There may be several. Without an address the system
-chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is without TLS.
+chooses a port of 127.0.0.1. With --tls-cert, an address that ends in ?tls=off is without TLS. With
+?proxy=on, each connection begins with a PROXY header, from one of the proxies of --proxy-from.
 
 Each option may also be a variable of the environment: NETKIT_MAX_LINE=80 for --max-line 80,
 NETKIT_PREFIX=on for an option without a value, and NETKIT_ADDRESSES for the addresses. An option or

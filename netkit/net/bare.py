@@ -30,7 +30,7 @@ OUT_OF_SIGHT_SECONDS = 0.05
 class Bare(Plain):
     """A socket that its handler reads itself, also after the handler has wrapped it."""
 
-    __slots__ = ("_descriptor", "_mark", "_traffic", "tls_version")
+    __slots__ = ("_descriptor", "_mark", "_traffic", "introduced", "tls_version")
 
     opaque = True
 
@@ -40,6 +40,8 @@ class Bare(Plain):
         is_tcp = isinstance(remote_name, tuple)
         self._mark: Any = (remote_name, local_name) if is_tcp else _inode(self._descriptor)
         self._traffic: Traffic | None = None
+        self.introduced = 0
+        """How many bytes of a PROXY header were received, which are not the client's."""
         self.tls_version = ""
         """The version that an ``ssl.SSLSocket`` has agreed on; empty until `count` is called."""
 
@@ -50,9 +52,12 @@ class Bare(Plain):
         """
         if self._traffic is not None:
             return self._traffic
+        known = None  # also if the program has replaced the socket by an object of its own
         with contextlib.suppress(AttributeError), self.reached() as sock:
-            return traffic(sock)
-        return None  # the program has replaced the socket by an object of its own
+            known = traffic(sock)
+        if known is not None and self.introduced:
+            known = known._replace(received=known.received - self.introduced)
+        return known
 
     def count(self) -> None:
         """Have `traffic` return from now on what has been carried until now. Idempotent."""

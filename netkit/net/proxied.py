@@ -21,6 +21,7 @@ from ..core.deadline import Deadline
 from ..core.errors import ProxyHeaderError
 from ..core.proxyheader import ProxyHeader, ProxyHeaderParser
 from .addresses import describe_peer
+from .bare import Bare
 from .explain import in_seconds
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def introduce(conn: Connection[Any], seconds: float | None, tls_follows: bool) -
     if header is None:
         return False
     conn.socket.settimeout(former)
+    if isinstance(link.wire, Bare):
+        link.wire.introduced = parser.size
     _apply(conn, header)
     if tls_follows:
         vars(conn)["handshake_until"] = deadline

@@ -8,6 +8,7 @@ import logging
 import socket
 import socketserver
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -291,6 +292,15 @@ def test_the_checks_of_a_proxy_are_quiet(data: bytes) -> None:
             wait_until(lambda: len(closed) == 20)
     assert seen == []
     assert {event.end for event in closed} <= {"probe", "reset", "done"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes")
+@pytest.mark.parametrize("handler", [names, Names])
+def test_the_bytes_of_a_header_are_not_those_of_the_client(handler: Any) -> None:
+    with observed(events.ConnectionClosed) as closed, proxied(handler) as server:
+        assert exchange(server, V2 + b"hello").endswith(b"|hello")
+        assert server.wait_for_connections(0, PATIENCE)
+    assert [event.bytes_read for event in closed] == [5]
 
 
 def test_a_reset_amid_a_header_is_no_probe() -> None:
