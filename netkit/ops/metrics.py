@@ -34,14 +34,14 @@ WAITS = (0.001, 0.01, 0.1, 1, 10, 60)  # seconds
 class Metrics:
     """The metrics of some servers of this process. Thread-safe.
 
-    It counts from its making on; but bytes, and the numbers of connections, count from the start of
-    each server.
+    Events count from the construction on. Bytes, and the number of accepted connections, count from
+    the start of each server.
     """
 
     def __init__(self, servers: Iterable[Server] | None = None) -> None:
-        """Without `servers`, it counts for all that accept clients in this process.
+        """Without `servers`, all servers count that have accepted clients in this process.
 
-        It keeps these until `close`.
+        Such a server is kept alive until `close`.
         """
         self._servers = None if servers is None else tuple(servers)
         self._seen: dict[Server, None] = {}
@@ -140,8 +140,9 @@ class Metrics:
     def _all(self) -> tuple[Server, ...]:
         if self._servers is not None:
             return self._servers
+        accepting = dict.fromkeys(exiting.accepting())
         with self._lock:
-            self._seen.update(dict.fromkeys(exiting.accepting()))
+            self._seen.update(accepting)
             return tuple(each for each in self._seen if not getattr(each, "unobserved", False))
 
 
@@ -168,12 +169,13 @@ def of_process(servers: Iterable[Server]) -> Metrics:
 def metrics_text() -> str:
     """Return the metrics of this process as text for Prometheus (version 0.0.4).
 
-    For a program that has a page of its own: append the text to it. The figures are those of
-    docs/operations.md, without the ones whose names begin with ``process_``, which are those of the
-    program's own library, and without the ones about worker processes. They are about the servers
-    that `run` and `serve` have been given with ``status=``; in another program, about all servers
+    A program that has a page of its own appends this text to it. The text has the metrics of
+    docs/operations.md, without those whose names begin with ``process_``, which a program has from
+    the library of its page, and without those about worker processes. They are the metrics of the
+    servers that `run` or `serve` serves with ``status=``; in another program, those of all servers
     that have accepted clients in this process. Bytes and numbers of connections count from the
-    start of a server. The others count from the first call on, so call it once before. Thread-safe.
+    start of a server, and events from the first call on: call it once before the server starts.
+    Thread-safe.
     """
     global _current
     with _lock:

@@ -91,9 +91,7 @@ class Status:
     def serve(self, program: Program, suspended: bool = False) -> Server:
         """Answer for `program` in the background, and return the server, which the caller closes.
 
-        It accepts nobody yet if it is `suspended`.
-
-        RuntimeError if no thread can be started.
+        If it is `suspended`, it accepts no client yet. RuntimeError if no thread can be started.
         """
         server = InternalServer(
             None,
