@@ -102,6 +102,7 @@ def test_all_workers_answer_and_one_that_cannot_is_named(tmp_path: Path) -> None
         (sock,) = [it for it in socks if victim["peer"].endswith(f":{it.getsockname()[1]}")]
         with contextlib.suppress(ConnectionResetError):
             assert sock.recv(1) == b""
+        wait_until(lambda: operator.rows("status")[0]["connected"] == 7)
         program.send_signal(signal.SIGUSR1)
         program.wait_for_line("report: connected  7, 0 held")
 
