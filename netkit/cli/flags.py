@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..core.cores import check_workers
-from ..core.endpoint import Endpoint, status_endpoint
+from ..core.endpoint import Endpoint, control_endpoint, status_endpoint
 from ..core.kinds import TEXT, TIMEOUT, Kind
 from ..core.options import Options
 from ..core.table import OptionTable, option
@@ -49,6 +49,11 @@ def _check_status(_: str, address: str) -> str:
     return address
 
 
+def _check_control(_: str, path: str) -> str:
+    control_endpoint(path)
+    return path
+
+
 class Flags(OptionTable):
     """The flags of all commands that serve, beside the options of the server."""
 
@@ -67,7 +72,7 @@ class Flags(OptionTable):
     )
     control: str | None = option(
         None,
-        TEXT._replace(metavar="PATH", group="for operators"),
+        Kind("path", _check_control, str, "PATH", group="for operators"),
         "path of the control socket, for 'netkit ctl' and 'netkit top'",
     )
     access_log: str | None = option(

@@ -149,6 +149,23 @@ def status_endpoint(address: str | int) -> Endpoint:
     return endpoint
 
 
+def control_endpoint(address: str) -> Endpoint:
+    """Return where the control socket listens: on a path, perhaps with ``?mode=660``. ValueError.
+
+    Without a mode, only the user of the program may connect.
+    """
+    text = address.removeprefix("unix:")
+    path = text.partition("?")[0]
+    if path.startswith("@"):
+        raise ValueError(f"control needs a file, whose mode says who may connect, not {address!r}")
+    if "/" not in path and (path.isdecimal() or ":" in path):
+        raise ValueError(f"control must be the path of a Unix socket, not {address!r}")
+    endpoint = Endpoint.parse(f"unix:{text}")
+    if endpoint.layers != Layers():
+        raise ValueError(f"a control socket has no settings but mode and owner: {address!r}")
+    return endpoint._replace(mode=0o600 if endpoint.mode is None else endpoint.mode)
+
+
 def _parse_address(text: str) -> dict[str, Any]:
     if re.match("unix:|@|fd:|systemd:", text):
         return _parse_local(text)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..core import events
-from ..core.endpoint import Endpoint, Layers
+from ..core.endpoint import Layers, control_endpoint
 from ..core.errors import LineTooLongError
 from ..core.text import printable
 from ..net import sockopts
@@ -25,7 +25,6 @@ from .commands import answer
 from .internal import InternalServer, Placing, unchanged
 from .takeover import Endpoints
 
-MODE = 0o600
 MAX_LINE = 64 * 1024  # bytes of a command
 COMMAND_SECONDS = 10.0  # for the line of a client
 READER_SECONDS = 30.0  # for a client that reads nothing
@@ -46,7 +45,7 @@ class Control:
         `listeners` are those that another process has opened.
         """
         self._address = os.fspath(address)
-        self.endpoint = endpoint_of(self._address)
+        self.endpoint = control_endpoint(self._address)
         self._opened: Server | None = None  # has the listener, and never serves
         self.listeners: Sequence[socket.socket] = listeners
         """Those that `open`, or the other process, has opened."""
@@ -101,22 +100,6 @@ class Control:
         if self._opened is not None:
             self._opened.close()
         self.forget()
-
-
-def endpoint_of(address: str) -> Endpoint:
-    """Parse the address of a control socket: the path of a Unix socket. ValueError."""
-    text = address.removeprefix("unix:")
-    path = text.partition("?")[0]
-    if path.startswith("@"):
-        raise ValueError(
-            f"control must be the path of a file, whose mode says who may connect: {address!r}"
-        )
-    if "/" not in path and (path.isdecimal() or ":" in path):
-        raise ValueError(f"control must be the path of a Unix socket, not {address!r}")
-    endpoint = Endpoint.parse(f"unix:{text}")
-    if endpoint.layers != Layers():
-        raise ValueError(f"a control socket has no settings but mode and owner: {address!r}")
-    return endpoint._replace(mode=MODE if endpoint.mode is None else endpoint.mode)
 
 
 def serve_operator(

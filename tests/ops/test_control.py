@@ -62,7 +62,7 @@ def test_the_file_has_the_mode_and_is_removed_in_the_end(
     [
         ("8080", "control must be the path of a Unix socket, not '8080'"),
         ("127.0.0.1:8080", "control must be the path of a Unix socket, not '127.0.0.1:8080'"),
-        ("@app", "control must be the path of a file, whose mode says who may connect: '@app'"),
+        ("@app", "control needs a file, whose mode says who may connect, not '@app'"),
         ("/x?tls=on", "a control socket has no settings but mode and owner: '/x?tls=on'"),
         ("", "a Unix socket must have a path or a name"),
     ],

@@ -55,6 +55,16 @@ def test_a_path_that_cannot_be_had_is_one_line_and_exit_status_1(
         assert path in line
 
 
+def test_an_invalid_path_is_an_error_that_names_its_source(tmp_path: Path) -> None:
+    with Cli("echo", "0", "--control", "8080", listening=False) as program:
+        assert program.wait() == 2
+        assert "--control: control must be the path of a Unix socket" in program.lines[-1]
+    path = str(tmp_path / "s")
+    with Cli("echo", f"unix:{path}", "--control", path, listening=False) as program:
+        assert program.wait() == 1
+        assert path in program.lines[-1]
+
+
 @pytest.mark.skipif(not has_gil(), reason="no stacks of other threads without the GIL")
 def test_a_program_of_one_process_shows_where_a_client_stands_and_stops(tmp_path: Path) -> None:
     with operated(tmp_path, "--stuck", "0.1") as (program, operator), program.connect() as sock:
