@@ -16,6 +16,7 @@ from ..core import events
 from ..core.errors import KilledError
 from ..core.options import Options
 from ..net.connection import Connection
+from ..net.endings import carried
 from ..server import log
 from ..server.server import Server
 from . import settings, takeover
@@ -83,7 +84,7 @@ class Answers:
         }
 
     def _kill(self, **filters: Any) -> list[dict[str, Any]]:
-        """End clients at once. Those that compute go when they next touch the connection."""
+        """End clients now. A handler that computes ends when it next touches the connection."""
         return [_brief(each) for each in self._wanted(filters) if _kill(each)]
 
     def _end(self, **filters: Any) -> list[dict[str, Any]]:
@@ -107,12 +108,13 @@ class Answers:
 
 def _sums(server: Server) -> dict[str, int]:
     tally, live = server._connections.snapshot()
+    moved = list(map(carried, live))
     return {
         "connected": len(live),
         "accepted": tally.opened,
         "closed": tally.closed,
-        "received": tally.received + sum(each.bytes_read for each in live),
-        "sent": tally.sent + sum(each.bytes_written for each in live),
+        "received": tally.received + sum(received or 0 for received, _ in moved),
+        "sent": tally.sent + sum(sent or 0 for _, sent in moved),
     }
 
 
@@ -135,7 +137,7 @@ def _set_level(level: str) -> None:
 
 
 class _Ending:
-    """Asks connections to finish until they can be asked. Thread-safe.
+    """Asks connections to finish, again and again if they cannot be asked at once. Thread-safe.
 
     A handler that uses the bare socket can be asked only while its client is silent.
     """
@@ -146,13 +148,24 @@ class _Ending:
         self._runs = False
 
     def add(self, connections: Sequence[Connection]) -> None:
-        """Ask `connections`, and go on in a thread if some cannot be asked yet."""
+        """Ask `connections`, and in a thread those that cannot be asked yet.
+
+        RuntimeError if the system gives no thread.
+        """
         later = [each for each in connections if each.end_input() is not None]
         with self._lock:
             self._connections += later
             start, self._runs = bool(later) and not self._runs, self._runs or bool(later)
         if start:
+            self._start()
+
+    def _start(self) -> None:
+        try:
             threading.Thread(target=self._ask, name="netkit-end", daemon=True).start()
+        except RuntimeError:  # the system gives none; a later call tries again
+            with self._lock:
+                self._runs = False
+            raise
 
     def _ask(self) -> None:
         while True:

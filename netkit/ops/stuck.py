@@ -63,13 +63,9 @@ class StuckWatch:
         join(self._thread, 1.0)
 
     def _run(self) -> None:
-        pause = self._seconds
-        while not self._closed.wait(pause):
+        while not self._closed.wait(max(_SHORTEST, self._seconds / LOOKS)):
             for event, server in self.look(time.monotonic()):
                 events.emit(event, server)
-            # A connection that comes now is due once the whole period is over.
-            share = LOOKS if self._marks else 1
-            pause = max(_SHORTEST, self._seconds / share)
 
     def look(self, now: float) -> list[tuple[events.Event, Any]]:
         """Look at all connections. Return the events, each with the server that it names."""

@@ -400,6 +400,27 @@ def test_a_busy_handler_of_the_bare_socket_is_asked_to_end_once_its_client_is_si
         wait_until(lambda: "netkit-end" not in {each.name for each in threading.enumerate()})
 
 
+def test_a_client_can_be_asked_to_end_once_the_system_gives_a_thread_for_it() -> None:
+    with serving(EchoRequest) as server, client(server) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        (connection,) = server.connections
+        connection.quiet_seconds = PATIENCE  # it counts as busy
+        sock.sendall(b"y")
+        program = FakeProgram(server)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(RuntimeError):
+                program.questions["end"](ids=[connection.id])
+        connection.quiet_seconds = 0.0
+        assert one(program, f"end {connection.id}")["result"] == "ending"
+        until_end(sock)
+
+
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_clients_are_named_by_number_or_by_process_and_number_and_missing_ones_are_errors() -> None:
     other = Worker(kill=[{"id": 9, "peer": "192.0.2.9:1"}])
     with serving(echo) as server, client(server):
