@@ -135,7 +135,7 @@ def test_with_several_listeners_it_is_the_one_that_the_client_has_connected_to()
 
 
 LINE = re.compile(
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d\.\d{3}s "
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d+\.\d{3}s "
     r"in (\d+) out (\d+) (\w+) \[\d+\]"
 )
 

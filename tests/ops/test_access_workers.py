@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from support import Cli, Program, in_threads, receive_all, wait_until
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX")
 LINE = re.compile(
-    r"\S+ \S+ 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d\.\d{3}s in 5 out 5 done \[(\d+)\]"
+    r"\S+ \S+ 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d+\.\d{3}s in 5 out 5 (?:done|drained) \[(\d+)\]"
 )
 
 
@@ -54,8 +55,9 @@ def test_rotation_by_sighup_loses_no_line_and_tears_none(workers: str, tmp_path:
         program.wait_for_line("reloaded")
         wait_until(file.exists, "the new file")
         in_threads(use, [(program,)] * 20)
-        kept.shutdown(socket.SHUT_WR)
-        assert receive_all(kept) == b""
+        with contextlib.suppress(OSError):  # its worker drains, and may have closed it
+            kept.shutdown(socket.SHUT_WR)
+            assert receive_all(kept) == b""
         kept.close()
         wait_until(lambda: len(numbers_in(old, file)) == 41, "the lines")
         program.send_signal(signal.SIGTERM)
