@@ -16,7 +16,8 @@ from support import Cli, Program, in_threads, receive_all, wait_until
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="workers need POSIX")
 LINE = re.compile(
-    r"\S+ \S+ 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d+\.\d{3}s in 5 out 5 (?:done|drained) \[(\d+)\]"
+    r"\S+ \S+ 127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+ \d+\.\d{3}s "
+    r"in 5 out 5 (?:done|drained) \[(\d+)\]"
 )
 
 
@@ -62,7 +63,8 @@ def test_rotation_by_sighup_loses_no_line_and_tears_none(workers: str, tmp_path:
         wait_until(lambda: len(numbers_in(old, file)) == 41, "the lines")
         program.send_signal(signal.SIGTERM)
         assert program.wait() == 0
-    assert len(numbers_in(old)) == 20
+    assert len(numbers_in(old)) >= 20  # a worker may write a line before it gets the signal
+    assert len(numbers_in(file)) >= 1
     assert len(set(numbers_in(old, file))) == 41
 
 
