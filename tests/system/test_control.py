@@ -93,11 +93,14 @@ def test_all_workers_answer_and_one_that_cannot_is_named(tmp_path: Path) -> None
         assert sorted(row["peer"] for row in rows) == sorted(
             "{}:{}".format(*sock.getsockname()) for sock in socks
         )
+        wait_until(lambda: len(operator.rows("status")[0]["processes"]) == 2)
         pids = [each["pid"] for each in operator.rows("status")[0]["processes"]]
         assert {row["id"].partition(".")[0] for row in rows} <= set(map(str, pids))
         stopped, other = pids
         os.kill(stopped, signal.SIGSTOP)
         try:
+            # It may still answer for a moment.
+            wait_until(lambda: any("error" in row for row in operator.rows("conns")))
             began = time.monotonic()
             answers = operator.rows("conns")
             assert time.monotonic() - began < 10
