@@ -145,8 +145,6 @@ def check_effects(given: Container[str], arguments: argparse.Namespace | Options
     if "refusal" in given and not has(*_REFUSING, "profile"):
         *others, last = map(flag_of, _REFUSING)
         raise ArgumentError(f"--refusal has no effect without {', '.join(others)} or {last}")
-    if "handshake_timeout" in given and not _has_certificate(arguments):
-        raise ArgumentError("--handshake-timeout has no effect without --tls-cert")
 
 
 def _has_certificate(arguments: argparse.Namespace | Options) -> bool:
@@ -161,8 +159,11 @@ def check_layers(
 
     Also for proxies that are trusted, if no address has ``?proxy=on``.
     """
-    if "proxy_from" in given and not any(each.proxy for each in addresses):
+    is_proxied = any(each.proxy for each in addresses)
+    if "proxy_from" in given and not is_proxied:
         raise ArgumentError("--proxy-from has no effect: no address has ?proxy=on")
+    if "handshake_timeout" in given and not (is_proxied or _has_certificate(arguments)):
+        raise ArgumentError("--handshake-timeout has no effect without --tls-cert or ?proxy=on")
     _check_tls(given, arguments, addresses)
 
 

@@ -111,7 +111,11 @@ class Options(OptionTable):
         None, TIMEOUT, "longest time that a write may make no progress"
     )
     handshake_timeout: float | None = option(
-        10.0, TIMEOUT, "longest time for a TLS handshake", group="TLS", optional=True
+        10.0,
+        TIMEOUT,
+        "longest time for a PROXY header and a TLS handshake",
+        group="TLS",
+        optional=True,
     )
     lifetime: float | None = option(None, TIMEOUT, "longest duration of a connection")
     min_rate: float | None = option(

@@ -203,7 +203,10 @@ WRONG = {
         "or --max-connection-rate"
     ),
     "greeter --greeting é --encoding koi8-r": "--greeting cannot be written in koi8-r: 'é'",
-    "echo --handshake-timeout 5": "--handshake-timeout has no effect without --tls-cert",
+    "echo --handshake-timeout 5": (
+        "--handshake-timeout has no effect without --tls-cert or ?proxy=on"
+    ),
+    "echo 80 --proxy-from ::1": "--proxy-from has no effect: no address has ?proxy=on",
     "serve": "a handler is needed: MODULE:NAME, such as app:Shout",
     "serve ./app.py:Shout.x": f"{NAME}, without .py: app:Shout.x, not './app.py:Shout.x'",
     "serve pack/app.py": f"{NAME}, without .py: pack.app:NAME, not 'pack/app.py'",

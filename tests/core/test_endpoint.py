@@ -39,6 +39,10 @@ from netkit.core.endpoint import Endpoint
         ("80?tls=on", Endpoint("tcp", None, 80, tls=True)),
         ("unix:/x?mode=660&tls=off", Endpoint("unix", path="/x", mode=0o660, tls=False)),
         ("fd:3?tls=on", Endpoint("fd", fd=3, tls=True)),
+        ("*:80?proxy=on&tls=off", Endpoint("tcp", "*", 80, tls=False, proxy=True)),
+        ("unix:/x?proxy=on", Endpoint("unix", path="/x", proxy=True)),
+        ("fd:3?proxy=off", Endpoint("fd", fd=3)),
+        ("systemd:web?proxy=on", Endpoint("systemd", name="web", proxy=True)),
     ],
 )
 def test_an_address_is_parsed(text: str, expected: Endpoint, linux: None) -> None:
