@@ -52,7 +52,7 @@ class Clients:
         self._threads = [threading.Thread(target=self._run, args=(each,)) for each in connects]
 
     def _run(self, connect: Callable[[], socket.socket]) -> None:
-        while not self._over.is_set():
+        while not (self._over.wait(0.005) or self.failures):  # which leaves time for the programs
             try:
                 with connect() as sock:
                     sock.settimeout(PATIENCE)
@@ -77,7 +77,11 @@ class Clients:
 def unix_client(path: Path | str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(PATIENCE)
-    sock.connect(str(path))
+    try:
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
