@@ -19,6 +19,8 @@ from .rows import Processes, Row, Rows, problem
 from .summary import status_row
 
 EVENTS_SECONDS = 0.25  # how often the processes are asked for live events
+# Options with a limit that the workers share, which is fixed when they start.
+_OF_ALL_WORKERS = ("max_connections", "profile")
 _TRIES = 3  # to count while no process ends
 _feed_numbers = itertools.count(1)
 
@@ -139,6 +141,10 @@ def resume(call: Call) -> Rows:
 def set_option(call: Call) -> Rows:
     """Change an option."""
     name, value = call.arguments["name"], call.arguments["value"]
+    if name in _OF_ALL_WORKERS and call.program.state().workers:
+        raise ValueError(
+            f"{name} is for all workers together: it cannot be changed while they serve"
+        )
     result = f"{name} is {value}, for new clients"
     yield from _stand(call, "set", call.arguments, f"set {name}", result)
 

@@ -78,17 +78,9 @@ def check_name(name: str) -> None:
 
 
 def change(servers: Sequence[Server], name: str, text: str) -> None:
-    """Give the option `name` of each server the value `text`, for new clients. ValueError.
-
-    A server whose workers share `max_connections` cannot change it: they have been given so many
-    places.
-    """
+    """Give the option `name` of each server the value `text`, for new clients. ValueError."""
     value = parse(name, text)
     for server in servers:
-        if name == "max_connections" and server._admission.is_shared:
-            raise ValueError(
-                "max_connections is shared by all workers, and cannot be changed while they serve"
-            )
         try:
             Server.configure(server, **{name: value})
         except (ValueError, TypeError, LookupError, OSError) as error:

@@ -117,11 +117,6 @@ class Admission:
             self._shared = places
             self._note_limits_locked()
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether several processes share the places."""
-        return self._shared is not None
-
     def suspend(self, suspended: bool = True) -> None:
         """Admit no client, so that new ones wait in the kernel's queue; or admit them again."""
         with self._lock:

@@ -499,6 +499,9 @@ def test_options_are_shown_and_changed_also_in_workers_to_come() -> None:
         assert failed["error"] == "worker 2: no answer within 1 s"
         text(program, "set idle_timeout off")
         assert server._options.idle_timeout is None
+        for name, value in (("max_connections", "6"), ("profile", "public")):
+            failed = one(program, f"set {name} {value}")
+            assert failed["error"].startswith(f"{name} is for all workers together: it cannot be")
         given = {"name": "idle_timeout", "value": "off"}
         assert program.orders == [
             ("standing", {"command": "set", "arguments": given, "key": "set idle_timeout"})

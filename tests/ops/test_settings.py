@@ -63,19 +63,5 @@ def test_a_value_that_contradicts_other_options_changes_nothing() -> None:
             settings.change([server], "allow", "@/missing")
 
 
-def test_workers_cannot_change_the_number_of_places_that_they_share() -> None:
-    class Places:
-        def take(self) -> bool: ...
-        def give_back(self) -> None: ...
-        def any_free(self) -> bool: ...
-        def fileno(self) -> int: ...
-
-    with serving(echo, max_connections=5) as server:
-        server._admission._shared = Places()  # type: ignore[assignment]
-        with pytest.raises(ValueError, match="max_connections is shared by all workers"):
-            settings.change([server], "max_connections", "6")
-        server._admission._shared = None
-
-
 def test_rules_are_shown_in_their_order() -> None:
     assert settings.shown("deny", BlockList(["10.0.0.1", "10.1.0.0/16"])) == "10.0.0.1,10.1.0.0/16"
