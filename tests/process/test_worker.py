@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -17,14 +18,29 @@ import pytest
 from support import ROOT, client, in_thread, receive_all, receive_exactly, wait_until
 
 import netkit
+from netkit.net import sockopts
 from netkit.net.forks import do_not_undo
 from netkit.process import child, work, worker
-from netkit.process.channel import Alive, Ask, Channel, Failed, Ready, Stop, channel_pair
+from netkit.process.channel import (
+    Alive,
+    Ask,
+    Channel,
+    Failed,
+    Questions,
+    Ready,
+    Stop,
+    Tell,
+    channel_pair,
+)
+from netkit.process.child import Child
 from netkit.process.hooks import Hooks
-from netkit.process.orders import Orders
+from netkit.process.orders import Attached, Orders
+from netkit.process.questions import packed, receive
 from netkit.process.work import Recipe
 from netkit.process.worker import PARENTS_SIGNALS, Worker
 from netkit.server.registry import StopReport
+
+from .attachments import Noting
 
 LONG = 60.0  # seconds: a deadline that no test reaches, nor waits for
 
@@ -466,3 +482,61 @@ def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:
     with closing(theirs):
         ours.close()
         work._send(theirs, Ready())
+
+
+# What it is told beside its server
+
+
+def test_it_is_asked_what_stands_before_it_serves_and_what_it_is_told_later(
+    server: netkit.Server,
+) -> None:
+    attachment, forgotten = Noting(), []
+    ours, theirs = channel_pair()
+    orders = Orders(theirs.trust())
+    attached = Attached(attachment, (("suspend", "{}"), ("log", "{}")), lambda: forgotten.append(1))
+    attached.forget_others()
+    assert (attachment.calls, forgotten) == (["forget"], [1])
+    with closing(theirs), closing(ours), in_thread(orders.obey):
+        ours.send(Tell("early", "{}"))
+        wait_until(lambda: orders._told)
+        with orders.carried_out(server, attached):
+            assert attachment.calls[1:] == ["attach", "suspend", "log", "early"]
+            ours.send(Tell("reopen", "{}"))
+            ours.send(Tell("late", "{}"))
+            wait_until(lambda: attachment.calls[-2:] == ["reopen", "late"])
+            asker, sock = sockopts.socket_pair()
+            with asker, sock:
+                ours.send(Questions(1, 2), sock.fileno())
+                wait_until(lambda: orders._answers and orders._answers._socket)
+                until = time.monotonic() + 60
+                asker.sendall(
+                    packed({"id": 1, "command": "hello", "arguments": {}, "until": until})
+                )
+                assert receive(asker) == {"id": 1, "value": {}, "error": ""}
+        assert attachment.calls[-1] == "detach"
+        ours.close()
+
+
+def test_an_order_that_comes_as_it_begins_to_serve_is_carried_out(
+    server: netkit.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attachment = Noting(attaches=False)
+    ours, theirs = channel_pair()
+    orders = Orders(theirs.trust())
+
+    def carry_out_all(self: Orders, *given: Any) -> None:
+        original(self, *given)
+        if not attachment.calls:
+            self._told.append(Tell("just now", "{}"))
+            attachment.calls.append("begun")
+
+    original = Orders._carry_out_all
+    monkeypatch.setattr(Orders, "_carry_out_all", carry_out_all)
+    with closing(theirs), closing(ours):
+        with orders.carried_out(server, Attached(attachment)):
+            wait_until(lambda: "just now" in attachment.calls)
+
+
+def test_one_that_was_not_started_is_not_killed() -> None:
+    Child().kill()
+    Child().release()

@@ -311,6 +311,7 @@ def test_all_processes_end_with_a_parent_that_is_killed(start: Start) -> None:
     program = start()
     processes = [*program.workers(), program.front()]
     kill(program.process.pid)
+    assert program.wait() == -signal.SIGKILL
     for pid in processes:
         wait_until(lambda: has_ended(pid))  # noqa: B023
 
