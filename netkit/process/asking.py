@@ -31,6 +31,7 @@ from .questions import METRICS, packed, receive
 _MAX_UNSENT = 1 << 20  # bytes of questions that a worker has not read
 _MAX_ORDER = 12_000  # characters of the arguments of an order
 _CHANGED = ("ready", "suspended")  # the phases that operators change
+_ENDED = "the worker has ended"
 SUSPEND = "suspend"  # the key of the order by which all workers accept no clients, or do again
 
 Counters = dict[str, float]
@@ -87,7 +88,7 @@ class Peer:
         with self._lock:
             self._send_locked()  # what it has not read so far
             if self._has_ended:
-                pending.finish(None, "the worker has ended")
+                pending.finish(None, _ENDED)
             elif len(self._unsent) <= _MAX_UNSENT:  # else it has not read for long
                 self._pending[number] = pending
                 self._unsent += packed({"id": number, **question})
@@ -114,7 +115,7 @@ class Peer:
             pending, self._pending = self._pending, {}
             self._socket.close()
         for each in pending.values():
-            each.finish(None, "the worker has ended")
+            each.finish(None, _ENDED)
         self._when_ended(self)
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -210,7 +211,7 @@ class RemoteProgram:
         pids: Collection[int] | None = None,
         seconds: float = SECONDS,
     ) -> list[Answer]:
-        """As `Program.ask`."""
+        """As `Program.ask`. A worker that ends meanwhile has an error if it is one of `pids`."""
         deadline = Deadline(seconds)
         until = time.monotonic() + seconds
         question = {"command": command, "arguments": dict(arguments), "until": until}
@@ -223,7 +224,8 @@ class RemoteProgram:
             peer.forget(number)
         if command == METRICS:
             return self._noted(found)
-        return [Answer(peer.pid, value, error) for peer, value, error in found]
+        answers = [Answer(peer.pid, value, error) for peer, value, error in found]
+        return [it for it in answers if pids is not None or it.error != _ENDED]
 
     def _noted(self, found: list[tuple[Peer, Any, str]]) -> list[Answer]:
         """Return answers with counters that do not fall, and save these."""

@@ -194,15 +194,24 @@ class Operators:
     def _inform(self, front: Child, workers: Iterable[Worker], state: State) -> None:
         """Tell the front process what it does not know. It tries again next time if it is full."""
         with contextlib.suppress(OSError):
-            for worker in workers:
-                if worker.ready and not worker.channel.closed:
-                    self._introduce(front.channel, worker)
+            self._introduce_all(front, workers)
             if state != self._sent:
                 front.channel.send(state)
                 self._sent = state
             if self._is_to_report:
                 self._is_to_report = False
                 front.channel.send(Tell("report", "{}"))
+
+    def introduce(self, workers: Iterable[Worker]) -> None:
+        """Name new workers to the front process, before anybody else learns that they are ready."""
+        if self._front is not None:
+            with contextlib.suppress(OSError):
+                self._introduce_all(self._front, workers)
+
+    def _introduce_all(self, front: Child, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            if worker.ready and not worker.channel.closed:
+                self._introduce(front.channel, worker)
 
     def _introduce(self, front: Channel, worker: Worker) -> None:
         worker.number = worker.number or next(self._numbers)

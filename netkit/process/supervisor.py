@@ -264,6 +264,7 @@ class Workers:
     def _step(self) -> None:
         """Do what is due at the end of each turn of `_live`."""
         crew, operators = self._crew, self._operators
+        operators.introduce(crew.workers)
         crew.step()
         self._ending.step()
         operators.step(crew.workers, self._progress.state(crew, self._phase()))

@@ -163,8 +163,12 @@ def test_a_new_front_process_knows_the_counters_of_the_old_one(memory: Memory) -
 def test_one_that_ends_while_it_is_asked_has_an_error(front: Front) -> None:
     (silent,) = front.meet(1, silent=True)
     answers: list[Any] = []
-    with in_thread(lambda: answers.extend(front.program.ask("hello", seconds=20))):
-        wait_until(lambda: front.program._peers[1]._pending)
+    ask = front.program.ask
+    with (
+        in_thread(lambda: answers.extend(ask("hello", pids=[1], seconds=20))),
+        in_thread(lambda: answers.extend(ask("hello", seconds=20))),  # those that serve
+    ):
+        wait_until(lambda: len(front.program._peers[1]._pending) == 2)
         silent.end()
     assert answers == [Answer(1, None, "the worker has ended")]
 

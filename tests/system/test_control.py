@@ -34,9 +34,12 @@ def operated(folder: Path, *options: str) -> Iterator[tuple[Cli, Operator]]:
     (folder / "app.py").write_text(APP)
     path = folder / "app.ctl"
     with Cli("serve", "app:app", "0", "--control", str(path), *options, cwd=folder) as program:
+        operator = Operator(path)
         if "--workers" in options:
             program.wait_for_line("workers ready")
-        yield program, Operator(path)
+            count = int(options[options.index("--workers") + 1])
+            wait_until(lambda: len(operator.rows("status")[0]["processes"]) == count)
+        yield program, operator
 
 
 def exchange(sock: socket.socket, line: bytes) -> bytes:

@@ -53,7 +53,9 @@ class Served(Program):
         places = (f"unix:{self.status}", self.operator.path) if endpoints else ("", "")
         delay = more.get("delay", 0)
         super().__init__(sys.executable, "app.py", method, workers, *places, delay, cwd=folder)
-        self.wait_for_line(f"{workers} workers? ready")
+        self.wait_for_line(f"{workers} workers ready")
+        if endpoints:  # the front process learns of each worker a moment later
+            wait_until(lambda: len(self.workers()) == workers)
 
     def counter(self, name: str) -> float:
         return samples_of(page_of(self.status))[name]
