@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def introduce(conn: Connection[Any], seconds: float | None, tls_follows: bool) -
         link.leave()
     if header is None:
         return False
-    conn.socket.settimeout(former)
+    with contextlib.suppress(OSError):  # another thread may have closed it since
+        conn.socket.settimeout(former)
     if isinstance(link.wire, Bare):
         link.wire.introduced = parser.size
     _apply(conn, header)
@@ -87,9 +89,10 @@ def _read(
 
 
 def _receive(sock: socket.socket, size: int, deadline: Deadline, flags: int = 0) -> bytes:
-    if deadline.expired():
+    left = deadline.remaining()
+    if left is not None and left <= 0:
         raise TimeoutError
-    sock.settimeout(deadline.remaining())
+    sock.settimeout(left)
     # A TLS socket, whose handshake is still to be done, would accept no flags.
     return socket.socket.recv(sock, size, flags)
 

@@ -154,6 +154,29 @@ def test_tls_begins_behind_the_header(handler: Any) -> None:
             assert b"192.0.2.7" in receive_exactly(tls, 20)
 
 
+class Wrapping(netkit.Server):
+    """A server whose program wraps the sockets of its clients itself."""
+
+    def get_request(self) -> tuple[Any, Any]:
+        request, address = super().get_request()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files().cert, files().key)
+        wrap = context.wrap_socket
+        return wrap(request, server_side=True, do_handshake_on_connect=False), address
+
+
+@pytest.mark.parametrize("handler", [names, Names])
+def test_the_header_comes_before_the_handshake_of_a_socket_that_the_program_has_wrapped(
+    handler: Any,
+) -> None:
+    with Wrapping(None, handler).listen(0, "127.0.0.1", proxy=True) as server:
+        with client(server) as sock:
+            sock.sendall(V2)
+            with secured(sock) as tls:
+                tls.sendall(b"hello")
+                assert b"192.0.2.7" in receive_exactly(tls, 20)
+
+
 def test_starttls_comes_later_and_has_its_own_time() -> None:
     def handler(conn: netkit.Connection) -> None:
         assert conn.readline() == b"STARTTLS\n"
