@@ -8,6 +8,8 @@ Rules:
 1. A client cannot forge a line or a field: what it has a say in has no space and no character that
    is not printable, and a bounded length. So each line fits into one write to a pipe, too.
 2. A file that cannot be written to stops neither the server nor a client.
+3. A thread that ends a connection does not wait while another one writes: it leaves its line, which
+   the other one writes, too. A write has whole lines, and as much as a pipe takes at once.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import errno
 import functools
 import logging
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +37,7 @@ logger = logging.getLogger("netkit.access")
 
 MOST_FIELD = 255  # characters of a field that a client has a say in
 PIPE_SECONDS = 1.0  # how long a line waits for the reader of a full pipe
+MOST_WRITTEN = 4096  # bytes of one write, unless a line is longer: PIPE_BUF of Linux
 LOOK_SECONDS = 1.0  # how often a line looks whether the file was renamed: that is a system call
 
 Ended = events.ConnectionClosed | events.ClientRefused
@@ -194,6 +199,8 @@ class AccessLog(logging.Handler):
             None if path == "-" else path, patience=PIPE_SECONDS, interval=LOOK_SECONDS
         )
         self._has_ended = False  # nobody reads standard output any more
+        self._lines: deque[bytes] = deque()  # those that are to be written
+        self._writing = threading.Lock()  # held by the thread that takes and writes the lines
         self.setFormatter(_JsonFormatter() if is_json else _TextFormatter())
 
     def begin(self) -> None:
@@ -224,9 +231,21 @@ class AccessLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. Raises nothing; what cannot be written is lost, which is logged."""
-        line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+        self._lines.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        while self._lines and self._writing.acquire(blocking=False):
+            try:
+                self._write_some()
+            finally:
+                self._writing.release()
+
+    def _write_some(self) -> None:
+        lines, size = [], 0
+        while self._lines and (not size or size + len(self._lines[0]) <= MOST_WRITTEN):
+            lines.append(self._lines.popleft())
+            size += len(lines[-1])
         try:
-            self._files.append(self._file, line)
+            if lines:  # else another thread has just written them
+                self._files.append(self._file, b"".join(lines))
         except OutputError as error:
             if not self._has_ended:
                 self._has_ended = True
@@ -244,11 +263,13 @@ class AccessLog(logging.Handler):
             events.emit(events.SettingsReloaded("the access log"))
 
     def end(self) -> None:
-        """End what `begin` has begun."""
+        """End what `begin` has begun. Waits a moment for a thread that writes."""
         self._end()
         logger.removeHandler(self)
         level, logger.propagate = self._former
         logger.setLevel(level)
+        if self._writing.acquire(timeout=PIPE_SECONDS):
+            self._writing.release()
         try:
             self._files.__exit__(None)
         except Failure as error:
