@@ -255,7 +255,7 @@ class RemoteProgram:
             if command == "stop":
                 self._state = self._state._replace(phase="stopping")
             elif arguments.get("key") == SUSPEND and self._state.phase in _CHANGED:
-                phase = _CHANGED[suspends(arguments["arguments"])]
+                phase = _CHANGED[suspends(arguments["command"])]
                 self._state = self._state._replace(phase=phase)
 
 
@@ -263,9 +263,12 @@ def _larger(some: Counters, others: Counters) -> Counters:
     return {**some, **{name: max(it, some.get(name, 0)) for name, it in others.items()}}
 
 
-def suspends(arguments: Any) -> bool:
-    """Whether the order with the key `SUSPEND` has the workers accept no clients."""
-    return isinstance(arguments, dict) and bool(arguments.get("on"))
+def suspends(command: Any) -> bool:
+    """Whether this command, of an order with the key `SUSPEND`, lets workers accept no clients.
+
+    The other one is ``"resume"``.
+    """
+    return bool(command == "suspend")
 
 
 def check_order(command: str, arguments: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ class Operators:
     @property
     def is_suspended(self) -> bool:
         """Whether the workers accept no clients, by an order."""
-        return suspends(json.loads(self._standing.get(SUSPEND, ("", "{}"))[1]))
+        return suspends(self._standing.get(SUSPEND, ("",))[0])
 
     def tell(self, command: str, arguments: str = "{}") -> None:
         """Ask all workers, who do not answer."""

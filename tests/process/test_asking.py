@@ -236,8 +236,8 @@ def test_the_state_is_that_of_the_parent_and_follows_orders_at_once(front: Front
     assert program.state() == FACTS._replace(
         phase="ready", workers=2, restarts=1, reloads={"ok": 3, "failed": 4}
     )
-    for on, phase in ((True, "suspended"), (False, "ready")):
-        program.order("standing", command="suspend", arguments={"on": on}, key="suspend")
+    for command, phase in (("suspend", "suspended"), ("resume", "ready")):
+        program.order("standing", command=command, arguments={}, key="suspend")
         assert program.state().phase == phase
     program.order("reload")
     program.order("resize", count="auto")
@@ -249,7 +249,7 @@ def test_the_state_is_that_of_the_parent_and_follows_orders_at_once(front: Front
         ("resize", {"count": "auto"}),
         ("stop", {"timeout": 5, "delay": 1}),
     ]
-    program.order("standing", command="suspend", arguments={"on": True}, key="suspend")
+    program.order("standing", command="suspend", arguments={}, key="suspend")
     assert program.state().phase == "stopping"
 
 

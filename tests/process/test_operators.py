@@ -172,13 +172,13 @@ def test_its_orders_are_carried_out_and_those_that_stand_are_kept(fronts: Fronts
     for command, arguments in (
         ("resize", {"count": 2}),
         ("standing", {"command": "log", "arguments": {"level": "debug"}}),
-        ("standing", {"command": "suspend", "arguments": {"on": True}, "key": "suspend"}),
+        ("standing", {"command": "suspend", "arguments": {}, "key": "suspend"}),
         ("standing", {"command": "log", "arguments": {"level": "info"}}),
     ):
         front.send(Tell(command, json.dumps(arguments)))
     fronts.step()
     assert fronts.orders == [("resize", {"count": 2})]
-    suspend, log = ("suspend", '{"on": true}'), ("log", '{"level": "info"}')
+    suspend, log = ("suspend", "{}"), ("log", '{"level": "info"}')
     assert fronts.operators.standing() == [suspend, log]
     assert fronts.operators.is_suspended
     assert [tuple(it) for it in theirs.receive(Tell)][1:] == [suspend, log]

@@ -47,6 +47,15 @@ def exchange(sock: socket.socket, line: bytes) -> bytes:
     return receive_exactly(sock, len(line) + 1)
 
 
+def agent_line(path: Path) -> bytes:
+    """What the status endpoint at `path` tells the agent check of a balancer."""
+    with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as answer:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(b"agent\n")
+        return answer.read()
+
+
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_a_path_that_cannot_be_had_is_one_line_and_exit_status_1(
     tmp_path: Path, workers: tuple[str, ...]
@@ -126,11 +135,15 @@ def test_all_workers_answer_and_one_that_cannot_is_named(tmp_path: Path) -> None
 def test_what_an_operator_changes_holds_for_workers_to_come_and_no_sum_falls(
     tmp_path: Path,
 ) -> None:
-    with operated(tmp_path, "--workers", "2") as (program, operator):
+    status_path = tmp_path / "status"
+    options = ("--workers", "2", "--status", f"unix:{status_path}")
+    with operated(tmp_path, *options) as (program, operator):
         with program.connect() as sock:
             exchange(sock, b"hello")
+        assert agent_line(status_path) == b"ready up\n"
         assert operator.ask("set idle_timeout 77") == "idle_timeout is 77, for new clients\n"
         assert operator.ask("suspend").startswith("suspended")
+        assert agent_line(status_path) == b"drain\n"
         (status,) = operator.rows("status")
         assert (status["phase"], status["accepted"], status["received"]) == ("suspended", 1, 6)
         for each in status["processes"]:
@@ -140,8 +153,10 @@ def test_what_an_operator_changes_holds_for_workers_to_come_and_no_sum_falls(
         wait_until(lambda: operator.ask("get idle_timeout") == "idle_timeout 77\n")
         (status,) = operator.rows("status")
         assert all(each["suspended"] for each in status["processes"])
+        assert agent_line(status_path) == b"drain\n"
         assert (status["accepted"], status["received"]) == (1, 6)
         assert operator.ask("resume") == "resumed\n"
+        assert agent_line(status_path) == b"ready up\n"
         assert operator.ask("workers 3") == "workers: 3\n"
         wait_until(lambda: len(operator.rows("status")[0]["processes"]) == 3)
         assert operator.ask("reload") == "reloading\n"
