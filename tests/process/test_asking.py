@@ -215,6 +215,16 @@ def test_figures_that_are_none_count_for_nothing(front: Front, value: Any) -> No
     assert front.program.state().retired == {}
 
 
+def test_figures_of_a_worker_that_has_ended_meanwhile_are_not_kept(front: Front) -> None:
+    (worker,) = front.meet(1)
+    peer = front.program._peers[1]
+    worker.end()
+    wait_until(lambda: not front.program._peers)
+    (answer,) = front.program._noted([(peer, {"counters": {"a": 1}}, "")])
+    assert answer.value == {"counters": {"a": 1}}
+    assert front.program._known == {}
+
+
 def test_a_memory_that_is_full_harms_no_answer(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import netkit
 from netkit.core import events
 from netkit.core.deadline import Deadline
 from netkit.process.channel import Channel, Questions, State, Tell, channel_pair
@@ -267,3 +268,13 @@ def test_at_the_end_it_has_a_moment_to_end_and_is_not_replaced(fronts: Fronts) -
     fronts.ended = True
     fronts.step()
     assert (fronts.operators.has_ended, fronts.events) == (True, [])
+
+
+def test_a_program_whose_workers_are_suspended_is_not_ready() -> None:
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        workers = netkit.Workers(server, 2)
+        assert workers._phase() == "starting"
+        workers._operators._stand("suspend", {"on": True}, "suspend")
+        assert workers._phase() == "suspended"
+        workers._launch._forget()  # what a forked front process does; nothing is shared yet
+        assert server.socket.fileno() < 0
