@@ -347,3 +347,19 @@ def test_lines_of_several_threads_do_not_mix(tmp_path: Path) -> None:
     lines = file.read_text().splitlines()
     assert {line.split(" ", 2)[2] for line in lines} == {text_of(events.ConnectionClosed(**CLOSED))}
     assert len(lines) == 400
+
+
+def test_a_thread_leaves_its_line_to_one_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "PIPE_SECONDS", 0.01)
+    file = tmp_path / "a.log"
+    with logging_to(str(file)) as access_log:
+        with access_log._writing:
+            events.emit(events.ConnectionClosed(**CLOSED))
+            assert file.read_text() == ""
+            access_log.end()  # does not wait for long
+        access_log.begin()
+        events.emit(events.ConnectionClosed(**CLOSED))
+        access_log._write_some()  # as a thread that finds all written
+    assert len(file.read_text().splitlines()) == 2
