@@ -39,6 +39,9 @@ class Feed:
         self._unsubscribe = events.subscribe(self._note)
 
     def _note(self, event: events.Event) -> None:
+        if self.is_forgotten():  # nobody has ended it: the operator's process was killed
+            self.close()
+            return
         if self._kinds and type(event).__name__ not in self._kinds:
             return
         with self._lock:
@@ -55,9 +58,15 @@ class Feed:
             self.asked_at = self._clock()
         return {"events": [as_row(*each) for each in taken], "lost": lost}
 
+    def is_forgotten(self) -> bool:
+        """Whether nobody has asked for so long that nobody will."""
+        return self._clock() - self.asked_at > FORGET_SECONDS
+
     def close(self) -> None:
-        """Collect no more events. Idempotent."""
+        """Collect no more events, and drop those collected. Idempotent."""
         self._unsubscribe()
+        with self._lock:
+            self._events.clear()
 
 
 def as_row(moment: float, event: events.Event) -> dict[str, Any]:
@@ -88,19 +97,16 @@ class Feeds:
 
     def take(self, name: str, kinds: Sequence[str] = ()) -> dict[str, Any]:
         """Return what the feed `name` has collected. It begins with the first call."""
+        self._forget_old()
         with self._lock:
             feed = self._feeds.get(name)
-        if feed is None:
-            feed = Feed(kinds, clock=self._clock)
-            with self._lock:
-                self._feeds[name] = feed
-        self._forget_old()
+            if feed is None:
+                feed = self._feeds[name] = Feed(kinds, clock=self._clock)
         return feed.take()
 
     def _forget_old(self) -> None:
-        oldest = self._clock() - FORGET_SECONDS
         with self._lock:
-            old = [name for name, feed in self._feeds.items() if feed.asked_at < oldest]
+            old = [name for name, feed in self._feeds.items() if feed.is_forgotten()]
             feeds = [self._feeds.pop(name) for name in old]
         for feed in feeds:
             feed.close()

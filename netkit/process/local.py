@@ -41,11 +41,14 @@ class LocalProgram:
             return self._answering
 
     def detach(self) -> None:
-        """Detach the attachment, if it is attached. Idempotent."""
+        """Detach the attachment, if it is attached. Idempotent.
+
+        A later question has an answer with an error, and does not attach it again.
+        """
         with self._lock:
-            if self._answering is not None:
+            if self._answering not in (None, _has_ended):
                 self._attachment.detach()
-            self._answering = None
+            self._answering = _has_ended
 
     def state(self) -> ProgramState:
         return ProgramState(
@@ -85,6 +88,10 @@ class LocalProgram:
             self._attachment.release()
         elif command != "standing":  # no process starts later
             raise ValueError(f"{command}: the program serves in one process")
+
+
+def _has_ended(command: str, arguments: dict[str, Any]) -> Any:
+    raise ValueError("the program has ended")
 
 
 def phase_of(servers: Sequence[Server]) -> str:

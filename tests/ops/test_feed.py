@@ -69,6 +69,20 @@ def test_a_feed_that_nobody_asks_for_any_more_is_forgotten() -> None:
     assert len(base._subscriptions) == before
 
 
+def test_a_feed_ends_with_the_next_event_though_no_other_operator_asks() -> None:
+    now = [0.0]
+    feeds = Feeds(clock=lambda: now[0])
+    before = len(base._subscriptions)
+    feeds.take("one")
+    now[0] = FORGET_SECONDS + 1
+    events.emit(report(1))
+    assert len(base._subscriptions) == before
+    assert feeds.take("one") == {"events": [], "lost": 0}
+    events.emit(report(2))
+    assert [row["id"] for row in feeds.take("one")["events"]] == [2]
+    feeds.close()
+
+
 def test_the_fields_of_an_event_become_json_values() -> None:
     where = SocketAddress("192.0.2.1", 80)
     row = as_row(1.5, events.ClientRefused("192.0.2.7:1", "deny", where, None))

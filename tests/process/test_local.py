@@ -142,3 +142,12 @@ def test_several_threads_that_ask_attach_once() -> None:
     program.detach()
     program.detach()
     assert attachment.calls == ["attach", "detach"]
+
+
+def test_a_question_after_the_end_does_not_attach_again() -> None:
+    attachment = Noting()
+    program = LocalProgram([netkit.create_server()], attachment, lambda: None, {})
+    program.ask("hello")
+    program.detach()
+    assert program.ask("hello") == [Answer(ME, None, "the program has ended")]
+    assert attachment.calls == ["attach", "hello", "detach"]
