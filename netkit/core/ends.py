@@ -18,16 +18,19 @@ from .errors import (
     TruncatedError,
 )
 
+LIMITS = (
+    *("idle_timeout", "read_timeout", "write_timeout", "min_rate", "lifetime"),
+    "handshake_timeout",
+)
+"""The time limits that are options of a server."""
+
 ENDS = (
     *("done", "reset", "probe", "proxy_header", "handshake", "protocol", "handler"),
-    *("idle_timeout", "read_timeout", "write_timeout", "min_rate", "lifetime"),
-    *("handshake_timeout", "deadline", "outbox_full"),
+    *LIMITS,
+    *("deadline", "outbox_full"),
     *("drained", "cut", "killed", "refused"),
 )
 """All reasons for which a connection ends."""
-
-LIMITS = frozenset(ENDS[7:13])
-"""Those that are options of a server: the time limits."""
 
 # The names that the messages of other time limits begin with (`netkit.net.explain`).
 _OTHER_LIMITS = {"close": "write_timeout", "deadline": "deadline", "timeout": "deadline"}

@@ -31,7 +31,7 @@ MOST = 16 * 1024  # bytes of a header, as many as the buffer of HAProxy has
 
 _LINE = b"PROXY "
 _LONGEST_LINE = 107  # with CRLF
-_KINDS_OF_LINE = (b"TCP4 ", b"TCP6 ", b"UNKNOWN")
+_KINDS_OF_LINE = (b"TCP4 ", b"TCP6 ", b"UNKNOWN ", b"UNKNOWN\r\n")
 _MAY_BE_LINE = re.compile(rb"[0-9a-fA-F:. ]*\r?")  # behind the kind, if it is not UNKNOWN
 _PORT = re.compile("0|[1-9][0-9]{0,4}")
 

@@ -97,10 +97,17 @@ def end_reason(conn: Connection[Any]) -> str:
     link = conn._link
     reason = link.ending or _unnoted(link, conn.server is None or conn.began_at is not None)
     if reason in ("done", "reset") and _is_probe(conn, link, reason):
-        link.ending = reason = "probe"  # also if it is asked for later
-    elif reason == "probe" and link.bytes_read:  # before STARTTLS
+        return _note_probe(link)  # also if it is asked for later
+    if reason == "probe" and link.bytes_read:  # before STARTTLS
         return "reset"
     return reason
+
+
+def _note_probe(link: Link) -> str:
+    with link.lock:  # another thread may have noted a cause since
+        if link.ending in ("", "reset"):
+            link.ending = "probe"
+        return link.ending
 
 
 def _unnoted(link: Link, is_served: bool) -> str:
@@ -156,7 +163,9 @@ def waited(conn: Connection[Any]) -> float:
     """The seconds from the accept to the call of the handler, or until now if it is not called yet.
 
     The time in which the client was held (`when_full`), and those of a PROXY header and of a TLS
-    handshake, count. 0.0 for a connection of `netkit.connect`.
+    handshake, count. 0.0 for a connection without a server, as that of `netkit.connect`.
     """
+    if conn.server is None:
+        return 0.0
     began = conn.began_at
     return (time.monotonic() if began is None else began) - conn.accepted_at

@@ -245,7 +245,8 @@ class Admission:
     def judge_proxy(self, address: Any) -> Ticket | str:
         """As `judge`, for a proxy, whose client is judged once its header has been read."""
         if isinstance(address, tuple):  # the mode of its file protects a Unix socket
-            trusted = self._options.proxy_from or _this_machine()
+            trusted = self._options.proxy_from  # an empty list trusts nobody
+            trusted = _this_machine() if trusted is None else trusted
             if trusted.longest_match(address[0]) is None:
                 return "proxy_from"
         return NO_SHARE if self.unlimited else PLACE
