@@ -10,6 +10,8 @@ Rules:
 2. A file that cannot be written to stops neither the server nor a client.
 3. A thread that ends a connection does not wait while another one writes: it leaves its line, which
    the other one writes, too. A write has whole lines, and as much as a pipe takes at once.
+4. If a write does not return (a disk that hangs), a limited number of lines wait. Further lines are
+   lost, and the log has one record about that.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ logger = logging.getLogger("netkit.access")
 MOST_FIELD = 255  # characters of a field that a client has a say in
 PIPE_SECONDS = 1.0  # how long a line waits for the reader of a full pipe
 MOST_WRITTEN = 4096  # bytes of one write, unless a line is longer: PIPE_BUF of Linux
+MOST_WAITING = 50_000  # lines, while a write does not return: about 10 MB
 LOOK_SECONDS = 1.0  # how often a line looks whether the file was renamed: that is a system call
 
 Ended = events.ConnectionClosed | events.ClientRefused
@@ -200,6 +203,7 @@ class AccessLog(logging.Handler):
         )
         self._has_ended = False  # nobody reads standard output any more
         self._lines: deque[bytes] = deque()  # those that are to be written
+        self._is_behind = False  # lines have been lost since all were written
         self._writing = threading.Lock()  # held by the thread that takes and writes the lines
         self.setFormatter(_JsonFormatter() if is_json else _TextFormatter())
 
@@ -231,7 +235,12 @@ class AccessLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. Raises nothing; what cannot be written is lost, which is logged."""
-        self._lines.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        if len(self._lines) < MOST_WAITING:
+            self._lines.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+        elif not self._is_behind:
+            self._is_behind = True
+            text = "the access log: %d lines wait for a write; further ones are lost"
+            log.logger.error(text, MOST_WAITING)
         while self._lines and self._writing.acquire(blocking=False):
             try:
                 self._write_some()
@@ -243,6 +252,7 @@ class AccessLog(logging.Handler):
         while self._lines and (not size or size + len(self._lines[0]) <= MOST_WRITTEN):
             lines.append(self._lines.popleft())
             size += len(lines[-1])
+        self._is_behind = self._is_behind and bool(self._lines)
         try:
             if lines:  # else another thread has just written them
                 self._files.append(self._file, b"".join(lines))

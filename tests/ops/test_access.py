@@ -363,3 +363,20 @@ def test_a_thread_leaves_its_line_to_one_that_writes(
         events.emit(events.ConnectionClosed(**CLOSED))
         access_log._write_some()  # as a thread that finds all written
     assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_write_that_does_not_return_keeps_a_limited_number_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(access, "MOST_WAITING", 2)
+    file = tmp_path / "a.log"
+    with logging_to(str(file)) as access_log:
+        for _ in range(2):  # a later episode is logged, too
+            with access_log._writing:  # as a thread whose write hangs
+                for _ in range(4):
+                    events.emit(events.ConnectionClosed(**CLOSED))
+            access_log._write_some()
+            events.emit(events.ConnectionClosed(**CLOSED))
+    assert len(file.read_text().splitlines()) == 2 * 3
+    behind = [text for text in caplog.messages if "further ones are lost" in text]
+    assert behind == ["the access log: 2 lines wait for a write; further ones are lost"] * 2
