@@ -43,7 +43,18 @@ class OutputError(OSError):
 
 def failure(what: str, name: str, error: OSError) -> str:
     """Return the text of an error: ``cannot write to a.log: no space left on device``."""
+    if error.errno == errno.ENXIO:
+        return f"cannot {what} {name}: it is a pipe that no process reads, or a socket"
     return f"cannot {what} {name}: {os.strerror(error.errno or errno.EIO).lower()}"
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file as `os.open` does, but do not wait for the reader of a named pipe. OSError."""
+    if not hasattr(os, "mkfifo"):  # pragma: no cover - Windows
+        return os.open(path, flags, 0o666)
+    fd = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def write_all(sink: Sink, data: bytes) -> None:

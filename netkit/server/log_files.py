@@ -9,7 +9,8 @@ Rules:
 3. Data that a file does not take (a full disk) is lost, and the clients stay connected. The log has
    one record when that begins, and one with the number of lost bytes when all files take data
    again. A pipe without a reader is an error, since it never takes data again.
-4. A full pipe is waited for, or, with a patience, has failed once nobody reads it for so long.
+4. A pipe without a reader is waited for when it is opened, unless there is a patience. A full one
+   is waited for, or, with a patience, has failed once nobody reads it for so long.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 from ..core.errors import Failure
 from ..core.text import in_bytes, said
 from ..net.connection import Connection
-from ..net.files import OutputError, failure, write_all
+from ..net.files import OutputError, failure, open_at_once, write_all
 from ..net.sockopts import wait_until_ready
 from . import log
 from .rotation import Rotation
@@ -143,8 +144,9 @@ class LogFile:
         # Standard output is opened once more, without a buffer: Python flushes its own at the exit,
         # and would report there once more that the output has failed.
         file = sys.stdout.fileno() if self._path is None else self._path
+        opener = None if self._patience is None else open_at_once
         try:
-            return _File(file, "ab", closefd=self._path is not None)
+            return _File(file, "ab", closefd=self._path is not None, opener=opener)
         except OSError as error:
             raise OSError(error.errno, failure("open", self._name, error)) from None
 
@@ -299,7 +301,9 @@ class LogFiles:
 
     def _reopen(self) -> None:
         with self._lock:
-            files = list(self._files.values())
+            files, failing = list(self._files.values()), list(self._failing)
+        for file in failing:
+            file.open()  # this may be what has failed
         for file in files:
             file.reopen()
 
@@ -319,9 +323,8 @@ class LogFiles:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._lock:
-            files = list(self._files.values())
+            files, lost = list(self._files.values()), self._lost
             errors = [*filter(None, [self._ended]), *self._failing.values()]
-            lost = self._lost
         for file in files:
             file.close()
         if kind is None and errors:

@@ -291,6 +291,34 @@ def test_a_pipe_that_nobody_reads_holds_no_client_up(
     assert re.fullmatch("the output takes data again; [0-9]+ bytes were lost", texts[1])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_opened_only_if_a_process_reads_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="the access log: cannot open .*pipe that no process reads"):
+        access.check(str(tmp_path / "pipe"))
+
+
+def test_a_file_that_cannot_be_opened_again_is_no_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(access, "LOOK_SECONDS", 0.0)
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    with logging_to(str(folder / "access")) as log:
+        folder.rename(tmp_path / "others")
+        events.emit(events.ConnectionClosed(**CLOSED))
+        log.reopen()
+        folder.mkdir()
+        log.reopen()
+        events.emit(events.ConnectionClosed(**CLOSED))
+        assert (folder / "access").read_text().count("\n") == 1
+    texts = [record.getMessage() for record in caplog.records]
+    assert "data is lost until that succeeds" in texts[0]
+    assert texts[1].startswith("the access log not reloaded, the old one stays: ")
+    assert texts[2] == "the access log reloaded"
+
+
 def test_without_standard_output_a_file_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(OSError, match="standard output is closed: name a file"):
