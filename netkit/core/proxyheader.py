@@ -20,10 +20,10 @@ class ProxyHeader(Parts):
     """What a proxy says about a connection: the client, and what else it knows. Immutable.
 
     `source` is the client and `destination` is where it has connected to: a `SocketAddress` each,
-    or the path of a Unix socket (``""`` if it has none). Both are None if the proxy relays nobody
-    (`command` is ``"LOCAL"``), or does not tell whom. `version` is that of the protocol, 1 or 2.
-    `via` is the proxy, as a server sees it. `tlvs` has the further fields of version 2 by their
-    types, also those that netkit does not know.
+    or the path of a Unix socket (``""`` if it has none). Both are None if the proxy has connected
+    for itself (`command` is ``"LOCAL"``), or does not tell the addresses. `version` is that of the
+    protocol, 1 or 2. `via` is the proxy, as a server sees it. `tlvs` has the further fields of
+    version 2 by their types, also those that netkit does not know.
     """
 
     __slots__ = ()

@@ -109,7 +109,7 @@ class Connection(Reader[DataT_co]):
     local_address: str | None = _end("_local_name", "address", "The numeric local address.")
     local_port: int | None = _end("_local_name", "port", "The port of this end.")
     local_family: str | None = _end("_local_name", "family", '``"IPv4"`` or ``"IPv6"``.')
-    tls: TlsStream | None = _attribute("_link.transport.tls", "What a TLS handshake has agreed on.")
+    tls: TlsStream | None = _attribute("_link.transport.tls", "The result of a handshake, if any.")
     opaque: bool = _attribute("_link.wire.opaque", "Whether the handler uses the socket itself.")
     was_cut: bool = _attribute("_link.was_cut", "Whether a stopping server has ended it early.")
     bytes_read: int = _attribute("_link.bytes_read", "How many bytes have been received.")

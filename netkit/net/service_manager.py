@@ -184,5 +184,5 @@ def _problem_of(descriptor: int) -> str | None:
         if not bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
             return "does not listen: its .socket unit must not have Accept=yes"
     finally:
-        sock.detach()  # whoever listens on it makes a socket of its own
+        sock.detach()  # a listener makes a socket of its own of the descriptor
     return None

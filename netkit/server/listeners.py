@@ -333,9 +333,10 @@ class Listeners:
 
     def addresses(self) -> Iterator[SocketAddress | str]:
         """The address of each listener: a `SocketAddress`, or the path of a Unix socket."""
-        yield _address(self._server.server_address)
-        for listener in self.more:
-            yield _address(listener.getsockname())
+        if self._life.state is State.LISTENING:
+            yield _address(self._server.server_address)
+            for listener in self.more:
+                yield _address(listener.getsockname())
 
     def describe(self) -> str:
         """The address of the first listener, for people."""

@@ -99,12 +99,14 @@ class Server(HookedServer):
 
         With `port` 0 the system chooses the port, see `address`. Without a `host` the server
         listens on every address, IPv6 and IPv4; if `host` is a name, on the first of its addresses
-        that can be bound. With `reuse_port`, others may listen there, too. Or instead of a port:
+        that can be bound. With `reuse_port`, other servers that use it may listen there, too. Or
+        instead of a port:
 
         - `path`, of a Unix socket, or an abstract name on Linux (``"\\0name"``). Its file gets
           `mode` (0o660) and `owner` (``"user:group"``) before anybody can connect. The file of a
           dead server is removed first, and the server's own when it stops;
-        - `fd`, an inherited descriptor, or `sock`, a bound socket or `BoundSocket`.
+        - `fd`, an inherited descriptor, or `sock`, a bound socket or `BoundSocket`. The server
+          closes it when it stops.
 
         `backlog` is how many clients the kernel queues until they are accepted (511; the system may
         allow fewer). An `exclusive` listener is not for worker processes. `tls` tells whether
@@ -136,7 +138,8 @@ class Server(HookedServer):
         ``unix:/run/app.sock``, ``@name`` (Linux), ``fd:3``, or ``systemd:NAME`` and ``systemd:``
         for sockets that systemd has passed. After a ``?`` it may have settings, with ``&`` between
         them: ``ipv6_only=on`` and ``reuse_port=on`` for TCP, ``mode=660`` and ``owner=user:group``
-        for a Unix socket, ``tls=on`` (or off) and ``proxy=on`` for each. If one fails, none opens.
+        for a Unix socket, ``tls=on`` (or off) and ``proxy=on`` for each. If the server cannot
+        listen on one of them, it listens on none.
         """
         if not addresses:
             raise TypeError("listen_on() needs at least one address")
@@ -156,16 +159,12 @@ class Server(HookedServer):
     @Shown
     def address(self) -> SocketAddress | Any:  # so that a program may ask for `address.port`
         """The first of `addresses`: a `SocketAddress`, or a Unix socket's path. None if empty."""
-        return next(self._addresses(), None)
+        return next(self._listeners.addresses(), None)
 
     @Shown
     def addresses(self) -> tuple[SocketAddress | str, ...]:
         """All addresses on which the server listens; empty unless `listening`."""
-        return tuple(self._addresses())
-
-    def _addresses(self) -> Iterator[SocketAddress | str]:
-        if self._life.state is State.LISTENING:
-            yield from self._listeners.addresses()
+        return tuple(self._listeners.addresses())
 
     # Options
 
@@ -282,9 +281,10 @@ class Server(HookedServer):
     def request_stop(
         self, timeout: float | None = None, patience: float = 0.0, delay: float = 0.0
     ) -> None:
-        """As `stop`, of which `timeout` and `patience` are those of the next call without them.
+        """Have `serve_forever` end after `delay` seconds. For signal handlers, too: it never waits.
 
-        Only has `serve_forever` end, and returns at once, also in a signal handler.
+        `timeout` and `patience` hold for the next `stop` that is called without a `timeout`. All
+        times (seconds) are as for `stop`.
         """
         self._drain.request(timeout, patience, delay)
 
