@@ -26,7 +26,7 @@ _feed_numbers = itertools.count(1)
 
 
 class Call(NamedTuple):
-    """A command to run. ``is_gone(seconds)`` waits, and tells whether the operator has gone."""
+    """A command to run. ``is_gone(seconds)`` waits, and returns whether the operator has gone."""
 
     program: Program
     arguments: Arguments
@@ -130,12 +130,12 @@ def _rows_of(
 
 def suspend(call: Call) -> Rows:
     """Accept no new clients."""
-    yield from _stand(call, "suspend", {}, "suspend", "suspended: new clients wait")
+    yield from _standing(call, "suspend", {}, "suspend", "suspended: new clients wait")
 
 
 def resume(call: Call) -> Rows:
     """Accept clients again."""
-    yield from _stand(call, "resume", {}, "suspend", "resumed")
+    yield from _standing(call, "resume", {}, "suspend", "resumed")
 
 
 def set_option(call: Call) -> Rows:
@@ -146,16 +146,16 @@ def set_option(call: Call) -> Rows:
             f"{name} is for all workers together: it cannot be changed while they serve"
         )
     result = f"{name} is {value}, for new clients"
-    yield from _stand(call, "set", call.arguments, f"set {name}", result)
+    yield from _standing(call, "set", call.arguments, f"set {name}", result)
 
 
 def set_level(call: Call) -> Rows:
     """Change the level of the log."""
     result = f"the level of the log is {call.arguments['level']} until the next start"
-    yield from _stand(call, "log", call.arguments, "log", result)
+    yield from _standing(call, "log", call.arguments, "log", result)
 
 
-def _stand(call: Call, question: str, arguments: Arguments, key: str, result: str) -> Rows:
+def _standing(call: Call, question: str, arguments: Arguments, key: str, result: str) -> Rows:
     failed = yield from _reported(Processes(call.program).standing(question, arguments, key))
     if not failed:
         yield {"result": result}

@@ -1,6 +1,6 @@
-"""The clients of this process as rows for an operator: who they are, and what they do.
+"""The clients of this process as rows for an operator.
 
-Rows are made in pages, so that neither the process nor the channel to the one who asks is busy with
+Rows are made in pages, so that neither this process nor the socket of its answers is busy with
 thousands of clients at once. Nothing is kept between two pages. All values are JSON values.
 """
 
@@ -230,5 +230,5 @@ def _parked(servers: Sequence[Server]) -> Iterable[Row]:
     for server in servers:
         for thread in server._client_threads.threads():
             if thread.name == PARKED:
-                who = {"id": "", "peer": "", "via": "", "local": "", "state": "parked"}
-                yield {**who, **_stack_row(NOWHERE, thread.name)}
+                empty = {"id": "", "peer": "", "via": "", "local": "", "state": "parked"}
+                yield {**empty, **_stack_row(NOWHERE, thread.name)}

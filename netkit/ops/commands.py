@@ -46,8 +46,9 @@ def answer(
 ) -> Generator[str, None, None]:
     """Yield the lines of the answer to a command, each with its newline.
 
-    An empty one tells the receiver to send what it has. ``is_gone(seconds)`` waits, and tells
-    whether the operator has gone. `on_change` is called before a command that changes something.
+    An empty line means that the lines before it are to be sent now. ``is_gone(seconds)`` waits, and
+    returns whether the operator has gone. `on_change` is called before a command that changes
+    something.
     """
     is_json = line.startswith("json ")
     try:
@@ -132,7 +133,7 @@ COMMANDS = {
         display.client,
         heading=display.CLIENTS,
         usage="[older=TIME] [idle=TIME] [peer=NETWORK] [worker=PID] [state=STATE]",
-        help="the clients, with the line of Python at which the thread of each stands",
+        help="the clients, with the line of Python that the thread of each one runs",
     ),
     "stacks": Command(
         arguments.ids,

@@ -145,7 +145,7 @@ def _who(conn: Connection[Any]) -> str:
 
 
 def _send(conn: Connection[Any], lines: Iterable[str]) -> None:
-    """Send the lines, many at once; an empty one stands for what is to be sent now."""
+    """Send the lines, many at once. An empty line means that those before it are to be sent now."""
     gathered: list[str] = []
     size = 0
     for line in lines:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from ..core.text import several
-
-Row = dict[str, Any]
+from .rows import Row
 
 _CLIENT = "{:<12} {:<7} {:<24} {:<16} {:<9} {:>9} {:>8} {:>11} {:>11} {:>9} {:>5} {:>8}  {}"
 CLIENTS = _CLIENT.format(
@@ -38,7 +36,7 @@ def _number(value: int | None) -> str:
 
 
 def stack(row: Row) -> Iterator[str]:
-    """Yield a line about a client, and one for each line of Python at which its thread stands."""
+    """Yield a line about a client, and one for each frame of the stack of its thread."""
     who = f"{row['id'] or '-'} {row['peer'] or '-'} {row['state']}"
     yield f"{who} {row['thread']}".rstrip()
     for frame in row["frames"]:

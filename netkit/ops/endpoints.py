@@ -34,11 +34,14 @@ class ServedEndpoints:
             if control is not None:
                 self._servers.append(control.serve(program, self, waits))
             if waits:
-                thread = threading.Thread(target=self._resume, args=(program,), daemon=True)
+                thread = threading.Thread(
+                    None, self._resume, "netkit-endpoints", (program,), daemon=True
+                )
                 thread.start()
             stack.pop_all()
 
     def _resume(self, program: Program) -> None:
+        # By polling: the front process sees no event of the workers. A start is short.
         while program.state().phase == "starting":
             if self._closed.wait(_PAUSE):
                 return

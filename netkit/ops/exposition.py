@@ -1,6 +1,6 @@
 """The metrics of netkit, and their text in the format of Prometheus, version 0.0.4.
 
-A sample is a name with its labels, as it stands in the text, and a number. So the samples of a
+A sample is a name with its labels, as in the text, and a number. So the samples of a
 process are plain JSON, and those of several processes are added by their names. Rules:
 
 1. A counter of the program is the sum over its processes, and never falls.

@@ -1,4 +1,4 @@
-"""Writes the status of a program, and its connections with where they stand, into the log."""
+"""Writes the status of a program, and a line about each of its clients, into the log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Asks all processes that serve, and gathers what they answer as rows.
 
 A row is a JSON object. The row of a process that could not answer has the key ``error``. A row that
-is None tells the receiver to send what it has so far.
+is None means that the rows before it are to be sent now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..process.program import Answer, Program
 Row = dict[str, Any]
 Rows = Iterator["Row | None"]
 
-# Between two pages of a long answer: the clients of this process come first (seconds).
+# Seconds between two pages of a long answer, so that this process serves other operators, too.
 PAUSE = 0.002
 
 

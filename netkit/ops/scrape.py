@@ -41,9 +41,9 @@ class Scraper:
         """All samples. No counter is less than in the page before."""
         answers, state = self._ask()
         unresponsive = [each for each in answers if each.error]
-        # An answer with an error has the counters that the process has told last.
-        told = [each.value["counters"] for each in answers if each.value]
-        counters = merged([state.retired, *told])
+        # An answer with an error has the counters that the process has sent last.
+        sent = [each.value["counters"] for each in answers if each.value]
+        counters = merged([state.retired, *sent])
         for name, value in counters.items():  # though a process may end without its last figures
             self._shown[name] = max(value, self._shown.get(name, 0))
         gauges = merged(each.value["gauges"] for each in answers if not each.error)

@@ -1,4 +1,4 @@
-"""Where other threads stand: the lines of Python that they run at this moment.
+"""The stacks of other threads: the lines of Python that they run at this moment.
 
 The frames of another thread may only be read while that thread cannot run, which the GIL ensures.
 Without the GIL nothing is read: it could crash the process (the Python documentation says so of
@@ -60,7 +60,7 @@ class Line(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Where a thread stands.
+    """The lines of Python that a thread runs.
 
     `lines` are those outside netkit, the innermost first; without the lines of netkit that have
     started the thread. `inside` is the innermost line of netkit if the thread runs code of netkit.

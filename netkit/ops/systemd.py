@@ -4,7 +4,7 @@ The only process of a program, or the parent of its workers, does so if NOTIFY_S
 Rules:
 
 1. A notification that cannot be sent is dropped: a server serves no worse without its manager.
-2. Only the thread that supervises tells the watchdog that all is well, and only if the accepting
+2. Only the thread that supervises notifies the watchdog, and only if the accepting
    threads have answered since the last time. So an accepting thread that hangs is noticed, and a
    handler that holds the GIL. With workers, the parent asks each of them, and replaces a worker
    that does not answer.
@@ -159,7 +159,7 @@ class Notices:
             if self._is_ready and self._shown != (program.phase(), program.workers()):
                 self._send_locked(self._next_status_locked())
             elif self._status_due.expired():
-                self._tell_connections_locked()
+                self._send_connections_locked()
 
     def _beat_locked(self) -> None:
         if self._program.has_answered():
@@ -167,7 +167,7 @@ class Notices:
             self._program.ask(self._watchdog)
         self._beat_due = self._in(self._watchdog / BEATS)
 
-    def _tell_connections_locked(self) -> None:
+    def _send_connections_locked(self) -> None:
         before = self._status
         if self._next_status_locked() != before:
             self._send_locked(self._status, seconds=0)

@@ -67,7 +67,7 @@ class Peer:
         """`when_ended` is called once, in a thread of the peer, when no more answers come."""
         self.number, self.pid = number, pid
         self.known: Counters = {}
-        """The counters that the worker has last told. The lock of `Peers` guards them."""
+        """The counters that the worker has sent last. The lock of `RemoteProgram` guards them."""
         self._socket = sock
         self._when_ended = when_ended
         self._lock = threading.Lock()  # guards what follows, and is held for a send, which is short
@@ -264,9 +264,9 @@ def _larger(some: Counters, others: Counters) -> Counters:
 
 
 def suspends(command: Any) -> bool:
-    """Whether this command, of an order with the key `SUSPEND`, lets workers accept no clients.
+    """Whether `command`, of a standing order with the key `SUSPEND`, suspends the workers.
 
-    The other one is ``"resume"``.
+    The other command with this key is ``"resume"``.
     """
     return bool(command == "suspend")
 

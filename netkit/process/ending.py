@@ -1,4 +1,4 @@
-"""How a parent has its workers stop: at once, or after a delay in which they serve on."""
+"""How a parent has its workers stop: at once, or after a delay, during which they go on serving."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Group:
             server.request_stop(delay=seconds)
 
     def is_delayed(self) -> bool:
-        """Whether `stop_later` has been called, and the servers serve on."""
+        """Whether `stop_later` has been called, and the servers still serve."""
         return not self._delay.expired()
 
     def stop_together(self) -> None:

@@ -120,7 +120,7 @@ class Operators:
         return suspends(self._standing.get(SUSPEND, ("",))[0])
 
     def tell(self, command: str, arguments: str = "{}") -> None:
-        """Ask all workers, who do not answer."""
+        """Send a command to all workers. They do not answer."""
         for worker in self._workers:
             with contextlib.suppress(OSError):  # it has ended, or does not read
                 worker.channel.send(Tell(command, arguments))
@@ -138,9 +138,8 @@ class Operators:
             self._is_to_report = False
             self._back_off.failed()
             self._not_before = Deadline(self._back_off.pause)
-            self._emit(
-                events.WorkerFailed(f"{type(error).__name__}: {error}", self._back_off.pause)
-            )
+            reason = f"the process for operators cannot be started: {type(error).__name__}: {error}"
+            self._emit(events.WorkerFailed(reason, self._back_off.pause))
             return
         self._front = front
         self._met, self._sent = set(), None
@@ -164,13 +163,13 @@ class Operators:
         try:
             check_order(message.command, arguments)
             if message.command == "standing":
-                self._stand(**arguments)
+                self._keep_standing(**arguments)
             else:
                 self._obey(message.command, arguments)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"an invalid order: {error}") from None
 
-    def _stand(self, command: str, arguments: dict[str, Any], key: str = "") -> None:
+    def _keep_standing(self, command: str, arguments: dict[str, Any], key: str = "") -> None:
         key = key or command
         self._standing.pop(key, None)
         order = self._standing[key] = command, json.dumps(arguments)

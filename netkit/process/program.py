@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     value: Any = None
     """A JSON value; None if there is an error, except in the answer to ``"metrics"``.
 
-    There it has the counters that the process has last told, so that a sum of counters never falls.
+    There it has the counters that the process has sent last, so that a sum of counters never falls.
     """
     error: str = ""
     """Why the process has not answered: ``"no answer within 1 s"``, or what was wrong. Or empty."""

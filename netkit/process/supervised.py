@@ -1,4 +1,4 @@
-"""A program as the thread that supervises it sees it, and what tells a service manager of it."""
+"""A program as its supervising thread sees it, and what notifies a service manager of it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class NoNotices:
 
 
 def notices_of(attachment: Attachment | None, program: Supervised) -> Notices:
-    """Return what tells a service manager about `program`."""
+    """Return what notifies a service manager of the state of `program`."""
     return NoNotices() if attachment is None else attachment.notices(program)
 
 

@@ -262,7 +262,7 @@ class Workers:
         return due.earlier(self._ending.due())
 
     def _step(self) -> None:
-        """Do what is due at the end of each turn of `_live`."""
+        """Do what is due at the end of each pass of `_live`."""
         crew, operators = self._crew, self._operators
         operators.introduce(crew.workers)
         crew.step()

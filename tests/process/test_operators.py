@@ -156,7 +156,9 @@ def test_one_that_cannot_be_started_is_tried_again(fronts: Fronts) -> None:
     fronts.step()
     fronts.operators.report()
     fronts.step()
-    assert fronts.events[0] == events.WorkerFailed("OSError: no process", 0.1)
+    assert fronts.events[0] == events.WorkerFailed(
+        "the process for operators cannot be started: OSError: no process", 0.1
+    )
     assert list(fronts.operators.descriptors()) == []
     fronts.error = None
     fronts.operators._not_before = Deadline(0)
@@ -274,7 +276,7 @@ def test_a_program_whose_workers_are_suspended_is_not_ready() -> None:
     with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
         workers = netkit.Workers(server, 2)
         assert workers._phase() == "starting"
-        workers._operators._stand("suspend", {"on": True}, "suspend")
+        workers._operators._keep_standing("suspend", {"on": True}, "suspend")
         assert workers._phase() == "suspended"
         workers._launch._forget()  # what a forked front process does; nothing is shared yet
         assert server.socket.fileno() < 0
