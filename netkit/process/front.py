@@ -10,11 +10,11 @@ import signal
 from collections.abc import Callable
 
 from ..net.forks import undo_in_children
-from .asking import RemoteProgram
 from .channel import Channel, Questions, State, Tell
 from .errand import Errand
 from .memory import Memory
 from .program import Attachment, ProgramState
+from .remote import RemoteProgram
 from .signals import REQUESTS
 from .work import prepare_process
 

@@ -21,10 +21,10 @@ from ..core import events
 from ..core.backoff import BackOff
 from ..core.deadline import Deadline
 from ..net import sockopts
-from .asking import SUSPEND, check_order, suspends
 from .channel import Channel, Questions, State, Tell
 from .child import Child
 from .program import Attachment
+from .remote import SUSPEND, check_order, suspends
 from .worker import Worker
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds before a front process is replaced

@@ -1,6 +1,6 @@
-"""The front process asks the workers, and keeps the counters of those that have ended.
+"""A program with workers, as the endpoints in the front process see it.
 
-Rules:
+The front process asks the workers, and keeps the counters of those that have ended. Rules:
 
 1. A worker that has not answered at the deadline is not waited for. Its answer has an error, and
    what it sends later is dropped.

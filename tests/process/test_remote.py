@@ -15,13 +15,13 @@ from support import in_thread, wait_until
 
 import netkit
 from netkit.net import sockopts
-from netkit.process import asking, questions
-from netkit.process.asking import RemoteProgram
+from netkit.process import questions, remote
 from netkit.process.channel import Channel, State, Tell, channel_pair
 from netkit.process.local import LocalProgram
 from netkit.process.memory import Memory
 from netkit.process.program import Answer, ProgramState
 from netkit.process.questions import Answers, packed, receive
+from netkit.process.remote import RemoteProgram
 
 from .attachments import Noting
 
@@ -120,7 +120,7 @@ def test_one_that_is_silent_has_an_error_and_the_counters_it_has_told(front: Fro
 def test_one_that_reads_nothing_is_not_waited_for(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_MAX_UNSENT", 1000)
+    monkeypatch.setattr(remote, "_MAX_UNSENT", 1000)
     (silent,) = front.meet(1, silent=True)
     silent.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     began = time.monotonic()
@@ -176,12 +176,12 @@ def test_one_that_ends_while_it_is_asked_has_an_error(front: Front) -> None:
 def test_one_that_has_just_ended_has_an_error(front: Front) -> None:
     ours, theirs = sockopts.socket_pair()
     theirs.close()
-    peer = asking.Peer(1, 1, ours, lambda peer: None)
+    peer = remote.Peer(1, 1, ours, lambda peer: None)
     peer._has_ended = True
     pending = peer.ask(1, {})
-    assert pending.wait(1, asking.Deadline(0)) == (None, "the worker has ended")
+    assert pending.wait(1, remote.Deadline(0)) == (None, "the worker has ended")
     pending.finish(1, "too late")
-    assert pending.wait(1, asking.Deadline(0)) == (None, "the worker has ended")
+    assert pending.wait(1, remote.Deadline(0)) == (None, "the worker has ended")
     ours.close()
 
 
