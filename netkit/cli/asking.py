@@ -45,7 +45,7 @@ def split(words: list[str]) -> tuple[str, list[str]]:
     return path, words
 
 
-class Control:
+class ControlClient:
     """The control socket of a server, which need not be running yet.
 
     Each request is a connection of its own. A request fails with `Failure`, whose message is one

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ..core.errors import Failure
 from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
-from .asking import PATIENCE, VARIABLE, Control, split, time_of
+from .asking import PATIENCE, VARIABLE, ControlClient, split, time_of
 from .display import VISIBLE, encoded
 from .stdio import Output
 
@@ -53,7 +53,7 @@ def parser() -> Parser:
 
 
 def add_timeout(parser: Parser) -> None:
-    """Add the flag for the patience of `Control`."""
+    """Add the flag for the patience of `ControlClient`."""
     text = f"longest wait for an answer (default: {PATIENCE:g}s)"
     parser.add_argument(
         "--timeout", metavar="TIME", type=checked(time_of), default=PATIENCE, help=text
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         if not command:
             raise ValueError("a command for the server is needed, such as status or help")
         patience = None if command[0] in _ENDLESS else arguments.timeout
-        control = Control(path, patience)
+        control = ControlClient(path, patience)
     except ValueError as error:
         reader.error(str(error))
     request = " ".join(["json", *command] if arguments.json else command)
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
         return 1
 
 
-def _print(control: Control, request: str, is_json: bool) -> int:
+def _print(control: ControlClient, request: str, is_json: bool) -> int:
     """Print the answer, its errors to standard error unless it is JSON. Return the exit status."""
     if sys.stdout is None:
         raise Failure("standard output is closed")

@@ -71,7 +71,7 @@ class Serve(Command):
     def handler(self, arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         # The parent never loads the module, so that a reload, which starts workers, loads it anew.
         if arguments.reload is not None and not arguments.check:
-            from .reloading import announce, new_lock
+            from .autoreload import announce, new_lock
 
             announce(arguments.reload)
             arguments.reload_lock = new_lock()
@@ -85,7 +85,7 @@ class Serve(Command):
         given = Given(dict(arguments.settings), options, flags, arguments.addresses)
         if arguments.reload is None or arguments.check:
             return load(arguments.target, given)
-        from .reloading import Watch
+        from .autoreload import Watch
 
         watch = Watch(arguments.reload, arguments.reload_lock)  # the files before they are loaded
         return watch.watching(load(arguments.target, given))
@@ -93,7 +93,7 @@ class Serve(Command):
     def kind_of_workers(self, arguments: argparse.Namespace) -> type[Workers]:
         if arguments.reload is None:
             return super().kind_of_workers(arguments)
-        from .reloading import ReloadedWorkers
+        from .autoreload import ReloadedWorkers
 
         return ReloadedWorkers
 

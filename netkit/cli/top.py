@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..core.errors import Failure
 from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
-from .asking import VARIABLE, Control, time_of
+from .asking import VARIABLE, ControlClient, time_of
 from .ctl import add_timeout
 from .display import encoded
 from .stdio import Output, is_interactive
@@ -85,7 +85,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         if len(words) != 1:
             raise ValueError(f"the path of one control socket is needed, here or in {VARIABLE}")
-        control = Control(words[0], arguments.timeout)
+        control = ControlClient(words[0], arguments.timeout)
     except ValueError as error:
         reader.error(str(error))
     try:
@@ -105,7 +105,7 @@ def run(argv: Sequence[str]) -> int:
         return 1
 
 
-def take(control: Control, clock: Callable[[], float] = time.monotonic) -> Sample:
+def take(control: ControlClient, clock: Callable[[], float] = time.monotonic) -> Sample:
     """Ask the server for a sample. If that fails, the sample has the reason."""
     try:
         status, clients = list(control.rows("status")), list(control.rows("conns"))
@@ -129,7 +129,7 @@ def _print(sample: Sample, name: str) -> int:
 # The screen
 
 
-def _watch(first: Sample, control: Control, interval: float) -> None:
+def _watch(first: Sample, control: ControlClient, interval: float) -> None:
     """Show the screen until a key ends it. Failure if there can be no screen."""
     try:
         import curses
@@ -171,7 +171,7 @@ class Poller:
     So a server that answers late does not keep the screen from reacting to keys.
     """
 
-    def __init__(self, control: Control, interval: float) -> None:
+    def __init__(self, control: ControlClient, interval: float) -> None:
         self._control = control
         self._interval = interval
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()

@@ -2,7 +2,7 @@
 
 A command is a line: its name, and its arguments. To add one, add a row to `COMMANDS`: a function
 of `netkit.ops.arguments` that parses the text after the name, one of `netkit.ops.actions` that
-asks the processes and yields rows, and one of `netkit.ops.display` that shows a row.
+asks the processes and yields rows, and one of `netkit.ops.layout` that shows a row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from ..core.record import NamedTuple
 from ..core.text import described, one_line, said
 from ..process.program import Program
-from . import actions, arguments, display
+from . import actions, arguments, layout
 from .actions import Action, Call
 from .arguments import Arguments, quoted
 from .rows import Row, Rows, problem
@@ -30,7 +30,7 @@ class Command(NamedTuple):
 
     parse: Callable[[str], Arguments]
     run: Action
-    show: Callable[[Row], Iterable[str]] | None = display.result
+    show: Callable[[Row], Iterable[str]] | None = layout.result
     heading: str = ""
     changes: bool = False
     usage: str = ""
@@ -124,28 +124,28 @@ COMMANDS = {
     "status": Command(
         arguments.nothing,
         actions.status,
-        display.status,
+        layout.status,
         help="what the program is, whether it is ready, and its counters",
     ),
     "conns": Command(
         arguments.filters,
         actions.conns,
-        display.client,
-        heading=display.CLIENTS,
+        layout.client,
+        heading=layout.CLIENTS,
         usage="[older=TIME] [idle=TIME] [peer=NETWORK] [worker=PID] [state=STATE]",
         help="the clients, with the line of Python that the thread of each one runs",
     ),
     "stacks": Command(
         arguments.ids,
         actions.stacks,
-        display.stack,
+        layout.stack,
         usage="[ID...]",
         help="the clients with the stacks of their threads, the innermost line first",
     ),
     "kill": Command(
         arguments.ids_or_peer,
         actions.on_clients("kill", "killed"),
-        display.ended,
+        layout.ended,
         changes=True,
         usage="ID... | peer=NETWORK",
         help="end clients now; a handler that computes or sleeps ends when it next reads or writes",
@@ -153,7 +153,7 @@ COMMANDS = {
     "end": Command(
         arguments.some_ids,
         actions.on_clients("end", "ending"),
-        display.ended,
+        layout.ended,
         changes=True,
         usage="ID...",
         help="have clients finish, as in a stop: their handlers see the end of the input",
@@ -197,7 +197,7 @@ COMMANDS = {
     "get": Command(
         arguments.option_names,
         actions.get,
-        display.option,
+        layout.option,
         usage="[NAME...]",
         help="the options of the server",
     ),
@@ -222,5 +222,5 @@ COMMANDS = {
         usage="[KIND...]",
         help="the events that happen from now on, as JSON, until the connection is closed",
     ),
-    "help": Command(_names, _help, display.command, usage="[COMMAND...]", help="the commands"),
+    "help": Command(_names, _help, layout.command, usage="[COMMAND...]", help="the commands"),
 }

@@ -17,7 +17,7 @@ from .channel import Alive, Ask, Channel, Questions, Stop, Tell
 from .errand import Errand
 from .local import LocalProgram
 from .program import Attachment
-from .questions import Answers
+from .questions import Responder
 
 REOPEN = "reopen"  # the command to open the files anew that the process writes
 
@@ -48,7 +48,7 @@ class Orders:
         self._server: Server | None = None
         self._told: deque[Tell] = deque()  # thread-safe
         self._errand: Errand | None = None
-        self._answers: Answers | None = None
+        self._responder: Responder | None = None
 
     @contextlib.contextmanager
     def carried_out(self, server: Server, attached: Attached) -> Iterator[None]:
@@ -62,21 +62,21 @@ class Orders:
             yield
             return
         program = LocalProgram([server], attachment, lambda: None, {})
-        answers = Answers(program)
+        responder = Responder(program)
         try:
             if attachment.attaches:
                 program.attach()
             self._told.extendleft(Tell(*order) for order in reversed(attached.standing))
             self._carry_out_all(program, attachment)
             with self._lock:
-                self._answers = answers
+                self._responder = responder
                 action = partial(self._carry_out_all, program, attachment)
                 self._errand = Errand("orders", action, server)
             if self._told:  # an order that has come just now
                 self._errand.ask()
             yield
         finally:
-            answers.finish()
+            responder.finish()
             program.detach()
 
     def _carry_out_all(self, program: LocalProgram, attachment: Attachment) -> None:
@@ -116,9 +116,9 @@ class Orders:
 
     def _serve(self, sock: socket.socket) -> None:
         with self._lock:
-            answers = self._answers
-        assert answers is not None, "the parent sends it to a worker that accepts clients"
-        answers.serve(sock)
+            responder = self._responder
+        assert responder is not None, "the parent sends it to a worker that accepts clients"
+        responder.serve(sock)
 
     def _answer(self) -> None:
         self._channel.allow()

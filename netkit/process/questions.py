@@ -62,7 +62,7 @@ def _receive(sock: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-class Answers:
+class Responder:
     """Answers the questions of the front process, in a worker. Thread-safe.
 
     There is one socket at a time: a new front process, with a new socket, comes after the old one.

@@ -101,7 +101,7 @@ def test_ctrl_c_in_a_program_of_python_is_an_exit_status(
     def interrupted(*_: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("netkit.cli.asking.Control.lines", interrupted)
+    monkeypatch.setattr("netkit.cli.asking.ControlClient.lines", interrupted)
     assert run("ctl", str(path), "events") == (130, b"", [])
 
 

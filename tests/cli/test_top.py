@@ -287,7 +287,7 @@ def test_ctrl_c_before_the_first_answer_is_quiet(run: Run, monkeypatch: pytest.M
     def interrupted(*_: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("netkit.cli.asking.Control.lines", interrupted)
+    monkeypatch.setattr("netkit.cli.asking.ControlClient.lines", interrupted)
     assert run("top", "/x") == (130, b"", [])
 
 

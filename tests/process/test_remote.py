@@ -20,7 +20,7 @@ from netkit.process.channel import Channel, State, Tell, channel_pair
 from netkit.process.local import LocalProgram
 from netkit.process.memory import Memory
 from netkit.process.program import Answer, ProgramState
-from netkit.process.questions import Answers, packed, receive
+from netkit.process.questions import Responder, packed, receive
 from netkit.process.remote import RemoteProgram
 
 from .attachments import Noting
@@ -36,7 +36,7 @@ class Worker:
         self.pid = number
         self.attachment = Noting()
         self.program = LocalProgram([netkit.create_server()], self.attachment, lambda: None, {})
-        self.answers = Answers(self.program)
+        self.answers = Responder(self.program)
         self.ours, theirs = sockopts.socket_pair()
         self.theirs = theirs
 

@@ -507,7 +507,7 @@ def test_it_is_asked_what_stands_before_it_serves_and_what_it_is_told_later(
             asker, sock = sockopts.socket_pair()
             with asker, sock:
                 ours.send(Questions(1, 2), sock.fileno())
-                wait_until(lambda: orders._answers and orders._answers._socket)
+                wait_until(lambda: orders._responder and orders._responder._socket)
                 until = time.monotonic() + 60
                 asker.sendall(
                     packed({"id": 1, "command": "hello", "arguments": {}, "until": until})

@@ -529,7 +529,7 @@ def test_the_wall_clock_is_read_for_records_only() -> None:
     of_records |= {("handlers.py", name) for name in ("time", "gmtime", "strftime")}
     for name in ("access.py", "feed.py", "summary.py", "local.py", "launch.py"):
         of_records |= {(name, "time"), (name, "gmtime")}
-    of_records |= {("display.py", name) for name in ("strftime", "localtime")}
+    of_records |= {("layout.py", name) for name in ("strftime", "localtime")}
     of_other_clocks = ("monotonic", "sleep", "process_time", "clock_gettime_ns", "CLOCK_MONOTONIC")
     assert {use for use in used if use[1] not in of_other_clocks} <= of_records
 

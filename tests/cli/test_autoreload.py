@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from support import Cli, receive_all, wait_until
 
-from netkit.cli import reloading
-from netkit.cli.reloading import Watch
+from netkit.cli import autoreload
+from netkit.cli.autoreload import Watch
 from netkit.cli.serve import Serve
 
 from .commands import Run, understood
@@ -101,7 +101,7 @@ def watch(tmp_path: Path) -> Callable[..., list[str]]:
     """
 
     def run(*changes: Callable[[], object]) -> list[str]:
-        lock = reloading.new_lock()
+        lock = autoreload.new_lock()
         reports: list[str] = []
         rest = list(changes)
 
@@ -133,16 +133,16 @@ def test_each_kind_of_change_is_reported_once(
 
 
 def test_modules_of_python_and_of_netkit_are_not_watched(tmp_path: Path) -> None:
-    lock = reloading.new_lock()
+    lock = autoreload.new_lock()
     watched = Watch("", lock)._seen
     assert str(Path(__file__)) in watched
-    assert not [path for path in watched if path in (reloading.__file__, contextlib.__file__)]
+    assert not [path for path in watched if path in (autoreload.__file__, contextlib.__file__)]
 
 
 def test_a_parent_that_has_ended_gets_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
-    reloading._ask_for_reload(os.getppid() + 1)
+    autoreload._ask_for_reload(os.getppid() + 1)
     assert sent == []
 
 
@@ -150,13 +150,13 @@ def test_without_watchfiles_the_files_are_looked_at_each_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles", None)
-    monkeypatch.setattr(reloading, "INTERVAL", 0.0)
-    reloading.waiting()([])
+    monkeypatch.setattr(autoreload, "INTERVAL", 0.0)
+    autoreload.waiting()([])
 
 
 def test_watchfiles_ends_the_wait_at_a_change(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
-    reloading.waiting()([str(tmp_path), str(tmp_path / "gone")])  # nothing changes: for a second
+    autoreload.waiting()([str(tmp_path), str(tmp_path / "gone")])  # nothing changes: for a second
 
 
 # The flag
