@@ -209,6 +209,8 @@ def _parse_settings(kind: str, text: str) -> dict[str, Any]:
     for setting in text.split("&"):
         name, _, value = setting.partition("=")
         _check_setting(kind, name, ValueError)
+        if name in found:
+            raise ValueError(f"the setting {name!r} is given twice")
         if name == "mode":
             if not re.fullmatch("[0-7]{3,4}", value):
                 raise ValueError(f"mode must be three octal digits, such as 660, not {value!r}")

@@ -1,4 +1,4 @@
-"""Why a connection ended: the words for it, and which error stands for which of them.
+"""Why a connection ended: the words for it, and the word for each error.
 
 The words are values of `ConnectionClosed.end`, of the access log and of a label of the metrics, so
 programs and dashboards compare them. docs/operations.md explains each to users.

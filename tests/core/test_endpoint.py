@@ -95,6 +95,7 @@ MODE = "mode must be three octal digits, such as 660, not "
         ),
         ("80?ipv6_only=yes", "ipv6_only must be on or off, not 'yes'"),
         ("80?tls=yes", "tls must be on or off, not 'yes'"),
+        ("80?proxy=off&proxy=on", "the setting 'proxy' is given twice"),
         ("80?ipv6_only", "ipv6_only must be on or off, not ''"),
         (
             "unix:/x?color=1",
