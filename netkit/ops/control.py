@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from ..core import events
-from ..core.endpoint import Layers, control_endpoint
+from ..core.endpoint import control_endpoint
 from ..core.errors import LineTooLongError
 from ..core.text import printable
 from ..net import sockopts
 from ..net.connection import Connection
-from ..process.channel import SentSocket
 from ..process.program import Program
 from ..server.server import Server
 from .commands import answer
-from .internal import InternalServer, Placing, unchanged
+from .internal import InternalEndpoint, InternalServer, Placing, unchanged
 from .takeover import Endpoints
 
 MAX_LINE = 64 * 1024  # bytes of a command
@@ -33,40 +32,24 @@ MAX_CLIENTS = 32
 _CHUNK = 32 * 1024  # characters that are gathered before they are sent
 
 
-class Control:
-    """The control socket of one program. One process opens it, and the same or another one serves.
-
-    For one thread at a time. With a process that is spawned, it can be sent with its listeners.
-    """
+class Control(InternalEndpoint):
+    """The control socket of one program."""
 
     def __init__(self, address: str | os.PathLike[str], *listeners: socket.socket) -> None:
-        """`address` is a path, perhaps with ``?mode=660``. ValueError. Nothing is opened yet.
-
-        `listeners` are those that another process has opened.
-        """
-        self._address = os.fspath(address)
-        self.endpoint = control_endpoint(self._address)
-        self._opened: Server | None = None  # has the listener, and never serves
-        self.listeners: Sequence[socket.socket] = listeners
-        """Those that `open`, or the other process, has opened."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._address, *map(SentSocket, self.listeners))
+        """`address` is a path, perhaps with ``?mode=660``. ValueError if it is invalid."""
+        path = os.fspath(address)
+        super().__init__(path, control_endpoint(path), listeners)
 
     def open(self, place: Placing = unchanged) -> None:
         """Listen on the path, or where `place` says. OSError if it cannot be had."""
-        opened = InternalServer(None, lambda _: None)
-        opened.listen_on(place(self.endpoint))
-        self._opened, self.listeners = opened, opened._listeners.sockets
+        self.listen(place)
 
     def serve(
         self, program: Program, endpoints: Endpoints | None = None, suspended: bool = False
     ) -> Server:
-        """Take commands for `program` in the background. Return the server; the caller closes it.
+        """Take commands for `program` in the background, as `InternalEndpoint.start` says.
 
-        `endpoints` are those of this process. It accepts nobody yet if it is `suspended`.
-
-        RuntimeError if no thread can be started.
+        `endpoints` are those of this process.
         """
         server = InternalServer(
             None,
@@ -80,26 +63,7 @@ class Control:
             max_line=MAX_LINE,
             drain_timeout=LINGER_SECONDS,
         )
-        server.take_over(*self.listeners, layers=(Layers(),) * len(self.listeners))
-        if suspended:
-            server.suspend()
-        return server.start(daemon=True)
-
-    def release(self) -> None:
-        """Leave the file of the listener to another program."""
-        if self._opened is not None:
-            self._opened._listeners.leave_files()
-
-    def forget(self) -> None:
-        """Close this process's copies of the listeners. Idempotent."""
-        for listener in self.listeners:
-            listener.close()
-
-    def close(self) -> None:
-        """Close the listener, and remove its file if `open` has made it. Idempotent."""
-        if self._opened is not None:
-            self._opened.close()
-        self.forget()
+        return self.start(server, suspended)
 
 
 def serve_operator(

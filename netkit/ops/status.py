@@ -17,17 +17,15 @@ import re
 import socket
 import threading
 from collections.abc import Iterable
-from typing import Any
 
 from ..core.addresses import SocketAddress
-from ..core.endpoint import Endpoint, Layers, status_endpoint
+from ..core.endpoint import Endpoint, status_endpoint
 from ..net.connection import Connection
-from ..process.channel import SentSocket
 from ..process.program import Program
 from ..server import log
 from ..server.server import Server
 from .exposition import CONTENT_TYPE
-from .internal import InternalServer, Placing, unchanged
+from .internal import InternalEndpoint, InternalServer, Placing, unchanged
 from .scrape import Scraper
 
 MOST_CLIENTS = 16  # at once; further ones wait in the kernel's queue
@@ -51,77 +49,37 @@ _REASONS = {
 _Reply = tuple[int, str]  # the status and the body
 
 
-class Status:
-    """The endpoint of one program. One process opens it, and the same or another one serves.
-
-    For one thread at a time. With a process that is spawned, it can be sent with its listeners.
-    """
+class Status(InternalEndpoint):
+    """The status endpoint of one program."""
 
     def __init__(self, address: str | int, *listeners: socket.socket) -> None:
-        """TypeError or ValueError if the address is invalid. Nothing is opened yet.
-
-        `listeners` are those that another process has opened.
-        """
-        self._address = address
-        self._endpoint = status_endpoint(address)
-        self._opened: Server | None = None  # has the listeners, and never serves
-        self.listeners = listeners
-        """Those that `open`, or the other process, has opened."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._address, *map(SentSocket, self.listeners))
+        """TypeError or ValueError if the address is invalid."""
+        super().__init__(address, status_endpoint(address), listeners)
 
     def open(self, servers: Iterable[Server] = (), place: Placing = unchanged) -> None:
         """Listen where `place` says. `servers` are those of the program.
 
         OSError if the address cannot be had; ValueError if it is an address of `servers`.
         """
-        opened = InternalServer(None, lambda _: None)
         try:
-            opened.listen_on(place(self._endpoint))
+            where = self.listen(place)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and _is_own(self._endpoint, servers):
+            if error.errno == errno.EADDRINUSE and _is_own(self.endpoint, servers):
                 raise ValueError(
                     f"the status endpoint cannot have {self._address}, which is the server's own"
                 ) from None
             raise
-        self._opened, self.listeners = opened, opened._listeners.sockets
-        log.logger.info("status on %s", opened._listeners.describe())
+        log.logger.info("status on %s", where)
 
     def serve(self, program: Program, suspended: bool = False) -> Server:
-        """Answer for `program` in the background, and return the server, which the caller closes.
-
-        If it is `suspended`, it accepts no client yet. RuntimeError if no thread can be started.
-        """
+        """Answer for `program` in the background, as `InternalEndpoint.start` says."""
         server = InternalServer(
             None,
             _Pages(program).serve,
             max_connections=MOST_CLIENTS,
             drain_timeout=SECONDS,
         )
-        server.take_over(*self.listeners, layers=(Layers(),) * len(self.listeners))
-        if suspended:
-            server.suspend()
-        return server.start(daemon=True)
-
-    def release(self) -> None:
-        """Leave the file of the listener to another program."""
-        if self._opened is not None:
-            self._opened._listeners.leave_files()
-
-    def forget(self) -> None:
-        """Close this process's copies of the listeners. Idempotent."""
-        for listener in self.listeners:
-            listener.close()
-
-    def close(self) -> None:
-        """Close the listeners, and remove the file of a Unix socket that `open` has made.
-
-        Idempotent.
-        """
-        if self._opened is not None:
-            self._opened.close()
-        self.forget()
+        return self.start(server, suspended)
 
 
 def _is_own(endpoint: Endpoint, servers: Iterable[Server]) -> bool:

@@ -34,10 +34,14 @@ class LocalProgram:
         self._answering: Answering | None = None
 
     def attach(self) -> Answering:
-        """Attach the attachment to the servers, unless it is attached."""
+        """Attach the attachment to the servers, unless it is attached. Raises what it raises."""
         with self._lock:
             if self._answering is None:
-                self._answering = self._attachment.attach(self._servers)
+                try:
+                    self._answering = self._attachment.attach(self._servers)
+                except BaseException:
+                    self._attachment.detach()  # ends what it has begun before it failed
+                    raise
             return self._answering
 
     def detach(self) -> None:

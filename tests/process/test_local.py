@@ -151,3 +151,17 @@ def test_a_question_after_the_end_does_not_attach_again() -> None:
     program.detach()
     assert program.ask("hello") == [Answer(ME, None, "the program has ended")]
     assert attachment.calls == ["attach", "hello", "detach"]
+
+
+def test_what_has_been_attached_before_a_failure_is_detached() -> None:
+    class Failing(Noting):
+        def attach(self, servers: Any) -> Any:
+            super().attach(servers)
+            raise OSError("no thread")
+
+    attachment = Failing()
+    program = LocalProgram([netkit.create_server()], attachment, lambda: None, {})
+    with pytest.raises(OSError, match="no thread"):
+        program.attach()
+    program.detach()
+    assert attachment.calls == ["attach", "detach"]
