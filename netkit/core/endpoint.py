@@ -58,9 +58,9 @@ class Endpoint(NamedTuple):
     """One address to listen on. Fields that do not belong to its `kind` have their defaults.
 
     `kind` is ``"tcp"``, ``"unix"``, ``"fd"`` or ``"systemd"``. `host` is None if the address names
-    no host. The `path` of an abstract name begins with a null character. `name` is that of the
-    sockets that systemd has passed; all of them are meant if it is empty. `tls` and `proxy` are
-    those of `Layers`.
+    no host. The `path` of an abstract name begins with a null character; a descriptor has one if
+    the server is to remove the file of its Unix socket. `name` is that of sockets that systemd has
+    passed, and empty for all of them. `tls` and `proxy` are those of `Layers`.
     """
 
     kind: str = "tcp"

@@ -82,8 +82,11 @@ def note_error(link: Link, error: BaseException, by_peer: bool) -> None:
         note(link, "handler")
 
 
-def count(link: Link) -> None:
-    """Keep what a bare socket has carried, before it is closed, and before our side is ended."""
+def count_locked(link: Link) -> None:
+    """Keep what a bare socket has carried, before it is closed, and before our side is ended.
+
+    Under the lock no other thread closes the socket meanwhile.
+    """
     if isinstance(link.wire, Bare):
         link.wire.count()
         link.bytes_read, link.bytes_written = (number or 0 for number in _of_bare(link.wire))

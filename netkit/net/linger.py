@@ -119,8 +119,8 @@ def finish(conn: Connection[Any]) -> bool:
             return False
         link.changed = True
         link.life = Life.CLOSING
-    if link.wire.opaque:
-        endings.count(link)
+        if link.wire.opaque:
+            endings.count_locked(link)
     if link.transport.handshaking and link.leave_closing():  # another thread closes it
         return False
     if conn.on_close is not None:

@@ -315,7 +315,7 @@ class Link:
 
     def _close_locked(self, reset: bool) -> None:
         finished = self.life is Life.FINISHED
-        endings.count(self)
+        endings.count_locked(self)
         self.changed = True
         self.life = Life.CLOSED
         if reset:
