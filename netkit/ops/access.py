@@ -23,7 +23,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core import events
@@ -32,8 +32,10 @@ from ..core.text import printable, said
 from ..net.addresses import describe_peer
 from ..net.files import OutputError
 from ..server import log
+from ..server.closed import closed_event
 from ..server.log_files import LogFiles
 from ..server.log_format import JsonFormatter
+from ..server.server import Server
 
 logger = logging.getLogger("netkit.access")
 
@@ -194,10 +196,14 @@ class _JsonFormatter(JsonFormatter):
 class AccessLog(logging.Handler):
     """Writes the records of ``netkit.access`` to a file or to standard output. Thread-safe."""
 
-    def __init__(self, path: str, is_json: bool = False) -> None:
-        """`path` is ``"-"`` for standard output. Nothing is opened yet."""
+    def __init__(self, path: str, is_json: bool = False, servers: Sequence[Server] = ()) -> None:
+        """`path` is ``"-"`` for standard output. Nothing is opened yet.
+
+        `end` writes the lines of connections of `servers` that are open then.
+        """
         super().__init__()
         self.path = path
+        self._servers = servers
         self._files = LogFiles(
             None if path == "-" else path, patience=PIPE_SECONDS, interval=LOOK_SECONDS
         )
@@ -274,7 +280,8 @@ class AccessLog(logging.Handler):
 
     def end(self) -> None:
         """End what `begin` has begun. Waits a moment for a thread that writes."""
-        self._end()
+        self._end()  # first, so that no connection has two lines
+        self._log_open()
         logger.removeHandler(self)
         level, logger.propagate = self._former
         logger.setLevel(level)
@@ -284,6 +291,14 @@ class AccessLog(logging.Handler):
             self._files.__exit__(None)
         except Failure as error:
             log.logger.error("the access log: %s", said(error))
+
+    def _log_open(self) -> None:
+        """Log each connection that is still open: its handler has not returned after the cut."""
+        for server in self._servers:
+            for connection in server._connections.live():
+                event = closed_event(connection, "cut")
+                vars(event)["server"] = server
+                _log(event)
 
 
 def check(path: str) -> None:

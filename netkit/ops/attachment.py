@@ -119,7 +119,7 @@ class Operations:
         if self.stuck is not None:
             self._watch(servers, self.stuck)
         if self.access_log is not None:
-            self._write_lines(self.access_log)
+            self._write_lines(self.access_log, servers)
 
         def answer(command: str, arguments: dict[str, Any]) -> Any:
             if command in answers:
@@ -140,10 +140,10 @@ class Operations:
             self._stack.callback(self._answers.close)
         return self._answers
 
-    def _write_lines(self, path: str) -> None:
+    def _write_lines(self, path: str, servers: Sequence[Server]) -> None:
         from .access import AccessLog
 
-        self._access = AccessLog(path, writes_json())
+        self._access = AccessLog(path, writes_json(), servers)
         self._access.begin()
         self._stack.callback(self._access.end)
 

@@ -11,8 +11,11 @@ from ..net.endings import carried
 from ..net.proxied import via_of
 
 
-def closed_event(connection: Connection) -> events.ConnectionClosed:
-    """Return the event about a `connection` that has just been closed."""
+def closed_event(connection: Connection, end: str = "done") -> events.ConnectionClosed:
+    """Return the event about a `connection` that has just been closed.
+
+    `end` is why it ended, if no reason is known.
+    """
     received, sent = carried(connection)
     version, server_name = _of_tls(connection)
     return events.ConnectionClosed(
@@ -22,7 +25,7 @@ def closed_event(connection: Connection) -> events.ConnectionClosed:
         sent,
         time.monotonic() - connection.opened_at,
         connection.local,
-        connection.end_reason or "done",
+        connection.end_reason or end,
         connection.waited,
         *_of_proxy(connection),
         version,

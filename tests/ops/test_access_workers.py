@@ -118,3 +118,29 @@ def test_a_full_disk_harms_no_client() -> None:
         program.send_signal(signal.SIGTERM)
         assert program.wait() == 0
     assert sum("no space left on device; data" in line for line in program.lines) == 1
+
+
+@posix_only
+@pytest.mark.parametrize(("method", "workers"), [("fork", 1), ("fork", 2), ("spawn", 2)])
+def test_a_client_whose_handler_is_left_behind_has_one_line(
+    method: str, workers: int, tmp_path: Path
+) -> None:
+    file, script = tmp_path / "a.log", tmp_path / "app.py"
+    script.write_text(
+        "import multiprocessing, time, netkit\n"
+        "def handler(conn):\n"
+        "    conn.write(conn.read(5))\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method({method!r})\n"
+        "    server = netkit.create_server(handler, drain_timeout=0.1)\n"
+        "    server.listen(0, '127.0.0.1')\n"
+        f"    netkit.run(server, workers={workers}, access_log={str(file)!r})\n"
+    )
+    with Program(sys.executable, str(script)) as program, program.connect() as sock:
+        sock.sendall(b"hello")
+        assert sock.recv(5, socket.MSG_WAITALL) == b"hello"
+        program.send_signal(signal.SIGTERM)
+        program.wait()
+    (line,) = file.read_text().splitlines()
+    assert " in 5 out 5 cut [" in line
