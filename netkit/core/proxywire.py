@@ -129,6 +129,7 @@ def _packed(text: str, may_be_ipv6: bool) -> bytes:
 
 
 def to_line(header: Parts) -> bytes:
+    """Return a header of version 1; ``UNKNOWN`` unless both ends have IP addresses."""
     source, destination = header.source, header.destination
     if not (isinstance(source, SocketAddress) and isinstance(destination, SocketAddress)):
         return _LINE + b"UNKNOWN\r\n"
@@ -203,6 +204,7 @@ def _of_path(data: bytes) -> str:
 
 
 def to_binary(header: Parts, crc: bool) -> bytes:
+    """Return a header of version 2, with a checksum if `crc`. ValueError if it is too long."""
     source, destination = header.source, header.destination
     family, addresses = _UNSPECIFIED, b""
     if isinstance(source, SocketAddress) and isinstance(destination, SocketAddress):

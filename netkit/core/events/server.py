@@ -11,6 +11,7 @@ def _time_limit(seconds: float | None) -> str:
 
 
 def again(pause: float) -> str:
+    """When another process is started in the place of one that has ended; `pause` in seconds."""
     return f"starting another in {pause:g} s" if pause else "starting another"
 
 
@@ -237,6 +238,7 @@ class WorkerEnded(Event):
 
 
 def end_of(status: int | None) -> str:
+    """How a process has ended. `status` is as that of `subprocess.Popen.returncode`, or None."""
     if status is None:
         return "with an unknown status"
     if status >= 0:
