@@ -45,8 +45,6 @@ MOST_WRITTEN = 4096  # bytes of one write, unless a line is longer: PIPE_BUF of 
 MOST_WAITING = 50_000  # lines, while a write does not return: about 10 MB
 LOOK_SECONDS = 1.0  # how often a line looks whether the file was renamed: that is a system call
 
-Ended = events.ConnectionClosed | events.ClientRefused
-
 
 def log_accesses() -> Callable[[], None]:
     """Log each connection of this process when it is over, and each client that is refused.

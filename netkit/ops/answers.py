@@ -16,12 +16,12 @@ from ..core import events
 from ..core.errors import KilledError
 from ..core.options import Options
 from ..net.connection import Connection
-from ..net.endings import carried
 from ..server import log
 from ..server.server import Server
 from . import settings, takeover
 from .clients import Filters, connections_of, page_of_clients, page_of_stacks
 from .feed import Feeds
+from .figures import totals_of
 from .summary import COUNTERS
 
 
@@ -107,14 +107,13 @@ class Answers:
 
 
 def _sums(server: Server) -> dict[str, int]:
-    tally, live = server._connections.snapshot()
-    moved = list(map(carried, live))
+    tally, live = totals_of(server)
     return {
         "connected": len(live),
         "accepted": tally.opened,
         "closed": tally.closed,
-        "received": tally.received + sum(received or 0 for received, _ in moved),
-        "sent": tally.sent + sum(sent or 0 for _, sent in moved),
+        "received": tally.received,
+        "sent": tally.sent,
     }
 
 

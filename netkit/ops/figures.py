@@ -17,7 +17,9 @@ from typing import Any
 import netkit
 
 from ..core.cores import has_gil
+from ..net.connection import Connection
 from ..net.endings import carried
+from ..server.registry import Tally
 from ..server.server import Server
 from .exposition import Samples, sample
 from .states import STATES, state_of
@@ -39,18 +41,25 @@ def build_info() -> Samples:
     return {sample("netkit_build_info", version=version, python=python, gil=gil): 1}
 
 
-def figures_of_server(server: Server) -> tuple[Mapping[str, float], Samples]:
-    """Return the counters and gauges of one server, with the bytes of its open connections."""
+def totals_of(server: Server) -> tuple[Tally, tuple[Connection, ...]]:
+    """Return the sums of a server, open connections included, and the open connections."""
     tally, live = server._connections.snapshot()
-    states = dict.fromkeys(STATES, 0)
-    states[_STATE_OF_HELD] = len(server._overflow.held)
     received, sent = tally.received, tally.sent
     for connection in live:
-        states[state_of(connection)] += 1
         more_received, more_sent = carried(connection)
         received += more_received or 0
         sent += more_sent or 0
-    counters = dict(zip(OF_SERVERS, (tally.opened, received, sent), strict=True))
+    return tally._replace(received=received, sent=sent), live
+
+
+def figures_of_server(server: Server) -> tuple[Mapping[str, float], Samples]:
+    """Return the counters and gauges of one server, with the bytes of its open connections."""
+    tally, live = totals_of(server)
+    states = dict.fromkeys(STATES, 0)
+    states[_STATE_OF_HELD] = len(server._overflow.held)
+    for connection in live:
+        states[state_of(connection)] += 1
+    counters = dict(zip(OF_SERVERS, (tally.opened, tally.received, tally.sent), strict=True))
     gauges: Samples = {
         **{sample("netkit_connections", state=state): count for state, count in states.items()},
         "netkit_accept_paused": int(server._accept_loop.back_off.pause > 0),
