@@ -108,8 +108,7 @@ def end_reason(conn: Connection[Any]) -> str:
 
 def _note_probe(link: Link) -> str:
     with link.lock:  # another thread may have noted a cause since
-        if link.ending in ("", "reset"):
-            link.ending = "probe"
+        link.ending = "probe" if link.ending in ("", "reset") else link.ending
         return link.ending
 
 

@@ -98,9 +98,10 @@ def _receive(sock: socket.socket, size: int, deadline: Deadline, flags: int = 0)
 
 
 def _note_end(conn: Connection[Any], parser: ProxyHeaderParser) -> None:
-    """The input has ended before the header has: an error, unless nothing was sent, or we did it.
+    """Handle an input that has ended before the header.
 
-    Raises the error that another thread has ended the connection with.
+    ProxyHeaderError if the peer has ended it within the header. OSError if another thread has ended
+    the connection; `Link.failure` replaces it by the error of that thread.
     """
     link = conn._link
     if link.interruption is not None or link.was_cut:

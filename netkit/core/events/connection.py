@@ -111,7 +111,7 @@ class HandlerStuck(Event):
     """A handler has neither read nor written for `seconds`, and is in no read or write.
 
     `stack` has the lines of text about where it is, the innermost line of Python first; it is empty
-    where they cannot be known. Emitted once, before a `HandlerResumed` at the most.
+    where they cannot be known. Emitted once; `HandlerResumed` follows when the handler goes on.
     """
 
     id: int

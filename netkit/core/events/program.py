@@ -10,7 +10,7 @@ from .server import again, end_of
 
 
 class Ready(Event):
-    """The program accepts clients: all servers of its process, or all workers. Once."""
+    """All servers of the process, or all workers, accept clients. Emitted once."""
 
     level = DEBUG
     line = "ready"

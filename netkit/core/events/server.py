@@ -238,7 +238,7 @@ class WorkerEnded(Event):
 
 
 def end_of(status: int | None) -> str:
-    """How a process has ended. `status` is as that of `subprocess.Popen.returncode`, or None."""
+    """How a process has ended. `status` is that of `WorkerEnded`."""
     if status is None:
         return "with an unknown status"
     if status >= 0:
