@@ -122,7 +122,18 @@ def add_flags(parser: EnvironmentParser, without: Container[str]) -> dict[str, A
             )
             if row.kind is PASSWORD:
                 parser.from_variable[name] = checked(partial(row.check, "it"))
+    parser.from_variable["host"] = _host_of_variable
     return groups
+
+
+def _host_of_variable(host: str) -> str:
+    """Return the value of a variable. ValueError if it is empty.
+
+    An empty flag stands for all addresses. A variable may be empty by mistake.
+    """
+    if not host:
+        raise ValueError("it must not be empty; '*' is for all addresses")
+    return host
 
 
 def _shown(default: Any, kind: Kind) -> str:
