@@ -46,7 +46,7 @@ class Orders:
         self._channel = channel
         self._lock = threading.Lock()  # guards what follows
         self._server: Server | None = None
-        self._told: deque[Tell] = deque()  # thread-safe
+        self._commands: deque[Tell] = deque()  # thread-safe
         self._errand: Errand | None = None
         self._responder: Responder | None = None
 
@@ -66,13 +66,13 @@ class Orders:
         try:
             if attachment.attaches:
                 program.attach()
-            self._told.extendleft(Tell(*order) for order in reversed(attached.standing))
+            self._commands.extendleft(Tell(*order) for order in reversed(attached.standing))
             self._carry_out_all(program, attachment)
             with self._lock:
                 self._responder = responder
                 action = partial(self._carry_out_all, program, attachment)
                 self._errand = Errand("orders", action, server)
-            if self._told:  # an order that has come just now
+            if self._commands:  # an order that has come just now
                 self._errand.ask()
             yield
         finally:
@@ -80,8 +80,8 @@ class Orders:
             program.detach()
 
     def _carry_out_all(self, program: LocalProgram, attachment: Attachment) -> None:
-        while self._told:
-            command, arguments = self._told.popleft()
+        while self._commands:
+            command, arguments = self._commands.popleft()
             if command == REOPEN:
                 attachment.reopen()
             else:
@@ -108,7 +108,7 @@ class Orders:
         elif isinstance(order, Questions):
             self._serve(self._channel.take_socket())
         else:
-            self._told.append(order)
+            self._commands.append(order)
             with self._lock:
                 errand = self._errand
             if errand is not None:

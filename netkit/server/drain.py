@@ -142,7 +142,7 @@ class Drain:
             self._delay.begin(delay)
 
     def _announce_locked(self, order: Order) -> bool:
-        """Note that the server is to stop. Return whether it serves on for a while before."""
+        """Note that the server is to stop. Return whether it goes on serving for a while."""
         self.order = order
         self._is_announced = True
         if order.delay and self._life.state is State.LISTENING and not self._loop.stop_requested:

@@ -104,7 +104,7 @@ def test_all_workers_or_some_are_asked_and_faults_are_theirs(front: Front) -> No
     assert ask("set", pids=[1]) == [Answer(1, None, "Object of type set is not JSON serializable")]
 
 
-def test_one_that_is_silent_has_an_error_and_the_counters_it_has_told(front: Front) -> None:
+def test_one_that_is_silent_has_an_error_and_the_counters_it_has_sent(front: Front) -> None:
     front.meet(1)
     (silent,) = front.meet(2, silent=True)
     assert front.program.ask("hello", seconds=SHORT) == [

@@ -487,7 +487,7 @@ def test_a_message_to_a_parent_that_is_gone_is_dropped() -> None:
 # What it is told beside its server
 
 
-def test_it_is_asked_what_stands_before_it_serves_and_what_it_is_told_later(
+def test_standing_commands_come_before_it_serves_and_others_later(
     server: netkit.Server,
 ) -> None:
     attachment, forgotten = Noting(), []
@@ -498,7 +498,7 @@ def test_it_is_asked_what_stands_before_it_serves_and_what_it_is_told_later(
     assert (attachment.calls, forgotten) == (["forget"], [1])
     with closing(theirs), closing(ours), in_thread(orders.obey):
         ours.send(Tell("early", "{}"))
-        wait_until(lambda: orders._told)
+        wait_until(lambda: orders._commands)
         with orders.carried_out(server, attached):
             assert attachment.calls[1:] == ["attach", "suspend", "log", "early"]
             ours.send(Tell("reopen", "{}"))
@@ -527,7 +527,7 @@ def test_an_order_that_comes_as_it_begins_to_serve_is_carried_out(
     def carry_out_all(self: Orders, *given: Any) -> None:
         original(self, *given)
         if not attachment.calls:
-            self._told.append(Tell("just now", "{}"))
+            self._commands.append(Tell("just now", "{}"))
             attachment.calls.append("begun")
 
     original = Orders._carry_out_all

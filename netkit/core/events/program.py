@@ -34,7 +34,7 @@ class ReloadEnded(Event):
 
 
 class StopDelayed(Event):
-    """The program is to stop, and serves on for `seconds`, so that balancers notice."""
+    """The program is to stop, and still serves for `seconds`, so that balancers notice."""
 
     seconds: float
     line = "not ready: accepting for another {seconds:g} s before the stop"
