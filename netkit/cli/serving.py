@@ -253,8 +253,8 @@ class Command:
             stack.callback(attachment.close)
             try:
                 place = attachment.placing(stack)
+                server._listeners.when_open = partial(attachment.open, (server,))
                 server.listen_on(*map(place, arguments.addresses))
-                attachment.open((server,))
             except (OSError, ValueError) as error:
                 raise Failure(_why_not(error)) from None
             if workers is None:

@@ -122,11 +122,11 @@ def run(
     check_main()
     try:
         with status_lines() as new, contextlib.closing(attachment):
+            attachment.open(servers)
             for each in servers:
                 if new and each._life.state is State.LISTENING:  # which has not been logged
                     for event in each._listeners.announced:
                         log.write(event)
-            attachment.open(servers)
             return _run(servers, drain_timeout, count, hooks, attachment)
     except ServerStateError:
         raise
@@ -210,18 +210,17 @@ def serve(
     check_main()
     server = create_server(handler, **options)
     try:
-        with status_lines():
-            server.listen(port, host)
-            return run(
-                server,
-                workers=workers,
-                on_start=on_start,
-                on_stop=on_stop,
-                status=status,
-                control=control,
-                access_log=access_log,
-                stuck=stuck,
-            )
+        server.listen(port, host)  # `run` logs it, once the operators' endpoints are open
+        return run(
+            server,
+            workers=workers,
+            on_start=on_start,
+            on_stop=on_stop,
+            status=status,
+            control=control,
+            access_log=access_log,
+            stuck=stuck,
+        )
     except BaseException:
         despite_signals(server.close)
         raise

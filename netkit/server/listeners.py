@@ -69,6 +69,7 @@ class Listeners:
         self.is_silent = False  # whether others emit the events, and check layers
         self.announced: list[events.Event] = []
         """The events about the present listeners, for a log that begins later."""
+        self.when_open: Callable[[], object] = lambda: None  # before these events are emitted
 
     @property
     def sockets(self) -> tuple[Any, ...]:
@@ -204,6 +205,7 @@ class Listeners:
             with self._closing_after_failure():
                 self.check_layers(self._configuration.setup)
                 self._open_each(places)
+                self.when_open()
         finally:
             with self._life.changed:
                 self._life.opener = None
@@ -221,10 +223,9 @@ class Listeners:
                 raise ServerStateError(f"the server is {life.state.value} on {self.describe()}")
             self._begin_new_life()
             life.opener = threading.get_ident()
-        self.announced, self._backlog = [], backlog
+        self.announced, self._backlog, self.more, self._files = [], backlog, (), ()
         if backlog is not None:
             self._server.request_queue_size = backlog
-        self.more, self._files = (), ()
         if any(sock.fileno() < 0 for sock in self._sockets_so_far()):
             del self._server.socket  # closed in an earlier life: from now on that means a stop
 
@@ -236,10 +237,9 @@ class Listeners:
             self.more += (server.socket,)
             names.append(server.server_address)
             self._check_not_stopped()  # by a hook, a signal handler or another thread
-        server.socket, *more = self.more
-        self.more = tuple(more)
+        server.socket, self.more = self.more[0], self.more[1:]
         server.address_family, server.server_address = server.socket.family, names[0]
-        if more:
+        if self.more:
             self.local_name = None
 
     def _open_one(self, endpoint: Place) -> None:

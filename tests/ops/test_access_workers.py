@@ -144,3 +144,24 @@ def test_a_client_whose_handler_is_left_behind_has_one_line(
         program.wait()
     (line,) = file.read_text().splitlines()
     assert " in 5 out 5 cut [" in line
+
+
+@posix_only
+@pytest.mark.parametrize("flag", ["--access-log", "--control", "--status"])
+def test_a_program_that_cannot_be_watched_does_not_say_that_it_listens(
+    flag: str, tmp_path: Path
+) -> None:
+    place = f"unix:{tmp_path}/none/x" if flag == "--status" else f"{tmp_path}/none/x"
+    with Cli("echo", "0", flag, place, listening=False) as program:
+        assert program.wait() == 1
+    (line,) = program.lines
+    assert line.startswith("netkit: error: ")
+
+
+@posix_only
+def test_serve_does_not_say_that_it_listens_before_the_access_log_is_open(tmp_path: Path) -> None:
+    code = f"import netkit; netkit.serve(netkit.EchoHandler, access_log={str(tmp_path)!r})"
+    with Program(sys.executable, "-c", code, listening=False) as program:
+        assert program.wait() == 1
+    assert "is a directory" in program.lines[-1]
+    assert not any("listening on" in line for line in program.lines)
