@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import socket
 import threading
 import time
@@ -120,7 +121,7 @@ class Peer:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "final" in message:
-            self.final = counters_in(message["final"])
+            self.final = numbers_in(message["final"], "counters")
             return
         with self._lock:
             pending = self._pending.pop(message.get("id", 0), None)
@@ -128,12 +129,19 @@ class Peer:
             pending.finish(message.get("value"), str(message.get("error", "")))
 
 
-def counters_in(value: Any) -> Counters:
-    """Return the counters in an answer to ``"metrics"``. A worker may send anything."""
-    found = value.get("counters") if isinstance(value, dict) else None
+def numbers_in(value: Any, kind: str) -> Counters:
+    """Return the ``"counters"`` or the ``"gauges"``, as `kind` says, of an answer to ``"metrics"``.
+
+    A worker may send anything.
+    """
+    found = value.get(kind) if isinstance(value, dict) else None
     if not isinstance(found, dict):
         return {}
-    return {name: count for name, count in found.items() if type(count) in (int, float)}
+    return {name: number for name, number in found.items() if _is_finite(number)}
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 class RemoteProgram:
@@ -232,11 +240,11 @@ class RemoteProgram:
         answers = []
         with self._lock:
             for peer, value, error in found:
-                peer.known = _larger(peer.known, counters_in(value))
+                peer.known = _larger(peer.known, numbers_in(value, "counters"))
                 if peer.number in self._peers:
                     self._known[str(peer.number)] = peer.known
-                value = value if isinstance(value, dict) else {"gauges": {}}
-                answers.append(Answer(peer.pid, {**value, "counters": peer.known}, error))
+                samples = {"counters": peer.known, "gauges": numbers_in(value, "gauges")}
+                answers.append(Answer(peer.pid, samples, error))
             self._save_locked()
         return answers
 

@@ -303,7 +303,7 @@ class Server(HookedServer):
     ) -> StopReport:
         """Stop gracefully, and report how many clients finished and how many were cut.
 
-        For `delay` seconds it still serves, and is not ready. Then it accepts the clients that
+        For `delay` seconds the server still serves, but is not ready. Then it accepts clients that
         the kernel has queued, and no others. For `patience` seconds clients are served as before.
         Then idle clients see the end of their input, and busy ones get `timeout` seconds (by
         default the option `drain_timeout`) before they are cut. Idempotent. A second call, from

@@ -205,7 +205,8 @@ def test_a_worker_that_sends_anything_else_is_not_asked_any_more(front: Front, s
 
 
 @pytest.mark.parametrize(
-    "value", [None, [], {"counters": []}, {"counters": {"a": "x", "b": None, "c": True}}]
+    "value",
+    [None, [], {"counters": []}, {"counters": {"a": "x", "b": None, "c": True, "d": float("nan")}}],
 )
 def test_figures_that_are_none_count_for_nothing(front: Front, value: Any) -> None:
     (bad,) = front.meet(1, silent=True)
@@ -213,6 +214,16 @@ def test_figures_that_are_none_count_for_nothing(front: Front, value: Any) -> No
     bad.end()
     wait_until(lambda: not front.program._peers)
     assert front.program.state().retired == {}
+
+
+def test_gauges_that_are_none_harm_no_page(front: Front) -> None:
+    (bad,) = front.meet(1, silent=True)
+    answers: list[Answer] = []
+    with in_thread(lambda: answers.extend(front.program.ask("metrics"))):
+        number = receive(bad.theirs)["id"]
+        value = {"gauges": {"a": "x", "b": float("inf"), "c": 1}}
+        bad.theirs.sendall(packed({"id": number, "value": value}))
+    assert [answer.value for answer in answers] == [{"counters": {}, "gauges": {"c": 1}}]
 
 
 def test_figures_of_a_worker_that_has_ended_meanwhile_are_not_kept(front: Front) -> None:
