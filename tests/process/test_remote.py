@@ -232,7 +232,7 @@ def test_figures_of_a_worker_that_has_ended_meanwhile_are_not_kept(front: Front)
     worker.end()
     wait_until(lambda: not front.program._peers)
     (answer,) = front.program._noted([(peer, {"counters": {"a": 1}}, "")])
-    assert answer.value == {"counters": {"a": 1}}
+    assert answer.value == {"counters": {"a": 1}, "gauges": {}}
     assert front.program._known == {}
 
 
