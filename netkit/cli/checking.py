@@ -98,7 +98,9 @@ class Check:
                 is_option = name in Options.rows
                 value = getattr(self._options if is_option else self._arguments, name)
                 flag = next((each for each in flags if each.const == value), flags[0])
-                yield Row(name, _shown(name, value), self._source(name, value, flag))
+                is_on = value == "" == flag.const  # of a flag that needs no value
+                text = "on" if is_on else _shown(name, value)
+                yield Row(name, text, self._source(name, value, flag))
 
     def _source(self, name: str, value: Any, flag: argparse.Action) -> str:
         *_, word = flag.option_strings

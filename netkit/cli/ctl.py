@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -65,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
     reader = parser()
     arguments, words = reader.read(argv)
     try:
+        _check_path(words)
         path, command = split(words)
         if not command:
             raise ValueError("a command for the server is needed, such as status or help")
@@ -84,6 +86,17 @@ def run(argv: Sequence[str]) -> int:
             return 128 + signal.SIGPIPE
         complain(str(error))
         return 1
+
+
+def _check_path(words: list[str]) -> None:
+    """ValueError if the first of `words` is a command, and there is no path of a control socket."""
+    if words and not os.environ.get(VARIABLE) and not os.path.exists(words[0]):
+        from ..ops.commands import COMMANDS as known  # here because only a mistake needs it
+
+        if words[0] in known:
+            raise ValueError(
+                f"no control socket: netkit ctl PATH {words[0]}, or set {VARIABLE}=PATH"
+            )
 
 
 def _print(control: ControlClient, request: str, is_json: bool) -> int:

@@ -140,6 +140,9 @@ def status_endpoint(address: str | int) -> Endpoint:
 
     TypeError or ValueError if the address is invalid, or has settings that make no sense there.
     """
+    if isinstance(address, str) and not re.search(r"[:/@]|^-?\d", address):
+        text = "the address of the status endpoint must be PORT, HOST:PORT or unix:PATH"
+        raise ValueError(f"{text}, not {address!r}")
     endpoint = Endpoint.from_any(address)
     for name in ("reuse_port", "tls", "proxy"):
         if getattr(endpoint, name):

@@ -205,6 +205,7 @@ class AccessLog(logging.Handler):
         self._files = LogFiles(
             None if path == "-" else path, patience=PIPE_SECONDS, interval=LOOK_SECONDS
         )
+        self._files.owner = "the access log: "
         self._has_ended = False  # nobody reads standard output any more
         self._lines: deque[bytes] = deque()  # those that are to be written
         self._is_behind = False  # lines have been lost since all were written

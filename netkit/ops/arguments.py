@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core import events
 from ..core.blocklist import BlockList
+from ..core.cores import check_workers
 from ..core.kinds import parse_seconds
 from ..core.text import printable
 from ..server.log_config import LEVELS
@@ -115,8 +116,8 @@ def stop_times(text: str) -> Arguments:
 
 
 def count(text: str) -> Arguments:
-    """Parse a number."""
-    return {"count": _number(text)}
+    """Parse a number of worker processes."""
+    return {"count": check_workers(_number(text))}
 
 
 def option_names(text: str) -> Arguments:

@@ -189,7 +189,7 @@ def _asked_of_kernel(connection: Connection) -> _Kernel:
 def doing(connection: Connection) -> str:
     """Return what the thread of `connection` does, as far as netkit knows without its stack."""
     link, state = connection._link, state_of(connection)
-    if state != "serving":
+    if state not in ("serving", "killed"):
         return f"({state})"
     if link.writing:
         return "(writing)"

@@ -41,23 +41,36 @@ def answer(
     line: str,
     program: Program,
     is_gone: Callable[[float], bool] = lambda _: False,
-    on_change: Callable[[], object] = lambda: None,
+    on_change: Callable[[str], object] = lambda _: None,
     endpoints: Endpoints | None = None,
 ) -> Generator[str, None, None]:
     """Yield the lines of the answer to a command, each with its newline.
 
     An empty line means that the lines before it are to be sent now. ``is_gone(seconds)`` waits, and
-    returns whether the operator has gone. `on_change` is called before a command that changes
-    something.
+    returns whether the operator has gone. ``on_change(error)`` is called once for a command that
+    changes something, when its first row is known: with the error in this row, or an empty text.
     """
     is_json = line.startswith("json ")
     try:
         command, given = find(line.removeprefix("json ") if is_json else line)
+        rows = command.run(Call(program, given, is_gone, endpoints))
         if command.changes:
-            on_change()
-        yield from _lines(command, command.run(Call(program, given, is_gone, endpoints)), is_json)
+            rows = _noted(rows, on_change)
+        yield from _lines(command, rows, is_json)
     except (ValueError, TypeError, LookupError) as error:
         yield _line_of_failure(problem(said(error) or described(error)), is_json)
+
+
+def _noted(rows: Rows, on_change: Callable[[str], object]) -> Rows:
+    """Yield `rows`, and call `on_change` before the first one. Raises what `rows` raises."""
+    try:
+        first = next(rows, None)
+    except (ValueError, TypeError, LookupError) as error:
+        on_change(said(error) or described(error))
+        raise
+    on_change(str((first or {}).get("error", "")))
+    yield first
+    yield from rows
 
 
 def _lines(command: Command, rows: Rows, is_json: bool) -> Iterator[str]:

@@ -80,8 +80,8 @@ def serve_operator(
     def is_gone(seconds: float) -> bool:
         return sockopts.hung_up(conn.socket, seconds)
 
-    def log_command() -> None:
-        events.emit(events.OperatorCommand(printable(line), _who(conn)))
+    def log_command(error: str) -> None:
+        events.emit(events.OperatorCommand(printable(line), _who(conn), printable(error)))
 
     with contextlib.closing(answer(line, program, is_gone, log_command, endpoints)) as lines:
         _send(conn, lines)

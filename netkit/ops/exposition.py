@@ -44,7 +44,9 @@ FAMILIES = (
     ),
     Family("netkit_ready", "gauge", "1 if the program wants new clients, else 0.", min),
     Family("netkit_workers", "gauge", "Worker processes wanted; 0 if the one process serves.", max),
-    Family("netkit_worker_restarts_total", "counter", "Worker processes that died, replaced."),
+    Family(
+        "netkit_worker_restarts_total", "counter", "Worker processes that died and were replaced."
+    ),
     Family("netkit_reloads_total", "counter", "Reloads, by result."),
     Family("netkit_connections", "gauge", "Open connections, by state."),
     Family("netkit_connections_limit", "gauge", "The option max_connections, if it is set.", max),
@@ -88,7 +90,7 @@ FAMILIES = (
     Family(
         "netkit_processes_unresponsive",
         "gauge",
-        "Processes that did not answer; their part is that of the scrape before.",
+        "Processes that did not answer this scrape; their counters are those of their last answer.",
     ),
     Family(
         "process_cpu_seconds_total",

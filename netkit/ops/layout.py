@@ -55,7 +55,7 @@ def status(row: Row) -> Iterator[str]:
     lines = {
         "netkit": f"{row['version']}, Python {row['python']}{gil}",
         "pid": row["pid"],
-        "state": f"{row['phase']}: {row['reason']}" if row["reason"] else row["phase"],
+        "state": _state(row["phase"], row["reason"]),
         "up": f"{row['uptime']:.0f} s, since {since}",
         "addresses": ", ".join(row["addresses"]) or "none",
         "connected": f"{row['connected']}{limit}, {row['held']} held",
@@ -69,6 +69,10 @@ def status(row: Row) -> Iterator[str]:
     yield from (f"{name:<10} {value}" for name, value in lines.items())
     if row["workers"]:
         yield from map(_process, row["processes"])
+
+
+def _state(phase: str, reason: str) -> str:
+    return f"{phase}: {reason}" if reason and phase != "stopping" else phase
 
 
 def _process(row: Row) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from ..net.connection import Connection
 from ..net.states import Life
 
-STATES = ("proxy", "handshake", "serving", "closing", "held")
-"""All states. A held client has been accepted, and has no connection yet (`when_full`)."""
+STATES = ("proxy", "handshake", "serving", "killed", "closing", "held")
+"""All states. The handler of a client that an operator has killed still runs.
+
+A held client has been accepted, and has no connection yet (`when_full`).
+"""
 
 
 def state_of(connection: Connection) -> str:
@@ -16,4 +19,6 @@ def state_of(connection: Connection) -> str:
         return "closing"
     if getattr(connection, "expects_proxy", False):
         return "proxy"
+    if link.ending == "killed":
+        return "killed"
     return "handshake" if link.transport.handshaking else "serving"

@@ -108,7 +108,7 @@ def progress_of(connection: Connection) -> Progress | None:
     """
     link = connection._link
     with link.lock:  # so that the descriptor is not closed meanwhile
-        if connection.began_at is None or state_of(connection) != "serving":
+        if connection.began_at is None or state_of(connection) not in ("serving", "killed"):
             return None
         if not isinstance(link.wire, Bare):
             is_busy = link.waiting or link.writing

@@ -90,6 +90,10 @@ class LocalProgram:
             for server in self._servers:
                 server._listeners.leave_files()
             self._attachment.release()
+        elif command == "resize":
+            raise ValueError(
+                "workers: the program serves in one process; start it with --workers N"
+            )
         elif command != "standing":  # no process starts later
             raise ValueError(f"{command}: the program serves in one process")
 

@@ -207,7 +207,7 @@ class LogFiles:
         The others as for `LogFile`.
         """
         self._made_of = path, rotation or Rotation(), has_lines, patience, interval
-        self._path = path
+        self._path, self.owner = path, ""  # `owner` is how a record about lost data begins
         self._lock = threading.Lock()  # guards the attributes that follow
         self._files: dict[str | None, LogFile] = {}  # by the path
         self._failing: dict[LogFile, OSError] = {}  # the files that have not taken the last data
@@ -268,7 +268,7 @@ class LogFiles:
             if error.errno == errno.EPIPE:
                 raise
             if is_first:
-                log.logger.error("%s; data is lost until that succeeds", said(error))
+                log.logger.error("%s%s; data is lost until that succeeds", self.owner, said(error))
             return
         if self._failing:  # else nothing has been lost
             with self._lock:

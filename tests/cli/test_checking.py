@@ -98,6 +98,16 @@ def test_the_addresses_may_be_from_the_environment(
     assert rows(run("logger", "81", "--check").out)["address"] == ["127.0.0.1:81 < command line"]
 
 
+def test_a_flag_without_its_optional_value_is_on(
+    run: Run, module: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module(HANDLERS)
+    found = rows(run("serve", "app:function", "--reload", "--check").out)
+    assert found["reload"] == ["on < --reload"]
+    monkeypatch.setenv("NETKIT_RELOAD", "on")
+    assert rows(run("serve", "app:function", "--check").out)["reload"] == ["on < NETKIT_RELOAD"]
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [

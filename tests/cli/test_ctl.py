@@ -226,6 +226,7 @@ def test_the_path_may_be_in_the_environment(
     ("argv", "error"),
     [
         ([], "the path of a control socket is needed, here or in NETKIT_CONTROL"),
+        (["kill", "17"], "no control socket: netkit ctl PATH kill, or set NETKIT_CONTROL=PATH"),
         (["/x"], "a command for the server is needed, such as status or help"),
         (["/x", "log\ninfo"], "a command for the server is one line"),
         (["unix:", "status"], "a Unix socket must have a path or a name"),

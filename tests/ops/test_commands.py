@@ -111,7 +111,8 @@ def test_a_program_that_is_not_ready_says_why(phase: str, reason: str) -> None:
         program.phase = phase
         row = one(program, "status")
         assert (row["phase"], row["ready"], row["reason"]) == (phase, False, reason)
-        assert f"state      {phase}: {reason}\n" in text(program, "status")
+        shown = phase if phase == "stopping" else f"{phase}: {reason}"
+        assert f"state      {shown}\n" in text(program, "status")
 
 
 def test_the_status_adds_up_the_workers_also_those_that_have_ended_and_names_the_silent() -> None:
@@ -574,13 +575,17 @@ def test_events_of_several_workers_come_in_order_and_lost_ones_are_counted(no_pa
         ("conns older=soon", "older: 'soon' is not a time such as 30, 500ms, 5m or 2h; usage: "),
         ("conns peer=here", "peer: not an IP address: 'here'; usage: "),
         ("conns worker=x", "worker: 'x' is not a number; usage: "),
-        ("conns state=x", "state: it must be one of proxy, handshake, serving, closing, held, not"),
+        (
+            "conns state=x",
+            "state: it must be one of proxy, handshake, serving, killed, closing, held, not",
+        ),
         ("stacks x", "'x' is not a number; usage: stacks [ID...]"),
         ("kill", "an ID is missing; usage: kill ID... | peer=NETWORK"),
         ("kill 1.2.3", "'1.2' is not a number; usage: "),
         ("end", "an ID is missing; usage: end ID..."),
         ("stop -1", "'-1' is not a time such as "),
         ("stop 1 2 3", "unexpected '3'; usage: stop [SECONDS [PATIENCE]]"),
+        ("workers 0", "workers must be from 1 to "),
         ("workers many", "'many' is not a number; usage: workers N"),
         ("set", "a name and a value are needed; usage: set NAME VALUE"),
         ("set max_line", "a name and a value are needed; usage: set NAME VALUE"),

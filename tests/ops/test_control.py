@@ -192,9 +192,15 @@ def test_a_command_that_changes_something_is_logged_with_who_gave_it(tmp_path: P
             operator.ask("status")
             operator.ask("kill 12345")
             operator.ask("kill x")
-    (event,) = seen
-    assert event.command == "kill 12345"
-    assert event.by == f"uid {os.getuid()}, pid {os.getpid()}"
+            operator.ask("set idle_timeout 5")
+            operator.ask("workers 3")
+    by = f"uid {os.getuid()}, pid {os.getpid()}"
+    assert [event.message().replace(f" ({by})", "") for event in seen] == [
+        "control: kill 12345: failed: no client has the id 12345",
+        "control: set idle_timeout 5",
+        "control: workers 3: failed: one process serves, without workers",
+    ]
+    assert {event.by for event in seen} == {by}
 
 
 def test_a_system_that_does_not_tell_who_connects_leaves_the_user_unknown() -> None:

@@ -223,7 +223,7 @@ def test_a_port_alone_is_on_loopback(address: str | int, expected: str) -> None:
 def test_an_address_has_only_settings_that_make_sense(setting: str) -> None:
     with pytest.raises(ValueError, match=f"the status endpoint cannot have {setting}"):
         Status(f"127.0.0.1:9101?{setting}")
-    with pytest.raises(ValueError, match="must be a number"):
+    with pytest.raises(ValueError, match="must be PORT, HOST:PORT or unix:PATH, not 'nonsense'"):
         Status("nonsense")
 
 

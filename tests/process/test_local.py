@@ -58,7 +58,7 @@ def test_the_endpoints_see_the_program_and_give_it_orders() -> None:
         for wrong in ({"timeout": -1}, {"patience": "x"}, {"delay": None}):
             with pytest.raises(ValueError, match="must be|None"):
                 program.order("stop", **wrong)
-        with pytest.raises(ValueError, match="resize: the program serves in one process"):
+        with pytest.raises(ValueError, match="serves in one process; start it with --workers N"):
             program.order("resize", count=2)
         program.order("stop", timeout=0)
 

@@ -174,12 +174,17 @@ class Stopped(Event):
 class OperatorCommand(Event):
     """An operator has given a command that changes something, by the control socket.
 
-    `by` names the user and the process, as far as the system tells them.
+    `by` names the user and the process, as far as the system tells them. `error` is why the command
+    has failed; it is empty if the command was carried out.
     """
 
     command: str
     by: str
-    line = "control: {command} ({by})"
+    error: str = ""
+
+    def _text(self) -> str:
+        failure = f": failed: {self.error}" if self.error else ""
+        return f"control: {self.command} ({self.by}){failure}"
 
 
 class StatusReported(Event):
