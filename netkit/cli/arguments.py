@@ -196,7 +196,10 @@ def endpoints(words: Iterable[str]) -> list[Endpoint]:
             elif is_ip(word) != 6:  # else the error of `Endpoint.parse` shows the right form
                 text = f"{word!r} has no port: write HOST:PORT, HOST PORT, or PORT alone"
                 raise ValueError(text)
-        found.append(Endpoint.parse(word))
+        found.append(endpoint := Endpoint.parse(word))
+        names_place = (endpoint.port or endpoint.path) and not endpoint.reuse_port
+        if names_place and found.count(endpoint) > 1:
+            raise ValueError(f"{word} is given twice")
     return found
 
 

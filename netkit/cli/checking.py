@@ -17,6 +17,7 @@ from ..core.options import Options, public
 from ..core.record import NamedTuple
 from ..core.text import printable
 from ..net.bind import candidates
+from ..ops.settings import without_value
 from ..server.server import Server
 from ..tls.expiry import day_of
 from .environment import named, variable_of
@@ -132,7 +133,7 @@ def _address(endpoint: Endpoint) -> str:
 def _shown(name: str, value: Any) -> str:
     """Return a value as text, without what may be a secret."""
     if value is None or value == ():
-        return "off" if name in Options.rows and Options.rows[name].kind.number else "-"
+        return without_value(name)
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, BlockList):

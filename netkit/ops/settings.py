@@ -15,12 +15,12 @@ HIDDEN = "..."  # stands for a secret, or for a value that has no text
 
 
 def shown(name: str, value: Any) -> str:
-    """Return the value of the option `name` as `change` takes it; ``off`` for None.
+    """Return the value of the option `name` as `change` takes it; for None, see `without_value`.
 
     A password and the arguments of the handler are hidden, as is what is not from a file.
     """
     if value is None:
-        return "off"
+        return without_value(name)
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
@@ -34,8 +34,18 @@ def shown(name: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         return printable(str(os.fspath(value)))
     if isinstance(value, Sequence) and not isinstance(value, (bytes, Mapping)):
-        return ",".join(map(str, value)) or "off"
-    return HIDDEN if value else "off"
+        return ",".join(map(str, value)) or "-"
+    return HIDDEN if value else "-"
+
+
+def without_value(name: str) -> str:
+    """Return the text for a setting without a value: what holds then, ``off`` for a limit, ``-``.
+
+    `name` need not be that of an option.
+    """
+    if name == "proxy_from":
+        return "127.0.0.0/8,::1"
+    return "off" if name in Options.rows and Options.rows[name].kind.number else "-"
 
 
 def _of_list(rules: BlockList) -> str:
@@ -52,11 +62,11 @@ def every(options: Options) -> dict[str, str]:
 def parse(name: str, text: str) -> Any:
     """Return the value that `text` stands for. ValueError, which says what to write instead.
 
-    ``off`` is None for each option that may be None.
+    ``off`` is None for each option that may be None, and so is ``-`` unless it is a number.
     """
     check_name(name)
     row = Options.rows[name]
-    if text == "off" and row.optional:
+    if row.optional and (text == "off" or text == without_value(name) == "-"):
         return None
     if row.kind.parse is None:
         raise ValueError(f"{name} cannot be written as text")

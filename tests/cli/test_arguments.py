@@ -80,6 +80,7 @@ def test_the_port_of_a_host_may_have_settings() -> None:
     assert endpoints(["localhost", "80?reuse_port=on"]) == [
         Endpoint("tcp", "localhost", 80, reuse_port=True)
     ]
+    assert len(endpoints(["80?reuse_port=on"] * 2)) == len(endpoints(["0", "0"])) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,7 @@ def test_the_port_of_a_host_may_have_settings() -> None:
         ("localhost 99999", "port must be a number from 0 to 65535, not 99999"),
         ("-1", "port must be a number from 0 to 65535, not '-1'"),
         ("80 x/y", "a path needs unix: before it"),
+        ("80 80", "80 is given twice"),
     ],
 )
 def test_a_wrong_address_is_explained(words: str, message: str) -> None:

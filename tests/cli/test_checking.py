@@ -103,6 +103,7 @@ def test_a_flag_without_its_optional_value_is_on(
 ) -> None:
     module(HANDLERS)
     found = rows(run("serve", "app:function", "--reload", "--check").out)
+    assert found["proxy_from"] == ["127.0.0.0/8,::1 < default"]
     assert found["reload"] == ["on < --reload"]
     monkeypatch.setenv("NETKIT_RELOAD", "on")
     assert rows(run("serve", "app:function", "--check").out)["reload"] == ["on < NETKIT_RELOAD"]

@@ -54,7 +54,7 @@ def test_a_variable_is_the_default_of_a_flag(monkeypatch: pytest.MonkeyPatch) ->
         ("MAX_LINE", "0", "NETKIT_MAX_LINE: it must be at least 1 byte, not 0"),
         ("WORKERS", "x", "NETKIT_WORKERS: workers must be a number of processes, or 'auto', not"),
         ("HOST", "", "NETKIT_HOST: it must not be empty; '*' is for all addresses"),
-        ("STATUS", "x", "NETKIT_STATUS: port must be a number from 0 to 65535, not 'x'"),
+        ("STATUS", "x", "NETKIT_STATUS: the address of the status endpoint must be PORT, "),
         ("ENCODING", "nope", "NETKIT_ENCODING: unknown encoding 'nope'"),
         ("DENY", "@/nowhere", "NETKIT_DENY: No such file or directory: '/nowhere'"),
         ("TLS_KEY", "key.pem", "NETKIT_TLS_KEY needs --tls-cert"),

@@ -26,6 +26,7 @@ def test_each_option_that_is_shown_is_what_an_operator_may_write(tmp_path: Path)
         "no_delay": "off",
         "encoding": "latin-1",
         "max_message": "off",
+        "tls_cert": "-",
         "tls_alpn": "h2,http/1.1",
     }
     for name, text in written.items():
@@ -39,13 +40,16 @@ def test_each_option_that_is_shown_is_what_an_operator_may_write(tmp_path: Path)
     [
         ("tls_key_password", "secret", "..."),
         ("handler_args", {"token": "secret"}, "..."),
-        ("handler_args", {}, "off"),
+        ("handler_args", {}, "-"),
         ("tls_cert", Path("/x/cert.pem"), "/x/cert.pem"),
         ("tls_cert", b"-----BEGIN", "..."),
         ("tls_sni", {"a.example": ("x", None)}, "..."),
-        ("tls_alpn", (), "off"),
+        ("tls_alpn", (), "-"),
         ("refusal", "bye\n", r"bye\n"),
         ("max_line", 10, "10"),
+        ("proxy_from", None, "127.0.0.0/8,::1"),
+        ("tls_cert", None, "-"),
+        ("idle_timeout", None, "off"),
     ],
 )
 def test_secrets_are_hidden_and_the_rest_is_printable(name: str, value: Any, text: str) -> None:
