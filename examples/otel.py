@@ -1,6 +1,9 @@
 """Spans and metrics by OpenTelemetry, for any netkit server.
 
-Start it in a checkout: opentelemetry-instrument python3 -m netkit serve examples.otel:shout 8080
+Start it in a checkout, with the package opentelemetry-distro:
+
+    OTEL_TRACES_EXPORTER=console OTEL_METRICS_EXPORTER=console OTEL_LOGS_EXPORTER=none \\
+        opentelemetry-instrument python3 -m netkit serve examples.otel:shout 8080
 
 A span must be current in the thread of its client, so a decorator of the handler makes it. All else
 is in the events: see docs/events.md.

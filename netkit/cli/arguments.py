@@ -49,8 +49,8 @@ examples:
   netkit echo 8080 unix:/tmp/x   on a port and a Unix socket
   netkit serve app:Shout 8080    with the handler Shout, a function or class, of app.py
   netkit connect 8080            talk to a server, as with nc
-  netkit ctl /run/app.sock conns  the clients of a server with --control /run/app.sock
-  netkit top /run/app.sock       the same on a screen that is kept up to date
+  netkit ctl /run/app.ctl conns  the clients of a server with --control /run/app.ctl
+  netkit top /run/app.ctl        the same on a screen that is kept up to date
 
 Ctrl+C stops a server gracefully: clients have --drain-timeout to finish what they have begun.
 A second Ctrl+C stops it at once.

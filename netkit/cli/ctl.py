@@ -27,12 +27,12 @@ a slash is then written ./PATH.
 
 _EXAMPLES = """\
 examples:
-  netkit ctl /run/app.sock help           the commands that the server has
-  netkit ctl /run/app.sock conns older=60 each client that came more than a minute ago
-  netkit ctl /run/app.sock stacks 17      the lines of Python at which this client's thread is
-  netkit ctl /run/app.sock kill 17        end this client now
-  netkit ctl /run/app.sock set max_connections 100
-  netkit ctl /run/app.sock events --json  what happens, one JSON object for each event
+  netkit ctl /run/app.ctl help            the commands that the server has
+  netkit ctl /run/app.ctl conns older=60  each client that came more than a minute ago
+  netkit ctl /run/app.ctl stacks 17       the lines of Python at which this client's thread is
+  netkit ctl /run/app.ctl kill 17         end this client now
+  netkit ctl /run/app.ctl set max_connections 100
+  netkit ctl /run/app.ctl events --json   what happens, one JSON object for each event
 
 exit status: 0 done, 1 failed or nothing matched, 2 wrong use, 130 Ctrl+C, 141 the reader of the
 output is gone.

@@ -49,9 +49,9 @@ keys:
   q                                 quit
 
 examples:
-  netkit top /run/app.sock               a screen, each 2 seconds anew
-  netkit top /run/app.sock --interval 1  each second
-  netkit top /run/app.sock --once        one table, for scripts and mails
+  netkit top /run/app.ctl               a screen, each 2 seconds anew
+  netkit top /run/app.ctl --interval 1  each second
+  netkit top /run/app.ctl --once        one table, for scripts and mails
 
 exit status: 0 done, 1 failed, 2 wrong use, 130 Ctrl+C.
 

@@ -11,7 +11,7 @@ from .rows import Row
 _CLIENT = "{:<12} {:<7} {:<24} {:<16} {:<9} {:>9} {:>8} {:>11} {:>11} {:>9} {:>5} {:>8}  {}"
 CLIENTS = _CLIENT.format(
     *("id", "worker", "peer", "via", "state", "age/s", "idle/s", "in", "out", "rtt/ms", "retr"),
-    *("queue", "where"),
+    *("sendq", "where"),
 )
 """The heading of the table of clients."""
 

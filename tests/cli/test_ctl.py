@@ -248,5 +248,5 @@ def test_wrong_use_is_one_line(
 def test_the_help_has_examples(run: Run) -> None:
     status, out, _ = run("ctl", "--help")
     assert status == 0
-    assert b"\n  netkit ctl /run/app.sock conns older=60 " in out
+    assert b"\n  netkit ctl /run/app.ctl conns older=60 " in out
     assert b"NETKIT_CONTROL" in out

@@ -314,4 +314,4 @@ def test_the_help_has_the_keys_and_examples(run: Run) -> None:
     status, out, _ = run("top", "--help")
     assert status == 0
     assert b"\nkeys:\n" in out
-    assert b"\n  netkit top /run/app.sock --once " in out
+    assert b"\n  netkit top /run/app.ctl --once " in out

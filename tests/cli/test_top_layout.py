@@ -57,20 +57,20 @@ def test_wide_characters_are_two_columns_and_accents_none() -> None:
 
 
 def test_the_header_has_totals_and_rates_and_what_is_wrong() -> None:
-    top = Top("/run/app.sock")
+    top = Top("/run/app.ctl")
     top.take(sample(1.0, accepted=1000, received=0))
     silent = [{"pid": 9, "error": "no answer within 1 s"}]
     more: dict[str, Any] = {"ready": False, "reason": "by hand", "phase": "suspended"}
     top.take(
         sample(3.0, accepted=1010, received=4096, processes=silent, workers=4, restarts=1, **more)
     )
-    top.take(Sample(4.0, failure="no server listens on /run/app.sock"))
+    top.take(Sample(4.0, failure="no server listens on /run/app.ctl"))
     assert shown(top)[:6] == [
-        "netkit top /run/app.sock  suspended (by hand)  up 1h02m  netkit 0.1.0, Python 3.13.0",
+        "netkit top /run/app.ctl  suspended (by hand)  up 1h02m  netkit 0.1.0, Python 3.13.0",
         "clients 3 of 100  held 0  accepted 1.0K (5/s)  in 4.1K (2.0K/s)  out 7.0G (0/s)"
         "  refused 0",
         "workers 4, 1 restarted  threads 6  127.0.0.1:8080",
-        "! no server listens on /run/app.sock; trying again",
+        "! no server listens on /run/app.ctl; trying again",
         "! worker 9: no answer within 1 s",
         "ID  PEER  STATE  AGE  IDLE  IN  OUT  IN/s  OUT/s  RTT  SENDQ  WHERE",
     ]

@@ -17,7 +17,7 @@ def sample(at: float = 0.0, clients: Iterable[Any] = (), **status: Any) -> Sampl
 
 
 def top_with(*clients: Any) -> Top:
-    top = Top("/run/app.sock")
+    top = Top("/run/app.ctl")
     top.take(sample(clients=clients or [client_row(number) for number in (1, 2, 3)]))
     top.rows()
     return top
