@@ -25,6 +25,7 @@ from hypothesis import settings
 import netkit
 from netkit.core import events
 from netkit.core.buffer import ReceiveBuffer
+from netkit.net import sockopts
 from netkit.server import log_hooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,12 +181,17 @@ MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until the kernel takes no more. Returns how many bytes; the socket is blocking then."""
+    """Send until the kernel takes no more. Returns how many bytes; the socket is blocking then.
+
+    The kernel takes some more once it has moved what it has to the peer.
+    """
     sent = 0
     sock.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sent += sock.send(bytes(100_000))
+    while sockopts.writable(sock):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += sock.send(bytes(100_000))
+        time.sleep(0.01)
     sock.setblocking(True)
     return sent
 

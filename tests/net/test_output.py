@@ -676,14 +676,17 @@ def test_a_signal_handler_that_interrupts_what_a_read_sends_waits_for_nothing(me
     def talk() -> None:
         with contextlib.suppress(OSError):
             with contexts()[1].wrap_socket(peer, server_hostname="localhost") as secured:
+                assert is_agreed.wait(PATIENCE)  # a read that need not wait sends nothing
                 secured.sendall(b"a line\n")
                 secured.recv(10)
 
+    is_agreed = threading.Event()
     with tcp_pair() as (ours, peer), in_thread(talk):
         conn = netkit.Connection(sock := Sending(fileno=ours.detach()))
         try:
             conn.start_tls(contexts()[0], server_side=True, timeout=PATIENCE)
             sock.meanwhile = lambda: handle(conn)
+            is_agreed.set()
             with contextlib.suppress(OSError):
                 assert conn.readline() in (b"a line\n", b"")
             if method in ("write", "end", "sendfile"):

@@ -67,8 +67,8 @@ import netkit
 def handler(conn):
     first = conn.read(1)
     conn.write(first)
-    if first == b"w":  # a client that is busy until it is cut
-        conn.readexactly(2)
+    if first == b"w":  # a client that is busy until it is cut, since it does not read
+        conn.write(bytes(50_000_000))
     for _ in conn:
         pass
 
