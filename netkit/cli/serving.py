@@ -297,7 +297,7 @@ def operations_of(arguments: argparse.Namespace) -> Operations:
     )
 
 
-def _prepare_front(arguments: argparse.Namespace) -> None:
+def _prepare_front(arguments: argparse.Namespace) -> None:  # pragma: no cover - when spawned
     """Set up the log of the process that answers operators."""
     if not is_configured():  # the process has not been forked
         set_up_logging(arguments)

@@ -336,7 +336,7 @@ class Workers:
             self._crew.begin_reload()
         elif command == "release":
             self._server._listeners.leave_files()
-            if self._attachment is not None:
+            if self._attachment is not None:  # pragma: no branch - it gives this order
                 self._attachment.release()
         else:
             self.resize(**arguments)

@@ -161,7 +161,7 @@ def test_what_an_operator_changes_holds_for_workers_to_come_and_no_sum_falls(
         wait_until(lambda: len(operator.rows("status")[0]["processes"]) == 3)
         assert operator.ask("reload") == "reloading\n"
         wait_until(lambda: operator.rows("status")[0]["reloads"]["ok"] == 1)
-        assert operator.ask("get idle_timeout") == "idle_timeout 77\n"
+        wait_until(lambda: operator.ask("get idle_timeout") == "idle_timeout 77\n")
         with program.connect() as sock:
             assert exchange(sock, b"again") == b"AGAIN\n"
         operator.ask("stop")
