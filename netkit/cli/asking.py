@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..core.errors import Failure, PeerError
 from ..core.options import Options
 from ..core.text import said
 from ..net.explain import in_seconds
+from ..net.files import OutputError
+from .arguments import complain
 
 VARIABLE = "NETKIT_CONTROL"  # the path, if the command line has none
 
@@ -29,6 +32,22 @@ PATIENCE = 10.0  # seconds
 _LONGEST_LINE = 16 * 1024 * 1024  # bytes; the stack of a client is one line of JSON
 
 Row = Mapping[str, Any]
+
+
+def exit_status(command: Callable[[], int]) -> int:
+    """Return ``command()``, or the exit status of its failure, which is one line.
+
+    A Ctrl+C, and a standard output that nobody reads any more, end the command without a line.
+    """
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except (OSError, Failure) as error:
+        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
+            return 128 + signal.SIGPIPE
+        complain(str(error))
+        return 1
 
 
 def split(words: list[str]) -> tuple[str, list[str]]:

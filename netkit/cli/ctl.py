@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from ..core.errors import Failure
-from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
-from .asking import PATIENCE, VARIABLE, ControlClient, split, time_of
+from .asking import PATIENCE, VARIABLE, ControlClient, exit_status, split, time_of
 from .display import VISIBLE, encoded
 from .stdio import Output
 
@@ -77,15 +74,7 @@ def run(argv: Sequence[str]) -> int:
     request = " ".join(["json", *command] if arguments.json else command)
     if "\n" in request or "\r" in request:
         reader.error("a command for the server is one line")
-    try:
-        return _print(control, request, arguments.json)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (OSError, Failure) as error:
-        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
-            return 128 + signal.SIGPIPE
-        complain(str(error))
-        return 1
+    return exit_status(lambda: _print(control, request, arguments.json))
 
 
 def _check_path(words: list[str]) -> None:

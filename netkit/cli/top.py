@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -14,9 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import Failure
-from ..net.files import OutputError
 from .arguments import COMMANDS, Parser, checked, complain
-from .asking import VARIABLE, ControlClient, time_of
+from .asking import VARIABLE, ControlClient, exit_status, time_of
 from .ctl import add_timeout
 from .display import encoded
 from .stdio import Output, is_interactive
@@ -88,21 +85,17 @@ def run(argv: Sequence[str]) -> int:
         control = ControlClient(words[0], arguments.timeout)
     except ValueError as error:
         reader.error(str(error))
-    try:
-        first = take(control)
-        if first.failure:
-            raise Failure(first.failure)
-        if arguments.once or not is_interactive():
-            return _print(first, control.name)
-        _watch(first, control, arguments.interval)
-        return 0
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (OSError, Failure) as error:
-        if isinstance(error, OutputError) and error.errno == errno.EPIPE:
-            return 128 + signal.SIGPIPE
-        complain(str(error))
-        return 1
+    return exit_status(lambda: _show(control, arguments.once, arguments.interval))
+
+
+def _show(control: ControlClient, once: bool, interval: float) -> int:
+    first = take(control)
+    if first.failure:
+        raise Failure(first.failure)
+    if once or not is_interactive():
+        return _print(first, control.name)
+    _watch(first, control, interval)
+    return 0
 
 
 def take(control: ControlClient, clock: Callable[[], float] = time.monotonic) -> Sample:

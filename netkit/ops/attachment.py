@@ -125,8 +125,8 @@ class Operations:
             if command in answers:
                 return answers[command](arguments)
             questions = self._answer_operators(servers).questions
-            if command not in questions:  # pragma: no cover - of a newer program
-                raise ValueError(f"{command}: there is no such question")
+            if command not in questions:
+                raise ValueError(f"unknown question: {command}")
             return questions[command](**arguments)
 
         return answer
@@ -184,7 +184,7 @@ class Operations:
         """Leave the files of the endpoints to another program."""
         if self.status is not None:
             self.status.release()
-        if self.control is not None:  # pragma: no branch - which has been asked for the release
+        if self.control is not None:
             self.control.release()
 
     def forget(self) -> None:

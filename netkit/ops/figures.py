@@ -86,7 +86,7 @@ def figures_of_process() -> tuple[Samples, Samples]:
     resident = _resident_memory()
     if resident is not None:
         gauges["process_resident_memory_bytes"] = resident
-    if sys.platform != "win32":  # pragma: no branch - there is no such folder, and no such limit
+    if sys.platform != "win32":  # pragma: no branch - Windows has neither /dev/fd nor the limit
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -70,7 +70,7 @@ def _phase(state: ProgramState, good: Sequence[Mapping[str, Any]]) -> tuple[str,
     phase = state.phase
     if phase == "ready" and good and all(each["suspended"] for each in good):
         phase = "suspended"
-    if phase == "ready" and not good:  # pragma: no cover - all workers have just died
+    if phase == "ready" and not good:
         return phase, "no process answers"
     return phase, _REASONS.get(phase, "")
 

@@ -94,7 +94,7 @@ class LocalProgram:
             raise ValueError(
                 "workers: the program serves in one process; start it with --workers N"
             )
-        elif command != "standing":  # pragma: no cover - which is for processes that start later
+        elif command != "standing":  # no process starts later
             raise ValueError(f"{command}: the program serves in one process")
 
 

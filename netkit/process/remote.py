@@ -289,4 +289,4 @@ def check_order(command: str, arguments: dict[str, Any]) -> None:
         except TypeError as error:
             raise ValueError(str(error)) from None
     elif command not in ("reload", "release", "standing"):
-        raise ValueError(f"{command}: there is no such order")
+        raise ValueError(f"unknown order: {command}")

@@ -60,6 +60,8 @@ def test_the_endpoints_see_the_program_and_give_it_orders() -> None:
                 program.order("stop", **wrong)
         with pytest.raises(ValueError, match="serves in one process; start it with --workers N"):
             program.order("resize", count=2)
+        with pytest.raises(ValueError, match="unknown: the program serves in one process"):
+            program.order("unknown")
         program.order("stop", timeout=0)
 
     with silent_log():

@@ -43,7 +43,7 @@ def pem(der: bytes) -> bytes:
     [
         (b"260101123456Z", 0x17, "Jan  1 12:34:56 2026 GMT"),
         (b"991231235959Z", 0x17, "Dec 31 23:59:59 1999 GMT"),
-        (b"20500229000000Z", 0x18, None),  # there is no such day
+        (b"20500229000000Z", 0x18, None),  # 2050 is no leap year
         (b"20520229000000Z", 0x18, "Feb 29 00:00:00 2052 GMT"),
         (b"2605", 0x17, None),
     ],
