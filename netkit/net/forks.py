@@ -3,9 +3,12 @@
 A handler may fork, by `os.fork` or through `multiprocessing`. The child has a copy of the thread
 that forks, and no other thread. Rules:
 
-1. A signal that is sent to a child is the child's own: before the child receives a signal that
-   netkit handles, it has the signal handlers that were there without netkit.
+1. A signal that is sent to a child is the child's own: before the child receives a signal, it has
+   the signal handlers that were there without netkit.
 2. No lock of netkit's is held in a child by a thread that only the parent has.
+3. No signal handler interrupts what a child does for rules 1 and 2. A signal that comes meanwhile,
+   and whose handler raises KeyboardInterrupt or SystemExit, ends the child at once: Python would
+   report the exception, ignore it, and go on (`os.register_at_fork`).
 
 A program that is executed needs none of it: the kernel resets signal handlers (execve(2)), and
 netkit neither ignores nor blocks signals while a server runs. A command ignores SIGINT and SIGTERM
@@ -19,40 +22,38 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable
 
 from ..core.errors import ServerStateError
 
 Undo = Callable[[], object]
 
-# The functions that a child calls, each with the signals that are blocked until it has called them.
+# The functions that a child calls: those that undo something, the last one first; then the others.
 # Lists are thread-safe for single calls, and a lock could be held by another thread during a fork.
-_undoing: list[tuple[Undo, dict[int, Any]]] = []
+_undoing: list[Undo] = []
+_renewing: list[Undo] = []
 _masks = threading.local()  # the signal masks of this thread from before each fork under way
 
 
-def undo_in_children(undo: Undo, signals: dict[int, Any] | None = None) -> None:
+def undo_in_children(undo: Undo) -> None:
     """Have `undo` called in each child that is forked from now on; the last one is called first.
 
-    The keys of `signals` at the time of the fork are blocked until then. `undo` must not raise.
-    Thread-safe.
+    No signal arrives until then. `undo` must not raise. Thread-safe.
     """
-    _undoing.append((undo, {} if signals is None else signals))
+    _undoing.append(undo)
 
 
 def do_not_undo(undo: Undo) -> None:
     """Cancel `undo_in_children`. Idempotent and thread-safe."""
     for entry in tuple(_undoing):
-        if entry[0] == undo:
+        if entry == undo:
             with contextlib.suppress(ValueError):
                 _undoing.remove(entry)
 
 
-def call_in_children(function: Callable[[], object]) -> None:
-    """Have `function` called in each child from now on. This cannot be cancelled."""
-    if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
-        os.register_at_fork(after_in_child=function)
+def call_in_children(function: Undo) -> None:
+    """Have `function` called in each child from now on, as by `undo_in_children`, but always."""
+    _renewing.append(function)
 
 
 def renew_in_children(owner: object, name: str) -> None:
@@ -89,27 +90,30 @@ def check_main() -> None:
 def _hold_back_signals() -> None:
     if not hasattr(_masks, "before"):
         _masks.before = []
-    _masks.before.append(_block(()))  # first: a signal handler may raise in between
-    for _, signals in tuple(_undoing):
-        _block(signals.copy())
-
-
-def _block(signals: Collection[int]) -> set[Any]:
-    return signal.pthread_sigmask(signal.SIG_BLOCK, tuple(signals))
+    # In two steps: a signal handler may raise in between, while the mask is as before.
+    _masks.before.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _let_signals_in() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before.pop())
 
 
-def _undo_all() -> None:
+def _begin_child() -> None:
     while _undoing:
-        undo, _ = _undoing.pop()
-        undo()
-    _let_signals_in()
+        _undoing.pop()()
+    for renew in _renewing:
+        renew()
+    try:
+        _let_signals_in()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
     os.register_at_fork(
-        before=_hold_back_signals, after_in_parent=_let_signals_in, after_in_child=_undo_all
+        before=_hold_back_signals, after_in_parent=_let_signals_in, after_in_child=_begin_child
     )

@@ -133,7 +133,7 @@ class StopSignals:
             raise ValueError("signals can only be handled in the main thread")
         try:
             self.mailbox = Mailbox()
-            undo_in_children(self._restore, self._former)
+            undo_in_children(self._restore)
             # By `map`, so that no signal handler can raise between the call and the note of it.
             set_fd = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
             self._former_fds.extend(map(set_fd, [self.mailbox.wakeup_fileno()]))
@@ -192,7 +192,7 @@ class StopSignals:
             hook = sys.unraisablehook = _UnlessLate(hook)
         before = {n: h for n, h in self._former.items() if n in self.SIGNALS and h != afterwards}
         if afterwards is not None and before:  # first, since another thread may fork at any time
-            undo_in_children(functools.partial(_replace, afterwards, before), before)
+            undo_in_children(functools.partial(_replace, afterwards, before))
         while self._former:
             signum, handler = next(reversed(self._former.items()))
             if afterwards is not None and signum in self.SIGNALS:

@@ -442,25 +442,76 @@ def test_a_signal_of_a_child_that_is_forked_without_hooks_is_not_the_servers() -
         assert signals.mailbox.rest() == []
 
 
-def test_signals_are_blocked_from_before_a_fork_until_all_is_undone() -> None:
-    def blocked() -> set[int]:
-        return set(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+@forking
+def test_no_signal_arrives_from_before_a_fork_until_all_is_undone() -> None:
+    def look() -> bool:
+        signal.signal(signal.SIGUSR1, lambda *_: seen.append(len(renewed)))
+        signal.raise_signal(signal.SIGUSR1)
+        return not seen
 
-    held_back: list[set[int]] = []
-    before = blocked()
-    undo = lambda: held_back.append(blocked())  # noqa: E731
-    forks.undo_in_children(undo, {signal.SIGUSR1: None})
-    others, forks._undoing[:] = forks._undoing[:-1], forks._undoing[-1:]
+    seen: list[int] = []
+    renewed: list[bool] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    forks.undo_in_children(look)
+    forks.call_in_children(renew := lambda: renewed.append(not seen))
     try:
-        forks._hold_back_signals()
-        assert blocked() == before | {signal.SIGUSR1}
-        forks._undo_all()
+        assert status_of_child(lambda: (seen, renewed) == ([1], [True])) == 1
+        assert (seen, renewed) == ([], [])
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     finally:
-        forks._undoing[:] = others
-    assert held_back == [before | {signal.SIGUSR1}]
-    assert blocked() == before
-    forks.do_not_undo(undo)
-    assert forks._undoing == others
+        forks.do_not_undo(look)
+        forks._renewing.remove(renew)
+    assert look not in forks._undoing
+
+
+@forking
+@pytest.mark.parametrize(
+    ("signum", "error", "status"),
+    [
+        (signal.SIGINT, KeyboardInterrupt(), -signal.SIGINT),
+        (signal.SIGTERM, SystemExit(), 0),
+        (signal.SIGTERM, SystemExit(3), 3),
+        (signal.SIGTERM, SystemExit("stopped"), 1),
+    ],
+    ids=repr,
+)
+def test_a_signal_that_ends_programs_ends_a_child_that_gets_it_during_the_fork(
+    signum: signal.Signals, error: BaseException, status: int
+) -> None:
+    """Python would ignore it, and the child would sleep on while its parent waits for it."""
+
+    def interrupt() -> None:
+        signal.signal(signum, stop)
+        signal.raise_signal(signum)
+
+    def stop(*_: object) -> None:
+        raise error
+
+    forks.undo_in_children(interrupt)
+    try:
+        assert status_of_child(lambda: 98) == status
+    finally:
+        forks.do_not_undo(interrupt)
+
+
+def test_a_child_that_is_interrupted_during_the_fork_ends_by_sigint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same in this process, since a process that a signal ends reports no coverage."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ends: list[int] = []
+    monkeypatch.setattr(forks, "_undoing", [])
+    monkeypatch.setattr(forks, "_renewing", [])
+    monkeypatch.setattr(forks, "_let_signals_in", interrupt)
+    monkeypatch.setattr(signal, "signal", lambda *change: changes.append(change))
+    monkeypatch.setattr(signal, "raise_signal", ends.append)
+    changes: list[Any] = []
+    forks._begin_child()
+    assert changes == [(signal.SIGINT, signal.SIG_DFL)]
+    assert ends == [signal.SIGINT]
 
 
 @forking
