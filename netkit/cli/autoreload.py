@@ -4,7 +4,8 @@ Rules:
 
 1. Only a worker knows which files it has loaded. So a worker watches them, in a thread of its own:
    one worker at a time, which holds a lock. It sends SIGHUP to the parent, which starts new workers
-   first, and keeps the old ones if the new code does not load.
+   first, and keeps the old ones if the new code does not load. What it has reported is in the file
+   of the lock, so that an old worker that is about to be replaced does not report it once more.
 2. The files are looked at once a second, or as soon as something has changed, if the package
    watchfiles is installed. Only the times and sizes of files are compared.
 3. What is watched are the loaded modules, but not those of Python, of installed packages or of
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -38,7 +40,7 @@ INTERVAL = 1.0  # seconds between two looks at the files
 PATIENCE = 1.0  # seconds that the clients of former workers have
 _NOT_OURS = ("__pycache__", "node_modules", "site-packages", "dist-packages")
 
-Files = dict[str, tuple[int, int]]  # the time and the size of each file, by its path
+Files = dict[str, str | None]  # the time and the size of each file, by its path; None: it is gone
 
 
 def announce(below: str) -> None:
@@ -115,27 +117,33 @@ class Watch:
         """Watch, in this thread."""
         import fcntl  # which Windows has not
 
-        with open(self._lock, "rb") as file:
+        with open(self._lock, "r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            reported: Files = json.loads(file.read() or "{}")
             while is_wanted():
-                changed = self._changed()
+                changed = self._changed(reported)
                 if changed:
-                    log.logger.info("%s has changed", printable(changed))
+                    log.logger.info("%s has changed", printable(min(changed)))
+                    reported.update(changed)
+                    file.seek(0)
+                    file.truncate()
+                    file.write(json.dumps(reported))
+                    file.flush()
                     self._report()
                 self._wait(sorted({os.path.dirname(path) for path in self._seen}))
 
-    def _changed(self) -> str | None:
-        """Return the path of a file that has changed since the last call, if there is one."""
+    def _changed(self, reported: Files) -> Files:
+        """Return the files that have changed since the last call, and are not as in `reported`."""
         before, self._seen = self._seen, self._look()
-        changed = {path for path, _ in before.items() ^ self._seen.items()}
-        return min(changed, default=None)
+        changed = {path: self._seen.get(path) for path, _ in before.items() ^ self._seen.items()}
+        return {path: it for path, it in changed.items() if reported.get(path, "") != it}
 
     def _look(self) -> Files:
-        found = {}
+        found: Files = {}
         for path in self._paths():
             with contextlib.suppress(OSError):  # it is gone, or cannot be looked at
                 status = os.stat(path)
-                found[path] = status.st_mtime_ns, status.st_size
+                found[path] = f"{status.st_mtime_ns} {status.st_size}"
         return found
 
     def _paths(self) -> Iterator[str]:

@@ -132,6 +132,34 @@ def test_each_kind_of_change_is_reported_once(
     ]
 
 
+def test_an_old_worker_does_not_report_once_more_what_another_one_has_reported(
+    tmp_path: Path,
+) -> None:
+    """The one that has reported it ends first, and the lock passes to the next one."""
+    (first, second), lock = (tmp_path / "first.py", tmp_path / "second.py"), autoreload.new_lock()
+    first.touch()
+    second.touch()
+    reports: list[str] = []
+
+    def looks(count: int) -> Callable[[], bool]:
+        rest = [True] * count + [False]
+        return lambda: rest.pop(0)
+
+    one, other, third = (
+        Watch(str(tmp_path), lock, lambda _: None, lambda name=name: reports.append(name))
+        for name in ("one", "other", "third")
+    )
+    first.write_text("changed")
+    second.unlink()
+    one.run(looks(2))
+    other.run(looks(2))
+    assert reports == ["one"]
+    first.write_text("changed again")
+    third.run(looks(2))
+    assert reports == ["one", "third"]
+    os.unlink(lock)
+
+
 def test_modules_of_python_and_of_netkit_are_not_watched(tmp_path: Path) -> None:
     lock = autoreload.new_lock()
     watched = Watch("", lock)._seen
