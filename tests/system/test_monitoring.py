@@ -235,7 +235,7 @@ def idle_page(address: tuple[str, int]) -> dict[str, float]:
     pages = [scraped(address)]
 
     def is_idle() -> bool:
-        time.sleep(0.05)  # a connection is reported a moment after it is closed
+        time.sleep(0.5)  # a connection is reported a moment after it is closed
         before, pages[0] = pages[0], scraped(address)
         return closed(before) == closed(pages[0]) and not any(
             page[name]
@@ -286,6 +286,7 @@ def test_no_counter_falls_while_worker_after_worker_is_killed(tmp_path: Path) ->
         quiet = idle_page(address)
         for _ in range(10):
             load.exchange(bytes(700), bytes(300))
+        wait_until(lambda: closed(scraped(address)) - closed(quiet) >= 10, "ten reports")
         after = idle_page(address)
         check_by_promtool(page_of(address))
     check_none_falls([*pages, quiet, after])
@@ -311,6 +312,8 @@ def test_nothing_is_lost_while_workers_are_replaced_by_a_reload(tmp_path: Path) 
                 while scraped(address)['netkit_reloads_total{result="ok"}'] < number:
                     time.sleep(0.02)
                     pages.append(scraped(address))
+        count = load.counts["connected"]
+        wait_until(lambda: closed(scraped(address)) >= count, "reports of all connections")
         last = idle_page(address)
     check_none_falls([*pages, last])
     counts = load.counts

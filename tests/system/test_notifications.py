@@ -185,7 +185,7 @@ def test_a_handler_that_holds_the_gil_is_noticed_and_a_full_or_suspended_server_
 def test_a_worker_that_hangs_is_replaced_and_the_parent_is_well(
     manager: Manager, start: Start, watchdog: Callable[[float], None]
 ) -> None:
-    watchdog(1)
+    watchdog(4)
     program = start("--workers", "2")
     manager.receive()
     assert manager.receive() == f"{READY}, 2 workers"
@@ -194,6 +194,6 @@ def test_a_worker_that_hangs_is_replaced_and_the_parent_is_well(
         pid = int(sock.makefile().readline())
         sock.sendall(b"stop\n")
         changes = "STATUS=N connected, 1 worker", "STATUS=N connected, 2 workers"
-        assert max(watch(manager, 2.5, *changes)) < 1.25
-    program.wait_for_line(f"error: a worker failed: worker {pid} has hung for 1 s; starting")
+        assert max(watch(manager, 5, *changes)) < 4
+    program.wait_for_line(f"error: a worker failed: worker {pid} has hung for 4 s; starting")
     assert ask(program, "who") != pid
