@@ -113,7 +113,9 @@ def _error_in(line: str, is_json: bool) -> str | None:
         row = json.loads(line)
     except ValueError:
         return "no JSON"
-    return str(row["error"]) if isinstance(row, dict) and "error" in row else None
+    if not isinstance(row, dict) or "event" in row:  # an event may have a field of this name
+        return None
+    return str(row["error"]) if "error" in row else None
 
 
 def _status_of(error: str) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.kinds import check_seconds
@@ -32,7 +32,8 @@ def _status(address: str | int | None) -> Status | None:
         return None
     from .status import Status
 
-    return Status(address)
+    with _naming("status", address):
+        return Status(address)
 
 
 def _control(path: str | os.PathLike[str] | None) -> Control | None:
@@ -40,7 +41,18 @@ def _control(path: str | os.PathLike[str] | None) -> Control | None:
         return None
     from .control import Control
 
-    return Control(path)
+    with _naming("control", path):
+        return Control(path)
+
+
+@contextlib.contextmanager
+def _naming(name: str, value: object) -> Iterator[None]:
+    """Name the parameter in TypeError and ValueError, whose text is about a part of its value."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}={value!r}: {error}") from None
 
 
 class Operations:
@@ -55,7 +67,7 @@ class Operations:
         prepare: Callable[[], object] | None = None,
         takes_over: bool = False,
     ) -> None:
-        """ValueError for an invalid address, path or number of seconds.
+        """TypeError or ValueError for an invalid address, path or number of seconds.
 
         `prepare` sets up the log in a process that is neither forked nor a worker. If the program
         `takes_over` listeners, its endpoints accept nobody before it is ready.
@@ -64,7 +76,8 @@ class Operations:
             check_seconds("stuck", stuck, zero=False)
         self.status, self.stuck = _status(status), stuck
         self.control = _control(control)
-        self.access_log = None if access_log is None else os.fspath(access_log)
+        with _naming("access_log", access_log):
+            self.access_log = None if access_log is None else os.fspath(access_log)
         if self.access_log == "":
             raise ValueError("access_log must be the name of a file, or '-', not ''")
         self._access: AccessLog | None = None  # between `attach` and `detach`

@@ -47,22 +47,26 @@ class Notifier:
         """`address` is a path, or an abstract name that begins with an ``@``."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
+        self._has_waited = False  # in vain, and nothing could be sent since
         with contextlib.suppress(OSError):  # no descriptor is left
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         undo_in_children(self.close)
 
     def send(self, *assignments: str, seconds: float = _SEND_SECONDS) -> str:
-        """Send a notification, such as ``READY=1``. Wait for at most `seconds`.
+        """Send a notification, such as ``READY=1``, and wait for at most `seconds`.
 
-        Returns why it could not be sent, or an empty text.
+        After one has waited in vain, the next ones do not wait, until one could be sent. Returns
+        why it could not be sent, or an empty text.
         """
         if self._socket is None:
             return "there is no socket for it"
         try:
-            self._socket.settimeout(seconds)
+            self._socket.settimeout(0 if self._has_waited else seconds)
             self._socket.sendto("\n".join(assignments).encode(), self._address)
         except (OSError, ValueError) as error:  # ValueError: a null character in the address
+            self._has_waited |= isinstance(error, TimeoutError)
             return str(error)
+        self._has_waited = False
         return ""
 
     def close(self) -> None:

@@ -125,6 +125,12 @@ def test_errors_stay_in_json(path: Path, run: Run) -> None:
         assert out == b'{"id": "7"}\n{"error": "no client has the id 8"}\n'
 
 
+def test_an_event_that_has_an_error_is_no_failure_of_the_command(path: Path, run: Run) -> None:
+    with control_server(path) as server:
+        server.answers["json events"] = [{"event": "ReloadEnded", "error": "no such file"}]
+        assert run("ctl", str(path), "--json", "events").status == 0
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_the_exit_status_tells_wrong_use_from_a_failure(
     options: list[str], path: Path, run: Run

@@ -245,14 +245,20 @@ def test_without_a_manager_nothing_happens(
     assert "not sent to the service manager: READY=1: " in caplog.text
 
 
-def test_a_manager_that_reads_nothing_delays_what_it_must_not_miss_for_a_second(
-    manager: Manager,
-) -> None:
+def test_a_manager_that_reads_nothing_delays_once_what_it_must_not_miss(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     began = time.monotonic()
     for _ in range(1000):
         notifier.send("STATUS=x", seconds=0)
     assert time.monotonic() - began < PATIENCE / 2
+    began = time.monotonic()
+    notifier.send("STOPPING=1", seconds=0.05)
+    assert time.monotonic() - began >= 0.04
+    assert notifier.send("STATUS=stopped", seconds=10 * PATIENCE) != ""  # this one does not wait
+    assert "STATUS=x" in manager.received()
+    assert notifier.send("STATUS=y") == ""
+    for _ in range(1000):
+        notifier.send("STATUS=x", seconds=0)
     began = time.monotonic()
     notifier.send("STOPPING=1", seconds=0.05)
     assert time.monotonic() - began >= 0.04
