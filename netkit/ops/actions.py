@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from ..core.record import NamedTuple
+from ..net.forks import renew_in_children
 from ..process.program import Answer, Program
 from . import takeover
 from .arguments import Arguments
@@ -23,6 +26,9 @@ EVENTS_SECONDS = 0.25  # how often the processes are asked for live events
 _OF_ALL_WORKERS = ("max_connections", "profile")
 _TRIES = 3  # to count while no process ends
 _feed_numbers = itertools.count(1)
+
+_handing_over = threading.RLock()  # held by the thread that carries out this command
+renew_in_children(sys.modules[__name__], "_handing_over")
 
 
 class Call(NamedTuple):
@@ -196,6 +202,17 @@ def get(call: Call) -> Rows:
 
 def hand_over(call: Call) -> Rows:
     """Send the listeners to another program, and stop once that serves."""
+    if not _handing_over.acquire(blocking=False):
+        raise ValueError("another program is taking over already")
+    try:
+        if call.program.state().phase == "stopping":
+            raise ValueError("this program is stopping")
+        yield from _hand_over(call)
+    finally:
+        _handing_over.release()
+
+
+def _hand_over(call: Call) -> Rows:
     path, endpoints = call.arguments["path"], call.endpoints
     own = () if endpoints is None else endpoints.listeners()
     with takeover.connected(path) as channel:

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 from cli.control_server import control_server
 from secure import files
-from support import PATIENCE, Cli, receive_all, receive_exactly, serving, wait_until
+from support import (
+    PATIENCE,
+    Cli,
+    in_thread,
+    receive_all,
+    receive_exactly,
+    serving,
+    wait_until,
+)
 
 from netkit.core.endpoint import Endpoint
 from netkit.core.errors import Failure
@@ -243,6 +251,22 @@ def test_without_endpoints_the_listeners_of_the_servers_are_sent_and_it_stops(
         lines = list(commands.answer(f"hand-over {tmp_path / 'x'}", program, gone))
     assert lines[0] == "sent\n"
     assert program.orders == [("release", {}), ("stop", {"patience": 7.0})]
+
+
+def test_only_one_program_at_a_time_takes_over_and_none_from_a_program_that_stops(
+    program: FakeProgram, tmp_path: Path
+) -> None:
+    with taking(tmp_path / "x"):
+        first = commands.answer(f"hand-over {tmp_path / 'x'}", program, lambda _: True)
+        assert next(first) == "sent\n"
+        others: list[list[str]] = []
+        with in_thread(lambda: others.append(answer(program, tmp_path / "x"))):
+            pass
+        first.close()
+        assert others == [["error: another program is taking over already\n"]]
+        program.phase = "stopping"
+        assert answer(program, tmp_path / "x") == ["error: this program is stopping\n"]
+    assert program.orders == []
 
 
 def test_a_new_program_that_says_nothing_does_not_serve() -> None:
