@@ -22,7 +22,7 @@ from ..server.server import Server
 from ..tls.expiry import day_of
 from .environment import named, variable_of
 
-_NOT_SHOWN = ("check", "settings")  # the settings are among the arguments of the handler
+_NOT_SHOWN = ("check", "set")  # the settings are among the arguments of the handler
 
 
 class Row(NamedTuple):
@@ -73,7 +73,7 @@ class Check:
             yield Row("handler", self._module.name, self._arguments.handler_from)
             names = ", ".join(self._options.handler_args)
             if names:
-                given = bool(self._arguments.settings)
+                given = bool(self._arguments.set)
                 source = named("set", self._arguments) if given else self._module.name
                 yield Row("handler_args", names, source)
 

@@ -75,6 +75,8 @@ class Given(NamedTuple):
 
     settings: Mapping[str, str]
     """The texts of ``--set``."""
+    set_by: str
+    """The flag or the variable that has them, for errors."""
     options: frozenset[str]
     """The names of the options of the server that a flag or a variable has set."""
     flags: frozenset[str]
@@ -107,7 +109,7 @@ def _complete(
         changes.update((name, None) for name in _OF_CERTIFICATE if name not in given.options)
     if is_server:
         changes.update((name, getattr(base._options, name)) for name in given.options)
-    settings = converted(given.settings, handler)
+    settings = converted(given.settings, handler, given.set_by)
     if settings:
         before = changes.get("handler_args", server._options.handler_args)
         changes["handler_args"] = {**before, **settings}

@@ -11,7 +11,7 @@ from ..process.application import Application, to_be_loaded
 from ..process.hooks import Hooks
 from ..server.server import Server
 from .arguments import checked
-from .environment import HANDLER
+from .environment import HANDLER, named
 from .serving import Command
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ class Serve(Command):
     def add_flags(self, group: Any) -> None:
         group.add_argument(
             "--set",
-            dest="settings",
             action="append",
             default=[],
             type=checked(_setting),
@@ -82,7 +81,9 @@ class Serve(Command):
 
         options = frozenset(arguments.options)
         flags = options & arguments.given
-        given = Given(dict(arguments.settings), options, flags, arguments.addresses)
+        given = Given(
+            dict(arguments.set), named("set", arguments), options, flags, arguments.addresses
+        )
         if arguments.reload is None or arguments.check:
             return load(arguments.target, given)
         from .autoreload import Watch

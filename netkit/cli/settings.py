@@ -45,25 +45,29 @@ def parse(text: str) -> tuple[str, str]:
     return name, value
 
 
-def converted(settings: Mapping[str, str], handler: Any) -> dict[str, Any]:
+def converted(settings: Mapping[str, str], handler: Any, set_by: str = "--set") -> dict[str, Any]:
     """Return the values of the texts in `settings`, for `handler`.
 
-    ArgumentError for a setting that does not exist, or an invalid value.
+    ArgumentError, which names `set_by`, for a setting that does not exist, or an invalid value.
     """
     known, takes_any = _settings_of(handler) if settings else ({}, False)
-    return {name: _value(name, settings[name], known, takes_any, handler) for name in settings}
+    try:
+        return {name: _value(name, settings[name], known, takes_any, handler) for name in settings}
+    except ValueError as error:
+        raise ArgumentError(f"{set_by} {error}") from None
 
 
 def _value(name: str, text: str, known: _Known, takes_any: bool, handler: Any) -> Any:
+    """Return the value of a setting. ValueError begins with its name."""
     if name not in known and not takes_any:
         of = getattr(handler, "__name__", None) or repr(handler)
         there_are = f"; the settings are {', '.join(known)}" if known else "; it has none"
         hint = similar(name, known) or there_are
-        raise ArgumentError(f"--set {name}: {of} has no setting {name}{hint}")
+        raise ValueError(f"{name}: {of} has no setting {name}{hint}")
     try:
         return _converter(known.get(name, str))(text)
     except ValueError as error:
-        raise ArgumentError(f"--set {name}: {error}") from None
+        raise ValueError(f"{name}: {error}") from None
 
 
 # The settings of a handler

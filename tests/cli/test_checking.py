@@ -57,6 +57,19 @@ def test_each_value_is_shown_with_its_source(
     assert "secret" not in out.decode()
 
 
+def test_a_setting_of_the_environment_names_its_variable(
+    run: Run, module: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module("def shout(conn, times=1): pass")
+    monkeypatch.setenv("NETKIT_SET", "times=2")
+    assert rows(run("serve", "app:shout", "--check").out)["handler_args"] == ["times < NETKIT_SET"]
+    for text, error in (("times=x", "times: it must be"), ("x=1", "x: shout has no setting x")):
+        monkeypatch.setenv("NETKIT_SET", text)
+        status, _, lines = run("serve", "app:shout", "--check")
+        assert status == 2
+        assert f"NETKIT_SET {error}" in lines[-1]
+
+
 def test_the_options_of_a_server_are_its_own(run: Run, module: Callable[..., Path]) -> None:
     module(f"{HANDLERS}\nserver = netkit.create_server(function, max_line=9, lifetime=8)")
     found = rows(

@@ -124,8 +124,8 @@ def test_flags_without_a_value_and_repeated_flags_have_variables(environment: En
     arguments, _ = understood(Logger())
     assert (arguments.style, arguments.prefix, arguments.output) == ("hex", True, "log")
     assert arguments.rotate_size == 1 << 20
-    assert understood(Serve(), "app:f")[0].settings == [("a", "1"), ("b", "2 3")]
-    assert understood(Serve(), "app:f", "--set", "c=4")[0].settings == [("c", "4")]
+    assert understood(Serve(), "app:f")[0].set == [("a", "1"), ("b", "2 3")]
+    assert understood(Serve(), "app:f", "--set", "c=4")[0].set == [("c", "4")]
 
 
 def test_a_flag_wins_over_the_variables_that_it_excludes(environment: Environment) -> None:
