@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import subprocess
 import sys
@@ -217,6 +218,23 @@ def test_a_reset_is_reported_below_the_line_that_is_being_typed() -> None:
         assert user.wait() == 1
         line = f"netkit: error: connection reset by 127.0.0.1:{server.server_address[1]}"
         assert user.rows == ["half a li", line]
+
+
+def test_no_line_is_asked_for_once_the_server_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    from netkit.cli.terminal import Terminal
+
+    class Ending(Terminal):
+        """A terminal whose server ends when a line is typed."""
+
+        def __init__(self) -> None:
+            self._lock, self._ended = threading.Lock(), False
+
+        def _line(self) -> str:
+            self._ended = True
+            return "the last"
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert list(Ending()) == [b"the last\n"]
 
 
 ENDS = [("\x03", 130), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
