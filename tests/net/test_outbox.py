@@ -561,7 +561,8 @@ def test_a_time_limit_for_what_is_queued_ends_the_read_of_the_connection() -> No
         with pytest.raises(TimeoutError, match="write_timeout") as caught:
             conn.read()
         assert conn.is_to_blame(caught.value)
-        with pytest.raises(TimeoutError, match="write_timeout"):
+        # The kernel may have been the first to end the connection (TCP_USER_TIMEOUT).
+        with pytest.raises((TimeoutError, BrokenPipeError)):
             conn.post("in vain")
 
 

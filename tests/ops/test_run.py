@@ -384,10 +384,12 @@ def lines_of(serve: str, before: str = "pass") -> list[str]:
             running.wait_for_line("listening on ")
             port = re.search(r":(\d+)", running.lines[0])
             assert port
-            with socket.create_connection(("127.0.0.1", int(port[1])), PATIENCE) as sock:
+            with (
+                contextlib.suppress(ConnectionResetError),  # the handler has failed
+                socket.create_connection(("127.0.0.1", int(port[1])), PATIENCE) as sock,
+            ):
                 sock.shutdown(socket.SHUT_WR)
-                with contextlib.suppress(ConnectionResetError):  # the handler has failed
-                    receive_all(sock)  # now it handles signals
+                receive_all(sock)  # now it handles signals
         else:  # nothing tells when it serves
             wait_until(lambda: catches_signals(running.process.pid))
         running.send_signal(signal.SIGTERM)
