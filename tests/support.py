@@ -25,7 +25,6 @@ from hypothesis import settings
 import netkit
 from netkit.core import events
 from netkit.core.buffer import ReceiveBuffer
-from netkit.net import sockopts
 from netkit.server import log_hooks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -183,14 +182,16 @@ MUCH = 50_000_000  # bytes, more than the kernel's buffers hold
 def fill(sock: socket.socket) -> int:
     """Send until the kernel takes no more. Returns how many bytes; the socket is blocking then.
 
-    The kernel takes some more once it has moved what it has to the peer.
+    The kernel takes some more once it has moved what it has to the peer: after a delayed
+    acknowledgement (40 ms), and after a window probe (200 ms).
     """
-    sent = 0
+    sent, full_since = 0, time.monotonic()
     sock.setblocking(False)
-    while sockopts.writable(sock):
+    while time.monotonic() - full_since < 0.3:
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(bytes(100_000))
+                full_since = time.monotonic()
         time.sleep(0.01)
     sock.setblocking(True)
     return sent

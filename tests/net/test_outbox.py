@@ -217,14 +217,15 @@ def test_a_post_that_is_interrupted_while_a_thread_sends_loses_only_its_message(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with full() as (conn, read), monkeypatch.context() as patch:
-        conn.post("a")
-        patch.setattr(outboxes.Outbox, "_queue_locked", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            conn.post("b")
-        patch.undo()
-        conn.post("c")
-        assert read(2) == b"ac"
+    with connected() as (conn, peer), monkeypatch.context() as patch:
+        with conn._output.held():  # the thread of the outbox waits
+            conn.post("a")
+            patch.setattr(outboxes.Outbox, "_queue_locked", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                conn.post("b")
+            patch.undo()
+            conn.post("c")
+        assert receive_exactly(peer, 2) == b"ac"
 
 
 def test_a_connection_that_ends_amid_a_post_drops_the_message() -> None:
