@@ -20,6 +20,8 @@ import contextlib
 import errno
 import functools
 import logging
+import os
+import stat
 import sys
 import threading
 from collections import deque
@@ -30,7 +32,7 @@ from ..core import events
 from ..core.errors import Failure
 from ..core.text import printable, said
 from ..net.addresses import describe_peer
-from ..net.files import OutputError
+from ..net.files import OutputError, open_at_once
 from ..server import log
 from ..server.closed import closed_event
 from ..server.log_files import LogFiles
@@ -300,8 +302,16 @@ class AccessLog(logging.Handler):
                 _log(event)
 
 
-def check(path: str) -> None:
-    """OSError, with a text for users, if the access log cannot be opened."""
+def check(path: str) -> int | None:
+    """Return a descriptor of the access log if it is a named pipe, for the caller to close.
+
+    It keeps the pipe open until the processes that write lines have opened it: most readers end
+    when no process has it open any more. OSError, with a text for users, if it cannot be opened.
+    """
     access_log = AccessLog(path)
     access_log.begin()
-    access_log.end()
+    try:
+        is_pipe = path != "-" and stat.S_ISFIFO(os.stat(path).st_mode)
+        return open_at_once(path, os.O_WRONLY) if is_pipe else None
+    finally:
+        access_log.end()

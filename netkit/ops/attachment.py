@@ -80,6 +80,7 @@ class Operations:
             self.access_log = None if access_log is None else os.fspath(access_log)
         if self.access_log == "":
             raise ValueError("access_log must be the name of a file, or '-', not ''")
+        self._pipe: int | None = None  # between `open` and `close`: see `access.check`
         self._access: AccessLog | None = None  # between `attach` and `detach`
         self._prepare = prepare
         self._takes_over = takes_over
@@ -110,7 +111,7 @@ class Operations:
         if self.access_log is not None:
             from . import access
 
-            access.check(self.access_log)
+            self._pipe = access.check(self.access_log)
         if self.status is not None:
             self.status.open(servers, place)
         if self.control is not None:
@@ -227,3 +228,6 @@ class Operations:
             self.status.close()
         if self.control is not None:
             self.control.close()
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None

@@ -298,6 +298,26 @@ def test_a_pipe_is_opened_only_if_a_process_reads_it(tmp_path: Path) -> None:
         access.check(str(tmp_path / "pipe"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_stays_open_until_the_program_ends_since_its_reader_ends_with_it(
+    tmp_path: Path,
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    operations = Operations(access_log=pipe)
+    operations.open([])
+    for _ in range(2):  # as for a worker, and for the one that replaces it
+        with pytest.raises(BlockingIOError):  # the end would be no error
+            os.read(reader, 1)
+        operations.attach([])
+        operations.detach()
+    for _ in range(2):
+        operations.close()
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
 def test_a_file_that_cannot_be_opened_again_is_no_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
