@@ -79,12 +79,7 @@ def stacks(call: Call) -> Rows:
     if not call.arguments["ids"]:
         yield from processes.pages("stacks", {})
     for pids, ids in _by_process(call.arguments["ids"]):
-        found = set()
-        for row in processes.pages("stacks", {"ids": ids}, pids):
-            if row is not None and "id" in row:
-                found.add(int(row["id"].rpartition(".")[2]))
-            yield row
-        yield from _not_found(pids, ids, found)
+        yield from _checked(processes.pages("stacks", {"ids": ids}, pids), pids, ids)
 
 
 def _by_process(named: list[tuple[int, int]]) -> Iterator[tuple[list[int] | None, list[int]]]:
@@ -93,10 +88,18 @@ def _by_process(named: list[tuple[int, int]]) -> Iterator[tuple[list[int] | None
         yield [pid] if pid else None, [number for each, number in named if each == pid]
 
 
-def _not_found(pids: list[int] | None, ids: list[int], found: set[int]) -> Iterator[Row]:
+def _checked(rows: Rows, pids: list[int] | None, ids: list[int]) -> Rows:
+    """Yield `rows`, and one for each of `ids` that has none, unless a process has not answered."""
+    found, failed = set(), False
+    for row in rows:
+        if row is not None and "error" in row:
+            failed = True
+        elif row is not None:
+            found.add(int(row["id"].rpartition(".")[2]))
+        yield row
     prefix = f"{pids[0]}." if pids else ""
     for number in ids:
-        if number not in found:
+        if number not in found and not failed:
             yield problem(f"no client has the id {prefix}{number}")
 
 
@@ -106,32 +109,30 @@ def on_clients(question: str, result: str) -> Action:
     def run(call: Call) -> Rows:
         processes = Processes(call.program)
         if "peer" in call.arguments:
-            rows = list(_rows_of(processes, question, call.arguments, None))
-            yield from ({**row, "result": result} for row in rows)
+            rows = list(_rows_of(processes, question, call.arguments, None, result))
+            yield from rows
             if not rows:
                 yield problem(f"no client is in {call.arguments['peer']}")
             return
         for pids, ids in _by_process(call.arguments["ids"]):
-            found = set()
-            for row in _rows_of(processes, question, {"ids": ids}, pids):
-                if "error" in row:
-                    yield row
-                else:
-                    found.add(int(row["id"].rpartition(".")[2]))
-                    yield {**row, "result": result}
-            yield from _not_found(pids, ids, found)
+            rows_of_process = _rows_of(processes, question, {"ids": ids}, pids, result)
+            yield from _checked(rows_of_process, pids, ids)
 
     return run
 
 
 def _rows_of(
-    processes: Processes, question: str, arguments: Arguments, pids: list[int] | None
+    processes: Processes,
+    question: str,
+    arguments: Arguments,
+    pids: list[int] | None,
+    result: str,
 ) -> Iterator[Row]:
     for answer in processes.ask(question, arguments, pids):
         if answer.error:
             yield processes.failed(answer)
         for row in answer.value or ():
-            yield processes.named(row, answer.pid)
+            yield {**processes.named(row, answer.pid), "result": result}
 
 
 def suspend(call: Call) -> Rows:
