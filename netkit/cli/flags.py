@@ -54,6 +54,12 @@ def _check_control(_: str, path: str) -> str:
     return path
 
 
+def _check_access_log(_: str, path: str) -> str:
+    if not path:
+        raise ValueError("it must be the name of a file, or '-', not ''")
+    return path
+
+
 class Flags(OptionTable):
     """The flags of all commands that serve, beside the options of the server."""
 
@@ -77,7 +83,7 @@ class Flags(OptionTable):
     )
     access_log: str | None = option(
         None,
-        TEXT._replace(metavar="FILE|-", group="for operators"),
+        TEXT._replace(check=_check_access_log, metavar="FILE|-", group="for operators"),
         "file that gets a line for each connection at its end; '-' for standard output",
     )
     stuck: float | None = option(

@@ -55,6 +55,7 @@ def test_a_variable_is_the_default_of_a_flag(monkeypatch: pytest.MonkeyPatch) ->
         ("WORKERS", "x", "NETKIT_WORKERS: workers must be a number of processes, or 'auto', not"),
         ("HOST", "", "NETKIT_HOST: it must not be empty; '*' is for all addresses"),
         ("STATUS", "x", "NETKIT_STATUS: the address of the status endpoint must be PORT, "),
+        ("ACCESS_LOG", "", "NETKIT_ACCESS_LOG: it must be the name of a file, or '-', not ''"),
         ("ENCODING", "nope", "NETKIT_ENCODING: unknown encoding 'nope'"),
         ("DENY", "@/nowhere", "NETKIT_DENY: No such file or directory: '/nowhere'"),
         ("TLS_KEY", "key.pem", "NETKIT_TLS_KEY needs --tls-cert"),
