@@ -6,11 +6,12 @@ is None means that the rows before it are to be sent now.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ..process.program import Answer, Program
+from ..process.program import MAX_ORDER, Answer, Program
 
 Row = dict[str, Any]
 Rows = Iterator["Row | None"]
@@ -90,13 +91,17 @@ class Processes:
     def standing(self, question: str, arguments: dict[str, Any], key: str) -> Iterator[Row]:
         """Ask all processes that serve, and those to come. Yield a row for each failure.
 
-        A later call with the same `key` replaces this one for the processes to come.
+        A later call with the same `key` replaces this one for the processes to come. ValueError,
+        before any is asked, if the arguments are too long for those to come.
         """
+        order = {"command": question, "arguments": arguments, "key": key}
+        if self.has_workers and len(json.dumps(order)) > MAX_ORDER:
+            raise ValueError(f"the value is too long: with workers, about {MAX_ORDER} characters")
         answers = self.ask(question, arguments)
         yield from self.failures(answers)
         if all(answer.error for answer in answers) or not self.has_workers:
             return
-        self.program.order("standing", command=question, arguments=arguments, key=key)
+        self.program.order("standing", **order)
         asked = {answer.pid for answer in answers}
         late = self.ask(question, arguments)  # a worker may have started in between
         yield from map(self.failed, (it for it in late if it.error and it.pid not in asked))

@@ -27,6 +27,7 @@ The arguments and the result are JSON values. ValueError if the question is wron
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 SECONDS = 1.0  # for the answers to a question
+MAX_ORDER = 12_000  # characters of the arguments of an order, as JSON
 
 
 class Answer(NamedTuple):

@@ -26,11 +26,10 @@ from ..core.deadline import Deadline
 from .channel import Channel, State, Tell
 from .local import stop_order
 from .memory import Memory
-from .program import NONE, SECONDS, Answer, ProgramState
+from .program import MAX_ORDER, NONE, SECONDS, Answer, ProgramState
 from .questions import METRICS, packed, receive
 
 _MAX_UNSENT = 1 << 20  # bytes of questions that a worker has not read
-_MAX_ORDER = 12_000  # characters of the arguments of an order
 _CHANGED = ("ready", "suspended")  # the phases that operators change
 _ENDED = "the worker has ended"
 SUSPEND = "suspend"  # the key of the order by which all workers accept no clients, or do again
@@ -251,7 +250,7 @@ class RemoteProgram:
     def order(self, command: str, /, **arguments: Any) -> None:
         check_order(command, arguments)
         text = json.dumps(arguments)
-        if len(text) > _MAX_ORDER:
+        if len(text) > MAX_ORDER:
             raise ValueError(f"{command}: the arguments are too long")
         self._expect(command, arguments)
         with self._sending, contextlib.suppress(OSError):  # the parent is gone

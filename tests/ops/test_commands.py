@@ -521,6 +521,16 @@ def test_options_are_shown_and_changed_also_in_workers_to_come() -> None:
         assert text(program, "get idle_timeout").splitlines()[0] == "idle_timeout 90 (worker 1)"
 
 
+def test_a_value_that_workers_to_come_cannot_get_changes_no_worker() -> None:
+    rules = ",".join(f"192.0.2.{i % 256}" for i in range(1200))
+    with serving(echo) as server:
+        other = Worker()
+        program = FakeProgram(server, others={1: other})
+        assert "the value is too long" in one(program, f"set deny {rules}")["error"]
+        assert (server._options.deny, other.asked, program.orders) == (None, [], [])
+        assert "result" in one(FakeProgram(server), f"set deny {rules}")  # one process has no limit
+
+
 def test_the_level_of_the_log_is_changed() -> None:
     level = log.logger.level
     try:
