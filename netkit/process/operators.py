@@ -72,8 +72,8 @@ class Operators:
             return self._kill_at
         return self._not_before if self._is_wanted else Deadline(None)
 
-    def step(self, workers: Iterable[Worker], state: State) -> None:
-        """Do what is due."""
+    def step(self, workers: Iterable[Worker], state: Callable[[], State]) -> None:
+        """Do what is due. `state` is called once orders are carried out, which may change it."""
         self._workers = workers
         if self._front is not None:
             self._listen(self._front)
@@ -82,7 +82,7 @@ class Operators:
         if self._front is None and (is_due or self._is_to_report):
             self._begin()
         if self._front is not None:
-            self._inform(self._front, workers, state)
+            self._inform(self._front, workers, state())
 
     def report(self) -> None:
         """Have the front process write a report, and start one for it if there is none."""

@@ -267,7 +267,7 @@ class Workers:
         operators.introduce(crew.workers)
         crew.step()
         self._ending.step()
-        operators.step(crew.workers, self._progress.state(crew, self._phase()))
+        operators.step(crew.workers, lambda: self._progress.state(crew, self._phase()))
         if self.stopping and not crew.workers:
             operators.end()
 

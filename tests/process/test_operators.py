@@ -67,7 +67,7 @@ class Fronts:
         return worker, worker._theirs.trust()
 
     def step(self, state: State = READY) -> None:
-        self.operators.step(self.workers, state)
+        self.operators.step(self.workers, lambda: state)
 
     def told(self) -> list[Any]:
         """What the newest front process has been told since the last call."""
@@ -164,6 +164,19 @@ def test_one_that_cannot_be_started_is_tried_again(fronts: Fronts) -> None:
     fronts.operators._not_before = Deadline(0)
     fronts.step()
     assert fronts.told() == [READY]
+
+
+def test_it_learns_the_state_that_its_orders_have_brought_about(fronts: Fronts) -> None:
+    def state() -> State:
+        return READY._replace(phase="suspended") if fronts.operators.is_suspended else READY
+
+    fronts.step()
+    assert fronts.told() == [READY]
+    for command, phase in (("suspend", "suspended"), ("resume", "ready")):
+        order = {"command": command, "arguments": {}, "key": "suspend"}
+        fronts.theirs[-1].send(Tell("standing", json.dumps(order)))
+        fronts.operators.step(fronts.workers, state)
+        assert fronts.told() == [READY._replace(phase=phase)]
 
 
 def test_its_orders_are_carried_out_and_those_that_stand_are_kept(fronts: Fronts) -> None:
