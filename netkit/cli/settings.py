@@ -183,13 +183,14 @@ def _converter(kind: Any) -> Callable[[str], Any]:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return lambda text: _word(text, arguments)
+    shown = getattr(kind, "__name__", None) or kind
     if origin in (typing.Union, types.UnionType):
+        shown = kind  # since the name of each union is Union, from Python 3.14 on
         chosen = next((each for each in arguments if each in _CONVERTERS), None)
         if chosen in (int, float) and type(None) in arguments:
             return lambda text: None if text == "off" else _CONVERTERS[chosen](text)
         if chosen is not None:
             return _CONVERTERS[chosen]
-    shown = getattr(kind, "__name__", None) or kind
     raise ValueError(f"a value of type {shown} cannot be given as text")
 
 
