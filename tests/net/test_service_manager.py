@@ -104,6 +104,7 @@ def test_a_malformed_address_of_a_manager_is_none(address: str) -> None:
     assert service_manager({"NOTIFY_SOCKET": address}).notify_socket == ""
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_a_child_that_is_forked_has_been_passed_nothing() -> None:
     service_manager({"NOTIFY_SOCKET": "/run/notify"})
     reader, writer = os.pipe()

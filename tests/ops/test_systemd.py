@@ -267,6 +267,7 @@ def test_a_manager_that_reads_nothing_delays_once_what_it_must_not_miss(manager:
     assert notifier.send("READY=1") == "there is no socket for it"
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # of fork, from 3.12 on
 def test_a_child_does_not_speak_for_its_parent(manager: Manager) -> None:
     notifier = Notifier(manager.address)
     child = os.fork()
