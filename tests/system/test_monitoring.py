@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -111,7 +112,9 @@ def test_a_prometheus_scrapes_it(tmp_path: Path) -> None:
                 try:
                     with urllib.request.urlopen(url, timeout=PATIENCE) as reply:
                         result = json.load(reply)["data"]["result"]
-                except OSError:  # it is not ready yet
+                except OSError as error:  # it is not ready yet
+                    if isinstance(error, urllib.error.HTTPError):
+                        error.close()
                     return None
                 return float(result[0]["value"][1]) if result else None
 

@@ -182,7 +182,8 @@ def test_a_client_that_has_ended_its_side_still_gets_a_long_answer(name: str) ->
         assert talk(name, port_of(server), BINARY) == BINARY * 3
 
 
-@each_talker
+# Newer versions of ncat leave once the server has ended its side.
+@pytest.mark.parametrize("name", [name for name in TALKERS if name != "ncat"])
 def test_a_server_that_has_ended_its_side_still_gets_what_the_client_sends(name: str) -> None:
     got: list[bytes] = []
 
