@@ -30,9 +30,11 @@ _FD_FOLDER = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 # The programs that tests start write their stacks to standard error if a signal aborts them.
 os.environ["PYTHONFAULTHANDLER"] = "1"
 
-# A shell without job control starts programs in the background with SIGINT ignored, and the
-# programs that tests start would inherit that.
+# A shell without job control starts programs in the background with SIGINT and SIGQUIT ignored, and
+# nohup ignores SIGHUP. The programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A single example has no deadline, since the machine may be busy. The whole test has its timeout.
 settings.register_profile("netkit", parent=settings.default, deadline=None)
