@@ -28,6 +28,17 @@ RECORD = 16 * 1024  # the most bytes of plaintext in a record, RFC 8446 section 
 RECEIVED = 256 * 1024
 
 
+def _forget_errors() -> None:
+    """Empty the queue of errors that OpenSSL has for this thread.
+
+    A program may use sockets with TLS of its own in the same thread. If one of them fails, Python
+    can leave its OSError in the queue, and our next read that needs input raises it
+    (python/cpython#148594). OpenSSL in memory has no such errors of its own.
+    """
+    with contextlib.suppress(ssl.SSLError):
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("-")  # fails, and empties the queue
+
+
 class Engine:
     """One TLS connection in memory. Not thread-safe."""
 
@@ -132,10 +143,9 @@ class Engine:
             return b""
         if self.handshaking:
             return None
-        data = None
+        data, most = None, size if size < RECORD else RECORD
         try:
             self.is_decrypting = True
-            most = size if size < RECORD else RECORD
             data = self._decrypt(most)
             if not data:
                 self._closed = True
@@ -154,6 +164,9 @@ class Engine:
         except ssl.SSLError as error:
             self.failure = explain.failure(error, self.peer)
             raise self.failure from None
+        except OSError:
+            _forget_errors()
+            data = self.decrypt(size)
         finally:
             self.is_decrypting = False
             self.answered = self.outgoing.pending > 0
@@ -172,6 +185,8 @@ class Engine:
             pass  # the next read raises it again
         except ssl.SSLError as error:
             self.failure = explain.failure(error, self.peer)
+        except OSError:
+            _forget_errors()
         return b"".join(parts)
 
     def decrypt_ahead(self) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import random
@@ -361,6 +362,64 @@ def test_an_end_that_the_network_refuses_is_an_error_and_can_be_repeated() -> No
     joined.client._send = send
     joined.client.end()
     assert everything(joined.server) == b""
+
+
+# --- Errors of other connections of the thread ---
+
+
+class Leaking(ssl.SSLObject):
+    """As if the queue of OpenSSL had the error of another connection: a lack of input raises it."""
+
+    has_leaked = False
+
+    def read(self, *arguments: Any) -> Any:
+        try:
+            return super().read(*arguments)
+        except ssl.SSLWantReadError:
+            if not self.has_leaked:
+                raise
+            Leaking.has_leaked = False
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe") from None
+
+
+def receive_in_parts(joined: Joined, whole: list[bytes]) -> None:
+    """The server receives `whole` and half a record, which is neither an end nor an error."""
+    for piece in whole:
+        joined.client.send(piece)
+    before = len(joined.up.data)
+    joined.client.send(b"parts")
+    rest = bytes(joined.up.data[before + 9 :])
+    del joined.up.data[before + 9 :]
+    assert received(joined.server) == b"".join(whole)
+    joined.up.send(rest)
+    assert received(joined.server) == b"parts"
+
+
+@pytest.mark.parametrize("whole", [[], [b"one"], [b"one", b"two"]], ids=len)
+def test_a_read_that_raises_the_error_of_another_connection_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, whole: list[bytes]
+) -> None:
+    server, client = contexts()
+    server.sslobject_class = Leaking
+    joined = Joined(server, client)
+    monkeypatch.setattr(Leaking, "has_leaked", True)
+    receive_in_parts(joined, whole)
+    assert not Leaking.has_leaked
+
+
+@pytest.mark.parametrize("whole", [[], [b"one"], [b"one", b"two"]], ids=len)
+def test_a_connection_of_the_program_that_fails_in_the_same_thread_does_no_harm(
+    whole: list[bytes],
+) -> None:
+    joined = Joined()
+    server, client = contexts()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with in_thread(lambda: server.wrap_socket(theirs, server_side=True).close()):
+            failing = client.wrap_socket(ours, server_hostname="localhost")
+        with failing, pytest.raises(BrokenPipeError):
+            failing.sendall(b"too late")
+        receive_in_parts(joined, whole)
 
 
 @each_version
