@@ -210,7 +210,7 @@ def test_workers_that_a_reload_replaces_tell_their_last_figures(start: Start) ->
         assert receive_exactly(sock, 2) == b"A\n"
         program.send_signal(signal.SIGHUP)
         program.wait_for_line("reloaded: 2 workers")
-        assert len(program.workers()) >= 3  # the old one serves its client
+        wait_until(lambda: len(program.workers()) >= 3)  # the old one serves its client
         sock.sendall(b"b\n" * 1000)
         assert receive_exactly(sock, 2000) == b"B\n" * 1000
     wait_until(lambda: not set(before) & set(program.workers()))
