@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from ..core.errors import NotBegunError
 from ..net import gate, sockopts
 from ..net.connection import Connection
 from ..net.starttls import handshake_seconds
@@ -43,7 +44,10 @@ class Handshakes:
         from ..net import tls_socket  # here because most programs do without
 
         limit = request.gettimeout()
-        secured = tls_socket.wrap(request, context)
+        try:
+            secured = tls_socket.wrap(request, context)
+        except ConnectionError:  # the client has reset the connection meanwhile, and `ssl` reads
+            raise connection._link.failure(NotBegunError()) from None
         self._replace(connection, secured)
         return tls_socket.secure(connection, secured, handshake_seconds(connection), limit)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from secure import contexts
+from secure import contexts, files
 from support import (
     EchoRequest,
     client,
@@ -403,6 +404,28 @@ def test_a_handshake_that_fails(handler: Any, act: Act, end: str) -> None:
     closed = end_of(handler, act, **options)
     assert (closed.end, closed.tls_version) == (end, "")
     assert closed.waited >= closed.seconds - 0.1  # no handler was called
+
+
+@each_echo
+def test_a_reset_while_a_handshake_is_prepared_is_a_probe(handler: Any) -> None:
+    with closings() as seen, socket.socket() as sock, observed(*LOUD) as told:
+
+        class Late(ssl.SSLContext):
+            def wrap_socket(self, *arguments: Any, **options: Any) -> Any:
+                reset(sock)
+                return super().wrap_socket(*arguments, **options)
+
+            def wrap_bio(self, *arguments: Any, **options: Any) -> Any:
+                reset(sock)
+                return super().wrap_bio(*arguments, **options)
+
+        context = Late(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files().server)
+        with serving(handler, tls=context) as server:
+            sock.connect(server.server_address)
+            wait_until(lambda: seen)
+    assert [closed.end for closed in seen] == ["probe"]
+    assert told == []
 
 
 @each_echo
