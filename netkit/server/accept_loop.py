@@ -102,6 +102,16 @@ class AcceptLoop:
             self._taken_over = True
             return True
 
+    def hand_over(self, selector: ListenerSelector, thread: threading.Thread) -> None:
+        """Have `thread`, which has started, run the loop of `selector`, unless that has ended.
+
+        `thread` calls `take_over`, but perhaps later. From now on the calling thread does not run
+        the loop, so that it can wait for its end.
+        """
+        with self._changed:
+            if self._selector is selector:
+                self._thread = thread.ident
+
     def runs_here(self) -> bool:
         """Whether the calling thread runs the loop."""
         return self._thread == threading.get_ident()

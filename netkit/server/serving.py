@@ -109,6 +109,7 @@ class Serving:
         except BaseException:
             self._loop.request_stop()  # for a thread that runs already, after a Ctrl+C
             raise
+        self._loop.hand_over(selector, thread)
 
     def once(self) -> None:
         """As `Server.handle_request`."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import in_thread, observed, wait_until
+from support import PATIENCE, in_thread, observed, wait_until
 
 from netkit.core.backoff import BackOff
 from netkit.core.events import AcceptPaused, AcceptResumed
@@ -115,6 +115,40 @@ def test_another_thread_can_take_the_loop_over(listener: socket.socket) -> None:
     with in_thread(take_over):
         pass
     assert not loop.under_way
+
+
+def test_a_thread_that_has_handed_the_loop_over_waits_for_its_end(listener: socket.socket) -> None:
+    """Also while the other thread, though it has started, has not taken the loop over."""
+
+    def run() -> None:
+        stop_requested.wait(PATIENCE)
+        assert loop.runs_here()
+        assert loop.take_over(selector)
+        loop.end(selector)
+
+    loop = AcceptLoop(list, None)
+    selector = begin(loop, listener)
+    stop_requested = threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    loop.hand_over(selector, thread)
+    assert not loop.runs_here()
+    has_ended = loop.has_ended()
+    assert not has_ended()
+    loop.request_stop()
+    stop_requested.set()
+    loop.wait_for_end()
+    assert has_ended()
+    assert not loop.under_way
+    thread.join(PATIENCE)
+
+
+def test_a_loop_that_has_ended_is_not_handed_over(listener: socket.socket) -> None:
+    loop = AcceptLoop(list, None)
+    selector = begin(loop, listener)
+    loop.end(selector)
+    loop.hand_over(selector, threading.current_thread())
+    assert not loop.runs_here()
 
 
 def test_a_wait_for_the_end_of_a_loop_does_not_last_into_the_next(

@@ -394,6 +394,25 @@ def test_a_server_whose_start_was_interrupted_may_be_started_again(
         assert exchange(server, b"x") == b"x"
 
 
+def test_a_server_may_be_shut_down_before_the_accepting_thread_runs_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_over = AcceptLoop.take_over
+
+    def late(loop: AcceptLoop, selector: Any) -> bool:
+        wait_until(lambda: selector.stopped)
+        return take_over(loop, selector)
+
+    with netkit.create_server(netkit.EchoHandler).listen(0, "127.0.0.1") as server:
+        server.shutdown()
+        with monkeypatch.context() as patch:
+            patch.setattr(AcceptLoop, "take_over", late)
+            server.start()
+            server.shutdown()
+        server.start()
+        assert exchange(server, b"x") == b"x"
+
+
 def test_a_stop_before_the_accepting_thread_runs_is_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
