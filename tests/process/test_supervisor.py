@@ -967,7 +967,8 @@ def test_a_program_may_change_and_stop_them_from_any_thread(script: Script, tmp_
         program.process.stdin.close()
         report, method = sorted(program.process.stdout.read().splitlines(), reverse=True)
         assert method == b"None"  # printed by another thread than the report
-        assert re.fullmatch(rb"stopped: \d+ finished, [01] cut", report)
+        # Not only `one` may be cut, but also the last connections of `refuses` that came through.
+        assert re.fullmatch(rb"stopped: \d+ finished, \d+ cut", report)
         assert sum("stopping" in line for line in ends(program)) == 1
 
 
