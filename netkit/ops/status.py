@@ -103,9 +103,7 @@ class _Pages:
         self._program = program
         self._scraper = Scraper(program)
         self._lock = threading.Lock()  # guards `_reading`
-        self._reading: dict[
-            Connection, None
-        ] = {}  # those without a whole request, the oldest first
+        self._reading: set[Connection] = set()  # those without a whole request
 
     def serve(self, conn: Connection) -> None:
         """Answer one request. The connection is closed afterwards."""
@@ -116,7 +114,7 @@ class _Pages:
                 request = _read_request(conn)
         finally:
             with self._lock:
-                self._reading.pop(conn, None)
+                self._reading.discard(conn)
         answer = self._answer(request)
         with conn.deadline(SECONDS):
             conn.write(answer)
@@ -124,10 +122,11 @@ class _Pages:
     def _make_room(self, conn: Connection) -> None:
         oldest = None
         with self._lock:
-            self._reading[conn] = None
+            self._reading.add(conn)
             if len(self._reading) > MOST_READING:
-                oldest = next(iter(self._reading))
-                del self._reading[oldest]
+                # Threads may come here in another order than that in which clients were accepted.
+                oldest = min(self._reading, key=lambda each: each.id)
+                self._reading.remove(oldest)
         if oldest is not None:
             oldest.destroy()
 

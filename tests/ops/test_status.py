@@ -194,7 +194,23 @@ def receive_all_or_reset(sock: socket.socket) -> bytes:
         return b""
 
 
-def test_of_many_clients_without_a_request_the_one_that_waits_longest_is_closed() -> None:
+@pytest.mark.parametrize("late", [0, 1, status.MOST_READING])
+def test_of_many_clients_without_a_request_the_one_that_waits_longest_is_closed(
+    late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of their threads is the last to run."""
+    ids: list[int] = []
+    make_room = status._Pages._make_room
+
+    def make_room_late(pages: status._Pages, conn: netkit.Connection) -> None:
+        ids.append(conn.id)
+        wait_until(lambda: len(ids) > status.MOST_READING)
+        if conn.id == sorted(ids)[late]:
+            wait_until(lambda: len(pages._reading) == status.MOST_READING)
+        make_room(pages, conn)
+
+    monkeypatch.setattr(status._Pages, "_make_room", make_room_late)
+    monkeypatch.setattr(status, "SECONDS", PATIENCE)
     with answering(NoProgram()) as address:
         with idle(address, status.MOST_READING + 1, b"GET") as (oldest, *others):
             assert receive_all_or_reset(oldest) == b""
