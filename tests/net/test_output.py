@@ -353,8 +353,8 @@ def test_half_a_message_is_followed_by_a_reset_and_never_by_an_end(
 
 def test_a_time_limit_that_passes_before_anything_is_sent_breaks_nothing() -> None:
     with connected() as (conn, peer):
-        conn.set_timeout(0.05)
         sent = fill(conn.socket)
+        conn.set_timeout(0.05)
         with pytest.raises(TimeoutError, match="write_timeout"):
             conn.write("whole")
         conn.set_timeout(PATIENCE)

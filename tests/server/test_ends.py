@@ -406,6 +406,7 @@ def test_a_handshake_that_fails(handler: Any, act: Act, end: str) -> None:
     assert closed.waited >= closed.seconds - 0.1  # no handler was called
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # before Python 3.13
 @each_echo
 def test_a_reset_while_a_handshake_is_prepared_is_a_probe(handler: Any) -> None:
     with closings() as seen, socket.socket() as sock, observed(*LOUD) as told:
