@@ -92,10 +92,10 @@ def _checked(rows: Rows, pids: list[int] | None, ids: list[int]) -> Rows:
     """Yield `rows`, and one for each of `ids` that has none, unless a process has not answered."""
     found, failed = set(), False
     for row in rows:
-        if row is not None and "error" in row:
-            failed = True
-        elif row is not None:
-            found.add(int(row["id"].rpartition(".")[2]))
+        members = row or {}
+        failed = failed or "error" in members
+        if "id" in members:
+            found.add(int(members["id"].rpartition(".")[2]))
         yield row
     prefix = f"{pids[0]}." if pids else ""
     for number in ids:
