@@ -4,7 +4,7 @@ Rules:
 
 1. Only a worker knows which files it has loaded. So a worker watches them, in a thread of its own:
    one worker at a time, which holds a lock. It sends SIGHUP to the parent, which starts new workers
-   first, and keeps the old ones if the new code does not load. What it has reported is in the file
+   first, and keeps the old ones if the new code does not load. It writes each report into the file
    of the lock, so that an old worker that is about to be replaced does not report it once more.
 2. The files are looked at once a second, or as soon as something has changed, if the package
    watchfiles is installed. Only the times and sizes of files are compared.
