@@ -83,22 +83,27 @@ class Host:
         self.name = name
         self._folder = folder
         self._options = options
+        self._log = folder / f"{name}.log"
+        self._log.touch()
         self.start()
 
     def start(self) -> None:
+        """Start the server, and wait until it listens: Python may lose a signal before that."""
+        starts = self.log().count("listening on")
         command = ["ip", "netns", "exec", self.name, sys.executable, "-m", "netkit", "serve"]
         addresses = ["*:8080?proxy=on", "--proxy-from", f"{HOSTS[self.name]}.1"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOST": self.name}
-        with open(self._folder / f"{self.name}.log", "a") as log:
+        with open(self._log, "a") as log:
             self.process = subprocess.Popen(
                 [*command, "app:reply", *addresses, "--status", "*:9101", *self._options],
                 cwd=self._folder,
                 env=environment,
                 stderr=log,
             )
+        wait_until(lambda: self.log().count("listening on") > starts, f"the start of {self.name}")
 
     def log(self) -> str:
-        return (self._folder / f"{self.name}.log").read_text()
+        return self._log.read_text()
 
 
 class Balancer:
