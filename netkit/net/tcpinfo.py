@@ -21,9 +21,9 @@ _LAYOUT = struct.Struct("=8x36xI4xI12xI28xI16xQQ")
 # Of those: the state, bytes_received, notsent_bytes, data_segs_in, bytes_sent and bytes_retrans.
 _TRAFFIC = struct.Struct("=B127xQ8xI4xI44xQQ")
 # The states after the end of the peer's side (include/net/tcp_states.h in the kernel's source):
-# TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING.
+# TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING. A reset by the peer leads to CLOSED instead, and may
+# have followed the end of the peer's side.
 _PEER_HAS_ENDED = (6, 8, 9, 11)
-_CLOSED = 7  # after a reset by the peer, which may have followed the end of the peer's side
 
 
 class TcpInfo(NamedTuple):
@@ -85,7 +85,7 @@ def traffic(sock: socket.socket) -> Traffic | None:
     except (OSError, struct.error):
         return None
     is_end = received == 1 and not segments
-    ended = state in _PEER_HAS_ENDED or (state == _CLOSED and is_end)
+    ended = state in _PEER_HAS_ENDED or (state == sockopts.CLOSED and is_end)
     return Traffic(received - ended, sent - again + unsent, ended)
 
 
