@@ -18,8 +18,8 @@ class Delay:
     The methods may be called in signal handlers, except `wait`.
     """
 
-    def __init__(self, server: Any, stop: Callable[[], object]) -> None:
-        """`stop` is called in a thread of its own once a delay has passed."""
+    def __init__(self, server: Any, stop: Callable[[Delay], object]) -> None:
+        """`stop` is called with the delay that has passed, in a thread of its own."""
         self._server = server
         self._stop = stop
         # Guards what follows; notified when a delay ends. Re-entrant, for signal handlers.
@@ -40,7 +40,7 @@ class Delay:
             thread.start()
         except RuntimeError:  # the system gives no thread
             self.end()
-            self._stop()
+            self._stop(self)
 
     def end(self) -> None:
         """End the delay now, if one runs. `stop` is not called then."""
@@ -61,4 +61,4 @@ class Delay:
             has_passed, self._until = self._until is not None, None
             self._changed.notify_all()
         if has_passed:
-            self._stop()
+            self._stop(self)

@@ -128,8 +128,13 @@ class Drain:
 
     def request(self, timeout: float | None, patience: float, delay: float = 0.0) -> None:
         """As `Server.request_stop`."""
-        order = Order(timeout, patience, delay)
+        self._request(Order(timeout, patience, delay))
+
+    def _request(self, order: Order, ended: Delay | None = None) -> None:
+        """Request the stop that `order` is for, or the one that was delayed by `ended`."""
         with self._life.changed:
+            if ended not in (None, self._delay):
+                return  # the server has stopped and listens again
             workers = self.workers
             is_delayed = workers is None and self._announce_locked(order)
             if workers is None and not is_delayed:
@@ -139,7 +144,7 @@ class Drain:
         if workers is not None:
             workers.stop(*order)
         elif is_delayed:
-            self._delay.begin(delay)
+            self._delay.begin(order.delay)
 
     def _announce_locked(self, order: Order) -> bool:
         """Note that the server is to stop. Return whether it goes on serving for a while."""
@@ -150,8 +155,8 @@ class Drain:
         self._delay.end()
         return False
 
-    def _end_delay(self) -> None:
-        self.request(self.order.timeout, self.order.patience)
+    def _end_delay(self, delay: Delay) -> None:
+        self._request(self.order._replace(delay=0.0), delay)
 
     def stop(self, timeout: float | None, patience: float, delay: float = 0.0) -> StopReport:
         """As `Server.stop`."""

@@ -80,6 +80,15 @@ def test_a_server_that_does_not_serve_waits_as_well_and_one_that_is_closed_does_
         assert not server._drain.is_announced()
 
 
+def test_a_delay_that_has_passed_does_not_stop_a_server_that_listens_again_since_then() -> None:
+    server = netkit.create_server(echo).listen(0, "127.0.0.1")
+    delay = server._drain._delay  # its thread is slow to stop the server, which another one does
+    server.stop()
+    with server.listen(0, "127.0.0.1"):
+        server._drain._end_delay(delay)
+        assert not server._drain.is_announced()
+
+
 @pytest.mark.parametrize("wrong", [{"delay": -1}, {"patience": -1}, {"delay": 1e20}])
 def test_an_invalid_time_is_an_error_and_nothing_is_stopped(wrong: dict[str, float]) -> None:
     with serving(echo) as server:
