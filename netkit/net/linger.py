@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.deadline import Deadline
 from ..core.errors import OutboxFullError
-from . import endings, sockopts
+from . import endings, sockopts, tcpinfo
 from .link import Link
 from .output import Output
 from .states import InputState, Life, OutputState
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 # bytes looks again after this interval (seconds); most closes have none.
 ACKNOWLEDGEMENT = 0.005
 
-# Linux does not open the receive window again once our receiving side is shut down. If a close then
-# dropped all input, a peer that has filled the window would wait for about a minute, except where
-# `sockopts.force_close` can tell. So after a cut a close drops only so many bytes (a request, but
-# not a full window), and the rest makes it a reset.
+# Linux does not open the receive window again once our receiving side is shut down. If the rest is
+# read and dropped then, a peer that has filled the window waits for about a minute. So after a cut
+# a close drops only so many bytes (a request, but not a full window), and the rest makes it a
+# reset. Whatever has read the rest, a window that the kernel reports as full makes it a reset, too.
 CUT_BYTES = 16 * 1024
 
 
@@ -72,7 +72,7 @@ def wait_until_sent(sock: socket.socket, deadline: Deadline) -> None:
 
 
 def _is_waited_for(sock: socket.socket, deadline: Deadline) -> bool:
-    return sockopts.unsent(sock) and not sockopts.is_over(sock) and not deadline.expired()
+    return sockopts.unsent(sock) and not sockopts.hung_up(sock) and not deadline.expired()
 
 
 def deliver(sock: socket.socket, deadline: Deadline, size: int) -> None:
@@ -184,13 +184,13 @@ def _linger(conn: Connection, link: Link, deadline: Deadline) -> None:
             or link.input not in (InputState.OPEN, InputState.ENDED)
             or (not link.wire.opaque and link.heard == link.bytes_written)
         )
-    size = conn.linger_bytes
-    if link.shut_both:
-        size, deadline = min(size, CUT_BYTES), Deadline(0)
+    size = min(conn.linger_bytes, CUT_BYTES) if link.shut_both else conn.linger_bytes
     sock = link.wire.sock
     try:
         if not link.must_reset():
             linger(sock, deadline, size, ended=ended, input_shut=shut, hurried=hurried)
+            if (shut or link.shut_both) and tcpinfo.waits_for_window(sock):
+                sockopts.reset_on_close(sock)
         else:
             # Without these errors: the peer has had its time.
             if not isinstance(link.broken, (TimeoutError, OutboxFullError)):

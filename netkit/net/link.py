@@ -31,7 +31,7 @@ from ..core.errors import ConnectionClosedError, TlsError
 from ..core.options import TimeLimits
 from . import deadlines, endings, sockopts
 from .bare import Bare
-from .states import SHUT, InputState, Life, OutputState
+from .states import InputState, Life, OutputState
 from .transport import NO_LIMITS, Bytes, Plain, Tls
 
 # Whether threads run in parallel. Then another thread may see two stores in the other order, unless
@@ -284,7 +284,7 @@ class Link:
         with self.lock:
             self.changed = True
             self.life = Life.CLOSED
-            sockopts.force_close(self.wire.sock, self.shut_both or self.input in SHUT)
+            sockopts.force_close(self.wire.sock)
         if isinstance(self.transport, Tls):
             self.transport.release()
         if self.released is not None:

@@ -53,14 +53,9 @@ _TOS = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, getattr(socket, "IPV6_TCLASS", -1)),  # -1: Windows
 }
 
-# Offsets, in bytes, of 32-bit numbers in Linux's struct tcp_info (linux/tcp.h): two numbers of
-# milliseconds, and one of bytes. And states (include/net/tcp_states.h in its source): the two after
-# the end of our side, FIN_WAIT1 and FIN_WAIT2, and the one after both ends, or a reset.
+# Offsets, in bytes, of 32-bit counters of milliseconds in Linux's struct tcp_info (linux/tcp.h).
 _LAST_DATA_SENT = 44
 _LAST_DATA_RECEIVED = 52
-_RECEIVE_WINDOW = 232
-_FIN_WAIT = (4, 5)
-CLOSED = 7
 
 
 def blocking(sock: socket.socket) -> socket.socket:
@@ -196,16 +191,6 @@ def hung_up(sock: socket.socket, seconds: float = 0.0) -> bool:
     return bool(_poll(sock, 0, seconds) & (select.POLLHUP | select.POLLERR | select.POLLNVAL))
 
 
-def is_over(sock: socket.socket) -> bool:
-    """As `hung_up`, but not just because this side has shut down both directions (Linux, TCP)."""
-    if _SIOCOUTQ is None or not is_ip(sock):
-        return hung_up(sock)
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == CLOSED
-    except OSError:  # this side has closed it
-        return True
-
-
 def _poll(sock: socket.socket, events: int, seconds: float) -> int:
     descriptor = sock.fileno()
     if descriptor < 0:  # another thread may have just closed it; a call fails without waiting
@@ -223,12 +208,7 @@ def unsent(sock: socket.socket) -> bool:
     """
     if _SIOCOUTQ is None:  # pragma: no cover - not Linux
         return True
-    return sock.fileno() >= 0 and _unacknowledged(sock, _SIOCOUTQ) > 0
-
-
-def _unacknowledged(sock: socket.socket, question: int) -> int:
-    """Return how many bytes those are. With TCP the end of our side counts as one."""
-    return int.from_bytes(fcntl.ioctl(sock, question, bytes(4)), sys.byteorder)
+    return sock.fileno() >= 0 and any(fcntl.ioctl(sock, _SIOCOUTQ, bytes(4)))
 
 
 def seconds_until_quiet(sock: socket.socket, quiet: float) -> float:
@@ -272,16 +252,9 @@ def shut_down(sock: socket.socket, how: int) -> None:
         return
 
 
-def force_close(sock: socket.socket, input_shut: bool = False) -> None:
-    """Close the descriptor at once: ``socket.close`` waits for the files of ``makefile``.
-
-    `input_shut`: our receiving side is shut down. Then Linux does not open a full receive window
-    again, and for about a minute after the close it answers no probe of the window. So a peer that
-    waits for the window sees a reset.
-    """
+def force_close(sock: socket.socket) -> None:
+    """Close the descriptor at once: ``socket.close`` waits for the files of ``makefile``."""
     try:
-        if input_shut and _waits_for_window(sock):
-            reset_on_close(sock)
         if type(sock) not in PLAIN:  # TLS has more to free
             sock.close()
         descriptor = sock.detach()
@@ -289,21 +262,6 @@ def force_close(sock: socket.socket, input_shut: bool = False) -> None:
             os.close(descriptor)
     except OSError:
         return
-
-
-def _waits_for_window(sock: socket.socket) -> bool:
-    """Whether our side is ended, the peer has all of it, and may not send any more itself.
-
-    From TCP_INFO (Linux, tcp(7)). False elsewhere, and before Linux 6.2.
-    """
-    if _SIOCOUTQ is None or not is_ip(sock):
-        return False
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVE_WINDOW + 4)
-        has_all = info[0] in _FIN_WAIT and _unacknowledged(sock, _SIOCOUTQ) <= 1
-    except OSError:  # it is closed
-        return False
-    return has_all and info[_RECEIVE_WINDOW:] == bytes(4)
 
 
 def reset_on_close(sock: socket.socket) -> None:

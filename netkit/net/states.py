@@ -62,15 +62,13 @@ class InputState(Enum):
 
     def is_shut(self) -> bool:
         """Whether this side has shut down the receiving side of the socket."""
-        return self in SHUT
+        return self in (InputState.SHUT, InputState.EMPTIED)
 
     def is_over(self) -> bool:
         """Whether a read returns the end of input without looking at the socket."""
         return self in _OVER
 
 
-SHUT = (InputState.SHUT, InputState.EMPTIED)
-"""The states of which `InputState.is_shut` is true."""
 _ON_DRAIN = {InputState.OPEN: InputState.DRAINING, InputState.ENDED: InputState.DRAINED}
 _ON_SHUT = {InputState.OPEN: InputState.SHUT, InputState.DRAINING: InputState.SHUT}
 _ON_END = {

@@ -20,10 +20,14 @@ _IN_MICROSECONDS = 1_000_000
 _LAYOUT = struct.Struct("=8x36xI4xI12xI28xI16xQQ")
 # Of those: the state, bytes_received, notsent_bytes, data_segs_in, bytes_sent and bytes_retrans.
 _TRAFFIC = struct.Struct("=B127xQ8xI4xI44xQQ")
+# Of those: the state, and rcv_wnd, which is zero while the peer may send nothing more.
+_WINDOW = struct.Struct("=B231xI")
 # The states after the end of the peer's side (include/net/tcp_states.h in the kernel's source):
-# TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING. A reset by the peer leads to CLOSED instead, and may
-# have followed the end of the peer's side.
+# TIME_WAIT, CLOSE_WAIT, LAST_ACK and CLOSING.
 _PEER_HAS_ENDED = (6, 8, 9, 11)
+# Those after the end of our side while the peer has not ended its own: FIN_WAIT1 and FIN_WAIT2.
+_FIN_WAIT = (4, 5)
+_CLOSED = 7  # after a reset by the peer, which may have followed the end of the peer's side
 
 
 class TcpInfo(NamedTuple):
@@ -85,8 +89,23 @@ def traffic(sock: socket.socket) -> Traffic | None:
     except (OSError, struct.error):
         return None
     is_end = received == 1 and not segments
-    ended = state in _PEER_HAS_ENDED or (state == sockopts.CLOSED and is_end)
+    ended = state in _PEER_HAS_ENDED or (state == _CLOSED and is_end)
     return Traffic(received - ended, sent - again + unsent, ended)
+
+
+def waits_for_window(sock: socket.socket) -> bool:
+    """Whether the peer has the end of our side, and cannot send since our receive window is full.
+
+    False where `tcp_info` returns None, and on Linux before 6.2. From any thread.
+    """
+    try:
+        if sys.platform != "linux" or not sockopts.is_ip(sock):
+            return False
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _WINDOW.size)
+        state, window = _WINDOW.unpack(info)
+    except (AttributeError, OSError, struct.error):  # an object of the program's own; it is closed
+        return False
+    return not window and state in _FIN_WAIT and send_queue(sock) in (0, 1)  # the end counts as 1
 
 
 def send_queue(sock: socket.socket) -> int | None:

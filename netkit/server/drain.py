@@ -130,11 +130,15 @@ class Drain:
         """As `Server.request_stop`."""
         self._request(Order(timeout, patience, delay))
 
-    def _request(self, order: Order, ended: Delay | None = None) -> None:
-        """Request the stop that `order` is for, or the one that was delayed by `ended`."""
+    def _end_delay(self, delay: Delay) -> None:
+        self._request(None, delay)
+
+    def _request(self, order: Order | None, passed: Delay | None = None) -> None:
+        """Request the stop that `order` is for, or the one that waited for the delay `passed`."""
         with self._life.changed:
-            if ended not in (None, self._delay):
-                return  # the server has stopped and listens again
+            if passed not in (None, self._delay):
+                return  # it belongs to an earlier life of the server
+            order = order or self.order._replace(delay=0.0)
             workers = self.workers
             is_delayed = workers is None and self._announce_locked(order)
             if workers is None and not is_delayed:
@@ -154,9 +158,6 @@ class Drain:
             return True
         self._delay.end()
         return False
-
-    def _end_delay(self, delay: Delay) -> None:
-        self._request(self.order._replace(delay=0.0), delay)
 
     def stop(self, timeout: float | None, patience: float, delay: float = 0.0) -> StopReport:
         """As `Server.stop`."""

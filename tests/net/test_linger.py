@@ -8,16 +8,7 @@ import sys
 import time
 
 import pytest
-from support import (
-    PATIENCE,
-    connected,
-    fill,
-    in_thread,
-    receive_all,
-    reset,
-    tcp_pair,
-    wait_until,
-)
+from support import connected, fill, in_thread, reset, tcp_pair, wait_until
 
 from netkit.core.deadline import Deadline
 from netkit.net import linger, sockopts
@@ -103,16 +94,3 @@ def test_a_peer_that_waits_for_the_window_sees_that_an_interrupted_connection_en
         conn.close()
         with pytest.raises(ConnectionError):
             peer.sendall(bytes(20_000_000))
-
-
-@linux_only
-def test_a_close_waits_for_the_peers_kernel_though_both_directions_are_shut_down() -> None:
-    with connected(receive_buffer=2048) as (conn, peer):
-        conn.linger_seconds = PATIENCE
-        conn.write(bytes(100_000))
-        conn.end()
-        conn.interrupt(OSError("enough"))
-        with in_thread(conn.close):
-            time.sleep(0.1)
-            assert not conn.closed
-            assert len(receive_all(peer)) == 100_000

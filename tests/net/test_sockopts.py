@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import fill, in_thread, reset, tcp_pair, wait_until
+from support import fill, in_thread, tcp_pair, wait_until
 
 import netkit
 from netkit.net import sockopts
@@ -106,17 +106,6 @@ def test_a_connection_has_hung_up_when_it_is_over_both_ways() -> None:
 
 
 @linux_only
-def test_a_connection_is_not_over_because_this_side_has_shut_down_both_directions() -> None:
-    with tcp_pair() as (ours, peer):
-        ours.shutdown(socket.SHUT_RDWR)
-        assert sockopts.hung_up(ours)
-        assert not sockopts.is_over(ours)
-        reset(peer)
-        wait_until(lambda: sockopts.is_over(ours))
-    assert sockopts.is_over(ours)
-
-
-@linux_only
 def test_bytes_are_unsent_until_the_peers_kernel_has_them() -> None:
     with tcp_pair() as (ours, peer):
         assert not sockopts.unsent(ours)
@@ -180,7 +169,7 @@ def test_closing_by_force_closes_even_with_a_file_open() -> None:
         sockopts.force_close(ours)
         assert ours.fileno() == -1
         assert peer.recv(1) == b""
-        sockopts.force_close(ours, input_shut=True)
+        sockopts.force_close(ours)
         file.close()
 
 

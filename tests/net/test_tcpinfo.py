@@ -6,9 +6,9 @@ import socket
 import sys
 
 import pytest
-from support import fill, receive_exactly, tcp_pair, wait_until
+from support import fill, receive_exactly, reset, tcp_pair, wait_until
 
-from netkit.net.tcpinfo import send_queue, tcp_info, unread
+from netkit.net.tcpinfo import send_queue, tcp_info, unread, waits_for_window
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has TCP_INFO")
 
@@ -74,3 +74,17 @@ def test_a_closed_socket_and_a_unix_socket_have_no_counters() -> None:
     one, other = socket.socketpair()
     with one, other:
         assert (tcp_info(one), send_queue(one), unread(one)) == (None, None, None)
+
+
+@linux_only
+def test_a_peer_waits_for_the_window_once_it_has_filled_it_and_our_side_has_ended() -> None:
+    with tcp_pair() as (ours, peer):
+        fill(peer)
+        assert not waits_for_window(ours)
+        ours.shutdown(socket.SHUT_WR)
+        wait_until(lambda: waits_for_window(ours))
+        reset(peer)
+        wait_until(lambda: not waits_for_window(ours))
+    assert not waits_for_window(ours)
+    with socket.socket(socket.AF_UNIX) as unix_socket:
+        assert not waits_for_window(unix_socket)
