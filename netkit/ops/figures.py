@@ -29,6 +29,7 @@ OF_SERVERS = (
     "netkit_connections_accepted_total",
     "netkit_received_bytes_total",
     "netkit_sent_bytes_total",
+    "netkit_accept_pauses_total",
 )
 _STATE_OF_HELD = STATES[-1]
 STATM = "/proc/self/statm"
@@ -59,10 +60,12 @@ def figures_of_server(server: Server) -> tuple[Mapping[str, float], Samples]:
     states[_STATE_OF_HELD] = len(server._overflow.held)
     for connection in live:
         states[state_of(connection)] += 1
-    counters = dict(zip(OF_SERVERS, (tally.opened, tally.received, tally.sent), strict=True))
+    loop = server._accept_loop
+    sums = tally.opened, tally.received, tally.sent, loop.pauses
+    counters = dict(zip(OF_SERVERS, sums, strict=True))
     gauges: Samples = {
         **{sample("netkit_connections", state=state): count for state, count in states.items()},
-        "netkit_accept_paused": int(server._accept_loop.back_off.pause > 0),
+        "netkit_accept_paused": int(loop.back_off.pause > 0),
         **_certificates(server),
     }
     limit = server._options.max_connections

@@ -34,8 +34,8 @@ WAITS = (0.001, 0.01, 0.1, 1, 10, 60)  # seconds
 class Metrics:
     """The metrics of some servers of this process. Thread-safe.
 
-    Events count from the construction on. Bytes, and the number of accepted connections, count from
-    the start of each server.
+    Events count from the construction on. Bytes, and the numbers of accepted connections and of
+    pauses, count from the start of each server.
     """
 
     def __init__(self, servers: Iterable[Server] | None = None) -> None:
@@ -50,14 +50,13 @@ class Metrics:
         self._waits = Histogram("netkit_connection_wait_seconds", *WAITS)
         self._ends = Counts("netkit_connections_closed_total", "end", ENDS)
         self._refusals = Counts("netkit_connections_refused_total", "reason", REASONS)
-        self._pauses = self._failures = 0
+        self._failures = 0
         # Guards the attributes above but the first. Re-entrant, since a signal handler may stop a
         # server while its thread holds the lock.
         self._lock = threading.RLock()
         self._notes: dict[type, Callable[[Any], None]] = {
             events.ConnectionClosed: self._closed_locked,
             events.ClientRefused: lambda event: self._refusals.add(event.reason),
-            events.AcceptPaused: self._paused_locked,
             events.HandlerFailed: self._failed_locked,
         }
         self._unsubscribe = events.subscribe(self._observe)
@@ -91,9 +90,6 @@ class Metrics:
         self._durations.add(event.seconds)
         self._waits.add(event.waited)
 
-    def _paused_locked(self, _: events.AcceptPaused) -> None:
-        self._pauses += 1
-
     def _failed_locked(self, _: events.HandlerFailed) -> None:
         self._failures += 1
 
@@ -103,7 +99,6 @@ class Metrics:
             **self._refusals.samples(),
             **self._durations.samples(),
             **self._waits.samples(),
-            "netkit_accept_pauses_total": self._pauses,
             "netkit_handler_failures_total": self._failures,
         }
 
@@ -173,8 +168,8 @@ def metrics_text() -> str:
     docs/operations.md, without those whose names begin with ``process_``, which a program has from
     the library of its page, and without those about worker processes. They are the metrics of the
     servers that `run` or `serve` serves with ``status=``; in another program, those of all servers
-    that have accepted clients in this process. Bytes and numbers of connections count from the
-    start of a server, and events from the first call on: call it once before the server starts.
+    that have accepted clients in this process. Bytes, connections and pauses count from the start
+    of a server, and events from the first call on: call it once before the server starts.
     Thread-safe.
     """
     global _current

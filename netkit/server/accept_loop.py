@@ -23,6 +23,10 @@ from .threads import join
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 
+# A shortage is over once accepting has not paused for so long (seconds). While clients come and go,
+# it pauses many times a second.
+QUIET = 5.0
+
 
 class AcceptLoop:
     """The state of one server's accept loop, whose `ListenerSelector` identifies it. Thread-safe.
@@ -39,7 +43,10 @@ class AcceptLoop:
         self._on_end = on_end
         self._server = server
         self.back_off = BackOff(FIRST_PAUSE, LONGEST_PAUSE)
-        self._paused_at = 0.0  # on the monotonic clock
+        self.quiet = QUIET
+        self.pauses = 0
+        """How often accepting has paused so far."""
+        self._short_at = self._resumed_at = 0.0  # on the monotonic clock
         self.background: threading.Thread | None = None
         """The accepting thread of `Server.start`."""
         self._reset()
@@ -55,6 +62,8 @@ class AcceptLoop:
         self.stop_requested = False
         self.has_begun = False
         """Whether the loop has run since the last `expect`, though it may have ended at once."""
+        self.is_short = False
+        """Whether there is a shortage, in which accepting may go on between two pauses."""
 
     @property
     def under_way(self) -> bool:
@@ -163,7 +172,7 @@ class AcceptLoop:
         """
         with self._changed:
             self._selector = self._thread = None
-            self.stop_requested = self._taken_over = self.has_begun = False
+            self.stop_requested = self._taken_over = self.has_begun = self.is_short = False
             self._changed.notify_all()
         self.back_off.succeeded()
 
@@ -256,9 +265,10 @@ class AcceptLoop:
         Condition.
         """
         with self._changed:
-            is_first = not self.back_off.pause
+            is_first, self.is_short = not self.is_short, True
             if is_first:
-                self._paused_at = time.monotonic()
+                self._short_at = time.monotonic()
+            self.pauses += not self.back_off.pause
             seconds = self.back_off.failed()
         if is_first:
             events.emit(events.AcceptPaused(error), self._server)
@@ -286,10 +296,24 @@ class AcceptLoop:
         return False
 
     def succeeded(self) -> None:
-        """Note that a client has got its thread, which ends an episode of failures."""
+        """Note that a client has got its thread: the next pause is short again."""
         with self._changed:
-            was_paused = bool(self.back_off.pause)
+            if self.back_off.pause:
+                self._resumed_at = time.monotonic()
             self.back_off.succeeded()
-        if was_paused:
-            seconds = time.monotonic() - self._paused_at
-            events.emit(events.AcceptResumed(seconds), self._server)
+
+    def end_shortage(self) -> float | None:
+        """End the shortage if accepting has not paused for `quiet` seconds.
+
+        Return the seconds until that may be so; None if there is no shortage, or a pause.
+        """
+        with self._changed:
+            if self.back_off.pause or not self.is_short:
+                return None
+            left = self._resumed_at + self.quiet - time.monotonic()
+            if left > 0:
+                return left
+            self.is_short = False
+            seconds = self._resumed_at - self._short_at
+        events.emit(events.AcceptResumed(seconds), self._server)
+        return None

@@ -118,8 +118,8 @@ class Acceptor:
         """
         if selector.stopped:
             return Answer.STOP
-        admission, overflow = self._admission, self._overflow
-        if overflow.held or overflow.refused or self._refusals.episodes:
+        admission, overflow, loop = self._admission, self._overflow, self._loop
+        if overflow.held or overflow.refused or self._refusals.episodes or loop.is_short:
             seconds = sooner(seconds, self._tidy_up())
         is_ready = False
         if admission.unlimited or not admission.must_wait():
@@ -167,7 +167,7 @@ class Acceptor:
         return not left
 
     def _tidy_up(self) -> float | None:
-        """Admit or refuse the clients that are held, and close those that were refused.
+        """Admit or refuse the clients that are held, close those that were refused, end episodes.
 
         Returns the seconds until this is worth another call; None if nothing is left to do.
         """
@@ -183,7 +183,8 @@ class Acceptor:
             admission.give_share_back(overdue.ticket)
             request, address = overdue.request, overdue.client_address
             self._refuse(request, address, "max_connections", overdue.layers)
-        return sooner(overflow.close_refused(), self._refusals.end_episodes())
+        seconds = sooner(overflow.close_refused(), self._refusals.end_episodes())
+        return sooner(seconds, self._loop.end_shortage())
 
     # One client
 

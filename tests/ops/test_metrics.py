@@ -231,6 +231,8 @@ def test_a_pause_of_accepting_is_counted_and_shown_while_it_lasts() -> None:
         assert counters(metrics)["netkit_accept_pauses_total"] == 1
         loop.succeeded()
         assert gauges(metrics)["netkit_accept_paused"] == 0
+        loop.failed(OSError("no descriptor"))  # in the same shortage
+        assert counters(metrics)["netkit_accept_pauses_total"] == 2
 
 
 def test_handshakes_and_clients_that_are_held_have_states_of_their_own() -> None:
@@ -343,9 +345,9 @@ threading.Thread(target=hold, daemon=True).start()
 held.wait()
 child = os.fork()
 if not child:
-    netkit.events.emit(netkit.AcceptPaused(OSError()), server)
+    netkit.events.emit(netkit.HandlerFailed(1, "x", OSError()), server)
     counting.answer()
-    assert counting._pauses == 0
+    assert counting._failures == 0
     assert metrics._current is None
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -358,7 +360,7 @@ os._exit(0)
         text=True,
         timeout=PATIENCE,
     )
-    assert (done.returncode, done.stderr) == (0, "no new clients for the moment: OSError\n")
+    assert (done.returncode, done.stderr) == (0, "[1] x: the handler failed: OSError\nOSError\n")
 
 
 def test_metrics_see_only_what_happens_until_they_are_closed() -> None:

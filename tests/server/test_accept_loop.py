@@ -12,7 +12,7 @@ from support import PATIENCE, in_thread, observed, wait_until
 
 from netkit.core.backoff import BackOff
 from netkit.core.events import AcceptPaused, AcceptResumed
-from netkit.server.accept_loop import AcceptLoop
+from netkit.server.accept_loop import QUIET, AcceptLoop
 from netkit.server.selector import ListenerSelector
 
 
@@ -191,23 +191,31 @@ def test_no_loop_begins_with_a_closed_listener() -> None:
     assert not loop.under_way
 
 
-def test_an_episode_of_failures_has_one_event_and_its_end_another(
+def test_a_shortage_of_many_pauses_has_one_event_and_its_end_another(
     listener: socket.socket,
 ) -> None:
     loop = AcceptLoop(list, None)
     loop.back_off.longest = 0.005
     selector = begin(loop, listener)
+    error = OSError("no descriptors")
     with observed(AcceptPaused, AcceptResumed) as seen:
-        error = OSError("no descriptors")
+        assert loop.end_shortage() is None
         for _ in range(3):
             loop.failed(error)
-        loop.succeeded()
-        loop.succeeded()
+            loop.failed(error)
+            assert loop.end_shortage() is None
+            loop.succeeded()
+            loop.succeeded()
+            assert 0 < (loop.end_shortage() or 0.0) <= QUIET
+        assert seen == [AcceptPaused(error)]
+        loop.quiet = 0.0
+        assert loop.end_shortage() is None
+        assert not loop.is_short
         loop.failed(error)
     loop.end(selector)
     assert [type(event) for event in seen] == [AcceptPaused, AcceptResumed, AcceptPaused]
-    assert seen[0].error is error
-    assert seen[1].seconds >= 0.015
+    assert seen[1].seconds >= 0.03
+    assert loop.pauses == 4
 
 
 def test_a_pause_ends_when_a_stop_is_requested(listener: socket.socket) -> None:

@@ -198,6 +198,7 @@ def test_a_pause_in_accepting_ends_in_programs_that_schedule_clients_themselves(
             return super().get_request()
 
     with silent_log(), Server(LOCAL, Shout) as server, serving_forever(server):
+        server._accept_loop.quiet = 0.0
         with observed(events.AcceptPaused, events.AcceptResumed) as seen:
             for episode in (1, 2):
                 server.failures = 3
@@ -217,6 +218,7 @@ def test_a_client_whose_thread_cannot_start_waits_until_one_can(
         raise RuntimeError("can't start new thread")
 
     with silent_log(), netkit.Server(LOCAL, Shout) as server, serving_forever(server):
+        server._accept_loop.quiet = 0.0
         with observed(events.AcceptPaused, events.AcceptResumed) as seen, client(server) as sock:
             sock.sendall(b"a\n")
             assert receive_exactly(sock, 2) == b"A\n"

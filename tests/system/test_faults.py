@@ -93,6 +93,7 @@ def test_without_descriptors_new_clients_wait_and_connected_ones_are_served(
     with unharmed(returning=0, cls=cls) as (server, good), socket.socket() as late:
         late.settimeout(PATIENCE)
         gc.collect()  # so that no descriptor is closed in the block
+        server._accept_loop.quiet = 0.0
         with observed(events.AcceptPaused, events.AcceptResumed) as seen:
             with descriptors_left(0):
                 before = getattr(server, "attempts", 0)
@@ -124,6 +125,7 @@ class Failing(netkit.Server):
 def test_no_client_is_lost_while_accept_fails_for_a_reason_of_the_machine(number: int) -> None:
     with silent_log(), Failing(None, echo).listen(0, "127.0.0.1") as server:
         server.errors = []
+        server._accept_loop.quiet = 0.0
         with good_clients(connecting(server)) as good:
             with observed(events.AcceptPaused, events.AcceptResumed) as emitted:
                 server.errors = [number] * 5

@@ -97,6 +97,7 @@ def test_a_handshake_needs_no_descriptor(handler: Any) -> None:
     with unharmed_over_tls(handler, returning=0) as (server, good):
         late = [connecting_later() for _ in range(2)]
         gc.collect()  # so that nothing gives a descriptor back meanwhile
+        server._accept_loop.quiet = 0.0
         with observed(events.AcceptPaused, events.AcceptResumed) as emitted:
             with descriptors_left(1):  # which the first of the two takes
                 for each in late:

@@ -59,7 +59,7 @@ class AcceptFailed(Event):
 
 
 class AcceptPaused(Event):
-    """The machine is short of a resource, and accepting pauses. Emitted once in an episode."""
+    """The machine is short of a resource, and accepting pauses. Emitted once in a shortage."""
 
     error: BaseException
     level = WARNING
@@ -67,7 +67,10 @@ class AcceptPaused(Event):
 
 
 class AcceptResumed(Event):
-    """The server accepts clients again, `seconds` after it paused."""
+    """The shortage is over: `seconds` after its first pause, its last one had ended.
+
+    Emitted once accepting has not paused for some seconds.
+    """
 
     seconds: float
     level = WARNING
