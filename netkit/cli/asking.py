@@ -31,6 +31,10 @@ PATIENCE = 10.0  # seconds
 
 _LONGEST_LINE = 16 * 1024 * 1024  # bytes; the stack of a client is one line of JSON
 
+# The commands whose answers have no line if there is no client. Whether a server is there at all,
+# an answer to ``help`` shows.
+_OF_CLIENTS = ("conns", "stacks")
+
 Row = Mapping[str, Any]
 
 
@@ -82,7 +86,21 @@ class ControlClient:
         self.name = format_unix(self._path).removeprefix("unix:")
 
     def lines(self, request: str) -> Iterator[str]:
-        """Yield each line of the answer, without its end, as soon as it comes."""
+        """Yield each line of the answer, without its end, as soon as it comes.
+
+        An answer without a line is a failure, but for that about events, or about no client.
+        """
+        line = None
+        for line in self._lines(request):
+            yield line
+        command = request.removeprefix("json ").strip().partition(" ")[0]
+        if line is not None or command == "events":
+            return
+        if command not in _OF_CLIENTS:
+            raise Failure(f"the server of {self.name} has closed the connection without an answer")
+        next(self.lines("help"))
+
+    def _lines(self, request: str) -> Iterator[str]:
         limits: dict[str, Any] = {"read_timeout": self._patience, "max_line": _LONGEST_LINE}
         try:
             with connect(path=self._path, connect_timeout=PATIENCE, **limits) as conn:

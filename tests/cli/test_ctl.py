@@ -12,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, Cli, wait_until
+from support import PATIENCE, ROOT, Cli, in_thread, wait_until
+
+from netkit.ops.commands import COMMANDS
 
 from .commands import Run
 from .control_server import client_row, control_server
@@ -44,9 +46,15 @@ def test_it_sends_the_command_and_prints_the_answer(path: Path, run: Run) -> Non
         assert run("ctl", f"unix:{path}?mode=660", "conns") == (0, b"ID PEER\n7 ::1\n", [])
 
 
-def test_an_empty_answer_is_a_good_one(path: Path, run: Run) -> None:
-    with control_server(path, conns=""):
-        assert run("ctl", str(path), "conns") == (0, b"", [])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_without_clients_or_events_an_answer_is_empty(
+    options: list[str], path: Path, run: Run
+) -> None:
+    with Cli("echo", "0", "--control", str(path)):
+        for command in ("conns", "stacks", " conns "):
+            assert run("ctl", str(path), *options, command) == (0, b"", [])
+    with control_server(path, help="", **{"json events": "", "events": ""}):
+        assert run("ctl", str(path), *options, "events") == (0, b"", [])
 
 
 @pytest.mark.parametrize("argv", [["--json", "conns"], ["conns", "--json"]])
@@ -106,6 +114,28 @@ def test_ctrl_c_in_a_program_of_python_is_an_exit_status(
 
 
 # Failures
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_server_that_closes_at_once_has_not_answered(
+    options: list[str], path: Path, run: Run
+) -> None:
+    line = f"netkit: error: the server of {path} has closed the connection without an answer"
+    with socket.socket(socket.AF_UNIX) as closing:
+        closing.bind(str(path))
+        closing.listen()
+        closing.settimeout(PATIENCE)
+        for command in sorted(COMMANDS.keys() - {"events"}):
+            with in_thread(close_after_request, closing, command in ("conns", "stacks")):
+                assert run("ctl", str(path), *options, command) == (1, b"", [line])
+
+
+def close_after_request(listener: socket.socket, twice: bool) -> None:
+    """Accept a client, or two, and close each as soon as its request is there."""
+    for _ in range(1 + twice):
+        conn, _ = listener.accept()
+        with conn, conn.makefile() as lines:
+            lines.readline()
 
 
 def test_errors_go_to_standard_error_and_make_the_exit_status_1(path: Path, run: Run) -> None:
