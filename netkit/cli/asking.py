@@ -19,7 +19,7 @@ from ..core.addresses import format_unix
 from ..core.endpoint import Endpoint
 from ..core.errors import Failure, PeerError
 from ..core.options import Options
-from ..core.text import said
+from ..core.text import MOST_TEXT, cut, said
 from ..net.explain import in_seconds
 from ..net.files import OutputError
 from .arguments import complain
@@ -110,15 +110,19 @@ class ControlClient:
             raise Failure(self._explain(error)) from None
 
     def rows(self, request: str) -> Iterator[Row]:
-        """Yield each object of the answer to a request for JSON. Failures are rows, too."""
-        for line in self.lines(f"json {request}"):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise Failure(f"{self.name} is no control socket of netkit: it answers {line!r}")
-            yield row
+        """Yield each object of the answer to a request for JSON. Errors are rows, too."""
+        return map(self.row, self.lines(f"json {request}"))
+
+    def row(self, line: str) -> Row:
+        """Return the object in a line of an answer. Failure if it has none."""
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            text = cut(line, MOST_TEXT)
+            raise Failure(f"{self.name} is no control socket of netkit: it answers {text!r}")
+        return row
 
     def _explain(self, error: OSError | PeerError) -> str:
         if isinstance(error, TimeoutError):

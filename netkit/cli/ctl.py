@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 
 from ..core.errors import Failure
 from .arguments import COMMANDS, Parser, checked, complain
-from .asking import PATIENCE, VARIABLE, ControlClient, exit_status, split, time_of
+from .asking import PATIENCE, VARIABLE, ControlClient, Row, exit_status, split, time_of
 from .display import VISIBLE, encoded
 from .stdio import Output
 
@@ -95,7 +94,7 @@ def _print(control: ControlClient, request: str, is_json: bool) -> int:
     output = Output(sys.stdout.fileno())
     status = 0
     for line in control.lines(request):
-        error = _error_in(line, is_json)
+        error = _error_of(control.row(line)) if is_json else _error_in(line)
         if error is not None:
             status = max(status, _status_of(error))
         if error is None or is_json:
@@ -105,17 +104,14 @@ def _print(control: ControlClient, request: str, is_json: bool) -> int:
     return status
 
 
-def _error_in(line: str, is_json: bool) -> str | None:
+def _error_in(line: str) -> str | None:
     """Return the error in a line of an answer, or None if it has none."""
-    if not is_json:
-        return line.removeprefix("error: ") if line.startswith("error: ") else None
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return "no JSON"
-    if not isinstance(row, dict) or "event" in row:  # an event may have a field of this name
-        return None
-    return str(row["error"]) if "error" in row else None
+    return line.removeprefix("error: ") if line.startswith("error: ") else None
+
+
+def _error_of(row: Row) -> str | None:
+    """Return the error in an object of an answer, or None. An event may have such a field, too."""
+    return str(row["error"]) if "error" in row and "event" not in row else None
 
 
 def _status_of(error: str) -> int:

@@ -35,6 +35,7 @@ from ..server.server import Server
 
 PATIENCE = 10.0  # seconds for each step of the other program
 GO = b"!"  # the new program serves
+MOST_ANSWER = 64 * 1024  # bytes of the answer of the old program
 
 
 class Endpoints(Protocol):
@@ -91,6 +92,21 @@ def may_go(channel: socket.socket, seconds: float = 1.0) -> bool:
 # The new program
 
 
+def _answer(operator: socket.socket) -> dict[str, Any]:
+    """Return the object that says how many listeners of endpoints come. OSError, ValueError."""
+    with operator.makefile("rb") as file:
+        line = file.readline(MOST_ANSWER)
+    try:
+        row = json.loads(line or b"{}")
+    except RecursionError:
+        row = None
+    if not isinstance(row, dict) or type(row.get("endpoints", 0)) is not int:
+        raise ValueError("its answer is invalid")
+    if "endpoints" not in row:
+        raise ValueError(row.get("error", "no answer"))
+    return row
+
+
 class TakeOver:
     """The listeners of the program that has run so far, and the way to have it stop.
 
@@ -128,10 +144,7 @@ class TakeOver:
             rendezvous.listen()
             rendezvous.setblocking(False)
             operator.sendall(f"json hand-over {path}\n".encode())
-            with operator.makefile("rb") as answer:
-                row = json.loads(answer.readline() or b"{}")
-            if "endpoints" not in row:
-                raise ValueError(row.get("error", "no answer"))
+            row = _answer(operator)
             stack.callback(self._close_unused)
             self._channel = stack.enter_context(rendezvous.accept()[0])
             self._receive(self._channel, row["endpoints"])

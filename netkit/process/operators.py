@@ -159,14 +159,14 @@ class Operators:
 
     def _take(self, message: Tell) -> None:
         """Carry out an order. ValueError for an invalid one, which the front would not send."""
-        arguments = json.loads(message.arguments)
         try:
+            arguments = json.loads(message.arguments)
             check_order(message.command, arguments)
             if message.command == "standing":
                 self._keep_standing(**arguments)
             else:
                 self._obey(message.command, arguments)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"an invalid order: {error}") from None
 
     def _keep_standing(self, command: str, arguments: dict[str, Any], key: str = "") -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import netkit
 
+NESTED = "[" * 100_000 + "\n"
+"""JSON that Python does not read, since it is nested too deeply."""
+
 
 class ControlServer:
     """Answers each request by the text or the rows in `answers`, or that a function there gives."""

@@ -17,7 +17,7 @@ from support import PATIENCE, ROOT, Cli, in_thread, wait_until
 from netkit.ops.commands import COMMANDS
 
 from .commands import Run
-from .control_server import client_row, control_server
+from .control_server import NESTED, client_row, control_server
 
 
 @pytest.fixture
@@ -178,10 +178,18 @@ def test_the_exit_status_tells_wrong_use_from_a_failure(
         assert run("top", str(path)).status == 0
 
 
-def test_an_answer_that_is_no_json_is_a_failure(path: Path, run: Run) -> None:
+@pytest.mark.parametrize("answer", ["220 ready\n", "[]\n", NESTED], ids=["text", "array", "nested"])
+@pytest.mark.parametrize("argv", [["ctl", "--json", "events"], ["top"]], ids=["ctl", "top"])
+def test_an_answer_that_is_no_object_is_a_failure(
+    argv: list[str], answer: str, path: Path, run: Run
+) -> None:
     with control_server(path) as server:
-        server.answers["json x"] = "220 ready\n"
-        assert run("ctl", str(path), "--json", "x").status == 1
+        server.answers["json"] = answer
+        status, out, (line,) = run(argv[0], str(path), *argv[1:])
+        assert (status, out) == (1, b"")
+        start = f"netkit: error: {path} is no control socket of netkit: it answers {answer[:2]!r}"
+        assert line.startswith(start[:-1])
+        assert len(line) < 3000
 
 
 def test_an_endless_line_of_another_program_is_a_failure(

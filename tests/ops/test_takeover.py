@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli.control_server import control_server
+from cli.control_server import NESTED, control_server
 from secure import files
 from support import (
     PATIENCE,
@@ -166,7 +166,8 @@ def test_a_program_that_cannot_start_leaves_the_former_one_as_it_was(folder: Pat
 
 def test_a_control_socket_of_another_program_is_an_error_of_one_line(folder: Path) -> None:
     with control_server(folder / "control") as other:
-        for answer in ([{"error": "unknown command"}], "220 welcome\n", ""):
+        answers = [[{"error": "unknown command"}], "220 welcome\n", "", "[]", NESTED]
+        for answer in (*answers, [{"endpoints": "2"}]):
             other.answers["json hand-over"] = answer
             with serve(folder, "0", "--take-over", listening=False) as program:
                 assert program.wait() == 1

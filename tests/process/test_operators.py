@@ -211,6 +211,7 @@ def test_its_orders_are_carried_out_and_those_that_stand_are_kept(fronts: Fronts
         Tell("resize", "{}"),
         Tell("standing", '{"command": "x"}'),
         Tell("stop", "no JSON"),
+        Tell("stop", "[" * 15_000),
     ],
 )
 def test_a_front_process_that_gives_an_invalid_order_is_replaced(
