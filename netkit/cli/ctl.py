@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         _check_path(words)
         path, command = split(words)
-        if not command:
+        if not "".join(command).strip():
             raise ValueError("a command for the server is needed, such as status or help")
         patience = None if command[0] in _ENDLESS else arguments.timeout
         control = ControlClient(path, patience)
@@ -96,7 +96,7 @@ def _print(control: ControlClient, request: str, is_json: bool) -> int:
     for line in control.lines(request):
         error = _error_of(control.row(line)) if is_json else _error_in(line)
         if error is not None:
-            status = max(status, _status_of(error))
+            status = max(status, 2 if error.startswith("wrong use: ") else 1)
         if error is None or is_json:
             output.write(encoded(line.translate(VISIBLE) + "\n"))
         else:
@@ -112,8 +112,3 @@ def _error_in(line: str) -> str | None:
 def _error_of(row: Row) -> str | None:
     """Return the error in an object of an answer, or None. An event may have such a field, too."""
     return str(row["error"]) if "error" in row and "event" not in row else None
-
-
-def _status_of(error: str) -> int:
-    """Return the exit status for an error: 2 if the server does not know the command so."""
-    return 2 if error.startswith("unknown command") or "; usage: " in error else 1

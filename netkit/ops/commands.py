@@ -19,6 +19,9 @@ from .arguments import Arguments, quoted
 from .rows import Row, Rows, problem
 from .takeover import Endpoints
 
+WRONG_USE = "wrong use: "
+"""How an error begins that is in the command itself: ``netkit ctl`` has a status for it."""
+
 
 class Command(NamedTuple):
     """A row of the table. One that `changes` something is logged.
@@ -102,12 +105,12 @@ def find(line: str) -> tuple[Command, Arguments]:
     name, _, rest = line.strip().partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        raise ValueError(_unknown(name))
+        raise ValueError(WRONG_USE + _unknown(name))
     try:
         return command, command.parse(rest.strip())
     except ValueError as error:
         usage = f"{name} {command.usage}".rstrip()
-        raise ValueError(f"{error}; usage: {usage}") from None
+        raise ValueError(f"{WRONG_USE}{error}; usage: {usage}") from None
 
 
 def _unknown(name: str) -> str:

@@ -175,6 +175,7 @@ def test_the_exit_status_tells_wrong_use_from_a_failure(
         assert [status("status"), status("conns", "older=1h")] == [0, 0]
         assert [status("kill", "99"), status("kill", client)] == [1, 0]
         assert [status("kil"), status("kill"), status("conns", "older=x")] == [2, 2, 2]
+        assert [status(""), status("hand-over", "/no/x; usage: x")] == [2, 1]
         assert run("top", str(path)).status == 0
 
 

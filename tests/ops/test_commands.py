@@ -611,7 +611,6 @@ def test_events_of_several_workers_come_in_order_and_lost_ones_are_counted(no_pa
         ("set max_line off", "max_line: it must be a number of bytes, not 'off'; usage: "),
         ("set max_lin 1", "unknown option 'max_lin'; did you mean 'max_line'?; usage: "),
         ("set handler_args x", "handler_args cannot be written as text; usage: "),
-        ("set tls_key x", "tls_key needs tls_cert"),
         ("get xyz", "unknown option 'xyz'; get lists the options; usage: get [NAME...]"),
         ("log loud", "the level must be one of debug, info, warning, error, critical, not 'loud'"),
         ("events Foo", "unknown event 'Foo'; docs/events.md lists them; usage: events [KIND...]"),
@@ -621,9 +620,15 @@ def test_events_of_several_workers_come_in_order_and_lost_ones_are_counted(no_pa
 def test_a_wrong_command_says_what_to_write_and_does_nothing(command: str, error: str) -> None:
     with serving(echo) as server:
         program = FakeProgram(server)
-        assert text(program, command).startswith(f"error: {error}")
-        assert one(program, command)["error"].startswith(error)
+        assert text(program, command).startswith(f"error: wrong use: {error}")
+        assert one(program, command)["error"].startswith(f"wrong use: {error}")
         assert program.orders == []
+
+
+def test_a_value_that_the_other_options_do_not_allow_is_no_wrong_use() -> None:
+    with serving(echo) as server:
+        error = text(FakeProgram(server), "set tls_key x")
+        assert error.startswith("error: tls_key needs tls_cert")
 
 
 def test_help_and_the_documentation_list_every_command() -> None:

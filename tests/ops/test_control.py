@@ -115,15 +115,16 @@ def test_a_command_may_end_with_the_output_of_its_client(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [
-        (b"\n", "error: no command; help lists the commands\n"),
+        (b"\n", "error: wrong use: no command; help lists the commands\n"),
         (
             b"stats\n",
-            "error: unknown command 'stats'; did you mean 'status'? help lists the commands\n",
+            "error: wrong use: unknown command 'stats'; did you mean 'status'? help lists the "
+            "commands\n",
         ),
-        (b"\x1b[2J\n", "error: unknown command '\\x1b[2J'; help lists the commands\n"),
+        (b"\x1b[2J\n", "error: wrong use: unknown command '\\x1b[2J'; help lists the commands\n"),
         (b"\xff\n", "error: a command is text in UTF-8\n"),
-        (b"status now\n", "error: unexpected 'now'; usage: status\n"),
-        (b"json stats x\n", "{\"error\": \"unknown command 'stats'; did you mean 'status'? help"),
+        (b"status now\n", "error: wrong use: unexpected 'now'; usage: status\n"),
+        (b"json stats x\n", '{"error": "wrong use: unknown command \'stats\'; did you mean '),
         (bytes(1_000_000), "error: a command has at most 65536 bytes\n"),
         (b"x" * 1_000_000 + b"\n", "error: a command has at most 65536 bytes\n"),
     ],

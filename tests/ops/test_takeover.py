@@ -211,7 +211,7 @@ def test_the_command_needs_a_program_that_takes_the_listeners(
         "error: listeners cannot be sent to '.': Connection refused\n"
     ]
     (line,) = commands.answer("hand-over", program)
-    assert line == "error: a path is needed; usage: hand-over PATH\n"
+    assert line == "error: wrong use: a path is needed; usage: hand-over PATH\n"
 
 
 @contextlib.contextmanager
