@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ..core.addresses import SocketAddress, is_ip
 from ..core.proxyheader import ProxyHeader
 from ..core.proxytlvs import ProxyTls
 from ..core.record import NamedTuple
+from ..net.addresses import address_of
 from ..net.connection import Connection
 
 WORDS = ("v1", "v2", "local")
@@ -40,13 +40,13 @@ def header_of(proxy: Any, conn: Connection) -> bytes:
     if isinstance(proxy, ProxyHeader):
         return proxy.encode()
     if isinstance(proxy, Pretended):
-        server = _end(conn._remote_name)
+        server = address_of(conn._remote_name)
         if not isinstance(server, SocketAddress):  # of a Unix socket, which goes with no IP address
             server = SocketAddress("::" if is_ip(proxy.source.address) == 6 else "0.0.0.0")
         return ProxyHeader(proxy.source, server).encode(proxy.version)
     if proxy == "local":
         return ProxyHeader(command="LOCAL").encode()
-    own = ProxyHeader(_end(conn._local_name), _end(conn._remote_name))
+    own = ProxyHeader(address_of(conn._local_name), address_of(conn._remote_name))
     return own.encode(int(proxy.removeprefix("v")))
 
 
@@ -54,7 +54,7 @@ def _passed_on(conn: Connection) -> ProxyHeader:
     """Return the header that introduces the client of `conn` to another server."""
     header, tls = conn.proxy, conn.tls
     if header is None:
-        header = ProxyHeader(_end(conn._remote_name), _end(conn._local_name))
+        header = ProxyHeader(address_of(conn._remote_name), address_of(conn._local_name))
     if tls is None:
         return header._replace(version=2)
     return ProxyHeader(
@@ -72,8 +72,3 @@ def _reported(tls: Any) -> ProxyTls:
     subject = dict(pair for part in certificate.get("subject", ()) for pair in part)
     # A context of netkit's has verified each certificate that it has accepted.
     return ProxyTls(tls.version, tls.cipher, subject.get("commonName"), bool(certificate))
-
-
-def _end(name: Any) -> SocketAddress | str:
-    """Return the name of a socket as a header has it."""
-    return SocketAddress.from_sockname(name) or os.fsdecode(name or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 from ..core.addresses import SocketAddress, format_address, format_unix, unmapped, zoned
@@ -11,6 +12,12 @@ from ..core.addresses import SocketAddress, format_address, format_unix, unmappe
 def part_of(name: Any, part: str) -> Any:
     """Return the `part` of the `SocketAddress` of a name; None if it is of a Unix socket."""
     return getattr(SocketAddress.from_sockname(name), part, None)
+
+
+def address_of(name: Any) -> SocketAddress | str:
+    """Return the address that a name stands for: of a Unix socket its path, or an empty string."""
+    path = os.fsdecode(name) if isinstance(name, bytes) else str(name or "")
+    return SocketAddress.from_sockname(name) or path
 
 
 def describe_peer(client_address: Any) -> str:

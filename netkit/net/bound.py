@@ -9,6 +9,7 @@ from ..core.addresses import SocketAddress, check_port, is_ip
 from ..core.endpoint import Endpoint
 from ..core.errors import ServerStateError
 from . import bind, sockopts, unix
+from .addresses import address_of
 from .unix import SocketFile
 
 
@@ -61,8 +62,7 @@ class BoundSocket:
     @property
     def address(self) -> SocketAddress | str:
         """The `SocketAddress`, or the path of a Unix socket. ServerStateError as for `fileno`."""
-        name = self._own().getsockname()
-        return SocketAddress.from_sockname(name) or os.fsdecode(name)
+        return address_of(self._own().getsockname())
 
     def fileno(self) -> int:
         """Return the descriptor. ServerStateError if a server has the socket, or it is closed."""

@@ -21,7 +21,7 @@ from ..core.addresses import SocketAddress, format_unix
 from ..core.deadline import Deadline
 from ..core.errors import ProxyHeaderError
 from ..core.proxyheader import ProxyHeader, ProxyHeaderParser
-from .addresses import describe_peer
+from .addresses import address_of, describe_peer
 from .bare import Bare
 from .explain import in_seconds
 
@@ -114,7 +114,7 @@ def _note_end(conn: Connection[Any], parser: ProxyHeaderParser) -> None:
 
 def _apply(conn: Connection[Any], header: ProxyHeader) -> None:
     name, link = conn._remote_name, conn._link
-    conn.proxy = header._replace(via=SocketAddress.from_sockname(name) or _path(name))
+    conn.proxy = header._replace(via=address_of(name))
     if header.source is None:
         return
     conn._remote_name, conn._local_name = map(_sockname, (header.source, header.destination))
@@ -129,10 +129,6 @@ def _sockname(address: SocketAddress | str | None) -> Any:
         return address
     is_ipv6 = address.family == "IPv6"
     return (address.address, address.port, 0, 0) if is_ipv6 else (address.address, address.port)
-
-
-def _path(name: Any) -> str:
-    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name or "")
 
 
 def via_of(header: ProxyHeader | None) -> str:

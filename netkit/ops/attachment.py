@@ -117,7 +117,7 @@ class Operations:
         if self.control is not None:
             self.control.open(place)
         if taken is not None:
-            taken.end_when_ready()
+            taken.end_when_ready(lambda: self._claim(servers))
 
     def attach(self, servers: Sequence[Server]) -> Answering:
         """Begin to watch `servers`, and return what answers questions in this process."""
@@ -193,6 +193,14 @@ class Operations:
             return False
         self._access.reopen()
         return True
+
+    def _claim(self, servers: Sequence[Server]) -> None:
+        for server in servers:
+            server._listeners.claim_files()
+        if self.status is not None:
+            self.status.claim()
+        if self.control is not None:
+            self.control.claim()
 
     def release(self) -> None:
         """Leave the files of the endpoints to another program."""

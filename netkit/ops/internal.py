@@ -78,6 +78,11 @@ class InternalEndpoint:
         if self._opened is not None:
             self._opened._listeners.leave_files()
 
+    def claim(self) -> None:
+        """Remove the file of a Unix socket at the end, though another program has made it."""
+        if self._opened is not None:
+            self._opened._listeners.claim_files()
+
     def forget(self) -> None:
         """Close this process's copies of the listeners. Idempotent."""
         for listener in self.listeners:

@@ -22,7 +22,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from ..core import events
@@ -117,6 +117,7 @@ class TakeOver:
         """Ask the program whose control socket is `control`, if one runs there. Failure."""
         self._listeners: list[socket.socket] = []
         self._channel: socket.socket | None = None
+        self._claim: Callable[[], object] = lambda: None
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             operator = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -182,14 +183,20 @@ class TakeOver:
                     return Endpoint("fd", fd=listener.detach(), path=path, tls=tls, proxy=proxy)
         return endpoint
 
-    def end_when_ready(self) -> None:
-        """Have the other program stop as soon as this one is ready, and close what is not used."""
+    def end_when_ready(self, claim: Callable[[], object]) -> None:
+        """Have the other program stop as soon as this one is ready, and close what is not used.
+
+        `claim` makes the files of the other one's Unix sockets this program's: until then the other
+        one needs them, if this one ends.
+        """
+        self._claim = claim
         self._close_unused()
         if self.is_begun:
             self._stack.callback(events.subscribe(self._notice))
 
     def _notice(self, event: events.Event) -> None:
         if isinstance(event, events.Ready) and self._channel is not None:
+            self._claim()
             with contextlib.suppress(OSError):  # the other program has ended
                 self._channel.sendall(GO)
             self._hang_up()

@@ -20,6 +20,7 @@ from ..core.endpoint import DIRECT, Endpoint, Layers
 from ..core.errors import ServerStateError
 from ..core.options import Options
 from ..net import bind, service_manager, sockopts, unix
+from ..net.addresses import address_of
 from ..net.bound import BoundSocket
 from ..net.unix import SocketFile
 from .life import Life, State
@@ -54,6 +55,7 @@ class Listeners:
         self._endpoint = Endpoint()  # of `socket`: the settings that its address does not show
         self._backlog: int | None = None  # None if the caller of `open` has not given one
         self._files: tuple[SocketFile | None, ...] = ()  # None for a socket without a file
+        self._lent: tuple[SocketFile, ...] = ()  # those that still belong to another program
         self.more: tuple[socket.socket, ...] = ()
         """The listeners besides the server's `socket`."""
         self.layers: tuple[Layers, ...] = (DIRECT,)
@@ -223,7 +225,7 @@ class Listeners:
                 raise ServerStateError(f"the server is {life.state.value} on {self.describe()}")
             self._begin_new_life()
             life.opener = threading.get_ident()
-        self.announced, self._backlog, self.more, self._files = [], backlog, (), ()
+        self.announced, self._backlog, self.more, self._files, self._lent = [], backlog, (), (), ()
         if backlog is not None:
             self._server.request_queue_size = backlog
         if any(sock.fileno() < 0 for sock in self._sockets_so_far()):
@@ -254,7 +256,7 @@ class Listeners:
             if endpoint.fd in [sock.fileno() for sock in self.more]:
                 raise ValueError(f"fd:{endpoint.fd} cannot be listened on twice")
             self._adopt(bind.adopted(endpoint.fd))
-            self._files += unix.left_behind(endpoint.path)
+            self._lent += unix.left_behind(endpoint.path)
         elif endpoint.kind == "unix":
             self.make_socket(unix.family(), endpoint.path)
             self._call_hooks()
@@ -324,7 +326,11 @@ class Listeners:
 
     def leave_files(self) -> None:
         """Leave the files of Unix sockets to another process, which removes them."""
-        self._files = ()
+        self._files = self._lent = ()
+
+    def claim_files(self) -> None:
+        """Note that the program whose listeners were taken over leaves its files to this one."""
+        self._files, self._lent = self._files + self._lent, ()
 
     def end_in_child(self) -> None:
         """In a forked child: close the listeners, and leave their files to the parent."""
@@ -334,17 +340,11 @@ class Listeners:
     def addresses(self) -> Iterator[SocketAddress | str]:
         """The address of each listener: a `SocketAddress`, or the path of a Unix socket."""
         if self._life.state is State.LISTENING:
-            yield _address(self._server.server_address)
+            yield address_of(self._server.server_address)
             for listener in self.more:
-                yield _address(listener.getsockname())
+                yield address_of(listener.getsockname())
 
     def describe(self) -> str:
         """The address of the first listener, for people."""
-        where = _address(self._server.server_address)
+        where = address_of(self._server.server_address)
         return format_unix(where) if isinstance(where, str) else str(where)
-
-
-def _address(name: Any) -> SocketAddress | str:
-    return SocketAddress.from_sockname(name) or (
-        os.fsdecode(name) if isinstance(name, bytes) else str(name)
-    )

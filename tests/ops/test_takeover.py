@@ -43,6 +43,13 @@ def shout(conn):
         conn.write(line.upper() + "\\n")
 """
 
+FAILING_START = """
+def on_start():
+    raise OSError("no database")
+
+NETKIT_OPTIONS = {"on_start": on_start}
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -145,17 +152,34 @@ def test_each_program_has_its_own_settings_of_an_address(folder: Path) -> None:
                 assert secured.recv(3) == b"HI\n"
 
 
-def test_a_program_that_cannot_start_leaves_the_former_one_as_it_was(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (("{used}",), "netkit: error: port "),
+        (("--status", "{used}"), "netkit: error: port "),
+        (("--access-log", "no/such/folder/log"), "netkit: error: the access log: "),
+        ((), "netkit: error: "),
+    ],
+    ids=["port", "endpoint", "access log", "on_start"],
+)
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_program_that_cannot_start_leaves_the_former_one_as_it_was(
+    folder: Path, wrong: tuple[str, ...], error: str, workers: tuple[str, ...]
+) -> None:
     operator = Operator(folder / "control")
+    options = ["unix:app.sock", "--status", "unix:status"]
     with (
-        serve(folder, "0", "unix:app.sock") as former,
+        serve(folder, "0", *options) as former,
         socket.create_server(("127.0.0.1", 0)) as other,
     ):
-        ports = [former.port, other.getsockname()[1]]
-        with serve(folder, *ports, "--take-over", listening=False) as program:
-            assert program.wait() == 1
-            assert program.lines[-1].startswith("netkit: error: port ")
+        if not wrong:
+            (folder / "app.py").write_text(SHOUT + FAILING_START)
+        options += [each.format(used=other.getsockname()[1]) for each in wrong]
+        with serve(folder, former.port, *options, *workers, "--take-over", listening=False) as it:
+            assert it.wait() == 1
+            assert any(line.startswith(error) for line in it.lines), it.lines
         assert operator.rows("status")[0]["pid"] == former.process.pid
+        assert receive_all_of(folder / "status", b"GET /readyz HTTP/1.0\r\n\r\n") == b"200"
         with former.connect() as sock, unix_client(folder / "app.sock") as local:
             for each in (sock, local):
                 each.sendall(b"hi\n")
