@@ -255,9 +255,14 @@ class HandshakeError(TlsError):
     8446 section 4.4.2.4).
     """
 
+    by_end = False
+    """Whether it failed since the TCP input ended. Only the connection knows which side did it."""
+
 
 class NotBegunError(HandshakeError):
     """A client disconnected from a TLS port without sending a byte, as a port scan does."""
+
+    by_end = True
 
     def __init__(self) -> None:
         super().__init__("the client disconnected before the handshake")

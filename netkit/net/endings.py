@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..core.ends import LIMITS, limit_of, reason_of
-from ..core.errors import LocalError, NotBegunError, OutboxFullError
+from ..core.errors import HandshakeError, LocalError, NotBegunError, OutboxFullError
 from .bare import Bare
 from .states import InputState, Life
 
@@ -56,6 +56,18 @@ def note_handshake(link: Link, error: BaseException) -> None:
     """Note that a TLS handshake has failed with `error`; a client that sent nothing is a probe."""
     if isinstance(error, ConnectionError) and not isinstance(error, NotBegunError | LocalError):
         note(link, "handshake")
+
+
+def ended_handshake(link: Link, error: BaseException) -> bool:
+    """Whether a stop has ended the input, and so the TLS handshake that has failed with `error`.
+
+    Not a handshake without a byte on a TLS port, since a server reports none that has not begun.
+    """
+    with link.lock:
+        drained = link.ending == "drained" and link.interruption is None
+        begun = link.bytes_read > 0 or not isinstance(error, NotBegunError)
+        by_end = isinstance(error, HandshakeError) and error.by_end
+        return drained and begun and by_end and link.life is Life.OPEN
 
 
 def note_drained(link: Link) -> None:

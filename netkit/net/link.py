@@ -153,7 +153,7 @@ class Link:
 
     def failure(self, error: OSError) -> OSError:
         """Return the exception to raise for `error`, and remember it as the connection's."""
-        if self.was_cut:
+        if self.was_cut or endings.ended_handshake(self, error):
             text = f"the connection to {self.peer} was cut, since the server stops"
             failure: OSError = ConnectionAbortedError(errno.ECONNABORTED, text)
         elif (interruption := self.interruption) is not None:

@@ -81,7 +81,9 @@ def handshake_failure(
     if error is None or isinstance(error, (ssl.SSLZeroReturnError, ssl.SSLEOFError)):
         if peer == "client" and not first:
             return NotBegunError()
-        return HandshakeError(f"the {peer} disconnected during the handshake")
+        ended = HandshakeError(f"the {peer} disconnected during the handshake")
+        ended.by_end = True
+        return ended
     if error.reason == "CALLBACK_FAILED" and certified:  # Python cannot decode the name in SNI
         return HandshakeError(f"the {peer} asked for a host by a name that is not ASCII")
     text = _explained(error, peer, f"the handshake with the {peer} failed")

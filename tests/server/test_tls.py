@@ -49,11 +49,12 @@ from netkit.core import events
 from netkit.core.errors import (
     ConnectionClosedError,
     HandshakeError,
+    NotBegunError,
     TlsConfigError,
 )
 from netkit.core.text import described
 from netkit.net.states import InputState
-from netkit.net.tls_socket import handshake, wrap
+from netkit.net.tls_socket import handshake, secure, wrap
 from netkit.tls.context import client_context
 
 BLOCK = bytes(range(256)) * 4096
@@ -388,6 +389,53 @@ def test_a_handshake_that_this_side_ends_is_not_the_clients_doing(
         return  # it was idle, and has seen the end of input before it was cut
     assert [described(each.error) for each in seen] == [text]
     assert type(seen[0]) is events.ClientFailed
+
+
+class _Drained(socket.socket):
+    """Has a stop end the input of its connection once something has been received."""
+
+    connection: netkit.Connection
+
+    def recv(self, *arguments: Any) -> bytes:
+        data = super().recv(*arguments)
+        assert self.connection.end_input() is None
+        return data
+
+
+@pytest.mark.parametrize("begun", [b"\x16\x03\x01", b"STARTTLS\n"])
+def test_the_end_of_input_by_a_stop_amid_a_handshake_is_not_the_clients_doing(begun: bytes) -> None:
+    with tcp_pair() as (ours, peer), _Drained(fileno=ours.detach()) as sock:
+        sock.connection = conn = netkit.Connection(sock)
+        peer.sendall(begun)
+        if begun == b"STARTTLS\n":
+            conn.readline()
+        with pytest.raises(ConnectionAbortedError, match="was cut, since the server stops"):
+            conn.start_tls(contexts()[0], server_side=True)
+        assert conn.end_reason == "drained"
+        conn.destroy()
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind", "text"),
+    [
+        (b"\x16\x03\x01", ConnectionAbortedError, "was cut, since the server stops"),
+        (b"", NotBegunError, "the client disconnected before the handshake"),
+        (b"hi\n", HandshakeError, "the client sent plain text, not TLS: 'hi'"),
+    ],
+)
+def test_the_end_of_input_by_a_stop_ends_the_handshake_of_a_bare_socket(
+    sent: bytes, kind: type[Exception], text: str
+) -> None:
+    with tcp_pair() as (ours, peer), wrap(ours, contexts()[0]) as sock:
+        conn = netkit.Connection(sock, opaque=True)
+        conn.quiet_seconds = 0
+        peer.sendall(sent)
+        assert select.select([sock], [], [], PATIENCE if sent else 0)[0] == [sock] * bool(sent)
+        assert conn.end_input() is None
+        with pytest.raises(kind, match=text):
+            secure(conn, sock, None, None)
+        assert conn.end_reason == "drained"
+        conn.destroy()
 
 
 def test_a_handshake_that_the_network_ends_is_an_error_of_the_network() -> None:
