@@ -90,9 +90,19 @@ class Lifespan:
     For one thread, which takes the requests of `mailbox`.
     """
 
-    def __init__(self, hooks: Hooks, servers: Sequence[Any], mailbox: Mailbox) -> None:
-        """The hooks are called with `servers`. Events about the hooks name the first of them."""
+    def __init__(
+        self,
+        hooks: Hooks,
+        servers: Sequence[Any],
+        mailbox: Mailbox,
+        when_stopping: Callable[[], object] = lambda: None,
+    ) -> None:
+        """The hooks are called with `servers`. Events about the hooks name the first of them.
+
+        `when_stopping` is called once a stop is requested before `on_start` has returned.
+        """
         self._hooks, self._servers, self._mailbox = hooks, servers, mailbox
+        self._when_stopping = when_stopping
         self._failure: BaseException | None = None
         self._started, self._stopping, self._ended = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._run, name="netkit-hooks", daemon=True)
@@ -144,6 +154,7 @@ class Lifespan:
                 elif request in (Request.STOP, Request.INTERRUPT) and not is_stopping:
                     is_stopping = True
                     limit = limit.earlier(Deadline(self._servers[0]._options.drain_timeout))
+                    self._when_stopping()
         return requests, is_stopping
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from .group import Group
 from .hooks import Hooks, Lifespan
 from .local import LocalProgram
 from .program import Attachment
-from .signals import Mailbox, Request, StopSignals, despite_signals
+from .signals import Request, StopSignals, despite_signals
 from .supervised import Notices, SupervisedGroup, notices_of
 
 
@@ -76,7 +76,13 @@ def serve_together(
     program = SupervisedGroup(group, hooks)
     with attached(group, attachment) as report, notices_of(attachment, program) as notices:
         serve = partial(wait_for_end, group, report, notices)
-        outcome = within_hooks(hooks, group.servers, group.mailbox, serve) if hooks else serve()
+        if not hooks:
+            outcome = serve()
+        else:
+            lifespan = Lifespan(
+                hooks, group.servers, group.mailbox, partial(_stop_early, program, notices)
+            )
+            outcome = within_hooks(lifespan, group.servers, serve)
         notices.stopped(outcome)
         return outcome
 
@@ -103,15 +109,19 @@ def attached(group: Group, attachment: Attachment | None) -> Iterator[Callable[[
         yield Errand("report", lambda: attachment.report(program), servers[0]).ask
 
 
+def _stop_early(program: SupervisedGroup, notices: Notices) -> None:
+    program.stops_early = True
+    notices.step()
+
+
 def within_hooks(
-    hooks: Hooks, servers: Sequence[Server], mailbox: Mailbox, serve: Callable[[], RunReport]
+    lifespan: Lifespan, servers: Sequence[Server], serve: Callable[[], RunReport]
 ) -> RunReport:
     """Return ``serve()``, which serves with `servers`, and call the hooks before and after.
 
     It is not called if a server is stopped while `on_start` runs. Raises as `Lifespan.start`, and
     what `serve` raises.
     """
-    lifespan = Lifespan(hooks, servers, mailbox)
     report = RunReport(0, 0, False)
     try:
         try:

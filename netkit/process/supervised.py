@@ -112,12 +112,14 @@ class SupervisedGroup:
         self._group = group
         self._hooks = hooks
         self._answers: list[threading.Event] = []  # one for each server, set by its answer
+        self.stops_early = False
+        """Whether a stop has been requested before `on_start` has returned."""
 
     def wake(self) -> None:
         self._group.mailbox.post(Request.LOOK)
 
     def phase(self) -> str:
-        return phase_of(self._group.servers)
+        return "stopping" if self.stops_early else phase_of(self._group.servers)
 
     def workers(self) -> None:
         return None
@@ -130,7 +132,11 @@ class SupervisedGroup:
 
     def stop_seconds(self) -> float:
         for_hook = self._hooks.stop_seconds if self._hooks else 0.0
-        return max(map(self._stop_seconds_of, self._group.servers)) + for_hook
+        seconds = max(map(self._stop_seconds_of, self._group.servers)) + for_hook
+        if self.stops_early:  # first `on_start` has time to return, and then comes the delay
+            options = [server._options for server in self._group.servers]
+            seconds += options[0].drain_timeout + max(each.stop_delay for each in options)
+        return seconds
 
     def _stop_seconds_of(self, server: Server) -> float:
         timeout, patience, delay = server._drain.order

@@ -86,10 +86,12 @@ def test_the_time_for_a_stop_is_that_of_its_order_or_of_the_options(mailbox: Mai
 
 
 def test_hooks_have_their_own_time(mailbox: Mailbox) -> None:
-    server = netkit.create_server(echo, drain_timeout=20)
+    server = netkit.create_server(echo, drain_timeout=20, stop_delay=1)
     hooks = Hooks(print, print, start_seconds=3, stop_seconds=4)
     program = SupervisedGroup(Group([server], mailbox), hooks)
     assert (program.start_seconds(), program.stop_seconds()) == (3, 24)
+    program.stops_early = True
+    assert (program.phase(), program.stop_seconds()) == ("stopping", 45)
 
 
 def test_the_thread_that_supervises_can_be_woken(mailbox: Mailbox) -> None:

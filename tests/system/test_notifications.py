@@ -143,6 +143,38 @@ def test_hooks_of_a_program_have_the_time_that_netkit_allows(
         assert program.wait() == 0
 
 
+@pytest.mark.parametrize("returns", [True, False])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stop_during_on_start_is_told_at_once(
+    manager: Manager, tmp_path: Path, workers: int, returns: bool
+) -> None:
+    script, go_on = tmp_path / "script.py", tmp_path / "go-on"
+    drain_timeout = 100 if returns else 0.5
+    script.write_text(
+        "import netkit, pathlib, sys, time\n"
+        "def on_start(server):\n"
+        "    print('begun', file=sys.stderr, flush=True)\n"
+        f"    while not pathlib.Path({str(go_on)!r}).exists():\n"
+        "        time.sleep(0.01)\n"
+        "if __name__ == '__main__':\n"
+        "    netkit.serve(netkit.EchoHandler, host='127.0.0.1', on_start=on_start,\n"
+        f"        stop_delay=0.1, drain_timeout={drain_timeout}, workers={workers})\n"
+    )
+    with Program(sys.executable, script) as program:
+        assert manager.receive().endswith("STATUS=starting")
+        program.wait_for_line("begun")
+        program.send_signal(signal.SIGTERM)
+        # A process without workers first waits for `on_start`, as long as for its clients.
+        seconds = 0.1 + drain_timeout + 3 + 5 + (drain_timeout if workers == 1 else 0)
+        status = "0 connected" + (", 0 workers" if workers == 2 else "")
+        assert manager.receive() == stopping(seconds, status)
+        if returns:
+            go_on.touch()
+        assert manager.receive() == "STATUS=stopped: 0 finished, 0 cut"
+        assert program.wait() == 0
+    assert manager.received() == []
+
+
 def test_workers_that_come_die_and_are_reloaded(manager: Manager, start: Start) -> None:
     program = start("--workers", "2", "--stop-delay", "0.1")
     assert manager.receive() == "EXTEND_TIMEOUT_USEC=303000000\nSTATUS=starting"
