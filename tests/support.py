@@ -183,16 +183,18 @@ def fill(sock: socket.socket) -> int:
     """Send until the kernel takes no more. Returns how many bytes; the socket is blocking then.
 
     The kernel takes some more once it has moved what it has to the peer: after a delayed
-    acknowledgement (40 ms), and after a window probe (200 ms).
+    acknowledgement (40 ms), and after a window probe (200 ms). So it is full once it refuses a try
+    that is made so long after the last bytes, however long this thread was not running before.
     """
-    sent, full_since = 0, time.monotonic()
+    sent, full_since, tried_at = 0, time.monotonic(), 0.0
     sock.setblocking(False)
-    while time.monotonic() - full_since < 0.3:
+    while tried_at - full_since < 0.3:
+        time.sleep(0.01)
+        tried_at = time.monotonic()
         with contextlib.suppress(BlockingIOError):
             while True:
                 sent += sock.send(bytes(100_000))
                 full_since = time.monotonic()
-        time.sleep(0.01)
     sock.setblocking(True)
     return sent
 
