@@ -197,10 +197,8 @@ class Operations:
     def _claim(self, servers: Sequence[Server]) -> None:
         for server in servers:
             server._listeners.claim_files()
-        if self.status is not None:
-            self.status.claim()
-        if self.control is not None:
-            self.control.claim()
+        for endpoint in filter(None, (self.status, self.control)):
+            endpoint.claim()
 
     def release(self) -> None:
         """Leave the files of the endpoints to another program."""

@@ -80,8 +80,8 @@ class InternalEndpoint:
 
     def claim(self) -> None:
         """Remove the file of a Unix socket at the end, though another program has made it."""
-        if self._opened is not None:
-            self._opened._listeners.claim_files()
+        assert self._opened is not None  # `listen` has been called
+        self._opened._listeners.claim_files()
 
     def forget(self) -> None:
         """Close this process's copies of the listeners. Idempotent."""
