@@ -64,16 +64,25 @@ def run(argv: Sequence[str]) -> int:
     try:
         _check_path(words)
         path, command = split(words)
-        if not "".join(command).strip():
-            raise ValueError("a command for the server is needed, such as status or help")
-        patience = None if command[0] in _ENDLESS else arguments.timeout
+        request, is_json = _request(command, arguments.json)
+        patience = None if request.partition(" ")[0] in _ENDLESS else arguments.timeout
         control = ControlClient(path, patience)
     except ValueError as error:
         reader.error(str(error))
-    request = " ".join(["json", *command] if arguments.json else command)
+    return exit_status(lambda: _print(control, request, is_json))
+
+
+def _request(command: Sequence[str], is_json: bool) -> tuple[str, bool]:
+    """Return the request for the server, and whether it asks for JSON. ValueError if it is none."""
+    request = " ".join(command).strip(" ")
+    first, _, rest = request.partition(" ")
+    if first == "json":
+        request, is_json = rest.strip(" "), True
+    if not request:
+        raise ValueError("a command for the server is needed, such as status or help")
     if "\n" in request or "\r" in request:
-        reader.error("a command for the server is one line")
-    return exit_status(lambda: _print(control, request, arguments.json))
+        raise ValueError("a command for the server is one line")
+    return request, is_json
 
 
 def _check_path(words: list[str]) -> None:
@@ -93,7 +102,7 @@ def _print(control: ControlClient, request: str, is_json: bool) -> int:
         raise Failure("standard output is closed")
     output = Output(sys.stdout.fileno())
     status = 0
-    for line in control.lines(request):
+    for line in control.lines(f"json {request}" if is_json else request):
         error = _error_of(control.row(line)) if is_json else _error_in(line)
         if error is not None:
             status = max(status, 2 if error.startswith("wrong use: ") else 1)

@@ -147,10 +147,11 @@ def test_errors_go_to_standard_error_and_make_the_exit_status_1(path: Path, run:
         )
 
 
-def test_errors_stay_in_json(path: Path, run: Run) -> None:
+@pytest.mark.parametrize("word", ["--json", "json", "json  "])
+def test_errors_stay_in_json(word: str, path: Path, run: Run) -> None:
     with control_server(path) as server:
         server.answers["json kill"] = [{"id": "7"}, {"error": "no client has the id 8"}]
-        status, out, lines = run("ctl", str(path), "--json", "kill", "7", "8")
+        status, out, lines = run("ctl", str(path), word, "kill", "7", "8")
         assert (status, lines) == (1, [])
         assert out == b'{"id": "7"}\n{"error": "no client has the id 8"}\n'
 

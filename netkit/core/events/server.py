@@ -69,7 +69,7 @@ class AcceptPaused(Event):
 class AcceptResumed(Event):
     """The shortage is over: `seconds` after its first pause, its last one had ended.
 
-    Emitted once accepting has not paused for some seconds.
+    Emitted once accepting has not paused for some seconds. Not if the server stops before that.
     """
 
     seconds: float
