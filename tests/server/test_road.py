@@ -92,6 +92,7 @@ def test_a_client_of_the_echo_handler_costs_so_many_calls() -> None:
     ):
         for _ in range(3):
             echo_once(server)
+        wait_until(lambda: recorder.count("wait") > 3)  # the accepting thread waits for the next
         recorder.calls.clear()
         echo_once(server)
         assert len({thread for thread, _, _ in recorder.calls}) == 2  # accepting, and the client's
