@@ -213,10 +213,10 @@ def sanitized(sanitizer: str, seconds: float) -> int:
         path = compiled(sanitizer, folder)
         environment = {**os.environ, **OPTIONS, "LD_PRELOAD": library, "PYTHONMALLOC": "malloc"}
         command = [sys.executable, __file__, "--seconds", str(seconds), "--module", path]
-        if sanitizer == "address":  # a child would wait for ever for a lock of its allocator
+        if sanitizer == "address":  # its allocator may keep a forked child waiting for a lock
             command.append("--no-forks")
         log = Path(folder, "log")
-        with log.open("wb") as file:  # and no pipe, which a child that hangs would keep open
+        with log.open("wb") as file:  # a child that hangs would keep a pipe open
             done = subprocess.run(command, env=environment, stdout=file, stderr=file)
         output = log.read_text(errors="replace")
     reports = re.split(r"(?=^(?:=+$\s)?.*(?:WARNING|ERROR): \w+Sanitizer)", output, flags=re.M)

@@ -31,8 +31,8 @@ PATIENCE = 10.0  # seconds
 
 _LONGEST_LINE = 16 * 1024 * 1024  # bytes; the stack of a client is one line of JSON
 
-# The commands whose answers have no line if there is no client. Whether a server is there at all,
-# an answer to ``help`` shows.
+# The answers to these commands have no line if there is no client. Then an answer to ``help`` shows
+# whether a server is there at all.
 _OF_CLIENTS = ("conns", "stacks")
 
 Row = Mapping[str, Any]
@@ -88,7 +88,7 @@ class ControlClient:
     def lines(self, request: str) -> Iterator[str]:
         """Yield each line of the answer, without its end, as soon as it comes.
 
-        An answer without a line is a failure, but for that about events, or about no client.
+        Failure if there is no line, unless the answer is about events, or about no client.
         """
         line = None
         for line in self._lines(request):

@@ -105,12 +105,19 @@ def _print(control: ControlClient, request: str, is_json: bool) -> int:
     for line in control.lines(f"json {request}" if is_json else request):
         error = _error_of(control.row(line)) if is_json else _error_in(line)
         if error is not None:
-            status = max(status, 2 if error.startswith("wrong use: ") else 1)
+            status = max(status, _status_of(error))
         if error is None or is_json:
             output.write(encoded(line.translate(VISIBLE) + "\n"))
         else:
             complain(error)
     return status
+
+
+def _status_of(error: str) -> int:
+    """Return the exit status for an error: 2 if it is in the command itself, else 1."""
+    from ..ops.commands import WRONG_USE  # here because only a mistake needs it
+
+    return 2 if error.startswith(WRONG_USE) else 1
 
 
 def _error_in(line: str) -> str | None:

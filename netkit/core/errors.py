@@ -256,7 +256,7 @@ class HandshakeError(TlsError):
     """
 
     by_end = False
-    """Whether it failed since the TCP input ended. Only the connection knows which side did it."""
+    """Whether the end of the TCP input is the cause. The connection knows which side ended it."""
 
 
 class NotBegunError(HandshakeError):

@@ -15,7 +15,7 @@ def part_of(name: Any, part: str) -> Any:
 
 
 def address_of(name: Any) -> SocketAddress | str:
-    """Return the address that a name stands for: of a Unix socket its path, or an empty string."""
+    """Return the address that a name stands for. A Unix socket has its path, which may be empty."""
     path = os.fsdecode(name) if isinstance(name, bytes) else str(name or "")
     return SocketAddress.from_sockname(name) or path
 

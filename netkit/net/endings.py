@@ -61,7 +61,7 @@ def note_handshake(link: Link, error: BaseException) -> None:
 def ended_handshake(link: Link, error: BaseException) -> bool:
     """Whether a stop has ended the input, and so the TLS handshake that has failed with `error`.
 
-    Not a handshake without a byte on a TLS port, since a server reports none that has not begun.
+    False on a TLS port before the first byte, since a server reports no handshake before that.
     """
     with link.lock:
         drained = link.ending == "drained" and link.interruption is None

@@ -32,7 +32,8 @@ ACKNOWLEDGEMENT = 0.005
 # Linux does not open the receive window again once our receiving side is shut down. If the rest is
 # read and dropped then, a peer that has filled the window waits for about a minute. So after a cut
 # a close drops only so many bytes (a request, but not a full window), and the rest makes it a
-# reset. Whatever has read the rest, a window that the kernel reports as full makes it a reset, too.
+# reset. A handler may have read the rest before. So a close is a reset, too, if the kernel reports
+# that the window is full.
 CUT_BYTES = 16 * 1024
 
 

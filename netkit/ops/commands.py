@@ -20,7 +20,7 @@ from .rows import Row, Rows, problem
 from .takeover import Endpoints
 
 WRONG_USE = "wrong use: "
-"""How an error begins that is in the command itself: ``netkit ctl`` has a status for it."""
+"""The beginning of an error that is in the command itself, for which ctl has an exit status."""
 
 
 class Command(NamedTuple):

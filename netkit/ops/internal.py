@@ -79,7 +79,7 @@ class InternalEndpoint:
             self._opened._listeners.leave_files()
 
     def claim(self) -> None:
-        """Remove the file of a Unix socket at the end, though another program has made it."""
+        """Have `close` remove the file of a Unix socket, though another program has made it."""
         assert self._opened is not None  # `listen` has been called
         self._opened._listeners.claim_files()
 

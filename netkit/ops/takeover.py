@@ -10,8 +10,8 @@ Rules:
    the old one goes on.
 3. A client that the old one has accepted may not have sent its request yet. So the old one leaves
    its clients in peace for their `drain_timeout`, and then drains, as a worker that is replaced.
-4. Before the old one stops, it leaves the files of its Unix sockets to the new one. The endpoints
-   of the new one accept nobody before the new one serves.
+4. Before the old one stops, it leaves the files of its Unix sockets to the new one. A new one that
+   ends before it serves removes none of them. Its endpoints accept nobody before it serves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from ..server.server import Server
 
 PATIENCE = 10.0  # seconds for each step of the other program
 GO = b"!"  # the new program serves
-MOST_ANSWER = 64 * 1024  # bytes of the answer of the old program
+MOST_ANSWER = 64 * 1024  # the most bytes of the old program's answer
 
 
 class Endpoints(Protocol):
@@ -117,7 +117,6 @@ class TakeOver:
         """Ask the program whose control socket is `control`, if one runs there. Failure."""
         self._listeners: list[socket.socket] = []
         self._channel: socket.socket | None = None
-        self._claim: Callable[[], object] = lambda: None
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
             operator = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -186,17 +185,16 @@ class TakeOver:
     def end_when_ready(self, claim: Callable[[], object]) -> None:
         """Have the other program stop as soon as this one is ready, and close what is not used.
 
-        `claim` makes the files of the other one's Unix sockets this program's: until then the other
-        one needs them, if this one ends.
+        `claim` is called then: it has this program remove the files of the other one's Unix sockets
+        at its end. If this program ends before that, the other one still needs them.
         """
-        self._claim = claim
         self._close_unused()
         if self.is_begun:
-            self._stack.callback(events.subscribe(self._notice))
+            self._stack.callback(events.subscribe(lambda event: self._notice(event, claim)))
 
-    def _notice(self, event: events.Event) -> None:
+    def _notice(self, event: events.Event, claim: Callable[[], object]) -> None:
         if isinstance(event, events.Ready) and self._channel is not None:
-            self._claim()
+            claim()
             with contextlib.suppress(OSError):  # the other program has ended
                 self._channel.sendall(GO)
             self._hang_up()

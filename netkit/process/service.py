@@ -110,6 +110,7 @@ def attached(group: Group, attachment: Attachment | None) -> Iterator[Callable[[
 
 
 def _stop_early(program: SupervisedGroup, notices: Notices) -> None:
+    """Tell the service manager of a stop that was requested before `on_start` has returned."""
     program.stops_early = True
     notices.step()
 

@@ -296,7 +296,7 @@ class AcceptLoop:
         return False
 
     def succeeded(self) -> None:
-        """Note that a client has got its thread: the next pause is short again."""
+        """Note that a client has got its thread, so the next pause is short again."""
         with self._changed:
             if self.back_off.pause:
                 self._resumed_at = time.monotonic()

@@ -355,7 +355,7 @@ def test_a_time_limit_that_passes_before_anything_is_sent_breaks_nothing() -> No
     with connected() as (conn, peer):
         sent = fill(conn.socket)
         conn.set_timeout(0.05)
-        sockopts.set_acknowledgement_timeout(conn.socket, None)  # which may end the connection
+        sockopts.set_acknowledgement_timeout(conn.socket, None)  # else the kernel may end it
         with pytest.raises(TimeoutError, match="write_timeout"):
             conn.write("whole")
         conn.set_timeout(PATIENCE)

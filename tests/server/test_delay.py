@@ -80,9 +80,9 @@ def test_a_server_that_does_not_serve_waits_as_well_and_one_that_is_closed_does_
         assert not server._drain.is_announced()
 
 
-def test_a_delay_that_has_passed_does_not_stop_a_server_that_listens_again_since_then() -> None:
+def test_a_delay_that_has_passed_does_not_stop_a_server_that_listens_again() -> None:
     server = netkit.create_server(echo).listen(0, "127.0.0.1")
-    delay = server._drain._delay  # its thread is slow to stop the server, which another one does
+    delay = server._drain._delay  # another thread stops the server before that of the delay
     server.stop()
     with server.listen(0, "127.0.0.1"):
         server._drain._end_delay(delay)

@@ -67,9 +67,9 @@ class AcceptPaused(Event):
 
 
 class AcceptResumed(Event):
-    """The shortage is over: `seconds` after its first pause, its last one had ended.
+    """The shortage is over. Its last pause ended `seconds` after its first one had begun.
 
-    Emitted once accepting has not paused for some seconds. Not if the server stops before that.
+    Emitted once accepting has not paused for some seconds, but not if the server stops before that.
     """
 
     seconds: float
